@@ -1,0 +1,117 @@
+"""The command `platform prepare` and its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import DownloadColumn
+
+from asr_platform.terminal import corpus_table, progress_bar
+from trainables.data.utterance import Utterance
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def output_options(command: Command) -> Command:
+    """What every source shares: where to, which features, how many processes."""
+    for option in (
+        click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: one a CPU."),
+        click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
+                     help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
+        click.option("--out", type=FOLDER, required=True, help="The folder to make."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group()
+def prepare() -> None:
+    """Turns speech into a corpus: features, texts and statistics, ready to train on."""
+
+
+@prepare.command()
+@click.argument("root", type=FOLDER)
+@output_options
+def hw4(root: Path, **output: Any) -> None:
+    """The course's layout: ROOT/{train-clean-100,dev-clean,test-clean}/{fbank,text}/*.npy."""
+    from trainables.data.importers.hw4 import hw4_utterances
+
+    write_corpus(hw4_utterances(root), "hw4", **output)
+
+
+@prepare.command()
+@click.argument("root", type=FOLDER)
+@click.option("--download", "downloads", metavar="SPLIT", multiple=True,
+              help="Fetch this split into ROOT first, such as dev-clean. May be repeated; goes on where it stopped.")  # fmt: skip
+@click.option("--base-url", help="Where the archives are; default: the corpus's public address.")
+@output_options
+def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> None:
+    """LibriSpeech: ROOT/{split}/{speaker}/{chapter}/*.flac beside *.trans.txt."""
+    from trainables.data.importers.librispeech import librispeech_utterances
+    from trainables.data.importers.openslr import BASE_URL, download
+
+    for split in downloads:
+        with progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
+            task = bar.add_task("", total=None)
+            download(
+                split, root, base_url or BASE_URL, lambda done, total: bar.update(task, completed=done, total=total or None)
+            )
+    write_corpus(librispeech_utterances(root), "librispeech", **output)
+
+
+@prepare.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@output_options
+def manifest(file: Path, **output: Any) -> None:
+    """A JSONL manifest: audio_filepath, text, and optionally offset, duration (seconds) and split, a line an utterance."""
+    from trainables.data.importers.manifest import manifest_utterances
+
+    write_corpus(manifest_utterances(file), "manifest", **output)
+
+
+@prepare.command()
+@click.argument("root", type=FOLDER)
+@click.option("--held-out-speakers", metavar="A,B", default="", help="These speakers make up the test split, alone.")
+@click.option("--train", type=click.IntRange(1), default=3000, show_default=True, help="Utterances for training.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@output_options
+def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> None:
+    """Connected digits joined from the Free Spoken Digit Dataset: real recordings, synthetic joins."""
+    from trainables.data.importers.fsdd import fsdd_utterances
+
+    names = [name.strip() for name in held_out_speakers.split(",") if name.strip()]
+    write_corpus(fsdd_utterances(root, names, train=train, seed=seed), "fsdd", **output)
+
+
+@prepare.command()
+@click.option("--train", type=click.IntRange(1), default=1500, show_default=True, help="Utterances for training.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@output_options
+def synthetic(train: int, seed: int, **output: Any) -> None:
+    """Synthetic speech: digits and commands spoken by espeak-ng; the test split has voices of its own."""
+    from trainables.data.importers.synthetic import synthetic_utterances
+
+    write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
+
+
+def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None) -> None:
+    """Prepares the utterances under a progress bar and prints the closing table."""
+    from trainables.data.features import Recipe
+    from trainables.data.prepare import prepare as write
+
+    with progress_bar(console(), f"preparing {source}") as bar:
+        task = bar.add_task("", total=len(utterances))
+        corpus = write(
+            utterances, Recipe(name=recipe), out, source, jobs, lambda done, total: bar.update(task, completed=done)
+        )
+    console().print(corpus_table(corpus))
+    console().print(f"corpus: {out}", soft_wrap=True, highlight=False)
+
+
+def console() -> Console:
+    return Console()

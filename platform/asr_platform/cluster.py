@@ -1,0 +1,109 @@
+"""Connects to a Ray cluster or starts one on this machine, and turns its resources into concurrency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+import asr_platform
+import search_spaces
+import trainables
+from trainables.errors import InputError
+
+TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: none of it changes what a trial is. None leaves it to the cluster.
+
+    Args:
+        alone: one trial at a time, with all of the machine.
+    """
+
+    max_concurrent: int | None = None
+    workers_per_trial: int | None = None
+    gpus_per_worker: float | None = None
+    address: str | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What one trial trains on: a number of workers, each with so many CPU threads and so much of a GPU."""
+
+    count: int
+    threads: int
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What each worker asks of Ray. Together the workers make room for the trial's own process."""
+        cpus = {"CPU": self.threads - TRIAL_CPUS / self.count}
+        return {**cpus, "GPU": self.gpus} if self.gpus else cpus
+
+
+@dataclass(frozen=True)
+class Cluster:
+    cpus: float
+    gpus: float
+    dashboard: str
+
+    def workers(self, options: Options) -> Workers:
+        """One worker a trial, with one GPU where there are any and one CPU thread where there are none.
+
+        A trial that runs alone shares all CPUs among its workers.
+
+        Raises:
+            InputError: the cluster cannot hold even one such trial.
+        """
+        count = options.workers_per_trial or 1
+        gpus = float(bool(self.gpus)) if options.gpus_per_worker is None else options.gpus_per_worker
+        threads = max(1, int(self.cpus // count)) if options.alone else 1
+        if gpus * count > self.gpus or threads * count > self.cpus:
+            raise InputError(
+                f"a trial of {count} workers with {threads} CPUs and {gpus:g} GPUs each does not fit: "
+                f"the cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs",
+                "Lower --workers-per-trial or --gpus-per-worker.",
+            )
+        return Workers(count, threads, gpus)
+
+    def concurrency(self, workers: Workers, options: Options) -> int:
+        """How many such trials run at once. Without this cap, trials wait for each other's workers for ever."""
+        if options.alone:
+            return 1
+        room = int(self.cpus // (workers.threads * workers.count))
+        if workers.gpus:
+            room = min(room, int(self.gpus / (workers.gpus * workers.count) + 1e-6))
+        return min(room, options.max_concurrent or room)
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """A connection to the cluster at `address`, or to one started here for as long as the connection lasts.
+
+    A cluster started here binds to 127.0.0.1. Its dashboard always runs: without it, Ray never frees what a stopped
+    trial's workers held (2.60).
+    """
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        options |= {"address": address, "runtime_env": {"py_modules": [asr_platform, search_spaces, trainables]}}
+    else:
+        options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    try:
+        context = ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise InputError(f"no Ray cluster {where}: {error}", "Check --address, free ports and free disk space.") from None
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), f"http://{context.dashboard_url}")
+    finally:
+        ray.shutdown()

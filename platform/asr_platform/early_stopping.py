@@ -1,0 +1,56 @@
+"""ASHA on validation CER: Ray Tune's, with rungs that survive a restart and decisions that give their reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from asr_platform.study import TrialRecord
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a rung needs of a trial: a name that is the same in every run of the sweep."""
+
+    trial_id: str
+
+
+class RungStopper(ASHAScheduler):
+    """Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934).
+
+    Args:
+        grace, reduction: epochs before the first rung, and the factor between rungs.
+        epochs: a trial's full length.
+        recorded: the sweep's trials so far, whose values fill the rungs again.
+    """
+
+    def __init__(self, grace: int, reduction: float, epochs: int, recorded: list[TrialRecord]) -> None:
+        super().__init__("epoch", "val_cer", "min", epochs, min(grace, epochs), reduction)
+        self.stopped: dict[int, str] = {}
+        for trial in recorded:
+            for row in trial.curve:
+                self._brackets[0].on_result(_Known(str(trial.number)), row["epoch"], -row["val_cer"])
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Stops the trial where it ranks too low at a rung, and notes at which rung and why in `stopped`."""
+        epoch, number = result["epoch"], trial.config["number"]
+        bracket = self._brackets[0]
+        cutoffs = {milestone: bracket.cutoff(recorded) for milestone, recorded in bracket._rungs}
+        if epoch >= self._max_t:
+            return TrialScheduler.CONTINUE  # the training ends by itself
+        action = bracket.on_result(_Known(str(number)), epoch, -result["val_cer"])
+        if action == TrialScheduler.STOP:
+            rung = max(milestone for milestone in cutoffs if milestone <= epoch)
+            self.stopped[number] = (
+                f"rung at epoch {rung:g}: CER {result['val_cer']:.1%} against a cutoff of {-cutoffs[rung]:.1%}"
+            )
+        return action
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Nothing: every result has been through `on_trial_result`."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Nothing: what a rung has recorded stays."""

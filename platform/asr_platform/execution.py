@@ -1,0 +1,185 @@
+"""Ray Tune executes what the ledger proposes, and what happens goes back into the ledger.
+
+The idea: Tune is a pair of hands. It keeps no state that a sweep would ever be restored from, so all that is given to
+it (searcher, stopper, callback) is a view of the ledger, and none of it is saved.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
+from ray.tune.search import Searcher
+
+from asr_platform.cluster import TRIAL_CPUS
+from asr_platform.early_stopping import RungStopper
+from asr_platform.feasibility import Feasibility
+from asr_platform.study import Ledger, State
+from asr_platform.terminal import View
+from asr_platform.tracking import Tracker, provenance
+from asr_platform.trial import Settings, run_trial, trial_name
+from search_spaces.space import Space
+from trainables.config import flatten
+
+LONGEST_REASON = 500  # characters of an error message worth keeping in a table
+
+
+def execute(proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, concurrency: int, folder: Path) -> None:
+    """Lets Ray Tune run trials until the proposer has no more, or an interrupt asks it to stop.
+
+    Trials that an interrupt stops stay running in the ledger: they go on when the sweep is resumed.
+    """
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, {"CPU": TRIAL_CPUS}),
+        tune_config=tune.TuneConfig(
+            search_alg=proposer, scheduler=stopper, num_samples=-1, max_concurrent_trials=concurrency
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(folder), callbacks=[recorder], stop=interrupt, verbose=0
+        ),
+    )
+    tuner.fit()
+
+
+class Unsaved:
+    """Tune writes copies of what it is given into a file for its own restoring, which is never used here."""
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class Proposer(Unsaved, Searcher):
+    """Hands Tune what is left to do: unfinished trials first, then the ledger's proposals.
+
+    Args:
+        settings: what every trial is told besides its own number, configuration and progress.
+    """
+
+    def __init__(self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings) -> None:
+        super().__init__(metric="val_cer", mode="min")
+        self.ledger, self.space, self.feasibility, self.settings = ledger, space, feasibility, settings
+        self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
+
+    def suggest(self, trial_id: str) -> Settings | str:
+        """The next trial's settings, or word that there is none."""
+        if self.unfinished:
+            trial = self.unfinished.popleft()
+        elif len(self.ledger.trials()) < self.ledger.about["trials"]:
+            trial = self.ledger.propose(self.space, self.feasibility)
+        else:
+            return str(Searcher.FINISHED)
+        config = self.space.config(trial.params).model_dump(mode="json")
+        return {**self.settings, "number": trial.number, "config": config, "reported_epochs": trial.epochs}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the recorder writes the ledger, and proposals are made from the ledger."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see `Unsaved`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `Unsaved`."""
+
+
+class Recorder(Unsaved, tune.Callback):
+    """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
+
+    def __init__(
+        self, ledger: Ledger, tracker: Tracker, parent: str, stopper: RungStopper, view: View, epochs: int, interrupt: Interrupt
+    ) -> None:
+        self.ledger, self.tracker, self.parent = ledger, tracker, parent
+        self.stopper, self.view, self.epochs, self.interrupt = stopper, view, epochs, interrupt
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number, config = trial.config["number"], trial.config["config"]
+        record = self.ledger.trial(number)
+        if "mlflow_run_id" not in record.about:
+            tags = {"kind": "trial", "state": "running", "corpus_hash": self.ledger.about["corpus_hash"], **provenance()}
+            params = {**dict(flatten(config)), "parameters": record.about["parameters"]}
+            run_id = self.tracker.start(trial_name(number), params, tags, self.parent)
+            self.ledger.describe(number, "mlflow_run_id", run_id)
+        self.view.started(record)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        number = trial.config["number"]
+        row = {**result["metrics"], "checkpoint": result[CHECKPOINT_PATH_KEY]}
+        if self.ledger.record(number, row):
+            record = self.ledger.trial(number)
+            self.tracker.log_epoch(record.about["mlflow_run_id"], row)
+            self.view.progressed(record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        number = trial.config["number"]
+        if number in self.stopper.stopped:
+            self._finish(number, "pruned", self.stopper.stopped[number])
+        elif self.ledger.trial(number).epochs >= self.epochs:
+            self._finish(number, "complete")
+        elif not self.interrupt.asked:
+            self._finish(number, "failed", "ended before its last epoch")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if not self.interrupt.asked:
+            self._finish(trial.config["number"], "failed", cause(trial))
+
+    def _finish(self, number: int, state: State, reason: str = "") -> None:
+        self.ledger.finish(number, state, reason)
+        record = self.ledger.trial(number)
+        self.tracker.end(record.about["mlflow_run_id"], record)
+        self.view.ended(record)
+
+
+class Interrupt(Unsaved, tune.Stopper):
+    """Ends the whole run once Ctrl-C has been pressed."""
+
+    asked = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.asked
+
+    def stop_all(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupt]:
+    """Turns the first Ctrl-C (or SIGTERM) into a clean stop; the second one acts at once."""
+    interrupt = Interrupt()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if interrupt.asked:
+            raise KeyboardInterrupt
+        interrupt.asked = True
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def cause(trial: Trial) -> str:
+    """The worker's own error in one line, out of the layers that Ray has put around it."""
+    try:
+        # The local file: the one in storage is written later than this is asked.
+        with open(trial.pickled_error_file, "rb") as file:
+            error = pickle.load(file)
+    except (OSError, TypeError, pickle.UnpicklingError):
+        return "unknown error"
+    error = getattr(error, "cause", None) or error
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        error = failures[min(failures)]
+    error = getattr(error, "_base_exc", None) or error
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]

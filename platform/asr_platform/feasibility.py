@@ -1,0 +1,33 @@
+"""Which proposals of a space can become trials on a corpus: those that fit the budget, with tokens the text can give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from search_spaces.budget import check_budget, feasible
+from search_spaces.space import Space
+from trainables.config import Tokenizer
+from trainables.data.corpus import Corpus
+from trainables.data.tokenizer import cached_tokenizer
+
+
+class Feasibility:
+    """A space on a corpus: a proposal's values -> its exact parameter count, or None where it cannot be a trial."""
+
+    def __init__(self, space: Space, corpus: Corpus) -> None:
+        self.space, self.corpus = space, corpus
+        self.texts = corpus.training_split(space.config({}).data.train).texts or []
+        self.vocab_size = lru_cache(maxsize=None)(self._vocab_size)
+
+    def _vocab_size(self, tokenizer: Tokenizer) -> int:
+        return cached_tokenizer(self.corpus.path, self.corpus.hash, lambda: self.texts, tokenizer).vocab_size
+
+    def __call__(self, values: Mapping[str, Any]) -> int | None:
+        found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)
+        return found[1] if found else None
+
+    def check(self) -> None:
+        """Raises InputError where nothing in the space can be a trial, and says why."""
+        check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)

@@ -1,0 +1,65 @@
+"""Which models are better: a sweep's trials, ranked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asr_platform.study import Ledger, TrialRecord
+from trainables.errors import InputError
+
+
+def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Lowest validation CER first, of all epochs that a trial ran; trials without an epoch last, by number."""
+    return sorted(trials, key=lambda trial: (trial.best["val_cer"] if trial.best else float("inf"), trial.number))
+
+
+def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
+    """The leaderboard for machines: one object a trial, best first.
+
+    `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
+    for a trial that has not finished an epoch.
+    """
+    return [
+        {
+            "trial": trial.number,
+            "state": trial.state,
+            "val_cer": trial.best["val_cer"] if trial.best else None,
+            "parameters": trial.about.get("parameters"),
+            "epochs": trial.epochs,
+            "params": trial.params,
+            "mlflow_run_id": trial.about.get("mlflow_run_id"),
+            "model": trial.best["checkpoint"] if trial.best else None,
+        }
+        for trial in ranked(trials)
+    ]
+
+
+def latest(storage: str, name: str | None) -> str:
+    """The sweep asked for, or the one begun last.
+
+    Raises:
+        InputError: there is no sweep yet.
+    """
+    if name:
+        return name
+    names = Ledger.names(storage)
+    if not names:
+        raise InputError("no sweep has been run here yet", "Run one: platform sweep SPACE --data DIR.")
+    return names[-1]
+
+
+def pick(ledger: Ledger, number: int | None) -> TrialRecord:
+    """The trial of that number, or the best one.
+
+    Raises:
+        InputError: there is no such trial, or none with a finished epoch.
+    """
+    trials = ledger.trials()
+    if number is None:
+        best = next(iter(ranked(trials)), None)
+        if best is None or best.best is None:
+            raise InputError("no trial of this sweep has finished an epoch", "Let it run on: platform sweep --resume.")
+        return best
+    if not 0 <= number < len(trials):
+        raise InputError(f"no trial {number}", f"The sweep's trials are 0 to {len(trials) - 1}.")
+    return trials[number]

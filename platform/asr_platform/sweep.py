@@ -1,0 +1,202 @@
+"""The main job: a space and a corpus become a running Tune experiment, a full ledger and a best model.
+
+The idea: the ledger is the sweep, and running is only a way of adding to it. Starting makes a ledger, resuming opens
+one; then the same few lines ask it what is left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from asr_platform import cluster
+from asr_platform.early_stopping import RungStopper
+from asr_platform.execution import Proposer, Recorder, execute, interrupts
+from asr_platform.feasibility import Feasibility
+from asr_platform.home import Home
+from asr_platform.leaderboard import pick, ranked
+from asr_platform.study import Ledger, TrialRecord
+from asr_platform.terminal import View
+from asr_platform.tracking import Tracker, provenance
+from search_spaces.space import Space
+from trainables.config import Config, load_config
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.recognizer import copy_model
+
+
+UNLIMITED = 10**12  # parameters
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one sweep is: its place, its ledger, what may vary, on which data, and how to run it."""
+
+    home: Home
+    name: str
+    ledger: Ledger
+    space: Space
+    corpus: Corpus
+    options: cluster.Options
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a sweep left.
+
+    Args:
+        split: the validation split's name.
+        model: the best trial's model directory; None where no trial finished an epoch, or before the sweep's end.
+    """
+
+    name: str
+    corpus: Corpus
+    split: str
+    trials: list[TrialRecord]
+    model: Path | None
+    interrupted: bool
+
+
+def start(
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options, view: View
+) -> Outcome:
+    """Runs a new sweep to its end; `trials` overrides the space's number.
+
+    Raises:
+        InputError: the name is taken, or no model of the space fits its budget and this corpus.
+    """
+    Feasibility(space, corpus).check()
+    taken = Ledger.names(home.studies)
+    name = name or next(f"{space.name}-{n}" for n in range(1, len(taken) + 2) if f"{space.name}-{n}" not in taken)
+    about = {
+        "space": space.text,
+        "source": space.source,
+        "corpus": str(corpus.path.resolve()),
+        "corpus_hash": corpus.hash,
+        "trials": trials or space.trials,
+        "options": asdict(options),
+    }
+    with home.lock(name), cluster.connect(options.address) as machine:
+        machine.workers(options)  # what cannot fit leaves no sweep behind
+        sweep = Sweep(home, name, Ledger.create(home.studies, name, about), space, corpus, options)
+        return _run(sweep, machine, view)
+
+
+def resume(home: Home, name: str, trials: int | None, address: str | None, view: View) -> Outcome:
+    """Goes on with a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
+
+    Raises:
+        InputError: no such sweep, it is running, or its corpus is gone or another.
+    """
+    ledger = Ledger.open(home.studies, name)
+    with home.lock(name):
+        about = ledger.about
+        corpus = Corpus.open(Path(about["corpus"]))
+        if corpus.hash != about["corpus_hash"]:
+            raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
+        if trials is not None:
+            ledger.note("trials", trials)
+        options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
+        sweep = Sweep(home, name, ledger, Space.parse(about["space"], about["source"]), corpus, options)
+        with cluster.connect(options.address) as machine:
+            return _run(sweep, machine, view)
+
+
+def _run(sweep: Sweep, machine: cluster.Cluster, view: View) -> Outcome:
+    """Executes what the ledger has left to do, and makes the winner's model directory."""
+    ledger, space, folder = sweep.ledger, sweep.space, sweep.home.sweep(sweep.name)
+    tracker = Tracker(sweep.home.tracking, sweep.home.artifacts, f"{sweep.corpus.source}-{sweep.corpus.hash[:8]}")
+    parent = _parent_run(tracker, sweep)
+    workers = machine.workers(sweep.options)
+    settings = {
+        "folder": str(folder),
+        "corpus": str(sweep.corpus.path.resolve()),
+        "workers": workers.count,
+        "threads": workers.threads,
+        "resources": workers.resources,
+    }
+    with interrupts() as interrupt, view.sweep(sweep.name, machine.dashboard, ledger, space.epochs):
+        proposer = Proposer(ledger, space, Feasibility(space, sweep.corpus), settings)
+        stopper = RungStopper(space.grace, space.reduction, space.epochs, ledger.trials())
+        recorder = Recorder(ledger, tracker, parent, stopper, view, space.epochs, interrupt)
+        execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
+    trials = ledger.trials()
+    best = next((trial for trial in ranked(trials) if trial.best), None)
+    model = None
+    if best and best.best and not interrupt.asked:
+        model = copy_model(Path(best.best["checkpoint"]), sweep.home.model(sweep.name))
+    tracker.end_sweep(parent, "KILLED" if interrupt.asked else "FINISHED", best, model)
+    split = sweep.corpus.validation_split(space.config({}).data.validation).name
+    return Outcome(sweep.name, sweep.corpus, split, trials, model, interrupt.asked)
+
+
+def _parent_run(tracker: Tracker, sweep: Sweep) -> str:
+    """The sweep's own MLflow run: made once, and on resuming brought up to what the ledger knows."""
+    ledger, space = sweep.ledger, sweep.space
+    parent = ledger.about.get("mlflow_run_id")
+    if parent is not None:
+        tracker.reopen(parent)
+        for trial in ledger.trials():
+            if "mlflow_run_id" in trial.about:
+                tracker.catch_up(trial.about["mlflow_run_id"], trial)
+        return str(parent)
+    params = {
+        "corpus": sweep.corpus.source,
+        "corpus_hash": sweep.corpus.hash,
+        "trials": ledger.about["trials"],
+        "budget": space.budget,
+        "epochs": space.epochs,
+        "grace": space.grace,
+        "reduction": space.reduction,
+        "seed": space.seed,
+    }
+    parent = tracker.start(sweep.name, params, {"kind": "sweep", "space": space.source, **provenance()})
+    ledger.note("mlflow_run_id", parent)
+    return parent
+
+
+def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
+    """A space of one trial: the base of a space, a configuration file, or a trial of a sweep.
+
+    Args:
+        home: where the sweep was run.
+        source: a space (path or shipped name) or a configuration file.
+        origin: `NAME` or `NAME:TRIAL`, a sweep's best trial or the one of that number.
+        epochs: overrides the number of epochs.
+
+    Raises:
+        InputError: there is no such thing, or it is wrong inside.
+    """
+    if origin is not None:
+        name, _, number = origin.partition(":")
+        if number and not number.isdigit():
+            raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
+        ledger = Ledger.open(Home.existing(home).studies, name)
+        space = Space.parse(ledger.about["space"], ledger.about["source"])
+        trial = pick(ledger, int(number) if number else None)
+        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
+    path = Path(source or "")
+    if path.is_file() and _holds_configuration(path):
+        return _fixed(load_config(path), path.stem, None, epochs)
+    space = Space.load(str(source))
+    return _fixed(space.config({}), f"{space.name}-base", space.budget, epochs)
+
+
+def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
+    """A space in which nothing varies; a configuration of one's own may have any size."""
+    base = config.model_dump(mode="json")
+    length = base["training"].pop("epochs")
+    tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
+    return Space.parse(yaml.safe_dump(tree), f"{name}.yaml")
+
+
+def _holds_configuration(path: Path) -> bool:
+    """Whether a file is a configuration, by its sections, and not a space."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(tree, Mapping) and any(section in tree for section in Config.model_fields)

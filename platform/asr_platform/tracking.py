@@ -1,0 +1,154 @@
+"""MLflow: a sweep is a parent run, each trial a nested child. The only file that imports mlflow.
+
+One process writes, the sweep's driver, from what the ledger has on record. `catch_up` makes a run tell what the ledger
+tells, whatever a killed driver left unsaid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no git on the machine is no reason to complain
+
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.tracking import MlflowClient
+
+from asr_platform.study import TrialRecord
+from trainables.errors import InputError
+
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
+FIRST_PORT, PORTS_TRIED = 5000, 100
+NOT_METRICS = ("epoch", "checkpoint")
+
+
+class Tracker:
+    """Writes one sweep's runs into an MLflow store.
+
+    Args:
+        uri: the store, such as `sqlite:////path/mlflow.db`, or a server's address.
+        artifacts: where a new experiment keeps its artifacts; None leaves it to the server.
+        experiment: runs are comparable within one: it is named after the corpus.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, experiment: str) -> None:
+        _quiet()
+        self.client = MlflowClient(tracking_uri=uri)
+        found = self.client.get_experiment_by_name(experiment)
+        location = artifacts.as_uri() if artifacts else None
+        self.experiment = (
+            found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=location)
+        )
+
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
+        """A new run, nested under `parent`; returns its id."""
+        nesting = {"mlflow.parentRunId": parent} if parent else {}
+        run = self.client.create_run(self.experiment, run_name=name, tags={**tags, **nesting})
+        listed = [Param(key, str(value)) for key, value in params.items()]
+        self.client.log_batch(run.info.run_id, params=listed)
+        return run.info.run_id
+
+    def log_epoch(self, run_id: str, row: Mapping[str, Any]) -> None:
+        """One epoch's metrics, with the epoch as step."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, int(row["epoch"])) for key, value in row.items() if key not in NOT_METRICS]
+        self.client.log_batch(run_id, metrics=metrics)
+
+    def catch_up(self, run_id: str, trial: TrialRecord) -> None:
+        """Logs the epochs that the ledger has and the run has not, then its end if it has ended."""
+        logged = {metric.step for metric in self.client.get_metric_history(run_id, "val_cer")}
+        for row in trial.curve:
+            if row["epoch"] not in logged:
+                self.log_epoch(run_id, row)
+        status = self.client.get_run(run_id).info.status
+        if status != STATUS[trial.state]:
+            self.end(run_id, trial)
+
+    def end(self, run_id: str, trial: TrialRecord) -> None:
+        """Closes a trial's run: early-stopped is KILLED, with the rung in the tag `stopped`."""
+        tags = [RunTag("state", trial.state)]
+        if trial.reason:
+            tags.append(RunTag("stopped" if trial.state == "pruned" else "reason", trial.reason))
+        metrics = []
+        if trial.best:
+            metrics = [Metric("best_val_cer", trial.best["val_cer"], int(time.time() * 1000), trial.best["epoch"])]
+        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        if trial.state == "running":
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            self.client.set_terminated(run_id, STATUS[trial.state])
+
+    def reopen(self, run_id: str) -> None:
+        """Marks a run as running again: its sweep goes on."""
+        self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+
+    def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, model: Path | None) -> None:
+        """Closes the parent run with the best trial's figures and its model directory as artifact."""
+        if best and best.best:
+            self.client.log_metric(run_id, "best_val_cer", best.best["val_cer"])
+            self.client.set_tag(run_id, "best_trial", str(best.number))
+        if model:
+            self.client.log_artifacts(run_id, str(model), "model")
+        self.client.set_terminated(run_id, status)
+
+
+def provenance() -> dict[str, str]:
+    """The git revision of the working tree, where there is one, and package versions, as tags."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    revision = answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    return {"git_revision": revision, **{f"version.{name}": version(name) for name in PACKAGES}}
+
+
+def serve(uri: str, artifacts: Path, host: str, port: int | None, say: Callable[[str], None]) -> None:
+    """Serves MLflow's pages over the store until it is interrupted.
+
+    Raises:
+        InputError: the port is taken, or none is free.
+    """
+    port = free_port(host, port)
+    say(f"MLflow: http://{host}:{port}   (Ctrl-C ends it)")
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
+        "--default-artifact-root", artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    server = subprocess.Popen(command)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.wait()
+
+
+def free_port(host: str, port: int | None) -> int:
+    """`port` if it is free; else, where none is asked for, the first free one from 5000 on.
+
+    Raises:
+        InputError: the port is taken, or none of those tried is free.
+    """
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind((host, candidate))
+                return candidate
+    wanted = f"port {port} of {host} is taken" if port else f"no free port on {host} from {FIRST_PORT} on"
+    raise InputError(wanted, "Say another --port.")
+
+
+def _quiet() -> None:
+    """The first use of a store announces every migration of its tables: not on our terminal."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+

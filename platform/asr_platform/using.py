@@ -1,0 +1,106 @@
+"""What a trained model is for: scores, transcripts, submissions."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.data.corpus import Corpus, Split
+from trainables.data.features import Frames, Recipe, read_audio
+from trainables.data.importers.hw4 import read_course_features
+from trainables.errors import InputError
+from trainables.metrics import character_error_rate, word_error_rate
+from trainables.recognizer import Recognizer
+
+FILES_AT_ONCE = 64
+
+
+def load(model: Path) -> Recognizer:
+    """The recogniser in a model directory, on the GPU where there is one."""
+    return Recognizer.load(model, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def evaluate_model(model: Path, data: Path, split: str) -> dict[str, Any]:
+    """CER and WER (fractions) of greedy decoding over a split, with its size.
+
+    Raises:
+        InputError: the split has no texts, or its features are of another recipe than the model's.
+    """
+    recognizer, utterances = _open(model, data, split)
+    if utterances.texts is None:
+        raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
+    hypotheses = recognizer.transcribe(_frames(utterances))
+    return {
+        "cer": character_error_rate(utterances.texts, hypotheses),
+        "wer": word_error_rate(utterances.texts, hypotheses),
+        "utterances": len(hypotheses),
+        "characters": sum(map(len, utterances.texts)),
+    }
+
+
+def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
+    """Writes `id,transcription` rows, ids counting from 0 in sorted order of the utterances' file names.
+
+    Returns the number of rows. The file appears whole or not at all.
+    """
+    recognizer, utterances = _open(model, data, split)
+    order = sorted(range(len(utterances.ids)), key=lambda index: utterances.ids[index])
+    hypotheses = recognizer.transcribe(_frames(utterances))
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "transcription"])
+            writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
+        os.replace(partial, out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{out}: cannot be written: {error.strerror}", "Choose another --out.") from None
+    return len(order)
+
+
+def transcribe_files(model: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yields (file, text) in order. All files are looked at before the first text appears.
+
+    Raises:
+        InputError: a file is not readable as audio, or as features of the model's recipe.
+    """
+    recognizer = load(model)
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"no such file: {', '.join(missing)}", "Give audio or .npy files.")
+    for start in range(0, len(files), FILES_AT_ONCE):
+        some = files[start : start + FILES_AT_ONCE]
+        texts = recognizer.transcribe([_read(file, recognizer.recipe) for file in some])
+        yield from zip(some, texts, strict=True)
+
+
+def _read(file: Path, recipe: Recipe) -> Frames:
+    """Features (T, F) of an audio file, or those that a `.npy` file of the course holds."""
+    if file.suffix != ".npy":
+        return recipe.compute(read_audio(file))
+    if recipe.name != "hw4":
+        raise InputError(f"{file}: .npy features are of the recipe hw4, the model's are {recipe.name}", "Give audio.")
+    return read_course_features(file)
+
+
+def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+    recognizer, corpus = load(model), Corpus.open(data)
+    if corpus.recipe != recognizer.recipe:
+        raise InputError(
+            f"{data}: features {corpus.recipe.name} with {corpus.recipe.bins} bins, but the model {model} "
+            f"wants {recognizer.recipe.name} with {recognizer.recipe.bins}",
+            f"Prepare the corpus with --features {recognizer.recipe.name}.",
+        )
+    return recognizer, corpus.split(split)
+
+
+def _frames(split: Split) -> list[np.ndarray | torch.Tensor]:
+    spans = zip(split.offsets, split.frames, strict=True)
+    return [split.features[offset : offset + frames] for offset, frames in spans]

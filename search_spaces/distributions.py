@@ -1,0 +1,185 @@
+"""The ways in which a key may vary: what YAML says, what a sampler is asked, which values are extremes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol, TypeAlias, get_args, get_origin
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+class Suggest(Protocol):
+    """What proposes values: an Optuna trial, or anything that answers like one."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    values: tuple[Scalar, ...]
+
+    def suggest(self, key: str, suggest: Suggest) -> Any:
+        return suggest.suggest_categorical(key, self.values)
+
+    def candidates(self) -> list[Any]:
+        """Values among which the smallest model's must be: here all of them."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Int:
+    low: int
+    high: int
+    step: int = 1
+
+    def suggest(self, key: str, suggest: Suggest) -> Any:
+        return suggest.suggest_int(key, self.low, self.high, step=self.step)
+
+    def candidates(self) -> list[Any]:
+        return sorted({self.low, self.high})
+
+
+@dataclass(frozen=True)
+class Float:
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def suggest(self, key: str, suggest: Suggest) -> Any:
+        return suggest.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+
+    def candidates(self) -> list[Any]:
+        return sorted({self.low, self.high})
+
+
+Distribution: TypeAlias = Choice | Int | Float
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A varied key: its distribution, and the values of other keys with which alone it has a meaning."""
+
+    distribution: Distribution
+    when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+
+
+OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"], "log": ["when"]}
+"""What may stand beside each distribution's own key."""
+
+Report: TypeAlias = Callable[[str], None]
+
+
+def read_distribution(entry: Any, annotation: Any, report: Report) -> Distribution | None:
+    """Reads `{int: [10, 18], step: 2}` for a key of the given type; reports mistakes and then returns None."""
+    if not isinstance(entry, Mapping):
+        report(f"needs a distribution ({', '.join(OPTIONS)}), such as {{choice: [a, b]}}, but got {entry!r}")
+        return None
+    kinds = [kind for kind in OPTIONS if kind in entry]
+    if len(kinds) != 1:
+        unknown = ", ".join(str(key) for key in entry)
+        report(f"needs exactly one of {', '.join(OPTIONS)}, but got {unknown or 'nothing'}")
+        return None
+    kind = kinds[0]
+    for option in entry:
+        if option != kind and option not in OPTIONS[kind]:
+            report(f"unknown option {option}; {kind} takes {' and '.join(OPTIONS[kind])}")
+    fitting = fitting_distributions(annotation)
+    if kind not in fitting:
+        report(f"{kind} does not fit this key; what fits is {' or '.join(fitting) or 'nothing: it cannot vary'}")
+        return None
+    if kind == "choice":
+        return _read_choice(entry[kind], report)
+    return _read_range(kind, entry[kind], entry.get("step"), report)
+
+
+def fitting_distributions(annotation: Any) -> list[str]:
+    """The distributions whose every value has this type."""
+    if get_origin(annotation) is tuple:
+        return []
+    types = get_args(annotation) or (annotation,)
+    if float in types:
+        return list(OPTIONS)
+    return ["int", "choice"] if int in types else ["choice"]
+
+
+def read_when(entry: Any, report: Report) -> dict[str, tuple[Scalar, ...]]:
+    """Reads `{tokenizer.kind: [bpe, unigram]}`; one value may stand without brackets."""
+    if not isinstance(entry, Mapping) or not entry:
+        report(f"when needs keys and their values, such as {{tokenizer.kind: [bpe]}}, but got {entry!r}")
+        return {}
+    conditions = {}
+    for key, values in entry.items():
+        values = values if isinstance(values, list) else [values]
+        if not values or not all(_is_scalar(value) for value in values):
+            report(f"when {key} needs one or more plain values, but got {values!r}")
+        else:
+            conditions[str(key)] = tuple(values)
+    return conditions
+
+
+def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str, report: Report) -> None:
+    """Reports values that the key of a `when` never takes."""
+    if isinstance(parent, Float):
+        report(f"when needs a key that varies by choice or int, but {key} varies over real numbers")
+        return
+    possible = parent.values if isinstance(parent, Choice) else range(parent.low, parent.high + 1, parent.step)
+    for value in values:
+        if value not in possible:
+            choices = ", ".join(map(repr, possible)) if isinstance(parent, Choice) else f"{parent}"
+            report(f"when {key} is {value!r} never holds; its values are {choices}")
+
+
+def _read_choice(values: Any, report: Report) -> Choice | None:
+    if not isinstance(values, list) or not values:
+        report(f"choice needs a list of one or more values, but got {values!r}")
+    elif not all(_is_scalar(value) for value in values):
+        report(f"choice takes plain values (numbers, words, true, false, null), but got {values!r}")
+    elif len(set(values)) < len(values):
+        report(f"choice has a value twice: {values!r}")
+    else:
+        return Choice(tuple(values))
+    return None
+
+
+def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution | None:
+    """Two numbers, low <= high, and a step that leads from one exactly to the other."""
+    is_right = _is_whole if kind == "int" else _is_finite
+    if not isinstance(ends, list) or len(ends) != 2 or not all(is_right(end) for end in ends):
+        report(f"{kind} needs two {'whole ' if kind == 'int' else ''}numbers, [low, high], but got {ends!r}")
+        return None
+    low, high = ends
+    if low > high:
+        report(f"low <= high must hold, but got low={low}, high={high}")
+    elif kind == "log" and low <= 0:
+        report(f"low > 0 must hold for log, but got low={low}")
+    elif kind == "log":
+        return Float(float(low), float(high), log=True)
+    elif step is None:
+        return Int(int(low), int(high)) if kind == "int" else Float(float(low), float(high))
+    elif not is_right(step) or step <= 0:
+        report(f"step must be a {'whole ' if kind == 'int' else ''}number above 0, but got {step!r}")
+    elif (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
+        report(f"steps of {step} must lead from {low} to {high} exactly")
+    else:
+        return Int(int(low), int(high), int(step)) if kind == "int" else Float(float(low), float(high), float(step))
+    return None
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_finite(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_finite(value) and value == int(value)

@@ -1,0 +1,277 @@
+"""What may vary: a base configuration, the keys that vary, and the limits of a sweep, read from one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from search_spaces.distributions import (
+    Suggest,
+    Variable,
+    check_condition,
+    read_distribution,
+    read_when,
+)
+from search_spaces.document import Document
+from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
+from trainables.errors import InputError
+
+SHIPPED = Path(__file__).parent
+DEFAULT_BUDGET = 30_000_000  # parameters
+DEFAULTS = dict(flatten(Config().model_dump()))
+"""Every key of a configuration that a space may set or vary, such as `model.dropout`, with its default."""
+
+KEYS = {
+    "base": "a configuration; what it leaves out has the default",
+    "vary": "keys that vary, such as model.dropout, and how",
+    "budget": "largest number of parameters",
+    "trials": "how many configurations to try",
+    "epochs": "epochs of a trial that is not stopped",
+    "asha": "early stopping: grace (epochs before the first decision), reduction (one in so many goes on)",
+    "seed": "of the proposals",
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """One search space.
+
+    Attributes:
+        source: the file it was read from, for messages.
+        text: that file's content.
+        base: what the base configuration says (a valid one on its own), as `{"model.dropout": 0.1}`.
+        vary: how keys vary, each behind the keys that its condition names.
+        budget: the largest number of parameters of a model.
+        trials: how many configurations a sweep tries.
+        epochs: length of a trial that is not stopped early.
+        grace: epochs that every trial gets before early stopping may end it.
+        reduction: at each rung of early stopping, one trial in so many goes on.
+        seed: of the proposals.
+    """
+
+    source: str
+    text: str
+    base: Mapping[str, Any]
+    vary: Mapping[str, Variable]
+    budget: int
+    trials: int
+    epochs: int
+    grace: int
+    reduction: float
+    seed: int
+
+    @classmethod
+    def load(cls, name_or_path: str) -> Space:
+        """Reads a space file, by path or by the name of a shipped one.
+
+        Raises:
+            InputError: there is no such file, or it holds mistakes (all of them are named).
+        """
+        path = Path(name_or_path)
+        if not path.is_file() and name_or_path in shipped():
+            path = SHIPPED / f"{name_or_path}.yaml"
+        elif not path.is_file():
+            raise InputError(
+                f"{name_or_path}: no such search space", f"Give a YAML file, or a shipped one: {', '.join(shipped())}."
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not readable: {error}", "Give a search space in YAML (UTF-8).") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Space:
+        """Reads a space from YAML; `source` is the file to name in the InputError that lists every mistake."""
+        document = Document(text, source)
+        fields = _read(document)
+        document.check()
+        return cls(source=source, text=text, **fields)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix."""
+        return Path(self.source).stem
+
+    def propose(self, suggest: Suggest) -> dict[str, Any]:
+        """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold."""
+        values: dict[str, Any] = {}
+        for key, variable in self.vary.items():
+            if self.is_active(key, values):
+                values[key] = variable.distribution.suggest(key, suggest)
+        return values
+
+    def is_active(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Whether the condition of `key` holds, and those of the keys it names, given the varied keys' values."""
+        variable = self.vary.get(key)
+        return variable is None or all(
+            self.is_active(parent, values) and values.get(parent, self.base.get(parent, DEFAULTS[parent])) in allowed
+            for parent, allowed in variable.when.items()
+        )
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """The whole configuration of a proposal: its values over the base; without values, the base alone.
+
+        A key whose condition does not hold has its default, whatever the base or `values` say of it.
+
+        Raises:
+            InputError: the values do not go together.
+        """
+        leaves = {**self.base, **values, "training.epochs": self.epochs}
+        active = {key: value for key, value in leaves.items() if self.is_active(key, values)}
+        return parse_config(unflatten(active), f"{self.source}: proposal")
+
+
+def shipped() -> list[str]:
+    """Names of the spaces that lie beside this file."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def is_space(path: Path) -> bool:
+    """Whether a YAML file has a search space's keys, rather than a configuration's."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(tree, Mapping) and any(key in KEYS for key in tree)
+
+
+def _read(document: Document) -> dict[str, Any]:
+    """The fields of a space; mistakes are noted in the document."""
+    tree = document.tree
+    if not isinstance(tree, Mapping):
+        document.mistake("search space", f"must be a mapping with the keys {', '.join(KEYS)}")
+        return {}
+    for key in tree:
+        if key not in KEYS:
+            document.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
+    base = _read_base(document, _mapping(document, tree, "base"))
+    vary = _read_vary(document, _mapping(document, tree, "vary"))
+    epochs = _whole(document, tree, "epochs", Config().training.epochs, low=1)
+    asha = _mapping(document, tree, "asha")
+    for key in asha:
+        if key not in ("grace", "reduction"):
+            document.mistake(f"asha.{key}", "unknown key; the keys here are grace, reduction")
+    grace = _whole(document, asha, "grace", -(-epochs // 5), low=1, path="asha.")
+    if "grace" in asha and grace > epochs:
+        document.mistake("asha.grace", f"grace <= epochs must hold, but got grace={grace}, epochs={epochs}")
+    reduction = asha.get("reduction", 3)
+    if isinstance(reduction, bool) or not isinstance(reduction, int | float) or not 1 < reduction < float("inf"):
+        document.mistake("asha.reduction", f"must be a number above 1, but got {reduction!r}")
+    return {
+        "base": base,
+        "vary": vary,
+        "budget": _whole(document, tree, "budget", DEFAULT_BUDGET, low=1),
+        "trials": _whole(document, tree, "trials", 40, low=1),
+        "epochs": epochs,
+        "grace": grace,
+        "reduction": reduction,
+        "seed": _whole(document, tree, "seed", 0, low=0),
+    }
+
+
+def _mapping(document: Document, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
+    value = tree.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        document.mistake(key, f"must be a mapping ({KEYS[key]}), but got {value!r}")
+    return value if isinstance(value, Mapping) else {}
+
+
+def _whole(document: Document, tree: Mapping[Any, Any], key: str, default: int, low: int, path: str = "") -> int:
+    """A whole number; 3e7 is one too."""
+    value = tree.get(key, default)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        document.mistake(path + key, f"must be a whole number of at least {low}, but got {value!r}")
+        return default
+    return value
+
+
+def _read_base(document: Document, tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """What the base says, as leaves; it must be a configuration on its own."""
+    training = tree.get("training")
+    if isinstance(training, Mapping) and "epochs" in training:
+        document.mistake("base.training.epochs", "belongs at the top level, as epochs, which early stopping reads too")
+        tree = {**tree, "training": {key: value for key, value in training.items() if key != "epochs"}}
+    for key, reason in _refusals(tree):
+        document.mistake(f"base.{key}", reason)
+    return dict(flatten(tree))
+
+
+def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variable]:
+    """The varied keys in an order in which conditions come after what they name."""
+    types = _leaf_types(Config)
+    variables: dict[str, Variable] = {}
+    for key, entry in tree.items():
+        report = partial(document.mistake, f"vary.{key}")
+        if key not in types or key == "training.epochs":
+            report(_why_not_varied(str(key)))
+            continue
+        distribution = read_distribution(entry, types[key], report)
+        when = read_when(entry["when"], report) if isinstance(entry, Mapping) and "when" in entry else {}
+        if distribution is None:
+            continue
+        for value in distribution.candidates():
+            for name, reason in _refusals(unflatten({key: value})):
+                if f"{name}.".startswith(f"{key}."):
+                    report(reason)
+        variables[key] = Variable(distribution, when)
+    for key, variable in variables.items():
+        report = partial(document.mistake, f"vary.{key}")
+        for parent, values in variable.when.items():
+            if parent in variables:
+                check_condition(values, variables[parent].distribution, parent, report)
+            elif parent not in tree:
+                report(f"when names {parent}, which does not vary; what varies is {', '.join(map(str, tree))}")
+    return _ordered(document, variables)
+
+
+def _why_not_varied(key: str) -> str:
+    if key == "training.epochs":
+        return "cannot vary: early stopping compares trials of one length; set the top-level epochs"
+    section = key.split(".")[0]
+    if section in Config.model_fields:
+        return f"unknown key; the keys here are {', '.join(f'{section}.{name}' for name in known_keys((section,)))}"
+    return f"unknown key; give a section and its key, such as model.dropout; the sections are {', '.join(known_keys())}"
+
+
+def _ordered(document: Document, variables: Mapping[str, Variable]) -> dict[str, Variable]:
+    """The order of the file, with each key behind those that its condition names."""
+    ordered: dict[str, Variable] = {}
+    waiting = dict(variables)
+    while waiting:
+        ready = [key for key, variable in waiting.items() if not any(parent in waiting for parent in variable.when)]
+        for key in ready:
+            ordered[key] = waiting.pop(key)
+        if not ready:
+            for key in waiting:
+                document.mistake(f"vary.{key}", f"when is circular: it depends on itself through {', '.join(waiting)}")
+            break
+    return ordered
+
+
+def _refusals(tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    """What the configuration refuses in a tree of values: keys and reasons."""
+    try:
+        Config.model_validate(tree)
+    except ValidationError as error:
+        return [(key, reason) for key, _, reason in (line.partition(": ") for line in problems(error))]
+    return []
+
+
+def _leaf_types(section: type[BaseModel], path: str = "") -> dict[str, Any]:
+    """The type of every key of a configuration."""
+    types: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            types |= _leaf_types(field.annotation, f"{path}{name}.")
+        else:
+            types[f"{path}{name}"] = field.annotation
+    return types

@@ -1,0 +1,185 @@
+"""Batches as index lists, and the gathering that turns them into tensors where the features live.
+
+The idea: a split is two flat buffers (feature frames and tokens) with offsets. A batch is a list of utterance
+numbers with a padded length from a small fixed set. Gathering, normalising and masking are tensor operations on the
+device of the buffers: a GPU's own memory, or the memory map on a CPU. Nothing is done per utterance in Python.
+
+Shapes: N utterances, B batch, T frames, U tokens, F mel bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.config import Features, SpecAugment
+from trainables.data.augmentation import EpochMasks
+from trainables.data.corpus import Split
+from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
+from trainables.models.subsampling import length_mask
+
+MAX_BUCKETS = 32
+SMALLEST_STD = 1e-5  # a bin that never changes has none to divide by
+BATCHES_PER_BUCKET = 4  # fewer would freeze which utterances meet in a batch
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which utterances share a batch, for every epoch: sorted into length buckets, shuffled by (seed, epoch).
+
+    `frames` (N,) are the utterances' lengths, `budget` the padded frames that a batch may hold over all workers.
+    The number of batches and the shape of each are the same in every epoch; only their members and order differ.
+    """
+
+    frames: np.ndarray
+    budget: float
+    seed: int = 0
+
+    def buckets(self) -> list[np.ndarray]:
+        """Utterance numbers by falling length, in buckets of equal count."""
+        order = np.argsort(-self.frames, kind="stable")
+        batches = self.frames.sum() / self.budget
+        count = int(np.clip(batches / BATCHES_PER_BUCKET, 1, min(MAX_BUCKETS, len(order))))
+        return np.array_split(order, count)
+
+    def epoch(self, epoch: int | None = None) -> list[tuple[np.ndarray, int]]:
+        """Batches of one epoch as (utterance numbers, padded frames); None: in order of falling length, unshuffled.
+
+        A batch is padded to the longest utterance of the bucket in which it begins.
+        """
+        random = None if epoch is None else np.random.default_rng([self.seed, epoch])
+        buckets = self.buckets()
+        edges = np.concatenate([np.full(len(bucket), self.frames[bucket].max()) for bucket in buckets])
+        order = np.concatenate([bucket if random is None else random.permutation(bucket) for bucket in buckets])
+        batches, start = [], 0
+        while start < len(order):
+            edge = int(edges[start])
+            size = max(1, int(self.budget // edge))
+            batches.append((order[start : start + size], edge))
+            start += size
+        if random is not None:
+            random.shuffle(batches)
+        return batches
+
+    def padding_share(self) -> float:
+        """The share of gathered frames that are padding."""
+        padded = sum(len(indices) * edge for indices, edge in self.epoch())
+        return 1 - float(self.frames.sum()) / padded
+
+
+def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
+    """One worker's utterances of a batch and their weights.
+
+    Every worker gets equally many, so that all take part in every step: where the batch does not divide, an
+    utterance is repeated with weight 0.
+    """
+    size = math.ceil(len(indices) / world)
+    places = np.arange(rank * size, (rank + 1) * size)
+    return indices[places % len(indices)], (places < len(indices)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Gathered and padded; `weights_B` is 0 for a filler that must not count."""
+
+    features_BTF: Tensor
+    lengths_B: Tensor
+    inputs_BU: Tensor  # SOS, then the transcript: the course's "shifted" sequence
+    targets_BU: Tensor  # the transcript, then EOS: the course's "golden" sequence
+    target_lengths_B: Tensor  # with EOS
+    weights_B: Tensor
+
+
+class Normalizer:
+    """Feature normalisation: the same at training, validation and transcription.
+
+    Args:
+        mean, std: per bin (F,) over the training split; only `global_mvn` normalises with them.
+    """
+
+    def __init__(self, config: Features, mean: Tensor, std: Tensor, device: torch.device) -> None:
+        self.kind = config.normalization
+        self.num_feats = config.num_feats or len(mean)
+        self.mean = mean[: self.num_feats].to(device)
+        self.std = std[: self.num_feats].clamp(min=SMALLEST_STD).to(device)
+        # What a masked cell becomes: the mean, in whichever units the model sees.
+        self.fill: Tensor | float = self.mean if self.kind == "none" else 0.0
+
+    def __call__(self, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        """(B, T, all bins) of any float type -> (B, T, F) float32; padding becomes 0."""
+        x_BTF = features_BTF[..., : self.num_feats].float()
+        valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
+        if self.kind == "global_mvn":
+            x_BTF = (x_BTF - self.mean) / self.std
+        elif self.kind == "cepstral":
+            count_B11 = lengths_B[:, None, None]
+            mean_B1F = (x_BTF * valid_BT1).sum(1, keepdim=True) / count_B11
+            variance_B1F = ((x_BTF - mean_B1F).square() * valid_BT1).sum(1, keepdim=True) / count_B11
+            x_BTF = (x_BTF - mean_B1F) / variance_B1F.sqrt().clamp(min=SMALLEST_STD)
+        return x_BTF * valid_BT1
+
+
+class DeviceSplit:
+    """A split ready for training: features and tokens as flat buffers on a device."""
+
+    def __init__(self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device) -> None:
+        self.split = split
+        self.normalizer = normalizer
+        self.device = device
+        tokens = tokenizer.encode(split.texts or [""] * len(split.ids))
+        self.token_counts = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        flat = np.concatenate([np.array(ids, dtype=np.int64) for ids in tokens] or [np.zeros(0, dtype=np.int64)])
+        self.features = split.features.to(device)
+        self.tokens = torch.from_numpy(np.append(flat, PAD)).to(device)
+        self.frames = torch.from_numpy(split.frames).to(device)
+        self.frame_offsets = torch.from_numpy(split.offsets).to(device)
+        self.counts = torch.from_numpy(self.token_counts).to(device)
+        self.token_offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
+
+    def masks(self, config: SpecAugment, seed: int, epoch: int) -> EpochMasks | None:
+        """This epoch's SpecAugment, or None where the configuration asks for no mask."""
+        if not (config.frequency_masks or config.time_masks):
+            return None
+        return EpochMasks(config, len(self.split.ids), (seed, epoch), self.device)
+
+    def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray, masks: EpochMasks | None = None) -> Batch:
+        """The utterances numbered `indices`, padded to `edge` frames; `masks` augments them."""
+        index_B = torch.from_numpy(indices).to(self.device)
+        lengths_B, counts_B = self.frames[index_B], self.counts[index_B]
+        features_BTF = gather_rows(self.features, self.frame_offsets[index_B], lengths_B, edge)
+        features_BTF = self.normalizer(features_BTF, lengths_B)
+        if masks is not None:
+            features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)
+        longest = int(self.token_counts[indices].max())
+        tokens_BU = gather_rows(self.tokens, self.token_offsets[index_B], counts_B, longest + 1)
+        valid_BU = length_mask(counts_B, longest + 1)
+        tokens_BU = torch.where(valid_BU, tokens_BU, PAD)
+        sos_B1 = torch.full_like(tokens_BU[:, :1], SOS)
+        return Batch(
+            features_BTF,
+            lengths_B,
+            inputs_BU=torch.cat([sos_B1, tokens_BU[:, :-1]], dim=1),
+            targets_BU=tokens_BU.scatter(1, counts_B[:, None], EOS),
+            target_lengths_B=counts_B + 1,
+            weights_B=torch.from_numpy(weights).to(self.device),
+        )
+
+
+def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) -> Tensor:
+    """Rows `offset .. offset + length - 1` of a flat buffer as (B, width, ...).
+
+    What stands past a row's length is left over from its last element: mask it.
+    """
+    position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
+    return flat[offsets_B[:, None] + position_BW]
+
+
+def in_batches(lengths: Sequence[int], budget: float) -> Iterator[np.ndarray]:
+    """Numbers of the items, longest first, in batches whose padded length stays within `budget`."""
+    for indices, _ in BatchPlan(np.asarray(lengths), budget).epoch():
+        yield indices

@@ -1,0 +1,202 @@
+"""The corpus: one memory-mapped Arrow file a split, and `corpus.json` beside them.
+
+A split's file is an Arrow IPC file with one record batch: `id`, `text` (null where the split has
+no transcripts), `duration` in seconds, and `features`, a list of float16 frames for each utterance.
+In one batch all frames of a split lie in one flat buffer (total_frames, F) and the lists' offsets
+are frame numbers, so that a reader maps the file and copies nothing.
+
+`corpus.json` holds the feature recipe, the training splits' statistics, a summary of each split and
+a hash of the content: the same utterances give the same hash on any machine at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainables.data.features import Recipe
+from trainables.data.utterance import TRAINING_PREFIX, VALIDATION_PREFIXES
+from trainables.errors import InputError
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "corpus.json"
+PREPARE = "Run `platform prepare` to make it"
+
+
+class SplitSummary(BaseModel):
+    """What a split holds, for tables and checks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    utterances: int
+    seconds: float
+    characters: int
+    frames: int
+
+
+class Description(BaseModel):
+    """The content of `corpus.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int
+    source: str
+    recipe: Recipe
+    hash: str
+    splits: dict[str, SplitSummary]
+    mean: list[float] | None  # (F,) over the frames of all training splits
+    std: list[float] | None  # (F,) population standard deviation; 0 for a bin that never changes
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, opened: N utterances with their frames in one flat tensor.
+
+    Utterance n is `features[offsets[n] : offsets[n] + frames[n]]`.
+    """
+
+    name: str
+    ids: list[str]
+    texts: list[str] | None
+    seconds: npt.NDArray[np.float32]  # (N,)
+    frames: npt.NDArray[np.int64]  # (N,)
+    offsets: npt.NDArray[np.int64]  # (N,) first frame of each utterance
+    features: torch.Tensor  # (total_frames, F) float16, memory-mapped: reading only
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Corpus:
+    """A prepared corpus on disk. Opening reads `corpus.json` alone; `split` maps a split."""
+
+    def __init__(self, path: Path, description: Description) -> None:
+        self.path = path
+        self.hash = description.hash
+        self.source = description.source
+        self.recipe = description.recipe
+        self.splits = description.splits
+        self.mean = _tensor(description.mean)
+        self.std = _tensor(description.std)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Corpus:
+        """Opens the corpus in the folder `path`.
+
+        Raises:
+            InputError: no corpus there, one of another format version, or one with missing parts.
+        """
+        path = Path(path)
+        description = _read_description(path)
+        missing = [str(path / f"{name}.arrow") for name in description.splits if not (path / f"{name}.arrow").is_file()]
+        if missing:
+            raise InputError(f"{path}: missing {', '.join(missing)}", "Copy the whole corpus again, or prepare it.")
+        return cls(path, description)
+
+    def split(self, name: str) -> Split:
+        """Maps a split.
+
+        Raises:
+            InputError: there is no such split, or its file is damaged.
+        """
+        if name not in self.splits:
+            raise InputError(
+                f"{self.path}: no split named {name!r}", f"The splits of this corpus are {', '.join(self.splits)}."
+            )
+        file = self.path / f"{name}.arrow"
+        try:
+            split = _map_split(file, name)
+        except (OSError, pa.ArrowException, KeyError, AttributeError, ValueError, IndexError) as error:
+            raise InputError(f"{file}: unreadable: {error}", "Copy the file again, or prepare the corpus.") from None
+        summary, shape = self.splits[name], tuple(split.features.shape)
+        if len(split) != summary.utterances or shape != (summary.frames, self.recipe.bins):
+            raise InputError(
+                f"{file}: holds {len(split)} utterances with features {shape}, but {DESCRIPTION_FILE} "
+                f"says {summary.utterances} with {(summary.frames, self.recipe.bins)}",
+                "The files are of two corpora: prepare the corpus again.",
+            )
+        return split
+
+    def training_split(self, name: str | None = None) -> Split:
+        """The split to train on: `name` (the key `data.train`), or the only one named train*."""
+        found = [split for split in self.splits if split.startswith(TRAINING_PREFIX)]
+        return self._chosen(name, found, "training", "data.train")
+
+    def validation_split(self, name: str | None = None) -> Split:
+        """The split to validate on: `name` (the key `data.validation`), or the only one named dev* or val*.
+
+        Of several, `dev-clean` is taken: LibriSpeech's usual choice.
+        """
+        found = [split for split in self.splits if split.startswith(VALIDATION_PREFIXES)]
+        return self._chosen(name, ["dev-clean"] if "dev-clean" in found else found, "validation", "data.validation")
+
+    def _chosen(self, name: str | None, found: list[str], purpose: str, key: str) -> Split:
+        if name is None and len(found) == 1:
+            name = found[0]
+        if name is None or name not in self.splits:
+            reason = f"no split named {name!r}" if name is not None else f"{len(found) or 'no'} {purpose} splits"
+            choices = ", ".join(found if len(found) > 1 and name is None else self.splits)
+            raise InputError(f"{self.path}: {reason}", f"Set {key} to one of: {choices}.")
+        split = self.split(name)
+        if split.texts is None:
+            raise InputError(
+                f"{self.path}: the split {name} has no transcripts, so it cannot serve for {purpose}",
+                f"Set {key} to a split with transcripts.",
+            )
+        return split
+
+
+def _tensor(values: list[float] | None) -> torch.Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32)
+
+
+def _read_description(path: Path) -> Description:
+    file = path / DESCRIPTION_FILE
+    if not file.is_file():
+        raise InputError(f"{path}: no corpus here ({DESCRIPTION_FILE} is missing)", f"{PREPARE}, or correct the path.")
+    try:
+        tree: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: unreadable: {error}", "Prepare the corpus again.") from None
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{file}: corpus format {version}, but this version reads format {FORMAT_VERSION}",
+            "Prepare the corpus again with this version.",
+        )
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(f"{file}: {reasons}", "Prepare the corpus again.") from None
+
+
+def _map_split(file: Path, name: str) -> Split:
+    batch = pa.ipc.open_file(pa.memory_map(str(file), "r")).get_batch(0)
+    lists = batch.column("features")
+    vectors = lists.values  # fixed-size lists of F float16 values
+    values = vectors.values.to_numpy(zero_copy_only=True).reshape(len(vectors), vectors.type.list_size)
+    offsets = lists.offsets.to_numpy()
+    texts = batch.column("text")
+    with warnings.catch_warnings():
+        # The mapping cannot be written to, and torch has no read-only tensors: nothing here writes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        features = torch.from_numpy(values)
+    return Split(
+        name=name,
+        ids=batch.column("id").to_pylist(),
+        texts=None if texts.null_count else texts.to_pylist(),
+        seconds=batch.column("duration").to_numpy(),
+        frames=np.diff(offsets),
+        offsets=offsets[:-1],
+        features=features,
+    )

@@ -1,0 +1,222 @@
+"""Writes a corpus, utterance by utterance, in memory that does not grow with it.
+
+Frames go to a raw file a split; at the end an Arrow file is written from a memory map of it. All
+of it happens in a folder beside the wanted one, which is renamed when everything is there: an
+interrupted run leaves nothing at the wanted path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from typing_extensions import Buffer
+
+from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, Corpus, Description, SplitSummary
+from trainables.data.features import Recipe
+from trainables.data.statistics import RunningStatistics
+from trainables.data.utterance import TRAINING_PREFIX
+from trainables.errors import InputError
+
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it names a file
+WRITTEN_AT_ONCE = 1 << 24  # bytes
+
+
+class CorpusWriter:
+    """Writes a corpus to `out`; as a context manager it removes everything unless `finish` was reached.
+
+    Args:
+        out: the folder to make; it must not exist, or be empty.
+        recipe: how the features were made.
+        source: where the utterances come from, such as "librispeech".
+
+    Raises:
+        InputError: `out` is taken.
+    """
+
+    def __init__(self, out: Path, recipe: Recipe, source: str) -> None:
+        self.out, self.recipe, self.source = Path(out), recipe, source
+        check_free(self.out)
+        target = self.out.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = target.with_name(f".{target.name}.unfinished-{secrets.token_hex(4)}")
+        self._folder.mkdir()
+        self._splits: dict[str, _SplitWriter] = {}
+        self._statistics = RunningStatistics(recipe.bins)
+
+    def add(self, split: str, id: str, text: str | None, seconds: float, features: npt.NDArray[np.floating]) -> None:
+        """Appends an utterance to a split; `features` (T, F) are stored as float16.
+
+        Raises:
+            InputError: a name, a text or features that cannot be stored; the utterance is not added.
+        """
+        half = storable(features, self.recipe.bins, f"{split}/{id}")
+        if not SPLIT_NAME.fullmatch(split):
+            raise InputError(f"split {split!r} cannot name a file", "Use letters, digits, '.', '_' and '-'.")
+        writer = self._splits.get(split) or _SplitWriter(self._folder, split)
+        writer.add(id, text, seconds, half)
+        self._splits[split] = writer
+        if split.startswith(TRAINING_PREFIX):
+            self._statistics.add(half)
+
+    def finish(self) -> Corpus:
+        """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it."""
+        splits = dict(sorted(self._splits.items()))
+        if not splits:
+            raise InputError(f"{self.out}: no utterances to write", "Check the source: nothing was found in it.")
+        summaries = {name: writer.finish(self.recipe.bins) for name, writer in splits.items()}
+        measured = self._statistics.count > 0
+        description = Description(
+            format_version=FORMAT_VERSION,
+            source=self.source,
+            recipe=self.recipe,
+            hash=self._hash(splits),
+            splits=summaries,
+            mean=self._statistics.mean.tolist() if measured else None,
+            std=self._statistics.std.tolist() if measured else None,
+        )
+        text = description.model_dump_json(indent=2) + "\n"
+        (self._folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        check_free(self.out)
+        os.rename(self._folder, self.out.resolve())
+        return Corpus.open(self.out)
+
+    def _hash(self, splits: dict[str, _SplitWriter]) -> str:
+        total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{self.recipe.model_dump_json()}\n".encode())
+        for name, writer in splits.items():
+            total.update(f"{name}\n{writer.text_hash.hexdigest()}\n{writer.feature_hash.hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._splits.values():
+            writer.raw.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _SplitWriter:
+    """The raw file of a split's frames, and its columns in memory."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._raw_path, self._arrow_path = folder / f"{name}.raw", folder / f"{name}.arrow"
+        self.raw: BinaryIO = self._raw_path.open("wb")
+        self.ids: dict[str, None] = {}
+        self.texts: list[str | None] = []
+        self.seconds: list[float] = []
+        self.ends: list[int] = [0]
+        self.text_hash, self.feature_hash = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, id: str, text: str | None, seconds: float, half: npt.NDArray[np.float16]) -> None:
+        if id in self.ids:
+            raise InputError(f"{self.name}/{id}: the same id twice in a split", "Give every utterance its own id.")
+        if self.texts and (self.texts[0] is None) != (text is None):
+            lacks = "has no text, but others of its split have" if text is None else "has a text, but others have none"
+            raise InputError(f"{self.name}/{id}: {lacks}", "Give a split texts for all utterances or for none.")
+        for word in (id, text):
+            # Length before content, so that no two lists of strings give the same bytes.
+            encoded = b"" if word is None else _encoded(word, f"{self.name}/{id}")
+            self.text_hash.update(f"{-1 if word is None else len(encoded)}:".encode() + encoded)
+        self.feature_hash.update(f"{len(half)}:".encode())
+        self.feature_hash.update(half.data)
+        self.raw.write(half.data)
+        self.ids[id] = None
+        self.texts.append(text)
+        self.seconds.append(seconds)
+        self.ends.append(self.ends[-1] + len(half))
+
+    def finish(self, bins: int) -> SplitSummary:
+        """Writes the Arrow file and removes the raw one."""
+        self.raw.close()
+        with self._raw_path.open("rb") as raw:
+            self._write_arrow(mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ), bins)
+        self._raw_path.unlink()
+        return SplitSummary(
+            utterances=len(self.ids),
+            seconds=float(np.sum(self.seconds)),
+            characters=sum(len(text) for text in self.texts if text is not None),
+            frames=self.ends[-1],
+        )
+
+    def _write_arrow(self, frames: mmap.mmap, bins: int) -> None:
+        count = self.ends[-1]
+        values = pa.Array.from_buffers(pa.float16(), count * bins, [None, pa.py_buffer(frames)])
+        vectors = pa.FixedSizeListArray.from_arrays(values, bins)
+        lists = pa.LargeListArray.from_arrays(pa.array(self.ends, pa.int64()), vectors)
+        columns = {
+            "id": pa.array(list(self.ids), pa.string()),
+            "text": pa.array(self.texts, pa.string()),
+            "duration": pa.array(self.seconds, pa.float32()),
+            "features": lists,
+        }
+        batch = pa.record_batch(columns)
+        with self._arrow_path.open("wb") as file, pa.ipc.new_file(_Sink(file, frames), batch.schema) as writer:
+            writer.write_batch(batch)
+
+
+class _Sink(io.RawIOBase):
+    """A file that gives back the pages of the frames' mapping while they are written.
+
+    Otherwise a whole split would count as this process's memory at the end, though it could be
+    dropped at any time, and limits on containers and batch jobs would be hit.
+    """
+
+    def __init__(self, file: BinaryIO, frames: mmap.mmap) -> None:
+        self._file, self._frames = file, frames
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), WRITTEN_AT_ONCE):
+            self._file.write(view[start : start + WRITTEN_AT_ONCE])
+            self._frames.madvise(mmap.MADV_DONTNEED)
+        return len(view)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def storable(features: npt.NDArray[np.floating], bins: int, name: str) -> npt.NDArray[np.float16]:
+    """Features (T, F) as they are stored, in float16; `name` is for messages.
+
+    Raises:
+        InputError: another shape, no frame, or values that are not finite in float16.
+    """
+    if features.ndim != 2 or features.shape[1] != bins or not len(features):
+        raise InputError(f"{name}: features of shape {features.shape}, not (T, {bins})", "Correct or remove it.")
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(features, dtype=np.float16)
+    if not np.isfinite(half).all():
+        kind = "beyond float16's 65504" if np.isfinite(features).all() else "NaN or infinite"
+        raise InputError(f"{name}: features that are {kind}", "Correct or remove it.")
+    return half
+
+
+def check_free(out: Path) -> None:
+    """Raises InputError unless a corpus can be made at `out`."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty", "Choose another folder with --out, or remove this one.")
+
+
+def _encoded(word: str, name: str) -> bytes:
+    try:
+        return word.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name!r}: {word!r} is not valid Unicode", "Correct or remove it.") from None

@@ -1,0 +1,244 @@
+"""From an audio file to log-mel features, the same way when preparing and when transcribing.
+
+Two recipes, both 16 kHz mono float32 in and time-major (T, F) float32 out:
+
+- `hw4`: the course's features, decibels below each utterance's own peak, 125 frames a second;
+- `kaldi`: Kaldi's filter bank, natural logarithm of the energies, 100 frames a second.
+
+This module and all that computes features in worker processes do without torch: importing it would
+take most of a short worker's life.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import kaldi_native_fbank
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainables.errors import InputError
+
+Samples = npt.NDArray[np.float32]
+Frames = npt.NDArray[np.float32]
+
+SAMPLE_RATE = 16_000  # Hz, of everything behind `read_audio`
+HOP_LENGTH = {"hw4": 128, "kaldi": 160}  # samples: 8 ms and 10 ms
+
+HW4_FFT = 512  # samples, the window and the transform
+HW4_FLOOR = 1e-10  # smallest power that is told from silence
+HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
+HW4_TOP_FREQUENCY = 8_000.0  # Hz
+HW4_BLOCK = 1024  # frames transformed at once, so that an hour of audio needs no more memory than a minute
+
+# A manifest's durations are often rounded to hundredths: so much may be missing at a file's end.
+SEGMENT_TOLERANCE = 0.02  # seconds
+
+
+class Recipe(BaseModel):
+    """How samples become features: kept beside every corpus and every model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["hw4", "kaldi"] = "hw4"
+    sample_rate: Literal[16_000] = 16_000
+    bins: int = Field(80, ge=1)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return HOP_LENGTH[self.name]
+
+    @property
+    def hop_seconds(self) -> float:
+        return self.hop_length / self.sample_rate
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.sample_rate / self.hop_length
+
+    def frame_count(self, samples: int) -> int:
+        """T, the frames that `compute` makes of so many samples."""
+        if self.name == "hw4":
+            return 1 + samples // self.hop_length
+        return (samples + self.hop_length // 2) // self.hop_length
+
+    def compute(self, samples: Samples) -> Frames:
+        """Features (T, F) of mono samples (N,) at `sample_rate`, in [-1, 1].
+
+        Raises:
+            ValueError: `samples` is not one-dimensional, or too short for a single frame.
+        """
+        if samples.ndim != 1 or self.frame_count(len(samples)) < 1 or not len(samples):
+            raise ValueError(f"samples must be (N,) and hold a frame, but got shape {samples.shape}")
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+        return hw4_features(samples, self.bins) if self.name == "hw4" else kaldi_features(samples, self.bins)
+
+
+def hw4_features(samples: Samples, bins: int = 80) -> Frames:
+    """The course's log-mel spectrogram (T, F) in dB, in [-80, 0]; T = 1 + N // 128.
+
+    Equal to librosa's `power_to_db(melspectrogram(y, sr=16000, n_fft=512, hop_length=128,
+    n_mels=bins, power=2.0, htk=False, norm='slaney', fmax=8000), ref=max)`: frames centred on
+    their hop with zeros beyond both ends, a periodic Hann window, triangles of equal area on
+    Slaney's mel scale, then decibels relative to the largest value, cut 80 dB below it.
+    """
+    edge = np.zeros(HW4_FFT // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(np.concatenate([edge, samples, edge]), HW4_FFT)
+    frames = frames[:: HOP_LENGTH["hw4"]]  # (T, n_fft), a view
+    # In float64: float32's rounding shows 80 dB below the peak, by some 4e-4 dB that differ from one
+    # machine's library to the next. Rounded to storage, this is the same on all of them.
+    mel = np.empty((len(frames), bins))
+    for start in range(0, len(frames), HW4_BLOCK):
+        spectrum = np.fft.rfft(frames[start : start + HW4_BLOCK] * _hann_window(), axis=1)  # (T, n_fft / 2 + 1)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        mel[start : start + HW4_BLOCK] = power @ _slaney_filters(bins)
+    np.maximum(mel, HW4_FLOOR, out=mel)
+    decibels = 10.0 * (np.log10(mel) - np.log10(mel.max()))
+    features: Frames = np.maximum(decibels, -HW4_RANGE).astype(np.float32)
+    return features
+
+
+def kaldi_features(samples: Samples, bins: int = 80) -> Frames:
+    """Kaldi's filter bank (T, F): natural logarithm of the mel energies of samples in [-1, 1].
+
+    Windows of 25 ms every 10 ms, Povey window, pre-emphasis 0.97, no dither (so the result is
+    deterministic), the signal mirrored at both ends (`snip_edges=False`, T = round(N / 160)).
+    Silence is log(1.19e-7) = -15.9.
+    """
+    computer = kaldi_native_fbank.OnlineFbank(_kaldi_options(bins))
+    computer.accept_waveform(SAMPLE_RATE, samples)
+    computer.input_finished()
+    return np.stack([computer.get_frame(frame) for frame in range(computer.num_frames_ready)]).astype(np.float32)
+
+
+@cache
+def _kaldi_options(bins: int) -> kaldi_native_fbank.FbankOptions:
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq = SAMPLE_RATE
+    options.frame_opts.frame_shift_ms = 1000 * HOP_LENGTH["kaldi"] / SAMPLE_RATE
+    options.frame_opts.frame_length_ms = 25
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = bins
+    return options
+
+
+@cache
+def _hann_window() -> npt.NDArray[np.float64]:
+    return np.hanning(HW4_FFT + 1)[:-1]  # periodic
+
+
+@cache
+def _slaney_filters(bins: int) -> npt.NDArray[np.float64]:
+    """Triangular filters (n_fft / 2 + 1, F), each of area 1 in Hz.
+
+    Slaney's Auditory Toolbox, as in librosa's `filters.mel(htk=False, norm='slaney')`.
+    """
+    mels = np.linspace(0.0, _hertz_to_mel(HW4_TOP_FREQUENCY), bins + 2)
+    edges = _mel_to_hertz(mels)  # (F + 2,) Hz: each filter starts, peaks and ends at three in a row
+    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, HW4_FFT // 2 + 1)
+    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    triangles *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return np.ascontiguousarray(triangles.T)
+
+
+# Slaney's mel scale: linear below 1 kHz (15 mels), logarithmic above with 27 mels to a factor of 6.4.
+_LINEAR_HERTZ = 200.0 / 3.0
+_BREAK_HERTZ = 1000.0
+_BREAK_MEL = _BREAK_HERTZ / _LINEAR_HERTZ
+_LOG_STEP = math.log(6.4) / 27.0
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    if hertz < _BREAK_HERTZ:
+        return hertz / _LINEAR_HERTZ
+    return _BREAK_MEL + math.log(hertz / _BREAK_HERTZ) / _LOG_STEP
+
+
+def _mel_to_hertz(mels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logarithmic = _BREAK_HERTZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
+    return np.where(mels < _BREAK_MEL, mels * _LINEAR_HERTZ, logarithmic)
+
+
+def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -> Samples:
+    """Mono samples (N,) at 16 kHz in [-1, 1] of an audio file, or of a part of it.
+
+    Channels are averaged; any sample rate is resampled. `offset` and `duration` are seconds.
+
+    Raises:
+        InputError: the file is missing, not audio, empty, truncated, or shorter than the part
+            that is asked for; or it holds samples that are not numbers.
+    """
+    samples, rate = _decode(path, offset, duration)
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    if not np.isfinite(mono).all():
+        raise InputError(f"{path}: samples that are not finite numbers", "Convert or replace the file.")
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    if not len(mono):
+        raise InputError(f"{path}: no audio between offset {offset:g} s and its end", "Remove it or ask for more.")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _decode(path: Path, offset: float, duration: float | None) -> tuple[Samples, int]:
+    """Samples (N, channels) as they are in the file, and their rate in Hz."""
+    remedy = "Convert or replace the file (WAV and FLAC are read)."
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "Correct the path.")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: zero-length file", "Replace the file or remove it.")
+    try:
+        with soundfile.SoundFile(path) as audio:
+            rate, total = audio.samplerate, audio.frames
+            start = round(offset * rate)
+            wanted = total - start if duration is None else round(duration * rate)
+            missing = start + wanted - total
+            if missing > SEGMENT_TOLERANCE * rate or (duration is not None and missing >= wanted):
+                end = f" + duration {duration:g} s" if duration is not None else " s"
+                raise InputError(
+                    f"{path}: offset {offset:g}{end} reaches beyond its {total / rate:.2f} s",
+                    "Correct the offset and the duration.",
+                )
+            wanted -= max(missing, 0)
+            if start:
+                audio.seek(start)
+            samples: Samples = audio.read(wanted, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise InputError(f"{path}: unreadable or truncated audio: {error}", remedy) from None
+    if len(samples) < wanted or _wav_is_cut(path):
+        raise InputError(f"{path}: truncated audio: it ends before its header says", "Copy the file again.")
+    if not total or not wanted:
+        raise InputError(f"{path}: zero-length audio", "Replace the file or remove it.")
+    return samples, rate
+
+
+def _wav_is_cut(path: Path) -> bool:
+    """Whether a WAV file ends before its data chunk does: libsndfile reads such a file without a word."""
+    with path.open("rb") as file:
+        riff, _, wave = file.read(4), file.read(4), file.read(4)
+        if (riff, wave) != (b"RIFF", b"WAVE"):
+            return False
+        size = _seek_data_chunk(file)
+        # A program that writes into a pipe cannot know the length: 0 or the largest number then.
+        if size is None or size == 0 or size >= 0xFFFF_FF00:
+            return False
+        return file.tell() + size > path.stat().st_size
+
+
+def _seek_data_chunk(file: BinaryIO) -> int | None:
+    """The promised bytes of samples, with the file placed at their start."""
+    while len(header := file.read(8)) == 8:
+        size = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            return size
+        file.seek(size + size % 2, 1)
+    return None

@@ -1,0 +1,134 @@
+"""Connected digits from the Free Spoken Digit Dataset: real recordings, synthetic joins.
+
+The recordings are `{digit}_{speaker}_{take}.wav`, each one word at 8 kHz. An utterance is 2 to 6
+of one speaker's recordings with short random silences of low noise around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.features import SAMPLE_RATE, Recipe, Samples, read_audio
+from trainables.data.utterance import Featurised, Utterance, from_samples
+from trainables.errors import InputError
+
+WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+DIGITS_PER_UTTERANCE = (2, 6)
+SILENCE_SECONDS = (0.05, 0.3)  # before, between and after the words
+NOISE_LEVEL = 3e-4  # standard deviation: -70 dB of full scale, so that a silence is not digital zero
+FIRST_TRAINING_TAKE = 5  # takes 0-4 are the validation takes
+
+_FILE_NAME = re.compile(r"(\d)_(.+)_(\d+)\.wav")
+
+
+@dataclass(frozen=True)
+class JoinedDigits:
+    """Recordings joined with silences; `silences` has one more entry than `paths`, in samples."""
+
+    paths: tuple[Path, ...]
+    silences: tuple[int, ...]
+    noise_seed: tuple[int, ...]
+
+    def samples(self) -> Samples:
+        """The joined utterance (N,), 16 kHz."""
+        noise = np.random.default_rng(self.noise_seed)
+        parts = [_noise(noise, self.silences[0])]
+        for path, silence in zip(self.paths, self.silences[1:], strict=True):
+            parts += [read_audio(path), _noise(noise, silence)]
+        return np.concatenate(parts)
+
+    def features(self, recipe: Recipe) -> Featurised:
+        return from_samples(self.samples(), recipe, str(self.paths[0]))
+
+
+def _noise(generator: np.random.Generator, samples: int) -> Samples:
+    return NOISE_LEVEL * generator.standard_normal(samples, dtype=np.float32)
+
+
+def fsdd_utterances(
+    root: Path,
+    held_out_speakers: Sequence[str] = (),
+    train: int = 3000,
+    dev: int = 250,
+    test: int = 250,
+    seed: int = 0,
+) -> list[Utterance]:
+    """Connected-digit utterances from the recordings in `root` or `root/recordings`.
+
+    `train` is made from takes 5 and up, `dev` from takes 0-4 of the same speakers, `test` from all
+    takes of the speakers in `held_out_speakers` (no such split without them). The same arguments
+    give the same utterances; asking for more keeps the first ones.
+
+    Raises:
+        InputError: no recordings, unknown speakers, or nobody left to train on.
+    """
+    recordings = _find_recordings(root)
+    speakers = sorted({recording.speaker for recording in recordings})
+    unknown = sorted(set(held_out_speakers) - set(speakers))
+    if unknown:
+        raise InputError(f"{root}: no speaker named {', '.join(unknown)}", f"The speakers are {', '.join(speakers)}.")
+    seen = [name for name in speakers if name not in held_out_speakers]
+    if not seen:
+        raise InputError(f"{root}: every speaker is held out, so none is left for training", "Hold out fewer speakers.")
+    training = [recording for recording in recordings if recording.take >= FIRST_TRAINING_TAKE]
+    validation = [recording for recording in recordings if recording.take < FIRST_TRAINING_TAKE]
+    plan = [("train", train, training, seen), ("dev", dev, validation, seen)]
+    if held_out_speakers:
+        plan.append(("test", test, recordings, sorted(set(held_out_speakers))))
+    utterances = []
+    for number, (split, count, choice, names) in enumerate(plan):
+        pool = {name: [recording for recording in choice if recording.speaker == name] for name in names}
+        lacking = [name for name in names if not pool[name]]
+        if lacking and count:
+            raise InputError(
+                f"{root}: no recordings for the split {split} by {', '.join(lacking)}",
+                f"Add recordings (training: takes from {FIRST_TRAINING_TAKE}; dev: takes before), or remove them.",
+            )
+        utterances += [_utterance(split, index, pool, (seed, number, index)) for index in range(count)]
+    return utterances
+
+
+@dataclass(frozen=True, order=True)
+class _Recording:
+    digit: int
+    speaker: str
+    take: int
+    path: Path
+
+
+def _find_recordings(root: Path) -> list[_Recording]:
+    folder = root / "recordings" if (root / "recordings").is_dir() else root
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", "Give the folder of the Free Spoken Digit Dataset.")
+    found = [
+        _Recording(int(match[1]), match[2], int(match[3]), path)
+        for path in folder.iterdir()
+        if (match := _FILE_NAME.fullmatch(path.name))
+    ]
+    if not found:
+        raise InputError(
+            f"{folder}: no recordings named {{digit}}_{{speaker}}_{{take}}.wav",
+            "Give the folder of the Free Spoken Digit Dataset, or its folder recordings.",
+        )
+    return sorted(found)
+
+
+def _utterance(split: str, index: int, pool: dict[str, list[_Recording]], seed: tuple[int, ...]) -> Utterance:
+    """The utterance that `seed` decides, from a mapping of speakers to their recordings."""
+    random = np.random.default_rng(seed)
+    speaker = list(pool)[random.integers(len(pool))]
+    count = random.integers(*DIGITS_PER_UTTERANCE, endpoint=True)
+    chosen = [pool[speaker][index] for index in random.integers(len(pool[speaker]), size=count)]
+    seconds = random.uniform(*SILENCE_SECONDS, size=count + 1)
+    source = JoinedDigits(
+        paths=tuple(recording.path for recording in chosen),
+        silences=tuple(int(length) for length in np.round(seconds * SAMPLE_RATE)),
+        noise_seed=(*seed, 1),
+    )
+    text = " ".join(WORDS[recording.digit] for recording in chosen)
+    return Utterance(f"{split}-{index:05d}-{speaker}", split, text, source)

@@ -1,0 +1,95 @@
+"""A JSONL manifest: one JSON object a line, with audio, text, and optionally a part of the audio and a split."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from trainables.data.mistakes import raise_together
+from trainables.data.utterance import AudioSegment, Utterance
+from trainables.errors import InputError
+
+DEFAULT_SPLIT = "train"
+
+
+def manifest_utterances(path: Path) -> list[Utterance]:
+    """The utterances of a manifest.
+
+    Keys of a line: `audio_filepath` (absolute, or relative to the manifest's folder), `text` (may
+    be left out in every line of a test split), `offset` and `duration` in seconds, `split`, `id`.
+    Others are not looked at. Without an `id`, the audio file's name and the line number make one.
+
+    Raises:
+        InputError: every line with a mistake, as file:line.
+    """
+    utterances: list[Utterance] = []
+    mistakes: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                origin = f"{path}:{number}"
+                record, wrong = _record(line)
+                wrong = wrong or _mistakes(record, path.parent)
+                if wrong:
+                    mistakes += [f"{origin}: {reason}" for reason in wrong]
+                else:
+                    utterances.append(_utterance(record, path.parent, number, origin))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: unreadable: {error}", "Give a JSONL file in UTF-8.") from None
+    if not utterances and not mistakes:
+        raise InputError(f"{path}: no utterances", "Give a JSON object a line.")
+    raise_together(mistakes, "Correct these lines, or remove them.")
+    return utterances
+
+
+def _record(line: str) -> tuple[dict[str, Any], list[str]]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return {}, [f"not JSON: {error}"]
+    return (record, []) if isinstance(record, dict) else ({}, ["not a JSON object"])
+
+
+def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
+    """What is wrong with a line's values."""
+    mistakes = []
+    audio = record.get("audio_filepath")
+    if not isinstance(audio, str) or not audio:
+        mistakes.append(f"audio_filepath must be a path, but got {audio!r}")
+    elif not (folder / audio).is_file():
+        mistakes.append(f"no such file: {folder / audio}")
+    text = record.get("text")
+    if text is not None and not isinstance(text, str):
+        mistakes.append(f"text must be a string, but got {text!r}")
+    elif text is not None and not text.strip():
+        mistakes.append("empty transcript")
+    offset, duration = record.get("offset"), record.get("duration")
+    if offset is not None and not (_is_number(offset) and offset >= 0):
+        mistakes.append(f"offset must be seconds from 0, but got {offset!r}")
+    if duration is not None and not (_is_number(duration) and duration > 0):
+        mistakes.append(f"duration must be seconds above 0, but got {duration!r}")
+    for key in ("split", "id"):
+        value = record.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            mistakes.append(f"{key} must be a name, but got {value!r}")
+    return mistakes
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _utterance(record: dict[str, Any], folder: Path, number: int, origin: str) -> Utterance:
+    audio = folder / record["audio_filepath"]
+    text = record.get("text")
+    return Utterance(
+        id=record.get("id") or f"{audio.stem}-{number:06d}",
+        split=record.get("split") or DEFAULT_SPLIT,
+        text=None if text is None else " ".join(text.split()),
+        source=AudioSegment(audio, record.get("offset") or 0.0, record.get("duration")),
+        origin=origin,
+    )

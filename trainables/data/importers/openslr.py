@@ -1,0 +1,137 @@
+"""Fetches a split of LibriSpeech from its public address (https://www.openslr.org/12), going on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import secrets
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from trainables.data.importers.librispeech import CORPUS_FOLDER
+from trainables.errors import InputError
+
+BASE_URL = "https://www.openslr.org/resources/12"
+# md5sum.txt at that address
+CHECKSUMS = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 60  # seconds without an answer
+GO_ON = "Run the same command again: it goes on where it stopped."
+
+Progress = Callable[[int, int], None]
+
+
+def download(split: str, root: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> Path:
+    """Fetches, checks and unpacks `split` into `root/LibriSpeech/{split}`, and returns that folder.
+
+    A split that is there already is not fetched again. From another address than the default the
+    checksum is the one in the `md5sum.txt` beside the archive.
+
+    Args:
+        split: one of `CHECKSUMS`.
+        root: the folder for the corpus; made if needed.
+        base_url: where `{split}.tar.gz` lies.
+        progress: called with (bytes here, bytes in all; 0 where the server does not tell).
+
+    Raises:
+        InputError: unknown split, server out of reach, or an archive with a wrong checksum.
+    """
+    if split not in CHECKSUMS:
+        raise InputError(f"LibriSpeech has no split {split!r}", f"Choose from {', '.join(CHECKSUMS)}.")
+    base_url = base_url.rstrip("/")
+    for present in (root / CORPUS_FOLDER / split, root / split):
+        if present.is_dir():
+            return present
+    root.mkdir(parents=True, exist_ok=True)
+    expected = CHECKSUMS[split] if base_url == BASE_URL else _published_checksum(split, base_url)
+    archive = root / f"{split}.tar.gz.part"
+    fetch(f"{base_url}/{split}.tar.gz", archive, progress)
+    found = _md5(archive)
+    if found != expected:
+        archive.unlink()
+        raise InputError(
+            f"{base_url}/{split}.tar.gz: md5 {found}, but {expected} is published", "Run the command again."
+        )
+    folder = _unpack(archive, split, root)
+    archive.unlink()
+    return folder
+
+
+def fetch(url: str, part: Path, progress: Progress | None = None) -> None:
+    """Fetches `url` into the file `part`, after the bytes that are there already.
+
+    Raises:
+        InputError: the server is out of reach, refuses, or ends early.
+    """
+    present = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+                present = 0  # a server without ranges sends everything
+            length = response.headers.get("Content-Length")
+            total = present + int(length) if length else 0
+            with part.open("ab" if present else "wb") as file:
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    present += len(chunk)
+                    if progress:
+                        progress(present, total)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is left to fetch; the checksum tells whether it is right
+        raise InputError(f"{url}: the server answers {error.code} {error.reason}", "Check the address.") from None
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        raise InputError(f"{url}: {getattr(error, 'reason', error)}", GO_ON) from None
+    if present < total:
+        raise InputError(f"{url}: the connection ended after {present} of {total} bytes", GO_ON)
+
+
+def _published_checksum(split: str, base_url: str) -> str:
+    url = f"{base_url}/md5sum.txt"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            lines: list[str] = response.read().decode().splitlines()
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        raise InputError(f"{url}: {error}", "The checksums must lie beside the archives.") from None
+    for line in lines:
+        checksum, _, name = line.partition(" ")
+        if name.strip().lstrip("*./") == f"{split}.tar.gz":
+            return checksum.lower()
+    raise InputError(f"{url}: no line for {split}.tar.gz", "The checksums must lie beside the archives.")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unpack(archive: Path, split: str, root: Path) -> Path:
+    """Unpacks beside the final folder and renames, so that half a split never looks like one."""
+    target = root / CORPUS_FOLDER / split
+    temporary = root / f".{split}.unfinished-{secrets.token_hex(4)}"
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(temporary, filter="data")
+        unpacked = temporary / CORPUS_FOLDER / split
+        if not unpacked.is_dir():
+            raise InputError(f"{archive}: no folder {CORPUS_FOLDER}/{split} in it", "Check the address.")
+        target.parent.mkdir(exist_ok=True)
+        unpacked.rename(target)
+    except tarfile.TarError as error:
+        raise InputError(f"{archive}: not an archive that can be unpacked: {error}", "Check the address.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

@@ -1,0 +1,81 @@
+"""What an importer hands over: an utterance, and how to get its features in another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.data.features import Recipe, Samples, read_audio
+from trainables.errors import InputError
+
+# A split's name says what it may serve for.
+TRAINING_PREFIX = "train"
+VALIDATION_PREFIXES = ("dev", "val")
+
+Featurised = tuple[npt.NDArray[np.floating], float]  # features (T, F) and the duration in seconds
+
+
+class Source(Protocol):
+    """Something small and picklable that gives an utterance's features."""
+
+    def features(self, recipe: Recipe) -> Featurised:
+        """Features (T, F) and the duration in seconds.
+
+        Raises:
+            InputError: what it reads is not as it should be.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One entry of a split; `text` is None where the split has no transcripts.
+
+    `origin` is the place that its owner would correct, such as "train.jsonl:17"; it goes before a
+    message that does not name it already.
+    """
+
+    id: str
+    split: str
+    text: str | None
+    source: Source
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class AudioSegment:
+    """An audio file, or a part of it; offset and duration are seconds."""
+
+    path: Path
+    offset: float = 0.0
+    duration: float | None = None
+
+    def features(self, recipe: Recipe) -> Featurised:
+        samples = read_audio(self.path, self.offset, self.duration)
+        return from_samples(samples, recipe, str(self.path))
+
+
+def from_samples(samples: Samples, recipe: Recipe, name: str) -> Featurised:
+    """Features (T, F) and seconds of 16 kHz samples; `name` is for messages.
+
+    Raises:
+        InputError: too short for one frame.
+    """
+    seconds = len(samples) / recipe.sample_rate
+    if not len(samples) or recipe.frame_count(len(samples)) < 1:
+        raise InputError(f"{name}: {1000 * seconds:.1f} ms of audio are too short for a frame", "Remove it.")
+    return recipe.compute(samples), seconds
+
+
+def featurise(utterance: Utterance, recipe: Recipe) -> Featurised | InputError:
+    """An utterance's features, in float16 as they are stored; a mistake in it is a value, to be collected."""
+    try:
+        features, seconds = utterance.source.features(recipe)
+    except InputError as error:
+        return error
+    with np.errstate(over="ignore"):  # who stores them refuses what does not fit
+        return features.astype(np.float16), seconds

@@ -1,0 +1,103 @@
+"""The pre-norm transformer decoder: all tokens at once in training, one at a time in search.
+
+Shapes: B batch, S subsampled frames, U tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from trainables.config import Model
+from trainables.models.attention import CrossAttention, FeedForward, KeyValueCache, Residual, SelfAttention, sinusoids
+from trainables.models.subsampling import length_mask
+
+
+@dataclass
+class DecoderState:
+    """What a search keeps between steps: per layer the encoder's keys and values and the tokens' cache."""
+
+    cross: list[tuple[Tensor, Tensor]]
+    mask_B11S: Tensor
+    length: int
+    position: int = 0
+    caches: list[KeyValueCache | None] = field(default_factory=list)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.self_attention_norm = nn.LayerNorm(config.d_model)
+        self.self_attention = SelfAttention(config.d_model, config.heads)
+        self.cross_attention_norm = nn.LayerNorm(config.d_model)
+        self.cross_attention = CrossAttention(config.d_model, config.heads)
+        self.feed_forward_norm = nn.LayerNorm(config.d_model)
+        self.feed_forward = FeedForward(config.d_model, config.feed_forward, config.dropout)
+        self.residual = Residual(config.dropout, config.layer_drop)
+
+    def forward(self, x_BUD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+        keep = self.residual.draw(x_BUD)
+        x_BUD = self.residual(x_BUD, self.self_attention(self.self_attention_norm(x_BUD), causal=True), keep)
+        cross = self.cross_attention(
+            self.cross_attention_norm(x_BUD), self.cross_attention.project(states_BSD), mask_B11S
+        )
+        x_BUD = self.residual(x_BUD, cross, keep)
+        return self.residual(x_BUD, self.feed_forward(self.feed_forward_norm(x_BUD)), keep)
+
+    def step(self, x_B1D: Tensor, state: DecoderState, index: int) -> Tensor:
+        """One token through this layer, the `index`-th, whose cache in `state` it extends."""
+        attended, state.caches[index] = self.self_attention.step(
+            self.self_attention_norm(x_B1D), state.caches[index], state.position, state.length
+        )
+        x_B1D = x_B1D + attended
+        x_B1D = x_B1D + self.cross_attention(self.cross_attention_norm(x_B1D), state.cross[index], state.mask_B11S)
+        return x_B1D + self.feed_forward(self.feed_forward_norm(x_B1D))
+
+
+class Decoder(nn.Module):
+    """Token embedding, positions, M layers, final norm, output projection."""
+
+    def __init__(self, config: Model, vocab_size: int) -> None:
+        super().__init__()
+        self.positions = config.decoder_positions
+        self.scale = math.sqrt(config.d_model)
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.output = nn.Linear(config.d_model, vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.output.weight = self.embedding.weight
+
+    def embed(self, tokens_BU: Tensor, start: int = 0) -> Tensor:
+        x_BUD = self.embedding(tokens_BU) * self.scale
+        if self.positions:
+            x_BUD = x_BUD + sinusoids(x_BUD.shape[1], x_BUD.shape[2], x_BUD.device, start).to(x_BUD.dtype)
+        return self.dropout(x_BUD)
+
+    def forward(self, tokens_BU: Tensor, states_BSD: Tensor, state_lengths_B: Tensor) -> Tensor:
+        """Tokens that begin with SOS -> logits of the token after each, (B, U, V).
+
+        Padding behind a sequence needs no mask: no earlier token can see it.
+        """
+        mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
+        x_BUD = self.embed(tokens_BU)
+        for layer in self.layers:
+            x_BUD = layer(x_BUD, states_BSD, mask_B11S)
+        return self.output(self.norm(x_BUD))
+
+    def start(self, states_BSD: Tensor, state_lengths_B: Tensor, length: int) -> DecoderState:
+        """The state before the first step of a search of at most `length` steps."""
+        cross = [layer.cross_attention.project(states_BSD) for layer in self.layers]
+        mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
+        return DecoderState(cross, mask_B11S, length, caches=[None] * len(self.layers))
+
+    def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
+        """The latest token of each sequence -> logits of the next, (B, V); `state` moves on by one."""
+        x_B1D = self.embed(tokens_B[:, None], start=state.position)
+        for index, layer in enumerate(self.layers):
+            x_B1D = layer.step(x_B1D, state, index)
+        state.position += 1
+        return self.output(self.norm(x_B1D))[:, 0]

@@ -1,0 +1,170 @@
+"""A recogniser: everything between feature frames and text, and the model directory that holds it.
+
+A model directory is four files: `config.json`, `features.json` (recipe and training statistics), `tokenizer.model`
+and `model.safetensors`, with `training.json` and `optimizer.safetensors` beside them while training may go on
+(checkpoint.py). Nothing in it is ever unpickled.
+
+Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from trainables.config import Config, parse_config
+from trainables.data.batching import Normalizer, in_batches
+from trainables.data.features import Recipe
+from trainables.data.tokenizer import Tokenizer
+from trainables.decoding import ctc_greedy, greedy
+from trainables.errors import InputError
+from trainables.models.speech_transformer import SpeechTransformer
+
+FORMAT = 1
+CONFIG, FEATURES, TOKENIZER, WEIGHTS = FILES = "config.json", "features.json", "tokenizer.model", "model.safetensors"
+SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
+SPARE_RATE = 1.25
+
+
+@dataclass
+class Recognizer:
+    """A model with what it needs around it.
+
+    Args:
+        tokens_per_frame: the fastest speech in the training split, which bounds the length of a hypothesis.
+        corpus_hash: the corpus that it was trained on.
+    """
+
+    config: Config
+    model: SpeechTransformer
+    tokenizer: Tokenizer
+    recipe: Recipe
+    mean: Tensor
+    std: Tensor
+    tokens_per_frame: float
+    corpus_hash: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def normalizer(self) -> Normalizer:
+        return Normalizer(self.config.features, self.mean, self.std, self.device)
+
+    def decode_attention(self, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
+        """Greedy attention decoding of encoder states; `frames_B` are the utterances' input lengths."""
+        limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
+        return [self.tokenizer.decode(ids) for ids in greedy(self.model.decoder, states_BSD, state_lengths_B, limit_B)]
+
+    def decode_ctc(self, ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[str]:
+        """Greedy CTC decoding."""
+        return [self.tokenizer.decode(ids) for ids in ctc_greedy(ctc_logits_BSV, state_lengths_B)]
+
+    @torch.no_grad()
+    def transcribe(self, features: Sequence[np.ndarray | Tensor], batch_frames: int = 20_000) -> list[str]:
+        """Texts of utterances given as (T, F) arrays of this model's recipe, in the order given."""
+        self.model.eval()
+        normalize = self.normalizer()
+        texts = [""] * len(features)
+        for indices in in_batches([len(item) for item in features], batch_frames):
+            items = [torch.as_tensor(features[index]) for index in indices]
+            lengths_B = torch.tensor([len(item) for item in items], device=self.device)
+            padded_BTF = torch.nn.utils.rnn.pad_sequence(items, batch_first=True).to(self.device)
+            states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
+            for index, text in zip(indices, self.decode_attention(states_BSD, state_lengths_B, lengths_B), strict=True):
+                texts[index] = text
+        return texts
+
+    def save(self, folder: Path) -> None:
+        """Writes the model directory's files into an existing folder."""
+        about = {
+            "format": FORMAT,
+            "corpus_hash": self.corpus_hash,
+            "parameters": self.parameters,
+            "tokens_per_frame": self.tokens_per_frame,
+            "config": self.config.model_dump(mode="json"),
+        }
+        features = {"recipe": self.recipe.model_dump(mode="json"), "mean": self.mean.tolist(), "std": self.std.tolist()}
+        (folder / CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
+        (folder / FEATURES).write_text(json.dumps(features), encoding="utf-8")
+        self.tokenizer.save(folder / TOKENIZER)
+        save_model(self.model, str(folder / WEIGHTS))
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Recognizer:
+        """Reads a model directory.
+
+        Raises:
+            InputError: a file is missing, is of another format, or does not fit the others.
+        """
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise InputError(
+                f"{folder}: not a whole model directory: {', '.join(missing)} missing",
+                "Give the folder of a trained model, such as `platform leaderboard` lists.",
+            )
+        about = _read_json(folder / CONFIG)
+        if about.get("format") != FORMAT:
+            raise InputError(
+                f"{folder / CONFIG}: model format {about.get('format')!r}, but this version reads {FORMAT}",
+                "Train the model again, or use the version that wrote it.",
+            )
+        features = _read_json(folder / FEATURES)
+        config = parse_config(about["config"], str(folder / CONFIG))
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        model = SpeechTransformer(
+            config.model, tokenizer.vocab_size, config.features.num_feats or len(features["mean"])
+        )
+        try:
+            load_model(model, str(folder / WEIGHTS))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise InputError(f"{folder / WEIGHTS}: {error}", "The file is damaged or of another model.") from None
+        return cls(
+            config,
+            model.to(device).eval(),
+            tokenizer,
+            Recipe.model_validate(features["recipe"]),
+            torch.tensor(features["mean"]),
+            torch.tensor(features["std"]),
+            about["tokens_per_frame"],
+            about["corpus_hash"],
+        )
+
+
+def copy_model(checkpoint: Path, folder: Path) -> Path:
+    """Copies a checkpoint's model directory, without what only training needs, to `folder`; returns it.
+
+    A folder of an earlier model is replaced once the copy is whole.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+        for name in FILES:
+            shutil.copy2(checkpoint / name, Path(partial) / name)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(partial, folder)
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}", "The file is damaged; use another copy.") from None
+
+

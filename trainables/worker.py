@@ -1,0 +1,53 @@
+"""The training loop inside a Ray Train worker. The only file here that imports ray.
+
+Ray Train keeps a trial's checkpoints under the trial's name: a trainer started again with that name finds the latest
+one, so going on after any interruption needs no path and no record but the name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+
+from trainables.config import parse_config
+from trainables.data.corpus import Corpus
+from trainables.training import Metrics, Save, train
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What every worker of a trial runs.
+
+    Args:
+        settings: `config`, a tree of plain values; `corpus`, its folder; `reported_epochs`, how many epochs the
+            ledger has on record.
+    """
+    config = parse_config(settings["config"], "trial")
+    corpus = Corpus.open(Path(settings["corpus"]))
+    latest = ray.train.get_checkpoint()
+    device = ray.train.torch.get_device()
+    if latest is None:
+        train(config, corpus, report, device=device)
+        return
+    with latest.as_directory() as folder:
+        train(
+            config, corpus, report,
+            checkpoint=Path(folder), reported_epochs=settings["reported_epochs"], device=device,
+        )  # fmt: skip
+
+
+def report(metrics: Metrics, save: Save | None) -> None:
+    """Hands an epoch's metrics to Ray Train, with a checkpoint where this worker has one to give.
+
+    The epoch and the CER stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
+    """
+    message = {"epoch": metrics["epoch"], "val_cer": metrics["val_cer"], "metrics": metrics}
+    if save is None:
+        ray.train.report(message)
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint_") as folder:
+        save(Path(folder) / "checkpoint")
+        ray.train.report(message, checkpoint=ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint")))
