@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from itertools import product
+from itertools import combinations, islice, product
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,8 @@ from trainables.models.speech_transformer import SpeechTransformer
 VocabSizeOf: TypeAlias = Callable[[Tokenizer], int]
 """Tokens that a tokenizer of this configuration has on the corpus; an InputError where the text cannot give it."""
 
-STARTS = 1000  # random combinations tried in the search for one that is not refused
+STARTS = 1000  # combinations tried in the search for those that are not refused
+DESCENTS = 4  # how many of these the search for the smallest model starts from
 
 
 def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:
@@ -66,27 +67,34 @@ def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> li
             together, or the text gives none of the vocabularies.
     """
     vocab_size_of = remembered(vocab_size_of)
+    if any(count <= space.budget for _, count in _shrinking(space, vocab_size_of, num_feats)):
+        return _missing_vocabularies(space, vocab_size_of)
     values, count = smallest(space, vocab_size_of, num_feats)
-    if count > space.budget:
-        chosen = ", ".join(f"{key}={value}" for key, value in values.items())
-        raise InputError(
-            f"{space.source}: budget: {space.budget:,} parameters are impossible: the smallest model that this space "
-            f"can make has {count:,} ({chosen or 'nothing varies'})",
-            f"Set budget to {count} or more, or let the space make smaller models.",
-        )
-    return _missing_vocabularies(space, vocab_size_of)
+    chosen = ", ".join(f"{key}={value}" for key, value in values.items())
+    raise InputError(
+        f"{space.source}: budget: {space.budget:,} parameters are impossible: the smallest model that this space "
+        f"can make has {count:,} ({chosen or 'nothing varies'})",
+        f"Set budget to {count} or more, or let the space make smaller models.",
+    )
 
 
 def smallest(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> tuple[dict[str, Any], int]:
     """The values with the fewest parameters that the space can propose, and how many these are.
 
-    Coordinate descent over the values that can be extreme (all choices, the ends of ranges). A refused change, such
-    as to a width that the heads do not divide, is tried again with every change of one other key.
-
     Raises:
         InputError: every combination tried is refused, by the configuration or by `vocab_size_of`.
     """
-    vocab_size_of = remembered(vocab_size_of)
+    *_, last = _shrinking(space, remembered(vocab_size_of), num_feats)
+    return last
+
+
+def _shrinking(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Ever smaller models of the space, down to the smallest: values and number of parameters.
+
+    Coordinate descent over the values that can be extreme (all choices, the ends of ranges), from several starts.
+    Where no change of one key helps, changes of two are tried: a width may need other heads, a smaller vocabulary
+    another kind of tokenizer.
+    """
 
     def count(point: Mapping[str, Any]) -> float:
         try:
@@ -94,22 +102,19 @@ def smallest(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> tuple[
         except InputError:
             return math.inf
 
-    changes = [(key, value) for key, values in _candidates(space).items() for value in values]
-    point = next((point for point in _starts(space) if count(point) < math.inf), None)
-    if point is None:
-        point = next(_starts(space))
-        _measure(space, point, vocab_size_of, num_feats)  # raises what is wrong with it
-    best, previous = count(point), math.inf
-    while best < previous:
-        previous = best
-        for key, value in changes:
-            near = [{**point, key: value}]
-            if count(near[0]) == math.inf:
-                near = [{**near[0], other: change} for other, change in changes if other != key]
-            for candidate in near:
-                if count(candidate) < best:
-                    point, best = candidate, count(candidate)
-    return {key: value for key, value in point.items() if space.is_active(key, point)}, int(best)
+    changes = [{key: value} for key, values in _candidates(space).items() for value in values]
+    least = math.inf
+    for start in islice((point for point in _starts(space) if count(point) < math.inf), DESCENTS):
+        point: dict[str, Any] | None = start
+        while point is not None:
+            best = count(point)
+            if best < least:
+                least = best
+                yield {key: value for key, value in point.items() if space.is_active(key, point)}, int(best)
+            near = ({**point, **one, **other} for one, other in [*product(changes, [{}]), *combinations(changes, 2)])
+            point = next((candidate for candidate in near if count(candidate) < best), None)
+    if least == math.inf:
+        _measure(space, next(_starts(space)), vocab_size_of, num_feats)  # raises what is wrong with it
 
 
 def remembered(vocab_size_of: VocabSizeOf) -> VocabSizeOf:

@@ -40,7 +40,7 @@ class Document:
             loader = _Loader(text)
             node = loader.get_single_node()
             self.tree: Any = None if node is None else loader.construct_document(node)
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             place = source if mark is None else f"{source}, line {mark.line + 1}"
             reason = getattr(error, "problem", None) or error
@@ -49,9 +49,11 @@ class Document:
             self._note(node, "", set())
 
     def _note(self, node: yaml.Node, path: str, above: set[int]) -> None:
-        """Records the line of every key below `node`, and keys given twice; an alias of a parent is not followed."""
-        if not isinstance(node, yaml.MappingNode) or id(node) in above:
+        """Records the line of every key below `node`, and keys given twice."""
+        if not isinstance(node, yaml.MappingNode):
             return
+        if id(node) in above:
+            raise InputError(f"{self.source}: {path[:-1]} contains itself through an alias", "Write its value out.")
         seen: dict[str, int] = {}
         for key, value in node.value:
             name, line = f"{path}{key.value}", key.start_mark.line + 1

@@ -7,19 +7,21 @@ and a checkpoint lies between epochs.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 
+from trainables.config import flatten
 from trainables.errors import InputError
+from trainables.folders import previous, replaced
 from trainables.recognizer import WEIGHTS, Recognizer
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
+# What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
+FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 
 def save_checkpoint(
@@ -32,44 +34,25 @@ def save_checkpoint(
     Args:
         history: the metrics of each finished epoch, in order.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        partial.mkdir()
+    with replaced(folder) as partial:
         recognizer.save(partial)
         save_file(_optimizer_tensors(optimizer), str(partial / OPTIMIZER))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
-        _replace(folder, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Swaps a folder for a new one. Killed between the two renames, `previous` still holds the old one."""
-    previous = folder.with_name(f".{folder.name}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, previous)
-    os.rename(new, folder)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The checkpoint at `folder`, or the one that a kill in the middle of a swap left beside it."""
-    for place in (folder, folder.with_name(f".{folder.name}.previous")):
+    for place in (folder, previous(folder)):
         if (place / TRAINING).is_file():
             return place
     return None
 
 
-def load_checkpoint(
-    folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer
-) -> list[dict[str, Any]]:
+def load_checkpoint(folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
 
     Raises:
-        InputError: the checkpoint is of another corpus, or of a model of another shape.
+        InputError: the checkpoint is damaged, of another corpus, or of a model of another shape.
     """
     saved = Recognizer.load(folder)
     if saved.corpus_hash != recognizer.corpus_hash:
@@ -77,11 +60,19 @@ def load_checkpoint(
             f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {recognizer.corpus_hash[:12]}",
             "Resume with the corpus that the training began with.",
         )
-    if saved.config.model != recognizer.config.model:
-        raise InputError(f"{folder}: the checkpoint's model section differs", "Resume with the same configuration.")
+    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, recognizer))
+    differing = [key for key in here if key.startswith(FIXED_KEYS) and there[key] != here[key]]
+    if differing:
+        found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
+        raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
+    try:
+        tensors = load_file(str(folder / OPTIMIZER), device=str(recognizer.device))
+        history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
     load_model(recognizer.model, str(folder / WEIGHTS), device=str(recognizer.device))
-    _restore_optimizer(optimizer, load_file(str(folder / OPTIMIZER), device=str(recognizer.device)))
-    return json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
+    _restore_optimizer(optimizer, tensors)
+    return history
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

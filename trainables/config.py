@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -84,10 +84,13 @@ class Loss(Section):
     ctc_weight: float = Field(0.2, ge=0, description="loss = cross-entropy + ctc_weight x CTC")
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(Section):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(4e-4, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0, description="on matrices only: biases, norms and embeddings are spared")
     warmup: float = Field(0.1, ge=0, le=1, description="share of all updates spent raising the rate from 0")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="what the rate does after warm-up")
@@ -96,7 +99,7 @@ class Optimizer(Section):
 
 class Training(Section):
     epochs: int = Field(20, ge=1)
-    batch_seconds: float = Field(200.0, gt=0, description="audio per forward pass, summed over all workers, padding included")
+    batch_seconds: float = Field(200.0, gt=0, description="audio per forward pass of all workers, padding included")
     accumulation: int = Field(1, ge=1, description="forward passes per update")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")

@@ -29,7 +29,9 @@ class LossSums:
     infeasible: Tensor
 
 
-def loss_sums(config: Loss, logits_BUV: Tensor, ctc_logits_BSV: Tensor, state_lengths_B: Tensor, batch: Batch) -> LossSums:
+def loss_sums(
+    config: Loss, logits_BUV: Tensor, ctc_logits_BSV: Tensor, state_lengths_B: Tensor, batch: Batch
+) -> LossSums:
     """Cross-entropy against the golden tokens (EOS included) and CTC against the transcript (EOS excluded).
 
     A transcript with more tokens (and blanks forced between repeats) than the utterance has states has no CTC

@@ -19,8 +19,7 @@ def build_optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimize
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    fused = all(p.is_cuda for p in decayed)
-    return kind(groups, lr=config.lr, betas=config.betas, eps=1e-9, fused=fused)
+    return kind(groups, lr=config.lr, betas=config.betas, eps=1e-9, fused=True)
 
 
 def learning_rate(config: Optimizer, update: int, total: int) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
 from trainables.decoding import ctc_greedy, greedy
 from trainables.errors import InputError
+from trainables.folders import replaced
 from trainables.models.speech_transformer import SpeechTransformer
 
 FORMAT = 1
@@ -119,13 +119,14 @@ class Recognizer:
                 f"{folder}: not a whole model directory: {', '.join(missing)} missing",
                 "Give the folder of a trained model, such as `platform leaderboard` lists.",
             )
-        about = _read_json(folder / CONFIG)
-        if about.get("format") != FORMAT:
+        about = _read_json(folder / CONFIG, "format")
+        if about["format"] != FORMAT:
             raise InputError(
-                f"{folder / CONFIG}: model format {about.get('format')!r}, but this version reads {FORMAT}",
+                f"{folder / CONFIG}: model format {about['format']!r}, but this version reads {FORMAT}",
                 "Train the model again, or use the version that wrote it.",
             )
-        features = _read_json(folder / FEATURES)
+        about = _read_json(folder / CONFIG, "config", "corpus_hash", "tokens_per_frame")
+        features = _read_json(folder / FEATURES, "recipe", "mean", "std")
         config = parse_config(about["config"], str(folder / CONFIG))
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = SpeechTransformer(
@@ -152,19 +153,19 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
 
     A folder of an earlier model is replaced once the copy is whole.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+    with replaced(folder) as partial:
         for name in FILES:
-            shutil.copy2(checkpoint / name, Path(partial) / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(partial, folder)
+            shutil.copy2(checkpoint / name, partial / name)
     return folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A mapping that has these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in keys if key not in dict(tree)]
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}", "The file is damaged; use another copy.") from None
-
-
+    if missing:
+        raise InputError(f"{path}: without {', '.join(missing)}", "The file is damaged; use another copy.")
+    return tree

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,9 +77,9 @@ def train(
 
 
 def default_device() -> torch.device:
-    """The first GPU (this worker's, where several share a machine), or the CPU."""
+    """This worker's GPU, by the rank that launchers put into `LOCAL_RANK`, or the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return torch.device("cpu")
 
 
@@ -140,7 +141,9 @@ class Trainer:
         totals = torch.zeros(4, device=self.device, dtype=torch.float64)
         norm = torch.zeros((), device=self.device)
         for number, update in enumerate(self.updates_of(epoch)):
-            rate = learning_rate(config.optimizer, (epoch - 1) * self.updates + number, self.updates * config.training.epochs)
+            rate = learning_rate(
+                config.optimizer, (epoch - 1) * self.updates + number, self.updates * config.training.epochs
+            )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             tokens = sum(int(self.train_data.token_counts[indices].sum()) + len(indices) for indices, _ in update)
@@ -149,8 +152,10 @@ class Trainer:
                 batch = self.train_data.gather(share, edge, weights, masks)
                 with self.synchronize(place == len(update) - 1):
                     with self.autocast():
-                        outputs = self.parallel(batch.features_BTF, batch.lengths_B, batch.inputs_BU)
-                    sums = loss_sums(config.loss, *outputs, batch)
+                        logits_BUV, ctc_logits_BSV, state_lengths_B = self.parallel(
+                            batch.features_BTF, batch.lengths_B, batch.inputs_BU
+                        )
+                    sums = loss_sums(config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
                     loss = sums.cross_entropy + config.loss.ctc_weight * sums.ctc
                     # DDP takes the mean over workers of what has to be a sum over them.
                     (loss * (self.world / tokens)).backward()
@@ -237,7 +242,8 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     bins = len(corpus.mean)
     if config.features.num_feats and config.features.num_feats > bins:
         raise InputError(
-            f"features.num_feats: {config.features.num_feats}, but {corpus.path} has {bins} bins", f"Say at most {bins}."
+            f"features.num_feats: {config.features.num_feats}, but {corpus.path} has {bins} bins",
+            f"Say at most {bins}.",
         )
     tokenizer = cached_tokenizer(corpus.path, corpus.hash, lambda: split.texts or [], config.tokenizer)
     torch.manual_seed(config.training.seed)

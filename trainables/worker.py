@@ -1,5 +1,8 @@
 """The training loop inside a Ray Train worker. The only file here that imports ray.
 
+Torch is imported as the loop begins, not with this file: Ray imports the file in two more processes of each trial,
+which would spend seconds on it.
+
 Ray Train keeps a trial's checkpoints under the trial's name: a trainer started again with that name finds the latest
 one, so going on after any interruption needs no path and no record but the name.
 """
@@ -8,35 +11,36 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
-import ray.train.torch
 
-from trainables.config import parse_config
-from trainables.data.corpus import Corpus
-from trainables.training import Metrics, Save, train
+if TYPE_CHECKING:
+    from trainables.training import Metrics, Save
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What every worker of a trial runs.
 
     Args:
-        settings: `config`, a tree of plain values; `corpus`, its folder; `reported_epochs`, how many epochs the
-            ledger has on record.
+        settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `reported_epochs`, how
+            many epochs the ledger has on record.
     """
+    import torch
+
+    from trainables.config import parse_config
+    from trainables.data.corpus import Corpus
+    from trainables.training import train
+
     config = parse_config(settings["config"], "trial")
     corpus = Corpus.open(Path(settings["corpus"]))
+    torch.set_num_threads(settings["threads"])
     latest = ray.train.get_checkpoint()
-    device = ray.train.torch.get_device()
     if latest is None:
-        train(config, corpus, report, device=device)
+        train(config, corpus, report)
         return
     with latest.as_directory() as folder:
-        train(
-            config, corpus, report,
-            checkpoint=Path(folder), reported_epochs=settings["reported_epochs"], device=device,
-        )  # fmt: skip
+        train(config, corpus, report, checkpoint=Path(folder), reported_epochs=settings["reported_epochs"])
 
 
 def report(metrics: Metrics, save: Save | None) -> None:

@@ -77,7 +77,9 @@ def sweep(
 @cli.command()
 @click.argument("source", metavar="SPACE_OR_CONFIG", required=False)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
-@click.option("--from", "origin", metavar="NAME[:TRIAL]", help="The configuration of a sweep's best trial, or of this one.")
+@click.option(
+    "--from", "origin", metavar="NAME[:TRIAL]", help="The configuration of a sweep's best trial, or of this one."
+)
 @click.option("--epochs", type=click.IntRange(1), help="Default: as the configuration says.")
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
 @click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
@@ -133,7 +135,12 @@ def evaluate(model: Path, data: Path, split: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(scores))
     else:
-        click.echo("\n".join(f"{key:>12}  {value:.2%}" if "er" in key[-2:] else f"{key:>12}  {value:,}" for key, value in scores.items()))
+        click.echo(
+            "\n".join(
+                f"{key:>12}  {value:.2%}" if "er" in key[-2:] else f"{key:>12}  {value:,}"
+                for key, value in scores.items()
+            )
+        )
 
 
 @cli.command()

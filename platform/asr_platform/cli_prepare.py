@@ -59,7 +59,10 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
         with progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
             task = bar.add_task("", total=None)
             download(
-                split, root, base_url or BASE_URL, lambda done, total: bar.update(task, completed=done, total=total or None)
+                split,
+                root,
+                base_url or BASE_URL,
+                lambda done, total: bar.update(task, completed=done, total=total or None),
             )
     write_corpus(librispeech_utterances(root), "librispeech", **output)
 

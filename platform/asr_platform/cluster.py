@@ -101,7 +101,9 @@ def connect(address: str | None) -> Iterator[Cluster]:
         context = ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise InputError(f"no Ray cluster {where}: {error}", "Check --address, free ports and free disk space.") from None
+        raise InputError(
+            f"no Ray cluster {where}: {error}", "Check --address, free ports and free disk space."
+        ) from None
     try:
         resources = ray.cluster_resources()
         yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), f"http://{context.dashboard_url}")

@@ -33,7 +33,9 @@ from trainables.config import flatten
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
 
 
-def execute(proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, concurrency: int, folder: Path) -> None:
+def execute(
+    proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, concurrency: int, folder: Path
+) -> None:
     """Lets Ray Tune run trials until the proposer has no more, or an interrupt asks it to stop.
 
     Trials that an interrupt stops stay running in the ledger: they go on when the sweep is resumed.
@@ -94,7 +96,14 @@ class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
 
     def __init__(
-        self, ledger: Ledger, tracker: Tracker, parent: str, stopper: RungStopper, view: View, epochs: int, interrupt: Interrupt
+        self,
+        ledger: Ledger,
+        tracker: Tracker,
+        parent: str,
+        stopper: RungStopper,
+        view: View,
+        epochs: int,
+        interrupt: Interrupt,
     ) -> None:
         self.ledger, self.tracker, self.parent = ledger, tracker, parent
         self.stopper, self.view, self.epochs, self.interrupt = stopper, view, epochs, interrupt
@@ -103,7 +112,12 @@ class Recorder(Unsaved, tune.Callback):
         number, config = trial.config["number"], trial.config["config"]
         record = self.ledger.trial(number)
         if "mlflow_run_id" not in record.about:
-            tags = {"kind": "trial", "state": "running", "corpus_hash": self.ledger.about["corpus_hash"], **provenance()}
+            tags = {
+                "kind": "trial",
+                "state": "running",
+                "corpus_hash": self.ledger.about["corpus_hash"],
+                **provenance(),
+            }
             params = {**dict(flatten(config)), "parameters": record.about["parameters"]}
             run_id = self.tracker.start(trial_name(number), params, tags, self.parent)
             self.ledger.describe(number, "mlflow_run_id", run_id)

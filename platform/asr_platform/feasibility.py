@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
-from search_spaces.budget import check_budget, feasible
+from search_spaces.budget import check_budget, feasible, remembered
 from search_spaces.space import Space
 from trainables.config import Tokenizer
 from trainables.data.corpus import Corpus
@@ -19,7 +18,7 @@ class Feasibility:
     def __init__(self, space: Space, corpus: Corpus) -> None:
         self.space, self.corpus = space, corpus
         self.texts = corpus.training_split(space.config({}).data.train).texts or []
-        self.vocab_size = lru_cache(maxsize=None)(self._vocab_size)
+        self.vocab_size = remembered(self._vocab_size)
 
     def _vocab_size(self, tokenizer: Tokenizer) -> int:
         return cached_tokenizer(self.corpus.path, self.corpus.hash, lambda: self.texts, tokenizer).vocab_size
@@ -28,6 +27,10 @@ class Feasibility:
         found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)
         return found[1] if found else None
 
-    def check(self) -> None:
-        """Raises InputError where nothing in the space can be a trial, and says why."""
-        check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
+    def check(self) -> list[str]:
+        """Why some vocabularies of the space will not be tried: the text cannot give them.
+
+        Raises:
+            InputError: nothing in the space can be a trial.
+        """
+        return check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)

@@ -9,6 +9,7 @@ process dies, and an unfit proposal never becomes a trial.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -169,9 +170,11 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
 
     The same for the same trials, space and seed.
     """
-    sampler = optuna.samplers.TPESampler(
-        multivariate=True, group=True, constant_liar=True, seed=space.seed * 1_000_003 + len(trials)
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
+        sampler = optuna.samplers.TPESampler(
+            multivariate=True, group=True, constant_liar=True, seed=space.seed * 1_000_003 + len(trials)
+        )
     study = optuna.create_study(direction="minimize", sampler=sampler)
     study.add_trials(trials)
     for _ in range(PROPOSALS):

@@ -14,7 +14,7 @@ import yaml
 
 from asr_platform import cluster
 from asr_platform.early_stopping import RungStopper
-from asr_platform.execution import Proposer, Recorder, execute, interrupts
+from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
@@ -26,7 +26,6 @@ from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.recognizer import copy_model
-
 
 UNLIMITED = 10**12  # parameters
 
@@ -68,7 +67,8 @@ def start(
     Raises:
         InputError: the name is taken, or no model of the space fits its budget and this corpus.
     """
-    Feasibility(space, corpus).check()
+    for left_out in Feasibility(space, corpus).check():
+        view.say(f"not tried: {left_out}")
     taken = Ledger.names(home.studies)
     name = name or next(f"{space.name}-{n}" for n in range(1, len(taken) + 2) if f"{space.name}-{n}" not in taken)
     about = {
@@ -79,10 +79,10 @@ def start(
         "trials": trials or space.trials,
         "options": asdict(options),
     }
-    with home.lock(name), cluster.connect(options.address) as machine:
+    with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind
         sweep = Sweep(home, name, Ledger.create(home.studies, name, about), space, corpus, options)
-        return _run(sweep, machine, view)
+        return _run(sweep, machine, interrupt, view)
 
 
 def resume(home: Home, name: str, trials: int | None, address: str | None, view: View) -> Outcome:
@@ -101,11 +101,11 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
             ledger.note("trials", trials)
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
         sweep = Sweep(home, name, ledger, Space.parse(about["space"], about["source"]), corpus, options)
-        with cluster.connect(options.address) as machine:
-            return _run(sweep, machine, view)
+        with interrupts() as interrupt, cluster.connect(options.address) as machine:
+            return _run(sweep, machine, interrupt, view)
 
 
-def _run(sweep: Sweep, machine: cluster.Cluster, view: View) -> Outcome:
+def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
     """Executes what the ledger has left to do, and makes the winner's model directory."""
     ledger, space, folder = sweep.ledger, sweep.space, sweep.home.sweep(sweep.name)
     tracker = Tracker(sweep.home.tracking, sweep.home.artifacts, f"{sweep.corpus.source}-{sweep.corpus.hash[:8]}")
@@ -118,7 +118,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, view: View) -> Outcome:
         "threads": workers.threads,
         "resources": workers.resources,
     }
-    with interrupts() as interrupt, view.sweep(sweep.name, machine.dashboard, ledger, space.epochs):
+    with view.sweep(sweep.name, machine.dashboard, ledger, space.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, sweep.corpus), settings)
         stopper = RungStopper(space.grace, space.reduction, space.epochs, ledger.trials())
         recorder = Recorder(ledger, tracker, parent, stopper, view, space.epochs, interrupt)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -75,7 +75,12 @@ class View:
     def line(self, text: str) -> None:
         """An event, where no table shows it."""
         if not self.console.is_terminal:
-            self.console.print(text, soft_wrap=True, highlight=False)
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line for terminals and log files alike."""
+        self.console.print(text, soft_wrap=True, highlight=False)
+        self.console.file.flush()  # a log file is read while the sweep runs
 
 
 def trial_table(trials: list[TrialRecord], epochs: int | None = None) -> Table:
@@ -139,11 +144,10 @@ def corpus_table(corpus: Corpus) -> Table:
     return table
 
 
-def progress_bar(console: Console, task: str) -> Progress:
-    """A bar for work on a known number of items."""
-    return Progress(
-        TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
-    )
+def progress_bar(console: Console, task: str, count: ProgressColumn | None = None) -> Progress:
+    """A bar for work on a known number of items, or of what `count` shows."""
+    columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def _percent(value: float | None) -> str:

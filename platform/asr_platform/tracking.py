@@ -61,7 +61,9 @@ class Tracker:
     def log_epoch(self, run_id: str, row: Mapping[str, Any]) -> None:
         """One epoch's metrics, with the epoch as step."""
         now = int(time.time() * 1000)
-        metrics = [Metric(key, float(value), now, int(row["epoch"])) for key, value in row.items() if key not in NOT_METRICS]
+        metrics = [
+            Metric(key, float(value), now, int(row["epoch"])) for key, value in row.items() if key not in NOT_METRICS
+        ]
         self.client.log_batch(run_id, metrics=metrics)
 
     def catch_up(self, run_id: str, trial: TrialRecord) -> None:
@@ -151,4 +153,3 @@ def _quiet() -> None:
     """The first use of a store announces every migration of its tables: not on our terminal."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-

@@ -1,19 +1,24 @@
-"""One Tune trial: starts Ray Train on the training loop and passes its reports on."""
+"""One Tune trial: starts Ray Train on the training loop and passes its reports on.
+
+What a trial costs to start is the imports of the processes that Ray starts for it. So a single worker, which has nobody
+to exchange gradients with, gets Ray's plain trainer: importing `ray.train.torch` takes each of them seconds more.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
+CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 
 
-def run_trial(settings: Settings) -> None:
+def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worker) -> None:
     """Trains one configuration with Ray Train workers.
 
     The Train run carries the trial's name, which is where its checkpoints are found again after an interruption. The
@@ -22,9 +27,10 @@ def run_trial(settings: Settings) -> None:
     Args:
         settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, and what
             the training loop needs (see `trainables.worker.train_worker`).
+        loop: what each worker runs.
     """
-    trainer = TorchTrainer(
-        train_worker,
+    trainer = trainer_class(settings["workers"])(
+        loop,
         train_loop_config=settings,
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],
@@ -38,9 +44,21 @@ def run_trial(settings: Settings) -> None:
                 num_to_keep=1, checkpoint_score_attribute="val_cer", checkpoint_score_order="min"
             ),
             callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )
     trainer.fit()
+
+
+def trainer_class(workers: int) -> Any:
+    """The trainer that sets up a process group where there is more than one worker."""
+    if workers > 1:
+        from ray.train.torch import TorchTrainer
+
+        return TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    return DataParallelTrainer
 
 
 def trial_name(number: int) -> str:

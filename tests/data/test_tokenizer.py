@@ -55,7 +55,7 @@ def test_special_ids() -> None:
 @every_kind
 def test_vocabulary_counts_everything(config: TokenizerConfig) -> None:
     tokenizer = Tokenizer.train(TEXTS, config)
-    assert tokenizer.vocab_size == config.vocab_size or len(set("".join(TEXTS))) + 5
+    assert tokenizer.vocab_size == (config.vocab_size or len(set("".join(TEXTS))) + 5)
     assert tokenizer.kind == config.kind
     ids = {token for sequence in tokenizer.encode(TEXTS) for token in sequence}
     assert ids <= set(range(5, tokenizer.vocab_size))

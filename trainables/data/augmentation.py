@@ -40,7 +40,9 @@ class EpochMasks:
         masked = torch.zeros_like(features_BTF, dtype=torch.bool)
         if config.frequency_masks:
             widest = torch.full_like(lengths_B1, min(config.frequency_width, bins))
-            masked |= _spans(draws_BM2[:, : config.frequency_masks], widest, torch.full_like(widest, bins), bins)[:, None]
+            masked |= _spans(draws_BM2[:, : config.frequency_masks], widest, torch.full_like(widest, bins), bins)[
+                :, None
+            ]
         if config.time_masks:
             widest = (lengths_B1 * config.time_width).floor()
             masked |= _spans(draws_BM2[:, config.frequency_masks :], widest, lengths_B1, frames)[..., None]

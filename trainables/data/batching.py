@@ -24,7 +24,7 @@ from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
 from trainables.models.subsampling import length_mask
 
 MAX_BUCKETS = 32
-SMALLEST_STD = 1e-5  # a bin that never changes has none to divide by
+SMALLEST_STD = 1e-2  # dB or nepers: a bin that changes less is constant, and to divide by less would show rounding
 BATCHES_PER_BUCKET = 4  # fewer would freeze which utterances meet in a batch
 
 
@@ -181,5 +181,5 @@ def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) 
 
 def in_batches(lengths: Sequence[int], budget: float) -> Iterator[np.ndarray]:
     """Numbers of the items, longest first, in batches whose padded length stays within `budget`."""
-    for indices, _ in BatchPlan(np.asarray(lengths), budget).epoch():
-        yield indices
+    if lengths:
+        yield from (indices for indices, _ in BatchPlan(np.asarray(lengths), budget).epoch())

@@ -16,18 +16,20 @@ import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from typing_extensions import Buffer
 
 from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, Corpus, Description, SplitSummary
 from trainables.data.features import Recipe
 from trainables.data.statistics import RunningStatistics
-from trainables.data.utterance import TRAINING_PREFIX
+from trainables.data.utterance import TRAINING_PREFIX, storable
 from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it names a file
 WRITTEN_AT_ONCE = 1 << 24  # bytes
@@ -191,22 +193,6 @@ class _Sink(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
-
-
-def storable(features: npt.NDArray[np.floating], bins: int, name: str) -> npt.NDArray[np.float16]:
-    """Features (T, F) as they are stored, in float16; `name` is for messages.
-
-    Raises:
-        InputError: another shape, no frame, or values that are not finite in float16.
-    """
-    if features.ndim != 2 or features.shape[1] != bins or not len(features):
-        raise InputError(f"{name}: features of shape {features.shape}, not (T, {bins})", "Correct or remove it.")
-    with np.errstate(over="ignore"):
-        half = np.ascontiguousarray(features, dtype=np.float16)
-    if not np.isfinite(half).all():
-        kind = "beyond float16's 65504" if np.isfinite(features).all() else "NaN or infinite"
-        raise InputError(f"{name}: features that are {kind}", "Correct or remove it.")
-    return half
 
 
 def check_free(out: Path) -> None:

@@ -72,10 +72,25 @@ def from_samples(samples: Samples, recipe: Recipe, name: str) -> Featurised:
 
 
 def featurise(utterance: Utterance, recipe: Recipe) -> Featurised | InputError:
-    """An utterance's features, in float16 as they are stored; a mistake in it is a value, to be collected."""
+    """An utterance's features as they are stored, and its seconds; a mistake in it is a value, to be collected."""
     try:
         features, seconds = utterance.source.features(recipe)
+        return storable(features, recipe.bins, f"{utterance.split}/{utterance.id}"), seconds
     except InputError as error:
         return error
-    with np.errstate(over="ignore"):  # who stores them refuses what does not fit
-        return features.astype(np.float16), seconds
+
+
+def storable(features: npt.NDArray[np.floating], bins: int, name: str) -> npt.NDArray[np.float16]:
+    """Features (T, F) as they are stored, in float16; `name` is for messages.
+
+    Raises:
+        InputError: another shape, no frame, or values that are not finite in float16.
+    """
+    if features.ndim != 2 or features.shape[1] != bins or not len(features):
+        raise InputError(f"{name}: features of shape {features.shape}, not (T, {bins})", "Correct or remove it.")
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(features, dtype=np.float16)
+    if not np.isfinite(half).all():
+        kind = "beyond float16's 65504" if np.isfinite(features).all() else "NaN or infinite"
+        raise InputError(f"{name}: features that are {kind}", "Correct or remove it.")
+    return half

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
 IN_FLIGHT_PER_JOB = 4  # enough to keep workers busy, few enough to stay small
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,11 +28,12 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
         return
     # Not forked from this process: its threads may hold locks.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_a_child(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_worker) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                with _interrupts_held():  # the pool starts its workers as work comes in
+                    waiting.append(pool.submit(function, item))
                 if len(waiting) >= jobs * IN_FLIGHT_PER_JOB:
                     yield waiting.popleft().result()
             while waiting:
@@ -43,31 +43,21 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
 
 
 @contextlib.contextmanager
-def _one_thread_a_child() -> Iterator[None]:
-    """Processes that start meanwhile compute with one thread each: there is one of them a CPU already.
-
-    The numeric libraries read their number of threads once, when they are loaded, so a worker is
-    too late to set it.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
-    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
+def _interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back for a moment. A process that starts meanwhile never sees it: it is this one's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle, and a worker ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
+def _end_with_parent() -> None:
+    """A worker that waits for work does not notice by itself that nobody will send any."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -67,7 +67,9 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(x_BSD).chunk(3, dim=-1))
         return self.output(join_heads(F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)))
 
-    def step(self, x_B1D: Tensor, cache: KeyValueCache | None, position: int, length: int) -> tuple[Tensor, KeyValueCache]:
+    def step(
+        self, x_B1D: Tensor, cache: KeyValueCache | None, position: int, length: int
+    ) -> tuple[Tensor, KeyValueCache]:
         """One decoding step: the token at `position` attends to itself and all before it.
 
         `cache` is None at the first step; `length` is the number of steps there can be.

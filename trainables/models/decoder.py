@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -88,16 +89,21 @@ class Decoder(nn.Module):
             x_BUD = layer(x_BUD, states_BSD, mask_B11S)
         return self.output(self.norm(x_BUD))
 
+    @property
+    def stack(self) -> list[DecoderLayer]:
+        """The layers, by their own type."""
+        return cast(list[DecoderLayer], list(self.layers))
+
     def start(self, states_BSD: Tensor, state_lengths_B: Tensor, length: int) -> DecoderState:
         """The state before the first step of a search of at most `length` steps."""
-        cross = [layer.cross_attention.project(states_BSD) for layer in self.layers]
+        cross = [layer.cross_attention.project(states_BSD) for layer in self.stack]
         mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
         return DecoderState(cross, mask_B11S, length, caches=[None] * len(self.layers))
 
     def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
         """The latest token of each sequence -> logits of the next, (B, V); `state` moves on by one."""
         x_B1D = self.embed(tokens_B[:, None], start=state.position)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.stack):
             x_B1D = layer.step(x_B1D, state, index)
         state.position += 1
         return self.output(self.norm(x_B1D))[:, 0]

@@ -43,4 +43,3 @@ class SpeechTransformer(nn.Module):
         """
         states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B)
         return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
-

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make sweep` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+CORPUS := mlruns/corpora/synthetic
+
+.PHONY: sweep test check install clean
+
+sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
+	$(BIN)/platform sweep synthetic --data $(CORPUS)
+
+test: $(INSTALLED)  ## every test
+	$(BIN)/pytest
+
+check: $(INSTALLED)  ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(INSTALLED)  ## the environment alone
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(CORPUS)/corpus.json: | $(INSTALLED)
+	$(BIN)/platform prepare synthetic --out $(CORPUS)
+
+clean:  ## the environment; runs and models stay
+	rm -rf .venv

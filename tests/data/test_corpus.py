@@ -1,0 +1,280 @@
+"""The corpus: what goes in comes out, statistics, hash, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trainables.data.corpus import Corpus
+from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.features import Recipe
+from trainables.data.statistics import RunningStatistics
+from trainables.errors import InputError
+
+REPOSITORY = Path(__file__).parents[2]
+BINS = 4
+RECIPE = Recipe(name="hw4", bins=BINS)
+Entry = tuple[str, str, str | None, float, npt.NDArray[np.float16]]  # split, id, text, seconds, features
+
+
+def entry(split: str = "train", id: str = "a", text: str | None = "HELLO", frames: int = 3, seed: int = 0) -> Entry:
+    features = np.random.default_rng(seed).normal(-40, 15, (frames, BINS)).astype(np.float16)
+    return split, id, text, frames * 0.008, features
+
+
+def write(out: Path, *entries: Entry) -> Corpus:
+    with CorpusWriter(out, RECIPE, "test") as writer:
+        for item in entries:
+            writer.add(*item)
+        return writer.finish()
+
+
+finite = st.floats(-1000, 1000, width=16)
+entries = st.lists(
+    st.tuples(
+        st.sampled_from(["train", "train-other", "dev", "test"]),
+        st.text(max_size=5),
+        st.text(max_size=20),
+        st.floats(0, 1e6, width=32),
+        st.integers(1, 6).flatmap(lambda frames: arrays(np.float16, (frames, BINS), elements=finite)),
+    ),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda item: item[:2],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=entries)
+def test_what_goes_in_comes_out(entries: list[Entry]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = write(Path(folder) / "corpus", *entries)
+        assert set(corpus.splits) == {item[0] for item in entries}
+        for name, summary in corpus.splits.items():
+            split = corpus.split(name)
+            given_entries = [item for item in entries if item[0] == name]
+            assert split.ids == [item[1] for item in given_entries] and len(split) == summary.utterances
+            assert split.texts == [item[2] for item in given_entries]
+            np.testing.assert_array_equal(split.seconds, np.array([item[3] for item in given_entries], np.float32))
+            assert split.features.dtype == torch.float16 and split.features.shape == (summary.frames, BINS)
+            for (*_, features), offset, frames in zip(given_entries, split.offsets, split.frames, strict=True):
+                np.testing.assert_array_equal(split.features[offset : offset + frames].numpy(), features)
+            assert summary.characters == sum(len(text) for text in split.texts)
+            assert summary.seconds == pytest.approx(sum(item[3] for item in given_entries))
+
+
+@settings(max_examples=60, deadline=None)
+@given(entries=entries)
+def test_statistics_are_those_of_the_training_splits(entries: list[Entry]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = write(Path(folder) / "corpus", *entries)
+        training = [features for split, *_, features in entries if split.startswith("train")]
+        if not training:
+            assert corpus.mean is None and corpus.std is None
+            return
+        frames = np.concatenate(training).astype(np.float64)
+        assert corpus.mean is not None and corpus.std is not None
+        np.testing.assert_allclose(corpus.mean, frames.mean(axis=0), rtol=1e-6, atol=1e-4)
+        np.testing.assert_allclose(corpus.std, frames.std(axis=0), rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    offset=st.sampled_from([0.0, 1e3, -1e6]),
+    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=20),
+    seed=st.integers(0, 1000),
+)
+def test_running_statistics_are_stable(offset: float, lengths: list[int], seed: int) -> None:
+    """A mean far from zero costs nothing: with sums of squares it would cost all digits of the deviation."""
+    random = np.random.default_rng(seed)
+    blocks = [random.normal(offset, 1e-2, (length, 3)) for length in [*lengths, 2]]
+    statistics = RunningStatistics(3)
+    for block in blocks:
+        statistics.add(block)
+    frames = np.concatenate(blocks)
+    assert statistics.count == len(frames)
+    np.testing.assert_allclose(statistics.mean, frames.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(statistics.std, frames.std(axis=0), rtol=1e-6)
+
+
+def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
+    items = [entry("train", "a", "A", seed=1), entry("dev", "b", "B", seed=2), entry("train", "c", "C", seed=3)]
+    original = write(tmp_path / "original", *items).hash
+    assert write(tmp_path / "again", *items).hash == original
+    assert write(tmp_path / "splits-in-another-order", items[1], items[0], items[2]).hash == original
+    assert Corpus.open(tmp_path / "again").hash == original
+    changed = {
+        "text": [("train", "a", "X", *items[0][3:]), *items[1:]],
+        "id": [("train", "x", *items[0][2:]), *items[1:]],
+        "split": [("train-x", *items[0][1:]), *items[1:]],
+        "features": [entry("train", "a", "A", seed=9), *items[1:]],
+        "order": [items[2], items[1], items[0]],
+        "fewer": items[:2],
+    }
+    hashes = {name: write(tmp_path / name, *entries).hash for name, entries in changed.items()}
+    with CorpusWriter(tmp_path / "recipe", Recipe(name="kaldi", bins=BINS), "test") as writer:
+        for item in items:
+            writer.add(*item)
+        hashes["recipe"] = writer.finish().hash
+    assert len({original, *hashes.values()}) == len(hashes) + 1
+
+
+def test_a_split_without_texts(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", entry(), entry("test", text=None))
+    assert corpus.split("test").texts is None and corpus.splits["test"].characters == 0
+    assert corpus.split("train").texts == ["HELLO"]
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """Writes and opens 128 MB in a process that may gain 40 MB: file pages count too."""
+    program = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.features import Recipe
+megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+frames = np.random.default_rng(0).normal(size=(12500, 80)).astype(np.float16)
+def write(name, count):
+    with CorpusWriter(Path(sys.argv[1]) / name, Recipe(), "test") as writer:
+        for index in range(count):
+            writer.add("train", str(index), "A", 100.0, frames)
+        return writer.finish().split("train")
+write("small", 1)
+before = megabytes()
+split = write("large", 64)
+assert split.features.shape == (800_000, 80)
+assert megabytes() - before < 40, megabytes() - before
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=REPOSITORY)
+
+
+def test_splits_for_training_and_validation(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", entry("train-clean-100"), entry("val"), entry("test"))
+    assert one.training_split().name == "train-clean-100" and one.validation_split().name == "val"
+    assert one.training_split("test").name == "test"
+    many = write(tmp_path / "many", *[entry(name) for name in ("train-a", "train-b", "dev-clean", "dev-other")])
+    assert many.validation_split().name == "dev-clean"
+    assert many.validation_split("dev-other").name == "dev-other"
+    with pytest.raises(InputError, match=r"(?s)2 training splits.*data\.train to one of: train-a, train-b"):
+        many.training_split()
+    with pytest.raises(InputError, match=r"(?s)'dev-x'.*data\.validation to one of: .*dev-clean, dev-other"):
+        many.validation_split("dev-x")
+    none = write(tmp_path / "none", entry("test"), entry("test-clean", text=None))
+    with pytest.raises(InputError, match=r"(?s)no training splits.*data\.train to one of: test, test-clean"):
+        none.training_split()
+    with pytest.raises(InputError, match=r"(?s)test-clean has no transcripts.*data\.validation"):
+        none.validation_split("test-clean")
+
+
+def test_a_split_that_is_missing(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", entry("train"), entry("dev"))
+    with pytest.raises(InputError, match=r"(?s)'test'.*dev, train"):
+        corpus.split("test")
+    (tmp_path / "corpus" / "dev.arrow").unlink()
+    with pytest.raises(InputError, match=r"dev\.arrow"):
+        Corpus.open(tmp_path / "corpus")
+
+
+def test_no_corpus_there(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"corpus\.json is missing[\s\S]*prepare"):
+            Corpus.open(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"format_version": 2}, "corpus format 2, but this version reads format 1"),
+        ({"format_version": None}, "corpus format None"),
+        ({"splits": 3}, "splits"),
+        ({"recipe": {"name": "other"}}, "recipe.name"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_description_of_another_kind(tmp_path: Path, changes: dict[str, object], problem: str) -> None:
+    write(tmp_path / "corpus", entry())
+    file = tmp_path / "corpus" / "corpus.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(InputError) as caught:
+        Corpus.open(tmp_path / "corpus")
+    assert problem in caught.value.problem and "corpus.json" in caught.value.problem
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_description_that_is_unreadable(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "corpus", entry())
+    (tmp_path / "corpus" / "corpus.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"corpus\.json"):
+        Corpus.open(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("kept", [0, 20, 200])
+def test_a_split_file_that_is_cut(tmp_path: Path, kept: int) -> None:
+    corpus = write(tmp_path / "corpus", entry())
+    file = tmp_path / "corpus" / "train.arrow"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"train\.arrow"):
+        corpus.split("train")
+
+
+def test_a_split_file_of_another_corpus(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus", entry(frames=3))
+    write(tmp_path / "other", entry(frames=4))
+    (tmp_path / "other" / "train.arrow").rename(tmp_path / "corpus" / "train.arrow")
+    with pytest.raises(InputError, match=r"train\.arrow.*\(4, 4\).*\(3, 4\)"):
+        corpus.split("train")
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        (("train", "b", "X", 1.0, np.full((2, BINS), np.nan)), "train/b: features that are NaN or infinite"),
+        (("train", "b", "X", 1.0, np.full((2, BINS), -np.inf)), "NaN or infinite"),
+        (("train", "b", "X", 1.0, np.full((2, BINS), 1e5)), "beyond float16"),
+        (("train", "b", "X", 1.0, np.zeros((2, BINS + 1))), r"shape \(2, 5\), not \(T, 4\)"),
+        (("train", "b", "X", 1.0, np.zeros((0, BINS))), r"shape \(0, 4\)"),
+        (("train", "a", "X", 1.0, np.zeros((2, BINS))), "train/a: the same id twice"),
+        (("train", "b", None, 1.0, np.zeros((2, BINS))), "train/b: has no text"),
+        (("train", "b", "\ud800", 1.0, np.zeros((2, BINS))), "not valid Unicode"),
+        (("../train", "b", "X", 1.0, np.zeros((2, BINS))), "cannot name a file"),
+        (("", "b", "X", 1.0, np.zeros((2, BINS))), "cannot name a file"),
+    ],
+)
+def test_an_utterance_that_cannot_be_stored(tmp_path: Path, item: Entry, problem: str) -> None:
+    with CorpusWriter(tmp_path / "corpus", RECIPE, "test") as writer:
+        writer.add(*entry())
+        with pytest.raises(InputError, match=problem):
+            writer.add(*item)
+        corpus = writer.finish()
+    assert corpus.split("train").ids == ["a"]  # and nothing of the refused one
+
+
+def test_nothing_stays_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), CorpusWriter(tmp_path / "corpus", RECIPE, "test") as writer:
+        writer.add(*entry())
+        raise KeyboardInterrupt
+    with pytest.raises(InputError, match="no utterances"), CorpusWriter(tmp_path / "corpus", RECIPE, "test") as writer:
+        writer.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_must_be_free(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", entry())
+    (tmp_path / "file").write_text("")
+    for taken in ("empty", "file"):
+        with pytest.raises(InputError, match=rf"{taken}: exists and is not empty[\s\S]*--out"):
+            CorpusWriter(tmp_path / taken, RECIPE, "test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]

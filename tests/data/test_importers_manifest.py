@@ -1,0 +1,106 @@
+"""JSONL manifests: good lines, and every mistake with its file and line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from trainables.data.features import Recipe
+from trainables.data.importers.manifest import manifest_utterances
+from trainables.errors import InputError
+
+HW4 = Recipe(name="hw4")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Holds audio/a.wav (8 kHz, one second) and audio/b.flac (16 kHz, two seconds)."""
+    (tmp_path / "audio").mkdir()
+    random = np.random.default_rng(0)
+    soundfile.write(tmp_path / "audio" / "a.wav", 0.1 * random.standard_normal(8000), 8000)
+    soundfile.write(tmp_path / "audio" / "b.flac", 0.1 * random.standard_normal(32000), 16000)
+    return tmp_path
+
+
+def manifest(folder: Path, *lines: dict[str, Any] | str) -> Path:
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+def test_good_lines(folder: Path) -> None:
+    path = manifest(
+        folder,
+        {"audio_filepath": "audio/a.wav", "text": "HELLO  WORLD ", "speaker": "ignored"},
+        "",
+        {
+            "audio_filepath": str(folder / "audio" / "b.flac"),
+            "text": "GRÜẞE",
+            "offset": 0.5,
+            "duration": 1,
+            "split": "dev",
+        },
+        {"audio_filepath": "audio/b.flac", "split": "test", "id": "mine", "offset": None, "duration": None},
+    )
+    utterances = manifest_utterances(path)
+    assert [(item.id, item.split, item.text) for item in utterances] == [
+        ("a-000001", "train", "HELLO WORLD"),
+        ("b-000003", "dev", "GRÜẞE"),
+        ("mine", "test", None),
+    ]
+    assert [item.source.features(HW4)[1] for item in utterances] == [1, 1, 2]
+    assert utterances[1].source.features(HW4)[0].shape == (126, 80)
+    assert pickle.loads(pickle.dumps(utterances)) == manifest_utterances(path)
+
+
+MISTAKES: list[tuple[dict[str, Any] | str, str]] = [
+    ('{"audio_filepath": ', "not JSON"),
+    ("[1]", "not a JSON object"),
+    ({"text": "A"}, "audio_filepath must be a path, but got None"),
+    ({"audio_filepath": 3, "text": "A"}, "audio_filepath must be a path, but got 3"),
+    ({"audio_filepath": "audio/none.wav", "text": "A"}, "no such file"),
+    ({"audio_filepath": "audio/a.wav", "text": ""}, "empty transcript"),
+    ({"audio_filepath": "audio/a.wav", "text": " \t"}, "empty transcript"),
+    ({"audio_filepath": "audio/a.wav", "text": 7}, "text must be a string, but got 7"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "offset": -1}, "offset must be seconds from 0, but got -1"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "offset": "1"}, "offset must be seconds from 0, but got '1'"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "duration": 0}, "duration must be seconds above 0, but got 0"),
+    (
+        '{"audio_filepath": "audio/a.wav", "text": "A", "duration": NaN}',
+        "duration must be seconds above 0, but got nan",
+    ),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "duration": True}, "duration must be seconds above 0"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "split": ""}, "split must be a name, but got ''"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "id": 5}, "id must be a name, but got 5"),
+]
+
+
+def test_every_mistake_has_its_line(folder: Path) -> None:
+    path = manifest(folder, *[line for line, _ in MISTAKES])
+    with pytest.raises(InputError) as caught:
+        manifest_utterances(path)
+    problems = caught.value.problem.splitlines()
+    assert len(problems) == len(MISTAKES)
+    for number, (problem, (_, expected)) in enumerate(zip(problems, MISTAKES, strict=True), start=1):
+        assert problem.startswith(f"{path}:{number}: {expected}")
+
+
+def test_many_mistakes_are_counted(folder: Path) -> None:
+    path = manifest(folder, *["{"] * 50)
+    with pytest.raises(InputError) as caught:
+        manifest_utterances(path)
+    assert caught.value.problem.splitlines()[-1] == "and 30 more"
+
+
+def test_files_that_are_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
+    for name, problem in {"empty": "no utterances", "binary": "unreadable", "missing": "unreadable"}.items():
+        with pytest.raises(InputError, match=rf"{name}\.jsonl: {problem}"):
+            manifest_utterances(tmp_path / f"{name}.jsonl")

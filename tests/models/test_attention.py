@@ -1,0 +1,176 @@
+"""Attention and layers equal torch's own with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from trainables.models.attention import CrossAttention, KeyValueCache, Residual, SelfAttention, join_heads, split_heads
+from trainables.models.decoder import DecoderLayer
+from trainables.models.encoder import EncoderLayer
+from trainables.models.subsampling import length_mask
+
+BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
+LENGTHS = torch.tensor([7, 4, 1])
+KEY_LENGTHS = torch.tensor([11, 1, 6])
+EXACT = {"atol": 1e-6, "rtol": 1e-6}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    """Biases and norms are drawn as well: at their first values a mistake in them would not show."""
+    for parameter in module.parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.3)
+    return module.eval()
+
+
+def copy_self_attention(theirs: nn.MultiheadAttention, ours: SelfAttention) -> None:
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.output.weight,
+            "out_proj.bias": ours.output.bias,
+        }
+    )
+
+
+def copy_cross_attention(theirs: nn.MultiheadAttention, ours: CrossAttention) -> None:
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([ours.query.weight, ours.key_value.weight]),
+            "in_proj_bias": torch.cat([ours.query.bias, ours.key_value.bias]),
+            "out_proj.weight": ours.output.weight,
+            "out_proj.bias": ours.output.bias,
+        }
+    )
+
+
+def copy(theirs: nn.Module, ours: nn.Module) -> None:
+    theirs.load_state_dict(ours.state_dict())
+
+
+def multihead() -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).eval()
+
+
+def causal_mask(size: int) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool).triu(1)
+
+
+def test_splitting_heads_is_undone_by_joining() -> None:
+    x_BSD = torch.randn(2, 5, 12)
+    assert split_heads(x_BSD, 3).shape == (2, 3, 5, 4)
+    assert torch.equal(join_heads(split_heads(x_BSD, 3)), x_BSD)
+
+
+@pytest.mark.parametrize("kind", ["full", "masked", "causal"])
+def test_self_attention_equals_torch(kind: str) -> None:
+    ours, theirs = randomized(SelfAttention(WIDTH, HEADS)), multihead()
+    copy_self_attention(theirs, ours)
+    x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
+    valid_BS = length_mask(LENGTHS, QUERIES)
+    if kind == "full":
+        found, expected = ours(x_BSD), theirs(x_BSD, x_BSD, x_BSD)[0]
+    elif kind == "masked":
+        found = ours(x_BSD, valid_BS[:, None, None])
+        expected = theirs(x_BSD, x_BSD, x_BSD, key_padding_mask=~valid_BS)[0]
+    else:
+        found = ours(x_BSD, causal=True)
+        expected = theirs(x_BSD, x_BSD, x_BSD, attn_mask=causal_mask(QUERIES))[0]
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_cross_attention_equals_torch() -> None:
+    ours, theirs = randomized(CrossAttention(WIDTH, HEADS)), multihead()
+    copy_cross_attention(theirs, ours)
+    x_BQD, states_BKD = torch.randn(BATCH, QUERIES, WIDTH), torch.randn(BATCH, KEYS, WIDTH)
+    valid_BK = length_mask(KEY_LENGTHS, KEYS)
+    found = ours(x_BQD, ours.project(states_BKD), valid_BK[:, None, None])
+    expected = theirs(x_BQD, states_BKD, states_BKD, key_padding_mask=~valid_BK)[0]
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_steps_with_a_cache_equal_causal_attention() -> None:
+    attention = randomized(SelfAttention(WIDTH, HEADS))
+    x_BUD = torch.randn(BATCH, QUERIES, WIDTH)
+    cache: KeyValueCache | None = None
+    found = []
+    for position in range(QUERIES):
+        step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES)
+        found.append(step)
+    torch.testing.assert_close(torch.cat(found, 1), attention(x_BUD, causal=True), **EXACT)
+
+
+def test_an_encoder_layer_equals_torch() -> None:
+    config = tiny.shape(d_model=WIDTH, heads=HEADS)
+    ours = randomized(EncoderLayer(config))
+    theirs = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, config.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    copy_self_attention(theirs.self_attn, ours.attention)
+    copy(theirs.norm1, ours.attention_norm)
+    copy(theirs.norm2, ours.feed_forward_norm)
+    copy(theirs.linear1, ours.feed_forward[0])
+    copy(theirs.linear2, ours.feed_forward[3])
+    x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
+    valid_BS = length_mask(LENGTHS, QUERIES)
+    found, expected = ours(x_BSD, valid_BS[:, None, None]), theirs(x_BSD, src_key_padding_mask=~valid_BS)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_layer_equals_torch() -> None:
+    config = tiny.shape(d_model=WIDTH, heads=HEADS)
+    ours = randomized(DecoderLayer(config))
+    theirs = nn.TransformerDecoderLayer(
+        WIDTH, HEADS, config.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+    copy_self_attention(theirs.self_attn, ours.self_attention)
+    copy_cross_attention(theirs.multihead_attn, ours.cross_attention)
+    copy(theirs.norm1, ours.self_attention_norm)
+    copy(theirs.norm2, ours.cross_attention_norm)
+    copy(theirs.norm3, ours.feed_forward_norm)
+    copy(theirs.linear1, ours.feed_forward[0])
+    copy(theirs.linear2, ours.feed_forward[3])
+    x_BUD, states_BSD = torch.randn(BATCH, QUERIES, WIDTH), torch.randn(BATCH, KEYS, WIDTH)
+    valid_BS = length_mask(KEY_LENGTHS, KEYS)
+    found = ours(x_BUD, states_BSD, valid_BS[:, None, None])
+    expected = theirs(x_BUD, states_BSD, tgt_mask=causal_mask(QUERIES), memory_key_padding_mask=~valid_BS)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_layer_drop_0_keeps_every_layer(training: bool) -> None:
+    x_BSD, found_BSD = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
+    residual = Residual(dropout=0.0, layer_drop=0.0).train(training)
+    assert torch.equal(residual(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD + found_BSD)
+
+
+def test_layer_drop_1_skips_every_layer_in_training_alone() -> None:
+    x_BSD, found_BSD = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
+    residual = Residual(dropout=0.0, layer_drop=1.0)
+    assert torch.equal(residual.train()(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD)
+    assert torch.equal(residual.eval()(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD + found_BSD)
+
+
+def test_layer_drop_skips_whole_layers_of_some_utterances() -> None:
+    config = tiny.shape(layer_drop=0.5)
+    layer = randomized(DecoderLayer(config))
+    x_BUD, states_BSD = torch.randn(64, 5, config.d_model), torch.randn(64, 6, config.d_model)
+    mask_B11S = torch.ones(64, 1, 1, 6, dtype=torch.bool)
+    whole = layer(x_BUD, states_BSD, mask_B11S)
+    found = layer.train()(x_BUD, states_BSD, mask_B11S)
+    skipped = [torch.equal(row, same) for row, same in zip(found, x_BUD, strict=True)]
+    assert 16 < sum(skipped) < 48
+    kept = ~torch.tensor(skipped)
+    torch.testing.assert_close(found[kept], whole[kept], **EXACT)

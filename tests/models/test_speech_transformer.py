@@ -1,0 +1,164 @@
+"""The assembled model: padding, incremental decoding, gradients, initial values and size."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainables.config import Model
+from trainables.data.tokenizer import SOS
+from trainables.models.speech_transformer import SpeechTransformer
+
+FACTORS = [2, 3, 4, 6, 8]
+VARIANTS = [
+    {},
+    {"tied_embeddings": True},
+    {"encoder_positions": False, "decoder_positions": False},
+]
+variants = pytest.mark.parametrize("fields", VARIANTS, ids=["default", "tied", "no_positions"])
+
+models = cache(lambda factor: tiny.model(reduction_factor=factor))
+
+
+def tokens(lengths: list[int]) -> Tensor:
+    """(B, U) random tokens behind SOS; what stands behind a sequence is random as well."""
+    tokens_BU = torch.randint(0, tiny.VOCABULARY, (len(lengths), max(lengths)))
+    tokens_BU[:, 0] = SOS
+    return tokens_BU
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=4),
+    st.sampled_from(FACTORS),
+    st.integers(0, 25),
+    st.sampled_from([1.0, 100.0]),
+)
+def test_padding_never_changes_an_output(
+    sizes: list[tuple[int, int]], factor: int, extra: int, loudness: float
+) -> None:
+    """An utterance trimmed and alone gives what it gives in a batch, in front of any garbage."""
+    model = models(factor)
+    frames, counts = [size[0] for size in sizes], [size[1] for size in sizes]
+    features_BTF = torch.randn(len(sizes), max(frames) + extra, tiny.BINS) * loudness
+    for row, length in zip(features_BTF, frames, strict=True):
+        row[:length] /= loudness
+    tokens_BU = tokens(counts)
+    with torch.no_grad():
+        logits_BUV, ctc_BSV, states_B = model(features_BTF, torch.tensor(frames), tokens_BU)
+        for place, (length, count) in enumerate(sizes):
+            alone = model(features_BTF[place : place + 1, :length], torch.tensor([length]), tokens_BU[[place], :count])
+            assert alone[2].item() == states_B[place] == alone[1].shape[1] == -(-length // factor)
+            torch.testing.assert_close(logits_BUV[place, :count], alone[0][0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(ctc_BSV[place, : alone[2].item()], alone[1][0], atol=1e-4, rtol=1e-4)
+
+
+def test_no_token_sees_a_later_one() -> None:
+    model, tokens_BU = tiny.model(), tokens([9])
+    features_BTF, lengths_B = torch.randn(1, 30, tiny.BINS), torch.tensor([30])
+    changed_BU = tokens_BU.clone()
+    changed_BU[0, 5] = (tokens_BU[0, 5] + 1) % tiny.VOCABULARY
+    with torch.no_grad():
+        one, other = model(features_BTF, lengths_B, tokens_BU)[0], model(features_BTF, lengths_B, changed_BU)[0]
+    assert torch.equal(one[:, :5], other[:, :5])
+    assert (one[:, 5:] != other[:, 5:]).any(-1).all()
+
+
+@variants
+def test_decoding_step_by_step_equals_teacher_forcing(fields: dict[str, bool]) -> None:
+    model, tokens_BU = tiny.model(**fields), tokens([10, 10, 10])
+    with torch.no_grad():
+        states_BSD, lengths_B = model.encoder(torch.randn(3, 50, tiny.BINS), torch.tensor([50, 7, 31]))
+        expected = model.decoder(tokens_BU, states_BSD, lengths_B)
+        state = model.decoder.start(states_BSD, lengths_B, length=10)
+        found = torch.stack([model.decoder.step(tokens_B, state) for tokens_B in tokens_BU.T], dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@variants
+def test_only_positions_tell_the_order_of_tokens(fields: dict[str, bool]) -> None:
+    """One layer without them sees earlier tokens as a bag."""
+    model = tiny.model(**fields, decoder_layers=1)
+    states_BSD, lengths_B = torch.randn(1, 5, 32), torch.tensor([5])
+    tokens_BU = torch.tensor([[SOS, 7, 8, 9]])
+    swapped_BU = tokens_BU[:, [0, 2, 1, 3]]
+    with torch.no_grad():
+        last = model.decoder(tokens_BU, states_BSD, lengths_B)[0, -1]
+        other = model.decoder(swapped_BU, states_BSD, lengths_B)[0, -1]
+    assert torch.allclose(last, other, atol=1e-5) == (not fields.get("decoder_positions", True))
+
+
+def test_tied_embeddings_are_one_parameter() -> None:
+    tied, separate = tiny.model(tied_embeddings=True), tiny.model()
+    assert tied.decoder.output.weight is tied.decoder.embedding.weight
+    assert separate.decoder.output.weight is not separate.decoder.embedding.weight
+    saved = tiny.VOCABULARY * tiny.shape().d_model
+    assert count(separate) - count(tied) == saved
+
+
+@variants
+def test_every_parameter_has_a_finite_gradient(fields: dict[str, bool]) -> None:
+    model = tiny.model(**fields, dropout=0.1, layer_drop=0.5).train()
+    logits_BUV, ctc_BSV, _ = model(torch.randn(4, 40, tiny.BINS), torch.tensor([40, 3, 20, 11]), tokens([8, 2, 5, 8]))
+    (logits_BUV.square().mean() + ctc_BSV.square().mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@variants
+def test_initial_values(fields: dict[str, bool]) -> None:
+    """Embeddings of variance 1/D, tied or not; Glorot bounds for every matrix that a fused one stands for."""
+    torch.manual_seed(0)
+    width = 64
+    model = SpeechTransformer(tiny.shape(d_model=width, **fields), 500, tiny.BINS)
+    assert model.decoder.embedding.weight.std().item() == pytest.approx(width**-0.5, rel=0.05)
+    attention = model.encoder.layers[0].attention
+    for matrix in (*attention.qkv.weight.chunk(3), attention.output.weight):
+        bound = (6 / (2 * width)) ** 0.5
+        assert 0.95 * bound < matrix.abs().max() <= bound
+    assert not attention.qkv.bias.any()
+
+
+def count(model: SpeechTransformer) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def by_hand(config: Model, vocabulary: int, num_feats: int) -> int:
+    """Every parameter, from the shapes on paper."""
+    width, inner, channels, kernel = config.d_model, config.feed_forward, config.conv_channels, 5
+    convolutions = 2 * channels * (num_feats * kernel + 1) + 2 * width * (channels * kernel + 1)
+    attention = 4 * width * (width + 1)
+    feed_forward = inner * (width + 1) + width * (inner + 1)
+    norm = 2 * width
+    encoder = config.encoder_layers * (attention + feed_forward + 2 * norm) + norm
+    decoder = config.decoder_layers * (2 * attention + feed_forward + 3 * norm) + norm
+    embeddings = vocabulary * width * (1 if config.tied_embeddings else 2)
+    return convolutions + encoder + decoder + embeddings + vocabulary * (width + 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "vocabulary", "expected"),
+    [
+        (Model(), 5000, 8_393_608),  # the course's starter
+        (
+            Model(encoder_layers=12, decoder_layers=6, feed_forward=2048, reduction_factor=4),
+            1000,
+            26_884_584,
+        ),  # the known-good start of public recipes
+        (Model(encoder_layers=12, decoder_layers=6, feed_forward=2048, tied_embeddings=True), 1000, 26_628_584),
+    ],
+    ids=["starter", "large", "large_tied"],
+)
+def test_size_equals_a_count_by_hand(config: Model, vocabulary: int, expected: int) -> None:
+    with torch.device("meta"):
+        model = SpeechTransformer(config, vocabulary, 80)
+    assert count(model) == by_hand(config, vocabulary, 80)
+    assert count(model) == expected

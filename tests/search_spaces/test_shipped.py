@@ -1,0 +1,56 @@
+"""Every space that ships loads, and proposes models that are valid and within its budget."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from search_spaces.budget import check_budget, feasible
+from search_spaces.space import SHIPPED, Space, shipped
+from trainables.config import Tokenizer
+
+PROPOSALS = 200
+CHARACTERS = 33  # of a character tokenizer: A to Z, space, apostrophe, and the special tokens
+NUM_FEATS = 80
+LEAST_FEASIBLE = 0.2  # share of raw proposals: with less, a space wastes its sampler
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    return tokenizer.vocab_size or CHARACTERS
+
+
+def test_what_ships() -> None:
+    assert {"hw4p2", "digits", "synthetic"} <= set(shipped()) == {path.stem for path in SHIPPED.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", shipped())
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_proposals_are_valid_and_within_budget(name: str) -> None:
+    """Half of the proposals are random. Infeasible ones are told as failed and asked again, as a sweep does."""
+    space = Space.load(name)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=PROPOSALS // 2, multivariate=True, group=True, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    accepted = asked = 0
+    while accepted < PROPOSALS and asked < PROPOSALS / LEAST_FEASIBLE:
+        trial = study.ask()
+        values = space.propose(trial)
+        asked += 1
+        space.config(values)  # over budget it may be, but never refused
+        found = feasible(space, values, vocab_size_of, NUM_FEATS)
+        if found is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        config, count = found
+        assert config == space.config(values)
+        assert 0 < count <= space.budget <= 30_000_000
+        study.tell(trial, count / space.budget)
+        accepted += 1
+    assert accepted == PROPOSALS
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_base_is_a_model_within_budget(name: str) -> None:
+    space = Space.load(name)
+    assert feasible(space, {}, vocab_size_of, NUM_FEATS)
+    assert check_budget(space, vocab_size_of, NUM_FEATS) == []
+    assert 1 <= space.grace <= space.epochs

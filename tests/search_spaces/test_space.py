@@ -1,0 +1,388 @@
+"""Reading a space, its mistakes, its proposals and its configurations."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search_spaces.distributions import Choice, Float, Int
+from search_spaces.space import DEFAULTS, Space, is_space, shipped
+from trainables.config import Config, flatten
+from trainables.errors import InputError
+
+GOOD = """
+base:
+  tokenizer: {kind: bpe, vocab_size: 500}
+  model: {d_model: 64, heads: 2}
+  optimizer: {lr: 1e-3, betas: [0.9, 0.95]}
+vary:
+  tokenizer.vocab_size: {choice: [1000, 5000], when: {tokenizer.kind: [bpe, unigram]}}
+  tokenizer.kind: {choice: [char, bpe, unigram]}
+  model.encoder_layers: {int: [2, 8], step: 2}
+  model.conv_channels: {choice: [32, 64], when: {model.encoder_layers: 2, tokenizer.kind: char}}
+  optimizer.lr: {log: [5e-4, 3.0E-3]}
+  model.dropout: {float: [0, .2], step: 5e-2}
+  loss.ctc_weight: {float: [0.1, 0.5]}
+budget: 3e7
+epochs: 25
+asha: {grace: 3, reduction: 2}
+"""
+
+
+class Drawn:
+    """Answers like an Optuna trial, by chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.asked: list[str] = []
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.asked.append(name)
+        return self.random.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        self.asked.append(name)
+        return self.random.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        self.asked.append(name)
+        return self.random.uniform(low, high)
+
+
+def mistakes(text: str) -> list[str]:
+    with pytest.raises(InputError) as error:
+        Space.parse(text, "my.yaml")
+    assert error.value.problem.startswith("my.yaml")
+    return error.value.problem.splitlines()[1:]
+
+
+def test_a_space_is_read() -> None:
+    space = Space.parse(GOOD, "folder/my.yaml")
+    assert space.name == "my" and space.text == GOOD
+    assert (space.budget, space.trials, space.epochs, space.grace, space.reduction, space.seed) == (
+        30_000_000,
+        40,
+        25,
+        3,
+        2,
+        0,
+    )
+    assert space.base["optimizer.lr"] == 1e-3
+    assert space.vary["optimizer.lr"].distribution == Float(5e-4, 3e-3, log=True)
+    assert space.vary["model.dropout"].distribution == Float(0.0, 0.2, 0.05)
+    assert space.vary["model.encoder_layers"].distribution == Int(2, 8, 2)
+    assert space.vary["tokenizer.vocab_size"].distribution == Choice((1000, 5000))
+    assert space.vary["model.conv_channels"].when == {"model.encoder_layers": (2,), "tokenizer.kind": ("char",)}
+
+
+def test_defaults() -> None:
+    space = Space.parse("base:\nvary:\n", "my.yaml")
+    assert (space.budget, space.trials, space.epochs, space.grace, space.reduction) == (30_000_000, 40, 20, 4, 3)
+    assert space.propose(Drawn(0)) == {}
+    assert space.config({}) == Config()
+
+
+@pytest.mark.parametrize("number", ["5e-4", "5E-4", "0.0005", "5.0e-4", ".5e-3", "+5e-4", "5.e-4", "0_5e-4"])
+def test_numbers_may_be_written_in_any_way(number: str) -> None:
+    space = Space.parse(f"base: {{optimizer: {{lr: {number}}}}}", "my.yaml")
+    assert space.config({}).optimizer.lr == 5e-4
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32))
+def test_proposals_follow_conditions(seed: int) -> None:
+    space = Space.parse(GOOD, "my.yaml")
+    suggest = Drawn(seed)
+    values = space.propose(suggest)
+    assert list(values) == suggest.asked
+    assert ("tokenizer.vocab_size" in values) == (values["tokenizer.kind"] != "char")
+    assert ("model.conv_channels" in values) == (
+        values["model.encoder_layers"] == 2 and values["tokenizer.kind"] == "char"
+    )
+    config = dict(flatten(space.config(values).model_dump()))
+    assert {key: config[key] for key in values} == values
+    assert config["training.epochs"] == 25
+    if values["tokenizer.kind"] == "char":
+        assert config["tokenizer.vocab_size"] is None  # the base's 500 has no meaning here
+    if "model.conv_channels" not in values:
+        assert config["model.conv_channels"] == DEFAULTS["model.conv_channels"]
+
+
+def test_optuna_is_asked_directly() -> None:
+    space = Space.parse(GOOD, "my.yaml")
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    values = space.propose(trial)
+    assert trial.params == values
+    assert trial.distributions["optimizer.lr"] == optuna.distributions.FloatDistribution(5e-4, 3e-3, log=True)
+    assert trial.distributions["model.encoder_layers"] == optuna.distributions.IntDistribution(2, 8, step=2)
+
+
+def test_an_inactive_value_is_dropped() -> None:
+    space = Space.parse(GOOD, "my.yaml")
+    assert space.config({"tokenizer.kind": "char", "tokenizer.vocab_size": 1000}).tokenizer.vocab_size is None
+
+
+def test_without_values_the_base_is_what_is_configured() -> None:
+    config = Space.parse(GOOD, "my.yaml").config({})
+    assert (config.tokenizer.kind, config.tokenizer.vocab_size, config.model.d_model) == ("bpe", 500, 64)
+
+
+def test_values_that_do_not_go_together() -> None:
+    space = Space.parse("vary: {model.d_model: {choice: [64, 66]}}", "my.yaml")
+    assert space.config({"model.d_model": 64}).model.d_model == 64
+    with pytest.raises(InputError, match="heads=4, d_model=66"):
+        space.config({"model.d_model": 66})
+
+
+def test_conditions_on_conditions_come_last_and_end_together() -> None:
+    space = Space.parse(
+        """
+vary:
+  model.decoder_layers: {int: [1, 2], when: {tokenizer.vocab_size: 1000}}
+  tokenizer.vocab_size: {choice: [1000, 2000], when: {tokenizer.kind: bpe}}
+  tokenizer.kind: {choice: [char, bpe]}
+""",
+        "my.yaml",
+    )
+    assert list(space.vary) == ["tokenizer.kind", "tokenizer.vocab_size", "model.decoder_layers"]
+    proposals = [space.propose(Drawn(seed)) for seed in range(50)]
+    assert {frozenset(values) for values in proposals} == {
+        frozenset({"tokenizer.kind"}),
+        frozenset({"tokenizer.kind", "tokenizer.vocab_size"}),
+        frozenset(space.vary),
+    }
+    stale = {"tokenizer.kind": "char", "tokenizer.vocab_size": 1000, "model.decoder_layers": 1}
+    assert space.config(stale).model.decoder_layers == DEFAULTS["model.decoder_layers"]
+
+
+BROKEN = """\
+base:
+  model: {d_model: 250, heads: 4}
+  modle: {dropout: 0.1}
+  training:
+    epochs: 3
+    batch_seconds: much
+  optimizer:
+    betas: [0.9, x]
+vary:
+  model.depth: {int: [1, 2]}
+  depth: {int: [1, 2]}
+  training.epochs: {int: [1, 2]}
+  model.encoder_layers: {int: [8, 2]}
+  model.decoder_layers: {integer: [1, 2]}
+  model.dropout: {float: [0.05, 1.5]}
+  model.heads: {choice: []}
+  optimizer.lr: {log: [0, 1e-3]}
+  optimizer.betas: {choice: [0.9]}
+  optimizer.warmup: {float: [0, 1], steps: 0.1}
+  tokenizer.kind: {choice: [char, bpee]}
+  tokenizer.vocab_size: {choice: [1000], when: {tokenizer.kind: [bpe]}}
+  loss.ctc_weight: {float: [0.1, 0.4], when: {model.tied_embeddings: true}}
+  loss.label_smoothing: {float: [0.0, 0.1], when: {optimizer.weight_decay: 0.1}}
+  optimizer.weight_decay: {float: [0.0, 0.1], when: {loss.label_smoothing: 0.1}}
+  model.reduction_factor: {int: [2, 4]}
+  model.layer_drop: {float: [0, 0.1], step: 0.03}
+  model.feed_forward: {float: [128, 256]}
+  model.layer_drop: 0.1
+budget: lots
+trials: 0
+epochs: 10
+asha: {grace: 11, reduction: 1, brackets: 2}
+sede: 1
+"""
+
+EXPECTED = [
+    (2, "base.model", "heads must divide d_model, but got heads=4, d_model=250"),
+    (3, "base.modle", "unknown key; the keys here are data, features"),
+    (5, "base.training.epochs", "belongs at the top level"),
+    (6, "base.training.batch_seconds", "'much'"),
+    (8, "base.optimizer.betas.1", "'x'"),
+    (10, "vary.model.depth", "unknown key; the keys here are model.d_model, model.heads"),
+    (11, "vary.depth", "the sections are data, features"),
+    (12, "vary.training.epochs", "set the top-level epochs"),
+    (13, "vary.model.encoder_layers", "low <= high must hold, but got low=8, high=2"),
+    (14, "vary.model.decoder_layers", "needs exactly one of choice, int, float, log, but got integer"),
+    (15, "vary.model.dropout", "less than 1, but got 1.5"),
+    (16, "vary.model.heads", "choice needs a list of one or more values, but got []"),
+    (17, "vary.optimizer.lr", "low > 0 must hold for log, but got low=0"),
+    (18, "vary.optimizer.betas", "cannot vary"),
+    (19, "vary.optimizer.warmup", "unknown option steps; float takes step and when"),
+    (20, "vary.tokenizer.kind", "Input should be 'char', 'bpe' or 'unigram', but got 'bpee'"),
+    (21, "vary.tokenizer.vocab_size", "when tokenizer.kind is 'bpe' never holds; its values are 'char', 'bpee'"),
+    (22, "vary.loss.ctc_weight", "when names model.tied_embeddings, which does not vary; what varies is model.depth"),
+    (23, "vary.loss.label_smoothing", "optimizer.weight_decay varies over real numbers"),
+    (23, "vary.loss.label_smoothing", "circular"),
+    (24, "vary.optimizer.weight_decay", "loss.label_smoothing varies over real numbers"),
+    (24, "vary.optimizer.weight_decay", "circular"),
+    (25, "vary.model.reduction_factor", "int does not fit this key; what fits is choice"),
+    (27, "vary.model.feed_forward", "float does not fit this key; what fits is int or choice"),
+    (28, "vary.model.layer_drop", "given twice; the first is on line 26"),
+    (28, "vary.model.layer_drop", "needs a distribution (choice, int, float, log)"),
+    (29, "budget", "must be a whole number of at least 1, but got 'lots'"),
+    (30, "trials", "must be a whole number of at least 1, but got 0"),
+    (32, "asha.brackets", "the keys here are grace, reduction"),
+    (32, "asha.grace", "grace <= epochs must hold, but got grace=11, epochs=10"),
+    (32, "asha.reduction", "must be a number above 1, but got 1"),
+    (33, "sede", "unknown key; the keys here are base, vary, budget, trials, epochs, asha, seed"),
+]
+
+
+def test_every_mistake_is_reported_at_once_with_its_line() -> None:
+    found = mistakes(BROKEN)
+    for line, key, reason in EXPECTED:
+        matching = [text for text in found if text.startswith(f"  line {line}: {key}: ") and reason in text]
+        assert len(matching) == 1, (line, key, reason, found)
+    assert len(found) == len(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("model.dropout: {float: [0, 0.1], step: 0.03}", "steps of 0.03 must lead from 0 to 0.1 exactly"),
+        ("model.dropout: {float: [0, 0.1], step: 0}", "step must be a number above 0, but got 0"),
+        ("model.dropout: {float: [0, .nan]}", "needs two numbers"),
+        ("model.dropout: {float: [0, .inf]}", "needs two numbers"),
+        ("model.dropout: {float: 0.1}", "needs two numbers, [low, high], but got 0.1"),
+        ("model.dropout: {log: [1e-3, 1e-1], step: 1e-3}", "unknown option step; log takes when"),
+        ("model.dropout: {float: [0, 0.1], log: [1, 2]}", "needs exactly one of"),
+        ("model.dropout: {}", "needs exactly one of choice, int, float, log, but got nothing"),
+        ("model.dropout: {choice: [0.1, 0.1]}", "a value twice"),
+        ("model.dropout: {choice: [[0.1]]}", "plain values"),
+        ("model.dropout: {choice: [low]}", "'low'"),
+        ("model.dropout: {choice: [0.1], when: }", "when needs keys and their values"),
+        ("model.dropout: {choice: [0.1], when: {model.dropout: []}}", "needs one or more plain values"),
+        ("model.dropout: {choice: [0.1], when: {model.dropout: 0.1}}", "when is circular"),
+        ("model.dropout: [0, 0.1]", "needs a distribution"),
+        ("model.heads: {int: [1, 2.5]}", "needs two whole numbers"),
+        ("model.heads: {int: [0, 4]}", "greater than or equal to 1, but got 0"),
+        ("model.heads: {log: [1, 8]}", "log does not fit this key; what fits is int or choice"),
+        ("model.heads: {choice: [2.5]}", "valid integer"),
+        ("model.tied_embeddings: {int: [0, 1]}", "int does not fit this key; what fits is choice"),
+        ("tokenizer.vocab_size: {float: [100, 200]}", "what fits is int or choice"),
+        ("model: {dropout: {float: [0, 1]}}", "the keys here are model.d_model"),
+        ("5: {int: [0, 1]}", "unknown key"),
+    ],
+)
+def test_mistakes_in_a_varied_key(entry: str, reason: str) -> None:
+    found = mistakes(f"vary:\n  {entry}\n")
+    assert len(found) == 1 and reason in found[0] and found[0].startswith("  line 2: vary."), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "text", "5", "vary: [model.dropout]", "base: 3", "asha: 5", "seed: true", "epochs: 1.5", "budget: -1"],
+)
+def test_mistakes_in_the_whole(text: str) -> None:
+    assert len(mistakes(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: b\nc: [1, 2", 2),
+        ("a: {b: 1", 1),
+        ("a:\n\tb: 1", 2),
+        ("a: 1\n b: 2", 2),
+        ("a: *x", 1),
+        ("a: 1\nb: !!python/name:os x", 2),
+    ],
+)
+def test_text_that_is_no_yaml(text: str, line: int) -> None:
+    with pytest.raises(InputError, match=rf"my.yaml, line [{line}{line + 1}]: not valid YAML"):
+        Space.parse(text, "my.yaml")
+
+
+@pytest.mark.parametrize("text", ["base: &x {model: *x}", "[" * 5000, "seed: 2020-13-45", "seed: 1\n---\nseed: 2"])
+def test_yaml_that_cannot_be_built(text: str) -> None:
+    with pytest.raises(InputError, match=r"my\.yaml"):
+        Space.parse(text, "my.yaml")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=60), st.lists(st.sampled_from([*re.findall(r"\w+\.?\w*|\W", GOOD)]), max_size=40).map("".join)
+    )
+)
+def test_any_text_is_a_space_or_an_input_error(text: str) -> None:
+    try:
+        Space.parse(text, "my.yaml")
+    except InputError as error:
+        assert "my.yaml" in error.problem
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text("ab.", max_size=3)
+    | st.sampled_from(["bpe", "model.dropout"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choice", "int", "float", "log", "step", "when", "grace", *DEFAULTS, *Config.model_fields]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["base", "vary", "budget", "epochs", "asha", "trials", "seed"]), values))
+def test_any_tree_is_a_space_or_an_input_error(tree: dict[str, Any]) -> None:
+    try:
+        space = Space.parse(yaml.safe_dump(tree), "my.yaml")
+    except InputError as error:
+        assert "my.yaml" in error.problem
+    else:
+        assert space.config({}).training.epochs == space.epochs
+
+
+def test_a_space_is_loaded_by_path_or_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    assert Space.load(str(path)).name == "mine"
+    assert Space.load("hw4p2").name == "hw4p2"
+    for name in ["hw5", str(tmp_path), str(tmp_path / "absent.yaml"), "../search_spaces/hw4p2"]:
+        with pytest.raises(InputError) as error:
+            Space.load(name)
+        assert name in error.value.problem
+        assert all(name in error.value.remedy for name in shipped())
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        Space.load(str(path))
+
+
+def test_spaces_and_configurations_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    for text, expected in [
+        (GOOD, True),
+        ("vary: 1", True),
+        ("model: {heads: 2}", False),
+        ("", False),
+        ("{", False),
+        ("- vary", False),
+    ]:
+        path.write_text(text)
+        assert is_space(path) == expected
+    assert not is_space(tmp_path / "absent.yaml")

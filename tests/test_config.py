@@ -1,0 +1,121 @@
+"""What a configuration refuses, and how it is taken apart and put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.config import Config, flatten, known_keys, load_config, parse_config, unflatten
+from trainables.errors import InputError
+
+keys = st.text("abcdefgh_", min_size=1, max_size=6)
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers())
+trees = st.recursive(
+    st.dictionaries(keys, leaves, min_size=1),
+    lambda children: st.dictionaries(keys, leaves | children, min_size=1),
+    max_leaves=20,
+)
+
+
+def problem(tree: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        parse_config(tree, "here.yaml")
+    assert error.value.problem.startswith("here.yaml: ")
+    assert error.value.remedy
+    return error.value.problem
+
+
+@given(trees)
+def test_unflatten_is_the_inverse_of_flatten(tree: dict[str, Any]) -> None:
+    assert unflatten(dict(flatten(tree))) == tree
+
+
+def test_every_key_of_a_configuration_survives_flattening_and_json() -> None:
+    config = Config()
+    assert parse_config(unflatten(dict(flatten(config.model_dump()))), "test") == config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_flat_keys_are_section_and_field() -> None:
+    flat = dict(flatten(Config().model_dump()))
+    assert flat["model.dropout"] == 0.1
+    assert {key.split(".")[0] for key in flat} == set(known_keys())
+    assert {key for key in flat if key.startswith("loss.")} == {f"loss.{key}" for key in known_keys(("loss",))}
+
+
+def test_an_unknown_key_is_named_with_the_keys_that_there_are() -> None:
+    found = problem({"model": {"d_modle": 256}})
+    assert "model.d_modle: unknown key" in found
+    assert all(key in found for key in known_keys(("model",)))
+
+
+def test_an_unknown_section_is_named_with_the_sections_that_there_are() -> None:
+    found = problem({"modle": {}})
+    assert "modle: unknown key; the keys here are data, features" in found
+
+
+def test_all_mistakes_are_in_one_message() -> None:
+    found = problem({"model": {"dropout": 1.5, "depth": 3}, "training": {"epochs": 0}})
+    assert "model.dropout" in found and "1.5" in found
+    assert "model.depth" in found
+    assert "training.epochs" in found and "got 0" in found
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "expected"),
+    [
+        ("model", {"d_model": 256, "heads": 3}, "heads must divide d_model, but got heads=3, d_model=256"),
+        ("model", {"d_model": 9, "heads": 3}, "d_model must be even"),
+        ("model", {"reduction_factor": 5}, "model.reduction_factor"),
+        ("model", {"dropout": 1.0}, "model.dropout"),
+        ("model", {"layer_drop": -0.1}, "model.layer_drop"),
+        ("tokenizer", {"kind": "char", "vocab_size": 100}, "vocab_size=100 has no meaning with kind=char"),
+        ("tokenizer", {"kind": "bpe"}, "kind=bpe needs a vocab_size"),
+        ("tokenizer", {"kind": "words"}, "tokenizer.kind"),
+        ("features", {"num_feats": 0}, "features.num_feats"),
+        ("specaugment", {"time_width": 1.5}, "specaugment.time_width"),
+        ("loss", {"label_smoothing": 1.0}, "loss.label_smoothing"),
+        ("optimizer", {"lr": 0.0}, "optimizer.lr"),
+        ("optimizer", {"lr": float("nan")}, "optimizer.lr"),
+        ("optimizer", {"lr": float("inf")}, "optimizer.lr"),
+        ("optimizer", {"betas": [0.9]}, "optimizer.betas"),
+        ("optimizer", {"betas": [0.9, 1.0]}, "optimizer.betas"),
+        ("optimizer", {"warmup": 1.5}, "optimizer.warmup"),
+        ("training", {"batch_seconds": 0}, "training.batch_seconds"),
+        ("training", {"precision": "fp16"}, "training.precision"),
+        ("training", {"seed": -1}, "training.seed"),
+    ],
+)
+def test_what_cannot_work_is_refused(section: str, fields: dict[str, Any], expected: str) -> None:
+    assert expected in problem({section: fields})
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().model.dropout = 0.5  # type: ignore[misc]
+
+
+def test_a_file_is_read_and_named_in_its_errors(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {heads: 2}\noptimizer: {lr: 1.0e-3}\n")
+    assert load_config(file).model.heads == 2
+    file.write_text("model: {head: 2}\n")
+    with pytest.raises(InputError, match=r"run\.yaml: model\.head: unknown key"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "", "\xff"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"run\.yaml"):
+        load_config(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml"):
+        load_config(tmp_path / "absent.yaml")

@@ -1,0 +1,90 @@
+"""Greedy search equals the obvious loop, with and without attention."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.decoding import ctc_greedy, greedy
+from trainables.models.decoder import Decoder
+
+LENGTHS = torch.tensor([40, 9, 25, 1])
+
+
+def encoded(seed: int) -> tuple[Decoder, Tensor, Tensor]:
+    """A decoder that ends some hypotheses early, and states (B, S, D) for it."""
+    model = tiny.model(seed)
+    with torch.no_grad():
+        model.decoder.norm.bias[:] = 1.0
+        model.decoder.output.weight[EOS] = 2.2 / len(model.decoder.norm.bias)  # a logit of about 2.2
+        states_BSD, state_lengths_B = model.encoder(torch.randn(4, 40, tiny.BINS), LENGTHS)
+    return model.decoder, states_BSD, state_lengths_B
+
+
+def naive(decoder: Decoder, states_SD: Tensor, limit: int) -> list[int]:
+    """The whole prefix through the decoder for every token."""
+    found: list[int] = []
+    while len(found) < limit:
+        logits_V = decoder(torch.tensor([[SOS, *found]]), states_SD[None], torch.tensor([len(states_SD)]))[0, -1]
+        allowed = [token for token in range(len(logits_V)) if token not in (PAD, SOS, BLANK, UNK)]
+        token = max(allowed, key=lambda candidate: logits_V[candidate].item())
+        if token == EOS:
+            break
+        found.append(token)
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_equals_a_loop_without_a_cache(seed: int) -> None:
+    decoder, states_BSD, lengths_B = encoded(seed)
+    limits = [20, 3, 12, 0]
+    found = greedy(decoder, states_BSD, lengths_B, torch.tensor(limits))
+    rows = zip(states_BSD, lengths_B, limits, strict=True)
+    assert found == [naive(decoder, row[:length], limit) for row, length, limit in rows]
+
+
+def test_a_hypothesis_keeps_its_limit() -> None:
+    decoder, states_BSD, lengths_B = encoded(0)
+    with torch.no_grad():
+        decoder.output.weight[EOS] = 0
+        decoder.output.weight[7] = 10 * decoder.norm.bias
+    found = greedy(decoder, states_BSD, lengths_B, torch.tensor([30, 1, 17, 0]))
+    assert [len(ids) for ids in found] == [30, 1, 17, 0]
+
+
+def test_hypotheses_may_be_empty() -> None:
+    decoder, states_BSD, lengths_B = encoded(0)
+    with torch.no_grad():
+        decoder.output.weight[:] = 0
+        decoder.output.weight[EOS] = 10 * decoder.norm.bias
+    assert greedy(decoder, states_BSD, lengths_B, torch.tensor([9] * 4)) == [[], [], [], []]
+    assert greedy(decoder, states_BSD, lengths_B, torch.zeros(4, dtype=torch.long)) == [[], [], [], []]
+
+
+def test_no_token_that_stands_for_no_text_is_said() -> None:
+    decoder, states_BSD, lengths_B = encoded(0)
+    with torch.no_grad():
+        decoder.output.weight[[PAD, UNK, SOS, BLANK]] = 10 * decoder.norm.bias
+    found = greedy(decoder, states_BSD, lengths_B, torch.tensor([10] * 4))
+    assert not {PAD, UNK, SOS, BLANK, EOS} & {token for ids in found for token in ids}
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([BLANK, 5, 6, 7]), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
+def test_ctc_greedy_collapses_repeats_and_drops_blanks(paths: list[list[int]], extra: int) -> None:
+    states = max(map(len, paths)) + extra
+    logits_BSV = torch.randn(len(paths), states, 8)
+    for row, path in zip(logits_BSV, paths, strict=True):
+        row[range(len(path)), path] = 10.0
+    found = ctc_greedy(logits_BSV, torch.tensor([len(path) for path in paths]))
+    assert found == [[token for token, _ in itertools.groupby(path) if token != BLANK] for path in paths]

@@ -1,0 +1,116 @@
+"""Two workers train as one does with the same global batches."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import torch.distributed as dist
+
+from trainables.data.batching import BatchPlan
+from trainables.data.corpus import Corpus
+from trainables.training import Metrics, Save, train
+
+WORLD = 2
+COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss", "gradient_norm")
+RATES = ("val_cer", "val_wer", "val_ctc_cer")  # a rounding error could turn a token
+EXACT = ("epoch", "learning_rate", "infeasible_ctc")
+MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith("specaugment")}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulated": {**MASKS, "training.accumulation": 3, "training.batch_seconds": 2.0},
+    "one_utterance_batches": {"training.batch_seconds": 0.1, "training.epochs": 1},
+}
+
+
+def histories(corpus: Corpus, folder: Path | None) -> dict[str, list[Metrics]]:
+    """The metrics of every case; a first worker's checkpoints go to `folder`."""
+    found: dict[str, list[Metrics]] = {}
+    for case, leaves in CASES.items():
+        found[case] = []
+
+        def report(metrics: Metrics, save: Save | None, case: str = case) -> None:
+            found[case].append(metrics)
+            if save and folder:
+                save(folder / case)
+
+        train(tiny.config({"optimizer.lr": 1e-3, **leaves}), corpus, report, device=torch.device("cpu"))
+    return found
+
+
+def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
+    return {name: metrics[name] for name in names}
+
+
+def work(rank: int, folder: Path, corpus: Path) -> None:
+    """What each process runs."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
+    found = histories(Corpus.open(corpus), folder)
+    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what two processes found."""
+    folder = tmp_path_factory.mktemp("workers")
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(rank, folder, tiny_corpus.path)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * WORLD
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_corpus: Corpus) -> dict[str, list[Metrics]]:
+    return histories(tiny_corpus, None)
+
+
+def test_some_batches_divide_and_some_do_not(tiny_corpus: Corpus) -> None:
+    """Else the next test would not meet the fillers that even out the workers' shares."""
+    remainders = set()
+    for leaves in CASES.values():
+        budget = tiny.config(leaves).training.batch_seconds * tiny_corpus.recipe.frames_per_second
+        batches = BatchPlan(tiny_corpus.training_split().frames, budget).epoch(1)
+        remainders |= {len(indices) % WORLD for indices, _ in batches}
+    assert remainders == set(range(WORLD))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_give_the_losses_of_one(case: str, together: Path, alone: dict[str, list[Metrics]]) -> None:
+    found = json.loads((together / "0.json").read_text(encoding="utf-8"))[case]
+    assert len(found) == len(alone[case])
+    for row, expected in zip(found, alone[case], strict=True):
+        assert chosen(row, COMPARED) == pytest.approx(chosen(expected, COMPARED), rel=1e-4)
+        assert chosen(row, RATES) == pytest.approx(chosen(expected, RATES), abs=0.05)
+        assert chosen(row, EXACT) == chosen(expected, EXACT)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_workers_report_the_same(case: str, together: Path) -> None:
+    rows = [json.loads((together / f"{rank}.json").read_text(encoding="utf-8"))[case] for rank in range(WORLD)]
+    for one, other in zip(*rows, strict=True):
+        assert chosen(one, COMPARED + RATES + EXACT) == chosen(other, COMPARED + RATES + EXACT)
+
+
+def test_only_the_first_worker_saves_and_one_process_can_go_on(
+    together: Path, alone: dict[str, list[Metrics]], tiny_corpus: Corpus
+) -> None:
+    more: list[Metrics] = []
+    config = tiny.config({"optimizer.lr": 1e-3, "training.epochs": 4})
+    train(config, tiny_corpus, lambda metrics, save: more.append(metrics), checkpoint=together / "plain")
+    assert [row["epoch"] for row in more] == [4]
+    assert more[0]["train_loss"] < alone["plain"][-1]["train_loss"]

@@ -1,0 +1,141 @@
+"""A model directory gives back the recogniser that was saved, and batching never changes a transcript."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from tiny import Learned
+
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.metrics import character_error_rate
+from trainables.recognizer import CONFIG, FEATURES, FILES, TOKENIZER, WEIGHTS, Recognizer, copy_model
+
+TEXTS = ["CAB", "A BAD CAB", "BEAD", "FADE A BEAD", "ACE"]
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[NDArray[np.float32]]:
+    random = np.random.default_rng(7)
+    return [tiny.utterance(text, random) for text in TEXTS]
+
+
+@pytest.fixture
+def saved(learned: Learned, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    learned.recognizer.save(folder)
+    return folder
+
+
+def test_transcripts_come_in_the_order_of_the_audio(learned: Learned, speech: list[NDArray[np.float32]]) -> None:
+    assert character_error_rate(TEXTS, learned.recognizer.transcribe(speech)) < 0.15
+    backwards = learned.recognizer.transcribe(speech[::-1])
+    assert backwards == learned.recognizer.transcribe(speech)[::-1]
+    assert learned.recognizer.transcribe([]) == []
+
+
+def test_a_batch_gives_what_one_by_one_gives(learned: Learned, speech: list[NDArray[np.float32]]) -> None:
+    one_by_one = [learned.recognizer.transcribe([features])[0] for features in speech]
+    assert learned.recognizer.transcribe(speech) == one_by_one
+    assert learned.recognizer.transcribe(speech, batch_frames=100) == one_by_one
+
+
+def test_it_transcribes_what_validation_heard(learned: Learned, tiny_corpus: Corpus) -> None:
+    split = tiny_corpus.split("dev")
+    spans = zip(split.offsets, split.frames, strict=True)
+    texts = learned.recognizer.transcribe([split.features[start : start + frames] for start, frames in spans])
+    assert split.texts is not None
+    assert character_error_rate(split.texts, texts) == learned.history[-1]["val_cer"]
+
+
+def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: list[NDArray[np.float32]]) -> None:
+    loaded, recognizer = Recognizer.load(saved), learned.recognizer
+    assert {path.name for path in saved.iterdir()} == set(FILES)
+    assert loaded.transcribe(speech) == recognizer.transcribe(speech)
+    for name in ("config", "recipe", "tokens_per_frame", "corpus_hash", "parameters"):
+        assert getattr(loaded, name) == getattr(recognizer, name)
+    assert loaded.tokenizer.content_hash == recognizer.tokenizer.content_hash
+    assert torch.equal(loaded.mean, recognizer.mean) and torch.equal(loaded.std, recognizer.std)
+    for one, other in zip(loaded.model.parameters(), recognizer.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_loading_leaves_the_model_ready_to_transcribe(saved: Path) -> None:
+    assert not Recognizer.load(saved).model.training
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_a_missing_file_is_named(missing: str, saved: Path) -> None:
+    (saved / missing).unlink()
+    with pytest.raises(InputError, match=f"not a whole model directory: {missing} missing"):
+        Recognizer.load(saved)
+
+
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        Recognizer.load(tmp_path)
+    assert all(name in error.value.problem for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (CONFIG, b"[]"),
+        (CONFIG, b"{"),
+        (CONFIG, b'{"format": 1}'),
+        (CONFIG, b'{"format": 1, "config": {"model": {"d_modle": 3}}, "corpus_hash": "", "tokens_per_frame": 1}'),
+        (FEATURES, b'{"mean": [1.0]}'),
+        (FEATURES, b"null"),
+        (FEATURES, b'{"recipe": {"name": "librosa"}, "mean": [1.0], "std": [1.0]}'),
+        (TOKENIZER, b"not a tokenizer"),
+        (WEIGHTS, b"\x80\x04K\x01."),
+        (WEIGHTS, b""),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: bytes, saved: Path) -> None:
+    (saved / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        Recognizer.load(saved)
+
+
+def test_another_format_is_refused(saved: Path) -> None:
+    tree = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
+    (saved / CONFIG).write_text(json.dumps({**tree, "format": 99}), encoding="utf-8")
+    with pytest.raises(InputError, match="model format 99, but this version reads 1"):
+        Recognizer.load(saved)
+
+
+def test_weights_of_another_shape_are_refused(learned: Learned, saved: Path) -> None:
+    tree = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
+    tree["config"]["model"]["feed_forward"] += 8
+    (saved / CONFIG).write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(InputError, match=WEIGHTS):
+        Recognizer.load(saved)
+
+
+def test_a_copy_is_a_model_and_replaces_an_earlier_one(saved: Path, tmp_path: Path) -> None:
+    for extra in ("optimizer.safetensors", "training.json"):
+        (saved / extra).touch()
+    copied = copy_model(saved, tmp_path / "winners" / "best")
+    assert {path.name for path in copied.iterdir()} == set(FILES)
+    (copied / "from_before").touch()
+    assert copy_model(saved, copied) == copied
+    assert {path.name for path in copied.iterdir()} == set(FILES)
+    assert list(copied.parent.iterdir()) == [copied]
+    assert Recognizer.load(copied).parameters == Recognizer.load(saved).parameters
+
+
+def test_a_copy_that_fails_leaves_the_earlier_model(saved: Path, tmp_path: Path) -> None:
+    copied = copy_model(saved, tmp_path / "winners" / "best")
+    (saved / WEIGHTS).unlink()
+    with pytest.raises(OSError, match=WEIGHTS):
+        copy_model(saved, copied)
+    assert Recognizer.load(copied).parameters
+    assert list(copied.parent.iterdir()) == [copied]
