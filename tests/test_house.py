@@ -58,10 +58,3 @@ def test_what_ray_runs_also_runs_without_ray() -> None:
     names = [*modules("trainables"), *modules("search_spaces")]
     assert "trainables.worker" in names and "search_spaces.space" in names
     assert run("-c", IMPORT_WITHOUT, *names) == "trainables.worker"
-
-
-def test_no_file_outgrows_its_room() -> None:
-    """Longer than this, a file is asking for a second one."""
-    rooms = [REPOSITORY / room for room in ("platform", "trainables", "search_spaces", "tests")]
-    lengths = {file: file.read_text(encoding="utf-8").count("\n") for room in rooms for file in room.rglob("*.py")}
-    assert {str(file): length for file, length in lengths.items() if length > 400} == {}

@@ -126,12 +126,10 @@ class Recognizer:
                 "Train the model again, or use the version that wrote it.",
             )
         about = _read_json(folder / CONFIG, "config", "corpus_hash", "tokens_per_frame")
-        features = _read_json(folder / FEATURES, "recipe", "mean", "std")
+        recipe, mean, std = _read_features(folder / FEATURES)
         config = parse_config(about["config"], str(folder / CONFIG))
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        model = SpeechTransformer(
-            config.model, tokenizer.vocab_size, config.features.num_feats or len(features["mean"])
-        )
+        model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         try:
             load_model(model, str(folder / WEIGHTS))
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -140,9 +138,9 @@ class Recognizer:
             config,
             model.to(device).eval(),
             tokenizer,
-            Recipe.model_validate(features["recipe"]),
-            torch.tensor(features["mean"]),
-            torch.tensor(features["std"]),
+            recipe,
+            mean,
+            std,
             about["tokens_per_frame"],
             about["corpus_hash"],
         )
@@ -157,6 +155,15 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
         for name in FILES:
             shutil.copy2(checkpoint / name, partial / name)
     return folder
+
+
+def _read_features(path: Path) -> tuple[Recipe, Tensor, Tensor]:
+    """The feature recipe, and mean and standard deviation (F,)."""
+    tree = _read_json(path, "recipe", "mean", "std")
+    try:
+        return Recipe.model_validate(tree["recipe"]), torch.tensor(tree["mean"]), torch.tensor(tree["std"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}", "Use the version that wrote it, or another copy.") from None
 
 
 def _read_json(path: Path, *keys: str) -> dict[str, Any]:

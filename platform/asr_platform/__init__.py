@@ -11,6 +11,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how often reports are fetched; 2 s by default
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer a trial
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 s by default, which a busy machine can take
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our recorder writes; no files of Tune's own a trial

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import DownloadColumn
+from rich.progress import DownloadColumn, Progress, TaskID
 
 from asr_platform.terminal import corpus_table, progress_bar
 from trainables.data.utterance import Utterance
@@ -46,8 +47,13 @@ def hw4(root: Path, **output: Any) -> None:
 
 @prepare.command()
 @click.argument("root", type=FOLDER)
-@click.option("--download", "downloads", metavar="SPLIT", multiple=True,
-              help="Fetch this split into ROOT first, such as dev-clean. May be repeated; goes on where it stopped.")  # fmt: skip
+@click.option(
+    "--download",
+    "downloads",
+    metavar="SPLIT",
+    multiple=True,
+    help="Fetch this split into ROOT first, such as dev-clean. May be repeated; goes on where it stopped.",
+)
 @click.option("--base-url", help="Where the archives are; default: the corpus's public address.")
 @output_options
 def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> None:
@@ -57,13 +63,8 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 
     for split in downloads:
         with progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
-            task = bar.add_task("", total=None)
-            download(
-                split,
-                root,
-                base_url or BASE_URL,
-                lambda done, total: bar.update(task, completed=done, total=total or None),
-            )
+            show = partial(_show, bar, bar.add_task("", total=None))
+            download(split, root, base_url or BASE_URL, show)
     write_corpus(librispeech_utterances(root), "librispeech", **output)
 
 
@@ -71,7 +72,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @output_options
 def manifest(file: Path, **output: Any) -> None:
-    """A JSONL manifest: audio_filepath, text, and optionally offset, duration (seconds) and split, a line an utterance."""
+    """A JSONL manifest, a line an utterance: audio_filepath, text; optionally offset and duration (seconds), split."""
     from trainables.data.importers.manifest import manifest_utterances
 
     write_corpus(manifest_utterances(file), "manifest", **output)
@@ -108,12 +109,14 @@ def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe
     from trainables.data.prepare import prepare as write
 
     with progress_bar(console(), f"preparing {source}") as bar:
-        task = bar.add_task("", total=len(utterances))
-        corpus = write(
-            utterances, Recipe(name=recipe), out, source, jobs, lambda done, total: bar.update(task, completed=done)
-        )
+        show = partial(_show, bar, bar.add_task("", total=len(utterances)))
+        corpus = write(utterances, Recipe.model_validate({"name": recipe}), out, source, jobs, show)
     console().print(corpus_table(corpus))
     console().print(f"corpus: {out}", soft_wrap=True, highlight=False)
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total or None)
 
 
 def console() -> Console:

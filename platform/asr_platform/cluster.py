@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_actors, list_placement_groups
+from ray.util.state.exception import RayStateApiException
 
 import asr_platform
 import search_spaces
 import trainables
 from trainables.errors import InputError
 
+SECONDS_BETWEEN_LOOKS = 5.0
+STATE_LIMIT = 10_000  # actors or placement groups that one look can see
 TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
 
 
@@ -81,6 +88,36 @@ class Cluster:
         if workers.gpus:
             room = min(room, int(self.gpus / (workers.gpus * workers.count) + 1e-6))
         return min(room, options.max_concurrent or room)
+
+
+class Reaper:
+    """Frees what the workers of a stopped trial held, if Ray has not.
+
+    Ray Train leaves it to a helper process of each trial, which gives up at the first call that fails (2.60; seen on
+    a busy machine: the next trial waits for ever). A placement group of this job that no living actor is in, twice in
+    a row, belongs to nobody.
+    """
+
+    def __init__(self) -> None:
+        self.job = ray.get_runtime_context().get_job_id()
+        self.suspects: set[str] = set()
+        self.next_look = 0.0
+
+    def look(self) -> None:
+        """Looks around if the last time was long enough ago; called often."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        try:
+            groups = list_placement_groups(filters=[("state", "=", "CREATED")], limit=STATE_LIMIT)
+            actors = list_actors(filters=[("state", "!=", "DEAD")], detail=True, limit=STATE_LIMIT)
+        except RayStateApiException:  # the dashboard is busy: next time, then
+            return
+        used = {actor.placement_group_id for actor in actors}
+        own = {group.placement_group_id for group in groups if group.creator_job_id == self.job}
+        for orphan in self.suspects & (own - used):
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(orphan))))
+        self.suspects = own - used
 
 
 @contextmanager

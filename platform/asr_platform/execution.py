@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.search import Searcher
 
-from asr_platform.cluster import TRIAL_CPUS
+from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import RungStopper
 from asr_platform.feasibility import Feasibility
 from asr_platform.study import Ledger, State
@@ -107,6 +107,10 @@ class Recorder(Unsaved, tune.Callback):
     ) -> None:
         self.ledger, self.tracker, self.parent = ledger, tracker, parent
         self.stopper, self.view, self.epochs, self.interrupt = stopper, view, epochs, interrupt
+        self.reaper = Reaper()
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self.reaper.look()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number, config = trial.config["number"], trial.config["config"]

@@ -1,4 +1,4 @@
-"""Which proposals of a space can become trials on a corpus: those that fit the budget, with tokens the text can give."""
+"""Which proposals of a space can become trials on a corpus: within the budget, with tokens that the text can give."""
 
 from __future__ import annotations
 

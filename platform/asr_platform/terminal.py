@@ -59,7 +59,7 @@ class View:
 
     def started(self, trial: TrialRecord) -> None:
         varied = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
-        went_on = f" goes on after epoch {trial.epochs}" if trial.epochs else ""
+        went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
         self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
 
     def progressed(self, trial: TrialRecord) -> None:

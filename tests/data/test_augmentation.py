@@ -85,7 +85,7 @@ def test_a_width_beyond_the_features_is_cut() -> None:
 
 def test_random_streams_of_different_keys_differ() -> None:
     """In the 32 bits that torch's CPU generator takes from a seed."""
-    keys = [(seed, epoch) for seed in range(20) for epoch in range(100)]
+    keys: list[tuple[int, ...]] = [(seed, epoch) for seed in range(20) for epoch in range(100)]
     keys += [(seed, epoch, rank) for seed in range(20) for epoch in range(100) for rank in range(8)]
     assert len({generator(*key).initial_seed() % 2**32 for key in keys}) == len(keys)
     assert torch.rand(1, generator=generator(3, 4)) == torch.rand(1, generator=generator(3, 4))

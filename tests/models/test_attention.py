@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 import tiny
@@ -17,16 +18,24 @@ from trainables.models.subsampling import length_mask
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
 LENGTHS = torch.tensor([7, 4, 1])
 KEY_LENGTHS = torch.tensor([11, 1, 6])
-EXACT = {"atol": 1e-6, "rtol": 1e-6}
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded_doubles() -> Iterator[None]:
+    """In float64 a difference is a mistake and not rounding."""
     torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
     yield
+    torch.set_default_dtype(torch.float32)
 
 
-def randomized(module: nn.Module) -> nn.Module:
+def assert_equal(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def randomized(module: AnyModule) -> AnyModule:
     """Biases and norms are drawn as well: at their first values a mistake in them would not show."""
     for parameter in module.parameters():
         if parameter.dim() == 1:
@@ -88,7 +97,7 @@ def test_self_attention_equals_torch(kind: str) -> None:
     else:
         found = ours(x_BSD, causal=True)
         expected = theirs(x_BSD, x_BSD, x_BSD, attn_mask=causal_mask(QUERIES))[0]
-    torch.testing.assert_close(found, expected, **EXACT)
+    assert_equal(found, expected)
 
 
 def test_cross_attention_equals_torch() -> None:
@@ -98,7 +107,7 @@ def test_cross_attention_equals_torch() -> None:
     valid_BK = length_mask(KEY_LENGTHS, KEYS)
     found = ours(x_BQD, ours.project(states_BKD), valid_BK[:, None, None])
     expected = theirs(x_BQD, states_BKD, states_BKD, key_padding_mask=~valid_BK)[0]
-    torch.testing.assert_close(found, expected, **EXACT)
+    assert_equal(found, expected)
 
 
 def test_steps_with_a_cache_equal_causal_attention() -> None:
@@ -109,7 +118,7 @@ def test_steps_with_a_cache_equal_causal_attention() -> None:
     for position in range(QUERIES):
         step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES)
         found.append(step)
-    torch.testing.assert_close(torch.cat(found, 1), attention(x_BUD, causal=True), **EXACT)
+    assert_equal(torch.cat(found, 1), attention(x_BUD, causal=True))
 
 
 def test_an_encoder_layer_equals_torch() -> None:
@@ -126,7 +135,7 @@ def test_an_encoder_layer_equals_torch() -> None:
     x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
     valid_BS = length_mask(LENGTHS, QUERIES)
     found, expected = ours(x_BSD, valid_BS[:, None, None]), theirs(x_BSD, src_key_padding_mask=~valid_BS)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_equal(found, expected)
 
 
 def test_a_decoder_layer_equals_torch() -> None:
@@ -146,7 +155,7 @@ def test_a_decoder_layer_equals_torch() -> None:
     valid_BS = length_mask(KEY_LENGTHS, KEYS)
     found = ours(x_BUD, states_BSD, valid_BS[:, None, None])
     expected = theirs(x_BUD, states_BSD, tgt_mask=causal_mask(QUERIES), memory_key_padding_mask=~valid_BS)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_equal(found, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -173,4 +182,4 @@ def test_layer_drop_skips_whole_layers_of_some_utterances() -> None:
     skipped = [torch.equal(row, same) for row, same in zip(found, x_BUD, strict=True)]
     assert 16 < sum(skipped) < 48
     kept = ~torch.tensor(skipped)
-    torch.testing.assert_close(found[kept], whole[kept], **EXACT)
+    assert_equal(found[kept], whole[kept])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainables.config import Model
 from trainables.data.tokenizer import SOS
+from trainables.models.attention import SelfAttention
 from trainables.models.speech_transformer import SpeechTransformer
 
 FACTORS = [2, 3, 4, 6, 8]
@@ -120,7 +121,7 @@ def test_initial_values(fields: dict[str, bool]) -> None:
     width = 64
     model = SpeechTransformer(tiny.shape(d_model=width, **fields), 500, tiny.BINS)
     assert model.decoder.embedding.weight.std().item() == pytest.approx(width**-0.5, rel=0.05)
-    attention = model.encoder.layers[0].attention
+    attention = next(module for module in model.modules() if isinstance(module, SelfAttention))
     for matrix in (*attention.qkv.weight.chunk(3), attention.output.weight):
         bound = (6 / (2 * width)) ** 0.5
         assert 0.95 * bound < matrix.abs().max() <= bound

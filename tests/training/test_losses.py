@@ -99,7 +99,7 @@ def test_the_sums_of_two_parts_are_the_sums_of_the_batch(cut: int) -> None:
 
 
 def test_a_filler_does_not_count() -> None:
-    batch, states = make_batch([[A, B], [A, A, A]], [1, 0]), [3, 2]
+    batch, states = make_batch([[A, B], [B]], [1, 0]), [3, 3]
     logits_BUV, ctc_BSV, states_B = outputs(batch, states)
     sums = loss_sums(Loss(), logits_BUV, ctc_BSV, states_B, batch)
     first = slice(0, 1)

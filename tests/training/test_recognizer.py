@@ -94,6 +94,7 @@ def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
         (FEATURES, b'{"mean": [1.0]}'),
         (FEATURES, b"null"),
         (FEATURES, b'{"recipe": {"name": "librosa"}, "mean": [1.0], "std": [1.0]}'),
+        (FEATURES, b'{"recipe": {}, "mean": ["1.0"], "std": [1.0]}'),
         (TOKENIZER, b"not a tokenizer"),
         (WEIGHTS, b"\x80\x04K\x01."),
         (WEIGHTS, b""),

@@ -141,7 +141,7 @@ def test_accumulating_half_batches_equals_whole_batches(tiny_corpus: Corpus) -> 
 
 
 def test_the_seed_decides_and_nothing_else(tiny_corpus: Corpus) -> None:
-    runs = []
+    runs: list[list[Metrics]] = []
     for seed in (0, 0, 1):
         recorder = Recorder()
         torch.manual_seed(len(runs))
@@ -177,8 +177,9 @@ def test_validation_scores_the_whole_split_however_it_is_batched(learned: Learne
 def test_characters_unknown_to_training_are_errors_in_validation(learned: Learned, tmp_path: Path) -> None:
     """They stay in the reference, and no hypothesis can hold them."""
     said = "A BAD CAB"
-    splits = {"train": tiny.SENTENCES, "dev": [("Z BXD CAB", said), ("ÉÉÉ", said)]}
-    corpus = tiny.write_corpus(tmp_path / "corpus", splits)
+    corpus = tiny.write_corpus(
+        tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": [("Z BXD CAB", said), ("ÉÉÉ", said)]}
+    )
     found = validated(learned.recognizer.config, corpus, learned.recognizer)
     assert learned.recognizer.transcribe([tiny.utterance(said, np.random.default_rng(0))]) == [said]
     assert found["val_cer"] == pytest.approx((2 + len(said)) / (len(said) + 3), abs=0.1)
@@ -186,7 +187,7 @@ def test_characters_unknown_to_training_are_errors_in_validation(learned: Learne
 
 
 def test_an_utterance_too_short_for_ctc_is_counted_and_the_loss_stays_finite(tmp_path: Path) -> None:
-    texts = [*tiny.SENTENCES, ("A BAD CAB", "A")]
+    texts: list[str | tuple[str, str]] = [*tiny.SENTENCES, ("A BAD CAB", "A")]
     corpus = tiny.write_corpus(tmp_path / "corpus", {"train": texts, "dev": texts})
     recorder = Recorder()
     train(tiny.config({"training.epochs": 2}), corpus, recorder)
@@ -197,7 +198,7 @@ def test_an_utterance_too_short_for_ctc_is_counted_and_the_loss_stays_finite(tmp
 def test_a_learning_rate_beyond_reason_is_divergence(tiny_corpus: Corpus) -> None:
     config = tiny.config({"optimizer.lr": 1e30, "optimizer.name": "sgd", "optimizer.warmup": 0.0})
     recorder = Recorder()
-    with pytest.raises(DivergedError, match="became (nan|inf) in epoch 1.*optimizer.lr"):
+    with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 1.*optimizer\.lr"):
         train(config, tiny_corpus, recorder)
     assert recorder.history == []
 

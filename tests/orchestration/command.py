@@ -1,0 +1,70 @@
+"""The platform's own command, run as a person would, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PLATFORM = Path(sys.executable).parent / "platform"
+PATIENCE = 240  # seconds that a sweep of tiny models may take on a busy machine
+
+
+@dataclass
+class Platform:
+    """The command `platform` with a home of its own."""
+
+    folder: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "mlruns"
+
+    def start(self, *words: object) -> subprocess.Popen[str]:
+        """Starts the command; it leads a process group, so that nothing of it outlives the test."""
+        process = subprocess.Popen(
+            [str(PLATFORM), *map(str, words)],
+            cwd=self.folder,
+            env={**os.environ, "ASR_PLATFORM_HOME": str(self.home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *words: object, code: int = 0) -> str:
+        """Runs the command to its end and returns what it printed; fails unless it ends with `code`."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        return out if code == 0 else out + err
+
+    def leaderboard(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(self.run("leaderboard", name, "--json"))
+        return rows
+
+    def stop(self) -> None:
+        """Ends what is still running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Waits until the condition holds while the process runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)

@@ -1,0 +1,168 @@
+"""One small sweep with real Ray, Optuna and MLflow, and everything that is done with its result."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import soundfile
+import tiny
+from command import Platform
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from safetensors import safe_open
+
+from trainables.config import Config, flatten
+from trainables.data.corpus import Corpus
+
+# One learns, one cannot, one diverges: a sweep meets all three.
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, decoder_layers: 1, feed_forward: 48, conv_channels: 16, dropout: 0.0}
+  loss: {ctc_weight: 0.3, label_smoothing: 0.0}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {choice: [1.0e-2, 1.0e-9, 1.0e+30]}
+  model.encoder_layers: {int: [1, 2]}
+budget: 100000
+trials: 5
+epochs: 8
+asha: {grace: 2, reduction: 2}
+seed: 2
+"""
+NAME = "first"
+
+
+@pytest.fixture(scope="module")
+def corpus(platform: Platform) -> Corpus:
+    splits = {"train": tiny.SENTENCES * 4, "dev": tiny.SENTENCES, "test": tiny.SENTENCES[:3]}
+    return tiny.write_corpus(platform.folder / "corpus", splits)
+
+
+@pytest.fixture(scope="module")
+def printed(platform: Platform, corpus: Corpus) -> str:
+    """What the sweep printed."""
+    (platform.folder / "space.yaml").write_text(SPACE)
+    return platform.run("sweep", "space.yaml", "--data", corpus.path, "--name", NAME, "--max-concurrent", 1)
+
+
+@pytest.fixture(scope="module")
+def rows(platform: Platform, printed: str) -> list[dict[str, Any]]:
+    return platform.leaderboard(NAME)
+
+
+@pytest.fixture(scope="module")
+def runs(platform: Platform, printed: str) -> list[Run]:
+    """All MLflow runs of the sweep, the parent among them."""
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    return list(client.search_runs([item.experiment_id for item in client.search_experiments()]))
+
+
+def test_the_leaderboard_has_every_trial_best_first(rows: list[dict[str, Any]]) -> None:
+    assert sorted(row["trial"] for row in rows) == [0, 1, 2, 3, 4]
+    assert {row["state"] for row in rows} == {"complete", "pruned", "failed"}
+    scored = [row["val_cer"] for row in rows if row["val_cer"] is not None]
+    assert scored == sorted(scored)
+    for row in rows:
+        assert set(row) == {
+            "trial", "state", "val_cer", "parameters", "epochs", "params", "mlflow_run_id", "model",
+        }  # fmt: skip
+        assert 0 < row["parameters"] <= 100_000
+        assert set(row["params"]) == {"optimizer.lr", "model.encoder_layers"}
+        assert (row["state"] == "complete") == (row["epochs"] == 8)
+        assert (row["state"] == "failed") == (row["params"]["optimizer.lr"] == 1e30)
+
+
+def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: list[dict[str, Any]]) -> None:
+    assert "Ray dashboard: http://127.0.0.1:" in printed
+    for row in rows:
+        assert f"trial {row['trial']} started" in printed
+        assert f"trial {row['trial']} {row['state']}" in printed
+    assert "rung at epoch 2" in printed
+    assert "DivergedError" in printed
+    assert f"model: {Path('mlruns') / 'models' / NAME}" in printed or f"models/{NAME}" in printed
+
+
+def test_optuna_tells_the_same(platform: Platform, rows: list[dict[str, Any]]) -> None:
+    study = optuna.load_study(storage=f"sqlite:///{platform.home}/studies.db", study_name=NAME)
+    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    assert {trial.number: names[trial.state.name] for trial in study.trials} == {
+        row["trial"]: row["state"] for row in rows
+    }
+    for row in rows:
+        trial = study.trials[row["trial"]]
+        assert sorted(trial.intermediate_values) == list(range(1, row["epochs"] + 1))
+        if row["state"] == "complete":
+            assert trial.value == row["val_cer"]
+
+
+def test_mlflow_tells_the_same(rows: list[dict[str, Any]], runs: list[Run], corpus: Corpus, platform: Platform) -> None:
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "sweep"]
+    children = {run.info.run_id: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["corpus_hash"] == corpus.hash
+    assert {"git_revision", "version.torch", "version.ray"} <= set(parent.data.tags)
+    assert set(children) == {row["mlflow_run_id"] for row in rows}
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    for row in rows:
+        run = children[row["mlflow_run_id"]]
+        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[row["state"]]
+        assert ("rung at epoch" in run.data.tags.get("stopped", "")) == (row["state"] == "pruned")
+        assert {key for key, _ in flatten(Config().model_dump())} <= set(run.data.params)
+        assert run.data.params["parameters"] == str(row["parameters"])
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_cer")]
+        assert sorted(steps) == list(range(1, row["epochs"] + 1))
+
+
+def test_the_best_model_is_whole_and_learned_something(
+    platform: Platform, rows: list[dict[str, Any]], corpus: Corpus
+) -> None:
+    model = platform.home / "models" / NAME
+    assert sorted(path.name for path in model.iterdir()) == [
+        "config.json", "features.json", "model.safetensors", "tokenizer.model",
+    ]  # fmt: skip
+    with safe_open(str(model / "model.safetensors"), "pt") as weights:
+        assert sum(np.prod(weights.get_slice(key).get_shape()) for key in weights.keys()) == rows[0]["parameters"]  # noqa: SIM118
+    scores = json.loads(platform.run("evaluate", model, "--data", corpus.path, "--split", "dev", "--json"))
+    assert scores["cer"] == pytest.approx(rows[0]["val_cer"], abs=1e-9)
+    assert scores["cer"] < 0.5
+
+
+def test_the_model_transcribes_files_and_writes_a_submission(platform: Platform, printed: str, corpus: Corpus) -> None:
+    model = platform.home / "models" / NAME
+    samples = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    soundfile.write(platform.folder / "noise.wav", samples, 8000)
+    assert platform.run("transcribe", model, "noise.wav").startswith("noise.wav\t")
+    platform.run("submit", model, "--data", corpus.path, "--split", "test", "--out", "submission.csv")
+    with (platform.folder / "submission.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["id", "transcription"]
+    assert [row[0] for row in table[1:]] == ["0", "1", "2"]
+
+
+def test_a_finished_sweep_takes_more_trials(platform: Platform, rows: list[dict[str, Any]]) -> None:
+    platform.run("sweep", "--resume", NAME, "--trials", 6)
+    after = {row["trial"]: row for row in platform.leaderboard(NAME)}
+    assert sorted(after) == [0, 1, 2, 3, 4, 5]
+    for row in rows:
+        assert after[row["trial"]] == row
+
+
+def test_the_best_configuration_trains_on_two_workers(platform: Platform, printed: str, corpus: Corpus) -> None:
+    """`train --from` is a sweep of one; two gloo workers follow the curve that one worker drew."""
+    platform.run("train", "--data", corpus.path, "--from", NAME, "--epochs", 2, "--name", "two", "--workers", 2)
+    platform.run("train", "--data", corpus.path, "--from", NAME, "--epochs", 2, "--name", "one")
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    curves = []
+    for name in ("one", "two"):
+        (row,) = platform.leaderboard(name)
+        assert row["state"] == "complete"
+        history = client.get_metric_history(row["mlflow_run_id"], "train_loss")
+        curves.append([metric.value for metric in sorted(history, key=lambda metric: metric.step)])
+    assert len(curves[0]) == 2
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)

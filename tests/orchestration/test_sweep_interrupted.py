@@ -1,0 +1,92 @@
+"""A sweep that is killed, or stopped with Ctrl-C, loses nothing and runs nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import optuna
+import pytest
+import tiny
+from command import Platform, wait_for
+from mlflow.tracking import MlflowClient
+
+from trainables.data.corpus import Corpus
+
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
+trials: 3
+epochs: 20
+asha: {grace: 20}
+"""
+EPOCHS = list(range(1, 21))
+
+
+@pytest.fixture(scope="module")
+def corpus(platform: Platform) -> Corpus:
+    (platform.folder / "space.yaml").write_text(SPACE)
+    return tiny.write_corpus(platform.folder / "corpus", {"train": tiny.SENTENCES * 40, "dev": tiny.SENTENCES * 4})
+
+
+def recorded(platform: Platform, name: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials in the ledger, which another process is writing."""
+    path = platform.home / "studies.db"
+    storage = f"sqlite:///{path}"
+    if not path.exists() or name not in optuna.get_all_study_names(storage):
+        return []
+    return list(optuna.load_study(storage=storage, study_name=name).trials)
+
+
+def in_the_middle_of_the_second(trials: list[optuna.trial.FrozenTrial]) -> bool:
+    return len(trials) > 1 and trials[0].state.is_finished() and len(trials[1].intermediate_values) > 1
+
+
+def curves(platform: Platform, name: str) -> dict[int, dict[int, float]]:
+    return {trial.number: trial.intermediate_values for trial in recorded(platform, name)}
+
+
+def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, float]]) -> None:
+    """Every trial complete, no epoch missing or doubled, nothing that was recorded changed, MLflow the same."""
+    rows = {row["trial"]: row for row in platform.leaderboard(name)}
+    assert sorted(rows) == [0, 1, 2]
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    for number, values in curves(platform, name).items():
+        assert sorted(values) == EPOCHS
+        assert before.get(number, {}).items() <= values.items()
+        assert rows[number]["state"] == "complete"
+        history: list[Any] = client.get_metric_history(rows[number]["mlflow_run_id"], "val_cer")
+        assert sorted((metric.step, metric.value) for metric in history) == sorted(values.items())
+        assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
+
+
+def test_kill_and_resume(platform: Platform, corpus: Corpus) -> None:
+    process = platform.start("sweep", "space.yaml", "--data", corpus.path, "--name", "killed", "--max-concurrent", 1)
+    wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "killed")), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = curves(platform, "killed")
+    assert 1 < len(before[1]) < 20
+    printed = platform.run("sweep", "--resume", "killed")
+    assert "trial 1 started, going on after epoch" in printed
+    assert "trial 0 started" not in printed
+    check_all_stores(platform, "killed", before)
+
+
+def test_interrupt_and_resume(platform: Platform, corpus: Corpus) -> None:
+    process = platform.start("sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1)
+    wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
+    # A second driver is kept off meanwhile.
+    assert "is running" in platform.run("sweep", "--resume", "stopped", code=2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "platform sweep --resume stopped" in out
+    assert "Traceback" not in out + err
+    before = curves(platform, "stopped")
+    platform.run("sweep", "--resume", "stopped")
+    check_all_stores(platform, "stopped", before)
