@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.masking import length_mask
 from trainables.models.decoder import Decoder
-from trainables.models.subsampling import length_mask
 
 NEVER_SAID = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
 STEPS_BETWEEN_CHECKS = 8  # asking whether all have ended makes a GPU wait

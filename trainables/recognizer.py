@@ -9,6 +9,7 @@ Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V voc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -67,6 +68,13 @@ class Recognizer:
     def normalizer(self) -> Normalizer:
         return Normalizer(self.config.features, self.mean, self.std, self.device)
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 where the configuration says so, or leaves it open and the GPU has it."""
+        precision = self.config.training.precision
+        if precision == "auto":
+            precision = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+
     def decode_attention(self, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
         """Greedy attention decoding of encoder states; `frames_B` are the utterances' input lengths."""
         limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
@@ -86,8 +94,10 @@ class Recognizer:
             items = [torch.as_tensor(features[index]) for index in indices]
             lengths_B = torch.tensor([len(item) for item in items], device=self.device)
             padded_BTF = torch.nn.utils.rnn.pad_sequence(items, batch_first=True).to(self.device)
-            states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
-            for index, text in zip(indices, self.decode_attention(states_BSD, state_lengths_B, lengths_B), strict=True):
+            with self.autocast():
+                states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
+                found = self.decode_attention(states_BSD, state_lengths_B, lengths_B)
+            for index, text in zip(indices, found, strict=True):
                 texts[index] = text
         return texts
 

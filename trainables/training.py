@@ -21,12 +21,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.checkpoint import load_checkpoint, save_checkpoint
+from trainables.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from trainables.config import Config
 from trainables.data.augmentation import generator
 from trainables.data.batching import BatchPlan, DeviceSplit, worker_share
 from trainables.data.corpus import Corpus, Split
-from trainables.data.tokenizer import cached_tokenizer
+from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import DivergedError, InputError
 from trainables.losses import loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
@@ -38,6 +38,7 @@ Metrics = dict[str, Any]
 Save = Callable[[Path], None]
 Report = Callable[[Metrics, Save | None], None]
 
+FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 UPDATES_BETWEEN_CHECKS = 100  # asking whether the loss is finite makes a GPU wait
 
 
@@ -65,7 +66,9 @@ def train(
     """
     trainer = Trainer(config, corpus, device or default_device())
     if checkpoint is not None:
-        trainer.history = load_checkpoint(checkpoint, trainer.recognizer, trainer.optimizer)
+        trainer.history = load_checkpoint(
+            find_checkpoint(checkpoint) or checkpoint, trainer.recognizer, trainer.optimizer
+        )
         known = len(trainer.history) if reported_epochs is None else reported_epochs
         for row in trainer.history[known:]:
             report(row, trainer.saver() if row is trainer.history[-1] else None)
@@ -88,6 +91,8 @@ class Trainer:
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         self.config, self.device = config, device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL puts what it exchanges
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         train_split = corpus.training_split(config.data.train)
@@ -96,7 +101,9 @@ class Trainer:
         normalizer, tokenizer = self.recognizer.normalizer(), self.recognizer.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
-        self.recognizer.tokens_per_frame = float((self.train_data.token_counts / train_split.frames).max())
+        self.recognizer.tokens_per_frame = float(
+            np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
+        )
         budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.plan = BatchPlan(train_split.frames, budget, config.training.seed)
         self.validation_plan = BatchPlan(validation_split.frames, budget)
@@ -151,7 +158,7 @@ class Trainer:
                 share, weights = worker_share(indices, self.rank, self.world)
                 batch = self.train_data.gather(share, edge, weights, masks)
                 with self.synchronize(place == len(update) - 1):
-                    with self.autocast():
+                    with self.recognizer.autocast():
                         logits_BUV, ctc_logits_BSV, state_lengths_B = self.parallel(
                             batch.features_BTF, batch.lengths_B, batch.inputs_BU
                         )
@@ -194,7 +201,7 @@ class Trainer:
         found: list[tuple[int, str, str]] = []
         for indices, edge in self.validation_plan.epoch()[self.rank :: self.world]:
             batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
-            with self.autocast():
+            with self.recognizer.autocast():
                 states_BSD, state_lengths_B = self.model.encoder(batch.features_BTF, batch.lengths_B)
                 logits_BUV = self.model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
                 ctc_logits_BSV = self.model.ctc_head(states_BSD)
@@ -221,13 +228,6 @@ class Trainer:
             "val_ctc_cer": character_error_rate(references, ctc),
         }
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 where the configuration says so, or leaves it open and the GPU has it."""
-        precision = self.config.training.precision
-        if precision == "auto":
-            precision = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
-
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Workers exchange gradients at an update's last batch alone."""
         if last or not isinstance(self.parallel, DistributedDataParallel):
@@ -245,7 +245,7 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
             f"features.num_feats: {config.features.num_feats}, but {corpus.path} has {bins} bins",
             f"Say at most {bins}.",
         )
-    tokenizer = cached_tokenizer(corpus.path, corpus.hash, lambda: split.texts or [], config.tokenizer)
+    tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
     torch.manual_seed(config.training.seed)
     model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or bins).to(device)
     return Recognizer(config, model, tokenizer, corpus.recipe, corpus.mean, corpus.std, 0.0, corpus.hash)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +30,25 @@ A first run, on speech that it makes itself:
 """
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+GPUS_PER_WORKER = click.option(
+    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+)
+ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
 WIDE = 160  # columns, where no terminal says otherwise
-USER_MISTAKE, INTERRUPTED = 2, 130
+NO_MODEL, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+# What the system refuses through no mistake of the program's.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a place that you may write to."),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "Correct the path."),
+}
 
 # Commands import what they need when they run: `platform --help` need not wait for torch and Ray.
 
 
 @click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
-              help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
+              show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
 @click.pass_context
 def cli(context: click.Context, home: Path) -> None:
     context.obj = home
@@ -48,18 +61,21 @@ cli.add_command(prepare)
 @click.argument("space", required=False)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
-@click.option("--trials", type=click.IntRange(1), help="Trials in all; default: as the space says.")
-@click.option("--max-concurrent", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
-@click.option("--workers-per-trial", type=click.IntRange(1), help="Ray Train workers of each trial; default: 1.")
-@click.option("--gpus-per-worker", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0.")
-@click.option("--address", help="A running Ray cluster; default: one started here.")
+@click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says.")
+@click.option("--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
+@click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
+@GPUS_PER_WORKER
+@ADDRESS
 @click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes --trials and --address besides.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, max_concurrent: int | None,
     workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None, resume: str | None,
 ) -> None:  # fmt: skip
-    """Searches SPACE (a YAML file, or the name of a shipped one) for the model with the lowest validation CER."""
+    """Searches SPACE for the model with the lowest validation CER.
+
+    SPACE is a YAML file, or the name of a shipped one, such as digits.
+    """
     if resume:
         if space or data or name or max_concurrent or workers_per_trial or gpus_per_worker is not None:
             raise InputError("--resume goes on as the sweep began", "Give it --trials and --address at most.")
@@ -75,24 +91,25 @@ def sweep(
 
 
 @cli.command()
-@click.argument("source", metavar="SPACE_OR_CONFIG", required=False)
+@click.argument("source", metavar="[SPACE_OR_CONFIG]", required=False)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option(
     "--from", "origin", metavar="NAME[:TRIAL]", help="The configuration of a sweep's best trial, or of this one."
 )
-@click.option("--epochs", type=click.IntRange(1), help="Default: as the configuration says.")
+@click.option("--epochs", metavar="N", type=click.IntRange(1), help="Default: as the configuration says.")
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
-@click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
-@click.option("--gpus-per-worker", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0.")
-@click.option("--address", help="A running Ray cluster; default: one started here.")
+@click.option("--workers", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
+@GPUS_PER_WORKER
+@ADDRESS
 @click.pass_obj
 def train(
     home: Path, source: str | None, data: Path, origin: str | None, epochs: int | None, name: str | None,
     workers: int | None, gpus_per_worker: float | None, address: str | None,
 ) -> None:  # fmt: skip
-    """Trains one model for long: the base of a space, a configuration file, or what a sweep found.
+    """Trains one model for long.
 
-    It is a sweep of one trial with all of the machine: it resumes, is listed and logged like any other.
+    It is the base of a space, a configuration file, or what a sweep found (--from). The training is a sweep of one
+    trial with all of the machine: it resumes, is listed and logged like any other.
     """
     from asr_platform import sweep as sweeps
     from asr_platform.cluster import Options
@@ -108,46 +125,51 @@ def train(
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
 @click.pass_obj
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
-    """A sweep's trials, best first; without NAME, those of the latest sweep."""
+    """Lists a sweep's trials, best first.
+
+    Without NAME, those of the latest sweep.
+    """
     from asr_platform.home import Home
     from asr_platform.leaderboard import latest, rows
     from asr_platform.study import Ledger
-    from asr_platform.terminal import leaderboard_table
+    from asr_platform.terminal import print_leaderboard
 
     studies = Home.existing(home).studies
     trials = Ledger.open(studies, latest(studies, name)).trials()
     if as_json:
         click.echo(json.dumps(rows(trials), indent=2))
     else:
-        _console().print(leaderboard_table(trials))
+        print_leaderboard(_console(), trials)
 
 
 @cli.command()
 @click.argument("model", type=FOLDER)
-@click.option("--data", type=FOLDER, required=True)
-@click.option("--split", required=True)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
+@click.option("--split", required=True, help="Such as dev-clean.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")
 def evaluate(model: Path, data: Path, split: str, as_json: bool) -> None:
-    """Scores MODEL, a model directory, on a split: CER and WER of greedy decoding."""
+    """Scores MODEL on a split: CER and WER of greedy decoding.
+
+    MODEL is a model directory, such as a sweep ends with.
+    """
     from asr_platform.using import evaluate_model
 
     scores = evaluate_model(model, data, split)
     if as_json:
         click.echo(json.dumps(scores))
-    else:
-        click.echo(
-            "\n".join(
-                f"{key:>12}  {value:.2%}" if "er" in key[-2:] else f"{key:>12}  {value:,}"
-                for key, value in scores.items()
-            )
-        )
+        return
+    for key, value in scores.items():
+        click.echo(f"{key:>12}  {value:.2%}" if isinstance(value, float) else f"{key:>12}  {value:,}")
 
 
 @cli.command()
 @click.argument("model", type=FOLDER)
 @click.argument("files", nargs=-1, required=True, type=FILE)
 def transcribe(model: Path, files: tuple[Path, ...]) -> None:
-    """Prints the text of each FILE: audio of any rate, or features of the model's recipe as .npy."""
+    """Prints the text of audio files, a line each.
+
+    FILES are WAV or FLAC of any sample rate, or .npy files with features of the course.
+    """
     from asr_platform.using import transcribe_files
 
     for file, text in transcribe_files(model, files):
@@ -156,11 +178,14 @@ def transcribe(model: Path, files: tuple[Path, ...]) -> None:
 
 @cli.command()
 @click.argument("model", type=FOLDER)
-@click.option("--data", type=FOLDER, required=True)
+@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", required=True, help="Such as test-clean.")
 @click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")
 def submit(model: Path, data: Path, split: str, out: Path) -> None:
-    """Writes the course's submission file: ids count from 0 in sorted file order."""
+    """Writes the course's submission file for a split.
+
+    Its ids count from 0, in sorted order of the utterances' file names.
+    """
     from asr_platform.using import write_submission
 
     count = write_submission(model, data, split, out)
@@ -169,7 +194,7 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
+@click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
 @click.pass_obj
 def ui(home: Path, host: str, port: int | None) -> None:
     """Opens MLflow's pages over this home's store, until Ctrl-C."""
@@ -187,7 +212,7 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     from trainables.data.corpus import Corpus
 
     corpus = Corpus.open(data)
-    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console())))
+    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
 
 
 def _resume(home: Path, name: str, trials: int | None, address: str | None) -> None:
@@ -195,34 +220,46 @@ def _resume(home: Path, name: str, trials: int | None, address: str | None) -> N
     from asr_platform.home import Home
     from asr_platform.terminal import View
 
-    _close(sweeps.resume(Home.existing(home), name, trials, address, View(_console())))
+    _close(sweeps.resume(Home.existing(home), name, trials, address, View(_console(), _platform())))
 
 
 def _close(outcome: Outcome) -> None:
     """The leaderboard and where to look next."""
-    from asr_platform.terminal import leaderboard_table
+    from asr_platform.terminal import print_leaderboard, say
 
-    console = _console()
-    console.print(leaderboard_table(outcome.trials))
-    lines = [f"model: {outcome.model}"] if outcome.model else []
+    console, platform = _console(), _platform()
+    print_leaderboard(console, outcome.trials)
+    model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
-        lines.append(f"stopped; go on with: platform sweep --resume {outcome.name}")
-    elif outcome.model:
-        lines += [
-            f"score it:        platform evaluate {outcome.model} --data {outcome.corpus.path} --split {outcome.split}",
-            f"transcribe:      platform transcribe {outcome.model} FILE.wav",
-            "compare trials:  platform ui",
+        lines = [f"stopped; go on with: {platform} sweep --resume {outcome.name}"]
+    elif model is None:
+        lines = ["no model: no trial finished an epoch"]
+    else:
+        data = f"--data {shlex.quote(str(outcome.corpus.path))} --split {outcome.split}"
+        lines = [
+            f"model:           {model}",
+            f"score it:        platform evaluate {shlex.quote(model)} {data}",
+            f"transcribe:      platform transcribe {shlex.quote(model)} FILE.wav",
+            f"compare trials:  {platform} ui",
         ]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        say(console, line)
     if outcome.interrupted:
         sys.exit(INTERRUPTED)
-    if outcome.model is None:
-        sys.exit(1)
+    if model is None:
+        sys.exit(NO_MODEL)
 
 
 def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+def _platform() -> str:
+    """The command for hints to copy, with its home where that was given on the command line."""
+    context = click.get_current_context().find_root()
+    if context.get_parameter_source("home") is not click.core.ParameterSource.COMMANDLINE:
+        return "platform"
+    return shlex.join(["platform", "--home", str(context.params["home"])])
 
 
 def main() -> None:
@@ -230,10 +267,22 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except InputError as error:
-        click.echo(f"platform: {error.problem}\n{error.remedy}", err=True)
-        sys.exit(USER_MISTAKE)
+        _refuse(error.problem, error.remedy)
     except click.ClickException as error:
         error.show()
         sys.exit(USER_MISTAKE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        place = error.filename2 or error.filename
+        _refuse(f"{place}: {error.strerror}" if place else str(error.strerror), REMEDIES[error.errno])
+
+
+def _refuse(problem: str, remedy: str) -> None:
+    click.echo(f"platform: {problem}\n{remedy}", err=True)
+    sys.exit(USER_MISTAKE)

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID
 
-from asr_platform.terminal import corpus_table, progress_bar
+from asr_platform.terminal import corpus_table, progress_bar, say
 from trainables.data.utterance import Utterance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,7 +21,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def output_options(command: Command) -> Command:
     """What every source shares: where to, which features, how many processes."""
     for option in (
-        click.option("--jobs", type=click.IntRange(1), help="Worker processes; default: one a CPU."),
+        click.option("--jobs", metavar="N", type=click.IntRange(1), help="Worker processes; default: one a CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
         click.option("--out", type=FOLDER, required=True, help="The folder to make."),
@@ -32,14 +32,19 @@ def output_options(command: Command) -> Command:
 
 @click.group()
 def prepare() -> None:
-    """Turns speech into a corpus: features, texts and statistics, ready to train on."""
+    """Turns speech into a corpus: features, texts and statistics."""
 
 
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @output_options
 def hw4(root: Path, **output: Any) -> None:
-    """The course's layout: ROOT/{train-clean-100,dev-clean,test-clean}/{fbank,text}/*.npy."""
+    """The course's ready-made features and texts.
+
+    \b
+    ROOT holds train-clean-100, dev-clean and test-clean,
+    and each of them the folders fbank and text with .npy files.
+    """
     from trainables.data.importers.hw4 import hw4_utterances
 
     write_corpus(hw4_utterances(root), "hw4", **output)
@@ -57,7 +62,10 @@ def hw4(root: Path, **output: Any) -> None:
 @click.option("--base-url", help="Where the archives are; default: the corpus's public address.")
 @output_options
 def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> None:
-    """LibriSpeech: ROOT/{split}/{speaker}/{chapter}/*.flac beside *.trans.txt."""
+    """LibriSpeech's folders, downloaded if need be.
+
+    ROOT holds {split}/{speaker}/{chapter}/ with FLAC files beside their .trans.txt.
+    """
     from trainables.data.importers.librispeech import librispeech_utterances
     from trainables.data.importers.openslr import BASE_URL, download
 
@@ -72,7 +80,10 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @output_options
 def manifest(file: Path, **output: Any) -> None:
-    """A JSONL manifest, a line an utterance: audio_filepath, text; optionally offset and duration (seconds), split."""
+    """Audio files listed in a JSONL manifest.
+
+    Each line is an utterance: audio_filepath and text; optionally offset and duration (seconds), and split.
+    """
     from trainables.data.importers.manifest import manifest_utterances
 
     write_corpus(manifest_utterances(file), "manifest", **output)
@@ -81,11 +92,14 @@ def manifest(file: Path, **output: Any) -> None:
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @click.option("--held-out-speakers", metavar="A,B", default="", help="These speakers make up the test split, alone.")
-@click.option("--train", type=click.IntRange(1), default=3000, show_default=True, help="Utterances for training.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--train", metavar="N", type=click.IntRange(1), default=3000, show_default=True, help="Training utterances.")
+@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random.")
 @output_options
 def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> None:
-    """Connected digits joined from the Free Spoken Digit Dataset: real recordings, synthetic joins."""
+    """Connected digits joined from the Free Spoken Digit Dataset.
+
+    The recordings are real, the joins synthetic.
+    """
     from trainables.data.importers.fsdd import fsdd_utterances
 
     names = [name.strip() for name in held_out_speakers.split(",") if name.strip()]
@@ -93,11 +107,14 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
 
 
 @prepare.command()
-@click.option("--train", type=click.IntRange(1), default=1500, show_default=True, help="Utterances for training.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--train", metavar="N", type=click.IntRange(1), default=1500, show_default=True, help="Training utterances.")
+@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random.")
 @output_options
 def synthetic(train: int, seed: int, **output: Any) -> None:
-    """Synthetic speech: digits and commands spoken by espeak-ng; the test split has voices of its own."""
+    """Digits and commands spoken by espeak-ng.
+
+    The test split has voices of its own.
+    """
     from trainables.data.importers.synthetic import synthetic_utterances
 
     write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
@@ -110,9 +127,13 @@ def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe
 
     with progress_bar(console(), f"preparing {source}") as bar:
         show = partial(_show, bar, bar.add_task("", total=len(utterances)))
-        corpus = write(utterances, Recipe.model_validate({"name": recipe}), out, source, jobs, show)
+        try:
+            corpus = write(utterances, Recipe.model_validate({"name": recipe}), out, source, jobs, show)
+        except OSError as error:
+            error.filename = error.filename or str(out)  # a full disk does not say where it is
+            raise
     console().print(corpus_table(corpus))
-    console().print(f"corpus: {out}", soft_wrap=True, highlight=False)
+    say(console(), f"corpus: {out}")
 
 
 def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from trainables.errors import InputError
 
 SECONDS_BETWEEN_LOOKS = 5.0
 STATE_LIMIT = 10_000  # actors or placement groups that one look can see
+UNITS = 10_000  # Ray counts resources in ten-thousandths, rounded to the nearest
 TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
 
 
@@ -51,7 +53,8 @@ class Workers:
     @property
     def resources(self) -> dict[str, float]:
         """What each worker asks of Ray. Together the workers make room for the trial's own process."""
-        cpus = {"CPU": self.threads - TRIAL_CPUS / self.count}
+        share = math.ceil(round(TRIAL_CPUS * UNITS) / self.count) / UNITS
+        cpus = {"CPU": self.threads - share}
         return {**cpus, "GPU": self.gpus} if self.gpus else cpus
 
 
@@ -64,30 +67,42 @@ class Cluster:
     def workers(self, options: Options) -> Workers:
         """One worker a trial, with one GPU where there are any and one CPU thread where there are none.
 
-        A trial that runs alone shares all CPUs among its workers.
+        A trial that runs alone has a worker on each GPU, and its workers share all CPUs.
 
         Raises:
             InputError: the cluster cannot hold even one such trial.
         """
-        count = options.workers_per_trial or 1
         gpus = float(bool(self.gpus)) if options.gpus_per_worker is None else options.gpus_per_worker
+        if gpus > 1 and gpus != int(gpus):
+            raise InputError(f"--gpus-per-worker {gpus:g}", "Give a whole number, or a share of one GPU below 1.")
+        gpus = math.floor(gpus * UNITS + 1e-6) / UNITS
+        most = min(self._slots(gpus), int(self.cpus)) if options.alone and gpus else 1
+        count = options.workers_per_trial or max(1, most)
         threads = max(1, int(self.cpus // count)) if options.alone else 1
-        if gpus * count > self.gpus or threads * count > self.cpus:
+        workers = Workers(count, threads, gpus)
+        if not self._room(workers):
             raise InputError(
                 f"a trial of {count} workers with {threads} CPUs and {gpus:g} GPUs each does not fit: "
                 f"the cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs",
-                "Lower --workers-per-trial or --gpus-per-worker.",
+                "Lower --workers-per-trial (of train: --workers) or --gpus-per-worker.",
             )
-        return Workers(count, threads, gpus)
+        return workers
 
     def concurrency(self, workers: Workers, options: Options) -> int:
         """How many such trials run at once. Without this cap, trials wait for each other's workers for ever."""
         if options.alone:
             return 1
-        room = int(self.cpus // (workers.threads * workers.count))
-        if workers.gpus:
-            room = min(room, int(self.gpus / (workers.gpus * workers.count) + 1e-6))
+        room = self._room(workers)
         return min(room, options.max_concurrent or room)
+
+    def _room(self, workers: Workers) -> int:
+        """How many such trials the cluster can hold."""
+        room = int(self.cpus // (workers.threads * workers.count))
+        return min(room, self._slots(workers.gpus) // workers.count) if workers.gpus else room
+
+    def _slots(self, gpus: float) -> int:
+        """How many workers the GPUs can hold; shares of one worker all lie on one GPU."""
+        return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (UNITS // round(gpus * UNITS))
 
 
 class Reaper:

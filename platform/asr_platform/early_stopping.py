@@ -37,15 +37,17 @@ class RungStopper(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Stops the trial where it ranks too low at a rung, and notes at which rung and why in `stopped`."""
         epoch, number = result["epoch"], trial.config["number"]
-        bracket = self._brackets[0]
-        cutoffs = {milestone: bracket.cutoff(recorded) for milestone, recorded in bracket._rungs}
         if epoch >= self._max_t:
             return TrialScheduler.CONTINUE  # the training ends by itself
-        action = bracket.on_result(_Known(str(number)), epoch, -result["val_cer"])
+        bracket, known = self._brackets[0], _Known(str(number))
+        # The rung that decides: the highest one reached of those that do not know the trial yet. The highest is first.
+        reached = (rung for rung in bracket._rungs if rung[0] <= epoch and known.trial_id not in rung[1])
+        milestone, recorded = next(reached, (0, {}))
+        cutoff = bracket.cutoff(recorded)
+        action = bracket.on_result(known, epoch, -result["val_cer"])
         if action == TrialScheduler.STOP:
-            rung = max(milestone for milestone in cutoffs if milestone <= epoch)
             self.stopped[number] = (
-                f"rung at epoch {rung:g}: CER {result['val_cer']:.1%} against a cutoff of {-cutoffs[rung]:.1%}"
+                f"rung at epoch {milestone:g}: CER {result['val_cer']:.1%} against a cutoff of {-cutoff:.1%}"
             )
         return action
 

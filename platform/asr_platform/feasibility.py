@@ -9,19 +9,25 @@ from search_spaces.budget import check_budget, feasible, remembered
 from search_spaces.space import Space
 from trainables.config import Tokenizer
 from trainables.data.corpus import Corpus
-from trainables.data.tokenizer import cached_tokenizer
+from trainables.data.tokenizer import corpus_tokenizer
 
 
 class Feasibility:
-    """A space on a corpus: a proposal's values -> its exact parameter count, or None where it cannot be a trial."""
+    """A space on a corpus: a proposal's values -> its exact parameter count, or None where it cannot be a trial.
+
+    Raises:
+        InputError: the corpus lacks a split to train or to validate on.
+    """
 
     def __init__(self, space: Space, corpus: Corpus) -> None:
         self.space, self.corpus = space, corpus
-        self.texts = corpus.training_split(space.config({}).data.train).texts or []
+        splits = space.config({}).data
+        corpus.validation_split(splits.validation)  # where there is none, no trial need find out
+        self.split = corpus.training_split(splits.train)
         self.vocab_size = remembered(self._vocab_size)
 
     def _vocab_size(self, tokenizer: Tokenizer) -> int:
-        return cached_tokenizer(self.corpus.path, self.corpus.hash, lambda: self.texts, tokenizer).vocab_size
+        return corpus_tokenizer(self.corpus, self.split, tokenizer).vocab_size
 
     def __call__(self, values: Mapping[str, Any]) -> int | None:
         found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,16 @@ class Home:
 
     @classmethod
     def at(cls, path: Path) -> Home:
-        """Makes the folder where it is missing."""
+        """Makes the folder where it is missing.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
-            raise InputError(f"{path}: cannot be made: {error.strerror}", "Choose another --home.") from None
+            raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
         return cls(path.resolve())
 
     @classmethod
@@ -37,7 +43,10 @@ class Home:
             InputError: nothing has.
         """
         if not (path / STUDIES).is_file():
-            raise InputError(f"{path}: nothing has been run here", "Run platform sweep first, or give its --home.")
+            raise InputError(
+                f"{path}: nothing has been run here",
+                "Run platform sweep first, or say where that was: platform --home DIR ...",
+            )
         return cls(path.resolve())
 
     @property

@@ -58,8 +58,13 @@ def pick(ledger: Ledger, number: int | None) -> TrialRecord:
     if number is None:
         best = next(iter(ranked(trials)), None)
         if best is None or best.best is None:
-            raise InputError("no trial of this sweep has finished an epoch", "Let it run on: platform sweep --resume.")
+            name = ledger.study.study_name
+            raise InputError(
+                f"no trial of the sweep {name} has finished an epoch", f"Go on with it: platform sweep --resume {name}."
+            )
         return best
     if not 0 <= number < len(trials):
-        raise InputError(f"no trial {number}", f"The sweep's trials are 0 to {len(trials) - 1}.")
+        raise InputError(
+            f"no trial {number} in the sweep {ledger.study.study_name}", f"It has {len(trials)}, counted from 0."
+        )
     return trials[number]

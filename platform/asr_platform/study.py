@@ -82,9 +82,7 @@ class Ledger:
         try:
             study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
         except optuna.exceptions.DuplicatedStudyError:
-            raise InputError(
-                f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
-            ) from None
+            raise taken(name) from None
         for key, value in about.items():
             study.set_user_attr(key, value)
         return cls(study)
@@ -163,6 +161,13 @@ class Ledger:
 
     def _live(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def taken(name: str) -> InputError:
+    """What is wrong with the name of a sweep that exists."""
+    return InputError(
+        f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
+    )
 
 
 def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tuple[FrozenTrial, int]:

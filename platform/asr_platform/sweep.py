@@ -6,7 +6,6 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from asr_platform.execution import Interrupt, Proposer, Recorder, execute, inter
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
-from asr_platform.study import Ledger, TrialRecord
+from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker, provenance
-from search_spaces.space import Space
+from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -67,10 +66,12 @@ def start(
     Raises:
         InputError: the name is taken, or no model of the space fits its budget and this corpus.
     """
+    names = Ledger.names(home.studies)
+    if name in names:
+        raise taken(name)
+    name = name or next(f"{space.name}-{n}" for n in range(1, len(names) + 2) if f"{space.name}-{n}" not in names)
     for left_out in Feasibility(space, corpus).check():
         view.say(f"not tried: {left_out}")
-    taken = Ledger.names(home.studies)
-    name = name or next(f"{space.name}-{n}" for n in range(1, len(taken) + 2) if f"{space.name}-{n}" not in taken)
     about = {
         "space": space.text,
         "source": space.source,
@@ -179,7 +180,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         trial = pick(ledger, int(number) if number else None)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
     path = Path(source or "")
-    if path.is_file() and _holds_configuration(path):
+    if path.is_file() and not is_space(path):
         return _fixed(load_config(path), path.stem, None, epochs)
     space = Space.load(str(source))
     return _fixed(space.config({}), f"{space.name}-base", space.budget, epochs)
@@ -191,12 +192,3 @@ def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) ->
     length = base["training"].pop("epochs")
     tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
     return Space.parse(yaml.safe_dump(tree), f"{name}.yaml")
-
-
-def _holds_configuration(path: Path) -> bool:
-    """Whether a file is a configuration, by its sections, and not a space."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(tree, Mapping) and any(section in tree for section in Config.model_fields)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -19,23 +20,25 @@ from trainables.data.corpus import Corpus
 
 COLOURS = {"running": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
 LINES_AROUND_TABLE = 10
+NARROW = 100  # columns: where a terminal has fewer, the live table leaves out what is less telling
+UNBOUNDED = 10_000  # columns
 
 
 class View:
     """Follows a sweep on the terminal. Not a terminal: one plain line an event."""
 
-    def __init__(self, console: Console, epochs: int | None = None) -> None:
-        self.console = console
+    def __init__(self, console: Console, platform: str = "platform") -> None:
+        self.console, self.platform = console, platform
         self.live: Live | None = None
         self.ledger: Ledger | None = None
-        self.epochs = epochs
+        self.epochs: int | None = None
         self.header = ""
 
     @contextmanager
     def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int) -> Iterator[None]:
         """Shows the sweep for as long as the block lasts."""
         self.ledger, self.epochs = ledger, epochs
-        self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: platform ui"
+        self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
         if not self.console.is_terminal:
             self.line(self.header)
             yield
@@ -52,10 +55,11 @@ class View:
         others = [trial for trial in ranked(trials) if trial.state != "running"]
         room = max(3, self.console.height - LINES_AROUND_TABLE - len(running))
         hidden = len(others) - room
-        footer = f"{hidden} more in platform leaderboard; " if hidden > 0 else ""
+        footer = f"{hidden} more in {self.platform} leaderboard; " if hidden > 0 else ""
         total = self.ledger.about["trials"]
         footer += f"{len(trials)} of {total} trials begun. Ctrl-C stops cleanly."
-        return Group(Text(self.header), trial_table(running + others[:room], self.epochs), Text(footer, style="dim"))
+        table = trial_table(running + others[:room], self.epochs, self.console.width)
+        return Group(Text(self.header), table, Text(footer, style="dim"))
 
     def started(self, trial: TrialRecord) -> None:
         varied = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
@@ -70,7 +74,9 @@ class View:
         )
 
     def ended(self, trial: TrialRecord) -> None:
-        self.line(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
+        """A failure's reason is said above the live table too, which has room for its beginning alone."""
+        show = self.say if trial.state == "failed" else self.line
+        show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
 
     def line(self, text: str) -> None:
         """An event, where no table shows it."""
@@ -79,17 +85,23 @@ class View:
 
     def say(self, text: str) -> None:
         """A line for terminals and log files alike."""
-        self.console.print(text, soft_wrap=True, highlight=False)
+        say(self.console, text)
         self.console.file.flush()  # a log file is read while the sweep runs
 
 
-def trial_table(trials: list[TrialRecord], epochs: int | None = None) -> Table:
-    """Trials in the order given; `epochs` is a full trial's length."""
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is: paths and reasons may hold what would be markup, and are copied from the terminal."""
+    console.print(Text(text), soft_wrap=True)
+
+
+def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Table:
+    """Trials in the order given, a line each; `epochs` is a full trial's length, `width` that of the terminal."""
     table = Table(box=SIMPLE)
-    for heading in ("trial", "epoch", "parameters", "val CER", "CTC CER"):
+    wide = width >= NARROW
+    for heading in ("trial", "epoch", "parameters", "val CER", *(["CTC CER"] if wide else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("what stopped it", overflow="fold")
+    table.add_column("what stopped it")
     for trial in trials:
         best = trial.best or {}
         table.add_row(
@@ -97,24 +109,43 @@ def trial_table(trials: list[TrialRecord], epochs: int | None = None) -> Table:
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
             f"{trial.about.get('parameters', 0):,}",
             _percent(best.get("val_cer")),
-            _percent(best.get("val_ctc_cer")),
+            *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(trial.state, style=COLOURS[trial.state]),
-            trial.reason,
+            Text(trial.reason, no_wrap=True, overflow="ellipsis"),
         )
     return table
 
 
-def leaderboard_table(trials: list[TrialRecord]) -> Table:
-    """The ranking, with a column for each varied key."""
+def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
+    """The ranking with what each trial varied, and why some failed.
+
+    Where the console is too narrow for a column a key, a second table has the best trials side by side.
+    """
     ranking = ranked(trials)
-    keys = sorted({key for trial in ranking for key in trial.params})
-    table = Table(box=SIMPLE, caption="val CER is each trial's best epoch", caption_justify="left")
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    whole = ranking_table(ranking, keys)
+    if _width(console, whole) <= console.width:
+        console.print(whole)
+    else:
+        console.print(ranking_table(ranking, []))
+        console.print(_side_by_side(console, ranking, keys))
+    failures: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.state == "failed":
+            failures.setdefault(trial.reason, []).append(str(trial.number))
+    for reason, numbers in failures.items():
+        say(console, f"trial {', '.join(numbers)} failed: {reason}")
+
+
+def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
+    """A row a trial, in the order given, with a column for each of these varied keys."""
+    table = Table(box=SIMPLE, caption="val CER is that of each trial's best epoch", caption_justify="left")
     for heading in ("rank", "trial", "val CER", "parameters", "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
         # The section is dropped where the rest of the key says enough.
-        table.add_column(key.rpartition(".")[2].replace("_", " "), justify="right")
+        table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for rank, trial in enumerate(ranking, start=1):
         table.add_row(
             str(rank),
@@ -123,9 +154,33 @@ def leaderboard_table(trials: list[TrialRecord]) -> Table:
             f"{trial.about.get('parameters', 0):,}",
             str(trial.epochs),
             Text(trial.state, style=COLOURS[trial.state]),
-            *(_short(trial.params[key]) if key in trial.params else "" for key in keys),
+            *(_value(trial, key) for key in keys),
         )
     return table
+
+
+def _side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
+    """What the best trials varied: a row a key, and a column for each of as many trials as the console has room for."""
+
+    def table(shown: list[TrialRecord]) -> Table:
+        rest = "; all of them: leaderboard --json" if len(shown) < len(ranking) else ""
+        result = Table(box=SIMPLE, caption=f"the best trials' values{rest}", caption_justify="left")
+        result.add_column("trial", no_wrap=True)
+        for trial in shown:
+            result.add_column(str(trial.number), justify="right", no_wrap=True)
+        for key in keys:
+            result.add_row(key, *(_value(trial, key) for trial in shown))
+        return result
+
+    count = 1
+    while count < len(ranking) and _width(console, table(ranking[: count + 1])) <= console.width:
+        count += 1
+    return table(ranking[:count])
+
+
+def _width(console: Console, table: Table) -> int:
+    """The columns that a table takes where it need not shorten anything."""
+    return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
 
 
 def corpus_table(corpus: Corpus) -> Table:
@@ -152,6 +207,10 @@ def progress_bar(console: Console, task: str, count: ProgressColumn | None = Non
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
+
+
+def _value(trial: TrialRecord, key: str) -> Text:
+    return Text(_short(trial.params[key]) if key in trial.params else "")
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,6 @@ tells, whatever a killed driver left unsaid.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -137,16 +136,19 @@ def free_port(host: str, port: int | None) -> int:
     """`port` if it is free; else, where none is asked for, the first free one from 5000 on.
 
     Raises:
-        InputError: the port is taken, or none of those tried is free.
+        InputError: the port is taken, or none of those tried is free, or there is no such host here.
     """
+    reason = ""
     for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
+            try:
                 probe.bind((host, candidate))
                 return candidate
-    wanted = f"port {port} of {host} is taken" if port else f"no free port on {host} from {FIRST_PORT} on"
-    raise InputError(wanted, "Say another --port.")
+            except OSError as error:
+                reason = error.strerror or str(error)
+    wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
+    raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")
 
 
 def _quiet() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 
 from trainables.data.corpus import Corpus, Split
-from trainables.data.features import Frames, Recipe, read_audio
+from trainables.data.features import Frames, Recipe
 from trainables.data.importers.hw4 import read_course_features
+from trainables.data.utterance import AudioSegment
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.recognizer import Recognizer
@@ -48,20 +50,17 @@ def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
     """Writes `id,transcription` rows, ids counting from 0 in sorted order of the utterances' file names.
 
     Returns the number of rows. The file appears whole or not at all.
+
+    Raises:
+        InputError: model, corpus and split do not fit together, or the file cannot be written.
     """
     recognizer, utterances = _open(model, data, split)
     order = sorted(range(len(utterances.ids)), key=lambda index: utterances.ids[index])
-    hypotheses = recognizer.transcribe(_frames(utterances))
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "transcription"])
-            writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
-        os.replace(partial, out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{out}: cannot be written: {error.strerror}", "Choose another --out.") from None
+    with _written_whole(out) as file:  # opened before the work of transcribing
+        hypotheses = recognizer.transcribe(_frames(utterances))
+        writer = csv.writer(file)
+        writer.writerow(["id", "transcription"])
+        writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
     return len(order)
 
 
@@ -84,10 +83,25 @@ def transcribe_files(model: Path, files: Sequence[Path]) -> Iterator[tuple[Path,
 def _read(file: Path, recipe: Recipe) -> Frames:
     """Features (T, F) of an audio file, or those that a `.npy` file of the course holds."""
     if file.suffix != ".npy":
-        return recipe.compute(read_audio(file))
+        return AudioSegment(file).features(recipe)[0]
     if recipe.name != "hw4":
         raise InputError(f"{file}: .npy features are of the recipe hw4, the model's are {recipe.name}", "Give audio.")
     return read_course_features(file)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[TextIO]:
+    """A file under a temporary name, which takes the place of `path` when the block has ended."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:

@@ -191,7 +191,7 @@ class Reference:
     """The plain loop. It takes tokenizer, statistics, precision and sizes from `trainer`, and nothing else."""
 
     def __init__(self, trainer: Trainer, workers: int, attention_dropout: bool) -> None:
-        self.config, self.device, self.autocast = trainer.config, trainer.device, trainer.autocast
+        self.config, self.device, self.autocast = trainer.config, trainer.device, trainer.recognizer.autocast
         self.hop = trainer.recognizer.recipe.hop_seconds
         data, vocab_size = Utterances(trainer), trainer.recognizer.tokenizer.vocab_size
         self.network = PlainNetwork(self.config.model, vocab_size, data.bins).to(self.device)

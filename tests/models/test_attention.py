@@ -10,10 +10,10 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from trainables.masking import length_mask
 from trainables.models.attention import CrossAttention, KeyValueCache, Residual, SelfAttention, join_heads, split_heads
 from trainables.models.decoder import DecoderLayer
 from trainables.models.encoder import EncoderLayer
-from trainables.models.subsampling import length_mask
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
 LENGTHS = torch.tensor([7, 4, 1])

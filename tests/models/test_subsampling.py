@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.models.subsampling import STRIDES, ConvSubsampling, length_mask
+from trainables.masking import length_mask
+from trainables.models.subsampling import STRIDES, ConvSubsampling
 
 FACTORS = sorted(STRIDES)
 NUM_FEATS, WIDTH = 3, 6

@@ -85,7 +85,7 @@ def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: lis
         assert f"trial {row['trial']} {row['state']}" in printed
     assert "rung at epoch 2" in printed
     assert "DivergedError" in printed
-    assert f"model: {Path('mlruns') / 'models' / NAME}" in printed or f"models/{NAME}" in printed
+    assert f"platform transcribe {Path('mlruns') / 'models' / NAME} FILE.wav" in printed
 
 
 def test_optuna_tells_the_same(platform: Platform, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from trainables.config import Features, SpecAugment
 from trainables.data.augmentation import EpochMasks
 from trainables.data.corpus import Split
 from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
-from trainables.models.subsampling import length_mask
+from trainables.masking import length_mask
 
 MAX_BUCKETS = 32
 SMALLEST_STD = 1e-2  # dB or nepers: a bin that changes less is constant, and to divide by less would show rounding

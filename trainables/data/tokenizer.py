@@ -14,12 +14,15 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus, Split
 
 PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
 
@@ -135,12 +138,18 @@ class Tokenizer:
         return text.removeprefix(_prefix(self.kind))
 
 
+def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer of a training split's text, trained or found."""
+    key = hashlib.sha256(f"{corpus.hash}/{split.name}".encode()).hexdigest()
+    return cached_tokenizer(corpus.path, key, lambda: split.texts or [], config)
+
+
 def cached_tokenizer(folder: Path, key: str, texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Tokenizer:
     """The tokenizer of this training text, kind and size: trained once, then found by every trial that asks.
 
     Args:
         folder: where the corpus lies; the models are in its subfolder `tokenizers`.
-        key: hash of the corpus, which stands for `texts`.
+        key: a hash that stands for `texts`.
         texts: gives the training transcripts, and only those; called only when the tokenizer must be trained.
 
     Processes that race train the same bytes, and each puts its file there whole.

@@ -134,7 +134,8 @@ class Residual(nn.Module):
 def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
     """Positions `start` to `start + length - 1`, (length, D): sines in the first half, cosines in the second.
 
-    The wavelengths are those of Vaswani et al. (2017, arXiv 1706.03762, section 3.5).
+    The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
+    both ends are met, as in their tensor2tensor and in Whisper).
     """
     half = d_model // 2
     rates = torch.exp(torch.arange(half, device=device) * (-torch.log(torch.tensor(10000.0)).item() / max(half - 1, 1)))

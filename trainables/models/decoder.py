@@ -12,8 +12,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from trainables.config import Model
+from trainables.masking import length_mask
 from trainables.models.attention import CrossAttention, FeedForward, KeyValueCache, Residual, SelfAttention, sinusoids
-from trainables.models.subsampling import length_mask
 
 
 @dataclass

@@ -8,8 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainables.config import Model
+from trainables.masking import length_mask
 from trainables.models.attention import FeedForward, Residual, SelfAttention, sinusoids
-from trainables.models.subsampling import ConvSubsampling, length_mask
+from trainables.models.subsampling import ConvSubsampling
 
 
 class EncoderLayer(nn.Module):

@@ -5,26 +5,21 @@ Shapes: B batch, T frames, S subsampled frames, F mel bins, C channels, D model 
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.masking import length_mask
+
 STRIDES = {2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
 KERNEL = 5
-
-
-def length_mask(lengths_B: Tensor, width: int) -> Tensor:
-    """True at the valid positions of each row, (B, width)."""
-    return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]
 
 
 class ConvSubsampling(nn.Module):
     """Two 1-d convolutions over time, each gated (GLU), with strides whose product is the factor.
 
     The pair of Synnaeve et al. (2019, arXiv 1911.08460), as in Speech2Text. An utterance of L frames gives
-    ceil(L / factor) states (up to rounding once a convolution). What lies past an utterance's length is zeroed
-    before each convolution, so that padding looks like the zeros that a convolution adds at the end of a lone
-    utterance.
+    ceil(L / factor) states. What lies past an utterance's length is zeroed before each convolution, so that padding
+    looks like the zeros that a convolution adds at the end of a lone utterance.
     """
 
     def __init__(self, num_feats: int, channels: int, d_model: int, factor: int) -> None:
@@ -35,12 +30,6 @@ class ConvSubsampling(nn.Module):
             nn.Conv1d(n_in, n_out, KERNEL, stride, padding=KERNEL // 2)
             for (n_in, n_out), stride in zip(widths, self.strides, strict=True)
         )
-
-    def lengths(self, lengths_B: Tensor) -> Tensor:
-        """States that utterances of these frames give."""
-        for stride in self.strides:
-            lengths_B = (lengths_B + stride - 1) // stride
-        return lengths_B
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F) and frames per utterance -> (B, S, D) and states per utterance."""

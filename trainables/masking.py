@@ -1,0 +1,11 @@
+"""The one mask: which positions of a padded row are valid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def length_mask(lengths_B: Tensor, width: int) -> Tensor:
+    """True at the valid positions of each row, (B, width)."""
+    return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]
