@@ -16,6 +16,9 @@ from trainables.data.utterance import Utterance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path, file_okay=False)
+SEED = click.option(
+    "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
+)
 
 
 def output_options(command: Command) -> Command:
@@ -92,8 +95,10 @@ def manifest(file: Path, **output: Any) -> None:
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @click.option("--held-out-speakers", metavar="A,B", default="", help="These speakers make up the test split, alone.")
-@click.option("--train", metavar="N", type=click.IntRange(1), default=3000, show_default=True, help="Training utterances.")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random.")
+@click.option(
+    "--train", metavar="N", type=click.IntRange(1), default=3000, show_default=True, help="Utterances to train on."
+)
+@SEED
 @output_options
 def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> None:
     """Connected digits joined from the Free Spoken Digit Dataset.
@@ -107,8 +112,10 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
 
 
 @prepare.command()
-@click.option("--train", metavar="N", type=click.IntRange(1), default=1500, show_default=True, help="Training utterances.")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random.")
+@click.option(
+    "--train", metavar="N", type=click.IntRange(1), default=1500, show_default=True, help="Utterances to train on."
+)
+@SEED
 @output_options
 def synthetic(train: int, seed: int, **output: Any) -> None:
     """Digits and commands spoken by espeak-ng.

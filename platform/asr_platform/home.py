@@ -26,8 +26,10 @@ class Home:
         """Makes the folder where it is missing.
 
         Raises:
-            InputError: nothing can be written there.
+            InputError: nothing can be written there, or no store can have its address there.
         """
+        if "?" in str(path.resolve()):  # it would begin the options in the addresses of the stores
+            raise InputError(f"{path.resolve()}: a question mark in the path", "Choose another --home.")
         try:
             path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()

@@ -55,8 +55,8 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the lowest validation CER, the first of equals; None before the first epoch."""
-        return min(self.curve, key=lambda row: row["val_cer"], default=None)
+        """The epoch with the lowest validation CER, the last of equals as in Ray's choice of checkpoints; None: none."""
+        return min(reversed(self.curve), key=lambda row: row["val_cer"], default=None)
 
     @property
     def epochs(self) -> int:

@@ -105,11 +105,13 @@ class Tracker:
 
 def provenance() -> dict[str, str]:
     """The git revision of the working tree, where there is one, and package versions, as tags."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    revision = answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no repository
+        revision = "unknown"
     return {"git_revision": revision, **{f"version.{name}": version(name) for name in PACKAGES}}
 
 

@@ -15,14 +15,16 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
+# Ray keeps the latest besides. The second best is what the ledger knows as the best for as long as a report of the best
+# is on its way, which a stop or a kill can make for ever.
+KEPT = 2
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 
 
 def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worker) -> None:
     """Trains one configuration with Ray Train workers.
 
-    The Train run carries the trial's name, which is where its checkpoints are found again after an interruption. The
-    latest and the best are kept.
+    The Train run carries the trial's name, which is where its checkpoints are found again after an interruption.
 
     Args:
         settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, and what
@@ -41,7 +43,7 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
             name=trial_name(settings["number"]),
             storage_path=f"{settings['folder']}/trials",
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="val_cer", checkpoint_score_order="min"
+                num_to_keep=KEPT, checkpoint_score_attribute="val_cer", checkpoint_score_order="min"
             ),
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),

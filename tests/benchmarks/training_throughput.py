@@ -53,6 +53,7 @@ class Lap:
     audio: float = 0.0  # seconds
     padded: float = 0.0  # seconds, padding included
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all threads: what a busy machine distorts least
     peak_bytes: int = 0  # on the GPU, above what lay there when the round began
 
     def __add__(self, other: Lap) -> Lap:
@@ -61,6 +62,7 @@ class Lap:
             self.audio + other.audio,
             self.padded + other.padded,
             self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
             max(self.peak_bytes, other.peak_bytes),
         )
 
@@ -68,6 +70,11 @@ class Lap:
     def rate(self) -> float:
         """Audio-seconds a second."""
         return self.audio / self.seconds
+
+    @property
+    def cpu_rate(self) -> float:
+        """Audio-seconds a second of one core's time."""
+        return self.audio / self.cpu_seconds
 
 
 class Ours(Trainer):
@@ -237,9 +244,9 @@ def timed(contender: Ours | Reference, updates: int) -> Lap:
     before = torch.cuda.memory_allocated() if cuda else 0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     lap = contender.run(updates)
-    lap.seconds = time.perf_counter() - start
+    lap.seconds, lap.cpu_seconds = time.perf_counter() - start, time.process_time() - used
     lap.peak_bytes = torch.cuda.max_memory_allocated() - before if cuda else 0
     return lap
 
@@ -316,14 +323,23 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def describe(name: str, laps: list[Lap], resident: int) -> None:
+def describe(name: str, laps: list[Lap], resident: int, device: torch.device) -> None:
     """One line: what a contender did over all its rounds."""
     total = functools.reduce(Lap.__add__, laps)
-    memory = f"   peak {(resident + total.peak_bytes) / 2**30:.2f} GiB on the GPU" if total.peak_bytes else ""
+    if device.type == "cuda":
+        other = f"peak {(resident + total.peak_bytes) / 2**30:.2f} GiB on the GPU"
+    else:
+        other = f"{total.cpu_rate:.1f} audio-seconds a core-second"
     print(
         f"{name:>9}: {total.rate:8.1f} audio-seconds a second   padding {1 - total.audio / total.padded:5.1%}   "
-        f"{1000 * total.seconds / total.updates:6.0f} ms an update of {total.audio / total.updates:.0f} s{memory}"
+        f"{1000 * total.seconds / total.updates:6.0f} ms an update of {total.audio / total.updates:.0f} s   {other}"
     )
+
+
+def compared(ours: list[float], reference: list[float]) -> str:
+    """The ratio of two rates, round by round: median and spread."""
+    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+    return f"{statistics.median(ratios):.2f} (median of {len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def compare(options: argparse.Namespace, corpus: Corpus) -> None:
@@ -355,12 +371,11 @@ def compare(options: argparse.Namespace, corpus: Corpus) -> None:
         rates = {name: laps[name][-1].rate for name in laps}
         print(f"round {number + 1}: ours {rates['ours']:.1f}, reference {rates['reference']:.1f}", flush=True)
     for name in contenders:
-        describe(name, laps[name], resident[name])
-    ratios = [a.rate / b.rate for a, b in zip(laps["ours"], laps["reference"], strict=True)]
-    print(
-        f"    ratio: {statistics.median(ratios):.2f} times the reference "
-        f"(median of {len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f})"
-    )
+        describe(name, laps[name], resident[name], options.device)
+    one, other = laps["ours"], laps["reference"]
+    print(f"    ratio: {compared([lap.rate for lap in one], [lap.rate for lap in other])}")
+    if options.device.type == "cpu":
+        print(f"           {compared([lap.cpu_rate for lap in one], [lap.cpu_rate for lap in other])} by CPU time")
 
 
 def main() -> None:

@@ -1,0 +1,80 @@
+"""Made-up trials and ledgers, for tests of what reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asr_platform.study import Ledger, State, TrialRecord
+from search_spaces.space import Space
+
+SPACE = """
+vary:
+  tokenizer.kind: {choice: [char, bpe]}
+  tokenizer.vocab_size: {choice: [24, 32], when: {tokenizer.kind: bpe}}
+  model.d_model: {choice: [32, 64, 128]}
+  model.dropout: {float: [0, 0.2]}
+  optimizer.lr: {log: [1e-4, 1e-2]}
+trials: 20
+epochs: 9
+asha: {grace: 3, reduction: 3}
+"""
+
+
+def space(text: str = SPACE) -> Space:
+    return Space.parse(text, "small.yaml")
+
+
+def row(epoch: int, cer: float) -> dict[str, Any]:
+    """The metrics of an epoch, as the training loop reports them."""
+    return {
+        "epoch": epoch,
+        "train_loss": 1.5,
+        "val_loss": 2.5,
+        "val_cer": cer,
+        "val_wer": min(1.0, 2 * cer),
+        "val_ctc_cer": cer + 0.01,
+        "checkpoint": f"/checkpoints/{epoch}",
+    }
+
+
+def curve(cers: Sequence[float]) -> list[dict[str, Any]]:
+    return [row(epoch, cer) for epoch, cer in enumerate(cers, start=1)]
+
+
+def trial(
+    number: int,
+    state: State,
+    cers: Sequence[float] = (),
+    params: Mapping[str, Any] | None = None,
+    reason: str = "",
+    **about: Any,
+) -> TrialRecord:
+    """A record with one epoch for each CER."""
+    return TrialRecord(number, state, dict(params or {}), curve(cers), {"parameters": 1_234_567, **about}, reason)
+
+
+def ledger_in(folder: Path, name: str = "small", **about: Any) -> Ledger:
+    """A new ledger in the storage that a home at `folder` has."""
+    text = {"space": SPACE, "source": "small.yaml"}
+    return Ledger.create(storage_in(folder), name, {**text, "trials": 20, **about})
+
+
+def storage_in(folder: Path) -> str:
+    return f"sqlite:///{folder}/studies.db"
+
+
+def add(ledger: Ledger, state: State, cers: Sequence[float], reason: str = "") -> int:
+    """Proposes a trial, records its epochs and ends it; returns its number."""
+    number = ledger.propose(space(), parameters_of).number
+    for entry in curve(cers):
+        ledger.record(number, entry)
+    if state != "running":
+        ledger.finish(number, state, reason)
+    return number
+
+
+def parameters_of(values: Mapping[str, Any]) -> int | None:
+    """A made-up parameter count; the widest models have too many."""
+    return 1000 * int(values["model.d_model"]) if values["model.d_model"] < 128 else None

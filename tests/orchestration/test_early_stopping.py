@@ -1,0 +1,179 @@
+"""The rungs: Ray's own decisions, the same after a restart, each with its reason."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from asr_platform.early_stopping import RungStopper
+from asr_platform.study import TrialRecord
+
+RUNGS = [(1, 2), (2, 2), (3, 3), (1, 4), (2, 1.5), (1, 2.5), (5, 3)]  # grace and reduction
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report, in the order of their arrival."""
+
+    number: int
+    epoch: int
+    cer: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What each of several trials would report if nothing stopped it, and how the reports interleave."""
+
+    cers: Sequence[Sequence[float]]
+    order: Sequence[int]
+    grace: int
+    reduction: float
+    epochs: int
+
+    def stopper(self, recorded: list[TrialRecord]) -> RungStopper:
+        return RungStopper(self.grace, self.reduction, self.epochs, recorded)
+
+
+@st.composite
+def sweeps(draw: st.DrawFn) -> Sweep:
+    grace, reduction = draw(st.sampled_from(RUNGS))
+    epochs, trials = draw(st.integers(grace, 20)), draw(st.integers(2, 12))
+    source = random.Random(draw(st.integers(0, 2**32)))
+    digits = draw(st.sampled_from([1, 6]))  # with one digit there are many equal values
+    cers = [[round(source.random(), digits) for _ in range(epochs)] for _ in range(trials)]
+    together = draw(st.integers(1, 4))
+    order: list[int] = []
+    waiting, running = list(range(trials)), list[list[int]]()
+    while waiting or running:
+        while waiting and len(running) < together:
+            running.append([waiting.pop(0), epochs])
+        chosen = source.choice(running)
+        order.append(chosen[0])
+        chosen[1] -= 1
+        running = [entry for entry in running if entry[1]]
+    return Sweep(cers, order, grace, reduction, epochs)
+
+
+def trial(number: int) -> Trial:
+    """Tune's idea of a trial: its id is another in every run."""
+    return Trial("trial", config={"number": number}, stub=True)
+
+
+def result(event: Event) -> dict[str, Any]:
+    return {"epoch": event.epoch, "val_cer": event.cer}
+
+
+def run(
+    sweep: Sweep, stopper: RungStopper, order: Sequence[int], so_far: Sequence[Event] = (), gone: Sequence[int] = ()
+) -> tuple[list[Event], list[int]]:
+    """Reports in this order to a stopper; all reports until now, and the trials stopped, in order."""
+    seen, stopped = list(so_far), list(gone)
+    trials = {number: trial(number) for number in set(order)}
+    for number in order:
+        if number in stopped:
+            continue
+        epoch = 1 + sum(event.number == number for event in seen)
+        event = Event(number, epoch, sweep.cers[number][epoch - 1])
+        action = stopper.on_trial_result(None, trials[number], result(event))
+        seen.append(event)
+        if action == TrialScheduler.STOP:
+            stopped.append(number)
+    return seen, stopped
+
+
+def run_ray(sweep: Sweep) -> list[int]:
+    """The trials that Ray's own scheduler stops before their last epoch, in order."""
+    scheduler = ASHAScheduler("epoch", "val_cer", "min", sweep.epochs, sweep.grace, sweep.reduction)
+    trials = {number: trial(number) for number in set(sweep.order)}
+    ended: dict[int, int] = {}
+    epochs = dict.fromkeys(trials, 0)
+    for number in sweep.order:
+        if number in ended:
+            continue
+        if not epochs[number]:
+            scheduler.on_trial_add(None, trials[number])
+        epochs[number] += 1
+        report = result(Event(number, epochs[number], sweep.cers[number][epochs[number] - 1]))
+        if scheduler.on_trial_result(None, trials[number], report) == TrialScheduler.STOP:
+            scheduler.on_trial_complete(None, trials[number], report)
+            ended[number] = epochs[number]
+    return [number for number, epoch in ended.items() if epoch < sweep.epochs]
+
+
+def as_recorded(seen: Sequence[Event], stopped: Sequence[int], epochs: int) -> list[TrialRecord]:
+    """What the ledger knows after these reports."""
+    trials = []
+    for number in sorted({event.number for event in seen}):
+        cers = [event.cer for event in seen if event.number == number]
+        state = "pruned" if number in stopped else "complete" if len(cers) == epochs else "running"
+        trials.append(records.trial(number, state, cers))
+    return trials
+
+
+@given(sweeps())
+def test_decisions_are_those_of_ray(sweep: Sweep) -> None:
+    stopper = sweep.stopper([])
+    seen, stopped = run(sweep, stopper, sweep.order)
+    assert stopped == run_ray(sweep)
+    assert list(stopper.stopped) == stopped
+    assert all(event.epoch < sweep.epochs for event in seen if event.number in stopped)
+
+
+@given(sweeps(), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=100)
+def test_a_restart_changes_no_decision(sweep: Sweep, first: float, second: float) -> None:
+    """Two restarts, each with a stopper made from what is on record, decide as one run does."""
+    cuts = sorted(int(share * len(sweep.order)) for share in (first, second))
+    whole = run(sweep, sweep.stopper([]), sweep.order)
+    seen: list[Event] = []
+    stopped: list[int] = []
+    for part in (sweep.order[: cuts[0]], sweep.order[cuts[0] : cuts[1]], sweep.order[cuts[1] :]):
+        stopper = sweep.stopper(as_recorded(seen, stopped, sweep.epochs))
+        seen, stopped = run(sweep, stopper, part, seen, stopped)
+    assert (seen, stopped) == whole
+
+
+def test_the_reason_names_the_rung_the_result_and_the_cutoff() -> None:
+    """Of three, the upper half goes on: the cutoff is the median of what the rung had seen."""
+    stopper = RungStopper(2, 2, 8, [records.trial(0, "running", [0.9, 0.3]), records.trial(1, "running", [0.9, 0.5])])
+    assert stopper.on_trial_result(None, trial(2), {"epoch": 1, "val_cer": 0.99}) == TrialScheduler.CONTINUE
+    assert stopper.on_trial_result(None, trial(2), {"epoch": 2, "val_cer": 0.456}) == TrialScheduler.STOP
+    assert stopper.stopped == {2: "rung at epoch 2: CER 45.6% against a cutoff of 40.0%"}
+
+
+def test_the_reason_names_the_rung_that_decides() -> None:
+    """Where rungs lie closer than epochs, a later result is judged at one that was passed over: here, at 4 x 1.1^6."""
+    stopper = RungStopper(4, 1.1, 20, [])
+    for number, last in ((0, 0.2), (1, 0.4)):
+        for epoch in range(1, 16):
+            cer = last if epoch == 15 else 0.2
+            stopper.on_trial_result(None, trial(number), {"epoch": epoch, "val_cer": cer})
+    assert stopper.stopped == {1: "rung at epoch 7.08624: CER 40.0% against a cutoff of 20.0%"}
+
+
+@pytest.mark.parametrize(("grace", "reduction", "epochs"), [(4, 2, 8), (8, 2, 8), (20, 2, 8), (1, 3, 9)])
+def test_nothing_is_stopped_at_its_last_epoch(grace: int, reduction: float, epochs: int) -> None:
+    """Even where a rung lies there: the training is over."""
+    good = [records.trial(number, "complete", [0.01] * epochs) for number in range(5)]
+    stopper = RungStopper(grace, reduction, epochs, good)
+    assert stopper.on_trial_result(None, trial(9), {"epoch": epochs, "val_cer": 1.0}) == TrialScheduler.CONTINUE
+    assert stopper.stopped == {}
+
+
+def test_what_tune_tells_besides_results_changes_nothing() -> None:
+    stopper = RungStopper(1, 2, 8, [])
+    for number in (0, 1):
+        stopper.on_trial_result(None, trial(number), {"epoch": 1, "val_cer": 0.5})
+    rungs = [dict(recorded) for _, recorded in stopper._brackets[0]._rungs]
+    stopper.on_trial_complete(None, trial(0), {"epoch": 8, "val_cer": 0.0})
+    stopper.on_trial_remove(None, trial(1))
+    assert [recorded for _, recorded in stopper._brackets[0]._rungs] == rungs
