@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,10 @@ class Space:
     def name(self) -> str:
         """The file's name without its suffix."""
         return Path(self.source).stem
+
+    def lasting(self, epochs: int | None) -> Space:
+        """This space with trials of another length; None leaves it as it is."""
+        return self if epochs is None else replace(self, epochs=epochs, grace=min(self.grace, epochs))
 
     def propose(self, suggest: Suggest) -> dict[str, Any]:
         """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold."""

@@ -62,6 +62,7 @@ cli.add_command(prepare)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
 @click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says.")
+@click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says.")
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
 @click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
 @GPUS_PER_WORKER
@@ -69,15 +70,16 @@ cli.add_command(prepare)
 @click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes --trials and --address besides.")
 @click.pass_obj
 def sweep(
-    home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, max_concurrent: int | None,
-    workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None, resume: str | None,
+    home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
+    max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
+    resume: str | None,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
     SPACE is a YAML file, or the name of a shipped one, such as digits.
     """
     if resume:
-        if space or data or name or max_concurrent or workers_per_trial or gpus_per_worker is not None:
+        if space or data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
             raise InputError("--resume goes on as the sweep began", "Give it --trials and --address at most.")
         _resume(home, resume, trials, address)
         return
@@ -87,7 +89,7 @@ def sweep(
     from search_spaces.space import Space
 
     options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space), data, name, trials, options)
+    _start(home, Space.load(space).lasting(epochs), data, name, trials, options)
 
 
 @cli.command()

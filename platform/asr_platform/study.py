@@ -55,7 +55,7 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the lowest validation CER, the last of equals as in Ray's choice of checkpoints; None: none."""
+        """The epoch with the lowest validation CER, the last of equals, as Ray keeps checkpoints; None before any."""
         return min(reversed(self.curve), key=lambda row: row["val_cer"], default=None)
 
     @property

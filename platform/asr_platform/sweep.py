@@ -78,6 +78,7 @@ def start(
         "corpus": str(corpus.path.resolve()),
         "corpus_hash": corpus.hash,
         "trials": trials or space.trials,
+        "epochs": space.epochs,
         "options": asdict(options),
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
@@ -101,7 +102,8 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
         if trials is not None:
             ledger.note("trials", trials)
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
-        sweep = Sweep(home, name, ledger, Space.parse(about["space"], about["source"]), corpus, options)
+        space = Space.parse(about["space"], about["source"]).lasting(about["epochs"])
+        sweep = Sweep(home, name, ledger, space, corpus, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
 

@@ -48,17 +48,19 @@ class View:
         self.live = None
 
     def picture(self) -> Group:
-        """The header and the trials: those running, then the best of the others, as many as fit."""
+        """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
         assert self.ledger is not None
         trials = self.ledger.trials()
         running = [trial for trial in trials if trial.state == "running"]
         others = [trial for trial in ranked(trials) if trial.state != "running"]
-        room = max(3, self.console.height - LINES_AROUND_TABLE - len(running))
-        hidden = len(others) - room
-        footer = f"{hidden} more in {self.platform} leaderboard; " if hidden > 0 else ""
+        room = max(6, self.console.height - LINES_AROUND_TABLE)
+        shown = running[: room - min(3, len(others))]
+        shown += others[: room - len(shown)]
+        hidden = len(trials) - len(shown)
+        footer = f"{hidden} more in {self.platform} leaderboard; " if hidden else ""
         total = self.ledger.about["trials"]
         footer += f"{len(trials)} of {total} trials begun. Ctrl-C stops cleanly."
-        table = trial_table(running + others[:room], self.epochs, self.console.width)
+        table = trial_table(shown, self.epochs, self.console.width)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 
     def started(self, trial: TrialRecord) -> None:

@@ -107,7 +107,7 @@ def provenance() -> dict[str, str]:
     """The git revision of the working tree, where there is one, and package versions, as tags."""
     try:
         revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no repository

@@ -1,0 +1,248 @@
+"""What a person reads: every line whole in a log, every figure whole in a table, on terminals narrow and wide."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import records
+import tiny
+from optuna.trial import TrialState
+from rich.console import Console, RenderableType
+
+from asr_platform.study import Ledger, State, TrialRecord
+from asr_platform.terminal import View, corpus_table, print_leaderboard, say
+from search_spaces.space import Space, shipped
+
+STATES: list[State] = ["complete", "pruned", "failed", "running"]
+REASONS = {
+    "pruned": "rung at epoch 15: CER 45.3% against a cutoff of 40.1%",
+    "failed": "DivergedError: the loss became nan [/in] epoch 3 :x: try a lower optimizer.lr, " + "and so on " * 30,
+}
+
+
+class Dice:
+    """Proposes at random."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.random.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return self.random.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self.random.uniform(low, high)
+
+
+def trials_of(space: Space, count: int = 8) -> list[TrialRecord]:
+    """Trials in every state, with figures of every length."""
+    found = []
+    for number in range(count):
+        state = STATES[number % 4]
+        cers = {"complete": [0.9, 0.1 + number / 1000], "pruned": [1.25], "failed": [], "running": [0.5]}[state]
+        params = space.propose(Dice(number))
+        about = {"parameters": 10 ** (number % 4 + 4) * 3 - 1}
+        found.append(records.trial(number, state, cers, params, REASONS.get(state, ""), **about))
+    return found
+
+
+def console(width: int, height: int = 40, terminal: bool = False) -> Console:
+    return Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=terminal, color_system=None, _environ={}
+    )
+
+
+def text_of(target: Console) -> str:
+    assert isinstance(target.file, io.StringIO)
+    return target.file.getvalue()
+
+
+def rendered(target: Console, item: RenderableType) -> list[str]:
+    target.print(item)
+    return text_of(target).splitlines()
+
+
+def cells(lines: Sequence[str], first: str) -> list[str]:
+    """The words of the one line that begins with a word."""
+    found = [line.split() for line in lines if line.split()[:1] == [first]]
+    assert len(found) == 1, (first, found)
+    return found[0]
+
+
+# While a sweep runs
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return records.ledger_in(tmp_path, trials=5)
+
+
+def follow(view: View, ledger: Ledger) -> None:
+    """One trial that goes on and ends well, one that is stopped, one that fails."""
+    with view.sweep("small", "http://127.0.0.1:8265", ledger, 9):
+        number = records.add(ledger, "running", [0.5])
+        view.started(ledger.trial(number))
+        ledger.record(number, records.row(2, 0.25))
+        view.progressed(ledger.trial(number))
+        ledger.finish(number, "complete")
+        view.ended(ledger.trial(number))
+        for state in ("pruned", "failed"):
+            view.ended(ledger.trial(records.add(ledger, state, [0.9], REASONS[state])))
+
+
+def test_a_log_has_one_whole_line_an_event(ledger: Ledger) -> None:
+    target = console(60)
+    follow(View(target), ledger)
+    params = ledger.trial(0).params
+    lines = text_of(target).splitlines()
+    assert lines[0] == "sweep small   Ray dashboard: http://127.0.0.1:8265   MLflow: platform ui"
+    assert lines[1].startswith("trial 0 started, going on after epoch 1: ")
+    assert f"{ledger.trial(0).about['parameters']:,} parameters" in lines[1]
+    assert f"model.d_model={params['model.d_model']}" in lines[1]
+    assert f"optimizer.lr={params['optimizer.lr']:.3g}" in lines[1]
+    assert lines[2:] == [
+        "trial 0 epoch 2/9: val CER 25.00% CTC 26.00% train loss 1.500",
+        "trial 0 complete",
+        f"trial 1 pruned: {REASONS['pruned']}",
+        f"trial 2 failed: {REASONS['failed']}",
+    ]
+
+
+def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger) -> None:
+    """Failures are said in full above the table; the rest the table tells."""
+    target = console(80, terminal=True)
+    follow(View(target, "platform --home elsewhere"), ledger)
+    shown = text_of(target)
+    assert f"trial 2 failed: {REASONS['failed']}" in shown
+    assert "trial 1 pruned" not in shown
+    last = shown[shown.rindex("sweep small") :].splitlines()
+    assert "MLflow: platform --home elsewhere ui" in " ".join(" ".join(last[:2]).split())
+    assert cells(last, "0")[1:5] == ["2/9", f"{ledger.trial(0).about['parameters']:,}", "25.00%", "complete"]
+    assert last[-1].startswith("3 of 5 trials begun. Ctrl-C stops cleanly.")
+
+
+def picture(ledger: Ledger, target: Console) -> list[str]:
+    view = View(target)
+    view.ledger, view.epochs, view.header = ledger, 70, "sweep small"
+    return rendered(target, view.picture())
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_picture_has_a_line_a_trial(ledger: Ledger, width: int) -> None:
+    """Number, epoch, parameters, CER and state are whole; of the reason, what the line has room for."""
+    for state in STATES:
+        records.add(ledger, state, [0.98765, 0.12345] if state != "failed" else [], REASONS.get(state, ""))
+    lines = picture(ledger, console(width))
+    assert max(map(len, lines)) <= width
+    for trial in ledger.trials():
+        expected = [str(trial.number), f"{trial.epochs}/70", f"{trial.about['parameters']:,}"]
+        if trial.epochs:
+            expected += ["12.35%", "13.35%"] if width >= 100 else ["12.35%"]
+        words = cells(lines, str(trial.number))
+        assert words[: len(expected) + 1] == [*expected, trial.state]
+        reason = " ".join(words[len(expected) + 1 :])
+        if trial.state in REASONS:
+            assert len(reason) > 20 and REASONS[trial.state].startswith(reason.removesuffix("…"))
+        else:
+            assert reason == ""
+    whole = any(REASONS["pruned"] in line for line in lines)
+    assert whole == (width == 160)
+    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0].isdigit()][0] == "3", "running"
+
+
+@pytest.mark.parametrize(("running", "ended"), [(0, 30), (4, 30), (30, 2), (30, 30)])
+def test_the_picture_fits_the_screen(running: int, ended: int) -> None:
+    """However many trials there are, and it says how many it leaves out."""
+    ledger = Ledger(optuna.create_study())
+    ledger.note("trials", 99)
+    for number in range(running + ended):
+        trial = ledger.study.ask()
+        if number < ended:
+            ledger.study.tell(trial, state=TrialState.FAIL)
+    lines = picture(ledger, console(80, 24))
+    assert len(lines) <= 24
+    numbers = [int(line.split()[0]) for line in lines if line.split()[:1] and line.split()[0].isdigit()]
+    footer = lines[-1].split()
+    assert footer[1] == "more" and int(footer[0]) + len(numbers) - 1 == running + ended
+    assert sum(number < ended for number in numbers[:-1]) >= min(3, ended)
+    assert f"{running + ended} of 99 trials begun" in lines[-1]
+
+
+# At the end
+
+
+@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("width", [80, 120, 160, 240])
+def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
+    """Best first; with a column for each varied key where there is room, else with the best trials side by side."""
+    trials = trials_of(Space.load(name))
+    target = console(width)
+    print_leaderboard(target, trials)
+    shown = text_of(target)
+    reasons = [line for line in shown.splitlines() if " failed: " in line]
+    lines = [line for line in shown.splitlines() if line not in reasons]
+    assert max(map(len, lines)) <= width
+    assert "…" not in shown
+    ranking = [0, 4, 3, 7, 1, 5, 2, 6]
+    for rank, number in enumerate(ranking, start=1):
+        trial = trials[number]
+        expected = [str(rank), str(number), f"{trial.about['parameters']:,}", str(trial.epochs), trial.state]
+        if trial.best:
+            expected.insert(2, f"{trial.best['val_cer']:.2%}")
+        assert cells(lines, str(rank))[: len(expected)] == expected
+    assert reasons == [f"trial 2, 6 failed: {REASONS['failed']}"]
+    if " ".join(("trial", *map(str, ranking[:2]))) in " ".join(shown.split()):
+        for key in trials[0].params:
+            values = [trials[number].params[key] for number in ranking if key in trials[number].params]
+            words = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+            found = cells(lines, key)[1:]
+            assert len(found) >= 2 and found == words[: len(found)]
+    else:
+        best = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trials[0].params.values()]
+        assert cells(lines, "1")[6:] == best
+
+
+def test_the_side_by_side_table_says_that_there_are_more() -> None:
+    trials = trials_of(Space.load("hw4p2"))
+    for width, more in ((80, True), (160, False)):
+        target = console(width)
+        print_leaderboard(target, trials)
+        assert ("all of them: leaderboard --json" in text_of(target)) == more
+
+
+def test_a_leaderboard_without_a_trial_or_without_varied_keys() -> None:
+    for trials in ([], [records.trial(0, "complete", [0.1])]):
+        target = console(80)
+        print_leaderboard(target, trials)
+        assert ("10.00%" in text_of(target)) == bool(trials)
+
+
+def test_what_is_said_is_said_as_it_is() -> None:
+    """No markup, no emoji, no line breaks: paths are copied from the terminal."""
+    target = console(40)
+    line = "model: /home/[bold]x[/]/:smile:/" + "long/" * 20
+    say(target, line)
+    assert text_of(target) == line + "\n"
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_of_a_corpus(tmp_path: Path, width: int) -> None:
+    corpus = tiny.write_corpus(tmp_path / "corpus", {"train-clean-100": tiny.SENTENCES * 3, "dev-clean": ["CAB"]})
+    lines = rendered(console(width), corpus_table(corpus))
+    summary = corpus.splits["train-clean-100"]
+    mean = summary.seconds / 30
+    assert cells(lines, "train-clean-100") == [
+        "train-clean-100", "30", f"{summary.seconds / 3600:.2f}", str(3 * sum(map(len, tiny.SENTENCES))), f"{mean:.2f}",
+    ]  # fmt: skip
+    assert cells(lines, "dev-clean")[1] == "1"
+    assert cells(lines, "split") == ["split", "utterances", "hours", "characters", "mean", "seconds"]
