@@ -195,7 +195,7 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
 
 
 @cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
 @click.pass_obj
 def ui(home: Path, host: str, port: int | None) -> None:
@@ -204,7 +204,7 @@ def ui(home: Path, host: str, port: int | None) -> None:
     from asr_platform.tracking import serve
 
     place = Home.existing(home)
-    serve(place.tracking, place.artifacts, host, port, click.echo)
+    sys.exit(serve(place.tracking, place.artifacts, host, port, click.echo))
 
 
 def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | None, options: Any) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import DownloadColumn, Progress, TaskID
 
-from asr_platform.terminal import corpus_table, progress_bar, say
-from trainables.data.utterance import Utterance
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from trainables.data.utterance import Utterance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -69,6 +70,9 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 
     ROOT holds {split}/{speaker}/{chapter}/ with FLAC files beside their .trans.txt.
     """
+    from rich.progress import DownloadColumn
+
+    from asr_platform.terminal import progress_bar
     from trainables.data.importers.librispeech import librispeech_utterances
     from trainables.data.importers.openslr import BASE_URL, download
 
@@ -129,6 +133,7 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
 
 def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None) -> None:
     """Prepares the utterances under a progress bar and prints the closing table."""
+    from asr_platform.terminal import corpus_table, progress_bar, say
     from trainables.data.features import Recipe
     from trainables.data.prepare import prepare as write
 

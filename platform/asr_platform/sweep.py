@@ -70,6 +70,7 @@ def start(
     if name in names:
         raise taken(name)
     name = name or next(f"{space.name}-{n}" for n in range(1, len(names) + 2) if f"{space.name}-{n}" not in names)
+    home.sweep(name)  # refuses names that cannot be a folder's
     for left_out in Feasibility(space, corpus).check():
         view.say(f"not tried: {left_out}")
     about = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console, Group
@@ -16,7 +16,9 @@ from rich.text import Text
 
 from asr_platform.leaderboard import ranked
 from asr_platform.study import Ledger, TrialRecord
-from trainables.data.corpus import Corpus
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus
 
 COLOURS = {"running": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
 LINES_AROUND_TABLE = 10
@@ -202,9 +204,9 @@ def corpus_table(corpus: Corpus) -> Table:
 
 
 def progress_bar(console: Console, task: str, count: ProgressColumn | None = None) -> Progress:
-    """A bar for work on a known number of items, or of what `count` shows."""
+    """A bar for work on a known number of items, or of what `count` shows; nothing where there is no terminal."""
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _percent(value: float | None) -> str:

@@ -115,8 +115,8 @@ def provenance() -> dict[str, str]:
     return {"git_revision": revision, **{f"version.{name}": version(name) for name in PACKAGES}}
 
 
-def serve(uri: str, artifacts: Path, host: str, port: int | None, say: Callable[[str], None]) -> None:
-    """Serves MLflow's pages over the store until it is interrupted.
+def serve(uri: str, artifacts: Path, host: str, port: int | None, say: Callable[[str], None]) -> int:
+    """Serves MLflow's pages over the store until it is interrupted; returns the server's exit code.
 
     Raises:
         InputError: the port is taken, or none is free.
@@ -126,12 +126,17 @@ def serve(uri: str, artifacts: Path, host: str, port: int | None, say: Callable[
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
         "--default-artifact-root", artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
+        "--uvicorn-opts", "--log-level critical",  # to some, Ctrl-C is an error
     ]  # fmt: skip
-    server = subprocess.Popen(command)
+    # Jobs are for evaluating language models: several processes more, slow to start and loud when they end.
+    server = subprocess.Popen(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     try:
+        code = server.wait()
+    except KeyboardInterrupt:  # which the server has seen as well
         server.wait()
-    except KeyboardInterrupt:
-        server.wait()
+        return 0
+    say(f"MLflow's server ended with exit code {code}")
+    return code
 
 
 def free_port(host: str, port: int | None) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from asr_platform.study import Ledger, State, TrialRecord
 from search_spaces.space import Space
 
@@ -59,6 +61,13 @@ def ledger_in(folder: Path, name: str = "small", **about: Any) -> Ledger:
     """A new ledger in the storage that a home at `folder` has."""
     text = {"space": SPACE, "source": "small.yaml"}
     return Ledger.create(storage_in(folder), name, {**text, "trials": 20, **about})
+
+
+def ledger_in_memory(trials: int) -> Ledger:
+    """A ledger without a file, for tests of what only reads it."""
+    ledger = Ledger(optuna.create_study())
+    ledger.note("trials", trials)
+    return ledger
 
 
 def storage_in(folder: Path) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import records
 import tiny
@@ -79,12 +78,18 @@ def cells(lines: Sequence[str], first: str) -> list[str]:
     return found[0]
 
 
+def numbers(lines: Sequence[str]) -> list[int]:
+    """The numbers that lines begin with."""
+    words = [line.split()[0] for line in lines if line.strip()]
+    return [int(word) for word in words if word.isdigit()]
+
+
 # While a sweep runs
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return records.ledger_in(tmp_path, trials=5)
+def ledger() -> Ledger:
+    return records.ledger_in_memory(trials=5)
 
 
 def follow(view: View, ledger: Ledger) -> None:
@@ -128,7 +133,7 @@ def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger) ->
     last = shown[shown.rindex("sweep small") :].splitlines()
     assert "MLflow: platform --home elsewhere ui" in " ".join(" ".join(last[:2]).split())
     assert cells(last, "0")[1:5] == ["2/9", f"{ledger.trial(0).about['parameters']:,}", "25.00%", "complete"]
-    assert last[-1].startswith("3 of 5 trials begun. Ctrl-C stops cleanly.")
+    assert "3 of 5 trials begun. Ctrl-C stops cleanly." in [line.strip() for line in last]
 
 
 def picture(ledger: Ledger, target: Console) -> list[str]:
@@ -157,24 +162,23 @@ def test_the_picture_has_a_line_a_trial(ledger: Ledger, width: int) -> None:
             assert reason == ""
     whole = any(REASONS["pruned"] in line for line in lines)
     assert whole == (width == 160)
-    assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0].isdigit()][0] == "3", "running"
+    assert numbers(lines)[0] == 3, "what runs comes first"
 
 
 @pytest.mark.parametrize(("running", "ended"), [(0, 30), (4, 30), (30, 2), (30, 30)])
 def test_the_picture_fits_the_screen(running: int, ended: int) -> None:
     """However many trials there are, and it says how many it leaves out."""
-    ledger = Ledger(optuna.create_study())
-    ledger.note("trials", 99)
+    ledger = records.ledger_in_memory(trials=99)
     for number in range(running + ended):
         trial = ledger.study.ask()
         if number < ended:
             ledger.study.tell(trial, state=TrialState.FAIL)
     lines = picture(ledger, console(80, 24))
     assert len(lines) <= 24
-    numbers = [int(line.split()[0]) for line in lines if line.split()[:1] and line.split()[0].isdigit()]
-    footer = lines[-1].split()
-    assert footer[1] == "more" and int(footer[0]) + len(numbers) - 1 == running + ended
-    assert sum(number < ended for number in numbers[:-1]) >= min(3, ended)
+    *shown, hidden = numbers(lines)
+    assert lines[-1].startswith(f"{hidden} more in platform leaderboard; ")
+    assert len(shown) + hidden == running + ended
+    assert sum(number < ended for number in shown) >= min(3, ended)
     assert f"{running + ended} of 99 trials begun" in lines[-1]
 
 

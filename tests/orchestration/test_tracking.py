@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 import ray
 import records
 import torch
+from command import PATIENCE, PLATFORM, wait_for
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -176,7 +181,38 @@ def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest
     assert provenance()["git_revision"] == "unknown"
 
 
-# Ports
+# Pages and ports
+
+
+def test_the_pages_are_served_until_ctrl_c(home: Path, tracker: Tracker) -> None:
+    """And nothing of the server outlives it."""
+    records.ledger_in(home)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [PLATFORM, "--home", home, "ui", "--port", str(port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+        wait_for(lambda: page(port) is not None, process)
+        assert "MLflow" in (page(port) or "")
+        os.killpg(process.pid, signal.SIGINT)
+        out = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0, out
+        assert "Traceback" not in out
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("a process of the server was left")
+
+
+def page(port: int) -> str | None:
+    """The first page, once the server answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
 
 
 @pytest.fixture

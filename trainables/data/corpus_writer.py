@@ -7,6 +7,7 @@ interrupted run leaves nothing at the wanted path.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import mmap
@@ -107,7 +108,8 @@ class CorpusWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for writer in self._splits.values():
-            writer.raw.close()
+            with contextlib.suppress(OSError):  # on a full disk, what is still buffered fails to be written again
+                writer.raw.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

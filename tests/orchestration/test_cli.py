@@ -1,0 +1,407 @@
+"""The command line: a user's mistake is two lines and exit code 2, and what is right is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import babbler
+import click
+import numpy as np
+import pytest
+import records
+import soundfile
+import tiny
+from click.testing import CliRunner
+from command import PLATFORM
+
+from asr_platform import cli
+from asr_platform.sweep import Outcome
+from trainables.data.corpus import Corpus
+
+Run = Callable[..., "Ended"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus, a model, a home with a sweep, and much that is wrong."""
+    place = tmp_path_factory.mktemp("place")
+    corpus = babbler.write_corpus(place / "corpus")
+    babbler.save_model(corpus, place / "model")
+    damage(place)
+    write_spaces(place)
+    (place / "mlruns").mkdir()
+    ledger = records.ledger_in(place / "mlruns", corpus=str(corpus.path), corpus_hash=corpus.hash, options={})
+    records.add(ledger, "pruned", [0.5], "rung at epoch 1")
+    records.add(ledger, "complete", [0.5, 0.25])
+    gone = {"corpus_hash": corpus.hash, "options": {}}
+    records.ledger_in(place / "mlruns", "moved", corpus=str(place / "gone"), **gone)
+    records.ledger_in(place / "mlruns", "changed", corpus=str(place / "no-dev"), **gone)
+    records.ledger_in(place / "mlruns", "latest", **gone)
+    return place
+
+
+def damage(place: Path) -> None:
+    """Corpora, models and audio files with something wrong."""
+    tiny.write_corpus(place / "no-dev", {"train": tiny.SENTENCES})
+    tiny.write_corpus(place / "no-train", {"dev": tiny.SENTENCES})
+    tiny.write_corpus(place / "two-devs", {"train": tiny.SENTENCES, "dev-a": ["CAB"], "dev-b": ["CAB"]})
+    shutil.copytree(place / "corpus", place / "other-version")
+    about = json.loads((place / "corpus/corpus.json").read_text())
+    (place / "other-version/corpus.json").write_text(json.dumps({**about, "format_version": 99}))
+    shutil.copytree(place / "corpus", place / "no-file")
+    (place / "no-file/train.arrow").unlink()
+    shutil.copytree(place / "model", place / "no-tokenizer")
+    (place / "no-tokenizer/tokenizer.model").unlink()
+    shutil.copytree(place / "model", place / "cut-model")
+    os.truncate(place / "cut-model/model.safetensors", 1000)
+    soundfile.write(place / "good.wav", 0.1 * np.random.default_rng(0).normal(size=8000), 16_000)
+    (place / "cut.wav").write_bytes((place / "good.wav").read_bytes()[:-99])
+    for name in ("empty.wav", "file"):
+        (place / name).touch()
+
+
+def write_spaces(place: Path) -> None:
+    (place / "right.yaml").write_text(records.SPACE)
+    (place / "impossible.yaml").write_text(records.SPACE + "budget: 1000\n")
+    (place / "wrong.yaml").write_text(
+        "base:\n  model: {dropuot: 0.1}\nvary:\n  optimizer.lr: {log: [0, 1]}\nbudgte: 3\n"
+    )
+    (place / "config.yaml").write_text("model: {d_model: 33}\ntrainign: {epochs: 3}\n")
+    (place / "not.yaml").write_text("a: [")
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, in the place."""
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("ASR_PLATFORM_HOME", raising=False)
+
+    def call(*words: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["platform", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Ended(code, *capfd.readouterr())
+
+    return call
+
+
+MISTAKES = [
+    # a space
+    ("sweep nosuch --data corpus", "nosuch: no such search space", "digits, hw4p2, synthetic"),
+    ("sweep wrong.yaml --data corpus", "wrong.yaml: 3 mistakes", "line 2: base.model.dropuot: unknown key"),
+    ("sweep wrong.yaml --data corpus", "line 4: vary.optimizer.lr: low > 0", "line 5: budgte: unknown key"),
+    ("sweep not.yaml --data corpus", "not.yaml, line 1: not valid YAML", "Correct"),
+    ("sweep impossible.yaml --data corpus", "impossible.yaml: budget: 1,000", "the smallest model that this space can"),
+    ("sweep", "SPACE and --data", "platform sweep digits --data"),
+    ("sweep right.yaml", "SPACE and --data", "platform sweep digits --data"),
+    # a corpus
+    ("sweep right.yaml --data absent", "absent: no corpus here", "platform prepare"),
+    ("sweep right.yaml --data file", "'file' is a file", "--data"),
+    ("sweep right.yaml --data other-version", "corpus.json: corpus format 99", "Prepare the corpus again"),
+    ("sweep right.yaml --data no-file", "missing no-file/train.arrow", "Copy the whole corpus again"),
+    ("sweep right.yaml --data no-dev", "no-dev: no validation splits", "data.validation"),
+    ("sweep right.yaml --data no-train", "no-train: no training splits", "data.train"),
+    ("sweep right.yaml --data two-devs", "two-devs: 2 validation splits", "data.validation to one of: dev-a, dev-b"),
+    # a name, a home
+    ("sweep right.yaml --data corpus --name small", "sweep small exists", "platform sweep --resume small"),
+    ("sweep right.yaml --data corpus --name a/b", "--name 'a/b'", "letters, digits"),
+    ("--home file sweep right.yaml --data corpus", "'file' is a file", "--home"),
+    ("--home file/x sweep right.yaml --data corpus", "file/x: cannot be written to", "another --home"),
+    # going on
+    ("sweep --resume smal", "no sweep named smal", "The sweeps are: small, moved, changed, latest"),
+    ("sweep --resume small --name other", "--resume goes on as the sweep began", "--trials and --address"),
+    ("sweep --resume small --gpus-per-worker 0", "--resume goes on as the sweep began", "--trials and --address"),
+    ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "--trials and --address"),
+    ("--home new sweep --resume small", "new: nothing has been run here", "platform sweep first"),
+    ("sweep --resume moved", "gone: no corpus here", "platform prepare"),
+    ("sweep --resume changed", "no-dev: not the corpus that sweep changed began with", "new sweep"),
+    ("sweep --resume small --trials 0", "--trials", "0 is not in the range"),
+    # one long run
+    ("train --data corpus", "SPACE_OR_CONFIG or --from", "platform train --help"),
+    ("train right.yaml --from small --data corpus", "SPACE_OR_CONFIG or --from", "platform train --help"),
+    ("train nosuch --data corpus", "nosuch: no such search space", "digits"),
+    ("train config.yaml --data corpus", "config.yaml: model: heads must divide d_model", "trainign: unknown key"),
+    ("train not.yaml --data corpus", "not.yaml: not readable as YAML", "configuration file"),
+    ("train --from small:best --data corpus", "--from small:best", "NAME:TRIAL"),
+    ("train --from smal --data corpus", "no sweep named smal", "small"),
+    ("train --from small:7 --data corpus", "no trial 7 in the sweep small", "It has 2, counted from 0"),
+    ("train --from latest --data corpus", "no trial of the sweep latest has finished", "--resume latest"),
+    ("--home new train --from small --data corpus", "new: nothing has been run here", "platform --home"),
+    ("train right.yaml --data no-dev", "no-dev: no validation splits", "data.validation"),
+    # a model
+    ("evaluate absent --data corpus --split dev", "absent: not a whole model directory", "config.json, features.json"),
+    ("evaluate no-tokenizer --data corpus --split dev", "tokenizer.model missing", "folder of a trained model"),
+    ("evaluate cut-model --data corpus --split dev", "cut-model/model.safetensors", "damaged"),
+    ("evaluate model --data corpus --split dve", "corpus: no split named 'dve'", "dev, test, train"),
+    ("evaluate model --data corpus --split test", "split test has no texts", "platform submit"),
+    ("evaluate model --data corpus", "Missing option '--split'", "platform evaluate"),
+    ("transcribe model", "Missing argument 'FILES...'", "platform transcribe"),
+    ("transcribe model good.wav absent.wav", "no such file: absent.wav", "audio"),
+    ("transcribe model good.wav cut.wav", "cut.wav: truncated audio", "Copy the file again"),
+    ("transcribe model empty.wav", "empty.wav: zero-length file", "Replace the file"),
+    ("transcribe no-tokenizer good.wav", "tokenizer.model missing", "folder of a trained model"),
+    ("submit model --data corpus --split test --out file/s.csv", "file/s.csv: cannot be written", "--out"),
+    ("submit model --data corpus --split test --out absent/s.csv", "absent/s.csv: cannot be written", "--out"),
+    ("submit model --data corpus --split test --out corpus", "'corpus' is a directory", "--out"),
+    # looking
+    ("leaderboard smal", "no sweep named smal", "small"),
+    ("--home new leaderboard", "new: nothing has been run here", "platform sweep first"),
+    ("--home new ui", "new: nothing has been run here", "platform sweep first"),
+    ("ui --port 99999", "--port", "99999 is not in the range"),
+    ("ui --host 192.0.2.1", "no free port on 192.0.2.1", "--host"),
+    # preparing
+    ("prepare hw4 absent --out new-corpus", "absent: no folders", "hw4p2_data"),
+    ("prepare manifest absent.jsonl --out new-corpus", "absent.jsonl", ""),
+    ("prepare fsdd corpus --out new-corpus", "corpus", ""),
+    ("prepare librispeech absent --out new-corpus", "absent", ""),
+    ("prepare synthetic --out corpus", "corpus: exists and is not empty", "--out"),
+    ("prepare synthetic --train 8 --jobs 1 --out file/corpus", "file: ", "Correct the path"),
+    ("prepare hw4 absent", "Missing option '--out'", "platform prepare hw4"),
+    # the command itself
+    ("sewep", "No such command 'sewep'", "sweep"),
+    ("sweep right.yaml --date corpus", "No such option", "--data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "problem", "remedy"), MISTAKES)
+def test_a_mistake_is_explained(run: Run, place: Path, words: str, problem: str, remedy: str) -> None:
+    """It names the file, key or option, says what to do, and changes nothing."""
+    before = sorted(place.rglob("*.csv")) + sorted(place.glob("*corpus*"))
+    ended = run(*words.split())
+    assert ended.code == 2, ended
+    assert problem in ended.err and remedy in ended.err
+    assert len(ended.err.strip().splitlines()) >= 2, "a problem and a remedy"
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    assert sorted(place.rglob("*.csv")) + sorted(place.glob("*corpus*")) == before
+
+
+def test_a_taken_port_is_refused(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ended = run("ui", "--port", str(port))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == f"platform: port {port} of 127.0.0.1: Address already in use\n" + (
+        "Say another --port, or --host 127.0.0.1.\n"
+    )
+
+
+def test_a_home_without_a_sweep(run: Run, place: Path) -> None:
+    """A sweep that was refused leaves a home, but no sweep."""
+    assert run("--home", "refused", "sweep", "right.yaml", "--data", "no-dev").code == 2
+    ended = run("--home", "refused", "leaderboard")
+    assert ended.code == 2
+    assert "no sweep has been run here yet" in ended.err and "platform sweep SPACE --data DIR" in ended.err
+
+
+def test_an_error_of_the_program_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """Only what the system refuses is a message; a bug keeps its traceback."""
+
+    def broken(*arguments: object) -> None:
+        raise OSError("no error number: not the system's")
+
+    monkeypatch.setattr("asr_platform.using.write_submission", broken)
+    with pytest.raises(OSError, match="not the system's"):
+        run("submit", "model", "--data", "corpus", "--split", "test", "--out", "s.csv")
+
+
+# What the system refuses
+
+
+def manifest(folder: Path, seconds: float = 0.1) -> Path:
+    """A manifest of three utterances of noise to train on, and one to validate on."""
+    lines = []
+    for number in range(4):
+        audio = folder / f"{number}.wav"
+        soundfile.write(audio, 0.1 * np.random.default_rng(number).normal(size=round(16_000 * seconds)), 16_000)
+        split = "train" if number else "dev"
+        lines.append(json.dumps({"audio_filepath": str(audio), "text": "A CAB", "split": split}))
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(("seconds", "room"), [(1.0, 10_000), (1.0, 61_000), (0.1, 1_000)])
+def test_a_full_disk_while_preparing(tmp_path: Path, seconds: float, room: int) -> None:
+    """The installed command, where no file may grow beyond `room` bytes.
+
+    It gives out in the midst of the frames, in the Arrow file of the training split (3 x 126 frames of 160 bytes and
+    the rest), or when all that is buffered is written. Nothing is left of the corpus, and the message names it.
+    """
+    out = tmp_path / "made" / "corpus"
+    ended = subprocess.run(
+        [PLATFORM, "prepare", "manifest", manifest(tmp_path, seconds), "--out", out, "--jobs", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert ended.returncode == 2, ended
+    assert ended.stderr == f"platform: {out}: File too large\nFree space there, or choose another place.\n"
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(run: Run, tmp_path: Path) -> None:
+    path = manifest(tmp_path)
+    (tmp_path / "closed").mkdir(mode=0o500)
+    ended = run("prepare", "manifest", str(path), "--out", str(tmp_path / "closed" / "corpus"))
+    assert ended.code == 2
+    assert str(tmp_path / "closed") in ended.err and "may write to" in ended.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(place: Path) -> None:
+    """As in `platform leaderboard | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [PLATFORM, "leaderboard", "small", "--json"], cwd=place, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 1
+
+
+# What goes well
+
+
+def test_the_leaderboard_for_machines(run: Run) -> None:
+    ended = run("leaderboard", "small", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    first, second = json.loads(ended.out)
+    keys = ["trial", "state", "val_cer", "parameters", "epochs", "params", "mlflow_run_id", "model"]
+    assert list(first) == list(second) == keys
+    assert (first["trial"], first["state"], first["val_cer"], first["epochs"]) == (1, "complete", 0.25, 2)
+    assert (second["trial"], second["state"], second["val_cer"], second["epochs"]) == (0, "pruned", 0.5, 1)
+    assert first["model"] == "/checkpoints/2"
+    assert first["parameters"] == 1000 * first["params"]["model.d_model"]
+
+
+def test_the_leaderboard_for_people(run: Run) -> None:
+    """Without a name, that of the latest sweep: which has no trial yet."""
+    shown = run("leaderboard", "small")
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.split()[:3] for line in shown.out.splitlines() if "%" in line] == [
+        ["1", "1", "25.00%"],
+        ["2", "0", "50.00%"],
+    ]
+    latest = run("leaderboard")
+    assert (latest.code, latest.err) == (0, "")
+    assert "%" not in latest.out
+
+
+def test_scores(run: Run) -> None:
+    ended = run("evaluate", "model", "--data", "corpus", "--split", "dev", "--json")
+    scores = json.loads(ended.out)
+    assert list(scores) == ["cer", "wer", "utterances", "characters"]
+    printed = run("evaluate", "model", "--data", "corpus", "--split", "dev")
+    assert (printed.code, printed.err) == (0, "")
+    assert dict(line.split() for line in printed.out.splitlines()) == {
+        "cer": f"{scores['cer']:.2%}",
+        "wer": f"{scores['wer']:.2%}",
+        "utterances": "3",
+        "characters": str(scores["characters"]),
+    }
+
+
+def test_transcripts_are_a_line_a_file(run: Run) -> None:
+    ended = run("transcribe", "model", "good.wav", "./good.wav")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split("\t") for line in ended.out.splitlines()]
+    assert [name for name, _ in lines] == ["good.wav", "good.wav"]
+    assert lines[0][1] == lines[1][1] != ""
+
+
+def test_a_submission(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "submission.csv"
+    ended = run("submit", "model", "--data", "corpus", "--split", "test", "--out", str(out))
+    assert (ended.code, ended.out, ended.err) == (0, f"{out}: 5 transcriptions\n", "")
+    assert out.read_text().startswith("id,transcription\n0,")
+
+
+def close(outcome: Outcome, *words: str) -> Ended:
+    """What is printed at a sweep's end, by the command with these words before `sweep`."""
+
+    @cli.cli.command("closing")
+    def closing() -> None:
+        cli._close(outcome)
+
+    try:
+        ended = CliRunner().invoke(cli.cli, [*words, "closing"])
+    finally:
+        del cli.cli.commands["closing"]
+    return Ended(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    corpus = Corpus.open(place / "corpus")
+    trials = [records.trial(0, "complete", [0.25]), records.trial(1, "failed", reason="DivergedError: nan")]
+    whole = Outcome("small", corpus, "dev", trials, place / "my models" / "small", interrupted=False)
+    ended = close(whole)
+    assert ended.code == 0
+    assert "model:           my models/small\n" in ended.out
+    assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
+    assert "compare trials:  platform ui\n" in ended.out
+    assert "trial 1 failed: DivergedError: nan\n" in ended.out
+    ended = close(Outcome("small", corpus, "dev", trials, None, interrupted=True), "--home", "my runs")
+    assert ended.code == 130
+    assert "stopped; go on with: platform --home 'my runs' sweep --resume small\n" in ended.out
+    ended = close(Outcome("small", corpus, "dev", trials[1:], None, interrupted=False))
+    assert ended.code == 1
+    assert "no model: no trial finished an epoch\n" in ended.out
+
+
+# Help
+
+
+def commands() -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    for name, command in cli.cli.commands.items():
+        found.append([name])
+        found += [[name, below] for below in getattr(command, "commands", {})]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_help_fits_80_columns_and_cuts_nothing(run: Run, words: list[str]) -> None:
+    """Every command says what it does, and every option what it is for."""
+    for flag in ("--help", "-h"):
+        ended = run(*words, flag)
+        assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(" ".join(["Usage: platform", *words]))
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "..." not in ended.out.replace("FILES...", "").replace("[ARGS]...", "")
+    options = ended.out.partition("Options:")[2].partition("Commands:")[0]
+    assert "RANGE" not in options
+    command = cli.cli
+    for word in words:
+        command = command.commands[word]  # type: ignore[assignment]
+    assert command.help
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_help_needs_neither_torch_nor_ray() -> None:
+    """It is there at once."""
+    code = "import sys; from asr_platform import cli; print({'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
