@@ -27,12 +27,12 @@ def greedy(decoder: Decoder, states_BSD: Tensor, state_lengths_B: Tensor, max_to
     tokens_BU = torch.full((len(states_BSD), steps + 1), EOS, device=states_BSD.device)
     latest_B = torch.full_like(tokens_BU[:, 0], SOS)
     ended_B = max_tokens_B <= 0
+    never_said_V = torch.zeros(decoder.output.out_features, device=states_BSD.device)
+    never_said_V[NEVER_SAID] = -torch.inf
     for step in range(steps):
         if step % STEPS_BETWEEN_CHECKS == 0 and bool(ended_B.all()):
             break
-        logits_BV = decoder.step(latest_B, state)
-        logits_BV[:, NEVER_SAID] = -torch.inf
-        latest_B = torch.where(ended_B, EOS, logits_BV.argmax(-1))
+        latest_B = torch.where(ended_B, EOS, (decoder.step(latest_B, state) + never_said_V).argmax(-1))
         tokens_BU[:, step] = latest_B
         ended_B = ended_B | (latest_B == EOS) | (step + 1 >= max_tokens_B)
     return [row[: row.index(EOS)] for row in tokens_BU.tolist()]

@@ -39,8 +39,11 @@ def loss_sums(
     """
     weights_BU = batch.weights_B[:, None] * (batch.targets_BU != PAD)
     cross_entropy_BU = F.cross_entropy(
-        logits_BUV.float().transpose(1, 2), batch.targets_BU, reduction="none", label_smoothing=config.label_smoothing
-    )
+        logits_BUV.float().flatten(0, 1),
+        batch.targets_BU.flatten(),
+        reduction="none",
+        label_smoothing=config.label_smoothing,
+    ).view_as(batch.targets_BU)
     transcript_lengths_B = batch.target_lengths_B - 1
     ctc_B = F.ctc_loss(
         ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),

@@ -71,9 +71,9 @@ class Recognizer:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 where the configuration says so, or leaves it open and the GPU has it."""
         precision = self.config.training.precision
-        if precision == "auto":
-            precision = "bf16" if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        enabled = precision == "bf16" or (precision == "auto" and native)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def decode_attention(self, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
         """Greedy attention decoding of encoder states; `frames_B` are the utterances' input lengths."""

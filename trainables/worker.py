@@ -10,6 +10,7 @@ one, so going on after any interruption needs no path and no record but the name
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     """What every worker of a trial runs.
 
     Args:
-        settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `reported_epochs`, how
-            many epochs the ledger has on record.
+        settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `resources` of a
+            worker; `reported_epochs`, how many epochs the ledger has on record.
     """
     import torch
 
@@ -35,12 +36,18 @@ def train_worker(settings: dict[str, Any]) -> None:
     config = parse_config(settings["config"], "trial")
     corpus = Corpus.open(Path(settings["corpus"]))
     torch.set_num_threads(settings["threads"])
+    # Without a GPU of its own a worker would still see those of the others.
+    device = None if "GPU" in settings["resources"] else torch.device("cpu")
     latest = ray.train.get_checkpoint()
-    if latest is None:
-        train(config, corpus, report)
-        return
-    with latest.as_directory() as folder:
-        train(config, corpus, report, checkpoint=Path(folder), reported_epochs=settings["reported_epochs"])
+    with latest.as_directory() if latest else nullcontext(settings.get("lost_checkpoint")) as folder:
+        train(
+            config,
+            corpus,
+            report,
+            checkpoint=Path(folder) if folder else None,
+            reported_epochs=settings["reported_epochs"],
+            device=device,
+        )
 
 
 def report(metrics: Metrics, save: Save | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import requests
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_actors, list_placement_groups
@@ -22,6 +23,8 @@ import trainables
 from trainables.errors import InputError
 
 SECONDS_BETWEEN_LOOKS = 5.0
+LOOKS_BEFORE_FREEING = 6
+STATE_TIMEOUT = 5  # seconds
 STATE_LIMIT = 10_000  # actors or placement groups that one look can see
 UNITS = 10_000  # Ray counts resources in ten-thousandths, rounded to the nearest
 TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
@@ -109,13 +112,17 @@ class Reaper:
     """Frees what the workers of a stopped trial held, if Ray has not.
 
     Ray Train leaves it to a helper process of each trial, which gives up at the first call that fails (2.60; seen on
-    a busy machine: the next trial waits for ever). A placement group of this job that no living actor is in, twice in
-    a row, belongs to nobody.
+    a busy machine: the next trial waits for ever). A placement group of this job that no living actor is in, at every
+    look for half a minute, belongs to nobody.
+
+    Args:
+        dashboard: the address of this cluster's, which knows its actors; there may be other clusters on the machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard: str) -> None:
+        self.dashboard = dashboard
         self.job = ray.get_runtime_context().get_job_id()
-        self.suspects: set[str] = set()
+        self.idle: dict[str, int] = {}
         self.next_look = 0.0
 
     def look(self) -> None:
@@ -124,15 +131,20 @@ class Reaper:
             return
         self.next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
         try:
-            groups = list_placement_groups(filters=[("state", "=", "CREATED")], limit=STATE_LIMIT)
-            actors = list_actors(filters=[("state", "!=", "DEAD")], detail=True, limit=STATE_LIMIT)
-        except RayStateApiException:  # the dashboard is busy: next time, then
-            return
+            groups = list_placement_groups(
+                self.dashboard, filters=[("state", "=", "CREATED")], limit=STATE_LIMIT, timeout=STATE_TIMEOUT
+            )
+            actors = list_actors(
+                self.dashboard, filters=[("state", "!=", "DEAD")], detail=True, limit=STATE_LIMIT, timeout=STATE_TIMEOUT
+            )
+        except (RayStateApiException, requests.RequestException, ConnectionError, RuntimeError, ValueError):
+            return  # the dashboard is busy: next time, then
         used = {actor.placement_group_id for actor in actors}
         own = {group.placement_group_id for group in groups if group.creator_job_id == self.job}
-        for orphan in self.suspects & (own - used):
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(orphan))))
-        self.suspects = own - used
+        self.idle = {group: self.idle.get(group, 0) + 1 for group in own - used}
+        for group, looks in self.idle.items():
+            if looks >= LOOKS_BEFORE_FREEING:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 @contextmanager
@@ -148,10 +160,10 @@ def connect(address: str | None) -> Iterator[Cluster]:
     if address:
         options |= {"address": address, "runtime_env": {"py_modules": [asr_platform, search_spaces, trainables]}}
     else:
-        options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        options |= {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         context = ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"at {address}" if address else "on this machine"
         raise InputError(
             f"no Ray cluster {where}: {error}", "Check --address, free ports and free disk space."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,12 +23,12 @@ from ray.tune.search import Searcher
 from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import RungStopper
 from asr_platform.feasibility import Feasibility
+from asr_platform.mirror import Mirror
 from asr_platform.study import Ledger, State
 from asr_platform.terminal import View
-from asr_platform.tracking import Tracker, provenance
-from asr_platform.trial import Settings, run_trial, trial_name
+from asr_platform.trial import Settings, run_trial
 from search_spaces.space import Space
-from trainables.config import flatten
+from trainables.errors import InputError
 
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
 
@@ -64,11 +64,14 @@ class Proposer(Unsaved, Searcher):
 
     Args:
         settings: what every trial is told besides its own number, configuration and progress.
+        say: tells a person that the space has nothing more to propose.
     """
 
-    def __init__(self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings) -> None:
+    def __init__(
+        self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
+    ) -> None:
         super().__init__(metric="val_cer", mode="min")
-        self.ledger, self.space, self.feasibility, self.settings = ledger, space, feasibility, settings
+        self.ledger, self.space, self.feasibility, self.settings, self.say = ledger, space, feasibility, settings, say
         self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
 
     def suggest(self, trial_id: str) -> Settings | str:
@@ -76,7 +79,11 @@ class Proposer(Unsaved, Searcher):
         if self.unfinished:
             trial = self.unfinished.popleft()
         elif len(self.ledger.trials()) < self.ledger.about["trials"]:
-            trial = self.ledger.propose(self.space, self.feasibility)
+            try:
+                trial = self.ledger.propose(self.space, self.feasibility)
+            except InputError as error:  # the trials that are running shall end well
+                self.say(str(error))
+                return str(Searcher.FINISHED)
         else:
             return str(Searcher.FINISHED)
         config = self.space.config(trial.params).model_dump(mode="json")
@@ -96,52 +103,34 @@ class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        tracker: Tracker,
-        parent: str,
-        stopper: RungStopper,
-        view: View,
-        epochs: int,
-        interrupt: Interrupt,
+        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, reaper: Reaper
     ) -> None:
-        self.ledger, self.tracker, self.parent = ledger, tracker, parent
-        self.stopper, self.view, self.epochs, self.interrupt = stopper, view, epochs, interrupt
-        self.reaper = Reaper()
+        self.ledger, self.mirror, self.stopper = ledger, mirror, stopper
+        self.view, self.interrupt, self.reaper = view, interrupt, reaper
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.reaper.look()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number, config = trial.config["number"], trial.config["config"]
-        record = self.ledger.trial(number)
-        if "mlflow_run_id" not in record.about:
-            tags = {
-                "kind": "trial",
-                "state": "running",
-                "corpus_hash": self.ledger.about["corpus_hash"],
-                **provenance(),
-            }
-            params = {**dict(flatten(config)), "parameters": record.about["parameters"]}
-            run_id = self.tracker.start(trial_name(number), params, tags, self.parent)
-            self.ledger.describe(number, "mlflow_run_id", run_id)
-        self.view.started(record)
+        number = trial.config["number"]
+        self.mirror.show(number)
+        self.view.started(self.ledger.trial(number))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         number = trial.config["number"]
-        row = {**result["metrics"], "checkpoint": result[CHECKPOINT_PATH_KEY]}
+        # An epoch that a killed driver had not recorded is reported once more, and may come without its checkpoint.
+        row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
         if self.ledger.record(number, row):
-            record = self.ledger.trial(number)
-            self.tracker.log_epoch(record.about["mlflow_run_id"], row)
-            self.view.progressed(record)
+            self.mirror.show(number)
+            self.view.progressed(self.ledger.trial(number))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
         if number in self.stopper.stopped:
             self._finish(number, "pruned", self.stopper.stopped[number])
-        elif self.ledger.trial(number).epochs >= self.epochs:
+        elif self.ledger.trial(number).epochs >= trial.config["config"]["training"]["epochs"]:
             self._finish(number, "complete")
         elif not self.interrupt.asked:
             self._finish(number, "failed", "ended before its last epoch")
@@ -152,9 +141,8 @@ class Recorder(Unsaved, tune.Callback):
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
-        record = self.ledger.trial(number)
-        self.tracker.end(record.about["mlflow_run_id"], record)
-        self.view.ended(record)
+        self.mirror.show(number)
+        self.view.ended(self.ledger.trial(number))
 
 
 class Interrupt(Unsaved, tune.Stopper):
@@ -193,7 +181,7 @@ def cause(trial: Trial) -> str:
         # The local file: the one in storage is written later than this is asked.
         with open(trial.pickled_error_file, "rb") as file:
             error = pickle.load(file)
-    except (OSError, TypeError, pickle.UnpicklingError):
+    except Exception:  # it may hold classes that only the worker has: no reason to end a sweep
         return "unknown error"
     error = getattr(error, "cause", None) or error
     failures = getattr(error, "worker_failures", None)

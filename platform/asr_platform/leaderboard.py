@@ -28,7 +28,7 @@ def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
             "epochs": trial.epochs,
             "params": trial.params,
             "mlflow_run_id": trial.about.get("mlflow_run_id"),
-            "model": trial.best["checkpoint"] if trial.best else None,
+            "model": trial.model,
         }
         for trial in ranked(trials)
     ]

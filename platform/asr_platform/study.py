@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -29,6 +30,7 @@ STATES: dict[TrialState, State] = {
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
+ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -59,6 +61,12 @@ class TrialRecord:
         return min(reversed(self.curve), key=lambda row: row["val_cer"], default=None)
 
     @property
+    def model(self) -> str | None:
+        """The model directory of the best epoch whose checkpoint is still there; None where there is none."""
+        rows = sorted(reversed(self.curve), key=lambda row: row["val_cer"])
+        return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
+
+    @property
     def epochs(self) -> int:
         return len(self.curve)
 
@@ -83,8 +91,7 @@ class Ledger:
             study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
         except optuna.exceptions.DuplicatedStudyError:
             raise taken(name) from None
-        for key, value in about.items():
-            study.set_user_attr(key, value)
+        study.set_user_attr(ABOUT, dict(about))  # in one write: a ledger knows all of it or nothing
         return cls(study)
 
     @classmethod
@@ -107,7 +114,8 @@ class Ledger:
 
     @property
     def about(self) -> dict[str, Any]:
-        return self.study.user_attrs
+        attributes = dict(self.study.user_attrs)
+        return {**attributes.pop(ABOUT, {}), **attributes}
 
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""
@@ -192,6 +200,11 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
         f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.budget:,} parameters",
         "Raise the budget or add smaller models to the space.",
     )
+
+
+def _exists(checkpoint: str | None) -> bool:
+    """Whether a checkpoint is there to be used; one on remote storage is taken to be."""
+    return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:

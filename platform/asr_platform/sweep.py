@@ -17,9 +17,10 @@ from asr_platform.execution import Interrupt, Proposer, Recorder, execute, inter
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
+from asr_platform.mirror import Mirror
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
-from asr_platform.tracking import Tracker, provenance
+from asr_platform.tracking import Tracker
 from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
@@ -111,55 +112,32 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
     """Executes what the ledger has left to do, and makes the winner's model directory."""
-    ledger, space, folder = sweep.ledger, sweep.space, sweep.home.sweep(sweep.name)
-    tracker = Tracker(sweep.home.tracking, sweep.home.artifacts, f"{sweep.corpus.source}-{sweep.corpus.hash[:8]}")
-    parent = _parent_run(tracker, sweep)
+    ledger, space, home = sweep.ledger, sweep.space, sweep.home
+    folder, corpus = home.sweep(sweep.name), sweep.corpus
+    experiment = f"{corpus.source}-{corpus.hash[:8]}"
+    mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
+    mirror.show_all()
     workers = machine.workers(sweep.options)
     settings = {
         "folder": str(folder),
-        "corpus": str(sweep.corpus.path.resolve()),
+        "corpus": str(corpus.path.resolve()),
         "workers": workers.count,
         "threads": workers.threads,
         "resources": workers.resources,
     }
     with view.sweep(sweep.name, machine.dashboard, ledger, space.epochs):
-        proposer = Proposer(ledger, space, Feasibility(space, sweep.corpus), settings)
+        proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         stopper = RungStopper(space.grace, space.reduction, space.epochs, ledger.trials())
-        recorder = Recorder(ledger, tracker, parent, stopper, view, space.epochs, interrupt)
+        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
         execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
     trials = ledger.trials()
-    best = next((trial for trial in ranked(trials) if trial.best), None)
+    best = next((trial for trial in ranked(trials) if trial.model), None)
     model = None
-    if best and best.best and not interrupt.asked:
-        model = copy_model(Path(best.best["checkpoint"]), sweep.home.model(sweep.name))
-    tracker.end_sweep(parent, "KILLED" if interrupt.asked else "FINISHED", best, model)
-    split = sweep.corpus.validation_split(space.config({}).data.validation).name
-    return Outcome(sweep.name, sweep.corpus, split, trials, model, interrupt.asked)
-
-
-def _parent_run(tracker: Tracker, sweep: Sweep) -> str:
-    """The sweep's own MLflow run: made once, and on resuming brought up to what the ledger knows."""
-    ledger, space = sweep.ledger, sweep.space
-    parent = ledger.about.get("mlflow_run_id")
-    if parent is not None:
-        tracker.reopen(parent)
-        for trial in ledger.trials():
-            if "mlflow_run_id" in trial.about:
-                tracker.catch_up(trial.about["mlflow_run_id"], trial)
-        return str(parent)
-    params = {
-        "corpus": sweep.corpus.source,
-        "corpus_hash": sweep.corpus.hash,
-        "trials": ledger.about["trials"],
-        "budget": space.budget,
-        "epochs": space.epochs,
-        "grace": space.grace,
-        "reduction": space.reduction,
-        "seed": space.seed,
-    }
-    parent = tracker.start(sweep.name, params, {"kind": "sweep", "space": space.source, **provenance()})
-    ledger.note("mlflow_run_id", parent)
-    return parent
+    if best and best.model and not interrupt.asked:
+        model = copy_model(Path(best.model), home.model(sweep.name))
+    mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
+    split = corpus.validation_split(space.config({}).data.validation).name
+    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
@@ -179,7 +157,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         if number and not number.isdigit():
             raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
         ledger = Ledger.open(Home.existing(home).studies, name)
-        space = Space.parse(ledger.about["space"], ledger.about["source"])
+        space = Space.parse(ledger.about["space"], ledger.about["source"]).lasting(ledger.about["epochs"])
         trial = pick(ledger, int(number) if number else None)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
     path = Path(source or "")

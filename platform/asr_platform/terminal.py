@@ -76,6 +76,11 @@ class View:
             f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
             f"val CER {row['val_cer']:.2%} CTC {row['val_ctc_cer']:.2%} train loss {row['train_loss']:.3f}"
         )
+        if row["epoch"] == 1 and row["infeasible_ctc"]:
+            self.line(
+                f"trial {trial.number}: {row['infeasible_ctc']} training utterances have more tokens than states, "
+                "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
+            )
 
     def ended(self, trial: TrialRecord) -> None:
         """A failure's reason is said above the live table too, which has room for its beginning alone."""

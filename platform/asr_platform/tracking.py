@@ -6,6 +6,7 @@ tells, whatever a killed driver left unsaid.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -13,14 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no git on the machine is no reason to complain
 
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+import requests
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.study import TrialRecord
 from trainables.errors import InputError
@@ -28,6 +33,8 @@ from trainables.errors import InputError
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 FIRST_PORT, PORTS_TRIED = 5000, 100
+# What a store that is away, full or locked raises.
+FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
 NOT_METRICS = ("epoch", "checkpoint")
 
 
@@ -43,11 +50,13 @@ class Tracker:
     def __init__(self, uri: str, artifacts: Path | None, experiment: str) -> None:
         _quiet()
         self.client = MlflowClient(tracking_uri=uri)
-        found = self.client.get_experiment_by_name(experiment)
         location = artifacts.as_uri() if artifacts else None
-        self.experiment = (
-            found.experiment_id if found else self.client.create_experiment(experiment, artifact_location=location)
-        )
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            with contextlib.suppress(MlflowException):  # another sweep on this corpus was faster
+                self.client.create_experiment(experiment, artifact_location=location)
+            found = self.client.get_experiment_by_name(experiment)
+        self.experiment = found.experiment_id
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
         """A new run, nested under `parent`; returns its id."""
@@ -85,13 +94,25 @@ class Tracker:
             metrics = [Metric("best_val_cer", trial.best["val_cer"], int(time.time() * 1000), trial.best["epoch"])]
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         if trial.state == "running":
-            self.client.update_run(run_id, status="RUNNING")
+            self.reopen(run_id)
         else:
             self.client.set_terminated(run_id, STATUS[trial.state])
 
-    def reopen(self, run_id: str) -> None:
-        """Marks a run as running again: its sweep goes on."""
-        self.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    def knows(self, run_id: str) -> bool:
+        """Whether the store has this run: it may be another store than the one that it was written to."""
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def reopen(self, run_id: str) -> bool:
+        """Marks a run as running again, as its sweep goes on; False where there is none."""
+        if not self.knows(run_id):
+            return False
+        self.client.update_run(run_id, status="RUNNING")
+        return True
 
     def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, model: Path | None) -> None:
         """Closes the parent run with the best trial's figures and its model directory as artifact."""
@@ -103,6 +124,7 @@ class Tracker:
         self.client.set_terminated(run_id, status)
 
 
+@cache
 def provenance() -> dict[str, str]:
     """The git revision of the working tree, where there is one, and package versions, as tags."""
     try:

@@ -6,7 +6,9 @@ to exchange gradients with, gets Ray's plain trainer: importing `ray.train.torch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -18,6 +20,8 @@ Settings = dict[str, Any]
 # Ray keeps the latest besides. The second best is what the ledger knows as the best for as long as a report of the best
 # is on its way, which a stop or a kill can make for ever.
 KEPT = 2
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
+TRAINING = "training.json"  # what a whole checkpoint has (trainables.checkpoint; importing it would import torch)
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 
 
@@ -31,9 +35,11 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
             the training loop needs (see `trainables.worker.train_worker`).
         loop: what each worker runs.
     """
+    folder = Path(settings["folder"]) / "trials"
+    lost = mended(folder / trial_name(settings["number"]))
     trainer = trainer_class(settings["workers"])(
         loop,
-        train_loop_config=settings,
+        train_loop_config={**settings, "lost_checkpoint": lost},
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],
             use_gpu="GPU" in settings["resources"],
@@ -41,7 +47,7 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
         ),
         run_config=ray.train.RunConfig(
             name=trial_name(settings["number"]),
-            storage_path=f"{settings['folder']}/trials",
+            storage_path=str(folder),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT, checkpoint_score_attribute="val_cer", checkpoint_score_order="min"
             ),
@@ -50,6 +56,24 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
         ),
     )
     trainer.fit()
+
+
+def mended(folder: Path) -> str | None:
+    """Makes a trial's folder fit to go on from, and returns the latest checkpoint if Ray Train has lost sight of it.
+
+    Ray Train writes its list of checkpoints in place (2.60): a kill or a full disk at that moment leaves half a list,
+    with which it would not start again. The checkpoints themselves are whole.
+    """
+    snapshot = folder / SNAPSHOT
+    try:
+        json.loads(snapshot.read_text(encoding="utf-8"))
+        return None
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        snapshot.unlink()
+    whole = sorted(path.parent for path in folder.glob(f"checkpoint_*/{TRAINING}"))
+    return str(whole[-1]) if whole else None
 
 
 def trainer_class(workers: int) -> Any:

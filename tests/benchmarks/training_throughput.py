@@ -1,7 +1,7 @@
 """How fast training is, beside a plain loop over torch's transformer layers, in the same run on the same corpus.
 
     python tests/benchmarks/training_throughput.py --data CORPUS [--repeat 20]
-    python tests/benchmarks/training_throughput.py --synthetic-hours 100 --space hw4p2 --updates 50
+    python tests/benchmarks/training_throughput.py --synthetic-hours 100 --space hw4p2
 
 Ours is the training loop itself, cut to a few updates: length-bucketed batches of `training.batch_seconds`. The
 reference is what one writes without it: utterances drawn at random, 16 a batch, padded to the longest by a DataLoader;
@@ -201,6 +201,8 @@ class Reference:
         self.config, self.device, self.autocast = trainer.config, trainer.device, trainer.recognizer.autocast
         self.hop = trainer.recognizer.recipe.hop_seconds
         data, vocab_size = Utterances(trainer), trainer.recognizer.tokenizer.vocab_size
+        if len(data) < REFERENCE_BATCH:
+            raise SystemExit(f"only {len(data)} utterances: take them several times with --repeat")
         self.network = PlainNetwork(self.config.model, vocab_size, data.bins).to(self.device)
         if not attention_dropout:
             for module in self.network.modules():
@@ -305,9 +307,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tokenizer", help="instead of the configuration's: char, or bpe:5000, or unigram:1000")
     parser.add_argument("--batch-seconds", type=float, help="instead of the configuration's")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], help="instead of the configuration's")
-    parser.add_argument("--updates", type=int, default=2, help="updates a round (default: 2)")
+    parser.add_argument("--updates", type=int, help="updates a round (default: 2 on a CPU, 50 on a GPU)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turns (default: 5)")
-    parser.add_argument("--warm-up", type=int, default=1, help="updates of each before the first round (default: 1)")
+    parser.add_argument("--warm-up", type=int, help="updates of each before the first round (default: half a round)")
     parser.add_argument("--threads", type=int, help="of torch on the CPU; default: its own choice")
     parser.add_argument("--device", type=torch.device, default=default_device(), help="default: a GPU if there is one")
     parser.add_argument("--reference-workers", type=int, default=0, help="loader processes of the reference")
@@ -345,7 +347,7 @@ def compared(ours: list[float], reference: list[float]) -> str:
 def compare(options: argparse.Namespace, corpus: Corpus) -> None:
     """Builds both, checks that they are the same size, and runs them in turns."""
     config = configuration(options)
-    allocated = functools.partial(torch.cuda.memory_allocated) if options.device.type == "cuda" else lambda: 0
+    allocated = torch.cuda.memory_allocated if options.device.type == "cuda" else int  # a CPU's: 0
     contenders: dict[str, Ours | Reference] = {}
     resident: dict[str, int] = {}
     before = allocated()
@@ -380,6 +382,8 @@ def compare(options: argparse.Namespace, corpus: Corpus) -> None:
 
 def main() -> None:
     options = parse_options()
+    options.updates = options.updates or (2 if options.device.type == "cpu" else 50)
+    options.warm_up = options.warm_up or math.ceil(options.updates / 2)
     if options.threads:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,9 @@ asha: {grace: 3, reduction: 3}
 """
 
 
+ABOUT = {"space": SPACE, "source": "small.yaml", "trials": 20, "epochs": 9}
+
+
 def space(text: str = SPACE) -> Space:
     return Space.parse(text, "small.yaml")
 
@@ -37,6 +40,7 @@ def row(epoch: int, cer: float) -> dict[str, Any]:
         "val_cer": cer,
         "val_wer": min(1.0, 2 * cer),
         "val_ctc_cer": cer + 0.01,
+        "infeasible_ctc": 0,
         "checkpoint": f"/checkpoints/{epoch}",
     }
 
@@ -59,8 +63,7 @@ def trial(
 
 def ledger_in(folder: Path, name: str = "small", **about: Any) -> Ledger:
     """A new ledger in the storage that a home at `folder` has."""
-    text = {"space": SPACE, "source": "small.yaml"}
-    return Ledger.create(storage_in(folder), name, {**text, "trials": 20, **about})
+    return Ledger.create(storage_in(folder), name, {**ABOUT, **about})
 
 
 def ledger_in_memory(trials: int) -> Ledger:

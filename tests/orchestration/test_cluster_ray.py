@@ -26,7 +26,7 @@ def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(used)
         tenant = Tenant.options(scheduling_strategy=strategy).remote()
         assert ray.get(tenant.ready.remote())
-        reaper = cluster.Reaper()
+        reaper = cluster.Reaper(machine.dashboard)
         deadline = time.monotonic() + 60
         while (states := _states())[orphan.id.hex()] != "REMOVED":
             assert time.monotonic() < deadline, states

@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from asr_platform.early_stopping import RungStopper
-from asr_platform.study import TrialRecord
+from asr_platform.study import State, TrialRecord
 
 RUNGS = [(1, 2), (2, 2), (3, 3), (1, 4), (2, 1.5), (1, 2.5), (5, 3)]  # grace and reduction
 
@@ -114,7 +114,7 @@ def as_recorded(seen: Sequence[Event], stopped: Sequence[int], epochs: int) -> l
     trials = []
     for number in sorted({event.number for event in seen}):
         cers = [event.cer for event in seen if event.number == number]
-        state = "pruned" if number in stopped else "complete" if len(cers) == epochs else "running"
+        state: State = "pruned" if number in stopped else "complete" if len(cers) == epochs else "running"
         trials.append(records.trial(number, state, cers))
     return trials
 

@@ -152,7 +152,22 @@ def test_facts_about_sweep_and_trial_are_kept(ledger: Ledger, tmp_path: Path) ->
     ledger.note("trials", 40)
     reopened = Ledger.open(records.storage_in(tmp_path), "small")
     assert reopened.trial(number).about == {"parameters": 7, "mlflow_run_id": "abc"}
-    assert reopened.about == {"space": records.SPACE, "source": "small.yaml", "trials": 40}
+    assert reopened.about == {**records.ABOUT, "trials": 40}
+
+
+def test_the_model_is_that_of_the_best_epoch_whose_checkpoint_is_there(tmp_path: Path) -> None:
+    """Ray removes checkpoints; those on remote storage cannot be looked at and are taken to be there."""
+    trial = records.trial(0, "complete", [0.2, 0.4, 0.3])
+    assert trial.model is None
+    for row in trial.curve:
+        row["checkpoint"] = str(tmp_path / str(row["epoch"]))
+    for epoch in (2, 3):
+        (tmp_path / str(epoch)).mkdir()
+    assert trial.model == str(tmp_path / "3")
+    trial.curve[0]["checkpoint"] = None
+    assert trial.model == str(tmp_path / "3")
+    trial.curve[0]["checkpoint"] = "s3://bucket/1"
+    assert trial.model == "s3://bucket/1"
 
 
 # Processes that die, and others that watch

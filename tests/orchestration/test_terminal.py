@@ -123,6 +123,17 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger) -> None:
     ]
 
 
+def test_a_log_warns_once_of_utterances_that_ctc_leaves_out(ledger: Ledger) -> None:
+    target = console(60)
+    view = View(target)
+    number = records.add(ledger, "running", [])
+    for epoch in (1, 2):
+        ledger.record(number, {**records.row(epoch, 0.5), "infeasible_ctc": 17})
+        view.progressed(ledger.trial(number))
+    warnings = [line for line in text_of(target).splitlines() if "CTC leaves them out" in line]
+    assert len(warnings) == 1 and "17 training utterances" in warnings[0]
+
+
 def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger) -> None:
     """Failures are said in full above the table; the rest the table tells."""
     target = console(80, terminal=True)

@@ -136,7 +136,7 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path
     parent = tracker.start("first", {}, {})
     tracker.end_sweep(parent, "KILLED", None, None)
     assert run(tracker, parent).info.status == "KILLED"
-    tracker.reopen(parent)
+    assert tracker.reopen(parent)
     assert run(tracker, parent).info.status == "RUNNING"
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
@@ -149,6 +149,16 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path
     assert [artifact.path for artifact in listed] == ["model/config.json", "model/model.safetensors"]
     kept = list((home / "artifacts").rglob("model.safetensors"))
     assert [path.read_bytes() for path in kept] == [b"weights"]
+
+
+def test_a_run_that_the_store_does_not_have_is_not_reopened(tracker: Tracker) -> None:
+    """It was deleted, or written to another store."""
+    run_id = tracker.start("trial-0000", {}, {})
+    assert tracker.knows(run_id)
+    tracker.client.delete_run(run_id)
+    for unknown in (run_id, "0" * 32):
+        assert not tracker.knows(unknown)
+        assert not tracker.reopen(unknown)
 
 
 def test_another_client_reads_the_same_store(home: Path, tracker: Tracker) -> None:
@@ -176,9 +186,9 @@ def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest
     """Installed from a wheel, or on a machine without the program."""
     monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance()["git_revision"] == "unknown"
+    assert provenance.__wrapped__()["git_revision"] == "unknown"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance()["git_revision"] == "unknown"
+    assert provenance.__wrapped__()["git_revision"] == "unknown"
 
 
 # Pages and ports
@@ -189,10 +199,12 @@ def test_the_pages_are_served_until_ctrl_c(home: Path, tracker: Tracker) -> None
     records.ledger_in(home)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = [PLATFORM, "--home", home, "ui", "--port", str(port)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    command = [str(PLATFORM), "--home", str(home), "ui", "--port", str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
+        assert process.stdout is not None
         assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
         wait_for(lambda: page(port) is not None, process)
         assert "MLflow" in (page(port) or "")
@@ -200,10 +212,11 @@ def test_the_pages_are_served_until_ctrl_c(home: Path, tracker: Tracker) -> None
         out = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, out
         assert "Traceback" not in out
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail("a process of the server was left")
 
 
 def page(port: int) -> str | None:

@@ -7,6 +7,7 @@ Attention weights have no dropout: it would cost that kernel, and the residual d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,6 @@ def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -
     both ends are met, as in their tensor2tensor and in Whisper).
     """
     half = d_model // 2
-    rates = torch.exp(torch.arange(half, device=device) * (-torch.log(torch.tensor(10000.0)).item() / max(half - 1, 1)))
+    rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(half - 1, 1)))
     angles = torch.arange(start, start + length, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -38,4 +38,4 @@ class ConvSubsampling(nn.Module):
             x_BCT = x_BCT * length_mask(lengths_B, x_BCT.shape[-1])[:, None]
             x_BCT = F.glu(convolution(x_BCT), dim=1)
             lengths_B = (lengths_B + stride - 1) // stride
-        return x_BCT.transpose(1, 2), lengths_B
+        return x_BCT.transpose(1, 2).float(), lengths_B  # the residual stream is float32, whatever the precision
