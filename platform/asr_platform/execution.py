@@ -119,6 +119,8 @@ class Recorder(Unsaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        if self.interrupt.asked:
+            return  # no early stopping was asked about this epoch: it is reported again when the sweep goes on
         number = trial.config["number"]
         # An epoch that a killed driver had not recorded is reported once more, and may come without its checkpoint.
         row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
