@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import optuna
@@ -34,12 +36,17 @@ def corpus(platform: Platform) -> Corpus:
 
 
 def recorded(platform: Platform, name: str) -> list[optuna.trial.FrozenTrial]:
-    """The trials in the ledger, which another process is writing."""
+    """The trials in the ledger, which another process is writing; none before it has made the study.
+
+    Optuna would make tables that are not there yet, in a race with the other process: so it is asked last.
+    """
     path = platform.home / "studies.db"
-    storage = f"sqlite:///{path}"
-    if not path.exists() or name not in optuna.get_all_study_names(storage):
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            begun = database.execute("SELECT 1 FROM studies WHERE study_name = ?", [name]).fetchone()
+    except sqlite3.OperationalError:
         return []
-    return list(optuna.load_study(storage=storage, study_name=name).trials)
+    return list(optuna.load_study(storage=f"sqlite:///{path}", study_name=name).trials) if begun else []
 
 
 def in_the_middle_of_the_second(trials: list[optuna.trial.FrozenTrial]) -> bool:
