@@ -9,6 +9,7 @@ CORPUS := mlruns/corpora/synthetic
 
 sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 	$(BIN)/platform sweep synthetic --data $(CORPUS)
+	@echo "The command platform is in $(BIN): source $(BIN)/activate"
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/pytest
