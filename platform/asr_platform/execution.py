@@ -189,5 +189,5 @@ def cause(trial: Trial) -> str:
     failures = getattr(error, "worker_failures", None)
     if failures:
         error = failures[min(failures)]
-    error = getattr(error, "_base_exc", None) or error
+    error = getattr(error, "_base_exc", None) or getattr(error, "health_check_failure", None) or error
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]
