@@ -62,7 +62,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Model, vocab_size: int) -> None:
         super().__init__()
-        self.positions = config.decoder_positions
+        self.positions = config.decoder_positions == "sinusoidal"
         self.scale = math.sqrt(config.d_model)
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)

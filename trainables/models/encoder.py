@@ -33,7 +33,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()
-        self.positions = config.encoder_positions
+        self.positions = config.encoder_positions == "sinusoidal"
         self.subsampling = ConvSubsampling(num_feats, config.conv_channels, config.d_model, config.reduction_factor)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
