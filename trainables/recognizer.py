@@ -32,7 +32,7 @@ from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.models.speech_transformer import SpeechTransformer
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, FEATURES, TOKENIZER, WEIGHTS = FILES = "config.json", "features.json", "tokenizer.model", "model.safetensors"
 SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
 SPARE_RATE = 1.25

@@ -38,7 +38,7 @@ from trainables.config import Config, Model, Tokenizer, load_config
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.tokenizer import BLANK, EOS, PAD, SOS
-from trainables.models.attention import sinusoids
+from trainables.models.positions import sinusoids
 from trainables.models.subsampling import KERNEL, STRIDES
 from trainables.training import Trainer, default_device
 

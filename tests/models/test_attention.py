@@ -11,12 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from trainables.masking import length_mask
-from trainables.models.attention import CrossAttention, KeyValueCache, Residual, SelfAttention, join_heads, split_heads
+from trainables.models.attention import (
+    CrossAttention,
+    KeyValueCache,
+    Residual,
+    SelfAttention,
+    attend_to_valid,
+    causal,
+    join_heads,
+    split_heads,
+)
 from trainables.models.decoder import DecoderLayer
 from trainables.models.encoder import EncoderLayer
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
 LENGTHS = torch.tensor([7, 4, 1])
+FULL = torch.full((BATCH,), QUERIES)
+SHAPE = tiny.shape(d_model=WIDTH, heads=HEADS)
 KEY_LENGTHS = torch.tensor([11, 1, 6])
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -85,23 +96,23 @@ def test_splitting_heads_is_undone_by_joining() -> None:
 
 @pytest.mark.parametrize("kind", ["full", "masked", "causal"])
 def test_self_attention_equals_torch(kind: str) -> None:
-    ours, theirs = randomized(SelfAttention(WIDTH, HEADS)), multihead()
+    ours, theirs = randomized(SelfAttention(SHAPE)), multihead()
     copy_self_attention(theirs, ours)
     x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
     valid_BS = length_mask(LENGTHS, QUERIES)
     if kind == "full":
-        found, expected = ours(x_BSD), theirs(x_BSD, x_BSD, x_BSD)[0]
+        found, expected = ours(x_BSD, attend_to_valid("sdpa", FULL, QUERIES)), theirs(x_BSD, x_BSD, x_BSD)[0]
     elif kind == "masked":
-        found = ours(x_BSD, valid_BS[:, None, None])
+        found = ours(x_BSD, attend_to_valid("sdpa", LENGTHS, QUERIES))
         expected = theirs(x_BSD, x_BSD, x_BSD, key_padding_mask=~valid_BS)[0]
     else:
-        found = ours(x_BSD, causal=True)
+        found = ours(x_BSD, causal)
         expected = theirs(x_BSD, x_BSD, x_BSD, attn_mask=causal_mask(QUERIES))[0]
     assert_equal(found, expected)
 
 
 def test_cross_attention_equals_torch() -> None:
-    ours, theirs = randomized(CrossAttention(WIDTH, HEADS)), multihead()
+    ours, theirs = randomized(CrossAttention(SHAPE)), multihead()
     copy_cross_attention(theirs, ours)
     x_BQD, states_BKD = torch.randn(BATCH, QUERIES, WIDTH), torch.randn(BATCH, KEYS, WIDTH)
     valid_BK = length_mask(KEY_LENGTHS, KEYS)
@@ -111,46 +122,47 @@ def test_cross_attention_equals_torch() -> None:
 
 
 def test_steps_with_a_cache_equal_causal_attention() -> None:
-    attention = randomized(SelfAttention(WIDTH, HEADS))
+    attention = randomized(SelfAttention(SHAPE))
     x_BUD = torch.randn(BATCH, QUERIES, WIDTH)
     cache: KeyValueCache | None = None
     found = []
     for position in range(QUERIES):
         step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES)
         found.append(step)
-    assert_equal(torch.cat(found, 1), attention(x_BUD, causal=True))
+    assert_equal(torch.cat(found, 1), attention(x_BUD, causal))
 
 
 def test_an_encoder_layer_equals_torch() -> None:
-    config = tiny.shape(d_model=WIDTH, heads=HEADS)
-    ours = randomized(EncoderLayer(config))
+    ours = randomized(EncoderLayer(SHAPE))
     theirs = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, config.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        WIDTH, HEADS, SHAPE.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     copy_self_attention(theirs.self_attn, ours.attention)
     copy(theirs.norm1, ours.attention_norm)
     copy(theirs.norm2, ours.feed_forward_norm)
-    copy(theirs.linear1, ours.feed_forward[0])
-    copy(theirs.linear2, ours.feed_forward[3])
+    copy(theirs.linear1, ours.feed_forward.inner)
+    copy(theirs.linear2, ours.feed_forward.outer)
     x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
     valid_BS = length_mask(LENGTHS, QUERIES)
-    found, expected = ours(x_BSD, valid_BS[:, None, None]), theirs(x_BSD, src_key_padding_mask=~valid_BS)
+    found, expected = (
+        ours(x_BSD, attend_to_valid("sdpa", LENGTHS, QUERIES)),
+        theirs(x_BSD, src_key_padding_mask=~valid_BS),
+    )
     assert_equal(found, expected)
 
 
 def test_a_decoder_layer_equals_torch() -> None:
-    config = tiny.shape(d_model=WIDTH, heads=HEADS)
-    ours = randomized(DecoderLayer(config))
+    ours = randomized(DecoderLayer(SHAPE, cross_attention=True))
     theirs = nn.TransformerDecoderLayer(
-        WIDTH, HEADS, config.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        WIDTH, HEADS, SHAPE.feed_forward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     copy_self_attention(theirs.self_attn, ours.self_attention)
     copy_cross_attention(theirs.multihead_attn, ours.cross_attention)
     copy(theirs.norm1, ours.self_attention_norm)
     copy(theirs.norm2, ours.cross_attention_norm)
     copy(theirs.norm3, ours.feed_forward_norm)
-    copy(theirs.linear1, ours.feed_forward[0])
-    copy(theirs.linear2, ours.feed_forward[3])
+    copy(theirs.linear1, ours.feed_forward.inner)
+    copy(theirs.linear2, ours.feed_forward.outer)
     x_BUD, states_BSD = torch.randn(BATCH, QUERIES, WIDTH), torch.randn(BATCH, KEYS, WIDTH)
     valid_BS = length_mask(KEY_LENGTHS, KEYS)
     found = ours(x_BUD, states_BSD, valid_BS[:, None, None])
@@ -174,7 +186,7 @@ def test_layer_drop_1_skips_every_layer_in_training_alone() -> None:
 
 def test_layer_drop_skips_whole_layers_of_some_utterances() -> None:
     config = tiny.shape(layer_drop=0.5)
-    layer = randomized(DecoderLayer(config))
+    layer = randomized(DecoderLayer(config, cross_attention=True))
     x_BUD, states_BSD = torch.randn(64, 5, config.d_model), torch.randn(64, 6, config.d_model)
     mask_B11S = torch.ones(64, 1, 1, 6, dtype=torch.bool)
     whole = layer(x_BUD, states_BSD, mask_B11S)

@@ -3,41 +3,133 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import pytest
+import tiny
 import torch
-from hypothesis import given
+import torch.nn.functional as F
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from trainables.masking import length_mask
-from trainables.models.subsampling import STRIDES, ConvSubsampling
+from trainables.models.subsampling import STRIDES, StackedLSTM, StackSubsampling, make_subsampling, stacked, turned
 
 FACTORS = sorted(STRIDES)
-NUM_FEATS, WIDTH = 3, 6
-MODULES = {factor: ConvSubsampling(NUM_FEATS, 4, WIDTH, factor).eval() for factor in FACTORS}
+NUM_FEATS, WIDTH = 5, 8
+KINDS: list[dict[str, Any]] = [
+    {"reduction": "conv"},
+    {"reduction": "conv2d"},
+    {"reduction": "lstm"},
+    {"reduction": "both"},
+    {"reduction": "pool"},
+    {"reduction": "stack"},
+    {"reduction": "stack", "stack_norm": "layer"},
+    {"reduction": "stack", "stack_norm": "rms"},
+]
+
+
+@cache
+def subsampling(kind: int, factor: int) -> nn.Module:
+    """One of every kind, its biases and norms drawn at random: at their first values a mistake would not show."""
+    torch.manual_seed(0)
+    shape = tiny.shape(d_model=WIDTH, conv_channels=8, reduction_factor=factor, **KINDS[kind])
+    module = make_subsampling(shape, NUM_FEATS).eval()
+    for parameter in module.parameters():
+        if parameter.dim() == 1:
+            nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.3)
+    return module
 
 
 def test_length_mask() -> None:
     assert length_mask(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
 
 
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=4), st.sampled_from(FACTORS), st.integers(0, 20))
-def test_an_utterance_gives_the_same_states_alone_and_padded(lengths: list[int], factor: int, extra: int) -> None:
-    subsampling = MODULES[factor]
-    features_BTF = torch.randn(len(lengths), max(lengths) + extra, NUM_FEATS)
-    states_BSD, state_lengths_B = subsampling(features_BTF, torch.tensor(lengths))
-    assert state_lengths_B.tolist() == [math.ceil(length / factor) for length in lengths]
-    for row, states, length in zip(features_BTF, states_BSD, lengths, strict=True):
-        alone, _ = subsampling(row[None, :length], torch.tensor([length]))
-        assert alone.shape == (1, math.ceil(length / factor), WIDTH)
-        torch.testing.assert_close(states[: alone.shape[1]], alone[0], atol=1e-5, rtol=1e-5)
+kinds = st.sampled_from(range(len(KINDS)))
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    kinds,
+    st.sampled_from(FACTORS),
+    st.integers(0, 20),
+    st.sampled_from([1.0, 100.0]),
+)
+def test_an_utterance_gives_the_same_states_alone_and_padded(
+    lengths: list[int], kind: int, factor: int, extra: int, loudness: float
+) -> None:
+    module = subsampling(kind, factor)
+    features_BTF = loudness * torch.randn(len(lengths), max(lengths) + extra, NUM_FEATS)
+    for row, length in zip(features_BTF, lengths, strict=True):
+        row[:length] /= loudness
+    with torch.no_grad():
+        states_BSD, state_lengths_B = module(features_BTF, torch.tensor(lengths))
+        assert state_lengths_B.tolist() == [math.ceil(length / factor) for length in lengths]
+        for row, states, length in zip(features_BTF, states_BSD, lengths, strict=True):
+            alone, _ = module(row[None, :length], torch.tensor([length]))
+            assert alone.shape == (1, math.ceil(length / factor), WIDTH)
+            torch.testing.assert_close(states[: alone.shape[1]], alone[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_every_frame_is_heard(factor: int) -> None:
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[" ".join(kind.values()) for kind in KINDS])
+def test_every_frame_is_heard_and_every_parameter_learns(kind: int, factor: int) -> None:
     length = 5 * factor + 1
-    features_BTF = torch.randn(1, length, NUM_FEATS, requires_grad=True)
-    states_BSD, _ = MODULES[factor](features_BTF, torch.tensor([length]))
+    module = subsampling(kind, factor)
+    features_BTF = torch.randn(2, length, NUM_FEATS, requires_grad=True)
+    states_BSD, _ = module(features_BTF, torch.tensor([length, length - 1]))
     states_BSD.square().sum().backward()
     assert features_BTF.grad is not None
-    assert (features_BTF.grad.abs().sum(-1) > 0).all()
+    assert (features_BTF.grad[0].abs().sum(-1) > 0).all()
+    assert not features_BTF.grad[1, -1].any()  # what lies past the length
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_stacking_lays_frames_side_by_side_in_order() -> None:
+    features_BTF = torch.arange(1, 11.0).view(1, 5, 2)
+    assert stacked(features_BTF, torch.tensor([5]), 2).tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 0, 0]]]
+    assert stacked(features_BTF, torch.tensor([3]), 2).tolist() == [[[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]]]
+
+
+def test_turning_round_stays_within_each_length() -> None:
+    x_BSF = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 4]])[..., None]
+    assert turned(x_BSF, torch.tensor([4, 2]))[..., 0].tolist() == [[4, 3, 2, 1], [2, 1, 3, 4]]
+
+
+def test_a_bidirectional_lstm_equals_torch() -> None:
+    """On a whole utterance and on a packed batch."""
+    torch.manual_seed(0)
+    ours = StackedLSTM(NUM_FEATS, WIDTH, stride=1)
+    theirs = nn.LSTM(NUM_FEATS, WIDTH // 2, bidirectional=True, batch_first=True)
+    weights = {name: value for name, value in ours.forwards.state_dict().items()}
+    weights |= {f"{name}_reverse": value for name, value in ours.backwards.state_dict().items()}
+    theirs.load_state_dict(weights)
+    x_BTF, lengths_B = torch.randn(3, 9, NUM_FEATS), torch.tensor([9, 4, 1])
+    packed = nn.utils.rnn.pack_padded_sequence(x_BTF, lengths_B, batch_first=True)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    found, _ = ours(x_BTF, lengths_B)
+    valid = length_mask(lengths_B, 9)
+    torch.testing.assert_close(found[valid], expected[valid])
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_the_norm_of_a_stack_equals_torch_on_the_frames_that_there_are(norm: str) -> None:
+    """A last stack of one frame has the statistics of that frame."""
+    module = subsampling(KINDS.index({"reduction": "stack", "stack_norm": norm}), 4)
+    assert isinstance(module, StackSubsampling)
+    features_BTF = torch.randn(1, 5, NUM_FEATS)
+    assert module.norm is not None
+    found = module.norm(stacked(features_BTF, torch.tensor([5]), 4), torch.tensor([5]))[0]
+    for place, frames in enumerate([features_BTF[0, :4], features_BTF[0, 4:]]):
+        entries = frames.flatten()
+        weight = module.norm.weight[: len(entries)]
+        if norm == "layer":
+            expected = F.layer_norm(entries, entries.shape, weight, module.norm.bias[: len(entries)])
+        else:
+            expected = F.rms_norm(entries, entries.shape, weight, eps=1e-5)
+        torch.testing.assert_close(found[place, : len(entries)], expected)
+        assert not found[place, len(entries) :].any()

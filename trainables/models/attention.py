@@ -1,18 +1,96 @@
-"""Multi-head attention, and the feed-forward sublayer beside it.
+"""Multi-head attention, and the norms and the feed-forward sublayer beside it.
 
 Shapes: B batch, S or Q queries, K keys, D model width, H heads, E = D / H head width.
-Every attention ends in `scaled_dot_product_attention`, so that one fused kernel serves all of them.
-Attention weights have no dropout: it would cost that kernel, and the residual dropout regularises alike.
+Attention weights have no dropout: it would cost the fused kernel, and the residual dropout regularises alike.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from trainables.config import Model
+from trainables.masking import length_mask
+from trainables.models.positions import Rotation
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries (B, H, Q, E), keys and values (B, H, K, E) -> (B, H, Q, E): a kernel with all it needs to know of a pass."""
+
+causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
+
+NORM_EPSILON = 1e-5
+
+
+def make_norm(kind: str, width: int) -> nn.Module:
+    """LayerNorm (Ba et al., 2016, arXiv 1607.06450) or RMSNorm (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "none": None}
+    if kind not in kinds:
+        raise ValueError(f"norm {kind!r}: the norms are {', '.join(kinds)}")
+    maker = kinds[kind]
+    return nn.Identity() if maker is None else maker(width, eps=NORM_EPSILON)
+
+
+def attend_to_valid(
+    kernel: str, lengths_B: Tensor, width: int, rotation: Rotation | None = None, bias_1HSS: Tensor | None = None
+) -> Attend:
+    """Self-attention of a padded batch: every query sees the first `length` keys of its utterance.
+
+    Args:
+        kernel: `sdpa`, or `flex`, which is FlexAttention on a GPU and SDPA elsewhere: it has no backward pass there.
+        width: S, the padded length.
+        rotation: turns queries and keys.
+        bias_1HSS: is added to the scores.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    kernels = {"sdpa": _sdpa, "flex": _flex if lengths_B.is_cuda else _sdpa}
+    if kernel not in kernels:
+        raise ValueError(f"attention {kernel!r}: the kernels are {', '.join(kernels)}")
+    attend = kernels[kernel](lengths_B, width, bias_1HSS)
+    if rotation is None:
+        return attend
+    return lambda query, key, value: attend(rotation(query), rotation(key), value)
+
+
+def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
+    mask = length_mask(lengths_B, width)[:, None, None]
+    if bias_1HSS is not None:
+        mask = torch.where(mask, bias_1HSS, -torch.inf)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        fitting = mask if mask.dtype == torch.bool else mask.to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, fitting)
+
+    return attend
+
+
+def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
+    """FlexAttention (Dong et al., 2024, arXiv 2412.05496): skips blocks of padding, and never stores a bias per row."""
+    blocks = create_block_mask(
+        lambda b, h, q, k: k < lengths_B[b], len(lengths_B), None, width, width, device=str(lengths_B.device)
+    )
+    kernel = _compiled_flex() if lengths_B.is_cuda else flex_attention
+    if bias_1HSS is None:
+        return lambda query, key, value: kernel(query, key, value, block_mask=blocks)
+    bias_HSS = bias_1HSS[0]
+
+    def add_bias(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return score + bias_HSS[h, q, k]
+
+    return lambda query, key, value: kernel(query, key, value, score_mod=add_bias, block_mask=blocks)
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
 
 
 def split_heads(x_BSD: Tensor, heads: int) -> Tensor:
@@ -49,24 +127,38 @@ class KeyValueCache:
 class FusedLinear(nn.Linear):
     """Several projections of one input, stacked into a single matrix product."""
 
-    def __init__(self, d_model: int, parts: int) -> None:
-        super().__init__(d_model, parts * d_model)
+    def __init__(self, n_in: int, n_out: int, parts: int, bias: bool = True) -> None:
+        super().__init__(n_in, parts * n_out, bias)
         self.parts = parts
+
+
+class HeadNorms(nn.Module):
+    """QK norm (Henry et al., 2020, arXiv 2010.04245): a norm of each head's queries and keys, shared by the heads."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.query = make_norm(config.qk_norm, config.d_model // config.heads)
+        self.key = make_norm(config.qk_norm, config.d_model // config.heads)
 
 
 class SelfAttention(nn.Module):
     """Self-attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, d_model: int, heads: int) -> None:
+    def __init__(self, config: Model) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = FusedLinear(d_model, 3)
-        self.output = nn.Linear(d_model, d_model)
+        self.heads = config.heads
+        self.qkv = FusedLinear(config.d_model, config.d_model, 3, config.qkv_bias)
+        self.norms = HeadNorms(config)
+        self.output = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, x_BSD: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """`mask` is True where a key may be seen, broadcastable to (B, H, S, S)."""
+    def project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, S, E) each."""
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(x_BSD).chunk(3, dim=-1))
-        return self.output(join_heads(F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)))
+        # Under autocast a norm returns float32, and a kernel wants one type.
+        return self.norms.query(query).to(value.dtype), self.norms.key(key).to(value.dtype), value
+
+    def forward(self, x_BSD: Tensor, attend: Attend) -> Tensor:
+        return self.output(join_heads(attend(*self.project(x_BSD))))
 
     def step(
         self, x_B1D: Tensor, cache: KeyValueCache | None, position: int, length: int
@@ -75,7 +167,7 @@ class SelfAttention(nn.Module):
 
         `cache` is None at the first step; `length` is the number of steps there can be.
         """
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x_B1D).chunk(3, dim=-1))
+        query, key, value = self.project(x_B1D)
         cache = cache or KeyValueCache.empty(key, length)
         keys, values = cache.append(key, value, position)
         return self.output(join_heads(F.scaled_dot_product_attention(query, keys, values))), cache
@@ -84,29 +176,53 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention from the decoder's tokens to the encoder's states."""
 
-    def __init__(self, d_model: int, heads: int) -> None:
+    def __init__(self, config: Model) -> None:
         super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(d_model, d_model)
-        self.key_value = FusedLinear(d_model, 2)
-        self.output = nn.Linear(d_model, d_model)
+        self.heads = config.heads
+        self.query = nn.Linear(config.d_model, config.d_model, config.qkv_bias)
+        self.key_value = FusedLinear(config.d_model, config.d_model, 2, config.qkv_bias)
+        self.norms = HeadNorms(config)
+        self.output = nn.Linear(config.d_model, config.d_model)
 
     def project(self, states_BKD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's states, (B, H, K, E) each: the same for every decoding step."""
-        key, value = self.key_value(states_BKD).chunk(2, dim=-1)
-        return split_heads(key, self.heads), split_heads(value, self.heads)
+        key, value = (split_heads(part, self.heads) for part in self.key_value(states_BKD).chunk(2, dim=-1))
+        return self.norms.key(key).to(value.dtype), value
+
+    def project_query(self, x_BQD: Tensor) -> Tensor:
+        """(B, H, Q, E)."""
+        query = split_heads(self.query(x_BQD), self.heads)
+        return self.norms.query(query).to(query.dtype)
 
     def forward(self, x_BQD: Tensor, key_value: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """`mask` is True where a state may be seen, broadcastable to (B, H, Q, K)."""
-        query = split_heads(self.query(x_BQD), self.heads)
+        query = self.project_query(x_BQD)
         return self.output(join_heads(F.scaled_dot_product_attention(query, *key_value, mask)))
 
 
-class FeedForward(nn.Sequential):
-    """Linear, GELU, dropout, linear."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
-    def __init__(self, d_model: int, width: int, dropout: float) -> None:
-        super().__init__(nn.Linear(d_model, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, d_model))
+
+class FeedForward(nn.Module):
+    """Linear, activation, dropout, linear; gated (Shazeer, 2020, arXiv 2002.05202): act(W x) * (V x) in the middle."""
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        width = config.inner_width
+        self.gated = config.gated
+        self.inner = FusedLinear(config.d_model, width, 2 if config.gated else 1)
+        self.activation = ACTIVATIONS[config.activation]
+        self.dropout = nn.Dropout(config.dropout)
+        self.outer = nn.Linear(width, config.d_model)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        inner = self.inner(x_BSD)
+        if self.gated:
+            gate, inner = inner.chunk(2, dim=-1)
+            inner = self.activation(gate) * inner
+        else:
+            inner = self.activation(inner)
+        return self.outer(self.dropout(inner))
 
 
 class Residual(nn.Module):
@@ -130,15 +246,3 @@ class Residual(nn.Module):
     def forward(self, x_BSD: Tensor, found_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
         found_BSD = self.dropout(found_BSD)
         return x_BSD + (found_BSD if keep_B11 is None else found_BSD * keep_B11)
-
-
-def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
-    """Positions `start` to `start + length - 1`, (length, D): sines in the first half, cosines in the second.
-
-    The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
-    both ends are met, as in their tensor2tensor and in Whisper).
-    """
-    half = d_model // 2
-    rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(half - 1, 1)))
-    angles = torch.arange(start, start + length, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)

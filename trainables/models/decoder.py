@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from trainables.config import Model
 from trainables.masking import length_mask
-from trainables.models.attention import CrossAttention, FeedForward, KeyValueCache, Residual, SelfAttention, sinusoids
+from trainables.models.attention import (
+    CrossAttention,
+    FeedForward,
+    KeyValueCache,
+    Residual,
+    SelfAttention,
+    causal,
+    make_norm,
+)
+from trainables.models.positions import sinusoids
 
 
 @dataclass
@@ -28,23 +37,25 @@ class DecoderState:
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: Model) -> None:
+    """Causal self-attention, cross-attention (where there are states to attend to), feed-forward."""
+
+    def __init__(self, config: Model, cross_attention: bool) -> None:
         super().__init__()
-        self.self_attention_norm = nn.LayerNorm(config.d_model)
-        self.self_attention = SelfAttention(config.d_model, config.heads)
-        self.cross_attention_norm = nn.LayerNorm(config.d_model)
-        self.cross_attention = CrossAttention(config.d_model, config.heads)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config.d_model, config.feed_forward, config.dropout)
+        self.self_attention_norm = make_norm(config.norm, config.d_model)
+        self.self_attention = SelfAttention(config)
+        self.cross_attention_norm = make_norm(config.norm if cross_attention else "none", config.d_model)
+        self.cross_attention = CrossAttention(config) if cross_attention else None
+        self.feed_forward_norm = make_norm(config.norm, config.d_model)
+        self.feed_forward = FeedForward(config)
         self.residual = Residual(config.dropout, config.layer_drop)
 
-    def forward(self, x_BUD: Tensor, states_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+    def forward(self, x_BUD: Tensor, states_BSD: Tensor | None, mask_B11S: Tensor | None) -> Tensor:
         keep = self.residual.draw(x_BUD)
-        x_BUD = self.residual(x_BUD, self.self_attention(self.self_attention_norm(x_BUD), causal=True), keep)
-        cross = self.cross_attention(
-            self.cross_attention_norm(x_BUD), self.cross_attention.project(states_BSD), mask_B11S
-        )
-        x_BUD = self.residual(x_BUD, cross, keep)
+        x_BUD = self.residual(x_BUD, self.self_attention(self.self_attention_norm(x_BUD), causal), keep)
+        if self.cross_attention is not None and states_BSD is not None:
+            key_value = self.cross_attention.project(states_BSD)
+            cross = self.cross_attention(self.cross_attention_norm(x_BUD), key_value, mask_B11S)
+            x_BUD = self.residual(x_BUD, cross, keep)
         return self.residual(x_BUD, self.feed_forward(self.feed_forward_norm(x_BUD)), keep)
 
     def step(self, x_B1D: Tensor, state: DecoderState, index: int) -> Tensor:
@@ -53,37 +64,46 @@ class DecoderLayer(nn.Module):
             self.self_attention_norm(x_B1D), state.caches[index], state.position, state.length
         )
         x_B1D = x_B1D + attended
-        x_B1D = x_B1D + self.cross_attention(self.cross_attention_norm(x_B1D), state.cross[index], state.mask_B11S)
+        if self.cross_attention is not None:
+            x_B1D = x_B1D + self.cross_attention(self.cross_attention_norm(x_B1D), state.cross[index], state.mask_B11S)
         return x_B1D + self.feed_forward(self.feed_forward_norm(x_B1D))
 
 
 class Decoder(nn.Module):
-    """Token embedding, positions, M layers, final norm, output projection."""
+    """Token embedding, positions, M layers, final norm, output projection.
 
-    def __init__(self, config: Model, vocab_size: int) -> None:
+    Without cross-attention it is a language model, whose parameters have the names that they have in a recogniser.
+    """
+
+    def __init__(self, config: Model, vocab_size: int, cross_attention: bool = True) -> None:
         super().__init__()
-        self.positions = config.decoder_positions == "sinusoidal"
-        self.scale = math.sqrt(config.d_model)
+        self.config = config
+        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        self.norm = nn.LayerNorm(config.d_model)
+        self.layers = nn.ModuleList(DecoderLayer(config, cross_attention) for _ in range(config.decoder_layers))
+        self.norm = make_norm(config.norm, config.d_model)
         self.output = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
 
     def embed(self, tokens_BU: Tensor, start: int = 0) -> Tensor:
         x_BUD = self.embedding(tokens_BU) * self.scale
-        if self.positions:
-            x_BUD = x_BUD + sinusoids(x_BUD.shape[1], x_BUD.shape[2], x_BUD.device, start).to(x_BUD.dtype)
+        if self.config.decoder_positions == "sinusoidal":
+            first = start + self.config.first_position
+            x_BUD = x_BUD + sinusoids(x_BUD.shape[1], x_BUD.shape[2], x_BUD.device, first).to(x_BUD.dtype)
         return self.dropout(x_BUD)
 
-    def forward(self, tokens_BU: Tensor, states_BSD: Tensor, state_lengths_B: Tensor) -> Tensor:
+    def forward(
+        self, tokens_BU: Tensor, states_BSD: Tensor | None = None, state_lengths_B: Tensor | None = None
+    ) -> Tensor:
         """Tokens that begin with SOS -> logits of the token after each, (B, U, V).
 
         Padding behind a sequence needs no mask: no earlier token can see it.
         """
-        mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
+        mask_B11S = None
+        if states_BSD is not None and state_lengths_B is not None:
+            mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
         x_BUD = self.embed(tokens_BU)
         for layer in self.layers:
             x_BUD = layer(x_BUD, states_BSD, mask_B11S)
@@ -96,7 +116,7 @@ class Decoder(nn.Module):
 
     def start(self, states_BSD: Tensor, state_lengths_B: Tensor, length: int) -> DecoderState:
         """The state before the first step of a search of at most `length` steps."""
-        cross = [layer.cross_attention.project(states_BSD) for layer in self.stack]
+        cross = [layer.cross_attention.project(states_BSD) for layer in self.stack if layer.cross_attention is not None]
         mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
         return DecoderState(cross, mask_B11S, length, caches=[None] * len(self.layers))
 

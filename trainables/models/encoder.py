@@ -5,26 +5,28 @@ Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from trainables.config import Model
-from trainables.masking import length_mask
-from trainables.models.attention import FeedForward, Residual, SelfAttention, sinusoids
-from trainables.models.subsampling import ConvSubsampling
+from trainables.models.attention import Attend, FeedForward, Residual, SelfAttention, attend_to_valid, make_norm
+from trainables.models.positions import RelativeBias, Rotation, sinusoids
+from trainables.models.subsampling import make_subsampling
 
 
 class EncoderLayer(nn.Module):
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.d_model)
-        self.attention = SelfAttention(config.d_model, config.heads)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model)
-        self.feed_forward = FeedForward(config.d_model, config.feed_forward, config.dropout)
+        self.attention_norm = make_norm(config.norm, config.d_model)
+        self.attention = SelfAttention(config)
+        self.feed_forward_norm = make_norm(config.norm, config.d_model)
+        self.feed_forward = FeedForward(config)
         self.residual = Residual(config.dropout, config.layer_drop)
 
-    def forward(self, x_BSD: Tensor, mask_B11S: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, attend: Attend) -> Tensor:
         keep = self.residual.draw(x_BSD)
-        x_BSD = self.residual(x_BSD, self.attention(self.attention_norm(x_BSD), mask_B11S), keep)
+        x_BSD = self.residual(x_BSD, self.attention(self.attention_norm(x_BSD), attend), keep)
         return self.residual(x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD)), keep)
 
 
@@ -33,19 +35,31 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()
-        self.positions = config.encoder_positions == "sinusoidal"
-        self.subsampling = ConvSubsampling(num_feats, config.conv_channels, config.d_model, config.reduction_factor)
+        self.config = config
+        self.scale = math.sqrt(config.d_model) if config.scale_states else 1.0
+        self.subsampling = make_subsampling(config, num_feats)
+        self.embedding_norm = make_norm(config.norm if config.embedding_norm else "none", config.d_model)
+        self.relative_bias = RelativeBias(config.heads) if config.encoder_positions == "relative" else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.norm = nn.LayerNorm(config.d_model)
+        self.norm = make_norm(config.norm, config.d_model)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,)."""
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
-        if self.positions:
-            x_BSD = x_BSD + sinusoids(x_BSD.shape[1], x_BSD.shape[2], x_BSD.device).to(x_BSD.dtype)
+        x_BSD = self.embedding_norm(x_BSD * self.scale)
+        width, device = x_BSD.shape[1], x_BSD.device
+        if self.config.encoder_positions == "sinusoidal":
+            x_BSD = x_BSD + sinusoids(width, self.config.d_model, device, self.config.first_position).to(x_BSD.dtype)
         x_BSD = self.dropout(x_BSD)
-        mask_B11S = length_mask(lengths_B, x_BSD.shape[1])[:, None, None]
+        rotary, head_size = self.config.encoder_positions == "rotary", self.config.d_model // self.config.heads
+        attend = attend_to_valid(
+            self.config.attention,
+            lengths_B,
+            width,
+            Rotation(width, head_size, device) if rotary else None,
+            self.relative_bias(width) if self.relative_bias is not None else None,
+        )
         for layer in self.layers:
-            x_BSD = layer(x_BSD, mask_B11S)
+            x_BSD = layer(x_BSD, attend)
         return self.norm(x_BSD), lengths_B

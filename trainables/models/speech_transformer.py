@@ -1,4 +1,4 @@
-"""The encoder-decoder recogniser: encoder, attention decoder, CTC head.
+"""The assembled models: the encoder-decoder recogniser with a CTC head, and the language model on the same blocks.
 
 Shapes: B batch, T frames, S subsampled frames, U tokens, F mel bins, D model width, V vocabulary.
 """
@@ -11,6 +11,7 @@ from trainables.config import Model
 from trainables.models.attention import FusedLinear
 from trainables.models.decoder import Decoder
 from trainables.models.encoder import Encoder
+from trainables.models.positions import RelativeBias
 
 
 class SpeechTransformer(nn.Module):
@@ -21,20 +22,7 @@ class SpeechTransformer(nn.Module):
         self.encoder = Encoder(config, num_feats)
         self.decoder = Decoder(config, vocab_size)
         self.ctc_head = nn.Linear(config.d_model, vocab_size)
-        self.initialize()
-
-    def initialize(self) -> None:
-        """Glorot-uniform matrices, zero biases; embeddings of variance 1/D, which the decoder scales to 1.
-
-        A fused projection is initialised as the separate matrices that it stands for.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                for part in module.weight.chunk(module.parts if isinstance(module, FusedLinear) else 1):
-                    nn.init.xavier_uniform_(part)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.normal_(self.decoder.embedding.weight, std=self.decoder.embedding.embedding_dim**-0.5)
+        initialize(self)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised features, frames per utterance, and token inputs that begin with SOS.
@@ -43,3 +31,29 @@ class SpeechTransformer(nn.Module):
         """
         states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B)
         return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
+
+
+class LanguageModel(Decoder):
+    """A decoder-only transformer: the likelihood of a transcript's next token."""
+
+    def __init__(self, config: Model, vocab_size: int) -> None:
+        super().__init__(config, vocab_size, cross_attention=False)
+        initialize(self)
+
+
+def initialize(model: nn.Module) -> None:
+    """Glorot-uniform matrices, zero biases; embeddings of variance 1/D, which the decoder scales to 1.
+
+    A fused projection is initialised as the separate matrices that it stands for.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            for part in module.weight.chunk(module.parts if isinstance(module, FusedLinear) else 1):
+                nn.init.xavier_uniform_(part)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():  # last: an embedding may share its weight with a matrix
+        if isinstance(module, Decoder):
+            nn.init.normal_(module.embedding.weight, std=module.embedding.embedding_dim**-0.5)
+        elif isinstance(module, RelativeBias):
+            nn.init.zeros_(module.table.weight)

@@ -1,0 +1,73 @@
+"""How a transformer learns the order of its input: sinusoids added to it, or rotations or biases inside attention.
+
+Shapes: B batch, S positions, D model width, H heads, E = D / H head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LONGEST_WAVE = 10_000.0
+BUCKETS = 32  # of distances, half of them to each side
+FARTHEST = 800  # states: distances beyond it share a bucket; 800 are 26 to 51 s at reductions 4 and 8
+
+
+def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
+    """Positions `start` to `start + length - 1`, (length, D): sines in the first half, cosines in the second.
+
+    The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
+    both ends are met, as in their tensor2tensor and in Whisper).
+    """
+    half = d_model // 2
+    rates = torch.exp(torch.arange(half, device=device) * (-math.log(LONGEST_WAVE) / max(half - 1, 1)))
+    angles = torch.arange(start, start + length, device=device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Rotation:
+    """Rotary positions (Su et al., 2021, arXiv 2104.09864): pairs of a head's coordinates turn with the position.
+
+    The scores of queries and keys so turned depend on the distance between them alone. Coordinate i is paired with
+    i + E/2, as in GPT-NeoX.
+    """
+
+    def __init__(self, length: int, head_size: int, device: torch.device) -> None:
+        rates = LONGEST_WAVE ** -(torch.arange(0, head_size, 2, device=device) / head_size)
+        angles_SE = (torch.arange(length, device=device)[:, None] * rates).repeat(1, 2)
+        self.cos_SE, self.sin_SE = angles_SE.cos(), angles_SE.sin()
+
+    def __call__(self, x_BHSE: Tensor) -> Tensor:
+        first, second = x_BHSE.chunk(2, dim=-1)
+        turned_BHSE = torch.cat([-second, first], dim=-1)
+        return (x_BHSE * self.cos_SE + turned_BHSE * self.sin_SE).to(x_BHSE.dtype)
+
+
+class RelativeBias(nn.Module):
+    """Relative positions: to each score a learnt number is added, for its head and distance.
+
+    Distances are sorted into buckets: near ones each their own, farther ones by their logarithm, the two directions
+    apart (Raffel et al., 2020, arXiv 1910.10683, section 2.1). All layers share one table.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(BUCKETS, heads)
+
+    def forward(self, length: int) -> Tensor:
+        """(1, H, S, S): query by key."""
+        position_S = torch.arange(length, device=self.table.weight.device)
+        buckets_SS = distance_bucket(position_S - position_S[:, None])
+        return self.table(buckets_SS).permute(2, 0, 1)[None]
+
+
+def distance_bucket(distance: Tensor) -> Tensor:
+    """The bucket of each signed distance, 0 to BUCKETS - 1."""
+    side = BUCKETS // 2
+    exact = side // 2
+    far = distance.abs().clamp(min=exact)
+    logarithmic = exact + (torch.log(far / exact) / math.log(FARTHEST / exact) * (side - exact)).long()
+    bucket = torch.where(distance.abs() < exact, distance.abs(), logarithmic.clamp(max=side - 1))
+    return bucket + side * (distance > 0)
