@@ -109,7 +109,7 @@ def test_a_damaged_file_is_named(name: str, content: bytes, saved: Path) -> None
 def test_another_format_is_refused(saved: Path) -> None:
     tree = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
     (saved / CONFIG).write_text(json.dumps({**tree, "format": 99}), encoding="utf-8")
-    with pytest.raises(InputError, match="model format 99, but this version reads 1"):
+    with pytest.raises(InputError, match="model format 99, but this version reads 2"):
         Recognizer.load(saved)
 
 
