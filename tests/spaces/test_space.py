@@ -208,7 +208,7 @@ EXPECTED = [
     (5, "base.training.epochs", "belongs at the top level"),
     (6, "base.training.batch_seconds", "'much'"),
     (8, "base.optimizer.betas.1", "'x'"),
-    (10, "vary.model.depth", "unknown key; the keys here are model.d_model, model.heads"),
+    (10, "vary.model.depth", "unknown key; the keys here are model.kind, model.d_model"),
     (11, "vary.depth", "the sections are data, features"),
     (12, "vary.training.epochs", "set the top-level epochs"),
     (13, "vary.model.encoder_layers", "low <= high must hold, but got low=8, high=2"),
