@@ -270,7 +270,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         ("model.heads: {choice: [2.5]}", "valid integer"),
         ("model.tied_embeddings: {int: [0, 1]}", "int does not fit this key; what fits is choice"),
         ("tokenizer.vocab_size: {float: [100, 200]}", "what fits is int or choice"),
-        ("model: {dropout: {float: [0, 1]}}", "the keys here are model.d_model"),
+        ("model: {dropout: {float: [0, 1]}}", "the keys here are model.kind, model.d_model"),
         ("5: {int: [0, 1]}", "unknown key"),
     ],
 )
