@@ -17,7 +17,7 @@ from safetensors.torch import load_file, load_model, save_file
 from trainables.config import flatten
 from trainables.errors import InputError
 from trainables.folders import previous, replaced
-from trainables.recognizer import WEIGHTS, Recognizer
+from trainables.model_directory import WEIGHTS, TrainedModel
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 # What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
@@ -25,7 +25,7 @@ FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 
 def save_checkpoint(
-    folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
+    folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then puts it in its place.
 
@@ -35,7 +35,7 @@ def save_checkpoint(
         history: the metrics of each finished epoch, in order.
     """
     with replaced(folder) as partial:
-        recognizer.save(partial)
+        trained.save(partial)
         save_file(_optimizer_tensors(optimizer), str(partial / OPTIMIZER))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
 
@@ -48,29 +48,29 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
 
     Raises:
         InputError: the checkpoint is damaged, of another corpus, or of a model of another shape.
     """
-    saved = Recognizer.load(folder)
-    if saved.corpus_hash != recognizer.corpus_hash:
+    saved = type(trained).load(folder)
+    if saved.corpus_hash != trained.corpus_hash:
         raise InputError(
-            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {recognizer.corpus_hash[:12]}",
+            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {trained.corpus_hash[:12]}",
             "Resume with the corpus that the training began with.",
         )
-    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, recognizer))
+    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, trained))
     differing = [key for key in here if key.startswith(FIXED_KEYS) and there[key] != here[key]]
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
         raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
     try:
-        tensors = load_file(str(folder / OPTIMIZER), device=str(recognizer.device))
+        tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
         history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
-    load_model(recognizer.model, str(folder / WEIGHTS), device=str(recognizer.device))
+    load_model(trained.model, str(folder / WEIGHTS), device=str(trained.device))
     _restore_optimizer(optimizer, tensors)
     return history
 

@@ -248,7 +248,7 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
     torch.manual_seed(config.training.seed)
     model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or bins).to(device)
-    return Recognizer(config, model, tokenizer, corpus.recipe, corpus.mean, corpus.std, 0.0, corpus.hash)
+    return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)
 
 
 def _check_finite(name: str, value: float, epoch: int) -> None:
