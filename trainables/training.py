@@ -98,6 +98,7 @@ class Trainer:
         train_split = corpus.training_split(config.data.train)
         validation_split = corpus.validation_split(config.data.validation)
         self.recognizer = build_recognizer(config, corpus, train_split, device)
+        self.search = self.recognizer.search()
         normalizer, tokenizer = self.recognizer.normalizer(), self.recognizer.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
@@ -195,7 +196,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> Metrics:
-        """Loss, CER and WER of greedy attention decoding, and CER of greedy CTC, over the whole validation split."""
+        """Loss, CER and WER of the configured search, and CER of greedy CTC, over the whole validation split."""
         self.model.eval()
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         found: list[tuple[int, str, str]] = []
@@ -205,11 +206,11 @@ class Trainer:
                 states_BSD, state_lengths_B = self.model.encoder(batch.features_BTF, batch.lengths_B)
                 logits_BUV = self.model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
                 ctc_logits_BSV = self.model.ctc_head(states_BSD)
-                attention = self.recognizer.decode_attention(states_BSD, state_lengths_B, batch.lengths_B)
+                searched = self.recognizer.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
             sums = loss_sums(self.config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
             totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens])
             ctc = self.recognizer.decode_ctc(ctc_logits_BSV, state_lengths_B)
-            found += zip(indices.tolist(), attention, ctc, strict=True)
+            found += zip(indices.tolist(), searched, ctc, strict=True)
         if self.world > 1:
             dist.all_reduce(totals)
             shares: list[Any] = [None] * self.world
@@ -220,11 +221,11 @@ class Trainer:
         _check_finite("validation loss", loss, len(self.history) + 1)
         texts = self.validation_data.split.texts or []
         references = [texts[index] for index, _, _ in found]
-        attention, ctc = [item[1] for item in found], [item[2] for item in found]
+        searched, ctc = [item[1] for item in found], [item[2] for item in found]
         return {
             "val_loss": loss,
-            "val_cer": character_error_rate(references, attention),
-            "val_wer": word_error_rate(references, attention),
+            "val_cer": character_error_rate(references, searched),
+            "val_wer": word_error_rate(references, searched),
             "val_ctc_cer": character_error_rate(references, ctc),
         }
 
