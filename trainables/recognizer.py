@@ -105,6 +105,7 @@ class Recognizer:
         """Writes the model directory's files into an existing folder."""
         about = {
             "format": FORMAT,
+            "active_layers": [self.model.encoder.active_layers, self.model.decoder.active_layers],
             "corpus_hash": self.corpus_hash,
             "parameters": self.parameters,
             "tokens_per_frame": self.tokens_per_frame,
@@ -129,13 +130,13 @@ class Recognizer:
                 f"{folder}: not a whole model directory: {', '.join(missing)} missing",
                 "Give the folder of a trained model, such as `platform leaderboard` lists.",
             )
-        about = _read_json(folder / CONFIG, "format")
+        about = read_json(folder / CONFIG, "format")
         if about["format"] != FORMAT:
             raise InputError(
                 f"{folder / CONFIG}: model format {about['format']!r}, but this version reads {FORMAT}",
                 "Train the model again, or use the version that wrote it.",
             )
-        about = _read_json(folder / CONFIG, "config", "corpus_hash", "tokens_per_frame")
+        about = read_json(folder / CONFIG, "config", "corpus_hash", "tokens_per_frame")
         recipe, mean, std = _read_features(folder / FEATURES)
         config = parse_config(about["config"], str(folder / CONFIG))
         tokenizer = Tokenizer.load(folder / TOKENIZER)
@@ -144,6 +145,8 @@ class Recognizer:
             load_model(model, str(folder / WEIGHTS))
         except (SafetensorError, RuntimeError, OSError) as error:
             raise InputError(f"{folder / WEIGHTS}: {error}", "The file is damaged or of another model.") from None
+        # A checkpoint of progressive training may leave out layers that are not trained yet.
+        model.encoder.active_layers, model.decoder.active_layers = about.get("active_layers", [None, None])
         return cls(
             config,
             model.to(device).eval(),
@@ -169,15 +172,19 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
 
 def _read_features(path: Path) -> tuple[Recipe, Tensor, Tensor]:
     """The feature recipe, and mean and standard deviation (F,)."""
-    tree = _read_json(path, "recipe", "mean", "std")
+    tree = read_json(path, "recipe", "mean", "std")
     try:
         return Recipe.model_validate(tree["recipe"]), torch.tensor(tree["mean"]), torch.tensor(tree["std"])
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}", "Use the version that wrote it, or another copy.") from None
 
 
-def _read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A mapping that has these keys."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A mapping that has these keys.
+
+    Raises:
+        InputError: it has not, or the file is no mapping in JSON.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in keys if key not in dict(tree)]
