@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.averaging import WeightAverages, single
+from trainables.checkpoint import find_checkpoint, load_averages, load_checkpoint, save_checkpoint
 from trainables.config import Config
 from trainables.data.augmentation import generator
 from trainables.data.batching import BatchPlan, DeviceSplit, worker_share
@@ -29,10 +31,13 @@ from trainables.data.corpus import Corpus, Split
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import DivergedError, InputError
 from trainables.losses import loss_sums
-from trainables.metrics import character_error_rate, word_error_rate
+from trainables.metrics import character_error_rate, objective, word_error_rate
 from trainables.models.speech_transformer import SpeechTransformer
-from trainables.optimizer import build_optimizer, learning_rate
+from trainables.optimizer import build_optimizer
+from trainables.pretrained import load_pretrained, move_weights
 from trainables.recognizer import Recognizer
+from trainables.schedules import learning_rate
+from trainables.stages import Phase, enter, members, phase_of, trained_names
 
 Metrics = dict[str, Any]
 Save = Callable[[Path], None]
@@ -66,9 +71,7 @@ def train(
     """
     trainer = Trainer(config, corpus, device or default_device())
     if checkpoint is not None:
-        trainer.history = load_checkpoint(
-            find_checkpoint(checkpoint) or checkpoint, trainer.recognizer, trainer.optimizer
-        )
+        trainer.resume(find_checkpoint(checkpoint) or checkpoint)
         known = len(trainer.history) if reported_epochs is None else reported_epochs
         for row in trainer.history[known:]:
             report(row, trainer.saver() if row is trainer.history[-1] else None)
@@ -76,6 +79,7 @@ def train(
         metrics = trainer.epoch(len(trainer.history) + 1)
         trainer.history.append(metrics)
         report(metrics, trainer.saver())
+    trainer.averages.settle(len(trainer.history))
     return trainer.recognizer
 
 
@@ -105,12 +109,24 @@ class Trainer:
             np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
         )
         budget = config.training.batch_seconds * corpus.recipe.frames_per_second
-        self.plan = BatchPlan(train_split.frames, budget, config.training.seed)
         self.validation_plan = BatchPlan(validation_split.frames, budget)
-        self.updates = math.ceil(len(self.plan.epoch()) / config.training.accumulation)
-        self.hours = float(train_split.seconds.sum()) / 3600
-        self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.parallel = DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.phases = [phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)]
+        seed, utterances = config.training.seed, len(train_split.ids)
+        self.plans = {
+            share: BatchPlan(train_split.frames, budget, seed, members(share, utterances, seed))
+            for share in {phase.data for phase in self.phases}
+        }
+        self.seconds = {share: float(train_split.seconds[plan.members].sum()) for share, plan in self.plans.items()}
+        moved: set[str] = set()
+        if config.pretrained.decoder is not None:
+            language = load_pretrained(Path(config.pretrained.decoder), config.model, self.recognizer.tokenizer)
+            moved = move_weights(language, self.model)
+        names = [name for name, _ in self.model.named_parameters()]
+        self.trained = {phase: trained_names(config, phase, names, moved) for phase in set(self.phases)}
+        scales = dict.fromkeys(moved, config.pretrained.lr_scale)
+        self.optimizer = build_optimizer(config.optimizer, self.model, scales)
+        self.averages = WeightAverages(config.training, self.model)
+        self.parallel: nn.Module = self.model
         self.history: list[Metrics] = []
 
     @property
@@ -121,38 +137,67 @@ class Trainer:
         """A function that writes this moment's checkpoint; None on all workers but the first."""
         if self.rank != 0:
             return None
-        return lambda folder: save_checkpoint(folder, self.recognizer, self.optimizer, self.history)
+        return self.save
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint, whose model directory holds the weights that were validated last."""
+        with self.averages.applied(self.averages.averages_epochs(len(self.history))) as trained:
+            averages = self.averages.tensors(trained)
+            save_checkpoint(folder, self.recognizer, self.optimizer, self.history, averages)
+
+    def resume(self, folder: Path) -> None:
+        """Goes back to where a checkpoint was written."""
+        self.history = load_checkpoint(folder, self.recognizer, self.optimizer)
+        self.averages.restore(load_averages(folder), self.history)
+
+    def enter(self, phase: Phase) -> None:
+        """Puts the model into a phase; DDP has to know which parameters take part."""
+        changed = enter(phase, self.model, self.trained[phase])
+        if self.world > 1 and (changed or self.parallel is self.model):
+            self.parallel = self.model  # the former's hooks on the parameters end with it
+            self.parallel = DistributedDataParallel(self.model)
 
     def epoch(self, epoch: int) -> Metrics:
         """Trains through the split once (epochs count from 1), validates, and returns the metrics of both."""
         torch.manual_seed(generator(self.config.training.seed, epoch, self.rank).initial_seed())
+        phase = self.phases[epoch - 1]
+        self.enter(phase)
         start = time.perf_counter()
         metrics = self.train_epoch(epoch)
         trained = time.perf_counter()
-        metrics |= self.validate()
+        with self.averages.applied():
+            metrics |= self.validate()
+        name = objective(metrics)
+        if phase.stage is None:  # in a stage, layers may be missing
+            self.averages.consider(epoch, metrics[name])
+        if self.averages.averages_epochs(epoch):
+            own = metrics[name]
+            with self.averages.applied(mean=True):
+                metrics |= self.validate() | {single(name): own}
         return {
             "epoch": epoch,
             **metrics,
-            "audio_hours": self.hours * epoch,
-            "padding_share": self.plan.padding_share(),
+            "audio_hours": sum(self.seconds[phase.data] for phase in self.phases[:epoch]) / 3600,
+            "padding_share": self.plans[phase.data].padding_share(),
             "train_seconds": trained - start,
             "validation_seconds": time.perf_counter() - trained,
-            "audio_seconds_per_second": self.hours * 3600 / (trained - start),
+            "audio_seconds_per_second": self.seconds[phase.data] / (trained - start),
         }
 
     def train_epoch(self, epoch: int) -> Metrics:
         """One pass of updates; losses are means over the epoch's tokens."""
         self.parallel.train()
-        config = self.config
+        config, phase = self.config, self.phases[epoch - 1]
+        loss_config = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
+        before, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
+        losses = [row["val_loss"] for row in self.history]
         masks = self.train_data.masks(config.specaugment, config.training.seed, epoch)
         totals = torch.zeros(4, device=self.device, dtype=torch.float64)
         norm = torch.zeros((), device=self.device)
         for number, update in enumerate(self.updates_of(epoch)):
-            rate = learning_rate(
-                config.optimizer, (epoch - 1) * self.updates + number, self.updates * config.training.epochs
-            )
+            rate = learning_rate(config.optimizer, before + number, total, losses)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             tokens = sum(int(self.train_data.token_counts[indices].sum()) + len(indices) for indices, _ in update)
             for place, (indices, edge) in enumerate(update):
                 share, weights = worker_share(indices, self.rank, self.world)
@@ -162,13 +207,14 @@ class Trainer:
                         logits_BUV, ctc_logits_BSV, state_lengths_B = self.parallel(
                             batch.features_BTF, batch.lengths_B, batch.inputs_BU
                         )
-                    sums = loss_sums(config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+                    sums = loss_sums(loss_config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
                     loss = sums.cross_entropy + config.loss.ctc_weight * sums.ctc
                     # DDP takes the mean over workers of what has to be a sum over them.
                     (loss * (self.world / tokens)).backward()
                 totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
             self.optimizer.step()
+            self.averages.update(before + number)
             self.optimizer.zero_grad(set_to_none=True)
             if (number + 1) % UPDATES_BETWEEN_CHECKS == 0:
                 _check_finite("gradient norm", norm.item(), epoch)
@@ -189,9 +235,14 @@ class Trainer:
 
     def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
         """The epoch's batches, in groups of as many as one update accumulates."""
-        batches, size = self.plan.epoch(epoch), self.config.training.accumulation
+        batches = self.plans[self.phases[epoch - 1].data].epoch(epoch)
+        size = self.config.training.accumulation
         for start in range(0, len(batches), size):
             yield batches[start : start + size]
+
+    def updates_in(self, phase: Phase) -> int:
+        """Updates of one epoch of a phase."""
+        return math.ceil(self.plans[phase.data].batches / self.config.training.accumulation)
 
     @torch.no_grad()
     def validate(self) -> Metrics:
