@@ -22,13 +22,14 @@ from trainables.data.tokenizer import Tokenizer
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
-from trainables.training import Metrics
+from trainables.training import Metrics, Save
 
 BINS = 8
 RECIPE = Recipe(name="kaldi", bins=BINS)
 FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
 VOCABULARY = 20
+CLOCK = {"train_seconds", "validation_seconds", "audio_seconds_per_second"}
 
 TREE: dict[str, Any] = {
     "model": {
@@ -118,3 +119,29 @@ def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokeniz
     folder.mkdir()
     TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
     return folder
+
+
+class Recorder:
+    """Takes reports: keeps the metrics, and writes each checkpoint that comes with them into `folder`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.history: list[Metrics] = []
+        self.saved: list[int] = []
+
+    def __call__(self, metrics: Metrics, save: Save | None) -> None:
+        self.history.append(metrics)
+        if save and self.folder:
+            save(self.folder / f"epoch_{metrics['epoch']}")
+            self.saved.append(metrics["epoch"])
+
+    def comparable(self) -> list[Metrics]:
+        """All but what a clock measured."""
+        return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
+
+
+def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
+    """Bit by bit."""
+    there = other.model.state_dict()
+    for name, weight in one.model.state_dict().items():
+        assert torch.equal(weight, there[name]), name

@@ -245,6 +245,18 @@ class Config(Section):
     training: Training = Training()
     decoding: Decoding = Decoding()
 
+    @model_validator(mode="after")
+    def _stages_have_no_more_layers_than_the_model(self) -> Config:
+        mistakes = []
+        for number, stage in enumerate(self.training.stages):
+            for key in ("encoder_layers", "decoder_layers"):
+                active, layers = getattr(stage, key), getattr(self.model, key)
+                if active is not None and active > layers:
+                    mistakes.append(f"training.stages.{number}: {key}={active} of model.{key}={layers}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `("model.dropout", 0.1)` for every leaf of a nested mapping."""

@@ -106,6 +106,7 @@ class Decoder(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
+        self.active_layers: int | None = None  # the first so many take part; None: all
 
     def embed(self, tokens_BU: Tensor, start: int = 0) -> Tensor:
         x_BUD = self.embedding(tokens_BU) * self.scale
@@ -125,14 +126,14 @@ class Decoder(nn.Module):
         if states_BSD is not None and state_lengths_B is not None:
             mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
         x_BUD = self.embed(tokens_BU)
-        for layer in self.layers:
+        for layer in self.stack:
             x_BUD = layer(x_BUD, states_BSD, mask_B11S)
         return self.output(self.norm(x_BUD))
 
     @property
     def stack(self) -> list[DecoderLayer]:
-        """The layers, by their own type."""
-        return cast(list[DecoderLayer], list(self.layers))
+        """The layers that take part, by their own type."""
+        return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
 
     def start(self, states_BSD: Tensor | None, state_lengths_B: Tensor | None, length: int) -> DecoderState:
         """The state before the first step of a search of at most `length` steps; a language model has no states."""
