@@ -130,6 +130,7 @@ class Recognizer(TrainedModel):
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         load_weights(model, folder)
+        model.decoder.lay_out_for_steps()
         # A checkpoint of progressive training may leave out layers that are not trained yet.
         model.encoder.active_layers, model.decoder.active_layers = tree["active_layers"]
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash, recipe, mean, std, tokens_per_frame)

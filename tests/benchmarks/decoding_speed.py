@@ -44,6 +44,7 @@ def build() -> tuple[Speech2TextForConditionalGeneration, SpeechTransformer]:
     theirs = Speech2TextForConditionalGeneration(config).eval()
     ours = SpeechTransformer(speech2text_shape(config), config.vocab_size, config.input_feat_per_channel).eval()
     ours.load_state_dict(from_speech2text(theirs.state_dict(), ours.state_dict()))
+    ours.decoder.lay_out_for_steps()
     ours.decoder.__class__ = NeverEnding
     return theirs, ours
 
