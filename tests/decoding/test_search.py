@@ -194,6 +194,16 @@ def test_cached_hypotheses_equal_teacher_forcing(seed: int, beam: int) -> None:
 
 
 @torch.no_grad()
+def test_temperature_divides_the_logits() -> None:
+    decoder, states_BSD, lengths_B, _ = encoded(0)
+    tokens_BK, parents_BK = torch.full((4, 1), SOS), torch.zeros(4, 1, dtype=torch.long)
+    scorer = DecoderScorer(decoder, decoder.start(states_BSD, lengths_B, 1), temperature=2.5)
+    logits_BUV = decoder(tokens_BK, states_BSD, lengths_B)
+    expected = (logits_BUV / 2.5).log_softmax(-1)
+    torch.testing.assert_close(scorer.step(tokens_BK, parents_BK), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_a_language_model_follows_its_hypotheses() -> None:
     """It has no states to attend to, and shares the search with a decoder that has."""
     decoder, states_BSD, lengths_B, _ = encoded(0)
