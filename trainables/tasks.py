@@ -28,9 +28,9 @@ from trainables.losses import LossSums, cross_entropy_sums, loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.pretrained import load_pretrained, move_weights
+from trainables.pretrained import KEY, check_pretrained, move_weights
 from trainables.recognizer import Recognizer
-from trainables.text_model import TextModel
+from trainables.text_model import TextModel, load_language_model
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 
@@ -95,7 +95,8 @@ class RecognitionTask:
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
         self.moved: set[str] = set()
         if config.pretrained.decoder is not None:
-            language = load_pretrained(Path(config.pretrained.decoder), config.model, tokenizer)
+            language = load_language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
             self.moved = move_weights(language, self.trained.model)
 
     def begin(self, epoch: int) -> None:
