@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainables.averaging import WeightAverages, single
 from trainables.checkpoint import find_checkpoint, load_averages, load_checkpoint, save_checkpoint
 from trainables.config import Config
-from trainables.data.augmentation import generator
+from trainables.data.augmentation import generator, stretched
 from trainables.data.batching import BatchPlan, DeviceSplit, worker_share
 from trainables.data.corpus import Corpus, Split
 from trainables.data.tokenizer import corpus_tokenizer
@@ -112,8 +112,10 @@ class Trainer:
         self.validation_plan = BatchPlan(validation_split.frames, budget)
         self.phases = [phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)]
         seed, utterances = config.training.seed, len(train_split.ids)
+        # Room for the slowest speed: so a batch has one shape in every epoch.
+        frames = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.plans = {
-            share: BatchPlan(train_split.frames, budget, seed, members(share, utterances, seed))
+            share: BatchPlan(frames, budget, seed, members(share, utterances, seed))
             for share in {phase.data for phase in self.phases}
         }
         self.seconds = {share: float(train_split.seconds[plan.members].sum()) for share, plan in self.plans.items()}
@@ -190,7 +192,9 @@ class Trainer:
         loss_config = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
         before, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
         losses = [row["val_loss"] for row in self.history]
-        masks = self.train_data.masks(config.specaugment, config.training.seed, epoch)
+        seed, warp = config.training.seed, config.specaugment.time_warp
+        masks = self.train_data.masks(config.specaugment, seed, epoch)
+        timing = self.train_data.timing(config.data.speed_perturbation, warp, seed, epoch)
         totals = torch.zeros(4, device=self.device, dtype=torch.float64)
         norm = torch.zeros((), device=self.device)
         for number, update in enumerate(self.updates_of(epoch)):
@@ -200,7 +204,7 @@ class Trainer:
             tokens = sum(int(self.train_data.token_counts[indices].sum()) + len(indices) for indices, _ in update)
             for place, (indices, edge) in enumerate(update):
                 share, weights = worker_share(indices, self.rank, self.world)
-                batch = self.train_data.gather(share, edge, weights, masks)
+                batch = self.train_data.gather(share, edge, weights, masks, timing)
                 with self.synchronize(place == len(update) - 1):
                     with self.recognizer.autocast():
                         logits_BUV, ctc_logits_BSV, state_lengths_B = self.parallel(
