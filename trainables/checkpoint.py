@@ -19,7 +19,7 @@ from torch import nn
 from trainables.config import flatten
 from trainables.errors import InputError
 from trainables.folders import previous, replaced
-from trainables.recognizer import WEIGHTS, Recognizer
+from trainables.model_directory import WEIGHTS, TrainedModel
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 AVERAGES = "averages.safetensors"  # only where the weights that are trained are not the ones that were validated
@@ -29,7 +29,7 @@ FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 def save_checkpoint(
     folder: Path,
-    recognizer: Recognizer,
+    trained: TrainedModel,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
     averages: Mapping[str, torch.Tensor] | None = None,
@@ -39,13 +39,13 @@ def save_checkpoint(
     Where writing fails (a full disk, say) the folder's previous content stays whole and the remains are removed.
 
     Args:
-        recognizer: with the weights that were validated.
+        trained: with the weights that were validated.
         history: the metrics of each finished epoch, in order.
         averages: what is trained, and averages of it (`WeightAverages.tensors`), where that is something else.
     """
     with replaced(folder) as partial:
-        recognizer.save(partial)
-        save_file(_optimizer_tensors(recognizer.model, optimizer), str(partial / OPTIMIZER))
+        trained.save(partial)
+        save_file(_optimizer_tensors(trained.model, optimizer), str(partial / OPTIMIZER))
         if averages:
             save_file(dict(averages), str(partial / AVERAGES))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
@@ -59,30 +59,30 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
 
     Raises:
         InputError: the checkpoint is damaged, of another corpus, or of a model of another shape.
     """
-    saved = Recognizer.load(folder)
-    if saved.corpus_hash != recognizer.corpus_hash:
+    saved = type(trained).load(folder)
+    if saved.corpus_hash != trained.corpus_hash:
         raise InputError(
-            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {recognizer.corpus_hash[:12]}",
+            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {trained.corpus_hash[:12]}",
             "Resume with the corpus that the training began with.",
         )
-    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, recognizer))
+    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, trained))
     differing = [key for key in here if key.startswith(FIXED_KEYS) and there[key] != here[key]]
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
         raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
     try:
-        tensors = load_file(str(folder / OPTIMIZER), device=str(recognizer.device))
-        state = _optimizer_state(recognizer.model, optimizer, tensors)
+        tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
+        state = _optimizer_state(trained.model, optimizer, tensors)
         history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
-    load_model(recognizer.model, str(folder / WEIGHTS), device=str(recognizer.device))
+    load_model(trained.model, str(folder / WEIGHTS), device=str(trained.device))
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return history
 

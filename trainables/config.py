@@ -188,6 +188,9 @@ class Training(Section):
     batch_seconds: float = Field(200.0, gt=0, description="audio per forward pass of all workers, padding included")
     accumulation: int = Field(1, ge=1, description="forward passes per update")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    batch_tokens: int = Field(
+        8192, ge=1, description="tokens per forward pass of a language model on all workers, padding included"
+    )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per update of an average of the weights; 0: no average")
     average: int = Field(1, ge=1, description="the model of the last epoch is the mean of so many best epochs' weights")

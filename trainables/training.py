@@ -34,7 +34,7 @@ from trainables.losses import loss_sums
 from trainables.metrics import character_error_rate, objective, word_error_rate
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.optimizer import build_optimizer
-from trainables.pretrained import move_weights, read_pretrained
+from trainables.pretrained import load_pretrained, move_weights
 from trainables.recognizer import Recognizer
 from trainables.schedules import learning_rate
 from trainables.stages import Phase, enter, members, phase_of, trained_names
@@ -121,7 +121,8 @@ class Trainer:
         self.seconds = {share: float(train_split.seconds[plan.members].sum()) for share, plan in self.plans.items()}
         moved: set[str] = set()
         if config.pretrained.decoder is not None:
-            moved = move_weights(read_pretrained(Path(config.pretrained.decoder)), self.recognizer)
+            language = load_pretrained(Path(config.pretrained.decoder), config.model, self.recognizer.tokenizer)
+            moved = move_weights(language, self.model)
         names = [name for name, _ in self.model.named_parameters()]
         self.trained = {phase: trained_names(config, phase, names, moved) for phase in set(self.phases)}
         scales = dict.fromkeys(moved, config.pretrained.lr_scale)
@@ -302,7 +303,7 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
     torch.manual_seed(config.training.seed)
     model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or bins).to(device)
-    return Recognizer(config, model, tokenizer, corpus.recipe, corpus.mean, corpus.std, 0.0, corpus.hash)
+    return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)
 
 
 def _check_finite(name: str, value: float, epoch: int) -> None:

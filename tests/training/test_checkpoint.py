@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from trainables.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.recognizer import FILES
+from trainables.recognizer import Recognizer
 from trainables.training import Trainer
 
 CPU = torch.device("cpu")
-ALL_FILES = (*FILES, OPTIMIZER, TRAINING)
+ALL_FILES = (*Recognizer.FILES, OPTIMIZER, TRAINING)
 
 
 @pytest.fixture(scope="module")
