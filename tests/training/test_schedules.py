@@ -118,7 +118,7 @@ def test_a_constant_rate_stays_at_the_peak() -> None:
     assert rates(50, warmup=0.1, schedule="constant")[4:] == pytest.approx([PEAK] * 46)
 
 
-@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from(SCHEDULES), losses)
+@given(st.integers(1, 300), st.floats(0, 1), st.just(0.0) | st.floats(1e-6, 1), st.sampled_from(SCHEDULES), losses)
 def test_a_rate_is_within_its_limits(
     total: int, warmup: float, final: float, schedule: str, losses: list[float]
 ) -> None:

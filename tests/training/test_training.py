@@ -17,7 +17,8 @@ from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError, InputError
 from trainables.recognizer import Recognizer
-from trainables.training import FAST_SPEECH, Metrics, Trainer, train
+from trainables.tasks import FAST_SPEECH
+from trainables.training import Metrics, Trainer, train
 
 CPU = torch.device("cpu")
 LOSSES = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")

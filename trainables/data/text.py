@@ -74,13 +74,12 @@ class DeviceTexts:
         self.counts = torch.from_numpy(self.token_counts).to(device)
         self.offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
 
-    def gather(self, indices: np.ndarray, weights: np.ndarray) -> TextBatch:
-        """The texts numbered `indices`, padded to the longest of them."""
+    def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray) -> TextBatch:
+        """The texts numbered `indices`, padded to `edge` tokens, of which EOS is one."""
         index_B = torch.from_numpy(indices).to(self.device)
         counts_B = self.counts[index_B]
-        longest = int(self.token_counts[indices].max())
-        tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, longest + 1)
-        tokens_BU = torch.where(length_mask(counts_B, longest + 1), tokens_BU, PAD)
+        tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, edge)
+        tokens_BU = torch.where(length_mask(counts_B, edge), tokens_BU, PAD)
         sos_B1 = torch.full_like(tokens_BU[:, :1], SOS)
         return TextBatch(
             inputs_BU=torch.cat([sos_B1, tokens_BU[:, :-1]], dim=1),
