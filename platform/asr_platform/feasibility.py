@@ -16,9 +16,8 @@ from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.pretrained import KEY, check_pretrained
+from trainables.recognizer import LANGUAGE_MODEL
 from trainables.text_model import check_tokenizers, load_language_model
-
-FUSION = "decoding.language_model"
 
 
 class Feasibility:
@@ -57,7 +56,7 @@ class Feasibility:
             InputError: nothing in the space can be a trial, or it names a language model that is none.
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
-        for key in (KEY, FUSION):
+        for key in (KEY, LANGUAGE_MODEL):
             varied = self.space.vary.get(key)
             for folder in varied.distribution.candidates() if varied else [self.space.base.get(key)]:
                 if folder is not None:
@@ -73,5 +72,5 @@ class Feasibility:
             language = self.language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
         if config.decoding.language_model is not None:
-            language = self.language_model(config.decoding.language_model, FUSION)
-            check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, FUSION)
+            language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
+            check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file, save_model
+from safetensors.torch import save_file
 from tiny import Recorder, assert_same_weights
 
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
-from trainables.models.decoder import Decoder
-from trainables.pretrained import read_pretrained
-from trainables.recognizer import CONFIG, TOKENIZER, WEIGHTS
+from trainables.model_directory import WEIGHTS
+from trainables.models.speech_transformer import LanguageModel
+from trainables.text_model import TextModel, load_language_model
 from trainables.training import Trainer, train
 
 CPU = torch.device("cpu")
 
 
-def write_language_model(folder: Path, corpus: Corpus, leaves: dict[str, Any] | None = None) -> Decoder:
+def write_language_model(folder: Path, corpus: Corpus, leaves: dict[str, Any] | None = None) -> LanguageModel:
     """An untrained language model for a corpus, in a model directory."""
     folder.mkdir(parents=True)
     config = tiny.config({"model.kind": "language_model", **(leaves or {})})
     tokenizer = corpus_tokenizer(corpus, corpus.training_split(), config.tokenizer)
     torch.manual_seed(7)
-    decoder = Decoder(config.model, tokenizer.vocab_size, cross_attention=False)
-    (folder / CONFIG).write_text(json.dumps({"config": config.model_dump(mode="json")}))
-    tokenizer.save(folder / TOKENIZER)
-    save_model(decoder, str(folder / WEIGHTS))
-    return decoder
+    model = LanguageModel(config.model, tokenizer.vocab_size)
+    TextModel(config, model, tokenizer, corpus.hash).save(folder)
+    return model
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -111,7 +109,7 @@ def test_it_goes_together_with_stages_and_averages_and_resumes_exactly(tiny_corp
         ({"model.decoder_layers": 1}, "model.decoder_layers is 1 there and 2 here"),
         ({"model.feed_forward": 64}, "model.inner_width is 64 there and 48 here"),
         ({"model.heads": 4}, "model.heads is 4 there and 2 here"),
-        ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 16}, "bpe with 16 tokens"),
+        ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 16}, "bpe of 16 tokens"),
     ],
 )
 def test_a_language_model_that_does_not_fit_is_refused(
@@ -124,24 +122,22 @@ def test_a_language_model_that_does_not_fit_is_refused(
     assert error.value.problem.startswith("pretrained.decoder: ")
     if "tokenizer.kind" in leaves:
         here = corpus_tokenizer(tiny_corpus, tiny_corpus.training_split(), TokenizerConfig())
-        assert f"char with {here.vocab_size} tokens" in error.value.problem
+        assert f"char of {here.vocab_size} tokens" in error.value.problem
 
 
-def test_what_is_no_language_model_is_refused(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent is not a whole model directory: config\.json"):
-        read_pretrained(tmp_path / "absent")
-    write_language_model(tmp_path / "lm", tiny_corpus)
-    (tmp_path / "lm" / WEIGHTS).write_bytes(b"x" * 20)
-    with pytest.raises(InputError, match=r"model\.safetensors"):
-        read_pretrained(tmp_path / "lm")
-    write_language_model(tmp_path / "recognizer", tiny_corpus, {"model.kind": "encoder_decoder"})
-    with pytest.raises(InputError, match="kind encoder_decoder, not language_model"):
-        read_pretrained(tmp_path / "recognizer")
-
-
-def test_weights_of_another_shape_are_named(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    decoder = write_language_model(tmp_path / "lm", tiny_corpus)
-    weights = {name: weight for name, weight in decoder.state_dict().items() if name != "norm.weight"}
-    save_file({**weights, "norm.bias": torch.zeros(3)}, str(tmp_path / "lm" / WEIGHTS))
-    with pytest.raises(InputError, match=r"norm\.bias, norm\.weight"):
-        Trainer(tiny.config({"pretrained.decoder": str(tmp_path / "lm")}), tiny_corpus, CPU)
+def test_what_is_no_language_model_is_refused(tiny_corpus: Corpus, tmp_path: Path, learned: tiny.Learned) -> None:
+    write_language_model(tmp_path / "damaged", tiny_corpus)
+    (tmp_path / "damaged" / WEIGHTS).write_bytes(b"x" * 20)
+    write_language_model(tmp_path / "other", tiny_corpus)
+    save_file({"norm.bias": torch.zeros(3)}, str(tmp_path / "other" / WEIGHTS))
+    (tmp_path / "recognizer").mkdir()
+    learned.recognizer.save(tmp_path / "recognizer")
+    for name, reason in {
+        "absent": "absent: not a whole model directory: config.json",
+        "damaged": "model.safetensors",
+        "other": "norm.bias",
+        "recognizer": "its model.kind is encoder_decoder, but language_model is needed",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(reason)) as error:
+            load_language_model(str(tmp_path / name), "pretrained.decoder")
+        assert error.value.problem.startswith("pretrained.decoder: ")
