@@ -18,6 +18,7 @@ from trainables.config import Config, Model, flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
+from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.recognizer import Recognizer
 from trainables.training import Metrics, Save
@@ -125,7 +126,7 @@ class Recorder:
         return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
 
 
-def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
+def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
     """Bit by bit."""
     there = other.model.state_dict()
     for name, weight in one.model.state_dict().items():
