@@ -19,6 +19,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
+from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
@@ -127,7 +128,7 @@ class Recorder:
         return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
 
 
-def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
+def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
     """Bit by bit."""
     there = other.model.state_dict()
     for name, weight in one.model.state_dict().items():

@@ -108,7 +108,6 @@ class Recognizer(TrainedModel):
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
             "tokens_per_frame": self.tokens_per_frame,
-            "active_layers": [self.model.encoder.active_layers, self.model.decoder.active_layers],
         }
         (folder / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
 
@@ -120,7 +119,7 @@ class Recognizer(TrainedModel):
             InputError: a file is missing, is of another format or kind, or does not fit the others.
         """
         config, corpus_hash = read_about(folder, "encoder_decoder", cls.FILES)
-        tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame", "active_layers")
+        tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame")
         try:
             recipe = Recipe.model_validate(tree["recipe"])
             mean, std = torch.tensor(tree["mean"]), torch.tensor(tree["std"])
@@ -130,6 +129,4 @@ class Recognizer(TrainedModel):
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         load_weights(model, folder)
-        # A checkpoint of progressive training may leave out layers that are not trained yet.
-        model.encoder.active_layers, model.decoder.active_layers = tree["active_layers"]
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash, recipe, mean, std, tokens_per_frame)

@@ -173,12 +173,12 @@ def test_a_plan_has_room_for_the_slowest_speed(tiny_corpus: Corpus) -> None:
     budget = 1.5 * tiny_corpus.recipe.frames_per_second
     shapes = []
     for epoch in (1, 2):
-        timing = run.train_data.timing(0.2, 4, 0, epoch)
+        timing = run.task.train_data.timing(0.2, 4, 0, epoch)
         batches = [batch for update in run.updates_of(epoch) for batch in update]
         shapes.append(Counter((len(indices), edge) for indices, edge in batches))
         for indices, edge in batches:
             assert len(indices) * edge <= budget or len(indices) == 1
-            gathered = run.train_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32), None, timing)
+            gathered = run.task.train_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32), None, timing)
             assert gathered.lengths_B.max() <= edge == gathered.features_BTF.shape[1]
     assert shapes[0] == shapes[1]
 

@@ -19,6 +19,7 @@ from trainables.checkpoint import AVERAGES, load_averages
 from trainables.config import Config, Training
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+from trainables.model_directory import TrainedModel
 from trainables.recognizer import Recognizer
 from trainables.training import Trainer, train
 
@@ -50,7 +51,7 @@ class Run:
 
     config: Config
     recorder: Recorder
-    recognizer: Recognizer
+    recognizer: TrainedModel
     folder: Path
 
 
