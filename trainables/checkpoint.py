@@ -16,6 +16,7 @@ from safetensors.torch import load_file, load_model, save_file
 
 from trainables.config import flatten
 from trainables.errors import InputError
+from trainables.examples import Examples
 from trainables.folders import previous, replaced
 from trainables.recognizer import WEIGHTS, Recognizer
 
@@ -25,7 +26,11 @@ FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 
 def save_checkpoint(
-    folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]]
+    folder: Path,
+    recognizer: Recognizer,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, Any]],
+    examples: Examples | None = None,
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then puts it in its place.
 
@@ -33,11 +38,14 @@ def save_checkpoint(
 
     Args:
         history: the metrics of each finished epoch, in order.
+        examples: what the latest validation saw.
     """
     with replaced(folder) as partial:
         recognizer.save(partial)
         save_file(_optimizer_tensors(optimizer), str(partial / OPTIMIZER))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
+        if examples is not None:
+            examples.save(partial)
 
 
 def find_checkpoint(folder: Path) -> Path | None:

@@ -28,6 +28,7 @@ from trainables.data.batching import BatchPlan, DeviceSplit, worker_share
 from trainables.data.corpus import Corpus, Split
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import DivergedError, InputError
+from trainables.examples import Examples, collect
 from trainables.losses import loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.models.speech_transformer import SpeechTransformer
@@ -66,9 +67,9 @@ def train(
     """
     trainer = Trainer(config, corpus, device or default_device())
     if checkpoint is not None:
-        trainer.history = load_checkpoint(
-            find_checkpoint(checkpoint) or checkpoint, trainer.recognizer, trainer.optimizer
-        )
+        checkpoint = find_checkpoint(checkpoint) or checkpoint
+        trainer.history = load_checkpoint(checkpoint, trainer.recognizer, trainer.optimizer)
+        trainer.examples = Examples.load(checkpoint)
         known = len(trainer.history) if reported_epochs is None else reported_epochs
         for row in trainer.history[known:]:
             report(row, trainer.saver() if row is trainer.history[-1] else None)
@@ -112,6 +113,7 @@ class Trainer:
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.parallel = DistributedDataParallel(self.model) if self.world > 1 else self.model
         self.history: list[Metrics] = []
+        self.examples: Examples | None = None  # of the latest validation, on the first worker
 
     @property
     def model(self) -> SpeechTransformer:
@@ -121,7 +123,7 @@ class Trainer:
         """A function that writes this moment's checkpoint; None on all workers but the first."""
         if self.rank != 0:
             return None
-        return lambda folder: save_checkpoint(folder, self.recognizer, self.optimizer, self.history)
+        return lambda folder: save_checkpoint(folder, self.recognizer, self.optimizer, self.history, self.examples)
 
     def epoch(self, epoch: int) -> Metrics:
         """Trains through the split once (epochs count from 1), validates, and returns the metrics of both."""
@@ -221,6 +223,9 @@ class Trainer:
         texts = self.validation_data.split.texts or []
         references = [texts[index] for index, _, _ in found]
         attention, ctc = [item[1] for item in found], [item[2] for item in found]
+        if self.rank == 0:
+            order = [index for index, _, _ in found]
+            self.examples = collect(self.recognizer, self.validation_data, len(self.history) + 1, order, attention)
         return {
             "val_loss": loss,
             "val_cer": character_error_rate(references, attention),
