@@ -179,7 +179,7 @@ def cross_attention(attention: Attention) -> Figure:
         _show(axes, image, (0, image.shape[1] * attention.seconds_per_state))
         axes.tick_params(labelbottom=bottom)
         axes.set_xlabel("seconds" if bottom else "", fontsize=8)
-    figure.suptitle(f"{attention.id}: from the token to say to the speech", fontsize=10)
+    figure.suptitle(f"{attention.id}: from the token to say to the speech", fontsize=10, parse_math=False)
     return figure
 
 
@@ -192,7 +192,7 @@ def self_attention(attention: Attention) -> Figure:
     for axes, image, bottom in grid:
         _show(axes, image, (-0.5, image.shape[1] - 0.5))
         axes.set_xticks(*((places, labels) if bottom else ([], [])), rotation=90, parse_math=False)
-    figure.suptitle(f"{attention.id}: from the token to say to those already said", fontsize=10)
+    figure.suptitle(f"{attention.id}: from the token to say to those already said", fontsize=10, parse_math=False)
     return figure
 
 
