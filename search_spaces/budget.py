@@ -14,7 +14,7 @@ import torch
 from search_spaces.space import Space
 from trainables.config import Config, Model, Tokenizer
 from trainables.errors import InputError
-from trainables.models.speech_transformer import SpeechTransformer
+from trainables.models.speech_transformer import make_model
 
 VocabSizeOf: TypeAlias = Callable[[Tokenizer], int]
 """Tokens that a tokenizer of this configuration has on the corpus; an InputError where the text cannot give it."""
@@ -37,7 +37,7 @@ def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:
 @lru_cache(maxsize=4096)
 def _count(model: Model, vocab_size: int, num_feats: int) -> int:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in SpeechTransformer(model, vocab_size, num_feats).parameters())
+        return sum(parameter.numel() for parameter in make_model(model, vocab_size, num_feats).parameters())
 
 
 def feasible(

@@ -27,6 +27,12 @@ DEFAULT_BUDGET = 30_000_000  # parameters
 DEFAULTS = dict(flatten(Config().model_dump()))
 """Every key of a configuration that a space may set or vary, such as `model.dropout`, with its default."""
 
+FIXED = {
+    "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
+    "model.kind": "recognisers and language models cannot be ranked together; set it in base",
+}
+"""Keys that a sweep's trials must share, and why."""
+
 KEYS = {
     "base": "a configuration; what it leaves out has the default",
     "vary": "keys that vary, such as model.dropout, and how",
@@ -215,7 +221,7 @@ def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variabl
     variables: dict[str, Variable] = {}
     for key, entry in tree.items():
         report = partial(document.mistake, f"vary.{key}")
-        if key not in types or key == "training.epochs":
+        if key not in types or key in FIXED:
             report(_why_not_varied(str(key)))
             continue
         distribution = read_distribution(entry, types[key], report)
@@ -238,8 +244,8 @@ def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variabl
 
 
 def _why_not_varied(key: str) -> str:
-    if key == "training.epochs":
-        return "cannot vary: early stopping compares trials of one length; set the top-level epochs"
+    if key in FIXED:
+        return f"cannot vary: {FIXED[key]}"
     section = key.split(".")[0]
     if section in Config.model_fields:
         return f"unknown key; the keys here are {', '.join(f'{section}.{name}' for name in known_keys((section,)))}"

@@ -94,6 +94,13 @@ def test_what_cannot_work_is_refused(section: str, fields: dict[str, Any], expec
     assert expected in problem({section: fields})
 
 
+def test_a_stage_has_no_more_layers_than_the_model() -> None:
+    stages = [{"encoder_layers": 2}, {"decoder_layers": 3}]
+    found = problem({"model": {"encoder_layers": 2, "decoder_layers": 2}, "training": {"stages": stages}})
+    assert "training.stages.1: decoder_layers=3 of model.decoder_layers=2" in found
+    assert "stages.0" not in found
+
+
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().model.dropout = 0.5  # type: ignore[misc]

@@ -20,13 +20,14 @@ from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.recognizer import Recognizer
-from trainables.training import Metrics
+from trainables.training import Metrics, Save
 
 BINS = 8
 RECIPE = Recipe(name="kaldi", bins=BINS)
 FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
 VOCABULARY = 20
+CLOCK = {"train_seconds", "validation_seconds", "audio_seconds_per_second"}
 
 TREE: dict[str, Any] = {
     "model": {
@@ -103,3 +104,29 @@ class Learned:
 
     recognizer: Recognizer
     history: list[Metrics]
+
+
+class Recorder:
+    """Takes reports: keeps the metrics, and writes each checkpoint that comes with them into `folder`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.history: list[Metrics] = []
+        self.saved: list[int] = []
+
+    def __call__(self, metrics: Metrics, save: Save | None) -> None:
+        self.history.append(metrics)
+        if save and self.folder:
+            save(self.folder / f"epoch_{metrics['epoch']}")
+            self.saved.append(metrics["epoch"])
+
+    def comparable(self) -> list[Metrics]:
+        """All but what a clock measured."""
+        return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
+
+
+def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
+    """Bit by bit."""
+    there = other.model.state_dict()
+    for name, weight in one.model.state_dict().items():
+        assert torch.equal(weight, there[name]), name

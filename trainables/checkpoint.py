@@ -7,29 +7,33 @@ and a checkpoint lies between epochs.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
+from torch import nn
 
 from trainables.config import flatten
 from trainables.errors import InputError
 from trainables.examples import Examples
 from trainables.folders import previous, replaced
-from trainables.recognizer import WEIGHTS, Recognizer
+from trainables.model_directory import WEIGHTS, TrainedModel
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
+AVERAGES = "averages.safetensors"  # only where the weights that are trained are not the ones that were validated
 # What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 
 def save_checkpoint(
     folder: Path,
-    recognizer: Recognizer,
+    trained: TrainedModel,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
+    averages: Mapping[str, torch.Tensor] | None = None,
     examples: Examples | None = None,
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then puts it in its place.
@@ -37,12 +41,16 @@ def save_checkpoint(
     Where writing fails (a full disk, say) the folder's previous content stays whole and the remains are removed.
 
     Args:
+        trained: with the weights that were validated.
         history: the metrics of each finished epoch, in order.
+        averages: what is trained, and averages of it (`WeightAverages.tensors`), where that is something else.
         examples: what the latest validation saw.
     """
     with replaced(folder) as partial:
-        recognizer.save(partial)
-        save_file(_optimizer_tensors(optimizer), str(partial / OPTIMIZER))
+        trained.save(partial)
+        save_file(_optimizer_tensors(trained.model, optimizer), str(partial / OPTIMIZER))
+        if averages:
+            save_file(dict(averages), str(partial / AVERAGES))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
         if examples is not None:
             examples.save(partial)
@@ -56,42 +64,65 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, recognizer: Recognizer, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
 
     Raises:
         InputError: the checkpoint is damaged, of another corpus, or of a model of another shape.
     """
-    saved = Recognizer.load(folder)
-    if saved.corpus_hash != recognizer.corpus_hash:
+    saved = type(trained).load(folder)
+    if saved.corpus_hash != trained.corpus_hash:
         raise InputError(
-            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {recognizer.corpus_hash[:12]}",
+            f"{folder}: trained on corpus {saved.corpus_hash[:12]}, but the data is {trained.corpus_hash[:12]}",
             "Resume with the corpus that the training began with.",
         )
-    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, recognizer))
+    there, here = (dict(flatten(one.config.model_dump())) for one in (saved, trained))
     differing = [key for key in here if key.startswith(FIXED_KEYS) and there[key] != here[key]]
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
         raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
     try:
-        tensors = load_file(str(folder / OPTIMIZER), device=str(recognizer.device))
+        tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
+        state = _optimizer_state(trained.model, optimizer, tensors)
         history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
-    load_model(recognizer.model, str(folder / WEIGHTS), device=str(recognizer.device))
-    _restore_optimizer(optimizer, tensors)
+    load_model(trained.model, str(folder / WEIGHTS), device=str(trained.device))
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return history
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The per-parameter state as `"<number>.<name>"`: momenta and step counts are all tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+def load_averages(folder: Path) -> dict[str, torch.Tensor]:
+    """What `save_checkpoint` was given as `averages`, on the CPU; empty where it was nothing."""
+    if not (folder / AVERAGES).exists():
+        return {}
+    try:
+        return load_file(str(folder / AVERAGES))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The per-parameter state as `"<parameter's name>.<its name>"`: momenta and step counts are all tensors.
+
+    By name, for the order of parameters depends on groups and rates, which a resumed run may change.
+    """
+    return {
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> dict[int, dict[str, torch.Tensor]]:
+    """The same by the number that torch gives each parameter. A KeyError names a parameter that is not here."""
+    listed = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    numbers = {id(parameter): number for number, parameter in enumerate(listed)}
+    parameters = dict(model.named_parameters())
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        name, _, part = key.rpartition(".")
+        state.setdefault(numbers[id(parameters[name])], {})[part] = value
+    return state

@@ -188,6 +188,9 @@ class Training(Section):
     batch_seconds: float = Field(200.0, gt=0, description="audio per forward pass of all workers, padding included")
     accumulation: int = Field(1, ge=1, description="forward passes per update")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    batch_tokens: int = Field(
+        8192, ge=1, description="tokens per forward pass of a language model on all workers, padding included"
+    )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     ema: float = Field(0.0, ge=0, lt=1, description="decay per update of an average of the weights; 0: no average")
     average: int = Field(1, ge=1, description="the model of the last epoch is the mean of so many best epochs' weights")
@@ -239,6 +242,18 @@ class Config(Section):
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     decoding: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _stages_have_no_more_layers_than_the_model(self) -> Config:
+        mistakes = []
+        for number, stage in enumerate(self.training.stages):
+            for key in ("encoder_layers", "decoder_layers"):
+                active, layers = getattr(stage, key), getattr(self.model, key)
+                if active is not None and active > layers:
+                    mistakes.append(f"training.stages.{number}: {key}={active} of model.{key}={layers}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ Shapes: B batch, S subsampled frames, U tokens, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +37,7 @@ def loss_sums(
     A transcript with more tokens (and blanks forced between repeats) than the utterance has states has no CTC
     alignment: it adds 0 to the CTC sum, and is counted.
     """
-    weights_BU = batch.weights_B[:, None] * (batch.targets_BU != PAD)
-    cross_entropy_BU = F.cross_entropy(
-        logits_BUV.float().flatten(0, 1),
-        batch.targets_BU.flatten(),
-        reduction="none",
-        label_smoothing=config.label_smoothing,
-    ).view_as(batch.targets_BU)
+    sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
     transcript_lengths_B = batch.target_lengths_B - 1
     ctc_B = F.ctc_loss(
         ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),
@@ -55,12 +49,17 @@ def loss_sums(
         zero_infinity=True,
     )
     infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
-    return LossSums(
-        cross_entropy=(cross_entropy_BU * weights_BU).sum(),
-        ctc=(ctc_B * batch.weights_B).sum(),
-        tokens=weights_BU.sum(),
-        infeasible=(infeasible_B * batch.weights_B).sum(),
-    )
+    return replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+
+
+def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: Tensor, weights_B: Tensor) -> LossSums:
+    """Cross-entropy against the golden tokens (EOS included) alone."""
+    weights_BU = weights_B[:, None] * (targets_BU != PAD)
+    cross_entropy_BU = F.cross_entropy(
+        logits_BUV.float().flatten(0, 1), targets_BU.flatten(), reduction="none", label_smoothing=label_smoothing
+    ).view_as(targets_BU)
+    zero = weights_BU.new_zeros(())
+    return LossSums((cross_entropy_BU * weights_BU).sum(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero)
 
 
 def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:

@@ -1,11 +1,31 @@
-"""Error rates over a whole split: (substitutions + deletions + insertions) / reference length."""
+"""Error rates of a whole split, (substitutions + deletions + insertions) / reference length, and what ranks models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jiwer
+
+OBJECTIVES = {"val_cer": "val CER", "val_character_perplexity": "val perplexity"}
+"""What an epoch's metrics may be ranked by, lower being better, with its name for people: a recogniser's validation CER
+(a fraction), or a language model's perplexity a character, which tokenizers of any size share."""
+
+
+def objective(metrics: Mapping[str, Any]) -> str:
+    """The key of what an epoch's metrics are ranked by."""
+    return next(key for key in OBJECTIVES if key in metrics)
+
+
+def objective_value(metrics: Mapping[str, Any]) -> float:
+    """By how much: lower is better."""
+    return float(metrics[objective(metrics)])
+
+
+def objective_text(metrics: Mapping[str, Any]) -> str:
+    """The same for people: `2.83%`, or `4.127`."""
+    value = objective_value(metrics)
+    return f"{value:.2%}" if objective(metrics) == "val_cer" else f"{value:.3f}"
 
 
 class Piece(NamedTuple):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 
+from trainables.metrics import objective_value
+
 if TYPE_CHECKING:
     from trainables.training import Metrics, Save
 
@@ -53,9 +55,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 def report(metrics: Metrics, save: Save | None) -> None:
     """Hands an epoch's metrics to Ray Train, with a checkpoint where this worker has one to give.
 
-    The epoch and the CER stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
+    The epoch and what ranks it stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
     """
-    message = {"epoch": metrics["epoch"], "val_cer": metrics["val_cer"], "metrics": metrics}
+    message = {"epoch": metrics["epoch"], "objective": objective_value(metrics), "metrics": metrics}
     if save is None:
         ray.train.report(message)
         return

@@ -1,4 +1,4 @@
-"""ASHA on validation CER: Ray Tune's, with rungs that survive a restart and decisions that give their reason."""
+"""ASHA on what trials are ranked by: Ray Tune's, with rungs that survive a restart and decisions with their reason."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
+from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class RungStopper(ASHAScheduler):
     """
 
     def __init__(self, grace: int, reduction: float, epochs: int, recorded: list[TrialRecord]) -> None:
-        super().__init__("epoch", "val_cer", "min", epochs, min(grace, epochs), reduction)
+        super().__init__("epoch", "objective", "min", epochs, min(grace, epochs), reduction)
         self.stopped: dict[int, str] = {}
         for trial in recorded:
             for row in trial.curve:
-                self._brackets[0].on_result(_Known(str(trial.number)), row["epoch"], -row["val_cer"])
+                self._brackets[0].on_result(_Known(str(trial.number)), row["epoch"], -objective_value(row))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Stops the trial where it ranks too low at a rung, and notes at which rung and why in `stopped`."""
@@ -44,10 +45,13 @@ class RungStopper(ASHAScheduler):
         reached = (rung for rung in bracket._rungs if rung[0] <= epoch and known.trial_id not in rung[1])
         milestone, recorded = next(reached, (0, {}))
         cutoff = bracket.cutoff(recorded)
-        action = bracket.on_result(known, epoch, -result["val_cer"])
+        metrics = result["metrics"]
+        key = objective(metrics)
+        action = bracket.on_result(known, epoch, -metrics[key])
         if action == TrialScheduler.STOP:
             self.stopped[number] = (
-                f"rung at epoch {milestone:g}: CER {result['val_cer']:.1%} against a cutoff of {-cutoff:.1%}"
+                f"rung at epoch {milestone:g}: {OBJECTIVES[key]} {objective_text(metrics)} "
+                f"against a cutoff of {objective_text({key: -cutoff})}"
             )
         return action
 

@@ -70,7 +70,7 @@ class Proposer(Unsaved, Searcher):
     def __init__(
         self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
     ) -> None:
-        super().__init__(metric="val_cer", mode="min")
+        super().__init__(metric="objective", mode="min")
         self.ledger, self.space, self.feasibility, self.settings, self.say = ledger, space, feasibility, settings, say
         self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
 

@@ -6,24 +6,26 @@ from typing import Any
 
 from asr_platform.study import Ledger, TrialRecord
 from trainables.errors import InputError
+from trainables.metrics import objective, objective_value
 
 
 def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Lowest validation CER first, of all epochs that a trial ran; trials without an epoch last, by number."""
-    return sorted(trials, key=lambda trial: (trial.best["val_cer"] if trial.best else float("inf"), trial.number))
+    """Lowest validation CER (or perplexity) of all epochs first; trials without an epoch last, by number."""
+    return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
 
 
 def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
     """The leaderboard for machines: one object a trial, best first.
 
     `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
-    for a trial that has not finished an epoch.
+    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place.
     """
+    key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
     return [
         {
             "trial": trial.number,
             "state": trial.state,
-            "val_cer": trial.best["val_cer"] if trial.best else None,
+            key: objective_value(trial.best) if trial.best else None,
             "parameters": trial.about.get("parameters"),
             "epochs": trial.epochs,
             "params": trial.params,

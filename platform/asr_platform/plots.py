@@ -24,6 +24,7 @@ from asr_platform.study import TrialRecord
 from asr_platform.transcripts import html_page, text_page
 from trainables.data.tokenizer import SPACE
 from trainables.examples import Attention, Examples
+from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 PLOTS = "plots"
 LEARNING_CURVES, SWEEP_CURVES = "learning_curves.png", "sweep.png"
@@ -41,7 +42,7 @@ MOST_PANELS = 24
 SHADES = colormaps["Blues"].with_extremes(bad="#ece7da")  # pale to dark; beige where there can be nothing
 ENDS_COLOUR = "#606060"
 ENDS = {"complete": "o", "pruned": "x", "failed": "v", "running": "."}  # how a trial's curve ends
-LOWEST, HIGHEST = 1e-4, 1.0  # error rates that the sweep's curves show
+LOWEST, HIGHEST = 1e-4, 1.0  # CERs that the sweep's curves show
 
 # What a trial's panels show: title, a factor, the most that is shown, and the metrics with their names.
 PANELS: list[tuple[str, float, float, dict[str, str]]] = [
@@ -51,6 +52,12 @@ PANELS: list[tuple[str, float, float, dict[str, str]]] = [
         100,
         100,
         {"val_cer": "CER", "val_wer": "WER", "val_ctc_cer": "CER of CTC"},
+    ),
+    (
+        "validation perplexity",
+        1,
+        math.inf,
+        {"val_perplexity": "of a token", "val_character_perplexity": "of a character"},
     ),
     ("learning rate", 1, math.inf, {"learning_rate": "at the epoch's end"}),
 ]
@@ -103,35 +110,38 @@ def trial_curves(trial: TrialRecord) -> Figure:
         if len(names) > 1:
             axes.legend(fontsize=8, frameon=False)
     if trial.best:
-        rate, epoch = trial.best["val_cer"], trial.best["epoch"]
-        figure.suptitle(f"trial {trial.number}: CER {rate:.2%} at epoch {epoch}", fontsize=11)
+        best = f"{OBJECTIVES[objective(trial.best)]} {objective_text(trial.best)} at epoch {trial.best['epoch']}"
+        figure.suptitle(f"trial {trial.number}: {best}", fontsize=11)
     return figure
 
 
 def sweep_curves(trials: Sequence[TrialRecord]) -> Figure:
-    """Validation CER of every trial by epoch: the best ones in colour, the others grey.
+    """What every trial is ranked by, by epoch: the best ones in colour, the others grey.
 
-    The scale is logarithmic. What lies above 100% is drawn at the upper edge, so that it does not hide the rest.
+    The scale is logarithmic. A CER above 100% is drawn at the upper edge, so that it does not hide the rest.
     """
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     drawn = [trial for trial in ranked(list(trials)) if trial.curve]
+    key = objective(drawn[0].curve[0])
+    percent = key == "val_cer"
+    bounds = (LOWEST, HIGHEST) if percent else (1, math.inf)
     for rank, trial in reversed(list(enumerate(drawn))):
         named = rank < len(COLOURS)
-        rates = np.clip([row["val_cer"] for row in trial.curve], LOWEST, HIGHEST)
+        values = np.clip([objective_value(row) for row in trial.curve], *bounds)
         epochs = [row["epoch"] for row in trial.curve]
         assert trial.best is not None
         axes.plot(
             epochs,
-            rates,
+            values,
             color=COLOURS[rank] if named else GREY,
             linestyle=DASHES[rank % len(DASHES)] if named else "-",
             linewidth=1.8 if named else 0.8,
-            label=f"trial {trial.number}: {trial.best['val_cer']:.2%}" if named else None,
+            label=f"trial {trial.number}: {objective_text(trial.best)}" if named else None,
         )
         axes.plot(
             epochs[-1:],
-            rates[-1:],
+            values[-1:],
             ENDS[trial.state],
             color=COLOURS[rank] if named else ENDS_COLOUR,
             markersize=6 if named else 4,
@@ -139,9 +149,9 @@ def sweep_curves(trials: Sequence[TrialRecord]) -> Figure:
         )
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent if percent else _number))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("validation CER (above 100% at the edge)")
+    axes.set_ylabel(OBJECTIVES[key] + (" (above 100% at the edge)" if percent else ""))
     _epochs(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], title="the best", loc="outside right upper", fontsize=9)
@@ -157,6 +167,10 @@ def sweep_curves(trials: Sequence[TrialRecord]) -> Figure:
 
 def _percent(value: float, place: int) -> str:
     return f"{100 * value:.3g}%"
+
+
+def _number(value: float, place: int) -> str:
+    return f"{value:.3g}"
 
 
 def _epochs(axes: Axes) -> None:

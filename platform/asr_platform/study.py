@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.space import Space
 from trainables.errors import InputError
+from trainables.metrics import objective_value
 
 State = Literal["running", "complete", "pruned", "failed"]
 STATES: dict[TrialState, State] = {
@@ -58,13 +59,13 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the lowest validation CER, the last of equals, as Ray keeps checkpoints; None before any."""
-        return min(reversed(self.curve), key=lambda row: row["val_cer"], default=None)
+        """The epoch that ranks first, the last of equals, as Ray keeps checkpoints; None before any."""
+        return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
     def model(self) -> str | None:
         """The model directory of the best epoch whose checkpoint is still there; None where there is none."""
-        rows = sorted(reversed(self.curve), key=lambda row: row["val_cer"])
+        rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
 
     @property
@@ -159,14 +160,14 @@ class Ledger:
             return False
         live = self._live(number)
         live.set_user_attr(f"epoch:{epoch}", json.dumps(dict(row)))
-        live.report(row["val_cer"], epoch)
+        live.report(objective_value(row), epoch)
         return True
 
     def finish(self, number: int, state: State, reason: str = "") -> None:
-        """Ends a trial; its value, unless it failed, is its lowest validation CER."""
+        """Ends a trial; its value, unless it failed, is its lowest validation CER (or perplexity)."""
         best = self.trial(number).best
         self._live(number).set_user_attr("reason", reason)
-        value = best["val_cer"] if best and state == "complete" else None
+        value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def _live(self, number: int) -> optuna.Trial:

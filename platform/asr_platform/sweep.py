@@ -26,7 +26,7 @@ from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.recognizer import copy_model
+from trainables.model_directory import copy_model
 
 UNLIMITED = 10**12  # parameters
 

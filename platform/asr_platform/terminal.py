@@ -16,6 +16,7 @@ from rich.text import Text
 
 from asr_platform.leaderboard import ranked
 from asr_platform.study import Ledger, TrialRecord
+from trainables.metrics import OBJECTIVES, objective, objective_text
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
@@ -74,9 +75,11 @@ class View:
         row = trial.curve[-1]
         self.line(
             f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
-            f"val CER {row['val_cer']:.2%} CTC {row['val_ctc_cer']:.2%} train loss {row['train_loss']:.3f}"
+            f"{OBJECTIVES[objective(row)]} {objective_text(row)}"
+            + (f" CTC {row['val_ctc_cer']:.2%}" if "val_ctc_cer" in row else "")
+            + f" train loss {row['train_loss']:.3f}"
         )
-        if row["epoch"] == 1 and row["infeasible_ctc"]:
+        if row["epoch"] == 1 and row.get("infeasible_ctc"):
             self.line(
                 f"trial {trial.number}: {row['infeasible_ctc']} training utterances have more tokens than states, "
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
@@ -107,7 +110,7 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     """Trials in the order given, a line each; `epochs` is a full trial's length, `width` that of the terminal."""
     table = Table(box=SIMPLE)
     wide = width >= NARROW
-    for heading in ("trial", "epoch", "parameters", "val CER", *(["CTC CER"] if wide else [])):
+    for heading in ("trial", "epoch", "parameters", _heading(trials), *(["CTC CER"] if wide else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("what stopped it")
@@ -117,7 +120,7 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
             str(trial.number),
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
             f"{trial.about.get('parameters', 0):,}",
-            _percent(best.get("val_cer")),
+            objective_text(best) if best else "",
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(trial.state, style=COLOURS[trial.state]),
             Text(trial.reason, no_wrap=True, overflow="ellipsis"),
@@ -148,8 +151,8 @@ def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
 
 def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
     """A row a trial, in the order given, with a column for each of these varied keys."""
-    table = Table(box=SIMPLE, caption="val CER is that of each trial's best epoch", caption_justify="left")
-    for heading in ("rank", "trial", "val CER", "parameters", "epochs"):
+    table = Table(box=SIMPLE, caption=f"{_heading(ranking)} is that of each trial's best epoch", caption_justify="left")
+    for heading in ("rank", "trial", _heading(ranking), "parameters", "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
@@ -159,7 +162,7 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
         table.add_row(
             str(rank),
             str(trial.number),
-            _percent(trial.best["val_cer"] if trial.best else None),
+            objective_text(trial.best) if trial.best else "",
             f"{trial.about.get('parameters', 0):,}",
             str(trial.epochs),
             Text(trial.state, style=COLOURS[trial.state]),
@@ -212,6 +215,11 @@ def progress_bar(console: Console, task: str, count: ProgressColumn | None = Non
     """A bar for work on a known number of items, or of what `count` shows; nothing where there is no terminal."""
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _heading(trials: list[TrialRecord]) -> str:
+    """Of what the trials are ranked by."""
+    return next((OBJECTIVES[objective(trial.best)] for trial in trials if trial.best), OBJECTIVES["val_cer"])
 
 
 def _percent(value: float | None) -> str:

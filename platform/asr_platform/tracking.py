@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.study import TrialRecord
 from trainables.errors import InputError
+from trainables.metrics import objective, objective_value
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
@@ -77,7 +78,8 @@ class Tracker:
 
     def catch_up(self, run_id: str, trial: TrialRecord) -> None:
         """Logs the epochs that the ledger has and the run has not, then its end if it has ended."""
-        logged = {metric.step for metric in self.client.get_metric_history(run_id, "val_cer")}
+        key = objective(trial.curve[0]) if trial.curve else "val_cer"
+        logged = {metric.step for metric in self.client.get_metric_history(run_id, key)}
         for row in trial.curve:
             if row["epoch"] not in logged:
                 self.log_epoch(run_id, row)
@@ -92,7 +94,7 @@ class Tracker:
             tags.append(RunTag("stopped" if trial.state == "pruned" else "reason", trial.reason))
         metrics = []
         if trial.best:
-            metrics = [Metric("best_val_cer", trial.best["val_cer"], int(time.time() * 1000), trial.best["epoch"])]
+            metrics = [Metric(*_best(trial.best), int(time.time() * 1000), trial.best["epoch"])]
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         if trial.state == "running":
             self.reopen(run_id)
@@ -133,7 +135,7 @@ class Tracker:
     def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, model: Path | None) -> None:
         """Closes the parent run with the best trial's figures and its model directory as artifact."""
         if best and best.best:
-            self.client.log_metric(run_id, "best_val_cer", best.best["val_cer"])
+            self.client.log_metric(run_id, *_best(best.best))
             self.client.set_tag(run_id, "best_trial", str(best.number))
         if model:
             self.client.log_artifacts(run_id, str(model), "model")
@@ -194,6 +196,11 @@ def free_port(host: str, port: int | None) -> int:
                 reason = error.strerror or str(error)
     wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
     raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")
+
+
+def _best(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Name and value of the metric that a run is ranked by: `best_val_cer`, of one epoch."""
+    return f"best_{objective(row)}", objective_value(row)
 
 
 def _quiet() -> None:

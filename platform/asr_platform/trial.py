@@ -49,7 +49,7 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
             name=trial_name(settings["number"]),
             storage_path=str(folder),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=KEPT, checkpoint_score_attribute="val_cer", checkpoint_score_order="min"
+                num_to_keep=KEPT, checkpoint_score_attribute="objective", checkpoint_score_order="min"
             ),
             callbacks=[TuneReportCallback()],
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),

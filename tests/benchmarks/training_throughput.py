@@ -167,10 +167,10 @@ class Utterances(Dataset[tuple[Tensor, Tensor]]):
     """Normalised features (T, F) and tokens (U,), one utterance at a time."""
 
     def __init__(self, trainer: Trainer) -> None:
-        recognizer = trainer.recognizer
-        self.split = trainer.train_data.split
+        recognizer = trainer.task.trained
+        self.split = trainer.task.train_data.split
         self.tokens = [torch.tensor(ids) for ids in recognizer.tokenizer.encode(self.split.texts or [])]
-        self.bins = trainer.train_data.normalizer.num_feats
+        self.bins = trainer.task.train_data.normalizer.num_feats
         self.mean, self.std = recognizer.mean[: self.bins], recognizer.std[: self.bins].clamp(min=1e-2)
 
     def __len__(self) -> int:
@@ -198,9 +198,9 @@ class Reference:
     """The plain loop. It takes tokenizer, statistics, precision and sizes from `trainer`, and nothing else."""
 
     def __init__(self, trainer: Trainer, workers: int, attention_dropout: bool) -> None:
-        self.config, self.device, self.autocast = trainer.config, trainer.device, trainer.recognizer.autocast
-        self.hop = trainer.recognizer.recipe.hop_seconds
-        data, vocab_size = Utterances(trainer), trainer.recognizer.tokenizer.vocab_size
+        self.config, self.device, self.autocast = trainer.config, trainer.device, trainer.task.trained.autocast
+        self.hop = trainer.task.trained.recipe.hop_seconds
+        data, vocab_size = Utterances(trainer), trainer.task.trained.tokenizer.vocab_size
         if len(data) < REFERENCE_BATCH:
             raise SystemExit(f"only {len(data)} utterances: take them several times with --repeat")
         self.network = PlainNetwork(self.config.model, vocab_size, data.bins).to(self.device)
@@ -360,7 +360,7 @@ def compare(options: argparse.Namespace, corpus: Corpus) -> None:
     sizes = {name: parameter_count(contender.network) for name, contender in contenders.items()}
     if abs(sizes["ours"] / sizes["reference"] - 1) > 0.001:
         raise SystemExit(f"not the same network: {sizes} parameters")
-    split, tokens = ours.train_data.split, ours.recognizer.tokenizer
+    split, tokens = ours.task.train_data.split, ours.task.trained.tokenizer
     print(
         f"{options.device}, {torch.get_num_threads()} threads; {sizes['ours']:,} parameters (reference "
         f"{sizes['reference']:,}), {tokens.vocab_size} {tokens.kind} tokens; {len(split)} utterances, "

@@ -127,7 +127,7 @@ def test_steps_with_a_cache_equal_causal_attention() -> None:
     cache: KeyValueCache | None = None
     found = []
     for position in range(QUERIES):
-        step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES)
+        step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES, None)
         found.append(step)
     assert_equal(torch.cat(found, 1), attention(x_BUD, causal))
 

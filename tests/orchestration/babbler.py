@@ -12,7 +12,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.recognizer import Recognizer
-from trainables.training import build_recognizer
+from trainables.tasks import build_recognizer
 
 # Texts with what a CSV file must quote.
 SENTENCES = ['A, B "C"', "B A, C", '"CAB," A']

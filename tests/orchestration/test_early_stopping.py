@@ -68,8 +68,9 @@ def trial(number: int) -> Trial:
     return Trial("trial", config={"number": number}, stub=True)
 
 
-def result(event: Event) -> dict[str, Any]:
-    return {"epoch": event.epoch, "val_cer": event.cer}
+def result(epoch: float, cer: float) -> dict[str, Any]:
+    """What a worker reports."""
+    return {"epoch": epoch, "objective": cer, "metrics": {"val_cer": cer}}
 
 
 def run(
@@ -83,7 +84,7 @@ def run(
             continue
         epoch = 1 + sum(event.number == number for event in seen)
         event = Event(number, epoch, sweep.cers[number][epoch - 1])
-        action = stopper.on_trial_result(None, trials[number], result(event))
+        action = stopper.on_trial_result(None, trials[number], result(event.epoch, event.cer))
         seen.append(event)
         if action == TrialScheduler.STOP:
             stopped.append(number)
@@ -92,7 +93,7 @@ def run(
 
 def run_ray(sweep: Sweep) -> list[int]:
     """The trials that Ray's own scheduler stops before their last epoch, in order."""
-    scheduler = ASHAScheduler("epoch", "val_cer", "min", sweep.epochs, sweep.grace, sweep.reduction)
+    scheduler = ASHAScheduler("epoch", "objective", "min", sweep.epochs, sweep.grace, sweep.reduction)
     trials = {number: trial(number) for number in set(sweep.order)}
     ended: dict[int, int] = {}
     epochs = dict.fromkeys(trials, 0)
@@ -102,7 +103,7 @@ def run_ray(sweep: Sweep) -> list[int]:
         if not epochs[number]:
             scheduler.on_trial_add(None, trials[number])
         epochs[number] += 1
-        report = result(Event(number, epochs[number], sweep.cers[number][epochs[number] - 1]))
+        report = result(epochs[number], sweep.cers[number][epochs[number] - 1])
         if scheduler.on_trial_result(None, trials[number], report) == TrialScheduler.STOP:
             scheduler.on_trial_complete(None, trials[number], report)
             ended[number] = epochs[number]
@@ -145,9 +146,9 @@ def test_a_restart_changes_no_decision(sweep: Sweep, first: float, second: float
 def test_the_reason_names_the_rung_the_result_and_the_cutoff() -> None:
     """Of three, the upper half goes on: the cutoff is the median of what the rung had seen."""
     stopper = RungStopper(2, 2, 8, [records.trial(0, "running", [0.9, 0.3]), records.trial(1, "running", [0.9, 0.5])])
-    assert stopper.on_trial_result(None, trial(2), {"epoch": 1, "val_cer": 0.99}) == TrialScheduler.CONTINUE
-    assert stopper.on_trial_result(None, trial(2), {"epoch": 2, "val_cer": 0.456}) == TrialScheduler.STOP
-    assert stopper.stopped == {2: "rung at epoch 2: CER 45.6% against a cutoff of 40.0%"}
+    assert stopper.on_trial_result(None, trial(2), result(1, 0.99)) == TrialScheduler.CONTINUE
+    assert stopper.on_trial_result(None, trial(2), result(2, 0.456)) == TrialScheduler.STOP
+    assert stopper.stopped == {2: "rung at epoch 2: val CER 45.60% against a cutoff of 40.00%"}
 
 
 def test_the_reason_names_the_rung_that_decides() -> None:
@@ -156,8 +157,8 @@ def test_the_reason_names_the_rung_that_decides() -> None:
     for number, last in ((0, 0.2), (1, 0.4)):
         for epoch in range(1, 16):
             cer = last if epoch == 15 else 0.2
-            stopper.on_trial_result(None, trial(number), {"epoch": epoch, "val_cer": cer})
-    assert stopper.stopped == {1: "rung at epoch 7.08624: CER 40.0% against a cutoff of 20.0%"}
+            stopper.on_trial_result(None, trial(number), result(epoch, cer))
+    assert stopper.stopped == {1: "rung at epoch 7.08624: val CER 40.00% against a cutoff of 20.00%"}
 
 
 @pytest.mark.parametrize(("grace", "reduction", "epochs"), [(4, 2, 8), (8, 2, 8), (20, 2, 8), (1, 3, 9)])
@@ -165,15 +166,15 @@ def test_nothing_is_stopped_at_its_last_epoch(grace: int, reduction: float, epoc
     """Even where a rung lies there: the training is over."""
     good = [records.trial(number, "complete", [0.01] * epochs) for number in range(5)]
     stopper = RungStopper(grace, reduction, epochs, good)
-    assert stopper.on_trial_result(None, trial(9), {"epoch": epochs, "val_cer": 1.0}) == TrialScheduler.CONTINUE
+    assert stopper.on_trial_result(None, trial(9), result(epochs, 1.0)) == TrialScheduler.CONTINUE
     assert stopper.stopped == {}
 
 
 def test_what_tune_tells_besides_results_changes_nothing() -> None:
     stopper = RungStopper(1, 2, 8, [])
     for number in (0, 1):
-        stopper.on_trial_result(None, trial(number), {"epoch": 1, "val_cer": 0.5})
+        stopper.on_trial_result(None, trial(number), result(1, 0.5))
     rungs = [dict(recorded) for _, recorded in stopper._brackets[0]._rungs]
-    stopper.on_trial_complete(None, trial(0), {"epoch": 8, "val_cer": 0.0})
+    stopper.on_trial_complete(None, trial(0), result(8, 0.0))
     stopper.on_trial_remove(None, trial(1))
     assert [recorded for _, recorded in stopper._brackets[0]._rungs] == rungs

@@ -87,7 +87,7 @@ def test_a_trials_curves_are_its_metrics() -> None:
     assert list(found["WER"].get_ydata()) == [100, 50, 100]
     assert list(found["training"].get_ydata()) == [1.5] * 3
     assert list(found["at the epoch's end"].get_ydata()) == [0.001, 0.002, 0.003]
-    assert figure.get_suptitle() == "trial 3: CER 25.00% at epoch 2"
+    assert figure.get_suptitle() == "trial 3: val CER 25.00% at epoch 2"
 
 
 def test_metrics_that_old_runs_lack_are_left_out() -> None:
@@ -108,6 +108,27 @@ def test_the_best_trials_stand_out_and_high_rates_do_not_hide_them() -> None:
     assert len({line.get_color() for line in curves}) == len(plots.COLOURS) + 1
     assert axes.get_ylim()[1] < 1.2
     assert {text.get_text() for text in figure.legends[1].get_texts()} == {"complete", "pruned"}
+
+
+def test_language_models_are_drawn_by_perplexity(tmp_path: Path) -> None:
+    trials = []
+    for number in range(3):
+        trial = records.trial(number, "complete", [0.0, 0.0])
+        for row in trial.curve:
+            for key in ("val_cer", "val_wer", "val_ctc_cer"):
+                del row[key]
+            row |= {"val_perplexity": 50.0, "val_character_perplexity": 5.0 - row["epoch"] + number / 10}
+        trials.append(trial)
+    figure = sweep_curves(trials)
+    (axes,) = figure.axes
+    assert axes.get_ylabel() == "val perplexity"
+    assert {tuple(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2} == {
+        (4.0, 3.0), (4.1, 3.1), (4.2, 3.2),
+    }  # fmt: skip
+    assert figure.legends[0].get_texts()[0].get_text() == "trial 0: 3.000"
+    figure = trial_curves(trials[0])
+    assert figure.get_suptitle() == "trial 0: val perplexity 3.000 at epoch 2"
+    assert [axes.get_title() for axes in figure.axes] == ["loss (nats a token)", "validation perplexity"]
 
 
 # Attention

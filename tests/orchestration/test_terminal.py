@@ -20,7 +20,7 @@ from search_spaces.space import Space, shipped
 
 STATES: list[State] = ["complete", "pruned", "failed", "running"]
 REASONS = {
-    "pruned": "rung at epoch 15: CER 45.3% against a cutoff of 40.1%",
+    "pruned": "rung at epoch 15: val CER 45.30% against a cutoff of 40.10%",
     "failed": "DivergedError: the loss became nan [/in] epoch 3 :x: try a lower optimizer.lr, " + "and so on " * 30,
 }
 

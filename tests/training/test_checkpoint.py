@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from trainables.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.recognizer import FILES
+from trainables.recognizer import Recognizer
 from trainables.training import Trainer
 
 CPU = torch.device("cpu")
-ALL_FILES = (*FILES, OPTIMIZER, TRAINING)
+ALL_FILES = (*Recognizer.FILES, OPTIMIZER, TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def trained(tiny_corpus: Corpus) -> Trainer:
 
 
 def save(trainer: Trainer, folder: Path) -> Path:
-    save_checkpoint(folder, trainer.recognizer, trainer.optimizer, trainer.history)
+    save_checkpoint(folder, trainer.task.trained, trainer.optimizer, trainer.history)
     return folder
 
 
@@ -66,7 +66,7 @@ def test_a_round_trip_restores_weights_optimizer_and_history(name: str, tiny_cor
     after = fresh(tiny_corpus, {"optimizer.name": name, "training.seed": 9})
     folder = save(before, tmp_path / "checkpoint")
     assert {path.name for path in folder.iterdir()} == set(ALL_FILES)
-    assert load_checkpoint(folder, after.recognizer, after.optimizer) == before.history
+    assert load_checkpoint(folder, after.task.trained, after.optimizer) == before.history
     for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
         assert torch.equal(one, other)
         states = before.optimizer.state[one], after.optimizer.state[other]
@@ -78,7 +78,7 @@ def test_tied_weights_stay_tied(tiny_corpus: Corpus, tmp_path: Path) -> None:
     leaves = {"model.tied_embeddings": True}
     before, after = fresh(tiny_corpus, leaves), fresh(tiny_corpus, {**leaves, "training.seed": 9})
     before.history.append(before.epoch(1))
-    load_checkpoint(save(before, tmp_path / "checkpoint"), after.recognizer, after.optimizer)
+    load_checkpoint(save(before, tmp_path / "checkpoint"), after.task.trained, after.optimizer)
     assert after.model.decoder.output.weight is after.model.decoder.embedding.weight
     assert torch.equal(after.model.decoder.output.weight, before.model.decoder.output.weight)
 
@@ -149,7 +149,7 @@ def test_a_kill_while_folders_are_swapped_loses_no_checkpoint(
         found = find_checkpoint(folder)
         assert found is not None, name
         run = fresh(tiny_corpus)
-        assert load_checkpoint(found, run.recognizer, run.optimizer) == trained.history
+        assert load_checkpoint(found, run.task.trained, run.optimizer) == trained.history
         # And the next checkpoint takes its place.
         save(trained, folder)
         assert find_checkpoint(folder) == folder
@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(missing: str, trained: Trainer, tiny_corpus: Co
     (folder / missing).unlink()
     run = fresh(tiny_corpus)
     with pytest.raises(InputError, match=missing):
-        load_checkpoint(folder, run.recognizer, run.optimizer)
+        load_checkpoint(folder, run.task.trained, run.optimizer)
 
 
 @pytest.mark.parametrize("damaged", ALL_FILES)
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_refused(damaged: str, trained: Trainer, tiny_corpus: 
     (folder / damaged).write_bytes(whole[: len(whole) // 2])
     run = fresh(tiny_corpus)
     with pytest.raises(InputError) as error:
-        load_checkpoint(folder, run.recognizer, run.optimizer)
+        load_checkpoint(folder, run.task.trained, run.optimizer)
     assert str(folder) in error.value.problem
 
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     run = fresh(tiny_corpus, leaves)
     before = [parameter.clone() for parameter in run.model.parameters()]
     with pytest.raises(InputError) as error:
-        load_checkpoint(folder, run.recognizer, run.optimizer)
+        load_checkpoint(folder, run.task.trained, run.optimizer)
     assert named in error.value.problem and str(folder) in error.value.problem
     assert all(torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True))
 
@@ -202,13 +202,13 @@ def test_a_checkpoint_of_another_corpus_is_refused(trained: Trainer, tiny_corpus
     other = tiny.write_corpus(tmp_path / "other", {"train": tiny.SENTENCES, "dev": tiny.SENTENCES}, seed=1)
     run = fresh(other)
     with pytest.raises(InputError) as error:
-        load_checkpoint(save(trained, tmp_path / "checkpoint"), run.recognizer, run.optimizer)
+        load_checkpoint(save(trained, tmp_path / "checkpoint"), run.task.trained, run.optimizer)
     assert tiny_corpus.hash[:12] in error.value.problem and other.hash[:12] in error.value.problem
 
 
 def test_a_longer_run_may_go_on_from_a_shorter_one(trained: Trainer, tiny_corpus: Corpus, tmp_path: Path) -> None:
     run = fresh(tiny_corpus, {"training.epochs": 9, "optimizer.lr": 1e-4, "loss.ctc_weight": 0.1})
-    assert load_checkpoint(save(trained, tmp_path / "checkpoint"), run.recognizer, run.optimizer) == trained.history
+    assert load_checkpoint(save(trained, tmp_path / "checkpoint"), run.task.trained, run.optimizer) == trained.history
 
 
 def test_every_file_is_json_safetensors_or_sentencepiece(trained: Trainer, tmp_path: Path) -> None:

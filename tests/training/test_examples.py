@@ -17,7 +17,6 @@ from trainables.data.corpus import Corpus
 from trainables.examples import ATTENTION, EXAMPLES, Examples, Transcript, attention_weights, chosen, commonest, watched
 from trainables.metrics import align_characters, align_words, character_error_rate, word_error_rate
 from trainables.models.attention import CrossAttention, SelfAttention
-from trainables.recognizer import FILES
 from trainables.training import Trainer, train
 
 CPU = torch.device("cpu")
@@ -34,8 +33,8 @@ def trained(tiny_corpus: Corpus) -> Trainer:
 
 @pytest.fixture(scope="module")
 def kept(trained: Trainer) -> Examples:
-    assert trained.examples is not None
-    return trained.examples
+    assert trained.task.examples is not None
+    return trained.task.examples
 
 
 # Alignments
@@ -187,8 +186,8 @@ def test_labels_name_what_a_tokenizer_does_not_know(tiny_corpus: Corpus, tmp_pat
     corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": ["A Z"]})
     trainer = Trainer(tiny.config(), corpus, CPU)
     trainer.validate()
-    assert trainer.examples is not None
-    assert trainer.examples.attention.targets == ["A", " ", "<unk>", "<eos>"]
+    assert trainer.task.examples is not None
+    assert trainer.task.examples.attention.targets == ["A", " ", "<unk>", "<eos>"]
 
 
 # What a run keeps
@@ -205,14 +204,14 @@ def test_transcripts_are_those_of_the_validation(trained: Trainer, kept: Example
     frames = {id: split.features[start : start + count] for id, start, count in
               zip(split.ids, split.offsets, split.frames, strict=True)}  # fmt: skip
     for row in kept.transcripts[:2]:
-        assert trained.recognizer.transcribe([frames[row.id]]) == [row.hypothesis]
+        assert trained.task.trained.transcribe([frames[row.id]]) == [row.hypothesis]
 
 
 def test_a_checkpoint_keeps_it(trained: Trainer, kept: Examples, tmp_path: Path) -> None:
     save = trained.saver()
     assert save is not None
     save(tmp_path / "checkpoint")
-    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} > {*FILES, EXAMPLES, ATTENTION}
+    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} > {"model.safetensors", EXAMPLES, ATTENTION}
     found = Examples.load(tmp_path / "checkpoint")
     assert found is not None
     assert (found.epoch, found.split) == (kept.epoch, kept.split)

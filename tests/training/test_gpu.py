@@ -13,6 +13,7 @@ from trainables.config import Features, SpecAugment
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import Tokenizer
+from trainables.models.attention import attend_to_valid
 from trainables.training import Metrics, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -59,3 +60,29 @@ def test_the_gpu_gives_the_losses_of_the_cpu(tiny_corpus: Corpus) -> None:
     ):
         for name in ("train_loss", "val_loss"):
             assert there[name] == pytest.approx(here[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_compiled_flex_attention_equals_sdpa(precision: torch.dtype, tolerance: float, bias: bool) -> None:
+    """Forward, on the padded lengths that a batch has; gradients by the whole model below."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 3, 2, 200, 32, device="cuda", dtype=precision)
+    lengths_B = torch.tensor([200, 130, 1], device="cuda")
+    table = torch.randn(1, 2, 200, 200, device="cuda") if bias else None
+    found, expected = (
+        attend_to_valid(kernel, lengths_B, 200, bias_1HSS=table)(query, key, value) for kernel in ("flex", "sdpa")
+    )
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("positions", ["none", "rotary", "relative"])
+def test_a_model_learns_the_same_with_flex_attention(positions: str, tiny_corpus: Corpus) -> None:
+    fields = {"model.encoder_positions": positions, "model.heads": 2}
+    curves = []
+    for kernel in ("sdpa", "flex"):
+        rows: list[Metrics] = []
+        config = tiny.config({"model.attention": kernel, **fields})
+        train(config, tiny_corpus, lambda metrics, save, rows=rows: rows.append(metrics), device=torch.device("cuda"))
+        curves.append([row["train_loss"] for row in rows])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)

@@ -1,51 +1,16 @@
-"""The learning rate of every update, and which parameters decay."""
+"""Which parameters decay, and which change at a rate of their own."""
 
 from __future__ import annotations
 
-import itertools
+from typing import Any
 
 import pytest
 import tiny
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trainables.config import Optimizer
-from trainables.optimizer import build_optimizer, learning_rate
-
-PEAK = 2e-3
-
-
-def rates(total: int, **fields: object) -> list[float]:
-    config = Optimizer.model_validate({"lr": PEAK, **fields})
-    return [learning_rate(config, update, total) for update in range(total)]
-
-
-def test_the_rate_rises_in_equal_steps_to_the_peak() -> None:
-    found = rates(100, warmup=0.25)
-    assert found[0] == pytest.approx(PEAK / 25)
-    assert found[24] == pytest.approx(PEAK)
-    assert found[:25] == pytest.approx([PEAK * step / 25 for step in range(1, 26)])
-
-
-def test_the_cosine_ends_at_the_final_rate() -> None:
-    found = rates(101, warmup=0.2, final_lr=0.1)
-    assert found[20] == pytest.approx(PEAK)
-    assert found[60] == pytest.approx(PEAK * (0.1 + 0.9 * 0.5))
-    assert found[100] == pytest.approx(0.1 * PEAK)
-
-
-def test_a_constant_rate_stays_at_the_peak() -> None:
-    assert rates(50, warmup=0.1, schedule="constant")[4:] == pytest.approx([PEAK] * 46)
-
-
-@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["cosine", "constant"]))
-def test_a_rate_is_positive_and_rises_before_it_falls(total: int, warmup: float, final: float, schedule: str) -> None:
-    found = rates(total, warmup=warmup, final_lr=final, schedule=schedule)
-    assert all(0 <= rate <= PEAK * (1 + 1e-9) for rate in found)
-    top = found.index(max(found))
-    assert all(one <= other for one, other in itertools.pairwise(found[: top + 1]))
-    assert all(one >= other for one, other in itertools.pairwise(found[top:]))
+from trainables.errors import InputError
+from trainables.optimizer import build_optimizer, layer_scales
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -74,3 +39,75 @@ def test_every_optimizer_takes_a_step_down(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[2] < losses[0]
+
+
+def scales(model: torch.nn.Module, config: Optimizer, **kwargs: Any) -> dict[str, float]:
+    """The multiple of the rate at which each parameter changes."""
+    groups = build_optimizer(config, model, **kwargs).param_groups
+    found = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_the_first_pattern_that_matches_counts() -> None:
+    groups = [
+        {"pattern": "encoder.layers.0.*", "lr_scale": 0.5, "weight_decay": 0.2},
+        {"pattern": "encoder.layers.?.*", "lr_scale": 0.1},
+    ]
+    model = tiny.model()
+    config = Optimizer.model_validate({"groups": groups, "weight_decay": 0.3})
+    optimizer = build_optimizer(config, model)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, scale in scales(model, config).items():
+        first, second = name.startswith("encoder.layers.0."), name.startswith("encoder.layers.1.")
+        assert scale == (0.5 if first else 0.1 if second else 1.0), name
+        matrix = model.get_parameter(name).dim() > 1 and "embedding" not in name
+        assert decay[id(model.get_parameter(name))] == (0.0 if not matrix else 0.2 if first else 0.3), name
+
+
+def test_a_pattern_without_a_match_is_refused() -> None:
+    groups = [{"pattern": "encoder.*"}, {"pattern": "encoder.layer.0.*"}]
+    with pytest.raises(InputError) as error:
+        build_optimizer(Optimizer.model_validate({"groups": groups}), tiny.model())
+    assert "optimizer.groups.1.pattern" in error.value.problem and "'encoder.layer.0.*'" in error.value.problem
+    assert "encoder." in error.value.remedy and "decoder." in error.value.remedy
+
+
+def test_rates_fall_from_layer_to_layer() -> None:
+    model = tiny.model(encoder_layers=3, decoder_layers=2, embedding_norm=True, encoder_positions="relative")
+    found = scales(model, Optimizer(layer_decay=0.5))
+    expected = {
+        "encoder.subsampling": 0.5**4,
+        "encoder.embedding_norm": 0.5**4,
+        "encoder.relative_bias": 0.5**4,
+        "encoder.layers.0": 0.5**3,
+        "encoder.layers.1": 0.5**2,
+        "encoder.layers.2": 0.5,
+        "encoder.norm": 1,
+        "decoder.embedding": 0.5**3,
+        "decoder.layers.0": 0.5**2,
+        "decoder.layers.1": 0.5,
+        "decoder.norm": 1,
+        "decoder.output": 1,
+        "ctc_head": 1,
+    }
+    met = set()
+    for name, scale in found.items():
+        (prefix,) = [prefix for prefix in expected if name.startswith(f"{prefix}.")]
+        met.add(prefix)
+        assert scale == expected[prefix], name
+    assert met == set(expected)
+
+
+def test_a_decoder_on_its_own_has_the_same_layers() -> None:
+    """A language model's parameters have no `decoder.` before them."""
+    names = [name for name, _ in tiny.model().decoder.named_parameters()]
+    whole = layer_scales([f"decoder.{name}" for name in names], 0.5)
+    assert layer_scales(names, 0.5) == {name: whole[f"decoder.{name}"] for name in names}
+
+
+def test_scales_multiply() -> None:
+    config = Optimizer.model_validate({"layer_decay": 0.5, "groups": [{"pattern": "*.layers.1.*", "lr_scale": 0.1}]})
+    name = "decoder.layers.1.feed_forward_norm.weight"
+    found = scales(tiny.model(), config, scales={name: 0.3})
+    assert found[name] == pytest.approx(0.5 * 0.1 * 0.3)
+    assert found[name.replace("weight", "bias")] == pytest.approx(0.5 * 0.1)

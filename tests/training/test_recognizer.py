@@ -15,7 +15,8 @@ from tiny import Learned
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate
-from trainables.recognizer import CONFIG, FEATURES, FILES, TOKENIZER, WEIGHTS, Recognizer, copy_model
+from trainables.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model
+from trainables.recognizer import Recognizer
 
 TEXTS = ["CAB", "A BAD CAB", "BEAD", "FADE A BEAD", "ACE"]
 
@@ -57,7 +58,7 @@ def test_it_transcribes_what_validation_heard(learned: Learned, tiny_corpus: Cor
 
 def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: list[NDArray[np.float32]]) -> None:
     loaded, recognizer = Recognizer.load(saved), learned.recognizer
-    assert {path.name for path in saved.iterdir()} == set(FILES)
+    assert {path.name for path in saved.iterdir()} == set(Recognizer.FILES)
     assert loaded.transcribe(speech) == recognizer.transcribe(speech)
     for name in ("config", "recipe", "tokens_per_frame", "corpus_hash", "parameters"):
         assert getattr(loaded, name) == getattr(recognizer, name)
@@ -71,7 +72,7 @@ def test_loading_leaves_the_model_ready_to_transcribe(saved: Path) -> None:
     assert not Recognizer.load(saved).model.training
 
 
-@pytest.mark.parametrize("missing", FILES)
+@pytest.mark.parametrize("missing", Recognizer.FILES)
 def test_a_missing_file_is_named(missing: str, saved: Path) -> None:
     (saved / missing).unlink()
     with pytest.raises(InputError, match=f"not a whole model directory: {missing} missing"):
@@ -81,7 +82,7 @@ def test_a_missing_file_is_named(missing: str, saved: Path) -> None:
 def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         Recognizer.load(tmp_path)
-    assert all(name in error.value.problem for name in FILES)
+    assert all(name in error.value.problem for name in Recognizer.FILES)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
         (CONFIG, b"[]"),
         (CONFIG, b"{"),
         (CONFIG, b'{"format": 1}'),
-        (CONFIG, b'{"format": 1, "config": {"model": {"d_modle": 3}}, "corpus_hash": "", "tokens_per_frame": 1}'),
+        (CONFIG, b'{"format": 2, "config": {"model": {"d_modle": 3}}, "corpus_hash": ""}'),
         (FEATURES, b'{"mean": [1.0]}'),
         (FEATURES, b"null"),
         (FEATURES, b'{"recipe": {"name": "librosa"}, "mean": [1.0], "std": [1.0]}'),
@@ -109,7 +110,7 @@ def test_a_damaged_file_is_named(name: str, content: bytes, saved: Path) -> None
 def test_another_format_is_refused(saved: Path) -> None:
     tree = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
     (saved / CONFIG).write_text(json.dumps({**tree, "format": 99}), encoding="utf-8")
-    with pytest.raises(InputError, match="model format 99, but this version reads 1"):
+    with pytest.raises(InputError, match="model format 99, but this version reads 2"):
         Recognizer.load(saved)
 
 
@@ -125,10 +126,10 @@ def test_a_copy_is_a_model_and_replaces_an_earlier_one(saved: Path, tmp_path: Pa
     for extra in ("optimizer.safetensors", "training.json"):
         (saved / extra).touch()
     copied = copy_model(saved, tmp_path / "winners" / "best")
-    assert {path.name for path in copied.iterdir()} == set(FILES)
+    assert {path.name for path in copied.iterdir()} == set(Recognizer.FILES)
     (copied / "from_before").touch()
     assert copy_model(saved, copied) == copied
-    assert {path.name for path in copied.iterdir()} == set(FILES)
+    assert {path.name for path in copied.iterdir()} == set(Recognizer.FILES)
     assert list(copied.parent.iterdir()) == [copied]
     assert Recognizer.load(copied).parameters == Recognizer.load(saved).parameters
 

@@ -11,45 +11,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tiny import Learned
+from tiny import Learned, Recorder, assert_same_weights
 
 from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError, InputError
 from trainables.recognizer import Recognizer
-from trainables.training import FAST_SPEECH, Metrics, Save, Trainer, train
+from trainables.tasks import FAST_SPEECH
+from trainables.training import Metrics, Trainer, train
 
 CPU = torch.device("cpu")
-CLOCK = {"train_seconds", "validation_seconds", "audio_seconds_per_second"}
 LOSSES = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")
-
-
-class Recorder:
-    """Takes reports: keeps the metrics, and writes each checkpoint that comes with them into `folder`."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-        self.history: list[Metrics] = []
-        self.saved: list[int] = []
-
-    def __call__(self, metrics: Metrics, save: Save | None) -> None:
-        self.history.append(metrics)
-        if save and self.folder:
-            save(self.folder / f"epoch_{metrics['epoch']}")
-            self.saved.append(metrics["epoch"])
-
-    def comparable(self) -> list[Metrics]:
-        """All but what a clock measured."""
-        return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
-
-
-def weights_of(recognizer: Recognizer) -> dict[str, torch.Tensor]:
-    return recognizer.model.state_dict()
-
-
-def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
-    for (name, here), there in zip(weights_of(one).items(), weights_of(other).values(), strict=True):
-        assert torch.equal(here, there), name
 
 
 def test_it_learns(learned: Learned) -> None:

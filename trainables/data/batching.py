@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,18 +33,21 @@ BATCHES_PER_BUCKET = 4  # fewer would freeze which utterances meet in a batch
 class BatchPlan:
     """Which utterances share a batch, for every epoch: sorted into length buckets, shuffled by (seed, epoch).
 
-    `frames` (N,) are the utterances' lengths, `budget` the padded frames that a batch may hold over all workers.
+    `frames` (N,) are the utterances' lengths, `budget` the padded frames that a batch may hold over all workers, and
+    `members` the numbers of those that take part (None: all).
     The number of batches and the shape of each are the same in every epoch; only their members and order differ.
     """
 
     frames: np.ndarray
     budget: float
     seed: int = 0
+    members: np.ndarray | None = None
 
     def buckets(self) -> list[np.ndarray]:
         """Utterance numbers by falling length, in buckets of equal count."""
-        order = np.argsort(-self.frames, kind="stable")
-        batches = self.frames.sum() / self.budget
+        members = np.arange(len(self.frames)) if self.members is None else self.members
+        order = members[np.argsort(-self.frames[members], kind="stable")]
+        batches = self.frames[order].sum() / self.budget
         count = int(np.clip(batches / BATCHES_PER_BUCKET, 1, min(MAX_BUCKETS, len(order))))
         return np.array_split(order, count)
 
@@ -66,10 +70,16 @@ class BatchPlan:
             random.shuffle(batches)
         return batches
 
+    @cached_property
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        return len(self.epoch())
+
     def padding_share(self) -> float:
         """The share of gathered frames that are padding."""
-        padded = sum(len(indices) * edge for indices, edge in self.epoch())
-        return 1 - float(self.frames.sum()) / padded
+        batches = self.epoch()
+        padded = sum(len(indices) * edge for indices, edge in batches)
+        return 1 - sum(float(self.frames[indices].sum()) for indices, _ in batches) / padded
 
 
 def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:

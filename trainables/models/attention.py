@@ -105,23 +105,29 @@ def join_heads(x_BHSE: Tensor) -> Tensor:
 
 @dataclass
 class KeyValueCache:
-    """Keys and values of the tokens decoded so far, in room made once: (B, H, U, E) each."""
+    """Keys and values of the tokens decoded so far, in room made once: (B, H, U * K, E) each.
+
+    The K hypotheses of an utterance lie side by side, position after position. They are never moved: which slots a
+    hypothesis descends from is the mask's matter.
+    """
 
     keys: Tensor
     values: Tensor
 
     @classmethod
-    def empty(cls, like_BHSE: Tensor, length: int) -> KeyValueCache:
-        """Room for `length` tokens, with the batch, heads, width, type and device of `like_BHSE`."""
-        batch, heads, _, width = like_BHSE.shape
-        room = like_BHSE.new_zeros(2, batch, heads, length, width)
+    def empty(cls, like_BHKE: Tensor, length: int) -> KeyValueCache:
+        """Room for `length` tokens of each hypothesis, with the shape, type and device of `like_BHKE`."""
+        batch, heads, beams, width = like_BHKE.shape
+        room = like_BHKE.new_zeros(2, batch, heads, length * beams, width)
         return cls(room[0], room[1])
 
-    def append(self, key_BH1E: Tensor, value_BH1E: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """Stores one token's key and value; returns all up to it, (B, H, position + 1, E)."""
-        self.keys[:, :, position : position + 1] = key_BH1E
-        self.values[:, :, position : position + 1] = value_BH1E
-        return self.keys[:, :, : position + 1], self.values[:, :, : position + 1]
+    def append(self, key_BHKE: Tensor, value_BHKE: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Stores one token of each hypothesis; returns all up to it, (B, H, (position + 1) * K, E)."""
+        beams = key_BHKE.shape[2]
+        start, end = position * beams, (position + 1) * beams
+        self.keys[:, :, start:end] = key_BHKE
+        self.values[:, :, start:end] = value_BHKE
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class FusedLinear(nn.Linear):
@@ -161,16 +167,17 @@ class SelfAttention(nn.Module):
         return self.output(join_heads(attend(*self.project(x_BSD))))
 
     def step(
-        self, x_B1D: Tensor, cache: KeyValueCache | None, position: int, length: int
+        self, x_BKD: Tensor, cache: KeyValueCache | None, position: int, length: int, mask: Tensor | None
     ) -> tuple[Tensor, KeyValueCache]:
-        """One decoding step: the token at `position` attends to itself and all before it.
+        """One decoding step: the token at `position` of K hypotheses attends to itself and its ancestors.
 
-        `cache` is None at the first step; `length` is the number of steps there can be.
+        `cache` is None at the first step; `length` is the number of steps there can be. `mask` tells the ancestors,
+        broadcastable to (B, H, K, (position + 1) * K); None: all slots are.
         """
-        query, key, value = self.project(x_B1D)
+        query, key, value = self.project(x_BKD)
         cache = cache or KeyValueCache.empty(key, length)
         keys, values = cache.append(key, value, position)
-        return self.output(join_heads(F.scaled_dot_product_attention(query, keys, values))), cache
+        return self.output(join_heads(F.scaled_dot_product_attention(query, keys, values, mask))), cache
 
 
 class CrossAttention(nn.Module):

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from trainables.config import Model
@@ -27,13 +28,28 @@ from trainables.models.positions import sinusoids
 
 @dataclass
 class DecoderState:
-    """What a search keeps between steps: per layer the encoder's keys and values and the tokens' cache."""
+    """What a search keeps between steps: per layer the encoder's keys and values and the tokens' cache.
+
+    `ancestors` (B, K, U, K) is True where the hypothesis continues the one that held the slot (position, beam).
+    """
 
     cross: list[tuple[Tensor, Tensor]]
-    mask_B11S: Tensor
+    cross_mask: Tensor | None
     length: int
     position: int = 0
     caches: list[KeyValueCache | None] = field(default_factory=list)
+    ancestors: Tensor | None = None
+
+    def follow(self, parents_BK: Tensor) -> Tensor:
+        """Lets each hypothesis take over its parent's ancestors, adds its own slot, and returns the mask for
+        self-attention over (position + 1) * K slots, (B, 1, K, (position + 1) * K)."""
+        batch, beams = parents_BK.shape
+        if self.ancestors is None:
+            self.ancestors = torch.zeros(batch, beams, self.length, beams, dtype=torch.bool, device=parents_BK.device)
+        row_B1 = torch.arange(batch, device=parents_BK.device)[:, None]
+        self.ancestors = self.ancestors[row_B1, parents_BK]
+        self.ancestors[:, :, self.position] = torch.eye(beams, dtype=torch.bool, device=parents_BK.device)
+        return self.ancestors[:, None, :, : self.position + 1].flatten(3)
 
 
 class DecoderLayer(nn.Module):
@@ -58,15 +74,19 @@ class DecoderLayer(nn.Module):
             x_BUD = self.residual(x_BUD, cross, keep)
         return self.residual(x_BUD, self.feed_forward(self.feed_forward_norm(x_BUD)), keep)
 
-    def step(self, x_B1D: Tensor, state: DecoderState, index: int) -> Tensor:
-        """One token through this layer, the `index`-th, whose cache in `state` it extends."""
+    def step(self, x_BKD: Tensor, state: DecoderState, index: int, mask: Tensor | None) -> Tensor:
+        """One token of each hypothesis through this layer, the `index`-th, whose cache in `state` it extends.
+
+        The K hypotheses are K queries to the keys and values of their one utterance, which are never repeated.
+        """
         attended, state.caches[index] = self.self_attention.step(
-            self.self_attention_norm(x_B1D), state.caches[index], state.position, state.length
+            self.self_attention_norm(x_BKD), state.caches[index], state.position, state.length, mask
         )
-        x_B1D = x_B1D + attended
+        x_BKD = x_BKD + attended
         if self.cross_attention is not None:
-            x_B1D = x_B1D + self.cross_attention(self.cross_attention_norm(x_B1D), state.cross[index], state.mask_B11S)
-        return x_B1D + self.feed_forward(self.feed_forward_norm(x_B1D))
+            query_BKD = self.cross_attention_norm(x_BKD)
+            x_BKD = x_BKD + self.cross_attention(query_BKD, state.cross[index], state.cross_mask)
+        return x_BKD + self.feed_forward(self.feed_forward_norm(x_BKD))
 
 
 class Decoder(nn.Module):
@@ -86,6 +106,7 @@ class Decoder(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
+        self.active_layers: int | None = None  # the first so many take part; None: all
 
     def embed(self, tokens_BU: Tensor, start: int = 0) -> Tensor:
         x_BUD = self.embedding(tokens_BU) * self.scale
@@ -105,25 +126,39 @@ class Decoder(nn.Module):
         if states_BSD is not None and state_lengths_B is not None:
             mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
         x_BUD = self.embed(tokens_BU)
-        for layer in self.layers:
+        for layer in self.stack:
             x_BUD = layer(x_BUD, states_BSD, mask_B11S)
         return self.output(self.norm(x_BUD))
 
     @property
     def stack(self) -> list[DecoderLayer]:
-        """The layers, by their own type."""
-        return cast(list[DecoderLayer], list(self.layers))
+        """The layers that take part, by their own type."""
+        return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
 
-    def start(self, states_BSD: Tensor, state_lengths_B: Tensor, length: int) -> DecoderState:
-        """The state before the first step of a search of at most `length` steps."""
-        cross = [layer.cross_attention.project(states_BSD) for layer in self.stack if layer.cross_attention is not None]
-        mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
-        return DecoderState(cross, mask_B11S, length, caches=[None] * len(self.layers))
+    def start(self, states_BSD: Tensor | None, state_lengths_B: Tensor | None, length: int) -> DecoderState:
+        """The state before the first step of a search of at most `length` steps; a language model has no states."""
+        cross, mask = [], None
+        if states_BSD is not None and state_lengths_B is not None:
+            attentions = [layer.cross_attention for layer in self.stack if layer.cross_attention is not None]
+            projected = (attention.project(states_BSD) for attention in attentions)
+            cross = [(key.contiguous(), value.contiguous()) for key, value in projected]
+            valid_BS = length_mask(state_lengths_B, states_BSD.shape[1])
+            if not bool(valid_BS.all()):  # a mask costs time at every step
+                mask = valid_BS[:, None, None]
+        return DecoderState(cross, mask, length, caches=[None] * len(self.layers))
 
-    def step(self, tokens_B: Tensor, state: DecoderState) -> Tensor:
-        """The latest token of each sequence -> logits of the next, (B, V); `state` moves on by one."""
-        x_B1D = self.embed(tokens_B[:, None], start=state.position)
+    def step(self, tokens: Tensor, state: DecoderState, parents_BK: Tensor | None = None) -> Tensor:
+        """The latest token of each hypothesis -> logits of the next; `state` moves on by one.
+
+        Args:
+            tokens: (B,), or (B, K) for K hypotheses of each utterance.
+            parents_BK: which of the last step's hypotheses each one continues; None: each its own.
+
+        Returns logits (B, V) or (B, K, V).
+        """
+        x_BKD = self.embed(tokens.view(-1, 1), start=state.position).view(len(tokens), -1, self.embedding.embedding_dim)
+        mask = None if parents_BK is None else state.follow(parents_BK)
         for index, layer in enumerate(self.stack):
-            x_B1D = layer.step(x_B1D, state, index)
+            x_BKD = layer.step(x_BKD, state, index, mask)
         state.position += 1
-        return self.output(self.norm(x_B1D))[:, 0]
+        return self.output(self.norm(x_BKD)).view(*tokens.shape, -1)

@@ -43,6 +43,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = make_norm(config.norm, config.d_model)
+        self.active_layers: int | None = None  # the first so many take part; None: all
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,)."""
@@ -60,6 +61,6 @@ class Encoder(nn.Module):
             Rotation(width, head_size, device) if rotary else None,
             self.relative_bias(width) if self.relative_bias is not None else None,
         )
-        for layer in self.layers:
+        for layer in list(self.layers)[: self.active_layers]:
             x_BSD = layer(x_BSD, attend)
         return self.norm(x_BSD), lengths_B

@@ -41,6 +41,13 @@ class LanguageModel(Decoder):
         initialize(self)
 
 
+def make_model(config: Model, vocab_size: int, num_feats: int) -> SpeechTransformer | LanguageModel:
+    """The untrained model that a configuration describes."""
+    if config.kind == "language_model":
+        return LanguageModel(config, vocab_size)
+    return SpeechTransformer(config, vocab_size, num_feats)
+
+
 def initialize(model: nn.Module) -> None:
     """Glorot-uniform matrices, zero biases; embeddings of variance 1/D, which the decoder scales to 1.
 

@@ -1,18 +1,14 @@
-"""Greedy search equals the obvious loop, with and without attention."""
+"""Greedy search equals the obvious loop."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 import tiny
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
-from trainables.decoding import ctc_greedy, greedy
+from trainables.decoding import greedy
 from trainables.models.decoder import Decoder
 
 LENGTHS = torch.tensor([40, 9, 25, 1])
@@ -75,16 +71,3 @@ def test_no_token_that_stands_for_no_text_is_said() -> None:
         decoder.output.weight[[PAD, UNK, SOS, BLANK]] = 10 * decoder.norm.bias
     found = greedy(decoder, states_BSD, lengths_B, torch.tensor([10] * 4))
     assert not {PAD, UNK, SOS, BLANK, EOS} & {token for ids in found for token in ids}
-
-
-@given(
-    st.lists(st.lists(st.sampled_from([BLANK, 5, 6, 7]), min_size=1, max_size=12), min_size=1, max_size=4),
-    st.integers(0, 3),
-)
-def test_ctc_greedy_collapses_repeats_and_drops_blanks(paths: list[list[int]], extra: int) -> None:
-    states = max(map(len, paths)) + extra
-    logits_BSV = torch.randn(len(paths), states, 8)
-    for row, path in zip(logits_BSV, paths, strict=True):
-        row[range(len(path)), path] = 10.0
-    found = ctc_greedy(logits_BSV, torch.tensor([len(path) for path in paths]))
-    assert found == [[token for token, _ in itertools.groupby(path) if token != BLANK] for path in paths]

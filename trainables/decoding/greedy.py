@@ -1,0 +1,44 @@
+"""Greedy attention decoding.
+
+Shapes: B batch, S subsampled frames, U tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainables.data.tokenizer import EOS, SOS
+from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
+from trainables.models.decoder import Decoder
+
+
+@torch.inference_mode()
+def greedy(
+    decoder: Decoder,
+    states_BSD: Tensor,
+    state_lengths_B: Tensor,
+    max_tokens_B: Tensor,
+    repeat_penalty: float = 1.0,
+) -> list[list[int]]:
+    """The likeliest next token until EOS, one sequence an utterance, without SOS and EOS.
+
+    Args:
+        max_tokens_B: ends a hypothesis that finds no end of its own.
+        repeat_penalty: of tokens already said, on the logits (see `penalize`).
+    """
+    steps = int(max_tokens_B.max())
+    state = decoder.start(states_BSD, state_lengths_B, steps)
+    tokens_BU = torch.full((len(states_BSD), steps + 1), EOS, device=states_BSD.device)
+    latest_B = torch.full_like(tokens_BU[:, 0], SOS)
+    ended_B = max_tokens_B <= 0
+    never_said = torch.tensor(NEVER_SAID, device=states_BSD.device)
+    interval = steps_between_checks(states_BSD.device)
+    for step in range(steps):
+        if step % interval == 0 and bool(ended_B.all()):
+            break
+        logits_BV = penalize(decoder.step(latest_B, state), tokens_BU[:, :step], repeat_penalty)
+        latest_B = torch.where(ended_B, EOS, logits_BV.index_fill_(-1, never_said, -torch.inf).argmax(-1))
+        tokens_BU[:, step] = latest_B
+        ended_B = ended_B | (latest_B == EOS) | (step + 1 >= max_tokens_B)
+    return [until_eos(row) for row in tokens_BU.tolist()]

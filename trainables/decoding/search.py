@@ -1,0 +1,144 @@
+"""Beam search over whatever scores the next token, for all utterances and hypotheses at once.
+
+Shapes: B utterances, K hypotheses (beams), V vocabulary, C candidate tokens of a hypothesis, U tokens, N = 2 K of the
+best continuations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainables.data.tokenizer import EOS, SOS
+from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
+
+
+class Scorer(Protocol):
+    """Scores every next token; keeps what it needs of each hypothesis."""
+
+    def step(self, tokens_BK: Tensor, parents_BK: Tensor) -> Tensor:
+        """Log-probabilities of the next token, (B, K, V), which the search may change in place.
+
+        Hypothesis k now is what hypothesis `parents_BK[:, k]` was at the last step, with `tokens_BK[:, k]` behind it:
+        at the first step SOS, and itself.
+        """
+
+
+class CandidateScorer(Protocol):
+    """Scores a few next tokens of each hypothesis, where all of them would cost too much."""
+
+    def step(self, tokens_BK: Tensor, parents_BK: Tensor, candidates_BKC: Tensor) -> Tensor:
+        """As in `Scorer`, of the candidates alone: (B, K, C)."""
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """The best that a search found, best first: tokens (B, K, U) with EOS behind each, and what they are ranked by.
+
+    A score of minus infinity: so many hypotheses were not found.
+    """
+
+    tokens_BKU: Tensor
+    scores_BK: Tensor
+
+    def best(self) -> list[list[int]]:
+        """One sequence an utterance, without EOS."""
+        return [until_eos(row) for row in self.tokens_BKU[:, 0].tolist()]
+
+
+@torch.inference_mode()
+def beam_search(
+    scorers: Sequence[tuple[float, Scorer]],
+    max_tokens_B: Tensor,
+    beam: int,
+    *,
+    repeat_penalty: float = 1.0,
+    length_penalty: float = 0.0,
+    candidate_scorers: Sequence[tuple[float, CandidateScorer]] = (),
+    candidates: int = 20,
+    exact: int = 1,
+) -> Hypotheses:
+    """Keeps the `beam` best unfinished and the `beam` best finished hypotheses of each utterance, token by token.
+
+    A hypothesis' score is the sum over its tokens, EOS included, of the weighted log-probabilities of all scorers. It
+    is finished when EOS is among the utterance's `beam` best continuations, or at its utterance's largest length,
+    with or without EOS; it is then ranked by score / length ^ `length_penalty`, where EOS counts as a token.
+
+    The search ends when no unfinished hypothesis can overtake: log-probabilities are at most 0, so its score only
+    falls, and the best that it can be ranked by is today's score over the largest length ^ `length_penalty`.
+
+    Args:
+        scorers: weights (at least 0) and scorers of all tokens.
+        max_tokens_B: the largest number of tokens of each utterance, EOS included.
+        repeat_penalty: of the tokens already said, on the weighted sum of `scorers` (see `penalize`).
+        candidate_scorers: weights and scorers that see, for each hypothesis, the `candidates` best tokens by the
+            other scorers, and EOS; no other token is then considered.
+        exact: how many of the finished hypotheses the end may not change.
+    """
+    device, batch, steps = max_tokens_B.device, len(max_tokens_B), int(max_tokens_B.max())
+    longest_B1 = max_tokens_B.clamp(min=1)[:, None] ** length_penalty
+    never_said = torch.tensor([*NEVER_SAID, EOS], device=device)
+    latest_BK = torch.full((batch, beam), SOS, device=device)
+    parents_BK = torch.arange(beam, device=device).expand(batch, beam)
+    # The hypotheses are one and the same at first: all but one of them are impossible.
+    impossible_BK = (parents_BK > 0) | (max_tokens_B <= 0)[:, None]
+    live_BK = torch.zeros(batch, beam, device=device).masked_fill(impossible_BK, -torch.inf)
+    done_BK = torch.where((parents_BK == 0) & (max_tokens_B <= 0)[:, None], 0.0, -torch.inf)
+    live_BKU = torch.full((batch, beam, steps + 1), EOS, device=device)
+    done_BKU = live_BKU
+    count = candidates if candidate_scorers else 2 * beam
+    rank_N = torch.arange(2 * beam, device=device)
+    interval = steps_between_checks(device)
+    for step in range(steps):
+        if step % interval == 0 and bool((live_BK[:, :1] / longest_B1 <= done_BK[:, exact - 1 : exact]).all()):
+            break
+        scores_BKV = _weighted_sum([(weight, scorer.step(latest_BK, parents_BK)) for weight, scorer in scorers])
+        scores_BKV = penalize(scores_BKV, live_BKU[:, :, :step], repeat_penalty)
+        scores_BKC, ids_BKC = _candidates(scores_BKV, never_said, count)
+        for weight, scorer in candidate_scorers:
+            scores_BKC = scores_BKC + weight * scorer.step(latest_BK, parents_BK, ids_BKC)
+        # 2 K continuations leave K when each of K hypotheses has taken one of them to end.
+        best_BN, place_BN = (live_BK[:, :, None] + scores_BKC).flatten(1).topk(2 * beam)
+        parent_BN, token_BN = place_BN // ids_BKC.shape[2], ids_BKC.flatten(1).gather(1, place_BN)
+        ends_BN = (token_BN == EOS) | (step + 1 >= max_tokens_B)[:, None]
+        tokens_BNU = _rows(live_BKU, parent_BN)
+        tokens_BNU[:, :, step] = token_BN
+
+        ranked_BN = (best_BN / (step + 1) ** length_penalty).masked_fill(~ends_BN | (rank_N >= beam), -torch.inf)
+        done_BK, place_BK = torch.cat([done_BK, ranked_BN], 1).topk(beam)
+        done_BKU = _rows(torch.cat([done_BKU, tokens_BNU], 1), place_BK)
+
+        live_BK, place_BK = best_BN.masked_fill(ends_BN, -torch.inf).topk(beam)
+        live_BKU = _rows(tokens_BNU, place_BK)
+        latest_BK, parents_BK = token_BN.gather(1, place_BK), parent_BN.gather(1, place_BK)
+    return Hypotheses(done_BKU, done_BK)
+
+
+def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """Of (weight, scores); one part of weight 1 stays as it is."""
+    weight, total = parts[0]
+    if weight != 1:
+        total = total.mul_(weight)
+    for weight, scores in parts[1:]:
+        total = total.add_(scores, alpha=weight)
+    return total
+
+
+def _candidates(scores_BKV: Tensor, never_said: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scores and ids of each hypothesis' best tokens, and of EOS behind them, (B, K, count + 1).
+
+    `never_said` holds EOS too, which would else be there twice.
+    """
+    eos_BK1 = scores_BKV[..., EOS : EOS + 1].clone()
+    scores_BKV = scores_BKV.index_fill_(-1, never_said, -torch.inf)
+    best_BKC, ids_BKC = scores_BKV.topk(min(count, scores_BKV.shape[-1]))
+    return torch.cat([best_BKC, eos_BK1], -1), torch.cat([ids_BKC, torch.full_like(ids_BKC[..., :1], EOS)], -1)
+
+
+def _rows(tokens_BKU: Tensor, place_BN: Tensor) -> Tensor:
+    """Row `place_BN[b, n]` of each utterance, (B, N, U)."""
+    return tokens_BKU.gather(1, place_BN[:, :, None].expand(-1, -1, tokens_BKU.shape[2]))

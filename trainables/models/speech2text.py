@@ -1,0 +1,132 @@
+"""Weights to and from `Speech2TextForConditionalGeneration` of the library transformers, a standard implementation.
+
+The same network is two sets of names: ours fuses queries, keys and values, theirs keeps them apart. What theirs does
+differently is a key of our configuration: `first_position` (theirs starts at the padding token's id + 1),
+`scale_states`, `scale_embeddings`, `tied_embeddings`, `activation`. What has no counterpart stays behind: our CTC head.
+Theirs lets padding leak into an utterance's last states (its second convolution sees what its first made of zeros);
+ours does not, so the two agree on utterances without padding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.config import Model
+from trainables.errors import InputError
+from trainables.models.subsampling import KERNEL
+
+RENAMED = [  # ours, theirs
+    (r"encoder\.subsampling\.first\.convolution\.", "model.encoder.conv.conv_layers.0."),
+    (r"encoder\.subsampling\.second\.convolution\.", "model.encoder.conv.conv_layers.1."),
+    (r"encoder\.norm\.", "model.encoder.layer_norm."),
+    (r"encoder\.layers\.(\d+)\.attention\.output\.", r"model.encoder.layers.\1.self_attn.out_proj."),
+    (r"encoder\.layers\.(\d+)\.attention_norm\.", r"model.encoder.layers.\1.self_attn_layer_norm."),
+    (r"decoder\.embedding\.", "model.decoder.embed_tokens."),
+    (r"decoder\.norm\.", "model.decoder.layer_norm."),
+    (r"decoder\.output\.", "lm_head."),
+    (r"decoder\.layers\.(\d+)\.self_attention\.output\.", r"model.decoder.layers.\1.self_attn.out_proj."),
+    (r"decoder\.layers\.(\d+)\.self_attention_norm\.", r"model.decoder.layers.\1.self_attn_layer_norm."),
+    (r"decoder\.layers\.(\d+)\.cross_attention\.query\.", r"model.decoder.layers.\1.encoder_attn.q_proj."),
+    (r"decoder\.layers\.(\d+)\.cross_attention\.output\.", r"model.decoder.layers.\1.encoder_attn.out_proj."),
+    (r"decoder\.layers\.(\d+)\.cross_attention_norm\.", r"model.decoder.layers.\1.encoder_attn_layer_norm."),
+    (r"(\w+)\.layers\.(\d+)\.feed_forward\.inner\.", r"model.\1.layers.\2.fc1."),
+    (r"(\w+)\.layers\.(\d+)\.feed_forward\.outer\.", r"model.\1.layers.\2.fc2."),
+    (r"(\w+)\.layers\.(\d+)\.feed_forward_norm\.", r"model.\1.layers.\2.final_layer_norm."),
+]
+FUSED = [  # ours, theirs with the names of its parts
+    (r"encoder\.layers\.(\d+)\.attention\.qkv\.", r"model.encoder.layers.\1.self_attn.{}_proj.", "qkv"),
+    (r"decoder\.layers\.(\d+)\.self_attention\.qkv\.", r"model.decoder.layers.\1.self_attn.{}_proj.", "qkv"),
+    (r"decoder\.layers\.(\d+)\.cross_attention\.key_value\.", r"model.decoder.layers.\1.encoder_attn.{}_proj.", "kv"),
+]
+LEFT_BEHIND = "ctc_head."
+
+
+def speech2text_shape(theirs: Any) -> Model:
+    """Our configuration of the network that a `Speech2TextConfig` describes.
+
+    Raises:
+        InputError: it describes one that ours cannot express; every reason is named.
+    """
+    pairs = [
+        ("encoder_ffn_dim", theirs.encoder_ffn_dim, "decoder_ffn_dim", theirs.decoder_ffn_dim),
+        ("encoder_attention_heads", theirs.encoder_attention_heads, "decoder_attention_heads",
+         theirs.decoder_attention_heads),
+        ("encoder_layerdrop", theirs.encoder_layerdrop, "decoder_layerdrop", theirs.decoder_layerdrop),
+    ]  # fmt: skip
+    mistakes = [f"{one}={a} and {other}={b} differ" for one, a, other, b in pairs if a != b]
+    if list(theirs.conv_kernel_sizes) != [KERNEL, KERNEL]:
+        mistakes.append(f"conv_kernel_sizes={theirs.conv_kernel_sizes} are not two of {KERNEL}")
+    if mistakes:
+        raise InputError(f"Speech2TextConfig: {'; '.join(mistakes)}", "Only networks with equal halves move over.")
+    return Model(
+        d_model=theirs.d_model,
+        heads=theirs.encoder_attention_heads,
+        encoder_layers=theirs.encoder_layers,
+        decoder_layers=theirs.decoder_layers,
+        feed_forward=theirs.encoder_ffn_dim,
+        activation=theirs.activation_function,
+        reduction="conv",
+        reduction_factor=4,
+        conv_channels=theirs.conv_channels // 2,
+        first_position=theirs.pad_token_id + 1,
+        scale_states=theirs.scale_embedding,
+        scale_embeddings=theirs.scale_embedding,
+        tied_embeddings=theirs.tie_word_embeddings,
+        dropout=theirs.dropout,
+        layer_drop=theirs.encoder_layerdrop,
+    )
+
+
+def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `SpeechTransformer` under the names of `Speech2TextForConditionalGeneration`.
+
+    Raises:
+        InputError: a parameter has no counterpart there.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, value in ours.items():
+        if name.startswith(LEFT_BEHIND):
+            continue
+        split = next((entry for entry in FUSED if re.match(entry[0], name)), None)
+        if split is not None:
+            pattern, replacement, parts = split
+            for part, piece in zip(parts, value.chunk(len(parts)), strict=True):
+                theirs[re.sub(pattern, replacement.format(part), name)] = piece
+            continue
+        renamed = [re.sub(pattern, replacement, name) for pattern, replacement in RENAMED if re.match(pattern, name)]
+        if not renamed:
+            raise InputError(
+                f"{name}: Speech2Text has no such parameter",
+                "Move a model with reduction=conv, LayerNorm, qkv_bias and neither gates nor other norms.",
+            )
+        theirs[renamed[0]] = value
+    return theirs
+
+
+def from_speech2text(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `SpeechTransformer` with the weights of a `Speech2TextForConditionalGeneration`.
+
+    Args:
+        ours: the state of a model of the shape `speech2text_shape`; its CTC head stays as it is.
+
+    Raises:
+        InputError: the two are not of one shape.
+    """
+    expected = to_speech2text(ours)
+    differing = [
+        f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'} there and {tuple(value.shape)} here"
+        for name, value in expected.items()
+        if name not in theirs or theirs[name].shape != value.shape
+    ]
+    if differing:
+        raise InputError(f"weights of another shape: {'; '.join(differing)}", "Make our model with speech2text_shape.")
+    state = {}
+    for name, value in ours.items():
+        there = list(to_speech2text({name: value}))
+        state[name] = torch.cat([theirs[part] for part in there]) if there else value
+    return state

@@ -1,0 +1,59 @@
+"""A recogniser's decoder that begins with the weights of a language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trainables.config import Model
+from trainables.data.tokenizer import Tokenizer
+from trainables.errors import InputError
+from trainables.models.speech_transformer import SpeechTransformer
+from trainables.text_model import TextModel, check_tokenizers
+
+KEY = "pretrained.decoder"
+# What the decoder computes depends on these, even where the shapes would fit.
+SHARED_KEYS = (
+    "d_model",
+    "heads",
+    "decoder_layers",
+    "inner_width",
+    "activation",
+    "gated",
+    "norm",
+    "qk_norm",
+    "qkv_bias",
+    "decoder_positions",
+    "first_position",
+    "scale_embeddings",
+    "tied_embeddings",
+)
+
+
+def load_pretrained(folder: Path, model: Model, tokenizer: Tokenizer) -> TextModel:
+    """The language model in a folder, if a decoder of this configuration can begin with it.
+
+    Raises:
+        InputError: there is none, or tokenizer or configuration differ; the message names both values.
+    """
+    try:
+        language = TextModel.load(folder)
+    except InputError as error:
+        raise InputError(f"{KEY}: {error.problem}", "Give the directory of a trained language model.") from None
+    check_tokenizers(tokenizer, language.tokenizer, folder, KEY)
+    pairs = [(key, getattr(language.config.model, key), getattr(model, key)) for key in SHARED_KEYS]
+    differing = [f"model.{key} is {there} there and {here} here" for key, there, here in pairs if there != here]
+    if differing:
+        raise InputError(f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both the same values.")
+    return language
+
+
+@torch.no_grad()
+def move_weights(language: TextModel, model: SpeechTransformer) -> set[str]:
+    """Copies a language model's weights into the decoder; returns the names of the parameters that it set."""
+    own = dict(model.decoder.named_parameters())
+    weights = dict(language.model.named_parameters())
+    for name, weight in weights.items():
+        own[name].copy_(weight)
+    return {f"decoder.{name}" for name in weights}

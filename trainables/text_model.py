@@ -1,0 +1,57 @@
+"""A language model: how likely a transcript's next token is.
+
+Trained on text with the tokenizer of a recogniser, it gives that recogniser's decoder its first weights
+(`pretrained.decoder`), or a say in its search (`decoding.language_model`).
+
+Shapes: B batch, U tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from trainables.data.tokenizer import Tokenizer
+from trainables.errors import InputError
+from trainables.model_directory import TOKENIZER, TrainedModel, load_weights, read_about
+from trainables.models.speech_transformer import LanguageModel
+
+
+@dataclass
+class TextModel(TrainedModel):
+    """A language model with its tokenizer."""
+
+    model: LanguageModel
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+        """Reads a model directory.
+
+        Raises:
+            InputError: a file is missing, is of another format or kind, or does not fit the others.
+        """
+        config, corpus_hash = read_about(folder, "language_model", cls.FILES)
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        model = LanguageModel(config.model, tokenizer.vocab_size)
+        load_weights(model, folder)
+        return cls(config, model.to(device).eval(), tokenizer, corpus_hash)
+
+
+def check_tokenizers(ours: Tokenizer, theirs: Tokenizer, folder: Path, key: str) -> None:
+    """Refuses a language model whose token numbers mean something else.
+
+    Args:
+        folder: the language model's, given as the configuration's `key`.
+
+    Raises:
+        InputError: the two tokenizers differ.
+    """
+    if ours.content_hash != theirs.content_hash:
+        one, other = (f"{item.kind} of {item.vocab_size} tokens" for item in (theirs, ours))
+        raise InputError(
+            f"{key}: {folder} has another tokenizer ({one}) than the recogniser ({other})",
+            "Train the language model with the recogniser's tokenizer section and corpus.",
+        )
