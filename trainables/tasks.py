@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from trainables.config import Config, Loss
+from trainables.data.augmentation import stretched
 from trainables.data.batching import BatchPlan, DeviceSplit
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text import DeviceTexts, read_texts
@@ -29,9 +30,9 @@ from trainables.losses import LossSums, cross_entropy_sums, loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.pretrained import load_pretrained, move_weights
+from trainables.pretrained import KEY, check_pretrained, move_weights
 from trainables.recognizer import Recognizer
-from trainables.text_model import TextModel
+from trainables.text_model import TextModel, load_language_model
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 
@@ -93,23 +94,28 @@ class RecognitionTask:
             np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
         )
         self.seconds = train_split.seconds
-        self.lengths = train_split.frames
+        # Room for the slowest speed: so a batch has one shape in every epoch.
+        self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
         self.moved: set[str] = set()
         self.examples: Examples | None = None
         if config.pretrained.decoder is not None:
-            language = load_pretrained(Path(config.pretrained.decoder), config.model, tokenizer)
+            language = load_language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
             self.moved = move_weights(language, self.trained.model)
 
     def begin(self, epoch: int) -> None:
-        self.masks = self.train_data.masks(self.config.specaugment, self.config.training.seed, epoch)
+        config, seed = self.config, self.config.training.seed
+        self.masks = self.train_data.masks(config.specaugment, seed, epoch)
+        speed, warp = config.data.speed_perturbation, config.specaugment.time_warp
+        self.timing = self.train_data.timing(speed, warp, seed, epoch)
 
     def tokens(self, indices: np.ndarray) -> int:
         return int(self.train_data.token_counts[indices].sum()) + len(indices)
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
-        batch = self.train_data.gather(indices, edge, weights, self.masks)
+        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
         with self.trained.autocast():
             logits_BUV, ctc_logits_BSV, state_lengths_B = model(batch.features_BTF, batch.lengths_B, batch.inputs_BU)
         return loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)

@@ -90,7 +90,9 @@ def test_an_interrupted_training_goes_on_exactly(tiny_corpus: Corpus, tmp_path: 
     rest: list[Metrics] = []
     again = train(config, tiny_corpus, lambda metrics, save: rest.append(metrics), checkpoint=tmp_path / "checkpoint")
     assert [row["train_loss"] for row in rest] == [row["train_loss"] for row in history[1:]]
-    assert all(torch.equal(one, other) for one, other in zip(whole.model.parameters(), again.model.parameters()))
+    assert all(
+        torch.equal(one, other) for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True)
+    )
 
 
 def test_more_text_is_learned_from(tiny_corpus: Corpus, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_language_model_that_does_not_fit_is_refused(
 
 
 def test_a_model_of_the_other_kind_is_refused(tiny_corpus: Corpus, language: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="model.kind is language_model, but encoder_decoder is needed"):
+    with pytest.raises(InputError, match=r"model\.kind is language_model, but encoder_decoder is needed"):
         Recognizer.load(language)
-    with pytest.raises(InputError, match="pretrained.decoder: .*missing"):
+    with pytest.raises(InputError, match=r"pretrained\.decoder: .*missing"):
         Trainer(tiny.config({"pretrained.decoder": str(tmp_path)}), tiny_corpus, torch.device("cpu"))
