@@ -19,6 +19,7 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
 from asr_platform.mirror import Mirror
+from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
@@ -142,9 +143,20 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     model = None
     if best and best.model and not interrupt.asked:
         model = copy_model(Path(best.model), home.model(sweep.name))
+        _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
     split = corpus.validation_split(space.config({}).data.validation).name
     return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
+
+
+def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:
+    """Pictures beside the model; without room for them the model is still one."""
+    try:
+        draw_trial(best, folder)
+        if len(trials) > 1:
+            draw_sweep(trials, folder)
+    except OSError as error:
+        view.say(f"the plots cannot be written: {error}")
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:

@@ -77,7 +77,7 @@ def storage_in(folder: Path) -> str:
     return f"sqlite:///{folder}/studies.db"
 
 
-def add(ledger: Ledger, state: State, cers: Sequence[float], reason: str = "") -> int:
+def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = "") -> int:
     """Proposes a trial, records its epochs and ends it; returns its number."""
     number = ledger.propose(space(), parameters_of).number
     for entry in curve(cers):

@@ -170,13 +170,22 @@ def test_the_model_is_that_of_the_best_epoch_whose_checkpoint_is_there(tmp_path:
     assert trial.model == "s3://bucket/1"
 
 
+def test_a_fact_about_a_trial_that_has_ended_is_kept(ledger: Ledger) -> None:
+    """Its MLflow run, say, where the store was away until then; and of each trial its own."""
+    numbers = [records.add(ledger, "complete", [0.5]) for _ in range(12)]
+    ledger.describe(numbers[1], "mlflow_run_id", "abc")
+    ledger.describe(numbers[11], "mlflow_run_id", "def")
+    assert [trial.about.get("mlflow_run_id") for trial in ledger.trials()] == [None, "abc", *[None] * 9, "def"]
+    assert ledger.about == records.ABOUT
+
+
 # Processes that die, and others that watch
 
 
 def test_an_epoch_half_recorded_is_recorded_again(ledger: Ledger, tmp_path: Path) -> None:
     """As a kill between the two steps of recording leaves it: the row is there, its value is not reported."""
     number = records.add(ledger, "running", [0.5])
-    ledger.describe(number, "epoch:2", json.dumps(records.row(2, 0.1)))
+    ledger._live(number).set_user_attr("epoch:2", json.dumps(records.row(2, 0.1)))
     reopened = Ledger.open(records.storage_in(tmp_path), "small")
     assert reopened.trial(number).curve == [records.row(1, 0.5)]
     assert reopened.trial(number).about == {"parameters": reopened.trial(number).about["parameters"]}
