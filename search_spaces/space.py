@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
+    Choice,
     Suggest,
     Variable,
     check_condition,
@@ -34,6 +35,8 @@ FIXED = {
     "model.kind": "recognisers and language models cannot be ranked together; set it in base",
 }
 """Keys that a sweep's trials must share, and why."""
+
+PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
 
 KEYS = {
     "base": "a configuration; what it leaves out has the default",
@@ -95,12 +98,18 @@ class Space:
         return cls.parse(text, str(path))
 
     @classmethod
-    def parse(cls, text: str, source: str) -> Space:
-        """Reads a space from YAML; `source` is the file to name in the InputError that lists every mistake."""
+    def parse(cls, text: str, source: str, folder: Path | None = None) -> Space:
+        """Reads a space from YAML.
+
+        Args:
+            source: the file to name in the InputError that lists every mistake.
+            folder: what paths in the space are relative to; default: the working directory.
+        """
         document = Document(text, source)
         fields = _read(document)
         document.check()
-        return cls(source=source, text=text, **fields)
+        space = cls(source=source, text=text, **fields)
+        return _located(space, (folder or Path.cwd()).absolute())
 
     @property
     def name(self) -> str:
@@ -156,6 +165,22 @@ def is_space(path: Path) -> bool:
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(tree, Mapping) and any(key in KEYS for key in tree)
+
+
+def _located(space: Space, folder: Path) -> Space:
+    """The space with absolute paths: workers have working directories of their own."""
+
+    def located(value: Any) -> Any:
+        return str(folder / value) if isinstance(value, str) else value
+
+    base = {key: located(value) if key in PATHS else value for key, value in space.base.items()}
+    vary = dict(space.vary)
+    for key in PATHS:
+        variable = vary.get(key)
+        if variable is not None and isinstance(variable.distribution, Choice):
+            choice = Choice(tuple(map(located, variable.distribution.values)))
+            vary[key] = replace(variable, distribution=choice)
+    return replace(space, base=base, vary=vary)
 
 
 def _read(document: Document) -> dict[str, Any]:

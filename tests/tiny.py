@@ -18,9 +18,11 @@ from trainables.config import Config, Model, flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
+from trainables.data.tokenizer import Tokenizer
 from trainables.model_directory import TrainedModel
-from trainables.models.speech_transformer import SpeechTransformer
+from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.recognizer import Recognizer
+from trainables.text_model import TextModel
 from trainables.training import Metrics, Save
 
 BINS = 8
@@ -131,3 +133,16 @@ def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
     there = other.model.state_dict()
     for name, weight in one.model.state_dict().items():
         assert torch.equal(weight, there[name]), name
+
+
+def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
+    """Writes an untrained language model, sure of every token, with the recogniser's tokenizer or another one."""
+    tokenizer = tokenizer or recognizer.tokenizer
+    settings = config({"model.kind": "language_model", "model.decoder_layers": 1})
+    torch.manual_seed(0)
+    network = LanguageModel(settings.model, tokenizer.vocab_size)
+    with torch.no_grad():
+        network.output.weight.mul_(10)
+    folder.mkdir()
+    TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
+    return folder

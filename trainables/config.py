@@ -226,6 +226,8 @@ class Decoding(Section):
     def _weight_belongs_to_a_language_model(self) -> Decoding:
         if self.lm_weight and self.language_model is None:
             raise ValueError(f"lm_weight={self.lm_weight} needs decoding.language_model, a model directory")
+        if self.lm_weight and self.method in ("ctc", "ctc_beam"):
+            raise ValueError(f"lm_weight={self.lm_weight} has no meaning with method={self.method}: use joint or beam")
         return self
 
 

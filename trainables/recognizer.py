@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.config import Decoding
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
-from trainables.decoding import ctc_greedy, greedy
+from trainables.decoding import Search, ctc_greedy
 from trainables.errors import InputError
 from trainables.model_directory import FEATURES, TOKENIZER, TrainedModel, load_weights, read_about, read_json
 from trainables.models.speech_transformer import SpeechTransformer
+from trainables.text_model import check_tokenizers, load_language_model
 
+LANGUAGE_MODEL = "decoding.language_model"
 SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
 SPARE_RATE = 1.25
 
@@ -49,20 +52,42 @@ class Recognizer(TrainedModel):
     def normalizer(self) -> Normalizer:
         return Normalizer(self.config.features, self.mean, self.std, self.device)
 
-    def decode_attention(self, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
-        """Greedy attention decoding of encoder states; `frames_B` are the utterances' input lengths."""
+    def search(self, decoding: Decoding | None = None) -> Search:
+        """How `decoding` searches; None: the configuration's own. Its language model is loaded here.
+
+        Raises:
+            InputError: the language model cannot be loaded, or has another tokenizer.
+        """
+        decoding = decoding or self.config.decoding
+        if decoding.language_model is None or not decoding.lm_weight:
+            return Search(decoding)
+        language_model = load_language_model(decoding.language_model, LANGUAGE_MODEL, self.device)
+        check_tokenizers(self.tokenizer, language_model.tokenizer, decoding.language_model, LANGUAGE_MODEL)
+        return Search(decoding, language_model.model)
+
+    def decode(self, search: Search, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
+        """Texts from encoder states; `frames_B` are the utterances' input lengths."""
         limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
-        return [self.tokenizer.decode(ids) for ids in greedy(self.model.decoder, states_BSD, state_lengths_B, limit_B)]
+        return [self.tokenizer.decode(ids) for ids in search(self.model, states_BSD, state_lengths_B, limit_B)]
 
     def decode_ctc(self, ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[str]:
         """Greedy CTC decoding."""
         return [self.tokenizer.decode(ids) for ids in ctc_greedy(ctc_logits_BSV, state_lengths_B)]
 
     @torch.no_grad()
-    def transcribe(self, features: Sequence[np.ndarray | Tensor], batch_frames: int = 20_000) -> list[str]:
-        """Texts of utterances given as (T, F) arrays of this model's recipe, in the order given."""
+    def transcribe(
+        self,
+        features: Sequence[np.ndarray | Tensor],
+        decoding: Decoding | None = None,
+        batch_frames: int = 20_000,
+    ) -> list[str]:
+        """Texts of utterances given as (T, F) arrays of this model's recipe, in the order given.
+
+        Args:
+            decoding: how to search; None: as the configuration says.
+        """
         self.model.eval()
-        normalize = self.normalizer()
+        normalize, search = self.normalizer(), self.search(decoding)
         texts = [""] * len(features)
         for indices in in_batches([len(item) for item in features], batch_frames):
             items = [torch.as_tensor(features[index]) for index in indices]
@@ -70,7 +95,7 @@ class Recognizer(TrainedModel):
             padded_BTF = torch.nn.utils.rnn.pad_sequence(items, batch_first=True).to(self.device)
             with self.autocast():
                 states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
-                found = self.decode_attention(states_BSD, state_lengths_B, lengths_B)
+                found = self.decode(search, states_BSD, state_lengths_B, lengths_B)
             for index, text in zip(indices, found, strict=True):
                 texts[index] = text
         return texts

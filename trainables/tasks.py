@@ -29,9 +29,9 @@ from trainables.losses import LossSums, cross_entropy_sums, loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.pretrained import load_pretrained, move_weights
+from trainables.pretrained import KEY, check_pretrained, move_weights
 from trainables.recognizer import Recognizer
-from trainables.text_model import TextModel
+from trainables.text_model import TextModel, load_language_model
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 
@@ -84,6 +84,7 @@ class RecognitionTask:
         train_split = corpus.training_split(config.data.train)
         validation_split = corpus.validation_split(config.data.validation)
         self.trained = build_recognizer(config, corpus, train_split, device)
+        self.search = self.trained.search()
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
@@ -97,7 +98,8 @@ class RecognitionTask:
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
         self.moved: set[str] = set()
         if config.pretrained.decoder is not None:
-            language = load_pretrained(Path(config.pretrained.decoder), config.model, tokenizer)
+            language = load_language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
             self.moved = move_weights(language, self.trained.model)
 
     def begin(self, epoch: int) -> None:
@@ -132,7 +134,7 @@ class RecognitionTask:
 
     @torch.no_grad()
     def validate(self, rank: int, world: int) -> dict[str, Any]:
-        """Loss, CER and WER of the configured decoding, and CER of greedy CTC."""
+        """Loss, CER and WER of the configured search, and CER of greedy CTC."""
         model, config = self.trained.model, self.config
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         found: list[tuple[int, str, str]] = []
@@ -142,20 +144,20 @@ class RecognitionTask:
                 states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
                 logits_BUV = model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
                 ctc_logits_BSV = model.ctc_head(states_BSD)
-                attention = self.trained.decode_attention(states_BSD, state_lengths_B, batch.lengths_B)
+                searched = self.trained.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
             sums = loss_sums(config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
             totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens])
             ctc = self.trained.decode_ctc(ctc_logits_BSV, state_lengths_B)
-            found += zip(indices.tolist(), attention, ctc, strict=True)
+            found += zip(indices.tolist(), searched, ctc, strict=True)
         found = gathered(totals, found, world)
         cross_entropy, ctc_sum, count = totals.tolist()
         texts = self.validation_data.split.texts or []
         references = [texts[index] for index, _, _ in found]
-        attention, ctc = [item[1] for item in found], [item[2] for item in found]
+        searched, ctc = [item[1] for item in found], [item[2] for item in found]
         return {
             "val_loss": (cross_entropy + config.loss.ctc_weight * ctc_sum) / count,
-            "val_cer": character_error_rate(references, attention),
-            "val_wer": word_error_rate(references, attention),
+            "val_cer": character_error_rate(references, searched),
+            "val_wer": word_error_rate(references, searched),
             "val_ctc_cer": character_error_rate(references, ctc),
         }
 

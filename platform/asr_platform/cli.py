@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_prepare import prepare
 from trainables.errors import InputError
 
@@ -55,6 +56,7 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 cli.add_command(prepare)
+cli.add_command(evaluate)
 
 
 @cli.command()
@@ -142,26 +144,6 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(rows(trials), indent=2))
     else:
         print_leaderboard(_console(), trials)
-
-
-@cli.command()
-@click.argument("model", type=FOLDER)
-@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
-@click.option("--split", required=True, help="Such as dev-clean.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")
-def evaluate(model: Path, data: Path, split: str, as_json: bool) -> None:
-    """Scores MODEL on a split: CER and WER of greedy decoding.
-
-    MODEL is a model directory, such as a sweep ends with.
-    """
-    from asr_platform.using import evaluate_model
-
-    scores = evaluate_model(model, data, split)
-    if as_json:
-        click.echo(json.dumps(scores))
-        return
-    for key, value in scores.items():
-        click.echo(f"{key:>12}  {value:.2%}" if isinstance(value, float) else f"{key:>12}  {value:,}")
 
 
 @cli.command()

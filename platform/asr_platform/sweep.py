@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -77,6 +78,7 @@ def start(
     about = {
         "space": space.text,
         "source": space.source,
+        "folder": str(Path.cwd()),
         "corpus": str(corpus.path.resolve()),
         "corpus_hash": corpus.hash,
         "trials": trials or space.trials,
@@ -104,10 +106,15 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
         if trials is not None:
             ledger.note("trials", trials)
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
-        space = Space.parse(about["space"], about["source"]).lasting(about["epochs"])
+        space = recorded_space(about)
         sweep = Sweep(home, name, ledger, space, corpus, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
+
+
+def recorded_space(about: dict[str, Any]) -> Space:
+    """The space that a sweep began with."""
+    return Space.parse(about["space"], about["source"], Path(about["folder"])).lasting(about["epochs"])
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
@@ -157,7 +164,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         if number and not number.isdigit():
             raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
         ledger = Ledger.open(Home.existing(home).studies, name)
-        space = Space.parse(ledger.about["space"], ledger.about["source"]).lasting(ledger.about["epochs"])
+        space = recorded_space(ledger.about)
         trial = pick(ledger, int(number) if number else None)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
     path = Path(source or "")

@@ -211,6 +211,16 @@ def corpus_table(corpus: Corpus) -> Table:
     return table
 
 
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Searches beside each other, a row each."""
+    table = Table("method", box=SIMPLE)
+    for heading in ("CER", "WER", "real-time factor"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row["method"], _percent(row["cer"]), _percent(row["wer"]), f"{row['real_time_factor']:.4f}")
+    return table
+
+
 def progress_bar(console: Console, task: str, count: ProgressColumn | None = None) -> Progress:
     """A bar for work on a known number of items, or of what `count` shows; nothing where there is no terminal."""
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())

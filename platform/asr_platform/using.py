@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import numpy as np
 import torch
 
+from trainables.config import Decoding, parse_config
 from trainables.data.corpus import Corpus, Split
 from trainables.data.features import Frames, Recipe
 from trainables.data.importers.hw4 import read_course_features
@@ -28,22 +31,70 @@ def load(model: Path) -> Recognizer:
     return Recognizer.load(model, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def evaluate_model(model: Path, data: Path, split: str) -> dict[str, Any]:
-    """CER and WER (fractions) of greedy decoding over a split, with its size.
+def evaluate_model(
+    model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """CER and WER (fractions) over a split, with its size.
+
+    Args:
+        decoding: keys of the configuration's section `decoding`, in place of the model's own.
 
     Raises:
-        InputError: the split has no texts, or its features are of another recipe than the model's.
+        InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` asks
+            for what cannot be done.
     """
-    recognizer, utterances = _open(model, data, split)
-    if utterances.texts is None:
-        raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
-    hypotheses = recognizer.transcribe(_frames(utterances))
+    recognizer, utterances = _open_scored(model, data, split)
+    return _scores(recognizer, utterances, _decoding(recognizer, decoding))
+
+
+def compare_methods(
+    model: Path, data: Path, split: str, decoding: Mapping[str, Any], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row a search: its name, CER, WER, and how long it took as a share of the audio's length.
+
+    Where there is a language model with a weight, searches that can listen to it run a second time, with it.
+
+    Raises:
+        InputError: as `evaluate_model`.
+    """
+    recognizer, utterances = _open_scored(model, data, split)
+    own = _decoding(recognizer, {**decoding, "method": "beam"})
+    alone = {"language_model": None, "lm_weight": 0.0}
+    searches = {method: _changed(own, {"method": method, **alone}) for method in methods}
+    if own.lm_weight:
+        for method in ("greedy", "beam", "joint"):
+            searches[f"{method} + language model"] = _changed(own, {"method": method})
+    rows = []
+    for name, search in searches.items():
+        start = time.perf_counter()
+        scores = _scores(recognizer, utterances, search)
+        factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
+        rows.append({"method": name, "cer": scores["cer"], "wer": scores["wer"], "real_time_factor": factor})
+    return rows
+
+
+def _scores(recognizer: Recognizer, utterances: Split, decoding: Decoding) -> dict[str, Any]:
+    texts = utterances.texts or []
+    hypotheses = recognizer.transcribe(_frames(utterances), decoding)
     return {
-        "cer": character_error_rate(utterances.texts, hypotheses),
-        "wer": word_error_rate(utterances.texts, hypotheses),
+        "cer": character_error_rate(texts, hypotheses),
+        "wer": word_error_rate(texts, hypotheses),
         "utterances": len(hypotheses),
-        "characters": sum(map(len, utterances.texts)),
+        "characters": sum(map(len, texts)),
     }
+
+
+def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
+    decoding = _changed(recognizer.config.decoding, changes)
+    if "language_model" in changes and not decoding.lm_weight:
+        raise InputError(
+            f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
+        )
+    return decoding
+
+
+def _changed(decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
+    return parse_config({"decoding": {**decoding.model_dump(), **changes}}, "this search").decoding
 
 
 def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
@@ -113,6 +164,13 @@ def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
             f"Prepare the corpus with --features {recognizer.recipe.name}.",
         )
     return recognizer, corpus.split(split)
+
+
+def _open_scored(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+    recognizer, utterances = _open(model, data, split)
+    if utterances.texts is None:
+        raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
+    return recognizer, utterances
 
 
 def _frames(split: Split) -> list[np.ndarray | torch.Tensor]:

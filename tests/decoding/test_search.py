@@ -16,6 +16,7 @@ from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
 from trainables.decoding import Hypotheses, beam_search, greedy
 from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
 from trainables.models.decoder import Decoder
+from trainables.models.speech_transformer import LanguageModel
 
 PENALTIES = {
     "repeat_penalty": st.sampled_from([1.0, 1.3, 2.0]),
@@ -188,6 +189,21 @@ def test_cached_hypotheses_equal_teacher_forcing(seed: int, beam: int) -> None:
     cached = beam_search([(1.0, DecoderScorer(decoder, state))], LIMITS, beam, length_penalty=0.7, exact=beam)
     forced = TeacherForced(decoder, states_BSD, lengths_B)
     expected = beam_search([(1.0, forced)], LIMITS, beam, length_penalty=0.7, exact=beam)
+    assert torch.equal(cached.tokens_BKU, expected.tokens_BKU)
+    torch.testing.assert_close(cached.scores_BK, expected.scores_BK, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_language_model_follows_its_hypotheses() -> None:
+    """It has no states to attend to, and shares the search with a decoder that has."""
+    decoder, states_BSD, lengths_B, _ = encoded(0)
+    torch.manual_seed(1)
+    language_model = LanguageModel(tiny.shape(), tiny.VOCABULARY).eval()
+    attention = DecoderScorer(decoder, decoder.start(states_BSD, lengths_B, int(LIMITS.max())))
+    fluency = DecoderScorer(language_model, language_model.start(None, None, int(LIMITS.max())))
+    cached = beam_search([(1.0, attention), (0.7, fluency)], LIMITS, 3, exact=3)
+    forced = [(1.0, TeacherForced(decoder, states_BSD, lengths_B)), (0.7, TeacherForced(language_model))]
+    expected = beam_search(forced, LIMITS, 3, exact=3)
     assert torch.equal(cached.tokens_BKU, expected.tokens_BKU)
     torch.testing.assert_close(cached.scores_BK, expected.scores_BK, atol=1e-4, rtol=1e-4)
 

@@ -152,6 +152,10 @@ MISTAKES = [
     ("evaluate model --data corpus --split dve", "corpus: no split named 'dve'", "dev, test, train"),
     ("evaluate model --data corpus --split test", "split test has no texts", "platform submit"),
     ("evaluate model --data corpus", "Missing option '--split'", "platform evaluate"),
+    ("evaluate model --data corpus --split dev --method viterbi", "'viterbi' is not one of", "'ctc_beam'"),
+    ("evaluate model --data corpus --split dev --compare --method beam", "--compare runs every method", "--method"),
+    ("evaluate model --data corpus --split dev --language-model lm", "lm has no weight", "--lm-weight"),
+    ("evaluate model --data corpus --split dev --lm-weight 0.3", "needs decoding.language_model", "Correct the keys"),
     ("transcribe model", "Missing argument 'FILES...'", "platform transcribe"),
     ("transcribe model good.wav absent.wav", "no such file: absent.wav", "audio"),
     ("transcribe model good.wav cut.wav", "cut.wav: truncated audio", "Copy the file again"),
@@ -319,6 +323,24 @@ def test_scores(run: Run) -> None:
         "utterances": "3",
         "characters": str(scores["characters"]),
     }
+
+
+def test_scores_of_another_search(run: Run) -> None:
+    asked = ["--data", "corpus", "--split", "dev", "--method", "joint", "--beam", "2", "--ctc-weight", "0.5"]
+    scores = json.loads(run("evaluate", "model", *asked, "--json").out)
+    assert list(scores) == ["cer", "wer", "utterances", "characters"]
+
+
+def test_searches_side_by_side(run: Run) -> None:
+    asked = ["--data", "corpus", "--split", "dev", "--compare", "--beam", "2"]
+    rows = json.loads(run("evaluate", "model", *asked, "--json").out)
+    assert [list(row) for row in rows] == [["method", "cer", "wer", "real_time_factor"]] * 5
+    printed = run("evaluate", "model", *asked)
+    assert (printed.code, printed.err) == (0, "")
+    assert "real-time factor" in printed.out
+    for row in rows:
+        (line,) = [line.split() for line in printed.out.splitlines() if line.split()[:1] == [row["method"]]]
+        assert line[1:3] == [f"{row['cer']:.2%}", f"{row['wer']:.2%}"]
 
 
 def test_transcripts_are_a_line_a_file(run: Run) -> None:

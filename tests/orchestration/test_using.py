@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import babbler
 import numpy as np
@@ -13,7 +15,9 @@ import soundfile
 import tiny
 
 from asr_platform import using
-from asr_platform.using import evaluate_model, transcribe_files, write_submission
+from asr_platform.cli_evaluate import METHODS
+from asr_platform.using import compare_methods, evaluate_model, transcribe_files, write_submission
+from trainables.config import Decoding
 from trainables.data.corpus import Corpus
 from trainables.data.features import Recipe, read_audio
 from trainables.errors import InputError
@@ -27,13 +31,14 @@ class Made:
     model: Path
     recognizer: Recognizer
 
-    def texts(self, split: str) -> dict[str, str]:
+    def texts(self, split: str, decoding: Mapping[str, Any] | None = None) -> dict[str, str]:
         """What the recogniser says to each utterance of a split, by id."""
         found = self.corpus.split(split)
         frames = [
             found.features[start : start + count] for start, count in zip(found.offsets, found.frames, strict=True)
         ]
-        return dict(zip(found.ids, self.recognizer.transcribe(frames), strict=True))
+        search = None if decoding is None else Decoding.model_validate(decoding)
+        return dict(zip(found.ids, self.recognizer.transcribe(frames, search), strict=True))
 
 
 def make(folder: Path, recipe: Recipe) -> Made:
@@ -51,6 +56,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A corpus and a model of the course's recipe."""
     return make(tmp_path_factory.mktemp("hw4"), Recipe(name="hw4"))
+
+
+@pytest.fixture(scope="module")
+def language_model(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save_language_model(made.recognizer, tmp_path_factory.mktemp("language") / "lm"))
 
 
 def write_audio(path: Path, seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> Path:
@@ -85,6 +95,42 @@ def test_features_of_another_recipe_are_refused(made: Made, course: Made) -> Non
     with pytest.raises(InputError, match=r"features hw4 with 80 bins, but the model .* wants kaldi with 8") as error:
         evaluate_model(made.model, course.corpus.path, "dev")
     assert "--features kaldi" in error.value.remedy
+
+
+def test_scores_are_those_of_the_search_asked_for(made: Made) -> None:
+    """And of the model's own, for what is not said."""
+    texts = made.corpus.split("dev").texts or []
+    asked = {"method": "beam", "beam": 3, "repeat_penalty": 3.0}
+    assert made.texts("dev", asked) != made.texts("dev")
+    hypotheses = list(made.texts("dev", asked).values())
+    assert evaluate_model(made.model, made.corpus.path, "dev", asked)["cer"] == character_error_rate(texts, hypotheses)
+
+
+def test_a_comparison_has_a_row_a_method(made: Made, language_model: str) -> None:
+    """With the settings asked for; a language model joins those that can listen to it."""
+    asked = {"beam": 3, "repeat_penalty": 3.0, "language_model": language_model, "lm_weight": 20.0}
+    rows = compare_methods(made.model, made.corpus.path, "dev", asked, METHODS)
+    listening = [f"{method} + language model" for method in ("greedy", "beam", "joint")]
+    assert [row["method"] for row in rows] == [*METHODS, *listening]
+    for row in rows:
+        method, *added = row["method"].split(" + ")
+        search = {**asked, "method": method} if added else {"beam": 3, "repeat_penalty": 3.0, "method": method}
+        scores = evaluate_model(made.model, made.corpus.path, "dev", search)
+        assert (row["cer"], row["wer"]) == (scores["cer"], scores["wer"])
+        assert row["real_time_factor"] > 0
+    assert len({row["cer"] for row in rows}) > 3
+    alone = compare_methods(made.model, made.corpus.path, "dev", {}, METHODS)
+    assert [row["method"] for row in alone] == METHODS
+
+
+def test_a_language_model_without_a_weight_is_refused(made: Made) -> None:
+    with pytest.raises(InputError, match="--language-model lm has no weight") as error:
+        evaluate_model(made.model, made.corpus.path, "dev", {"method": "beam", "language_model": "lm"})
+    assert "--lm-weight" in error.value.remedy
+
+
+def test_the_command_offers_every_method() -> None:
+    assert tuple(METHODS) == get_args(Decoding.model_fields["method"].annotation)
 
 
 # Submissions

@@ -515,3 +515,15 @@ def test_spaces_and_configurations_are_told_apart(tmp_path: Path) -> None:
         path.write_text(text)
         assert is_space(path) == expected
     assert not is_space(tmp_path / "absent.yaml")
+
+
+def test_paths_are_relative_to_a_folder(tmp_path: Path) -> None:
+    """Workers have working directories of their own."""
+    text = """
+base: {pretrained: {decoder: models/one}, data: {text: /data/text}}
+vary: {pretrained.decoder: {choice: [null, models/two]}}
+"""
+    space = Space.parse(text, "space.yaml", tmp_path)
+    assert space.base == {"pretrained.decoder": str(tmp_path / "models/one"), "data.text": "/data/text"}
+    assert space.vary["pretrained.decoder"].distribution.candidates() == [None, str(tmp_path / "models/two")]
+    assert Space.parse(text, "space.yaml").base["pretrained.decoder"] == str(Path.cwd() / "models/one")

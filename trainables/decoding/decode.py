@@ -1,0 +1,67 @@
+"""The search that a configuration asks for.
+
+Shapes: B batch, S subsampled frames, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.config import Decoding
+from trainables.decoding.ctc import ctc_beam, ctc_greedy
+from trainables.decoding.greedy import greedy
+from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
+from trainables.decoding.search import CandidateScorer, Scorer, beam_search
+from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
+
+SMALLEST_WEIGHT = 1e-6  # of the decoder beside CTC: at 0 it could not choose CTC's candidates
+
+
+@dataclass(frozen=True)
+class Search:
+    """`config.decoding`, with its language model at hand where it has a weight."""
+
+    config: Decoding
+    language_model: LanguageModel | None = None
+
+    @torch.inference_mode()
+    def __call__(
+        self, model: SpeechTransformer, states_BSD: Tensor, state_lengths_B: Tensor, max_tokens_B: Tensor
+    ) -> list[list[int]]:
+        """Encoder states -> the best token sequence of each utterance, without SOS and EOS.
+
+        Args:
+            max_tokens_B: the largest number of tokens of each utterance; CTC alone cannot exceed its states.
+        """
+        config = self.config
+        if config.method == "ctc":
+            return ctc_greedy(model.ctc_head(states_BSD), state_lengths_B)
+        if config.method == "ctc_beam":
+            return ctc_beam(model.ctc_head(states_BSD), state_lengths_B, config.beam).best()
+        if config.method == "greedy" and self.language_model is None:
+            return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, config.repeat_penalty)
+        steps = int(max_tokens_B.max())
+        state = model.decoder.start(states_BSD, state_lengths_B, steps)
+        attention = DecoderScorer(model.decoder, state, config.temperature)
+        scorers: list[tuple[float, Scorer]] = [(1.0, attention)]
+        candidate_scorers: list[tuple[float, CandidateScorer]] = []
+        if config.method == "joint" and config.ctc_weight:
+            log_probs_BSV = model.ctc_head(states_BSD).float().log_softmax(-1)
+            scorers = [(max(1 - config.ctc_weight, SMALLEST_WEIGHT), attention)]
+            candidate_scorers = [(config.ctc_weight, CTCPrefixScorer(log_probs_BSV, state_lengths_B))]
+        if self.language_model is not None:
+            language_state = self.language_model.start(None, None, steps)
+            scorers.append((config.lm_weight, DecoderScorer(self.language_model, language_state)))
+        alone = config.method == "greedy"  # with a language model: a beam of one
+        return beam_search(
+            scorers,
+            max_tokens_B,
+            beam=1 if alone else config.beam,
+            repeat_penalty=config.repeat_penalty,
+            length_penalty=0.0 if alone else config.length_penalty,
+            candidate_scorers=candidate_scorers,
+            candidates=config.candidates,
+        ).best()
