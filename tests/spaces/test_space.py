@@ -439,9 +439,9 @@ def test_layers_that_the_model_has_not_are_named() -> None:
 EXAMPLES: dict[str, list[Any]] = {
     "data.train": ["train-clean-100"],
     "data.validation": ["dev-clean"],
-    "data.text": ["more.txt"],
-    "pretrained.decoder": ["models/lm"],
-    "decoding.language_model": ["models/lm"],
+    "data.text": ["/more.txt"],
+    "pretrained.decoder": ["/models/lm"],
+    "decoding.language_model": ["/models/lm"],
     "optimizer.betas": [[0.9, 0.95]],
     "optimizer.groups": [[{"pattern": "encoder.*", "lr_scale": 0.5}]],
     "training.stages": [[{"epochs": 2, "encoder_layers": 1}], [{"freeze": ["decoder.*"]}, {"data": 0.5}]],
