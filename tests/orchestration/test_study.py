@@ -55,6 +55,20 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_lists_are_proposed_and_come_back_from_the_ledger(tmp_path: Path) -> None:
+    """At random and then by the model that the sampler makes of its record."""
+    space = records.space("vary: {training.stages: {choice: [[], [{epochs: 2}]]}, model.dropout: {float: [0, 0.1]}}")
+    ledger = records.ledger_in(tmp_path)
+    proposed = []
+    for number in range(14):
+        proposed.append(ledger.propose(space, lambda values: 1).params)
+        ledger.record(number, records.row(1, 0.1 if proposed[-1]["training.stages"] == "[]" else 0.9))
+        ledger.finish(number, "complete")
+    again = [trial.params for trial in Ledger.open(records.storage_in(tmp_path), "small").trials()]
+    assert again == proposed
+    assert {len(space.config(params).training.stages) for params in again} == {0, 1}
+
+
 def test_the_same_ledger_gives_the_same_proposal(searched: Path) -> None:
     """Asked twice, reopened, and in new processes where Python hashes strings in other ways."""
     ledger = Ledger.open(records.storage_in(searched), "small")
