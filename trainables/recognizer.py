@@ -129,4 +129,5 @@ class Recognizer(TrainedModel):
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         load_weights(model, folder)
+        model.decoder.lay_out_for_steps()
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash, recipe, mean, std, tokens_per_frame)

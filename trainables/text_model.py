@@ -37,6 +37,7 @@ class TextModel(TrainedModel):
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = LanguageModel(config.model, tokenizer.vocab_size)
         load_weights(model, folder)
+        model.lay_out_for_steps()
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash)
 
 

@@ -1,8 +1,8 @@
 """Decoding beside transformers' `generate`: the same weights, the same utterances, one process. Run by hand.
 
-python tests/benchmarks/decoding_speed.py [--rounds 3] [--only 1x1 32x5]
+python tests/benchmarks/decoding_speed.py [--rounds 3] [--threads 2] [--only 1x1 32x5]
 
-The default shape of Speech2Text (29.5M parameters) with random weights, float32, two threads; utterances of 12 s (1200
+The default shape of Speech2Text (29.5M parameters) with random weights, float32; utterances of 12 s (1200
 frames), 40 output tokens forced: EOS is never said. Each round measures theirs and ours in turn, encoder included; the
 best of the rounds counts, and only the ratio means anything on another machine.
 """
@@ -24,7 +24,7 @@ from trainables.models.decoder import Decoder, DecoderState
 from trainables.models.speech2text import from_speech2text, speech2text_shape
 from trainables.models.speech_transformer import SpeechTransformer
 
-FRAMES, TOKENS, THREADS = 1200, 40, 2
+FRAMES, TOKENS = 1200, 40
 CASES = [(1, 1), (1, 5), (32, 1), (32, 5), (32, 10)]  # utterances, beam
 
 
@@ -44,6 +44,7 @@ def build() -> tuple[Speech2TextForConditionalGeneration, SpeechTransformer]:
     theirs = Speech2TextForConditionalGeneration(config).eval()
     ours = SpeechTransformer(speech2text_shape(config), config.vocab_size, config.input_feat_per_channel).eval()
     ours.load_state_dict(from_speech2text(theirs.state_dict(), ours.state_dict()))
+    ours.decoder.lay_out_for_steps()
     ours.decoder.__class__ = NeverEnding
     return theirs, ours
 
@@ -69,8 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="such as 1x1 32x5: utterances x beam")
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(arguments.threads)
     theirs, ours = build()
     features_BTF = torch.randn(32, FRAMES, 80)
     print("utterances  beam   theirs     ours   theirs / ours   (encoder: theirs, ours)")

@@ -61,6 +61,14 @@ def test_greedy_collapses_repeats_and_drops_blanks(paths: list[list[int]], extra
     assert found == [list(collapse(tuple(path))) for path in paths]
 
 
+def test_no_token_that_stands_for_no_text_is_said() -> None:
+    logits_BSV = random_logits(0, [9, 9])
+    logits_BSV[..., [PAD, UNK, SOS, EOS]] = 40.0
+    lengths = torch.tensor([9, 9])
+    for found in (ctc_greedy(logits_BSV, lengths), ctc_beam(logits_BSV, lengths, 4).best()):
+        assert any(found) and {token for tokens in found for token in tokens} <= set(LETTERS)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.sampled_from([0.3, 2.0, 5.0]))
 def test_a_wide_prefix_beam_finds_every_transcript(seed: int, lengths: list[int], sharpness: float) -> None:

@@ -93,6 +93,19 @@ def test_decoding_step_by_step_equals_teacher_forcing(fields: dict[str, Any]) ->
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_layout_for_steps_changes_no_value() -> None:
+    model, tokens_BU = tiny.model(tied_embeddings=True), tokens([10, 10, 10])
+    features_BTF, lengths_B = torch.randn(3, 50, tiny.BINS), torch.tensor([50, 7, 31])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(features_BTF, lengths_B, tokens_BU)[0]
+        model.decoder.lay_out_for_steps()
+        torch.testing.assert_close(model(features_BTF, lengths_B, tokens_BU)[0], expected, atol=1e-5, rtol=1e-5)
+    assert not model.decoder.output.weight.is_contiguous()
+    assert model.decoder.output.weight is model.decoder.embedding.weight
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @variants
 def test_only_positions_tell_the_order_of_tokens(fields: dict[str, Any]) -> None:
     """One layer without them sees earlier tokens as a bag."""

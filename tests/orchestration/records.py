@@ -24,7 +24,7 @@ asha: {grace: 3, reduction: 3}
 """
 
 
-ABOUT = {"space": SPACE, "source": "small.yaml", "trials": 20, "epochs": 9}
+ABOUT = {"space": SPACE, "source": "small.yaml", "folder": "/", "trials": 20, "epochs": 9}
 
 
 def space(text: str = SPACE) -> Space:

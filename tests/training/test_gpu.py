@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from trainables.config import Features, SpecAugment
+from trainables.config import Decoding, Features, SpecAugment
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import Tokenizer
+from trainables.decoding import Search
 from trainables.models.attention import attend_to_valid
 from trainables.training import Metrics, train
 
@@ -99,3 +100,16 @@ def test_a_model_learns_the_same_with_flex_attention(positions: str, tiny_corpus
         train(config, tiny_corpus, lambda metrics, save, rows=rows: rows.append(metrics), device=torch.device("cuda"))
         curves.append([row["train_loss"] for row in rows])
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", get_args(Decoding.model_fields["method"].annotation))
+def test_searches_on_the_gpu_equal_those_on_the_cpu(method: str) -> None:
+    features_BTF, lengths_B = torch.randn(4, 40, tiny.BINS), torch.tensor([40, 9, 25, 1])
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny.model(0).to(device)
+        with torch.no_grad():
+            states_BSD, state_lengths_B = model.encoder(features_BTF.to(device), lengths_B.to(device))
+        search = Search(Decoding.model_validate({"method": method, "length_penalty": 0.5, "repeat_penalty": 1.2}))
+        found.append(search(model, states_BSD, state_lengths_B, torch.tensor([12, 7, 9, 4], device=device)))
+    assert found[0] == found[1]

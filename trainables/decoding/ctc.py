@@ -24,7 +24,7 @@ NO_PARENT = -1
 @torch.inference_mode()
 def ctc_greedy(ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[list[int]]:
     """The likeliest token of each state, repeats merged, blanks dropped (Graves et al., 2006, section 3.2)."""
-    best_BS = ctc_logits_BSV.argmax(-1)
+    best_BS = ctc_logits_BSV.index_fill(-1, _unspoken(ctc_logits_BSV.device), -torch.inf).argmax(-1)
     best_BS = torch.where(length_mask(state_lengths_B, best_BS.shape[1]), best_BS, BLANK)
     previous_BS = torch.cat([torch.full_like(best_BS[:, :1], BLANK), best_BS[:, :-1]], dim=1)
     spoken_BS = (best_BS != previous_BS) & (best_BS != BLANK)
@@ -45,7 +45,8 @@ def ctc_beam(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, beam: int) -> Hypo
     log_probs_BSV = ctc_logits_BSV.float().log_softmax(-1)
     # Behind an utterance's end nothing is said: a blank, for certain.
     blanks_BS = log_probs_BSV[..., BLANK].masked_fill(~valid_BS, 0.0)
-    log_probs_BSV.index_fill_(-1, torch.tensor([*NEVER_SAID, EOS], device=device), -torch.inf)
+    log_probs_BSV[..., BLANK] = -torch.inf
+    log_probs_BSV.index_fill_(-1, _unspoken(device), -torch.inf)
     log_probs_BSV.masked_fill_(~valid_BS[..., None], -torch.inf)
     scores_BSC, ids_BSC = log_probs_BSV.topk(min(2 * beam + 1, vocabulary))
     prefixes = Prefixes.empty(batch, beam, device)
@@ -125,6 +126,11 @@ class Prefixes:
         self.parent_BK = self.parent_BK.masked_fill(best_BK == -torch.inf, NO_PARENT)
         self.hash_BK = torch.where(grows_BK, before_BK * HASH_FACTOR + said_BK, before_BK)
         return said_BK, origin_BK
+
+
+def _unspoken(device: torch.device) -> Tensor:
+    """Tokens that CTC never says; a blank has its own part."""
+    return torch.tensor([EOS, *(token for token in NEVER_SAID if token != BLANK)], device=device)
 
 
 def _trace_back(said_SBK: list[Tensor], origin_SBK: list[Tensor], place_BK: Tensor) -> Tensor:

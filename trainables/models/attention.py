@@ -159,7 +159,7 @@ class SelfAttention(nn.Module):
 
     def project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, S, E) each."""
-        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x_BSD).chunk(3, dim=-1))
+        query, key, value = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         # Under autocast a norm returns float32, and a kernel wants one type.
         return self.norms.query(query).to(value.dtype), self.norms.key(key).to(value.dtype), value
 
