@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ class Suggest(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
+    """One of these; a list or mapping is its JSON text here (`as_text`), for samplers know plain values alone."""
+
     values: tuple[Scalar, ...]
 
     def suggest(self, key: str, suggest: Suggest) -> Any:
@@ -96,18 +99,33 @@ def read_distribution(entry: Any, annotation: Any, report: Report) -> Distributi
         report(f"{kind} does not fit this key; what fits is {' or '.join(fitting) or 'nothing: it cannot vary'}")
         return None
     if kind == "choice":
-        return _read_choice(entry[kind], report)
+        return _read_choice(entry[kind], is_structured(annotation), report)
     return _read_range(kind, entry[kind], entry.get("step"), report)
 
 
 def fitting_distributions(annotation: Any) -> list[str]:
     """The distributions whose every value has this type."""
-    if get_origin(annotation) is tuple:
-        return []
+    if is_structured(annotation):
+        return ["choice"]
     types = get_args(annotation) or (annotation,)
     if float in types:
         return list(OPTIONS)
     return ["int", "choice"] if int in types else ["choice"]
+
+
+def is_structured(annotation: Any) -> bool:
+    """Whether a key's values are lists, such as `optimizer.betas` and `training.stages`."""
+    return get_origin(annotation) is tuple
+
+
+def as_text(value: Any) -> str:
+    """A structured value as samplers and the ledger have it: equal values, equal texts."""
+    return json.dumps(value, sort_keys=True)
+
+
+def from_text(text: str) -> Any:
+    """The inverse of `as_text`."""
+    return json.loads(text)
 
 
 def read_when(entry: Any, report: Report) -> dict[str, tuple[Scalar, ...]]:
@@ -137,15 +155,17 @@ def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str, 
             report(f"when {key} is {value!r} never holds; its values are {choices}")
 
 
-def _read_choice(values: Any, report: Report) -> Choice | None:
+def _read_choice(values: Any, structured: bool, report: Report) -> Choice | None:
     if not isinstance(values, list) or not values:
         report(f"choice needs a list of one or more values, but got {values!r}")
-    elif not all(_is_scalar(value) for value in values):
-        report(f"choice takes plain values (numbers, words, true, false, null), but got {values!r}")
-    elif len(set(values)) < len(values):
-        report(f"choice has a value twice: {values!r}")
+    elif not all(_is_tree(value) if structured else _is_scalar(value) for value in values):
+        kinds = "lists and mappings of " if structured else ""
+        report(f"choice takes {kinds}plain values (numbers, words, true, false, null), but got {values!r}")
     else:
-        return Choice(tuple(values))
+        choices = [as_text(value) for value in values] if structured else values
+        if len(set(choices)) == len(choices):
+            return Choice(tuple(choices))
+        report(f"choice has a value twice: {values!r}")
     return None
 
 
@@ -175,6 +195,14 @@ def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution
 
 def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, str | bool) or _is_finite(value)
+
+
+def _is_tree(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_tree, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_tree, value.values()))
+    return _is_scalar(value)
 
 
 def _is_finite(value: Any) -> bool:

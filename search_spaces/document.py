@@ -50,10 +50,13 @@ class Document:
 
     def _note(self, node: yaml.Node, path: str, above: set[int]) -> None:
         """Records the line of every key below `node`, and keys given twice."""
-        if not isinstance(node, yaml.MappingNode):
-            return
         if id(node) in above:
             raise InputError(f"{self.source}: {path[:-1]} contains itself through an alias", "Write its value out.")
+        if isinstance(node, yaml.SequenceNode):
+            for number, item in enumerate(node.value):
+                self._note(item, f"{path}{number}.", above | {id(node)})
+        if not isinstance(node, yaml.MappingNode):
+            return
         seen: dict[str, int] = {}
         for key, value in node.value:
             name, line = f"{path}{key.value}", key.start_mark.line + 1

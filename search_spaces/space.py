@@ -12,9 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
+    Choice,
     Suggest,
     Variable,
     check_condition,
+    from_text,
+    is_structured,
     read_distribution,
     read_when,
 )
@@ -32,6 +35,8 @@ FIXED = {
     "model.kind": "recognisers and language models cannot be ranked together; set it in base",
 }
 """Keys that a sweep's trials must share, and why."""
+
+PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
 
 KEYS = {
     "base": "a configuration; what it leaves out has the default",
@@ -93,12 +98,18 @@ class Space:
         return cls.parse(text, str(path))
 
     @classmethod
-    def parse(cls, text: str, source: str) -> Space:
-        """Reads a space from YAML; `source` is the file to name in the InputError that lists every mistake."""
+    def parse(cls, text: str, source: str, folder: Path | None = None) -> Space:
+        """Reads a space from YAML.
+
+        Args:
+            source: the file to name in the InputError that lists every mistake.
+            folder: what paths in the space are relative to; default: the working directory.
+        """
         document = Document(text, source)
         fields = _read(document)
         document.check()
-        return cls(source=source, text=text, **fields)
+        space = cls(source=source, text=text, **fields)
+        return _located(space, (folder or Path.cwd()).absolute())
 
     @property
     def name(self) -> str:
@@ -110,7 +121,10 @@ class Space:
         return self if epochs is None else replace(self, epochs=epochs, grace=min(self.grace, epochs))
 
     def propose(self, suggest: Suggest) -> dict[str, Any]:
-        """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold."""
+        """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold.
+
+        A list (`optimizer.betas`, `training.stages`) is its JSON text here, as in all that comes from a sampler.
+        """
         values: dict[str, Any] = {}
         for key, variable in self.vary.items():
             if self.is_active(key, values):
@@ -133,7 +147,8 @@ class Space:
         Raises:
             InputError: the values do not go together.
         """
-        leaves = {**self.base, **values, "training.epochs": self.epochs}
+        read = {key: from_text(value) if key in STRUCTURED else value for key, value in values.items()}
+        leaves = {**self.base, **read, "training.epochs": self.epochs}
         active = {key: value for key, value in leaves.items() if self.is_active(key, values)}
         return parse_config(unflatten(active), f"{self.source}: proposal")
 
@@ -152,6 +167,22 @@ def is_space(path: Path) -> bool:
     return isinstance(tree, Mapping) and any(key in KEYS for key in tree)
 
 
+def _located(space: Space, folder: Path) -> Space:
+    """The space with absolute paths: workers have working directories of their own."""
+
+    def located(value: Any) -> Any:
+        return str(folder / value) if isinstance(value, str) else value
+
+    base = {key: located(value) if key in PATHS else value for key, value in space.base.items()}
+    vary = dict(space.vary)
+    for key in PATHS:
+        variable = vary.get(key)
+        if variable is not None and isinstance(variable.distribution, Choice):
+            choice = Choice(tuple(map(located, variable.distribution.values)))
+            vary[key] = replace(variable, distribution=choice)
+    return replace(space, base=base, vary=vary)
+
+
 def _read(document: Document) -> dict[str, Any]:
     """The fields of a space; mistakes are noted in the document."""
     tree = document.tree
@@ -161,9 +192,9 @@ def _read(document: Document) -> dict[str, Any]:
     for key in tree:
         if key not in KEYS:
             document.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
-    base = _read_base(document, _mapping(document, tree, "base"))
-    vary = _read_vary(document, _mapping(document, tree, "vary"))
     epochs = _whole(document, tree, "epochs", Config().training.epochs, low=1)
+    base = _read_base(document, _mapping(document, tree, "base"), epochs)
+    vary = _read_vary(document, _mapping(document, tree, "vary"))
     asha = _mapping(document, tree, "asha")
     for key in asha:
         if key not in ("grace", "reduction"):
@@ -204,32 +235,33 @@ def _whole(document: Document, tree: Mapping[Any, Any], key: str, default: int, 
     return value
 
 
-def _read_base(document: Document, tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """What the base says, as leaves; it must be a configuration on its own."""
-    training = tree.get("training")
-    if isinstance(training, Mapping) and "epochs" in training:
-        document.mistake("base.training.epochs", "belongs at the top level, as epochs, which early stopping reads too")
-        tree = {**tree, "training": {key: value for key, value in training.items() if key != "epochs"}}
+def _read_base(document: Document, tree: Mapping[Any, Any], epochs: int) -> dict[str, Any]:
+    """What the base says, as leaves; with the space's epochs it must be a configuration on its own."""
+    training = tree.get("training", {})
+    if isinstance(training, Mapping):
+        if "epochs" in training:
+            reason = "belongs at the top level, as epochs, which early stopping reads too"
+            document.mistake("base.training.epochs", reason)
+        tree = {**tree, "training": {**training, "epochs": epochs}}
     for key, reason in _refusals(tree):
-        document.mistake(f"base.{key}", reason)
-    return dict(flatten(tree))
+        document.mistake(f"base.{key}".removesuffix(".configuration"), reason)
+    return {key: value for key, value in flatten(tree) if key != "training.epochs"}
 
 
 def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variable]:
     """The varied keys in an order in which conditions come after what they name."""
-    types = _leaf_types(Config)
     variables: dict[str, Variable] = {}
     for key, entry in tree.items():
         report = partial(document.mistake, f"vary.{key}")
-        if key not in types or key in FIXED:
+        if key not in TYPES or key in FIXED:
             report(_why_not_varied(str(key)))
             continue
-        distribution = read_distribution(entry, types[key], report)
+        distribution = read_distribution(entry, TYPES[key], report)
         when = read_when(entry["when"], report) if isinstance(entry, Mapping) and "when" in entry else {}
         if distribution is None:
             continue
         for value in distribution.candidates():
-            for name, reason in _refusals(unflatten({key: value})):
+            for name, reason in _refusals(unflatten({key: from_text(value) if key in STRUCTURED else value})):
                 if f"{name}.".startswith(f"{key}."):
                     report(reason)
         variables[key] = Variable(distribution, when)
@@ -285,3 +317,8 @@ def _leaf_types(section: type[BaseModel], path: str = "") -> dict[str, Any]:
         else:
             types[f"{path}{name}"] = field.annotation
     return types
+
+
+TYPES = _leaf_types(Config)
+STRUCTURED = frozenset(key for key, annotation in TYPES.items() if is_structured(annotation))
+"""The keys whose values are lists."""

@@ -19,6 +19,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
+from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
@@ -108,19 +109,6 @@ class Learned:
     history: list[Metrics]
 
 
-def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
-    """Writes an untrained language model, sure of every token, with the recogniser's tokenizer or another one."""
-    tokenizer = tokenizer or recognizer.tokenizer
-    settings = config({"model.kind": "language_model", "model.decoder_layers": 1})
-    torch.manual_seed(0)
-    network = LanguageModel(settings.model, tokenizer.vocab_size)
-    with torch.no_grad():
-        network.output.weight.mul_(10)
-    folder.mkdir()
-    TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
-    return folder
-
-
 class Recorder:
     """Takes reports: keeps the metrics, and writes each checkpoint that comes with them into `folder`."""
 
@@ -140,8 +128,21 @@ class Recorder:
         return [{key: value for key, value in row.items() if key not in CLOCK} for row in self.history]
 
 
-def assert_same_weights(one: Recognizer, other: Recognizer) -> None:
+def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
     """Bit by bit."""
     there = other.model.state_dict()
     for name, weight in one.model.state_dict().items():
         assert torch.equal(weight, there[name]), name
+
+
+def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
+    """Writes an untrained language model, sure of every token, with the recogniser's tokenizer or another one."""
+    tokenizer = tokenizer or recognizer.tokenizer
+    settings = config({"model.kind": "language_model", "model.decoder_layers": 1})
+    torch.manual_seed(0)
+    network = LanguageModel(settings.model, tokenizer.vocab_size)
+    with torch.no_grad():
+        network.output.weight.mul_(10)
+    folder.mkdir()
+    TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
+    return folder

@@ -102,13 +102,14 @@ class WeightAverages:
             if part == TRAINED:
                 trained[name] = tensor
             elif part == RUNNING:
-                running[name] = tensor.to(self.trained[name].device)
+                running[name] = tensor
             elif self.count > 1:
                 number, _, name = name.partition(".")
                 self.best.setdefault(int(number), {})[name] = tensor
         self._put(trained)
         if self.decay:
-            self.running = running or self._copy()
+            self.running = self._copy()
+            self._put(running, self.running)
         for epoch in self.best:
             metrics = history[epoch - 1]
             self.scores[epoch] = metrics.get(single(objective(metrics)), objective_value(metrics))
@@ -117,9 +118,10 @@ class WeightAverages:
         return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
+    def _put(self, weights: Mapping[str, Tensor], place: Mapping[str, Tensor] | None = None) -> None:
+        """Into the model, or another place."""
         for name, weight in weights.items():
-            self.trained[name].copy_(weight)
+            (place or self.trained)[name].copy_(weight)
 
 
 def single(name: str) -> str:

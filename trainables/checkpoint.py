@@ -18,6 +18,7 @@ from torch import nn
 
 from trainables.config import flatten
 from trainables.errors import InputError
+from trainables.examples import Examples
 from trainables.folders import previous, replaced
 from trainables.model_directory import WEIGHTS, TrainedModel
 
@@ -33,6 +34,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
     averages: Mapping[str, torch.Tensor] | None = None,
+    examples: Examples | None = None,
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then puts it in its place.
 
@@ -42,6 +44,7 @@ def save_checkpoint(
         trained: with the weights that were validated.
         history: the metrics of each finished epoch, in order.
         averages: what is trained, and averages of it (`WeightAverages.tensors`), where that is something else.
+        examples: what the latest validation saw.
     """
     with replaced(folder) as partial:
         trained.save(partial)
@@ -49,6 +52,8 @@ def save_checkpoint(
         if averages:
             save_file(dict(averages), str(partial / AVERAGES))
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
+        if examples is not None:
+            examples.save(partial)
 
 
 def find_checkpoint(folder: Path) -> Path | None:

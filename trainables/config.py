@@ -192,8 +192,15 @@ class Training(Section):
         8192, ge=1, description="tokens per forward pass of a language model on all workers, padding included"
     )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay per update of an average of the weights; 0: no average")
-    average: int = Field(1, ge=1, description="the model of the last epoch is the mean of so many best epochs' weights")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per update of a running average of the weights, to which it rises; 0: no average",
+    )
+    average: int = Field(
+        1, ge=1, description="the model of the last epoch is the mean of so many best epochs' weights, stages left out"
+    )
     stages: tuple[Stage, ...] = ()
     seed: int = Field(0, ge=0)
 

@@ -23,6 +23,7 @@ from trainables.config import Config, parse_config
 from trainables.data.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.folders import replaced
+from trainables.models.speech_transformer import stacks
 
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
@@ -71,6 +72,7 @@ class TrainedModel:
             "format": FORMAT,
             "corpus_hash": self.corpus_hash,
             "parameters": self.parameters,
+            "active_layers": {name: stack.active_layers for name, stack in stacks(self.model).items()},
             "config": self.config.model_dump(mode="json"),
         }
         (folder / CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
@@ -113,9 +115,14 @@ def _require(folder: Path, files: tuple[str, ...]) -> None:
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Fills a model with a directory's weights.
 
+    A checkpoint of progressive training may have layers that take no part yet: none do in the model then.
+
     Raises:
         InputError: the file is damaged, or of a model of another shape.
     """
+    active = read_json(folder / CONFIG, "active_layers")["active_layers"]
+    for name, stack in stacks(model).items():
+        stack.active_layers = active[name]
     try:
         load_model(model, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from trainables.config import Model
@@ -31,22 +29,17 @@ SHARED_KEYS = (
 )
 
 
-def load_pretrained(folder: Path, model: Model, tokenizer: Tokenizer) -> TextModel:
-    """The language model in a folder, if a decoder of this configuration can begin with it.
+def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: Tokenizer) -> None:
+    """Refuses a language model that a decoder of this configuration cannot begin with.
 
     Raises:
-        InputError: there is none, or tokenizer or configuration differ; the message names both values.
+        InputError: tokenizer or configuration differ; the message names both values.
     """
-    try:
-        language = TextModel.load(folder)
-    except InputError as error:
-        raise InputError(f"{KEY}: {error.problem}", "Give the directory of a trained language model.") from None
     check_tokenizers(tokenizer, language.tokenizer, folder, KEY)
     pairs = [(key, getattr(language.config.model, key), getattr(model, key)) for key in SHARED_KEYS]
     differing = [f"model.{key} is {there} there and {here} here" for key, there, here in pairs if there != here]
     if differing:
         raise InputError(f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both the same values.")
-    return language
 
 
 @torch.no_grad()

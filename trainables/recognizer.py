@@ -26,8 +26,9 @@ from trainables.decoding import Search, ctc_greedy
 from trainables.errors import InputError
 from trainables.model_directory import FEATURES, TOKENIZER, TrainedModel, load_weights, read_about, read_json
 from trainables.models.speech_transformer import SpeechTransformer
-from trainables.text_model import TextModel, check_tokenizers
+from trainables.text_model import check_tokenizers, load_language_model
 
+LANGUAGE_MODEL = "decoding.language_model"
 SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
 SPARE_RATE = 1.25
 
@@ -60,9 +61,8 @@ class Recognizer(TrainedModel):
         decoding = decoding or self.config.decoding
         if decoding.language_model is None or not decoding.lm_weight:
             return Search(decoding)
-        folder = Path(decoding.language_model)
-        language_model = TextModel.load(folder, self.device)
-        check_tokenizers(self.tokenizer, language_model.tokenizer, folder, "decoding.language_model")
+        language_model = load_language_model(decoding.language_model, LANGUAGE_MODEL, self.device)
+        check_tokenizers(self.tokenizer, language_model.tokenizer, decoding.language_model, LANGUAGE_MODEL)
         return Search(decoding, language_model.model)
 
     def decode(self, search: Search, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
@@ -108,7 +108,6 @@ class Recognizer(TrainedModel):
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
             "tokens_per_frame": self.tokens_per_frame,
-            "active_layers": [self.model.encoder.active_layers, self.model.decoder.active_layers],
         }
         (folder / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
 
@@ -120,7 +119,7 @@ class Recognizer(TrainedModel):
             InputError: a file is missing, is of another format or kind, or does not fit the others.
         """
         config, corpus_hash = read_about(folder, "encoder_decoder", cls.FILES)
-        tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame", "active_layers")
+        tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame")
         try:
             recipe = Recipe.model_validate(tree["recipe"])
             mean, std = torch.tensor(tree["mean"]), torch.tensor(tree["std"])
@@ -131,6 +130,4 @@ class Recognizer(TrainedModel):
         model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         load_weights(model, folder)
         model.decoder.lay_out_for_steps()
-        # A checkpoint of progressive training may leave out layers that are not trained yet.
-        model.encoder.active_layers, model.decoder.active_layers = tree["active_layers"]
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash, recipe, mean, std, tokens_per_frame)

@@ -15,6 +15,7 @@ from torch import nn
 
 from trainables.config import Config, Stage
 from trainables.errors import InputError
+from trainables.models.speech_transformer import stacks
 from trainables.optimizer import STACK, pattern_groups
 from trainables.patterns import matching
 
@@ -39,6 +40,10 @@ class Phase:
     dropout: float
     label_smoothing: float
     data: float
+
+    def layers(self, stack: str) -> int | None:
+        """How many take part in a stack: the encoder, or a decoder, which may be a model of its own."""
+        return self.encoder_layers if stack == "encoder" else self.decoder_layers
 
 
 def phase_of(config: Config, epoch: int) -> Phase:
@@ -74,10 +79,9 @@ def trained_names(config: Config, phase: Phase, names: Iterable[str], moved: Col
         frozen.update(matching(pattern, names, f"training.stages.{phase.stage}.freeze.{number}"))
     if phase.moved_frozen:
         frozen.update(moved)
-    layers = {"encoder.": phase.encoder_layers, "decoder.": phase.decoder_layers}
     for name in names:
         match = STACK.match(name)
-        active = layers.get(match[1]) if match else None
+        active = phase.layers(match[1].rstrip(".")) if match else None
         if match and active is not None and int(match[2]) >= active:
             frozen.add(name)
     if len(frozen) == len(names):
@@ -95,9 +99,8 @@ def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = phase.dropout
-    for stack, active in (("encoder", phase.encoder_layers), ("decoder", phase.decoder_layers)):
-        if hasattr(model, stack):
-            getattr(model, stack).active_layers = active
+    for name, stack in stacks(model).items():
+        stack.active_layers = phase.layers(name)
     changed = False
     for name, parameter in model.named_parameters():
         changed |= parameter.requires_grad != (name in trained)

@@ -19,18 +19,20 @@ import torch.distributed as dist
 from torch import nn
 
 from trainables.config import Config, Loss
+from trainables.data.augmentation import stretched
 from trainables.data.batching import BatchPlan, DeviceSplit
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text import DeviceTexts, read_texts
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
+from trainables.examples import Examples, collect
 from trainables.losses import LossSums, cross_entropy_sums, loss_sums
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.pretrained import load_pretrained, move_weights
+from trainables.pretrained import KEY, check_pretrained, move_weights
 from trainables.recognizer import Recognizer
-from trainables.text_model import TextModel
+from trainables.text_model import TextModel, load_language_model
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 
@@ -42,11 +44,13 @@ class Task(Protocol):
         moved: names of the parameters that began with another model's weights.
         lengths: (N,) of the training items.
         budget: what a batch of all workers may hold of them, padding included.
+        examples: what the latest validation saw, on the first worker.
     """
 
     moved: set[str]
     lengths: np.ndarray
     budget: float
+    examples: Examples | None
 
     @property
     def trained(self) -> TrainedModel:
@@ -71,7 +75,7 @@ class Task(Protocol):
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         """What is told of the amounts of the epochs so far, the last of which took so many seconds."""
 
-    def validate(self, rank: int, world: int) -> dict[str, Any]:
+    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
         """Figures over the whole validation split, whose batches the workers share; `val_loss` among them."""
 
 
@@ -91,22 +95,28 @@ class RecognitionTask:
             np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
         )
         self.seconds = train_split.seconds
-        self.lengths = train_split.frames
+        # Room for the slowest speed: so a batch has one shape in every epoch.
+        self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
         self.moved: set[str] = set()
+        self.examples: Examples | None = None
         if config.pretrained.decoder is not None:
-            language = load_pretrained(Path(config.pretrained.decoder), config.model, tokenizer)
+            language = load_language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
             self.moved = move_weights(language, self.trained.model)
 
     def begin(self, epoch: int) -> None:
-        self.masks = self.train_data.masks(self.config.specaugment, self.config.training.seed, epoch)
+        config, seed = self.config, self.config.training.seed
+        self.masks = self.train_data.masks(config.specaugment, seed, epoch)
+        speed, warp = config.data.speed_perturbation, config.specaugment.time_warp
+        self.timing = self.train_data.timing(speed, warp, seed, epoch)
 
     def tokens(self, indices: np.ndarray) -> int:
         return int(self.train_data.token_counts[indices].sum()) + len(indices)
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
-        batch = self.train_data.gather(indices, edge, weights, self.masks)
+        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
         with self.trained.autocast():
             logits_BUV, ctc_logits_BSV, state_lengths_B = model(batch.features_BTF, batch.lengths_B, batch.inputs_BU)
         return loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
@@ -127,8 +137,8 @@ class RecognitionTask:
         return {"audio_hours": sum(amounts) / 3600, "audio_seconds_per_second": amounts[-1] / seconds}
 
     @torch.no_grad()
-    def validate(self, rank: int, world: int) -> dict[str, Any]:
-        """Loss, CER and WER of the configured decoding, and CER of greedy CTC."""
+    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+        """Loss, CER and WER of the configured search, and CER of greedy CTC."""
         model, config = self.trained.model, self.config
         totals = torch.zeros(3, device=self.device, dtype=torch.float64)
         found: list[tuple[int, str, str]] = []
@@ -148,6 +158,9 @@ class RecognitionTask:
         texts = self.validation_data.split.texts or []
         references = [texts[index] for index, _, _ in found]
         searched, ctc = [item[1] for item in found], [item[2] for item in found]
+        if rank == 0:
+            order = [index for index, _, _ in found]
+            self.examples = collect(self.trained, self.validation_data, epoch, order, searched)
         return {
             "val_loss": (cross_entropy + config.loss.ctc_weight * ctc_sum) / count,
             "val_cer": character_error_rate(references, searched),
@@ -179,6 +192,7 @@ class LanguageTask:
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
         self.moved: set[str] = set()
+        self.examples: Examples | None = None
 
     def begin(self, epoch: int) -> None:
         """Nothing about text is random."""
@@ -202,7 +216,7 @@ class LanguageTask:
         return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
 
     @torch.no_grad()
-    def validate(self, rank: int, world: int) -> dict[str, Any]:
+    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
         """Cross-entropy without smoothing, and perplexity a token and a character, ends of texts included."""
         totals = torch.zeros(2, device=self.device, dtype=torch.float64)
         for indices, edge in self.validation_plan.epoch()[rank::world]:

@@ -41,7 +41,19 @@ class TextModel(TrainedModel):
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash)
 
 
-def check_tokenizers(ours: Tokenizer, theirs: Tokenizer, folder: Path, key: str) -> None:
+def load_language_model(folder: str, key: str, device: torch.device | str = "cpu") -> TextModel:
+    """The language model in a folder, which the configuration's `key` gives.
+
+    Raises:
+        InputError: there is none; the message names the key.
+    """
+    try:
+        return TextModel.load(Path(folder), device)
+    except InputError as error:
+        raise InputError(f"{key}: {error.problem}", "Give the directory of a trained language model.") from None
+
+
+def check_tokenizers(ours: Tokenizer, theirs: Tokenizer, folder: str, key: str) -> None:
     """Refuses a language model whose token numbers mean something else.
 
     Args:

@@ -29,6 +29,7 @@ from trainables.data.augmentation import generator
 from trainables.data.batching import BatchPlan, worker_share
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError
+from trainables.examples import Examples
 from trainables.losses import LossSums
 from trainables.metrics import objective
 from trainables.model_directory import TrainedModel
@@ -125,12 +126,14 @@ class Trainer:
         """Writes a checkpoint, whose model directory holds the weights that were validated last."""
         with self.averages.applied(self.averages.averages_epochs(len(self.history))) as trained:
             averages = self.averages.tensors(trained)
-            save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages)
+            examples = self.task.examples
+            save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, examples)
 
     def resume(self, folder: Path) -> None:
         """Goes back to where a checkpoint was written."""
         self.history = load_checkpoint(folder, self.task.trained, self.optimizer)
         self.averages.restore(load_averages(folder), self.history)
+        self.task.examples = Examples.load(folder)
 
     def enter(self, phase: Phase) -> None:
         """Puts the model into a phase; DDP has to know which parameters take part."""
@@ -220,7 +223,7 @@ class Trainer:
     def validate(self) -> Metrics:
         """The task's figures over the whole validation split."""
         self.model.eval()
-        metrics = self.task.validate(self.rank, self.world)
+        metrics = self.task.validate(len(self.history) + 1, self.rank, self.world)
         check_finite("validation loss", metrics["val_loss"], len(self.history) + 1)
         return metrics
 

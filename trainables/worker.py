@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.train
 
-from trainables.metrics import objective_value
+from trainables.metrics import objective, objective_value
 
 if TYPE_CHECKING:
     from trainables.training import Metrics, Save
@@ -57,7 +57,8 @@ def report(metrics: Metrics, save: Save | None) -> None:
 
     The epoch and what ranks it stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
     """
-    message = {"epoch": metrics["epoch"], "objective": objective_value(metrics), "metrics": metrics}
+    ranking = {"ranked_by": objective(metrics), "objective": objective_value(metrics)}
+    message = {"epoch": metrics["epoch"], **ranking, "metrics": metrics}
     if save is None:
         ray.train.report(message)
         return

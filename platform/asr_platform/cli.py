@@ -222,6 +222,7 @@ def _close(outcome: Outcome) -> None:
         data = f"--data {shlex.quote(str(outcome.corpus.path))} --split {outcome.split}"
         lines = [
             f"model:           {model}",
+            f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             f"transcribe:      platform transcribe {shlex.quote(model)} FILE.wav",
             f"compare trials:  {platform} ui",

@@ -9,7 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
-from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
+from trainables.metrics import OBJECTIVES, objective_text, objective_value
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,11 @@ class RungStopper(ASHAScheduler):
         reached = (rung for rung in bracket._rungs if rung[0] <= epoch and known.trial_id not in rung[1])
         milestone, recorded = next(reached, (0, {}))
         cutoff = bracket.cutoff(recorded)
-        metrics = result["metrics"]
-        key = objective(metrics)
-        action = bracket.on_result(known, epoch, -metrics[key])
+        key, value = result["ranked_by"], result["objective"]
+        action = bracket.on_result(known, epoch, -value)
         if action == TrialScheduler.STOP:
             self.stopped[number] = (
-                f"rung at epoch {milestone:g}: {OBJECTIVES[key]} {objective_text(metrics)} "
+                f"rung at epoch {milestone:g}: {OBJECTIVES[key]} {objective_text({key: value})} "
                 f"against a cutoff of {objective_text({key: -cutoff})}"
             )
         return action

@@ -7,13 +7,16 @@ away, or lost, or a driver that was killed between two writes is mended by the n
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.tracking import FAILURES, Tracker, provenance
 from asr_platform.trial import trial_name
 from search_spaces.space import Space
 from trainables.config import flatten
+from trainables.examples import Examples
 
 
 class Mirror:
@@ -43,9 +46,17 @@ class Mirror:
         self._try(lambda tracker: None)
 
     def end(self, status: str, best: TrialRecord | None, model: Path | None) -> None:
-        """Closes the parent run with the best trial's figures and its model directory as artifact."""
+        """Closes the parent run with the best trial's figures, its model directory and the sweep's curves as artifacts.
+
+        Trials that were interrupted keep their pictures as well.
+        """
         if self.away:
             self.show_all()
+        trials = self.ledger.trials()
+        for trial in trials:
+            if trial.state == "running":
+                self._try(partial(self._keep, trial=trial))
+        self._try(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
         self._try(lambda tracker: tracker.end_sweep(self.parent, status, best, model))
 
     def _try(self, step: Callable[[Tracker], None]) -> None:
@@ -90,4 +101,17 @@ class Mirror:
             tags = {"kind": "trial", "state": "running", "corpus_hash": self.ledger.about["corpus_hash"]}
             run_id = tracker.start(trial_name(number), params, {**tags, **provenance()}, self.parent)
             self.ledger.describe(number, "mlflow_run_id", run_id)
+            trial = self.ledger.trial(number)
+        if trial.state != "running" and not tracker.ended(run_id):
+            self._keep(tracker, trial)
         tracker.catch_up(run_id, trial)
+
+    def _keep(self, tracker: Tracker, trial: TrialRecord) -> None:
+        """Pictures of a trial and, where its best checkpoint has them, its transcripts as a table."""
+        run_id = trial.about.get("mlflow_run_id")
+        if run_id is None or not trial.curve:
+            return
+        tracker.keep(run_id, PLOTS, partial(draw_trial, trial))
+        examples = Examples.load(Path(trial.model)) if trial.model else None
+        if examples is not None:
+            tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())

@@ -32,6 +32,7 @@ STATES: dict[TrialState, State] = {
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
+OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -115,7 +116,7 @@ class Ledger:
 
     @property
     def about(self) -> dict[str, Any]:
-        attributes = dict(self.study.user_attrs)
+        attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
         return {**attributes.pop(ABOUT, {}), **attributes}
 
     def note(self, key: str, value: Any) -> None:
@@ -124,10 +125,11 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        return [_record(trial) for trial in self.study.get_trials(deepcopy=False)]
+        notes = self.study.user_attrs
+        return [_record(trial, notes) for trial in self.study.get_trials(deepcopy=False)]
 
     def trial(self, number: int) -> TrialRecord:
-        return _record(self.study.get_trials(deepcopy=False)[number])
+        return _record(self.study.get_trials(deepcopy=False)[number], self.study.user_attrs)
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
         """Adds the sampler's next proposal that is feasible, as a running trial with its parameter count.
@@ -148,8 +150,8 @@ class Ledger:
         return self.trial(len(trials))
 
     def describe(self, number: int, key: str, value: Any) -> None:
-        """Notes a fact about a trial."""
-        self._live(number).set_user_attr(key, value)
+        """Notes a fact about a trial, which may have ended: Optuna closes those, so it stands with the study."""
+        self.study.set_user_attr(f"{OF_TRIAL}{number}:{key}", value)
 
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
         """Records an epoch's metrics; False where that epoch is on record already."""
@@ -164,7 +166,7 @@ class Ledger:
     def finish(self, number: int, state: State, reason: str = "") -> None:
         """Ends a trial; its value, unless it failed, is its lowest validation CER (or perplexity)."""
         best = self.trial(number).best
-        self.describe(number, "reason", reason)
+        self._live(number).set_user_attr("reason", reason)
         value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
@@ -208,10 +210,14 @@ def _exists(checkpoint: str | None) -> bool:
     return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
+    """A trial with what is noted of it; `notes` are the study's."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
     rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
-    # A row counts once its value is reported: the report is the last step of recording an epoch.
-    curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values)]
-    return TrialRecord(trial.number, STATES[trial.state], dict(trial.params), curve, attributes, reason)
+    # A row counts once its value is reported: the report is the last step of recording an epoch. Optuna reads rows and
+    # values one after the other, so a value may be seen whose row was written between the two.
+    curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
+    own = f"{OF_TRIAL}{trial.number}:"
+    about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
+    return TrialRecord(trial.number, STATES[trial.state], dict(trial.params), curve, about, reason)

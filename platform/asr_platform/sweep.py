@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +19,7 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
 from asr_platform.mirror import Mirror
+from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
@@ -77,6 +79,7 @@ def start(
     about = {
         "space": space.text,
         "source": space.source,
+        "folder": str(Path.cwd()),
         "corpus": str(corpus.path.resolve()),
         "corpus_hash": corpus.hash,
         "trials": trials or space.trials,
@@ -104,10 +107,15 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
         if trials is not None:
             ledger.note("trials", trials)
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
-        space = Space.parse(about["space"], about["source"]).lasting(about["epochs"])
+        space = recorded_space(about)
         sweep = Sweep(home, name, ledger, space, corpus, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
+
+
+def recorded_space(about: dict[str, Any]) -> Space:
+    """The space that a sweep began with."""
+    return Space.parse(about["space"], about["source"], Path(about["folder"])).lasting(about["epochs"])
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
@@ -135,9 +143,20 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     model = None
     if best and best.model and not interrupt.asked:
         model = copy_model(Path(best.model), home.model(sweep.name))
+        _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
     split = corpus.validation_split(space.config({}).data.validation).name
     return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
+
+
+def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:
+    """Pictures beside the model; without room for them the model is still one."""
+    try:
+        draw_trial(best, folder)
+        if len(trials) > 1:
+            draw_sweep(trials, folder)
+    except OSError as error:
+        view.say(f"the plots cannot be written: {error}")
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
@@ -157,7 +176,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         if number and not number.isdigit():
             raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
         ledger = Ledger.open(Home.existing(home).studies, name)
-        space = Space.parse(ledger.about["space"], ledger.about["source"]).lasting(ledger.about["epochs"])
+        space = recorded_space(ledger.about)
         trial = pick(ledger, int(number) if number else None)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
     path = Path(source or "")

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -99,6 +100,21 @@ class Tracker:
             self.reopen(run_id)
         else:
             self.client.set_terminated(run_id, STATUS[trial.state])
+
+    def ended(self, run_id: str) -> bool:
+        """Whether the run has been closed."""
+        return self.client.get_run(run_id).info.status != STATUS["running"]
+
+    def keep(self, run_id: str, folder: str, write: Callable[[Path], None]) -> None:
+        """Logs the files that `write` puts into a folder, as artifacts in a folder of that name."""
+        with tempfile.TemporaryDirectory() as place:
+            write(Path(place))
+            self.client.log_artifacts(run_id, place, folder)
+
+    def keep_table(self, run_id: str, name: str, columns: Mapping[str, list[Any]]) -> None:
+        """Logs a table that MLflow's pages show; one of that name stays as it is: MLflow would append to it."""
+        if not any(artifact.path == name for artifact in self.client.list_artifacts(run_id)):
+            self.client.log_table(run_id, dict(columns), name)
 
     def knows(self, run_id: str) -> bool:
         """Whether the store has this run: it may be another store than the one that it was written to."""

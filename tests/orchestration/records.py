@@ -24,7 +24,7 @@ asha: {grace: 3, reduction: 3}
 """
 
 
-ABOUT = {"space": SPACE, "source": "small.yaml", "trials": 20, "epochs": 9}
+ABOUT = {"space": SPACE, "source": "small.yaml", "folder": "/", "trials": 20, "epochs": 9}
 
 
 def space(text: str = SPACE) -> Space:
@@ -77,7 +77,7 @@ def storage_in(folder: Path) -> str:
     return f"sqlite:///{folder}/studies.db"
 
 
-def add(ledger: Ledger, state: State, cers: Sequence[float], reason: str = "") -> int:
+def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = "") -> int:
     """Proposes a trial, records its epochs and ends it; returns its number."""
     number = ledger.propose(space(), parameters_of).number
     for entry in curve(cers):

@@ -104,7 +104,7 @@ def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
 
 MISTAKES = [
     # a space
-    ("sweep nosuch --data corpus", "nosuch: no such search space", "digits, hw4p2, synthetic"),
+    ("sweep nosuch --data corpus", "nosuch: no such search space", "digits, digits_lm, hw4p1, hw4p2, synthetic"),
     ("sweep wrong.yaml --data corpus", "wrong.yaml: 3 mistakes", "line 2: base.model.dropuot: unknown key"),
     ("sweep wrong.yaml --data corpus", "line 4: vary.optimizer.lr: low > 0", "line 5: budgte: unknown key"),
     ("sweep not.yaml --data corpus", "not.yaml, line 1: not valid YAML", "Correct"),

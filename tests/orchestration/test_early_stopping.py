@@ -70,7 +70,7 @@ def trial(number: int) -> Trial:
 
 def result(epoch: float, cer: float) -> dict[str, Any]:
     """What a worker reports."""
-    return {"epoch": epoch, "objective": cer, "metrics": {"val_cer": cer}}
+    return {"epoch": epoch, "objective": cer, "ranked_by": "val_cer", "metrics": {"val_cer": cer}}
 
 
 def run(

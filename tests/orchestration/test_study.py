@@ -55,6 +55,20 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_lists_are_proposed_and_come_back_from_the_ledger(tmp_path: Path) -> None:
+    """At random and then by the model that the sampler makes of its record."""
+    space = records.space("vary: {training.stages: {choice: [[], [{epochs: 2}]]}, model.dropout: {float: [0, 0.1]}}")
+    ledger = records.ledger_in(tmp_path)
+    proposed = []
+    for number in range(14):
+        proposed.append(ledger.propose(space, lambda values: 1).params)
+        ledger.record(number, records.row(1, 0.1 if proposed[-1]["training.stages"] == "[]" else 0.9))
+        ledger.finish(number, "complete")
+    again = [trial.params for trial in Ledger.open(records.storage_in(tmp_path), "small").trials()]
+    assert again == proposed
+    assert {len(space.config(params).training.stages) for params in again} == {0, 1}
+
+
 def test_the_same_ledger_gives_the_same_proposal(searched: Path) -> None:
     """Asked twice, reopened, and in new processes where Python hashes strings in other ways."""
     ledger = Ledger.open(records.storage_in(searched), "small")
@@ -170,13 +184,22 @@ def test_the_model_is_that_of_the_best_epoch_whose_checkpoint_is_there(tmp_path:
     assert trial.model == "s3://bucket/1"
 
 
+def test_a_fact_about_a_trial_that_has_ended_is_kept(ledger: Ledger) -> None:
+    """Its MLflow run, say, where the store was away until then; and of each trial its own."""
+    numbers = [records.add(ledger, "complete", [0.5]) for _ in range(12)]
+    ledger.describe(numbers[1], "mlflow_run_id", "abc")
+    ledger.describe(numbers[11], "mlflow_run_id", "def")
+    assert [trial.about.get("mlflow_run_id") for trial in ledger.trials()] == [None, "abc", *[None] * 9, "def"]
+    assert ledger.about == records.ABOUT
+
+
 # Processes that die, and others that watch
 
 
 def test_an_epoch_half_recorded_is_recorded_again(ledger: Ledger, tmp_path: Path) -> None:
     """As a kill between the two steps of recording leaves it: the row is there, its value is not reported."""
     number = records.add(ledger, "running", [0.5])
-    ledger.describe(number, "epoch:2", json.dumps(records.row(2, 0.1)))
+    ledger._live(number).set_user_attr("epoch:2", json.dumps(records.row(2, 0.1)))
     reopened = Ledger.open(records.storage_in(tmp_path), "small")
     assert reopened.trial(number).curve == [records.row(1, 0.5)]
     assert reopened.trial(number).about == {"parameters": reopened.trial(number).about["parameters"]}

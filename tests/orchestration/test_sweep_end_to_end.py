@@ -124,8 +124,12 @@ def test_the_best_model_is_whole_and_learned_something(
 ) -> None:
     model = platform.home / "models" / NAME
     assert sorted(path.name for path in model.iterdir()) == [
-        "config.json", "features.json", "model.safetensors", "tokenizer.model",
+        "config.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
     ]  # fmt: skip
+    assert {path.name for path in (model / "plots").iterdir()} == {
+        "cross_attention.png", "examples.html", "examples.txt", "learning_curves.png", "self_attention.png",
+        "sweep.png",
+    }  # fmt: skip
     with safe_open(str(model / "model.safetensors"), "pt") as weights:
         assert sum(np.prod(weights.get_slice(key).get_shape()) for key in weights.keys()) == rows[0]["parameters"]  # noqa: SIM118
     scores = json.loads(platform.run("evaluate", model, "--data", corpus.path, "--split", "dev", "--json"))

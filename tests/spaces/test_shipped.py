@@ -20,7 +20,11 @@ def vocab_size_of(tokenizer: Tokenizer) -> int:
 
 
 def test_what_ships() -> None:
-    assert {"hw4p2", "digits", "synthetic"} <= set(shipped()) == {path.stem for path in SHIPPED.glob("*.yaml")}
+    assert (
+        {"hw4p1", "hw4p2", "digits", "digits_lm", "synthetic"}
+        == set(shipped())
+        == {path.stem for path in SHIPPED.glob("*.yaml")}
+    )
 
 
 @pytest.mark.parametrize("name", shipped())

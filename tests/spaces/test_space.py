@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import optuna
 import pytest
@@ -15,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.distributions import Choice, Float, Int
-from search_spaces.space import DEFAULTS, Space, is_space, shipped
-from trainables.config import Config, flatten
+from search_spaces.space import DEFAULTS, FIXED, TYPES, Space, is_space, shipped
+from trainables.config import Config, ParameterGroup, flatten, parse_config, unflatten
 from trainables.errors import InputError
 
 GOOD = """
@@ -216,7 +219,7 @@ EXPECTED = [
     (15, "vary.model.dropout", "less than 1, but got 1.5"),
     (16, "vary.model.heads", "choice needs a list of one or more values, but got []"),
     (17, "vary.optimizer.lr", "low > 0 must hold for log, but got low=0"),
-    (18, "vary.optimizer.betas", "cannot vary"),
+    (18, "vary.optimizer.betas", "Input should be a valid tuple, but got 0.9"),
     (19, "vary.optimizer.warmup", "unknown option steps; float takes step and when"),
     (20, "vary.tokenizer.kind", "Input should be 'char', 'bpe' or 'unigram', but got 'bpee'"),
     (21, "vary.tokenizer.vocab_size", "when tokenizer.kind is 'bpe' never holds; its values are 'char', 'bpee'"),
@@ -258,6 +261,12 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         ("model.dropout: {float: [0, 0.1], log: [1, 2]}", "needs exactly one of"),
         ("model.dropout: {}", "needs exactly one of choice, int, float, log, but got nothing"),
         ("model.dropout: {choice: [0.1, 0.1]}", "a value twice"),
+        ("optimizer.betas: {choice: [[0.9, 0.95], [0.90, 0.95]]}", "a value twice"),
+        ("optimizer.betas: {choice: [[0.9, 1.5]]}", "less than 1, but got 1.5"),
+        ("optimizer.betas: {choice: [[0.9, 2020-01-01]]}", "lists and mappings of plain values"),
+        ("optimizer.betas: {float: [0.9, 0.95]}", "float does not fit this key; what fits is choice"),
+        ("training.stages: {choice: [[{epoch: 2}]]}", "unknown key; the keys here are"),
+        ("training.stages: {choice: [[{1: 2}]]}", "lists and mappings of plain values"),
         ("model.dropout: {choice: [[0.1]]}", "plain values"),
         ("model.dropout: {choice: [low]}", "'low'"),
         ("model.dropout: {choice: [0.1], when: }", "when needs keys and their values"),
@@ -303,7 +312,16 @@ def test_text_that_is_no_yaml(text: str, line: int) -> None:
         Space.parse(text, "my.yaml")
 
 
-@pytest.mark.parametrize("text", ["base: &x {model: *x}", "[" * 5000, "seed: 2020-13-45", "seed: 1\n---\nseed: 2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: &x {model: *x}",
+        "vary: {training.stages: {choice: &x [*x]}}",
+        "[" * 5000,
+        "seed: 2020-13-45",
+        "seed: 1\n---\nseed: 2",
+    ],
+)
 def test_yaml_that_cannot_be_built(text: str) -> None:
     with pytest.raises(InputError, match=r"my\.yaml"):
         Space.parse(text, "my.yaml")
@@ -354,6 +372,117 @@ def test_any_tree_is_a_space_or_an_input_error(tree: dict[str, Any]) -> None:
         assert space.config({}).training.epochs == space.epochs
 
 
+STAGES = [{"epochs": 2, "encoder_layers": 1, "freeze": ["decoder.*"]}, {"epochs": 3}]
+LISTS = f"""
+base:
+  model: {{encoder_layers: 2}}
+vary:
+  optimizer.betas: {{choice: [[0.9, 0.95], [0.9, 0.98]]}}
+  training.stages: {{choice: [[], {json.dumps(STAGES)}]}}
+  optimizer.groups: {{choice: [[{{pattern: "encoder.*", lr_scale: 0.5}}]], when: {{model.d_model: 64}}}}
+  model.d_model: {{choice: [64, 128]}}
+epochs: 9
+"""
+
+
+def test_lists_are_texts_to_a_sampler_and_values_in_the_configuration() -> None:
+    space = Space.parse(LISTS, "my.yaml")
+    betas, stages, groups = set(), set(), set()
+    for seed in range(30):
+        values = space.propose(Drawn(seed))
+        assert all(isinstance(value, str | int) for value in values.values())
+        config = space.config(values)
+        assert space.config(json.loads(json.dumps(values))) == config
+        betas.add(config.optimizer.betas)
+        stages.add(config.training.stages)
+        groups.add((config.model.d_model, config.optimizer.groups))
+    whole = Config.model_validate({"training": {"stages": STAGES}}).training.stages
+    assert betas == {(0.9, 0.95), (0.9, 0.98)}
+    assert stages == {(), whole}
+    assert groups == {(64, (ParameterGroup(pattern="encoder.*", lr_scale=0.5),)), (128, ())}
+
+
+def test_a_real_sampler_proposes_lists() -> None:
+    """Optuna takes the choices without a warning, and gives them back from its record."""
+    space = Space.parse(LISTS, "my.yaml")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            trial = study.ask()
+            values = space.propose(trial)
+            study.tell(trial, 0.5)
+            assert space.config(study.trials[-1].params) == space.config(values)
+
+
+def test_the_stages_of_the_base_must_leave_an_epoch_of_the_space() -> None:
+    base = "base:\n  training:\n    stages: [{epochs: 5}, {epochs: 20}]\n"
+    assert Space.parse(f"{base}epochs: 26\n", "my.yaml").config({}).training.epochs == 26
+    (found,) = mistakes(f"{base}epochs: 25\n")
+    assert found.startswith("  line 2: base.training: stages take 25 epochs of 25")
+    with pytest.raises(InputError, match="stages take 25 epochs of 7"):
+        Space.parse(f"{base}epochs: 30\n", "my.yaml").lasting(7).config({})
+
+
+def test_a_mistake_in_a_list_has_its_line() -> None:
+    base = "base:\n  training:\n    stages:\n      - epochs: 1\n      - epochs: 2\n        dropout: 2\n"
+    (found,) = mistakes(base)
+    assert found.startswith("  line 6: base.training.stages.1.dropout: ")
+
+
+def test_layers_that_the_model_has_not_are_named() -> None:
+    (found,) = mistakes("base:\n  model: {encoder_layers: 2}\n  training: {stages: [{encoder_layers: 3}]}\n")
+    assert found.startswith("  line 1: base: training.stages.0: encoder_layers=3 of model.encoder_layers=2")
+
+
+# For keys whose values nothing in their type tells.
+EXAMPLES: dict[str, list[Any]] = {
+    "data.train": ["train-clean-100"],
+    "data.validation": ["dev-clean"],
+    "data.text": ["/more.txt"],
+    "pretrained.decoder": ["/models/lm"],
+    "decoding.language_model": ["/models/lm"],
+    "optimizer.betas": [[0.9, 0.95]],
+    "optimizer.groups": [[{"pattern": "encoder.*", "lr_scale": 0.5}]],
+    "training.stages": [[{"epochs": 2, "encoder_layers": 1}], [{"freeze": ["decoder.*"]}, {"data": 0.5}]],
+}
+
+
+def examples(key: str) -> list[Any]:
+    """Values that the key's type allows."""
+    annotation = TYPES[key]
+    options = get_args(annotation) or (annotation,)
+    if key in EXAMPLES:
+        return EXAMPLES[key]
+    if bool in options:
+        return [True, False]
+    if get_origin(annotation) is Literal:
+        return list(options)
+    return [DEFAULTS[key]] if DEFAULTS[key] is not None else [{float: 1.0, int: 8}[options[0]]]
+
+
+def outcome(read: Callable[[], Config]) -> Config | str:
+    """The configuration, or why it is refused."""
+    try:
+        return read()
+    except InputError as error:
+        return error.problem
+
+
+@pytest.mark.parametrize("key", sorted(DEFAULTS))
+def test_every_key_of_a_configuration_can_vary(key: str) -> None:
+    text = yaml.safe_dump({"vary": {key: {"choice": examples(key)}}})
+    if key in FIXED:
+        assert "cannot vary" in mistakes(text)[0]
+        return
+    space = Space.parse(text, "my.yaml")
+    proposed = space.propose(Drawn(0))
+    assert set(proposed) == {key}
+    # Some values need others beside them: then the refusal shows that they arrived.
+    expected = [outcome(partial(parse_config, unflatten({key: value}), "my.yaml: proposal")) for value in examples(key)]
+    assert outcome(partial(space.config, proposed)) in expected
+
+
 def test_a_space_is_loaded_by_path_or_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)
@@ -386,3 +515,15 @@ def test_spaces_and_configurations_are_told_apart(tmp_path: Path) -> None:
         path.write_text(text)
         assert is_space(path) == expected
     assert not is_space(tmp_path / "absent.yaml")
+
+
+def test_paths_are_relative_to_a_folder(tmp_path: Path) -> None:
+    """Workers have working directories of their own."""
+    text = """
+base: {pretrained: {decoder: models/one}, data: {text: /data/text}}
+vary: {pretrained.decoder: {choice: [null, models/two]}}
+"""
+    space = Space.parse(text, "space.yaml", tmp_path)
+    assert space.base == {"pretrained.decoder": str(tmp_path / "models/one"), "data.text": "/data/text"}
+    assert space.vary["pretrained.decoder"].distribution.candidates() == [None, str(tmp_path / "models/two")]
+    assert Space.parse(text, "space.yaml").base["pretrained.decoder"] == str(Path.cwd() / "models/one")

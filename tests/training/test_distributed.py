@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -25,11 +26,19 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {**MASKS, "training.accumulation": 3, "training.batch_seconds": 2.0},
     "one_utterance_batches": {"training.batch_seconds": 0.1, "training.epochs": 1},
+    # Which parameters take part changes twice, and other ones come back.
+    "stages": {
+        "training.stages": [
+            {"encoder_layers": 1, "decoder_layers": 1, "data": 0.5},
+            {"encoder_layers": 1, "freeze": ["encoder.layers.0.*", "decoder.embedding.*"]},
+        ]
+    },
+    "averages": {"training.ema": 0.9, "training.average": 2},
 }
 
 
-def histories(corpus: Corpus, folder: Path | None) -> dict[str, list[Metrics]]:
-    """The metrics of every case; a first worker's checkpoints go to `folder`."""
+def histories(corpus: Corpus, folder: Path | None, hashes: dict[str, str] | None = None) -> dict[str, list[Metrics]]:
+    """The metrics of every case; a first worker's checkpoints go to `folder`, all final weights' hashes to `hashes`."""
     found: dict[str, list[Metrics]] = {}
     for case, leaves in CASES.items():
         found[case] = []
@@ -39,7 +48,10 @@ def histories(corpus: Corpus, folder: Path | None) -> dict[str, list[Metrics]]:
             if save and folder:
                 save(folder / case)
 
-        train(tiny.config({"optimizer.lr": 1e-3, **leaves}), corpus, report, device=torch.device("cpu"))
+        trained = train(tiny.config({"optimizer.lr": 1e-3, **leaves}), corpus, report, device=torch.device("cpu"))
+        if hashes is not None:
+            weights = b"".join(weight.numpy().tobytes() for weight in trained.model.state_dict().values())
+            hashes[case] = hashlib.sha256(weights).hexdigest()
     return found
 
 
@@ -51,8 +63,10 @@ def work(rank: int, folder: Path, corpus: Path) -> None:
     """What each process runs."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
-    found = histories(Corpus.open(corpus), folder)
+    hashes: dict[str, str] = {}
+    found = histories(Corpus.open(corpus), folder, hashes)
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    (folder / f"{rank}.hashes.json").write_text(json.dumps(hashes), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -104,6 +118,11 @@ def test_all_workers_report_the_same(case: str, together: Path) -> None:
     rows = [json.loads((together / f"{rank}.json").read_text(encoding="utf-8"))[case] for rank in range(WORLD)]
     for one, other in zip(*rows, strict=True):
         assert chosen(one, COMPARED + RATES + EXACT) == chosen(other, COMPARED + RATES + EXACT)
+
+
+def test_all_workers_end_with_the_same_weights(together: Path) -> None:
+    one, other = (json.loads((together / f"{rank}.hashes.json").read_text(encoding="utf-8")) for rank in range(WORLD))
+    assert one == other and set(one) == set(CASES)
 
 
 def test_only_the_first_worker_saves_and_one_process_can_go_on(

@@ -18,6 +18,7 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.recognizer import Recognizer
 from trainables.stages import enter, members, phase_of, trained_names
+from trainables.text_model import TextModel
 from trainables.training import Trainer, train
 
 CPU = torch.device("cpu")
@@ -200,3 +201,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, tiny_corpus: Corpu
     resumed = train(config, tiny_corpus, second, checkpoint=tmp_path / f"epoch_{stop}")
     assert first.comparable() + second.comparable() == straight.comparable()
     assert_same_weights(resumed, whole)
+
+
+def test_a_language_model_has_stages_too(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    stages = [{"decoder_layers": 1, "freeze": ["embedding.*"]}]
+    trainer = Trainer(
+        tiny.config({"model.kind": "language_model", "training.stages": stages, "training.epochs": 2}), tiny_corpus, CPU
+    )
+    before = weights(trainer)
+    trainer.history.append(trainer.epoch(1))
+    changed = {name for name, weight in weights(trainer).items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if not name.startswith(("layers.1.", "embedding."))}
+    trainer.save(tmp_path / "model")
+    assert TextModel.load(tmp_path / "model").model.active_layers == 1
+    trainer.history.append(trainer.epoch(2))
+    trainer.save(tmp_path / "model")
+    assert TextModel.load(tmp_path / "model").model.active_layers is None

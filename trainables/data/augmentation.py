@@ -1,7 +1,7 @@
-"""SpecAugment (Park et al., 2019, arXiv 1904.08779): time and frequency masks, drawn for a whole epoch at once.
+"""SpecAugment (Park et al., 2019, arXiv 1904.08779) and speed perturbation, drawn for a whole epoch at once.
 
-The draws are a table indexed by utterance, made from (seed, epoch) alone. So an utterance gets the same masks in
-whichever batch and on whichever worker it lands, and a resumed epoch repeats itself.
+The draws are tables indexed by utterance, made from (seed, epoch) alone. So an utterance gets the same masks and the
+same timing in whichever batch and on whichever worker it lands, and a resumed epoch repeats itself.
 
 Shapes: N utterances in the split, B batch, T frames, F mel bins, M masks.
 """
@@ -22,6 +22,55 @@ def generator(*key: int) -> torch.Generator:
     for part in key:
         state = (state * 6364136223846793005 + part + 1442695040888963407) % 2**63
     return torch.Generator().manual_seed(state)
+
+
+TIMING = -1  # tells the timing's random stream from others of the same seed and epoch
+
+
+class EpochTiming:
+    """How time runs in every utterance of a split in one epoch: at which speed, and around which moved point.
+
+    Speed perturbation (Ko et al., 2015) is a stretch of the features here, not of the samples. The time warp is
+    SpecAugment's: a point of the utterance moves, what is left and right of it is stretched and squeezed, and the
+    length stays.
+
+    Args:
+        speed: 0.1 stands for rates of 0.9, 1.0 and 1.1, equally likely.
+        warp: how far the point may move, in frames; less in utterances that are too short for that.
+    """
+
+    def __init__(self, speed: float, warp: int, utterances: int, key: Sequence[int], device: torch.device) -> None:
+        draws_N3 = torch.rand(utterances, 3, generator=generator(*key, TIMING), dtype=torch.float64)
+        rates = torch.tensor([1 - speed, 1.0, 1 + speed], dtype=torch.float64)
+        self.rates_N = rates[(draws_N3[:, 0] * 3).long()].to(device)
+        self.draws_N2 = draws_N3[:, 1:].to(device)
+        self.warp = warp
+
+    def resample(self, lengths_B: Tensor, indices_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Of the utterances numbered `indices_B`: their new lengths (B,), and the position in the utterance from which
+        each new frame comes, (B, width) float64. First and last frame stay, and past the end the last is repeated.
+        """
+        stretched_B = stretched(lengths_B, self.rates_N[indices_B])
+        last_B1, new_last_B1 = (lengths_B - 1)[:, None].double(), (stretched_B - 1)[:, None].double()
+        time_BT = torch.minimum(torch.arange(width, device=lengths_B.device).double(), new_last_B1)
+        position_BT = self._unwarp(time_BT, new_last_B1, self.draws_N2[indices_B])
+        # Products of whole numbers before quotients: so the ends are met exactly.
+        return stretched_B, torch.minimum(position_BT * last_B1 / new_last_B1.clamp(min=1), last_B1)
+
+    def _unwarp(self, time_BT: Tensor, last_B1: Tensor, draws_B2: Tensor) -> Tensor:
+        """Where each frame was before the point was moved. Both places of the point lie inside the utterance."""
+        reach_B1 = ((last_B1 - 2) / 2).floor().clamp(min=0, max=self.warp)
+        shift_B1 = (draws_B2[:, :1] * (2 * reach_B1 + 1)).floor() - reach_B1
+        point_B1 = 1 + reach_B1 + (draws_B2[:, 1:] * (last_B1 - 1 - 2 * reach_B1).clamp(min=1)).floor()
+        moved_B1 = point_B1 + shift_B1
+        left_BT = time_BT * point_B1 / moved_B1
+        right_BT = point_B1 + (time_BT - moved_B1) * (last_B1 - point_B1) / (last_B1 - moved_B1).clamp(min=1)
+        return torch.where(shift_B1 == 0, time_BT, torch.where(time_BT < moved_B1, left_BT, right_BT))
+
+
+def stretched(lengths_B: Tensor, rate: Tensor | float) -> Tensor:
+    """Frames of utterances that are played at a multiple of their speed: one at least."""
+    return (lengths_B.double() / rate).round().long().clamp(min=1)
 
 
 class EpochMasks:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import Features, SpecAugment
-from trainables.data.augmentation import EpochMasks
+from trainables.data.augmentation import EpochMasks, EpochTiming
 from trainables.data.corpus import Split
 from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
 from trainables.masking import length_mask
@@ -157,11 +157,30 @@ class DeviceSplit:
             return None
         return EpochMasks(config, len(self.split.ids), (seed, epoch), self.device)
 
-    def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray, masks: EpochMasks | None = None) -> Batch:
-        """The utterances numbered `indices`, padded to `edge` frames; `masks` augments them."""
+    def timing(self, speed: float, warp: int, seed: int, epoch: int) -> EpochTiming | None:
+        """This epoch's speed perturbation and time warp, or None where both are 0."""
+        if not (speed or warp):
+            return None
+        return EpochTiming(speed, warp, len(self.split.ids), (seed, epoch), self.device)
+
+    def gather(
+        self,
+        indices: np.ndarray,
+        edge: int,
+        weights: np.ndarray,
+        masks: EpochMasks | None = None,
+        timing: EpochTiming | None = None,
+    ) -> Batch:
+        """The utterances numbered `indices`, padded to `edge` frames; `timing` and then `masks` augment them."""
         index_B = torch.from_numpy(indices).to(self.device)
         lengths_B, counts_B = self.frames[index_B], self.counts[index_B]
-        features_BTF = gather_rows(self.features, self.frame_offsets[index_B], lengths_B, edge)
+        offsets_B = self.frame_offsets[index_B]
+        if timing is None:
+            features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
+        else:
+            original_B = lengths_B
+            lengths_B, position_BT = timing.resample(original_B, index_B, edge)
+            features_BTF = gather_between(self.features, offsets_B, original_B, position_BT)
         features_BTF = self.normalizer(features_BTF, lengths_B)
         if masks is not None:
             features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)
@@ -187,6 +206,19 @@ def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) 
     """
     position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
     return flat[offsets_B[:, None] + position_BW]
+
+
+def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
+    """Rows of a flat buffer at positions between its elements, (B, W, ...) float32, by linear interpolation.
+
+    Positions count from `offset`, within 0 .. length - 1.
+    """
+    before_BW = position_BW.long()
+    after_BW = torch.minimum(before_BW + 1, lengths_B[:, None] - 1)
+    share_BW1 = (position_BW - before_BW)[..., None].float()
+    return torch.lerp(
+        flat[offsets_B[:, None] + before_BW].float(), flat[offsets_B[:, None] + after_BW].float(), share_BW1
+    )
 
 
 def in_batches(lengths: Sequence[int], budget: float) -> Iterator[np.ndarray]:

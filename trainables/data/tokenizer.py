@@ -137,6 +137,10 @@ class Tokenizer:
         text = "".join(self._texts[i] for i in ids if i not in SPECIAL_IDS)
         return text.removeprefix(_prefix(self.kind))
 
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """Each token's text, for people; of special ones the name, such as `<sos>`."""
+        return [f"<{self._texts[i].strip(RESERVED)}>" if i in SPECIAL_IDS else self._texts[i] for i in ids]
+
 
 def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
     """The tokenizer of a training split's text, trained or found."""

@@ -48,6 +48,11 @@ def make_model(config: Model, vocab_size: int, num_feats: int) -> SpeechTransfor
     return SpeechTransformer(config, vocab_size, num_feats)
 
 
+def stacks(model: nn.Module) -> dict[str, Encoder | Decoder]:
+    """What has layers in a model, by name: `encoder` and `decoder`; a language model is itself one, without a name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Encoder | Decoder)}
+
+
 def initialize(model: nn.Module) -> None:
     """Glorot-uniform matrices, zero biases; embeddings of variance 1/D, which the decoder scales to 1.
 
