@@ -80,6 +80,17 @@ class TrainedModel:
         save_model(self.model, str(folder / WEIGHTS))
 
 
+def kind_of(folder: Path) -> str:
+    """The kind of model (`model.kind`) in a model directory.
+
+    Raises:
+        InputError: it is none.
+    """
+    _require(folder, (CONFIG,))
+    tree = read_json(folder / CONFIG, "config")["config"]
+    return parse_config(tree, str(folder / CONFIG)).model.kind
+
+
 def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> tuple[Config, str]:
     """The configuration and the corpus hash of a model directory of this kind (`model.kind`).
 

@@ -8,7 +8,6 @@ Shapes: N items of the training split, B batch, T frames, S subsampled frames, U
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +31,7 @@ from trainables.model_directory import TrainedModel
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.pretrained import KEY, check_pretrained, move_weights
 from trainables.recognizer import Recognizer
-from trainables.text_model import TextModel, load_language_model
+from trainables.text_model import TextModel, load_language_model, perplexities
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
 
@@ -187,7 +186,6 @@ class LanguageTask:
         self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
         texts = corpus.validation_split(config.data.validation).texts or []
         self.validation_data = DeviceTexts(texts, tokenizer, device)
-        self.characters = sum(map(len, texts)) + len(texts)  # the end of a text counts as one
         self.lengths = self.train_data.token_counts + 1  # EOS
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
@@ -215,23 +213,13 @@ class LanguageTask:
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
 
-    @torch.no_grad()
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
         """Cross-entropy without smoothing, and perplexity a token and a character, ends of texts included."""
-        totals = torch.zeros(2, device=self.device, dtype=torch.float64)
-        for indices, edge in self.validation_plan.epoch()[rank::world]:
-            batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
-            with self.trained.autocast():
-                logits_BUV = self.trained.model(batch.inputs_BU)
-            sums = cross_entropy_sums(0.0, logits_BUV, batch.targets_BU, batch.weights_B)
-            totals += torch.stack([sums.cross_entropy, sums.tokens])
+        totals = self.trained.log_losses(self.validation_data, self.validation_plan.epoch()[rank::world])
         gathered(totals, [], world)
-        cross_entropy, count = totals.tolist()
-        return {
-            "val_loss": cross_entropy / count,
-            "val_perplexity": _perplexity(cross_entropy / count),
-            "val_character_perplexity": _perplexity(cross_entropy / self.characters),
-        }
+        nats, tokens = totals.tolist()
+        found = perplexities(nats, tokens, self.validation_data.texts)
+        return {"val_loss": nats / tokens, **{f"val_{name}": value for name, value in found.items()}}
 
 
 TASKS: Mapping[str, type[RecognitionTask] | type[LanguageTask]] = {
@@ -264,8 +252,3 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     torch.manual_seed(config.training.seed)
     model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or bins).to(device)
     return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)
-
-
-def _perplexity(nats: float) -> float:
-    """exp of a mean cross-entropy; infinity, as the loss itself, is the loop's to refuse."""
-    return math.exp(nats) if nats < 700 else math.inf

@@ -8,16 +8,25 @@ Shapes: B batch, U tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from trainables.data.batching import BatchPlan
+from trainables.data.text import DeviceTexts
 from trainables.data.tokenizer import Tokenizer
 from trainables.errors import InputError
+from trainables.losses import cross_entropy_sums
 from trainables.model_directory import TOKENIZER, TrainedModel, load_weights, read_about
 from trainables.models.speech_transformer import LanguageModel
+
+LARGEST = 700.0  # nats a token whose exp is still a number
 
 
 @dataclass
@@ -39,6 +48,35 @@ class TextModel(TrainedModel):
         load_weights(model, folder)
         model.lay_out_for_steps()
         return cls(config, model.to(device).eval(), tokenizer, corpus_hash)
+
+    @torch.no_grad()
+    def log_losses(self, data: DeviceTexts, batches: Iterable[tuple[np.ndarray, int]]) -> Tensor:
+        """Negative log-likelihood in nats and number of tokens, EOS included, of these batches: (2,) float64."""
+        self.model.eval()
+        totals = torch.zeros(2, device=self.device, dtype=torch.float64)
+        for indices, edge in batches:
+            batch = data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+            with self.autocast():
+                logits_BUV = self.model(batch.inputs_BU)
+            sums = cross_entropy_sums(0.0, logits_BUV, batch.targets_BU, batch.weights_B)
+            totals += torch.stack([sums.cross_entropy, sums.tokens])
+        return totals
+
+    def perplexities(self, texts: Sequence[str]) -> dict[str, float]:
+        """Of texts: see `perplexities`."""
+        data = DeviceTexts(texts, self.tokenizer, self.device)
+        plan = BatchPlan(data.token_counts + 1, self.config.training.batch_tokens)
+        nats, tokens = self.log_losses(data, plan.epoch()).tolist()
+        return perplexities(nats, tokens, texts)
+
+
+def perplexities(nats: float, tokens: float, texts: Sequence[str]) -> dict[str, float]:
+    """exp of the mean negative log-likelihood a token and a character; the end of a text counts as one of each."""
+    characters = sum(len(text) + 1 for text in texts)
+    return {
+        "perplexity": math.exp(min(nats / tokens, LARGEST)),
+        "character_perplexity": math.exp(min(nats / characters, LARGEST)),
+    }
 
 
 def load_language_model(folder: str, key: str, device: torch.device | str = "cpu") -> TextModel:

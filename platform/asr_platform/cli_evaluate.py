@@ -33,7 +33,7 @@ NOT_NEGATIVE = click.FloatRange(0)
 def evaluate(
     model: Path, data: Path, split: str, language_model: Path | None, compare: bool, as_json: bool, **options: Any
 ) -> None:
-    """Scores MODEL on a split: CER and WER.
+    """Scores MODEL on a split: CER and WER, or a language model's perplexity.
 
     MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
     configuration says.
@@ -58,4 +58,7 @@ def evaluate(
         click.echo(json.dumps(scores))
         return
     for key, value in scores.items():
-        click.echo(f"{key:>12}  {value:.2%}" if isinstance(value, float) else f"{key:>12}  {value:,}")
+        shown = (
+            f"{value:.2%}" if key in ("cer", "wer") else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
+        )
+        click.echo(f"{key:>20}  {shown}")

@@ -21,20 +21,26 @@ from trainables.data.importers.hw4 import read_course_features
 from trainables.data.utterance import AudioSegment
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate, word_error_rate
+from trainables.model_directory import CONFIG, kind_of
 from trainables.recognizer import Recognizer
+from trainables.text_model import TextModel
 
 FILES_AT_ONCE = 64
 
 
 def load(model: Path) -> Recognizer:
     """The recogniser in a model directory, on the GPU where there is one."""
-    return Recognizer.load(model, "cuda" if torch.cuda.is_available() else "cpu")
+    return Recognizer.load(model, _device())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def evaluate_model(
     model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """CER and WER (fractions) over a split, with its size.
+    """CER and WER (fractions) over a split, with its size; of a language model, perplexities of its texts.
 
     Args:
         decoding: keys of the configuration's section `decoding`, in place of the model's own.
@@ -43,6 +49,8 @@ def evaluate_model(
         InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` asks
             for what cannot be done.
     """
+    if (model / CONFIG).is_file() and kind_of(model) == "language_model":
+        return _perplexities(model, data, split, decoding)
     recognizer, utterances = _open_scored(model, data, split)
     return _scores(recognizer, utterances, _decoding(recognizer, decoding))
 
@@ -82,6 +90,16 @@ def _scores(recognizer: Recognizer, utterances: Split, decoding: Decoding) -> di
         "utterances": len(hypotheses),
         "characters": sum(map(len, texts)),
     }
+
+
+def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> dict[str, Any]:
+    if decoding:
+        raise InputError(f"{model}: a language model, which searches nothing", f"Leave out {', '.join(decoding)}.")
+    texts = Corpus.open(data).split(split).texts
+    if texts is None:
+        raise InputError(f"{data}: split {split} has no texts to score against", "Choose a split with transcripts.")
+    found = TextModel.load(model, _device()).perplexities(texts)
+    return {**found, "texts": len(texts), "characters": sum(map(len, texts))}
 
 
 def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
