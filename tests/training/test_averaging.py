@@ -179,6 +179,13 @@ def test_a_checkpoint_holds_averages_only_where_they_are_asked_for(run_of: Calla
     assert kinds == {"plain": set(), "running": {"trained", "running"}, "best": {"best"}}
 
 
+def test_epochs_of_a_stage_are_not_averaged(run_of: Callable[[str], Run]) -> None:
+    """Layers that took no part in them hold nothing yet."""
+    for epoch, best in [(2, set()), (3, {"3"}), (4, {"3", "4"})]:
+        names = load_averages(run_of("both_after_a_stage").folder / f"epoch_{epoch}")
+        assert {name.split(".")[1] for name in names if name.startswith("best.")} == best
+
+
 def test_damaged_averages_are_refused(tiny_corpus: Corpus, tmp_path: Path) -> None:
     config = tiny.config({"training.epochs": 1, "training.ema": 0.5})
     train(config, tiny_corpus, Recorder(tmp_path))

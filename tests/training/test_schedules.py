@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,9 @@ from torch.optim.lr_scheduler import (
 )
 
 from trainables.config import Optimizer
+from trainables.data.corpus import Corpus
 from trainables.schedules import ONE_CYCLE_START, learning_rate
+from trainables.training import train
 
 PEAK = 2e-3
 SCHEDULES = ["cosine", "cosine_restarts", "plateau", "noam", "one_cycle", "constant"]
@@ -138,3 +141,14 @@ def test_a_rate_rises_before_it_falls(total: int, warmup: float, final: float, s
     top = found.index(max(found))
     assert all(one <= other for one, other in itertools.pairwise(found[: top + 1]))
     assert all(one >= other for one, other in itertools.pairwise(found[top:]))
+
+
+def test_training_tells_the_plateau_how_validation_went(tiny_corpus: Corpus) -> None:
+    """Where nothing that the loss depends on is trained, no epoch brings a lower one."""
+    groups = [{"pattern": "ctc_head.*"}, {"pattern": "*", "lr_scale": 0}]
+    leaves = {"optimizer.groups": groups, "loss.ctc_weight": 0.0, "optimizer.schedule": "plateau"}
+    recorder = tiny.Recorder()
+    rest = {"optimizer.patience": 1, "optimizer.warmup": 0.0, "optimizer.lr": PEAK, "training.epochs": 6}
+    train(tiny.config({**leaves, **rest}), tiny_corpus, recorder)
+    expected = [PEAK, PEAK, PEAK, PEAK / 2, PEAK / 2, PEAK / 4]
+    assert [row["learning_rate"] for row in recorder.history] == pytest.approx(expected)
