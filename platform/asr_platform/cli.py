@@ -224,7 +224,7 @@ def _close(outcome: Outcome) -> None:
             f"model:           {model}",
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
-            f"transcribe:      platform transcribe {shlex.quote(model)} FILE.wav",
+            _use(outcome, shlex.quote(model)),
             f"compare trials:  {platform} ui",
         ]
     for line in lines:
@@ -233,6 +233,15 @@ def _close(outcome: Outcome) -> None:
         sys.exit(INTERRUPTED)
     if model is None:
         sys.exit(NO_MODEL)
+
+
+def _use(outcome: Outcome, model: str) -> str:
+    """What the model that was found is for."""
+    from trainables.metrics import objective
+
+    if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):
+        return f"transcribe:      platform transcribe {model} FILE.wav"
+    return f"let it help:     platform evaluate RECOGNISER --language-model {model} --lm-weight 0.3 ..."
 
 
 def _console() -> Console:

@@ -58,7 +58,5 @@ def evaluate(
         click.echo(json.dumps(scores))
         return
     for key, value in scores.items():
-        shown = (
-            f"{value:.2%}" if key in ("cer", "wer") else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
-        )
-        click.echo(f"{key:>20}  {shown}")
+        kind = ".2%" if key in ("cer", "wer") else ",.3f" if isinstance(value, float) else ","
+        click.echo(f"{key:>20}  {value:{kind}}")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from trainables.config import Features
 from trainables.data.augmentation import EpochTiming, stretched
-from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, gather_between, gather_rows
+from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, gather_between
 from trainables.data.corpus import Corpus
+from trainables.data.text import gather_rows
 from trainables.data.tokenizer import corpus_tokenizer
 from trainables.training import Trainer
 

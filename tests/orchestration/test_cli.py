@@ -146,7 +146,7 @@ MISTAKES = [
     ("--home new train --from small --data corpus", "new: nothing has been run here", "platform --home"),
     ("train right.yaml --data no-dev", "no-dev: no validation splits", "data.validation"),
     # a model
-    ("evaluate absent --data corpus --split dev", "absent: not a whole model directory", "config.json, tokenizer.model, model.safetensors, features.json"),
+    ("evaluate absent --data corpus --split dev", "absent: not a whole model directory", "features.json missing"),
     ("evaluate no-tokenizer --data corpus --split dev", "tokenizer.model missing", "folder of a trained model"),
     ("evaluate cut-model --data corpus --split dev", "cut-model/model.safetensors", "damaged"),
     ("evaluate model --data corpus --split dve", "corpus: no split named 'dve'", "dev, test, train"),

@@ -21,7 +21,8 @@ from torch import Tensor
 from trainables.config import Features, SpecAugment
 from trainables.data.augmentation import EpochMasks, EpochTiming
 from trainables.data.corpus import Split
-from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
+from trainables.data.text import DeviceTexts, TextBatch, gather_rows
+from trainables.data.tokenizer import Tokenizer
 from trainables.masking import length_mask
 
 MAX_BUCKETS = 32
@@ -94,15 +95,11 @@ def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Gathered and padded; `weights_B` is 0 for a filler that must not count."""
+class Batch(TextBatch):
+    """Gathered and padded: features beside the tokens of their transcripts."""
 
     features_BTF: Tensor
     lengths_B: Tensor
-    inputs_BU: Tensor  # SOS, then the transcript: the course's "shifted" sequence
-    targets_BU: Tensor  # the transcript, then EOS: the course's "golden" sequence
-    target_lengths_B: Tensor  # with EOS
-    weights_B: Tensor
 
 
 class Normalizer:
@@ -141,15 +138,11 @@ class DeviceSplit:
         self.split = split
         self.normalizer = normalizer
         self.device = device
-        tokens = tokenizer.encode(split.texts or [""] * len(split.ids))
-        self.token_counts = np.array([len(ids) for ids in tokens], dtype=np.int64)
-        flat = np.concatenate([np.array(ids, dtype=np.int64) for ids in tokens] or [np.zeros(0, dtype=np.int64)])
+        self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device)
+        self.token_counts = self.texts.token_counts
         self.features = split.features.to(device)
-        self.tokens = torch.from_numpy(np.append(flat, PAD)).to(device)
         self.frames = torch.from_numpy(split.frames).to(device)
         self.frame_offsets = torch.from_numpy(split.offsets).to(device)
-        self.counts = torch.from_numpy(self.token_counts).to(device)
-        self.token_offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
 
     def masks(self, config: SpecAugment, seed: int, epoch: int) -> EpochMasks | None:
         """This epoch's SpecAugment, or None where the configuration asks for no mask."""
@@ -173,8 +166,7 @@ class DeviceSplit:
     ) -> Batch:
         """The utterances numbered `indices`, padded to `edge` frames; `timing` and then `masks` augment them."""
         index_B = torch.from_numpy(indices).to(self.device)
-        lengths_B, counts_B = self.frames[index_B], self.counts[index_B]
-        offsets_B = self.frame_offsets[index_B]
+        lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
         if timing is None:
             features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
         else:
@@ -184,28 +176,8 @@ class DeviceSplit:
         features_BTF = self.normalizer(features_BTF, lengths_B)
         if masks is not None:
             features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)
-        longest = int(self.token_counts[indices].max())
-        tokens_BU = gather_rows(self.tokens, self.token_offsets[index_B], counts_B, longest + 1)
-        valid_BU = length_mask(counts_B, longest + 1)
-        tokens_BU = torch.where(valid_BU, tokens_BU, PAD)
-        sos_B1 = torch.full_like(tokens_BU[:, :1], SOS)
-        return Batch(
-            features_BTF,
-            lengths_B,
-            inputs_BU=torch.cat([sos_B1, tokens_BU[:, :-1]], dim=1),
-            targets_BU=tokens_BU.scatter(1, counts_B[:, None], EOS),
-            target_lengths_B=counts_B + 1,
-            weights_B=torch.from_numpy(weights).to(self.device),
-        )
-
-
-def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) -> Tensor:
-    """Rows `offset .. offset + length - 1` of a flat buffer as (B, width, ...).
-
-    What stands past a row's length is left over from its last element: mask it.
-    """
-    position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
-    return flat[offsets_B[:, None] + position_BW]
+        text = self.texts.gather(indices, int(self.token_counts[indices].max()) + 1, weights)
+        return Batch(**vars(text), features_BTF=features_BTF, lengths_B=lengths_B)
 
 
 def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
