@@ -174,12 +174,16 @@ def _located(space: Space, folder: Path) -> Space:
         return str(folder / value) if isinstance(value, str) else value
 
     base = {key: located(value) if key in PATHS else value for key, value in space.base.items()}
-    vary = dict(space.vary)
-    for key in PATHS:
-        variable = vary.get(key)
-        if variable is not None and isinstance(variable.distribution, Choice):
-            choice = Choice(tuple(map(located, variable.distribution.values)))
-            vary[key] = replace(variable, distribution=choice)
+    vary = {}
+    for key, variable in space.vary.items():
+        when = {
+            parent: tuple(map(located, values)) if parent in PATHS else values
+            for parent, values in variable.when.items()
+        }
+        choices = variable.distribution
+        if key in PATHS and isinstance(choices, Choice):
+            choices = replace(choices, values=tuple(map(located, choices.values)))
+        vary[key] = replace(variable, distribution=choices, when=when)
     return replace(space, base=base, vary=vary)
 
 
