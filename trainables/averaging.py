@@ -47,7 +47,7 @@ class WeightAverages:
 
     def consider(self, epoch: int, score: float) -> None:
         """Keeps what was validated in an epoch, where it is among the best; `score`: lower is better."""
-        if self.count == 1:
+        if self.count == 1 or (len(self.best) == self.count and score > max(self.scores.values())):
             return
         weights = self.running or self.trained
         self.best[epoch] = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}

@@ -253,8 +253,18 @@ class Config(Section):
     decoding: Decoding = Decoding()
 
     @model_validator(mode="after")
-    def _stages_have_no_more_layers_than_the_model(self) -> Config:
+    def _sections_fit(self) -> Config:
         mistakes = []
+        frozen, epochs = self.pretrained.frozen_epochs, self.training.epochs
+        if frozen >= epochs:
+            mistakes.append(f"pretrained.frozen_epochs={frozen} of training.epochs={epochs}: one must be left at least")
+        if self.model.kind == "language_model":
+            if self.pretrained.decoder is not None:
+                mistakes.append("pretrained.decoder has no meaning with model.kind=language_model")
+            if any(stage.encoder_layers is not None for stage in self.training.stages):
+                mistakes.append("a stage's encoder_layers have no meaning with model.kind=language_model")
+        elif self.data.text is not None:
+            mistakes.append(f"data.text={self.data.text} has no meaning with model.kind={self.model.kind}")
         for number, stage in enumerate(self.training.stages):
             for key in ("encoder_layers", "decoder_layers"):
                 active, layers = getattr(stage, key), getattr(self.model, key)

@@ -46,7 +46,11 @@ def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: 
 def move_weights(language: TextModel, model: SpeechTransformer) -> set[str]:
     """Copies a language model's weights into the decoder; returns the names of the parameters that it set."""
     own = dict(model.decoder.named_parameters())
-    weights = dict(language.model.named_parameters())
-    for name, weight in weights.items():
+    for name, weight in language.model.named_parameters():
         own[name].copy_(weight)
-    return {f"decoder.{name}" for name in weights}
+    return moved_names(language)
+
+
+def moved_names(language: TextModel) -> set[str]:
+    """The recogniser's parameters that begin with a language model's weights."""
+    return {f"decoder.{name}" for name, _ in language.model.named_parameters()}

@@ -78,16 +78,16 @@ class Recognizer(TrainedModel):
     def transcribe(
         self,
         features: Sequence[np.ndarray | Tensor],
-        decoding: Decoding | None = None,
+        search: Search | None = None,
         batch_frames: int = 20_000,
     ) -> list[str]:
         """Texts of utterances given as (T, F) arrays of this model's recipe, in the order given.
 
         Args:
-            decoding: how to search; None: as the configuration says.
+            search: of `self.search`; None: as the configuration says.
         """
         self.model.eval()
-        normalize, search = self.normalizer(), self.search(decoding)
+        normalize, search = self.normalizer(), search or self.search()
         texts = [""] * len(features)
         for indices in in_batches([len(item) for item in features], batch_frames):
             items = [torch.as_tensor(features[index]) for index in indices]

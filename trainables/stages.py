@@ -90,6 +90,22 @@ def trained_names(config: Config, phase: Phase, names: Iterable[str], moved: Col
     return set(names) - frozen
 
 
+def check_phases(config: Config, names: Iterable[str], moved: Collection[str] = ()) -> None:
+    """Refuses a configuration in which a pattern matches no parameter, or a phase has nothing to train.
+
+    Args:
+        names: of all parameters.
+        moved: those that the pretrained decoder gave.
+
+    Raises:
+        InputError: the message names the key.
+    """
+    names = list(names)
+    pattern_groups(names, config.optimizer.groups)
+    for phase in {phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)}:
+        trained_names(config, phase, names, moved)
+
+
 def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
     """Puts a model into a phase; returns whether other parameters than before are trained now.
 

@@ -1,27 +1,39 @@
 """Which proposals of a space can become trials on a corpus.
 
-They are within the budget, with tokens that the text can give, and fit the language models that they name.
+They are within the budget, with tokens that the text can give; what they name is there, and fits them. All of this is
+known before anything is started.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from asr_platform.study import propose
 from search_spaces.budget import check_budget, feasible, remembered
 from search_spaces.space import Space
-from trainables.config import Config, Tokenizer
+from trainables.config import Config
+from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
-from trainables.data.tokenizer import corpus_tokenizer
+from trainables.data.text import read_texts
+from trainables.data.tokenizer import Tokenizer, corpus_tokenizer
 from trainables.errors import InputError
-from trainables.pretrained import KEY, check_pretrained
+from trainables.models.speech_transformer import make_model
+from trainables.pretrained import KEY, check_pretrained, moved_names
 from trainables.recognizer import LANGUAGE_MODEL
+from trainables.stages import check_phases
 from trainables.text_model import check_tokenizers, load_language_model
 
 
 class Feasibility:
     """A space on a corpus: a proposal's values -> its exact parameter count, or None where it cannot be a trial.
+
+    Attributes:
+        refusal: why the last proposal that was within the budget cannot be a trial.
 
     Raises:
         InputError: the corpus lacks a split to train or to validate on.
@@ -32,11 +44,14 @@ class Feasibility:
         splits = space.config({}).data
         corpus.validation_split(splits.validation)  # where there is none, no trial need find out
         self.split = corpus.training_split(splits.train)
-        self.vocab_size = remembered(self._vocab_size)
+        self.tokenizer = cache(self._tokenizer)
+        self.vocab_size = remembered(lambda config: self.tokenizer(config).vocab_size)
         self.language_model = cache(load_language_model)
+        self.texts = cache(read_texts)
+        self.refusal: InputError | None = None
 
-    def _vocab_size(self, tokenizer: Tokenizer) -> int:
-        return corpus_tokenizer(self.corpus, self.split, tokenizer).vocab_size
+    def _tokenizer(self, config: TokenizerConfig) -> Tokenizer:
+        return corpus_tokenizer(self.corpus, self.split, config)
 
     def __call__(self, values: Mapping[str, Any]) -> int | None:
         found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)
@@ -44,8 +59,9 @@ class Feasibility:
             return None
         config, parameters = found
         try:
-            self._check_language_models(config)
-        except InputError:
+            self._check(config)
+        except InputError as error:
+            self.refusal = error
             return None
         return parameters
 
@@ -53,24 +69,34 @@ class Feasibility:
         """Why some vocabularies of the space will not be tried: the text cannot give them.
 
         Raises:
-            InputError: nothing in the space can be a trial, or it names a language model that is none.
+            InputError: nothing in the space can be a trial; the message says why.
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
-        for key in (KEY, LANGUAGE_MODEL):
-            varied = self.space.vary.get(key)
-            for folder in varied.distribution.candidates() if varied else [self.space.base.get(key)]:
-                if folder is not None:
-                    self.language_model(folder, key)
-        if not any(key.startswith(("model.", "tokenizer.", "pretrained.")) for key in self.space.vary):
-            self._check_language_models(self.space.config({}))  # no proposal will fit better than the base does
+        try:
+            propose(self.space, [], self)
+        except InputError as error:
+            raise self.refusal or error from None
         return left_out
 
-    def _check_language_models(self, config: Config) -> None:
-        """Refuses a configuration whose language models are of another tokenizer or shape."""
-        tokenizer = corpus_tokenizer(self.corpus, self.split, config.tokenizer)
+    def _check(self, config: Config) -> None:
+        """Refuses a configuration that a trial would refuse as it begins."""
+        bins, kept = self.corpus.recipe.bins, config.features.num_feats
+        if kept is not None and kept > bins:
+            raise InputError(
+                f"features.num_feats: {kept}, but {self.corpus.path} has {bins} bins", f"Say at most {bins}."
+            )
+        moved: set[str] = set()
+        tokenizer = self.tokenizer(config.tokenizer)
         if config.pretrained.decoder is not None:
             language = self.language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
+            moved = moved_names(language)
         if config.decoding.language_model is not None:
             language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
             check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)
+        if config.data.text is not None:
+            self.texts(Path(config.data.text))
+        if config.optimizer.groups or config.training.stages or moved:
+            with torch.device("meta"):
+                names = [name for name, _ in make_model(config.model, tokenizer.vocab_size, bins).named_parameters()]
+            check_phases(config, names, moved)

@@ -5,6 +5,7 @@ Figures are drawn without a display and without matplotlib's global state, in wh
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -87,7 +88,10 @@ def draw_sweep(trials: Sequence[TrialRecord], folder: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box says so too
-        figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+        try:
+            figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
+        except ValueError as error:  # what cannot be drawn, such as a picture too large, ends no sweep
+            logging.getLogger(__name__).warning("%s: not drawn: %s", path, error)
 
 
 # Learning curves

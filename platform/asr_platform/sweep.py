@@ -108,6 +108,7 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
             ledger.note("trials", trials)
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
         space = recorded_space(about)
+        Feasibility(space, corpus).check()
         sweep = Sweep(home, name, ledger, space, corpus, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
@@ -115,7 +116,7 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
 
 def recorded_space(about: dict[str, Any]) -> Space:
     """The space that a sweep began with."""
-    return Space.parse(about["space"], about["source"], Path(about["folder"])).lasting(about["epochs"])
+    return Space.parse(about["space"], about["source"], Path(about.get("folder", Path.cwd()))).lasting(about["epochs"])
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:

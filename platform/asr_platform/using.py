@@ -19,6 +19,7 @@ from trainables.data.corpus import Corpus, Split
 from trainables.data.features import Frames, Recipe
 from trainables.data.importers.hw4 import read_course_features
 from trainables.data.utterance import AudioSegment
+from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import CONFIG, kind_of
@@ -26,6 +27,8 @@ from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
 
 FILES_AT_ONCE = 64
+ALONE = {"language_model": None, "lm_weight": 0.0}
+WARM_UP = 4  # utterances transcribed before the clock of a comparison starts
 
 
 def load(model: Path) -> Recognizer:
@@ -52,7 +55,7 @@ def evaluate_model(
     if (model / CONFIG).is_file() and kind_of(model) == "language_model":
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = _open_scored(model, data, split)
-    return _scores(recognizer, utterances, _decoding(recognizer, decoding))
+    return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))
 
 
 def compare_methods(
@@ -67,13 +70,14 @@ def compare_methods(
     """
     recognizer, utterances = _open_scored(model, data, split)
     own = _decoding(recognizer, {**decoding, "method": "beam"})
-    alone = {"language_model": None, "lm_weight": 0.0}
-    searches = {method: _changed(own, {"method": method, **alone}) for method in methods}
+    searches = {method: _changed(own, {"method": method, **ALONE}) for method in methods}
     if own.lm_weight:
         for method in ("greedy", "beam", "joint"):
             searches[f"{method} + language model"] = _changed(own, {"method": method})
     rows = []
-    for name, search in searches.items():
+    ready = {name: recognizer.search(decoding) for name, decoding in searches.items()}
+    recognizer.transcribe(_frames(utterances)[:WARM_UP], ready["greedy"])
+    for name, search in ready.items():
         start = time.perf_counter()
         scores = _scores(recognizer, utterances, search)
         factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
@@ -81,9 +85,9 @@ def compare_methods(
     return rows
 
 
-def _scores(recognizer: Recognizer, utterances: Split, decoding: Decoding) -> dict[str, Any]:
+def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:
     texts = utterances.texts or []
-    hypotheses = recognizer.transcribe(_frames(utterances), decoding)
+    hypotheses = recognizer.transcribe(_frames(utterances), search)
     return {
         "cer": character_error_rate(texts, hypotheses),
         "wer": word_error_rate(texts, hypotheses),
@@ -103,8 +107,10 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
 
 
 def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
+    if changes.get("method") in ("ctc", "ctc_beam") and "lm_weight" not in changes:
+        changes = {**changes, **ALONE}  # what the model's own configuration may add does not go with these
     decoding = _changed(recognizer.config.decoding, changes)
-    if "language_model" in changes and not decoding.lm_weight:
+    if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
             f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
         )

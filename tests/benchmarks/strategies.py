@@ -90,8 +90,8 @@ def run(name: str, seed: int, epochs: int, corpus: Path, model: Path) -> list[di
     told = {"seed": seed, "epochs": epochs, "seconds": time.perf_counter() - start}
     rows = [{"strategy": name, "best_val_cer": min(own), "val_cer": own, **told}]
     if AVERAGE in leaves:
-        averaged = [row["val_cer"] for row in history]
-        rows.append({"strategy": AVERAGED, "best_val_cer": min(averaged), "val_cer": averaged, **told})
+        averaged = history[-1]["val_cer"]
+        rows.append({"strategy": AVERAGED, "best_val_cer": averaged, "val_cer": [averaged], **told})
     return rows
 
 

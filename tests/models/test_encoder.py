@@ -107,14 +107,14 @@ def test_parameters_are_those_of_the_graph() -> None:
 
 @pytest.mark.parametrize(("kind", "parameters"), [("none", 0), ("rms", 2), ("layer", 4)])
 def test_qk_norm_has_parameters_of_a_head_only_when_on(kind: str, parameters: int) -> None:
-    norms = [value for name, value in encoder(qk_norm=kind).layers[0].attention.named_parameters() if "norms" in name]
+    norms = [value for name, value in encoder(qk_norm=kind).layers[0].attention.named_parameters() if "norm" in name]
     assert [tuple(value.shape) for value in norms] == [(32 // 2,)] * parameters
 
 
 def test_qk_norm_normalises_each_head() -> None:
     attention = encoder(qk_norm="rms").layers[0].attention
-    for norm in (attention.norms.query, attention.norms.key):
-        nn.init.ones_(norm.weight)
+    for norm in (attention.query_norm, attention.key_norm):
+        nn.init.ones_(norm.norm.weight)
     query, key, value = attention.project(torch.randn(2, 5, 32))
     for heads in (query, key):
         torch.testing.assert_close(heads.square().mean(-1), torch.ones(2, 2, 5), atol=1e-3, rtol=0)

@@ -31,7 +31,7 @@ def speech() -> list[np.ndarray]:
 
 
 def transcripts(recognizer: Recognizer, **decoding: Any) -> list[str]:
-    return recognizer.transcribe(speech(), Decoding.model_validate(decoding))
+    return recognizer.transcribe(speech(), recognizer.search(Decoding.model_validate(decoding)))
 
 
 @pytest.mark.parametrize("method", METHODS)

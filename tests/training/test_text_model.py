@@ -112,7 +112,9 @@ def test_text_is_read_from_lines_and_from_arrays(tmp_path: Path) -> None:
 
 
 def test_the_course_s_text(speech_data: Path) -> None:
-    texts = read_texts(speech_data / "hw4_data_subset" / "hw4p1_data" / "train")
+    folder = speech_data / "hw4_data_subset" / "hw4p1_data"
+    texts = read_texts(folder)
+    assert texts == read_texts(folder / "train")
     assert len(texts) == 267 and texts[0] == "TOM THE PIPER'S SON"
 
 

@@ -23,9 +23,13 @@ REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of
 def read_texts(path: Path) -> list[str]:
     """Texts of a file with one a line (UTF-8), or of a folder of `.npy` files with one each, in order of their names.
 
+    Of a folder with a folder `train`, such as the course's `hw4p1_data`, that one's.
+
     Raises:
         InputError: there is no such thing, it is empty, or a file in it is something else.
     """
+    if (path / "train").is_dir():
+        path = path / "train"
     if path.is_dir():
         files = sorted(path.glob("*.npy"))
         texts = [_read_array(file) for file in files]

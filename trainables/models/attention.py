@@ -73,7 +73,7 @@ def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
 
 
 def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
-    """FlexAttention (Dong et al., 2024, arXiv 2412.05496): skips blocks of padding, and never stores a bias per row."""
+    """FlexAttention (Dong et al., 2024, arXiv 2412.05496): skips blocks of padding."""
     blocks = create_block_mask(
         lambda b, h, q, k: k < lengths_B[b], len(lengths_B), None, width, width, device=str(lengths_B.device)
     )
@@ -90,7 +90,8 @@ def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
 
 @cache
 def _compiled_flex() -> Any:
-    return torch.compile(flex_attention)
+    # Dynamic: a kernel for each padded length would soon exceed what dynamo compiles before it gives up.
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def split_heads(x_BSD: Tensor, heads: int) -> Tensor:
@@ -138,13 +139,17 @@ class FusedLinear(nn.Linear):
         self.parts = parts
 
 
-class HeadNorms(nn.Module):
-    """QK norm (Henry et al., 2020, arXiv 2010.04245): a norm of each head's queries and keys, shared by the heads."""
+class HeadNorm(nn.Module):
+    """QK norm (Henry et al., 2020, arXiv 2010.04245): a norm over each head's width, shared by the heads, or none."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.query = make_norm(config.qk_norm, config.d_model // config.heads)
-        self.key = make_norm(config.qk_norm, config.d_model // config.heads)
+        kind = config.qk_norm
+        self.norm = make_norm(kind, config.d_model // config.heads) if kind != "none" else None
+
+    def forward(self, x_BHSE: Tensor) -> Tensor:
+        """In float32, whatever the precision; returned in the type that it came in, which the kernel wants."""
+        return x_BHSE if self.norm is None else self.norm(x_BHSE.float()).to(x_BHSE.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -154,14 +159,13 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.qkv = FusedLinear(config.d_model, config.d_model, 3, config.qkv_bias)
-        self.norms = HeadNorms(config)
+        self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, S, E) each."""
         query, key, value = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Under autocast a norm returns float32, and a kernel wants one type.
-        return self.norms.query(query).to(value.dtype), self.norms.key(key).to(value.dtype), value
+        return self.query_norm(query), self.key_norm(key), value
 
     def forward(self, x_BSD: Tensor, attend: Attend) -> Tensor:
         return self.output(join_heads(attend(*self.project(x_BSD))))
@@ -188,18 +192,17 @@ class CrossAttention(nn.Module):
         self.heads = config.heads
         self.query = nn.Linear(config.d_model, config.d_model, config.qkv_bias)
         self.key_value = FusedLinear(config.d_model, config.d_model, 2, config.qkv_bias)
-        self.norms = HeadNorms(config)
+        self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def project(self, states_BKD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's states, (B, H, K, E) each: the same for every decoding step."""
         key, value = (split_heads(part, self.heads) for part in self.key_value(states_BKD).chunk(2, dim=-1))
-        return self.norms.key(key).to(value.dtype), value
+        return self.key_norm(key), value
 
     def project_query(self, x_BQD: Tensor) -> Tensor:
         """(B, H, Q, E)."""
-        query = split_heads(self.query(x_BQD), self.heads)
-        return self.norms.query(query).to(query.dtype)
+        return self.query_norm(split_heads(self.query(x_BQD), self.heads))
 
     def forward(self, x_BQD: Tensor, key_value: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """`mask` is True where a state may be seen, broadcastable to (B, H, Q, K)."""

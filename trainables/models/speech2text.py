@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config import Model
+from trainables.config import Model, parse_config
 from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL
 
@@ -63,23 +63,24 @@ def speech2text_shape(theirs: Any) -> Model:
         mistakes.append(f"conv_kernel_sizes={theirs.conv_kernel_sizes} are not two of {KERNEL}")
     if mistakes:
         raise InputError(f"Speech2TextConfig: {'; '.join(mistakes)}", "Only networks with equal halves move over.")
-    return Model(
-        d_model=theirs.d_model,
-        heads=theirs.encoder_attention_heads,
-        encoder_layers=theirs.encoder_layers,
-        decoder_layers=theirs.decoder_layers,
-        feed_forward=theirs.encoder_ffn_dim,
-        activation=theirs.activation_function,
-        reduction="conv",
-        reduction_factor=4,
-        conv_channels=theirs.conv_channels // 2,
-        first_position=theirs.pad_token_id + 1,
-        scale_states=theirs.scale_embedding,
-        scale_embeddings=theirs.scale_embedding,
-        tied_embeddings=theirs.tie_word_embeddings,
-        dropout=theirs.dropout,
-        layer_drop=theirs.encoder_layerdrop,
-    )
+    shape = {
+        "d_model": theirs.d_model,
+        "heads": theirs.encoder_attention_heads,
+        "encoder_layers": theirs.encoder_layers,
+        "decoder_layers": theirs.decoder_layers,
+        "feed_forward": theirs.encoder_ffn_dim,
+        "activation": theirs.activation_function,
+        "reduction": "conv",
+        "reduction_factor": 4,
+        "conv_channels": theirs.conv_channels // 2,
+        "first_position": theirs.pad_token_id + 1,
+        "scale_states": theirs.scale_embedding,
+        "scale_embeddings": theirs.scale_embedding,
+        "tied_embeddings": theirs.tie_word_embeddings,
+        "dropout": theirs.dropout,
+        "layer_drop": theirs.encoder_layerdrop,
+    }
+    return parse_config({"model": shape}, "Speech2TextConfig").model
 
 
 def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,6 +124,7 @@ def from_speech2text(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -
         for name, value in expected.items()
         if name not in theirs or theirs[name].shape != value.shape
     ]
+    differing += [f"{name} has no counterpart here" for name in theirs if name not in expected]
     if differing:
         raise InputError(f"weights of another shape: {'; '.join(differing)}", "Make our model with speech2text_shape.")
     state = {}
