@@ -68,7 +68,7 @@ def test_a_language_model_is_one_more_voice(learned: Learned, tmp_path: Path) ->
             learned.recognizer, method=method
         )
         loud = Decoding.model_validate({**asked, "lm_weight": 1e4, "candidates": 100})
-        assert len(set(learned.recognizer.transcribe(equally_long, loud))) == 1
+        assert len(set(learned.recognizer.transcribe(equally_long, learned.recognizer.search(loud)))) == 1
 
 
 def test_a_language_model_of_another_tokenizer_is_refused(learned: Learned, tmp_path: Path) -> None:
