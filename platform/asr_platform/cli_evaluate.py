@@ -34,7 +34,7 @@ NOT_NEGATIVE = click.FloatRange(0)
 def evaluate(
     model: Path, data: Path, split: str, language_model: Path | None, compare: bool, as_json: bool, **options: Any
 ) -> None:
-    """Scores MODEL on a split: CER and WER, or a language model's perplexity.
+    """Scores MODEL on a split: CER and WER, or perplexity.
 
     MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
     configuration says.
