@@ -34,6 +34,14 @@ CASES: dict[str, dict[str, Any]] = {
         ]
     },
     "averages": {"training.ema": 0.9, "training.average": 2},
+    "timing_and_rates": {
+        "data.speed_perturbation": 0.1,
+        "specaugment.time_warp": 3,
+        "optimizer.layer_decay": 0.8,
+        "optimizer.groups": [{"pattern": "decoder.embedding.*", "lr_scale": 0.5}],
+    },
+    # Few batches: one worker may have none to validate.
+    "language_model": {"model.kind": "language_model", "training.batch_tokens": 4096},
 }
 
 
@@ -56,7 +64,8 @@ def histories(corpus: Corpus, folder: Path | None, hashes: dict[str, str] | None
 
 
 def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
-    return {name: metrics[name] for name in names}
+    """Those of these metrics that this kind of model has."""
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 def work(rank: int, folder: Path, corpus: Path) -> None:
