@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +37,7 @@ class Made:
         frames = [
             found.features[start : start + count] for start, count in zip(found.offsets, found.frames, strict=True)
         ]
-        search = None if decoding is None else Decoding.model_validate(decoding)
+        search = None if decoding is None else self.recognizer.search(Decoding.model_validate(decoding))
         return dict(zip(found.ids, self.recognizer.transcribe(frames, search), strict=True))
 
 
@@ -121,6 +121,27 @@ def test_a_comparison_has_a_row_a_method(made: Made, language_model: str) -> Non
     assert len({row["cer"] for row in rows}) > 3
     alone = compare_methods(made.model, made.corpus.path, "dev", {}, METHODS)
     assert [row["method"] for row in alone] == METHODS
+
+
+def test_a_language_model_is_scored_by_its_perplexity(made: Made, language_model: str) -> None:
+    scores = evaluate_model(Path(language_model), made.corpus.path, "dev")
+    texts = made.corpus.split("dev").texts or []
+    assert scores["texts"] == len(texts) and scores["characters"] == sum(map(len, texts))
+    assert scores["perplexity"] == pytest.approx(scores["character_perplexity"])  # its tokens are characters
+    with pytest.raises(InputError, match="a language model, which searches nothing"):
+        evaluate_model(Path(language_model), made.corpus.path, "dev", {"beam": 3})
+
+
+def test_ctc_needs_none_of_the_model_s_own_language_model(made: Made, language_model: str, tmp_path: Path) -> None:
+    """Its configuration fuses one, which CTC alone cannot listen to."""
+    fused = {"decoding": {**made.recognizer.config.decoding.model_dump(), "method": "joint"}}
+    fused["decoding"] |= {"language_model": language_model, "lm_weight": 0.5}
+    config = made.recognizer.config.model_copy(update={"decoding": Decoding.model_validate(fused["decoding"])})
+    (tmp_path / "model").mkdir()
+    replace(made.recognizer, config=config).save(tmp_path / "model")
+    for method in ("ctc", "ctc_beam"):
+        found = evaluate_model(tmp_path / "model", made.corpus.path, "dev", {"method": method})
+        assert found == evaluate_model(made.model, made.corpus.path, "dev", {"method": method})
 
 
 def test_a_language_model_without_a_weight_is_refused(made: Made) -> None:
