@@ -520,16 +520,18 @@ def test_spaces_and_configurations_are_told_apart(tmp_path: Path) -> None:
 def test_paths_are_relative_to_a_folder(tmp_path: Path) -> None:
     """Workers have working directories of their own."""
     text = """
-base: {pretrained: {decoder: models/one}, data: {text: /data/text}}
+base: {pretrained: {decoder: models/one}}
 vary:
   pretrained.decoder: {choice: [null, models/two]}
   pretrained.frozen_epochs: {int: [1, 3], when: {pretrained.decoder: models/two}}
 """
     space = Space.parse(text, "space.yaml", tmp_path)
-    assert space.base == {"pretrained.decoder": str(tmp_path / "models/one"), "data.text": "/data/text"}
+    assert space.base == {"pretrained.decoder": str(tmp_path / "models/one")}
     assert space.vary["pretrained.decoder"].distribution.candidates() == [None, str(tmp_path / "models/two")]
     two = {"pretrained.decoder": str(tmp_path / "models/two")}
     assert space.is_active("pretrained.frozen_epochs", two)
     assert not space.is_active("pretrained.frozen_epochs", {"pretrained.decoder": None})
     assert space.config({**two, "pretrained.frozen_epochs": 2}).pretrained.frozen_epochs == 2
+    absolute = "base: {model: {kind: language_model}, data: {text: /data/text}}"
+    assert Space.parse(absolute, "space.yaml", tmp_path).base["data.text"] == "/data/text"
     assert Space.parse(text, "space.yaml").base["pretrained.decoder"] == str(Path.cwd() / "models/one")
