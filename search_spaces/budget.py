@@ -52,7 +52,7 @@ def feasible(
         config, count = _measure(space, values, vocab_size_of, num_feats)
     except InputError:
         return None
-    return (config, count) if count <= space.budget else None
+    return (config, count) if count <= space.settings.budget else None
 
 
 def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> list[str]:
@@ -67,13 +67,13 @@ def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> li
             together, or the text gives none of the vocabularies.
     """
     vocab_size_of = remembered(vocab_size_of)
-    if any(count <= space.budget for _, count in _shrinking(space, vocab_size_of, num_feats)):
+    if any(count <= space.settings.budget for _, count in _shrinking(space, vocab_size_of, num_feats)):
         return _missing_vocabularies(space, vocab_size_of)
     values, count = smallest(space, vocab_size_of, num_feats)
     chosen = ", ".join(f"{key}={value}" for key, value in values.items())
     raise InputError(
-        f"{space.source}: budget: {space.budget:,} parameters are impossible: the smallest model that this space "
-        f"can make has {count:,} ({chosen or 'nothing varies'})",
+        f"{space.source}: budget: {space.settings.budget:,} parameters are impossible: the smallest model that this "
+        f"space can make has {count:,} ({chosen or 'nothing varies'})",
         f"Set budget to {count} or more, or let the space make smaller models.",
     )
 

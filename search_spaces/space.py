@@ -22,11 +22,11 @@ from search_spaces.distributions import (
     read_when,
 )
 from search_spaces.document import Document
+from search_spaces.settings import Settings
 from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
 from trainables.errors import InputError
 
 SHIPPED = Path(__file__).parent
-DEFAULT_BUDGET = 30_000_000  # parameters
 DEFAULTS = dict(flatten(Config().model_dump()))
 """Every key of a configuration that a space may set or vary, such as `model.dropout`, with its default."""
 
@@ -38,15 +38,12 @@ FIXED = {
 
 PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
 
-KEYS = {
-    "base": "a configuration; what it leaves out has the default",
-    "vary": "keys that vary, such as model.dropout, and how",
-    "budget": "largest number of parameters",
-    "trials": "how many configurations to try",
-    "epochs": "epochs of a trial that is not stopped",
-    "asha": "early stopping: grace (epochs before the first decision), reduction (one in so many goes on)",
-    "seed": "of the proposals",
-}
+KEYS = (
+    "base",  # a configuration; what it leaves out has the default
+    "vary",  # keys that vary, such as model.dropout, and how
+    "start",  # configurations tried first: values of keys, over the base
+    *Settings.model_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -58,24 +55,16 @@ class Space:
         text: that file's content.
         base: what the base configuration says (a valid one on its own), as `{"model.dropout": 0.1}`.
         vary: how keys vary, each behind the keys that its condition names.
-        budget: the largest number of parameters of a model.
-        trials: how many configurations a sweep tries.
-        epochs: length of a trial that is not stopped early.
-        grace: epochs that every trial gets before early stopping may end it.
-        reduction: at each rung of early stopping, one trial in so many goes on.
-        seed: of the proposals.
+        start: values of varied keys that are tried before the sampler's proposals.
+        settings: how to search, when to stop a trial, how much to spend.
     """
 
     source: str
     text: str
     base: Mapping[str, Any]
     vary: Mapping[str, Variable]
-    budget: int
-    trials: int
-    epochs: int
-    grace: int
-    reduction: float
-    seed: int
+    start: tuple[Mapping[str, Any], ...]
+    settings: Settings
 
     @classmethod
     def load(cls, name_or_path: str) -> Space:
@@ -118,7 +107,7 @@ class Space:
 
     def lasting(self, epochs: int | None) -> Space:
         """This space with trials of another length; None leaves it as it is."""
-        return self if epochs is None else replace(self, epochs=epochs, grace=min(self.grace, epochs))
+        return self if epochs is None else replace(self, settings=self.settings.lasting(epochs))
 
     def propose(self, suggest: Suggest) -> dict[str, Any]:
         """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold.
@@ -148,7 +137,7 @@ class Space:
             InputError: the values do not go together.
         """
         read = {key: from_text(value) if key in STRUCTURED else value for key, value in values.items()}
-        leaves = {**self.base, **read, "training.epochs": self.epochs}
+        leaves = {**self.base, **read, "training.epochs": self.settings.epochs}
         active = {key: value for key, value in leaves.items() if self.is_active(key, values)}
         return parse_config(unflatten(active), f"{self.source}: proposal")
 
@@ -196,47 +185,27 @@ def _read(document: Document) -> dict[str, Any]:
     for key in tree:
         if key not in KEYS:
             document.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
-    epochs = _whole(document, tree, "epochs", Config().training.epochs, low=1)
-    base = _read_base(document, _mapping(document, tree, "base"), epochs)
+    settings = _read_settings(document, {key: tree[key] for key in Settings.model_fields if key in tree})
+    base = _read_base(document, _mapping(document, tree, "base"), settings.epochs)
     vary = _read_vary(document, _mapping(document, tree, "vary"))
-    asha = _mapping(document, tree, "asha")
-    for key in asha:
-        if key not in ("grace", "reduction"):
-            document.mistake(f"asha.{key}", "unknown key; the keys here are grace, reduction")
-    grace = _whole(document, asha, "grace", -(-epochs // 5), low=1, path="asha.")
-    if "grace" in asha and grace > epochs:
-        document.mistake("asha.grace", f"grace <= epochs must hold, but got grace={grace}, epochs={epochs}")
-    reduction = asha.get("reduction", 3)
-    if isinstance(reduction, bool) or not isinstance(reduction, int | float) or not 1 < reduction < float("inf"):
-        document.mistake("asha.reduction", f"must be a number above 1, but got {reduction!r}")
-    return {
-        "base": base,
-        "vary": vary,
-        "budget": _whole(document, tree, "budget", DEFAULT_BUDGET, low=1),
-        "trials": _whole(document, tree, "trials", 40, low=1),
-        "epochs": epochs,
-        "grace": grace,
-        "reduction": reduction,
-        "seed": _whole(document, tree, "seed", 0, low=0),
-    }
+    return {"base": base, "vary": vary, "start": (), "settings": settings}
+
+
+def _read_settings(document: Document, tree: Mapping[str, Any]) -> Settings:
+    """The settings; a wrong one has its default, so that the rest can be checked for more mistakes."""
+    wrong = _refusals(Settings, tree)
+    left = {key: value for key, value in flatten(tree) if not any(f"{key}.".startswith(f"{bad}.") for bad, _ in wrong)}
+    settings = Settings.model_validate(unflatten(left))
+    for key, reason in [*wrong, *settings.conflicts()]:
+        document.mistake(key, reason)
+    return settings
 
 
 def _mapping(document: Document, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
     value = tree.get(key)
     if value is not None and not isinstance(value, Mapping):
-        document.mistake(key, f"must be a mapping ({KEYS[key]}), but got {value!r}")
+        document.mistake(key, f"must be a mapping of keys to values, but got {value!r}")
     return value if isinstance(value, Mapping) else {}
-
-
-def _whole(document: Document, tree: Mapping[Any, Any], key: str, default: int, low: int, path: str = "") -> int:
-    """A whole number; 3e7 is one too."""
-    value = tree.get(key, default)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        document.mistake(path + key, f"must be a whole number of at least {low}, but got {value!r}")
-        return default
-    return value
 
 
 def _read_base(document: Document, tree: Mapping[Any, Any], epochs: int) -> dict[str, Any]:
@@ -247,7 +216,7 @@ def _read_base(document: Document, tree: Mapping[Any, Any], epochs: int) -> dict
             reason = "belongs at the top level, as epochs, which early stopping reads too"
             document.mistake("base.training.epochs", reason)
         tree = {**tree, "training": {**training, "epochs": epochs}}
-    for key, reason in _refusals(tree):
+    for key, reason in _refusals(Config, tree):
         document.mistake(f"base.{key}".removesuffix(".configuration"), reason)
     return {key: value for key, value in flatten(tree) if key != "training.epochs"}
 
@@ -265,7 +234,7 @@ def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variabl
         if distribution is None:
             continue
         for value in distribution.candidates():
-            for name, reason in _refusals(unflatten({key: from_text(value) if key in STRUCTURED else value})):
+            for name, reason in _refusals(Config, unflatten({key: from_text(value) if key in STRUCTURED else value})):
                 if f"{name}.".startswith(f"{key}."):
                     report(reason)
         variables[key] = Variable(distribution, when)
@@ -303,12 +272,12 @@ def _ordered(document: Document, variables: Mapping[str, Variable]) -> dict[str,
     return ordered
 
 
-def _refusals(tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
-    """What the configuration refuses in a tree of values: keys and reasons."""
+def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    """What a section refuses in a tree of values: keys and reasons."""
     try:
-        Config.model_validate(tree)
+        section.model_validate(tree)
     except ValidationError as error:
-        return [(key, reason) for key, _, reason in (line.partition(": ") for line in problems(error))]
+        return [(key, reason) for key, _, reason in (line.partition(": ") for line in problems(error, section))]
     return []
 
 

@@ -296,23 +296,23 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def problems(error: ValidationError) -> list[str]:
-    """One line for each mistake that pydantic found: key, reason, value."""
+def problems(error: ValidationError, tree: type[BaseModel] | None = None) -> list[str]:
+    """One line for each mistake that pydantic found: key, reason, value; `tree` is what was read, if not a Config."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "configuration"
         reason = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            reason = f"unknown key; the keys here are {', '.join(known_keys(item['loc'][:-1]))}"
+            reason = f"unknown key; the keys here are {', '.join(known_keys(item['loc'][:-1], tree))}"
         elif item["type"] != "value_error":
             reason += f", but got {item['input']!r}"
         lines.append(f"{key}: {reason}")
     return lines
 
 
-def known_keys(path: tuple[int | str, ...] = ()) -> list[str]:
+def known_keys(path: tuple[int | str, ...] = (), tree: type[BaseModel] | None = None) -> list[str]:
     """The keys of the section at `path`, for messages; empty where there is no such section."""
-    section: Any = Config
+    section: Any = tree or Config
     for part in path:
         field = section.model_fields.get(part)
         section = field.annotation if field else None

@@ -82,11 +82,10 @@ class Mirror:
             "corpus": about["corpus"],
             "corpus_hash": about["corpus_hash"],
             "trials": about["trials"],
-            "budget": space.budget,
-            "epochs": space.epochs,
-            "grace": space.grace,
-            "reduction": space.reduction,
-            "seed": space.seed,
+            "budget": space.settings.budget,
+            "epochs": space.settings.epochs,
+            **{f"asha.{key}": value for key, value in space.settings.asha.model_dump().items()},
+            "seed": space.settings.seed,
         }
         parent = tracker.start(self.name, params, {"kind": "sweep", "space": space.source, **provenance()})
         self.ledger.note("mlflow_run_id", parent)

@@ -189,7 +189,7 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
         sampler = optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, seed=space.seed * 1_000_003 + len(trials)
+            multivariate=True, group=True, constant_liar=True, seed=space.settings.seed * 1_000_003 + len(trials)
         )
     study = optuna.create_study(direction="minimize", sampler=sampler)
     study.add_trials(trials)
@@ -200,7 +200,7 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
             return study.get_trials(deepcopy=False)[trial.number], parameters
         study.tell(trial, state=TrialState.FAIL)
     raise InputError(
-        f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.budget:,} parameters",
+        f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.settings.budget:,} parameters",
         "Raise the budget or add smaller models to the space.",
     )
 

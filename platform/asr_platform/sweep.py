@@ -82,8 +82,8 @@ def start(
         "folder": str(Path.cwd()),
         "corpus": str(corpus.path.resolve()),
         "corpus_hash": corpus.hash,
-        "trials": trials or space.trials,
-        "epochs": space.epochs,
+        "trials": trials or space.settings.trials,
+        "epochs": space.settings.epochs,
         "options": asdict(options),
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
@@ -134,9 +134,10 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         "threads": workers.threads,
         "resources": workers.resources,
     }
-    with view.sweep(sweep.name, machine.dashboard, ledger, space.epochs):
+    with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
-        stopper = RungStopper(space.grace, space.reduction, space.epochs, ledger.trials())
+        epochs, asha = space.settings.epochs, space.settings.asha
+        stopper = RungStopper(int(asha.grace or -(-epochs // 5)), asha.reduction, epochs, ledger.trials())
         recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
         execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
     trials = ledger.trials()
@@ -179,12 +180,12 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         ledger = Ledger.open(Home.existing(home).studies, name)
         space = recorded_space(ledger.about)
         trial = pick(ledger, int(number) if number else None)
-        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.budget, epochs)
+        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
     path = Path(source or "")
     if path.is_file() and not is_space(path):
         return _fixed(load_config(path), path.stem, None, epochs)
     space = Space.load(str(source))
-    return _fixed(space.config({}), f"{space.name}-base", space.budget, epochs)
+    return _fixed(space.config({}), f"{space.name}-base", space.settings.budget, epochs)
 
 
 def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:

@@ -46,8 +46,8 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
             continue
         config, count = found
         assert config == space.config(values)
-        assert 0 < count <= space.budget <= 30_000_000
-        study.tell(trial, count / space.budget)
+        assert 0 < count <= space.settings.budget <= 30_000_000
+        study.tell(trial, count / space.settings.budget)
         accepted += 1
     assert accepted == PROPOSALS
 
@@ -57,4 +57,4 @@ def test_the_base_is_a_model_within_budget(name: str) -> None:
     space = Space.load(name)
     assert feasible(space, {}, vocab_size_of, NUM_FEATS)
     assert check_budget(space, vocab_size_of, NUM_FEATS) == []
-    assert 1 <= space.grace <= space.epochs
+    assert 1 <= (space.settings.asha.grace or 1) <= space.settings.epochs

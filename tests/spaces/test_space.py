@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.distributions import Choice, Float, Int
+from search_spaces.settings import Asha, Settings
 from search_spaces.space import DEFAULTS, FIXED, TYPES, Space, is_space, shipped
 from trainables.config import Config, ParameterGroup, flatten, parse_config, unflatten
 from trainables.errors import InputError
@@ -73,14 +74,7 @@ def mistakes(text: str) -> list[str]:
 def test_a_space_is_read() -> None:
     space = Space.parse(GOOD, "folder/my.yaml")
     assert space.name == "my" and space.text == GOOD
-    assert (space.budget, space.trials, space.epochs, space.grace, space.reduction, space.seed) == (
-        30_000_000,
-        40,
-        25,
-        3,
-        2,
-        0,
-    )
+    assert space.settings == Settings(epochs=25, asha=Asha(grace=3, reduction=2))
     assert space.base["optimizer.lr"] == 1e-3
     assert space.vary["optimizer.lr"].distribution == Float(5e-4, 3e-3, log=True)
     assert space.vary["model.dropout"].distribution == Float(0.0, 0.2, 0.05)
@@ -91,7 +85,7 @@ def test_a_space_is_read() -> None:
 
 def test_defaults() -> None:
     space = Space.parse("base:\nvary:\n", "my.yaml")
-    assert (space.budget, space.trials, space.epochs, space.grace, space.reduction) == (30_000_000, 40, 20, 4, 3)
+    assert space.settings == Settings()
     assert space.propose(Drawn(0)) == {}
     assert space.config({}) == Config()
 
@@ -232,12 +226,12 @@ EXPECTED = [
     (27, "vary.model.feed_forward", "float does not fit this key; what fits is int or choice"),
     (28, "vary.model.layer_drop", "given twice; the first is on line 26"),
     (28, "vary.model.layer_drop", "needs a distribution (choice, int, float, log)"),
-    (29, "budget", "must be a whole number of at least 1, but got 'lots'"),
-    (30, "trials", "must be a whole number of at least 1, but got 0"),
-    (32, "asha.brackets", "the keys here are grace, reduction"),
+    (29, "budget", "must be a number, but got 'lots'"),
+    (30, "trials", "greater than or equal to 1, but got 0"),
+    (32, "asha.brackets", "the keys here are metric, unit, grace, reduction, click"),
     (32, "asha.grace", "grace <= epochs must hold, but got grace=11, epochs=10"),
-    (32, "asha.reduction", "must be a number above 1, but got 1"),
-    (33, "sede", "unknown key; the keys here are base, vary, budget, trials, epochs, asha, seed"),
+    (32, "asha.reduction", "greater than 1, but got 1"),
+    (33, "sede", "unknown key; the keys here are base, vary, start, budget, trials, epochs, sampler"),
 ]
 
 
@@ -290,7 +284,26 @@ def test_mistakes_in_a_varied_key(entry: str, reason: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "text", "5", "vary: [model.dropout]", "base: 3", "asha: 5", "seed: true", "epochs: 1.5", "budget: -1"],
+    [
+        "",
+        "[]",
+        "text",
+        "5",
+        "vary: [model.dropout]",
+        "base: 3",
+        "asha: 5",
+        "seed: true",
+        "epochs: 1.5",
+        "budget: -1",
+        "objectives: [parameters]",
+        "{objectives: [val_cer, parameters], sampler: gp}",
+        "asha: {grace: 21}",
+        "asha: {grace: 2.5}",
+        "asha: {unit: hours}",
+        "limits: {hours: 0}",
+        "keep: 0",
+        "sampler: bohb",
+    ],
 )
 def test_mistakes_in_the_whole(text: str) -> None:
     assert len(mistakes(text)) == 1
@@ -362,14 +375,14 @@ values = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["base", "vary", "budget", "epochs", "asha", "trials", "seed"]), values))
+@given(st.dictionaries(st.sampled_from(["base", "vary", *Settings.model_fields]), values))
 def test_any_tree_is_a_space_or_an_input_error(tree: dict[str, Any]) -> None:
     try:
         space = Space.parse(yaml.safe_dump(tree), "my.yaml")
     except InputError as error:
         assert "my.yaml" in error.problem
     else:
-        assert space.config({}).training.epochs == space.epochs
+        assert space.config({}).training.epochs == space.settings.epochs
 
 
 STAGES = [{"epochs": 2, "encoder_layers": 1, "freeze": ["decoder.*"]}, {"epochs": 3}]

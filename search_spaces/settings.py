@@ -1,0 +1,88 @@
+"""What a space says beside its base and what varies: how to search, when to stop a trial, how much to spend."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from trainables.config import Section
+
+DEFAULT_BUDGET = 30_000_000  # parameters
+
+
+def _no_word(value: Any) -> Any:
+    """YAML's `yes` and '5' are no numbers."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"must be a number, but got {value!r}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_word)]
+Number = Annotated[float, BeforeValidator(_no_word)]
+Objective = Literal["val_cer", "parameters", "real_time_factor"]
+
+
+class Asha(Section):
+    """Asynchronous successive halving: which trials stop early."""
+
+    metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
+        None, description="what rungs compare; default: what ranks the trials. CTC's is smoother"
+    )
+    unit: Literal["epochs", "updates", "hours"] = Field("epochs", description="what grace counts; hours of audio")
+    grace: Number | None = Field(
+        None,
+        gt=0,
+        description="length before the first rung; default: a fifth of a full trial, and its warm-up and two epochs",
+    )
+    reduction: Number = Field(3.0, gt=1, description="at each rung, one trial in so many goes on")
+    click: Number = Field(
+        0.6, ge=0, description="a trial whose validation CER has never been below this is spared at the early rungs"
+    )
+
+
+class Limits(Section):
+    """A sweep that reaches one of these stops cleanly, and can go on with more."""
+
+    hours: Number | None = Field(None, gt=0, description="wall time, all of the sweep's runs together")
+    device_hours: Number | None = Field(None, gt=0, description="of training: the trials' times, times their workers")
+    disk_gb: Number | None = Field(None, gt=0, description="10^9 bytes of checkpoints")
+
+
+class Settings(Section):
+    """The keys of a space other than `base`, `vary` and `start`."""
+
+    budget: Whole = Field(DEFAULT_BUDGET, ge=1, description="largest number of parameters")
+    trials: Whole = Field(40, ge=1, description="how many configurations to try")
+    epochs: Whole = Field(20, ge=1, description="epochs of a trial that is not stopped")
+    sampler: Literal["tpe", "gp", "random", "grid", "nsga2"] = Field("tpe", description="what proposes")
+    objectives: tuple[Objective, ...] = Field(
+        ("val_cer",), min_length=1, description="what is minimised; with several, the result is a Pareto front"
+    )
+    asha: Asha = Field(Asha(), description="early stopping")
+    limits: Limits = Field(Limits(), description="hours, device_hours, disk_gb after which the sweep stops cleanly")
+    keep: Whole = Field(3, ge=1, description="models of so many best trials that always stay on disk")
+    seed: Whole = Field(0, ge=0, description="of the proposals")
+
+    def conflicts(self) -> list[tuple[str, str]]:
+        """What does not go together: keys and reasons."""
+        found = []
+        if self.objectives[0] != "val_cer" or len(set(self.objectives)) < len(self.objectives):
+            found.append(("objectives", f"must begin with val_cer and have none twice, but got {self.objectives}"))
+        if len(self.objectives) > 1 and self.sampler == "gp":
+            found.append(("sampler", "gp has one objective: use tpe, nsga2, random or grid"))
+        grace, unit = self.asha.grace, self.asha.unit
+        if unit != "epochs" and grace is None:
+            found.append(("asha.unit", f"{unit} needs asha.grace, in {unit}"))
+        if unit == "epochs" and grace is not None and grace != int(grace):
+            found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
+        if unit == "epochs" and grace is not None and grace > self.epochs:
+            found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
+        return found
+
+    def lasting(self, epochs: int) -> Settings:
+        """These settings with trials of another length."""
+        grace = self.asha.grace
+        if self.asha.unit == "epochs" and grace is not None:
+            grace = min(grace, epochs)
+        return self.model_copy(update={"epochs": epochs, "asha": self.asha.model_copy(update={"grace": grace})})
