@@ -36,8 +36,8 @@ class Asha(Section):
         description="length before the first rung; default: a fifth of a full trial, and its warm-up and two epochs",
     )
     reduction: Number = Field(3.0, gt=1, description="at each rung, one trial in so many goes on")
-    click: Number = Field(
-        0.6, ge=0, description="a trial whose validation CER has never been below this is spared at the early rungs"
+    click: Number | None = Field(
+        0.6, gt=0, description="trials whose validation CER has not yet been below this are spared in their first half"
     )
 
 

@@ -188,6 +188,11 @@ def _read(document: Document) -> dict[str, Any]:
     settings = _read_settings(document, {key: tree[key] for key in Settings.model_fields if key in tree})
     base = _read_base(document, _mapping(document, tree, "base"), settings.epochs)
     vary = _read_vary(document, _mapping(document, tree, "vary"))
+    asha = settings.asha
+    if base.get("model.kind") == "language_model" and (asha.metric is not None or asha.unit == "hours"):
+        document.mistake(
+            "asha", "a language model has neither a CER nor hours of audio: leave out metric, count updates"
+        )
     return {"base": base, "vary": vary, "start": (), "settings": settings}
 
 

@@ -202,6 +202,7 @@ class Trainer:
         sums = LossSums(*totals.cpu())
         metrics = {
             **self.task.training_metrics(sums),
+            "updates": before + self.updates_in(phase),
             "gradient_norm": norm.item(),
             "learning_rate": rate,
         }

@@ -1,61 +1,119 @@
-"""ASHA on what trials are ranked by: Ray Tune's, with rungs that survive a restart and decisions with their reason."""
+"""ASHA with what keeps it honest: rungs that survive a restart, late bloomers spared, every stop with its reason.
+
+The rule is asynchronous successive halving (Li et al., 2020, arXiv 1810.05934), in its stopping form. Three things are
+added for attention decoders, which sit above 60% CER for long and then drop within epochs: no trial is stopped before
+its own warm-up and two epochs have passed, none that has not yet dropped is stopped before half of its length, and
+rungs may compare the CER of greedy CTC, which moves earlier and more smoothly.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
-from trainables.metrics import OBJECTIVES, objective_text, objective_value
+from search_spaces.settings import Settings
+from trainables.metrics import OBJECTIVES, objective, objective_value
+
+PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
+SHARE_OF_GRACE = 0.2  # of a full trial, where the space says nothing else
+EPOCHS_AFTER_WARMUP = 2
+LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
+NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a rung needs of a trial: a name that is the same in every run of the sweep."""
-
-    trial_id: str
-
-
-class RungStopper(ASHAScheduler):
-    """Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934).
+class Rungs:
+    """Decides, report by report, which trials of a sweep are trained further. Knows nothing of who trains them.
 
     Args:
-        grace, reduction: epochs before the first rung, and the factor between rungs.
-        epochs: a trial's full length.
-        recorded: the sweep's trials so far, whose values fill the rungs again.
+        settings: the space's; `asha` and `epochs` of them count.
     """
 
-    def __init__(self, grace: int, reduction: float, epochs: int, recorded: list[TrialRecord]) -> None:
-        super().__init__("epoch", "objective", "min", epochs, min(grace, epochs), reduction)
+    def __init__(self, settings: Settings) -> None:
+        self.asha, self.epochs = settings.asha, settings.epochs
+        self.first = settings.asha.grace or math.ceil(SHARE_OF_GRACE * settings.epochs)
+        self.recorded: dict[float, dict[int, float]] = {}  # milestone -> trial -> value
+        self.dropped: set[int] = set()  # trials whose CER has been below `click`
+
+    def milestones(self, length: float) -> Iterator[float]:
+        """The rungs below a full trial's length, both in the unit of grace."""
+        milestones = (self.first * self.asha.reduction**rung for rung in itertools.count())
+        return itertools.takewhile(lambda milestone: milestone < length, milestones)
+
+    def record(self, number: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
+        """Takes in an epoch; the rung that it has reached and that rung's cutoff so far, None where it reaches none."""
+        if self.asha.click is None or row.get("val_cer", 0.0) < self.asha.click:
+            self.dropped.add(number)
+        progress = row[PROGRESS[self.asha.unit]]
+        reached = [milestone for milestone in self.milestones(self._length(row)) if milestone <= progress]
+        rung = self.recorded.setdefault(reached[-1], {}) if reached else {}
+        if not reached or number in rung or row["epoch"] >= self.epochs:
+            return None
+        # As Ray's scheduler computes it, to the last bit.
+        best = (1 - 1 / self.asha.reduction) * 100
+        cutoff = -np.percentile([-value for value in rung.values()], best) if rung else math.inf
+        rung[number] = self._value(row)
+        return reached[-1], float(cutoff)
+
+    def verdict(self, number: int, row: Mapping[str, Any], warmup: float) -> str | None:
+        """Why a trial is stopped at this epoch, in words; None where it goes on.
+
+        Args:
+            warmup: the trial's, as a share of its length.
+        """
+        reached = self.record(number, row)
+        if reached is None:
+            return None
+        milestone, cutoff = reached
+        value, share = self._value(row), row["epoch"] / self.epochs
+        young = row["epoch"] < math.ceil(warmup * self.epochs) + EPOCHS_AFTER_WARMUP
+        late_bloomer = number not in self.dropped and share < LATE
+        if value <= cutoff or (self.asha.grace is None and young) or late_bloomer:
+            return None
+        key = self.asha.metric or objective(row)
+        where = f"epoch {milestone:g}" if self.asha.unit == "epochs" else f"{milestone:g} {self.asha.unit}"
+        return f"rung at {where}: {NAMES[key]} {_text(key, value)} against a cutoff of {_text(key, cutoff)}"
+
+    def _value(self, row: Mapping[str, Any]) -> float:
+        return float(row[self.asha.metric]) if self.asha.metric else objective_value(row)
+
+    def _length(self, row: Mapping[str, Any]) -> float:
+        """Of a full trial: its epochs are alike in updates and hours."""
+        return float(row[PROGRESS[self.asha.unit]]) * self.epochs / float(row["epoch"])
+
+
+class RungStopper(FIFOScheduler):
+    """The rungs as Ray Tune asks for them.
+
+    Args:
+        recorded: the sweep's trials so far, whose values fill the rungs again.
+
+    Attributes:
+        stopped: why each trial was stopped.
+    """
+
+    def __init__(self, settings: Settings, recorded: list[TrialRecord]) -> None:
+        super().__init__()
+        self.rungs = Rungs(settings)
         self.stopped: dict[int, str] = {}
         for trial in recorded:
             for row in trial.curve:
-                self._brackets[0].on_result(_Known(str(trial.number)), row["epoch"], -objective_value(row))
+                self.rungs.record(trial.number, row)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Stops the trial where it ranks too low at a rung, and notes at which rung and why in `stopped`."""
-        epoch, number = result["epoch"], trial.config["number"]
-        if epoch >= self._max_t:
-            return TrialScheduler.CONTINUE  # the training ends by itself
-        bracket, known = self._brackets[0], _Known(str(number))
-        # The rung that decides: the highest one reached of those that do not know the trial yet. The highest is first.
-        reached = (rung for rung in bracket._rungs if rung[0] <= epoch and known.trial_id not in rung[1])
-        milestone, recorded = next(reached, (0, {}))
-        cutoff = bracket.cutoff(recorded)
-        key, value = result["ranked_by"], result["objective"]
-        action = bracket.on_result(known, epoch, -value)
-        if action == TrialScheduler.STOP:
-            self.stopped[number] = (
-                f"rung at epoch {milestone:g}: {OBJECTIVES[key]} {objective_text({key: value})} "
-                f"against a cutoff of {objective_text({key: -cutoff})}"
-            )
-        return action
+        number, warmup = trial.config["number"], trial.config["config"]["optimizer"]["warmup"]
+        reason = self.rungs.verdict(number, result["metrics"], warmup)
+        if reason is None:
+            return TrialScheduler.CONTINUE
+        self.stopped[number] = reason
+        return TrialScheduler.STOP
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Nothing: every result has been through `on_trial_result`."""
 
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Nothing: what a rung has recorded stays."""
+def _text(key: str, value: float) -> str:
+    return f"{value:.3f}" if key == "val_character_perplexity" else f"{value:.2%}"

@@ -136,8 +136,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     }
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
-        epochs, asha = space.settings.epochs, space.settings.asha
-        stopper = RungStopper(int(asha.grace or -(-epochs // 5)), asha.reduction, epochs, ledger.trials())
+        stopper = RungStopper(space.settings, ledger.trials())
         recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
         execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
     trials = ledger.trials()

@@ -52,7 +52,6 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
     trainer = Trainer(config, data, torch.device("cpu"))
     trained: Any = trainer.task.trained
     parameters = count_parameters(config, trained.tokenizer.vocab_size, data.recipe.bins)
-    updates = trainer.updates_in(trainer.phases[0])
     curve, reason = [], ""
     for epoch in range(1, config.training.epochs + 1):
         start = time.process_time()
@@ -62,7 +61,6 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
             reason = str(error)
             break
         trainer.history.append(row)
-        row["updates"] = updates * epoch
         kept = {key: round(row[key], 5) for key in KEPT}
         curve.append({"epoch": epoch, **kept, "cpu_seconds": round(time.process_time() - start, 2)})
     warmup = math.ceil(config.optimizer.warmup * config.training.epochs)

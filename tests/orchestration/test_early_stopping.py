@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from asr_platform.early_stopping import RungStopper
 from asr_platform.study import State, TrialRecord
+from search_spaces.settings import Asha, Settings
 
 RUNGS = [(1, 2), (2, 2), (3, 3), (1, 4), (2, 1.5), (1, 2.5), (5, 3)]  # grace and reduction
 
@@ -40,7 +41,7 @@ class Sweep:
     epochs: int
 
     def stopper(self, recorded: list[TrialRecord]) -> RungStopper:
-        return RungStopper(self.grace, self.reduction, self.epochs, recorded)
+        return RungStopper(rungs(self.grace, self.reduction, self.epochs), recorded)
 
 
 @st.composite
@@ -63,14 +64,20 @@ def sweeps(draw: st.DrawFn) -> Sweep:
     return Sweep(cers, order, grace, reduction, epochs)
 
 
-def trial(number: int) -> Trial:
+def rungs(grace: float | None, reduction: float, epochs: int, **asha: Any) -> Settings:
+    """Plain ASHA, but for what is said."""
+    return Settings(epochs=epochs, asha=Asha(grace=grace, reduction=reduction, **{"click": None, **asha}))
+
+
+def trial(number: int, warmup: float = 0.0) -> Trial:
     """Tune's idea of a trial: its id is another in every run."""
-    return Trial("trial", config={"number": number}, stub=True)
+    return Trial("trial", config={"number": number, "config": {"optimizer": {"warmup": warmup}}}, stub=True)
 
 
-def result(epoch: float, cer: float) -> dict[str, Any]:
-    """What a worker reports."""
-    return {"epoch": epoch, "objective": cer, "ranked_by": "val_cer", "metrics": {"val_cer": cer}}
+def result(epoch: int, cer: float, ctc: float = 1.0) -> dict[str, Any]:
+    """What a worker reports: epochs of 100 updates and half an hour."""
+    row = {"epoch": epoch, "updates": 100 * epoch, "audio_hours": epoch / 2, "val_cer": cer, "val_ctc_cer": ctc}
+    return {"epoch": epoch, "objective": cer, "ranked_by": "val_cer", "metrics": row}
 
 
 def run(
@@ -145,36 +152,82 @@ def test_a_restart_changes_no_decision(sweep: Sweep, first: float, second: float
 
 def test_the_reason_names_the_rung_the_result_and_the_cutoff() -> None:
     """Of three, the upper half goes on: the cutoff is the median of what the rung had seen."""
-    stopper = RungStopper(2, 2, 8, [records.trial(0, "running", [0.9, 0.3]), records.trial(1, "running", [0.9, 0.5])])
+    stopper = RungStopper(
+        rungs(2, 2, 8), [records.trial(0, "running", [0.9, 0.3]), records.trial(1, "running", [0.9, 0.5])]
+    )
     assert stopper.on_trial_result(None, trial(2), result(1, 0.99)) == TrialScheduler.CONTINUE
     assert stopper.on_trial_result(None, trial(2), result(2, 0.456)) == TrialScheduler.STOP
     assert stopper.stopped == {2: "rung at epoch 2: val CER 45.60% against a cutoff of 40.00%"}
 
 
-def test_the_reason_names_the_rung_that_decides() -> None:
-    """Where rungs lie closer than epochs, a later result is judged at one that was passed over: here, at 4 x 1.1^6."""
-    stopper = RungStopper(4, 1.1, 20, [])
-    for number, last in ((0, 0.2), (1, 0.4)):
-        for epoch in range(1, 16):
-            cer = last if epoch == 15 else 0.2
-            stopper.on_trial_result(None, trial(number), result(epoch, cer))
-    assert stopper.stopped == {1: "rung at epoch 7.08624: val CER 40.00% against a cutoff of 20.00%"}
+def test_a_rung_that_is_passed_over_judges_nobody_later() -> None:
+    """Where rungs lie closer than epochs, a report counts at the highest one reached: epoch 5 at 4 x 1.1^2."""
+    stopper = RungStopper(rungs(4, 1.1, 20), [])
+    for number, fifth in ((0, 0.2), (1, 0.4)):
+        for epoch in range(1, 6):
+            stopper.on_trial_result(None, trial(number), result(epoch, fifth if epoch == 5 else 0.2))
+    assert stopper.stopped == {1: "rung at epoch 4.84: val CER 40.00% against a cutoff of 20.00%"}
 
 
-@pytest.mark.parametrize(("grace", "reduction", "epochs"), [(4, 2, 8), (8, 2, 8), (20, 2, 8), (1, 3, 9)])
+@pytest.mark.parametrize(("grace", "reduction", "epochs"), [(4, 2, 8), (8, 2, 8), (1, 3, 9)])
 def test_nothing_is_stopped_at_its_last_epoch(grace: int, reduction: float, epochs: int) -> None:
     """Even where a rung lies there: the training is over."""
     good = [records.trial(number, "complete", [0.01] * epochs) for number in range(5)]
-    stopper = RungStopper(grace, reduction, epochs, good)
+    stopper = RungStopper(rungs(grace, reduction, epochs), good)
     assert stopper.on_trial_result(None, trial(9), result(epochs, 1.0)) == TrialScheduler.CONTINUE
     assert stopper.stopped == {}
 
 
-def test_what_tune_tells_besides_results_changes_nothing() -> None:
-    stopper = RungStopper(1, 2, 8, [])
-    for number in (0, 1):
-        stopper.on_trial_result(None, trial(number), result(1, 0.5))
-    rungs = [dict(recorded) for _, recorded in stopper._brackets[0]._rungs]
-    stopper.on_trial_complete(None, trial(0), result(8, 0.0))
-    stopper.on_trial_remove(None, trial(1))
-    assert [recorded for _, recorded in stopper._brackets[0]._rungs] == rungs
+def verdicts(settings: Settings, *curves: Sequence[tuple[float, float]], warmup: float = 0.0) -> list[int]:
+    """At which epoch each trial is stopped, 0 where none is: trials come one by one, an epoch is CER and CTC's."""
+    stopper = RungStopper(settings, [])
+    ended = []
+    for number, curve in enumerate(curves):
+        reports = (result(epoch, *both) for epoch, both in enumerate(curve, start=1))
+        actions = (stopper.on_trial_result(None, trial(number, warmup), report) for report in reports)
+        stops = (epoch for epoch, action in enumerate(actions, start=1) if action == TrialScheduler.STOP)
+        ended.append(next(stops, 0))
+    return ended
+
+
+GOOD, BAD = [(0.2, 0.2)] * 12, [(0.9, 0.9)] * 12
+LATE = [(0.9, 0.9)] * 5 + [(0.3, 0.3)] + [(0.05, 0.05)] * 6
+FALLEN = [(0.5, 0.9), *BAD[1:]]
+
+
+def test_a_late_bloomer_is_spared_in_its_first_half_and_judged_in_its_second() -> None:
+    """Rungs at epochs 2, 4 and 8 of 12: `LATE` drops between the last two; what has dropped once is judged."""
+    assert verdicts(rungs(2, 2, 12), GOOD, LATE, FALLEN) == [0, 2, 2]
+    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, LATE, FALLEN) == [0, 0, 2]
+    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, BAD) == [0, 8]
+
+
+def test_grace_is_a_fifth_of_a_trial_and_its_own_warmup_and_two_epochs() -> None:
+    """Rungs at 3 and 6 of 12 by default; a warm-up of 0.25 lasts 3 epochs, one of 0.35 lasts 5: to epoch 5, to 7."""
+    assert verdicts(rungs(None, 2, 12), GOOD, BAD) == [0, 3]
+    assert verdicts(rungs(None, 2, 12), GOOD, BAD, warmup=0.25) == [0, 6]
+    assert verdicts(rungs(None, 2, 12), GOOD, BAD, warmup=0.35) == [0, 0]
+    assert verdicts(rungs(3, 2, 12), GOOD, BAD, warmup=0.35) == [0, 3]  # the space has said otherwise
+
+
+def test_rungs_may_compare_ctc() -> None:
+    better_by_ctc = [(0.5, 0.1)] * 12
+    assert verdicts(rungs(2, 2, 12), GOOD, better_by_ctc) == [0, 2]
+    assert verdicts(rungs(2, 2, 12, metric="val_ctc_cer"), GOOD, better_by_ctc, BAD) == [0, 0, 2]
+
+
+def test_rungs_may_lie_at_updates_and_hours() -> None:
+    """An epoch has 100 updates and half an hour."""
+    assert verdicts(rungs(250, 2, 12, unit="updates"), GOOD, BAD) == [0, 3]
+    assert verdicts(rungs(2.5, 2, 12, unit="hours"), GOOD, BAD) == [0, 5]
+    stopper = RungStopper(rungs(250, 2, 12, unit="updates"), [records.trial(0, "running", [0.2] * 3)])
+    stopper.on_trial_result(None, trial(1), result(3, 0.9))
+    assert stopper.stopped == {1: "rung at 250 updates: val CER 90.00% against a cutoff of 20.00%"}
+
+
+def test_a_language_model_is_judged_by_its_perplexity() -> None:
+    stopper = RungStopper(rungs(1, 2, 8, click=0.6), [])
+    for number, perplexity in enumerate((4.0, 5.5)):
+        row = {"epoch": 1, "updates": 10, "val_character_perplexity": perplexity}
+        stopper.on_trial_result(None, trial(number), {"epoch": 1, "metrics": row})
+    assert stopper.stopped == {1: "rung at epoch 1: val perplexity 5.500 against a cutoff of 4.000"}

@@ -302,6 +302,7 @@ def test_mistakes_in_a_varied_key(entry: str, reason: str) -> None:
         "asha: {unit: hours}",
         "limits: {hours: 0}",
         "keep: 0",
+        "{base: {model: {kind: language_model}}, asha: {metric: val_ctc_cer}}",
         "sampler: bohb",
     ],
 )

@@ -1,0 +1,129 @@
+"""Replays a table of recorded learning curves: any way of proposing and stopping trials, in seconds and many orders.
+
+The table stands in for the training: a proposal is answered by the nearest configuration of the table that has not
+been tried yet, whose recorded epochs then pass, at their recorded cost, until the policy stops it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from search_spaces.distributions import Choice, Float
+from search_spaces.space import Space
+
+CURVES = Path(__file__).parent / "assets" / "curves"
+SPACE, TABLE = CURVES / "space.yaml", CURVES / "digits.jsonl"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One recorded training: `epochs` has a row each, `val_cer` and `cpu_seconds` (its cost) among its figures."""
+
+    number: int
+    values: dict[str, Any]
+    epochs: list[dict[str, Any]]
+
+    @property
+    def best(self) -> float:
+        return min((row["val_cer"] for row in self.epochs), default=math.inf)
+
+
+class Policy(Protocol):
+    """Proposes trials and decides about them."""
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        """The next trial, of those that have not been tried."""
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        """Whether a trial that has just reported this epoch (from 1) is trained further."""
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        """Told once for each trial, after its last epoch."""
+
+
+def read_table(path: Path = TABLE) -> list[Curve]:
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return sorted((Curve(line["number"], line["values"], line["curve"]) for line in lines), key=lambda c: c.number)
+
+
+def replay(table: Sequence[Curve], policy: Policy, workers: int = 1) -> list[tuple[float, float]]:
+    """What a policy reaches on the table: (training seconds of all workers so far, lowest CER so far) after each epoch.
+
+    Workers train side by side; whichever ends an epoch first reports first.
+    """
+    left = list(table)
+    spent, best = 0.0, math.inf
+    reached: list[tuple[float, float]] = []
+    running: list[tuple[float, int, Curve, int]] = []  # when an epoch ends, a number to break ties, of what
+
+    def begin(now: float) -> None:
+        if left:
+            curve = policy.propose(left)
+            left.remove(curve)
+            train(now, curve, 1)
+
+    def train(now: float, curve: Curve, epoch: int) -> None:
+        cost = curve.epochs[epoch - 1]["cpu_seconds"]
+        heapq.heappush(running, (now + cost, curve.number, curve, epoch))
+
+    for _ in range(workers):
+        begin(0.0)
+    while running:
+        now, _, curve, epoch = heapq.heappop(running)
+        row = curve.epochs[epoch - 1]
+        spent, best = spent + row["cpu_seconds"], min(best, row["val_cer"])
+        reached.append((spent, best))
+        last = epoch == len(curve.epochs)
+        if not last and policy.goes_on(curve, epoch):
+            train(now, curve, epoch + 1)
+        else:
+            policy.ended(curve, epoch, not last)
+            begin(now)
+    return reached
+
+
+def seconds_to(reached: Sequence[tuple[float, float]], cer: float) -> float:
+    """Training seconds until a CER is reached; infinite where it never is."""
+    return next((spent for spent, best in reached if best <= cer), math.inf)
+
+
+def best_after(reached: Sequence[tuple[float, float]], seconds: float) -> float:
+    """The lowest CER that this much training has reached; infinite before the first epoch's end."""
+    return min((best for spent, best in reached if spent <= seconds), default=math.inf)
+
+
+class Nearest:
+    """Finds the configuration of a table that is nearest to a proposal.
+
+    Keys count alike: 1 where choices differ or one side lacks the key, else the share of the range between the values.
+    """
+
+    def __init__(self, space: Space, table: Sequence[Curve]) -> None:
+        self.space = space
+        self.codes = {curve.number: self.code(curve.values) for curve in table}
+
+    def code(self, values: dict[str, Any]) -> np.ndarray:
+        """Coordinates in which the sum of absolute differences is the distance."""
+        found: list[float] = []
+        for key, variable in self.space.vary.items():
+            how, value = variable.distribution, values.get(key)
+            if isinstance(how, Choice):
+                found += [0.5 * (value == choice) for choice in how.values] + [0.5 * (key not in values)]
+                continue
+            scale = math.log if isinstance(how, Float) and how.log else float
+            low, high = scale(how.low), scale(how.high)
+            found.append(-1.0 if value is None else (scale(value) - low) / (high - low))
+        return np.array(found)
+
+    def __call__(self, left: Sequence[Curve], values: dict[str, Any]) -> Curve:
+        wanted = self.code(values)
+        distances = [np.abs(self.codes[curve.number] - wanted).sum() for curve in left]
+        return left[int(np.argmin(distances))]
