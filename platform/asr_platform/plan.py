@@ -1,0 +1,259 @@
+"""What a sweep will take, before anything of it starts.
+
+Three steps. Proposals drawn by chance say how much of the space is feasible. The cheapest and the dearest of some of
+these are trained for seconds, which gives every other one its price, for what a batch takes grows about as the
+multiplications in it. And sweeps of such trials are played through, each trial with a quality drawn by chance.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+import torch
+
+from asr_platform import cluster
+from asr_platform.feasibility import Feasibility
+from asr_platform.rehearsal import Costs, Rehearsal, rehearse
+from asr_platform.trial import KEPT
+from search_spaces.settings import Settings
+from search_spaces.space import Space
+from trainables.config import Config
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.profile import Profile, profile
+from trainables.workload import BYTES, Workload, Workloads, checkpoint_bytes
+
+PROPOSALS = 1000
+PRICED = 64  # of the feasible proposals; their mean is within some percent of all of them, and each takes 50 ms
+QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
+REHEARSALS = 100
+HOUR = 3600  # seconds
+LONGEST_REASON = 500  # characters of an error's message
+# A trial's process, Ray Train's and the worker's begin one after another: measured as so many times the start of the
+# profile's process, which imports what the worker does.
+STARTS = 2.0
+OPENING = 20.0  # seconds that a sweep takes beside its trials: Ray, MLflow, the winner's model and pictures
+# What is held beside the workers: by Ray and the driver, and by the two processes that each trial has without torch.
+SWEEP_MEMORY, TRIAL_MEMORY = 1_500_000_000, 300_000_000
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An epoch at which trials may be stopped, and how many trials are expected to get there."""
+
+    epoch: int
+    trials: float
+
+
+@dataclass(frozen=True)
+class Expense:
+    """What the sweep is expected to take; memory at its peak, on all machines together."""
+
+    wall_hours: float
+    device_hours: float
+    memory_bytes: int
+    worker_memory_bytes: int
+    gpu_memory_bytes: int
+    disk_bytes: int
+    cheapest: Profile
+    dearest: Profile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a sweep before it starts.
+
+    Args:
+        parameters: quantiles over the feasible proposals.
+        rungs: the last is a full trial's end.
+        expense: None where nothing was profiled.
+    """
+
+    space: str
+    proposals: int
+    feasible: int
+    parameters: dict[str, int]
+    trials: int
+    epochs: int
+    rungs: list[Rung]
+    concurrency: int
+    workers: int
+    expense: Expense | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feasible proposal and how much work it is."""
+
+    config: Config
+    parameters: int
+    workload: Workload
+
+
+def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
+    """Draws, profiles and plays through; `trials` overrides the space's number.
+
+    Raises:
+        InputError: nothing in the space is feasible, no trial fits the machine, or the profile fails.
+    """
+    feasibility = Feasibility(space, corpus)
+    feasibility.check()
+    with cluster.resources(options.address) as machine:
+        workers = machine.workers(options)
+        concurrency = machine.concurrency(workers, options)
+    found = feasible_proposals(space, feasibility)
+    sizes = np.quantile([parameters for _, parameters in found], list(QUANTILES.values()), method="nearest")
+    settings, count = space.settings, trials or space.settings.trials
+    expense, costs = None, [Costs.even(settings.epochs)]
+    if profiled:
+        workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
+        first = min([*rungs(settings), settings.epochs])
+        candidates = [Candidate(config, parameters, workloads(config)) for config, parameters in found[:PRICED]]
+        ends = profiles(candidates, corpus, workers, concurrency)
+        costs = [priced(candidate, ends, workers.count, first) for candidate in candidates]
+    random = np.random.default_rng(settings.seed)
+    played = []
+    for _ in range(REHEARSALS):
+        drawn = [costs[number] for number in random.choice(len(costs), count)]
+        played.append(rehearse(drawn, rungs(settings), settings.asha.reduction, concurrency, random))
+    if profiled:
+        expense = expected(candidates, ends, played, workers.count, min(concurrency, count), count)
+    reached = np.mean([one.reached for one in played], axis=0).tolist()
+    steps = [Rung(epoch, trials) for epoch, trials in zip([*rungs(settings), settings.epochs], reached, strict=True)]
+    parameters = dict(zip(QUANTILES, map(int, sizes), strict=True))
+    return Plan(
+        space.source, PROPOSALS, len(found), parameters, count, settings.epochs, steps, concurrency, workers.count,
+        expense,
+    )  # fmt: skip
+
+
+def rungs(settings: Settings) -> list[int]:
+    """The epochs at which a trial may be stopped: grace x reduction^k, below the full length."""
+    epochs, milestone = settings.epochs, float(settings.asha.grace or math.ceil(settings.epochs / 5))
+    found = []
+    while milestone < epochs:
+        found.append(math.ceil(milestone))
+        milestone *= settings.asha.reduction
+    return sorted(set(found) - {epochs})
+
+
+def feasible_proposals(space: Space, feasibility: Feasibility) -> list[tuple[Config, int]]:
+    """Those of `PROPOSALS` random ones that are feasible, with their parameter counts.
+
+    Raises:
+        InputError: none is.
+    """
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.settings.seed))
+    found = []
+    for _ in range(PROPOSALS):
+        values = space.propose(study.ask())
+        parameters = feasibility(values)
+        if parameters is not None:
+            found.append((space.config(values), parameters))
+    if not found:
+        raise InputError(
+            f"{space.source}: none of {PROPOSALS} random proposals can be a trial",
+            "Raise the budget, or add smaller models to the space.",
+        )
+    return found
+
+
+def profiles(
+    candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int
+) -> tuple[Candidate, Profile, Candidate, Profile]:
+    """The candidates whose batches have the fewest and the most multiplications, each with its profile.
+
+    Where trials run side by side on the same device, so do the two: they slow each other down as trials will.
+
+    Raises:
+        InputError: one of them could not be trained.
+    """
+    ordered = sorted(candidates, key=lambda candidate: candidate.workload.multiplications)
+    gpu = workers.gpus > 0
+    if gpu and not torch.cuda.is_available():
+        raise InputError(
+            "the trials would train on GPUs, and this machine has none to profile on",
+            "Run plan on a machine of the cluster, or leave the profile out: --no-profile.",
+        )
+    together = 2 if concurrency > 1 and workers.gpus < 1 else 1
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(together, mp_context=spawn, max_tasks_per_child=1) as pool:
+        jobs = [
+            pool.submit(profile, share(end.config, workers.count), corpus.path.resolve(), workers.threads, gpu)
+            for end in (ordered[0], ordered[-1])
+        ]
+        try:
+            cheapest, dearest = (job.result() for job in jobs)
+        except (BrokenProcessPool, RuntimeError) as error:  # out of memory, most of all
+            raise InputError(
+                f"a profile failed: {' '.join(str(error).split())[:LONGEST_REASON]}",
+                "Lower training.batch_seconds or the budget; --no-profile leaves it out.",
+            ) from None
+    return ordered[0], cheapest, ordered[-1], dearest
+
+
+def share(config: Config, workers: int) -> Config:
+    """The run with batches as large as one worker's share."""
+    training = config.training
+    update = {
+        "batch_seconds": training.batch_seconds / workers,
+        "batch_tokens": max(1, training.batch_tokens // workers),
+    }
+    return config.model_copy(update={"training": training.model_copy(update=update)})
+
+
+def priced(
+    candidate: Candidate, ends: tuple[Candidate, Profile, Candidate, Profile], workers: int, grace: int
+) -> Costs:
+    """What a trial takes, each of its figures between those of the two that were profiled.
+
+    Until the first rung a model is taken to have learned no end, so that its hypotheses run to their longest; after it
+    they are taken to be as long as the references. Workers are taken to wait for nobody.
+    """
+    cheapest, low, dearest, high = ends
+    reach = [cheapest.workload.multiplications, dearest.workload.multiplications]
+
+    def between(name: str) -> float:
+        seconds = [getattr(low, name), getattr(high, name)]
+        return float(np.interp(candidate.workload.multiplications, reach, seconds))
+
+    epochs = np.arange(candidate.config.training.epochs)
+    validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
+    training = candidate.workload.batches * between("batch") + validation
+    return Costs(STARTS * between("start"), training + between("checkpoint"), workers * training)
+
+
+def expected(
+    candidates: list[Candidate],
+    ends: tuple[Candidate, Profile, Candidate, Profile],
+    played: list[Rehearsal],
+    workers: int,
+    concurrency: int,
+    trials: int,
+) -> Expense:
+    """Means over the rehearsals; room for as much as there can be at one time.
+
+    On disk are each trial's best checkpoints, one more of each running trial while that is written, and the winner's
+    weights twice (its directory, and MLflow's artifact). Early stopping removes none of them.
+    """
+    _, low, _, high = ends
+    of_worker = max(low.memory, high.memory)
+    sizes = [checkpoint_bytes(candidate.config, candidate.parameters) for candidate in candidates]
+    kept = trials * min(KEPT, candidates[0].config.training.epochs) + concurrency
+    weights = BYTES * max(candidate.parameters for candidate in candidates)
+    return Expense(
+        wall_hours=(OPENING + float(np.mean([one.wall for one in played]))) / HOUR,
+        device_hours=float(np.mean([one.device for one in played])) / HOUR,
+        memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
+        worker_memory_bytes=of_worker,
+        gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
+        disk_bytes=int(kept * np.mean(sizes)) + 2 * weights,
+        cheapest=low,
+        dearest=high,
+    )
