@@ -38,7 +38,7 @@ class Workload:
     """
 
     batches: int
-    multiplications: int
+    multiplications: float
 
 
 class Workloads:
@@ -63,11 +63,10 @@ class Workloads:
             lengths_N = self.frames(config.data.speed_perturbation)
             budget = config.training.batch_seconds * self.corpus.recipe.frames_per_second
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
-        size = max(1, int(budget / self.workers // length))
         vocab_size = self.tokenizer_of(config.tokenizer).vocab_size
         bins = config.features.num_feats or self.corpus.recipe.bins
-        found = multiplications(config, vocab_size, (size, length, bins), (size, tokens))
-        return Workload(BatchPlan(lengths_N, budget).batches, found)
+        of_one = multiplications(config, vocab_size, (1, length, bins), (1, tokens))
+        return Workload(BatchPlan(lengths_N, budget).batches, of_one * budget / self.workers / length)
 
     def _tokens(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
         """Tokens of every text, with EOS."""
