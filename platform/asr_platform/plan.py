@@ -12,6 +12,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import optuna
@@ -20,6 +21,7 @@ import torch
 from asr_platform import cluster
 from asr_platform.feasibility import Feasibility
 from asr_platform.rehearsal import Costs, Rehearsal, rehearse
+from asr_platform.study import Ledger
 from asr_platform.trial import KEPT
 from search_spaces.settings import Settings
 from search_spaces.space import Space
@@ -30,6 +32,7 @@ from trainables.profile import Profile, profile
 from trainables.workload import BYTES, Workload, Workloads, checkpoint_bytes
 
 PROPOSALS = 1000
+BLIND = 10  # proposals before the samplers look at results
 PRICED = 64  # of the feasible proposals; their mean is within some percent of all of them, and each takes 50 ms
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 REHEARSALS = 100
@@ -39,8 +42,9 @@ LONGEST_REASON = 500  # characters of an error's message
 # profile's process, which imports what the worker does.
 STARTS = 2.0
 OPENING = 20.0  # seconds that a sweep takes beside its trials: Ray, MLflow, the winner's model and pictures
-# What is held beside the workers: by Ray and the driver, and by the two processes that each trial has without torch.
-SWEEP_MEMORY, TRIAL_MEMORY = 1_500_000_000, 300_000_000
+# What is held beside the workers: by Ray and the driver, and by the six processes that each trial has without torch.
+# Measured on two cores, pages that processes share counted once.
+SWEEP_MEMORY, TRIAL_MEMORY = 1_600_000_000, 550_000_000
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,10 @@ class Candidate:
     workload: Workload
 
 
+Ends: TypeAlias = tuple[Candidate, Profile, Candidate, Profile]
+"""The cheapest candidate with its profile, and the dearest."""
+
+
 def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
     """Draws, profiles and plays through; `trials` overrides the space's number.
 
@@ -110,27 +118,33 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     found = feasible_proposals(space, feasibility)
     sizes = np.quantile([parameters for _, parameters in found], list(QUANTILES.values()), method="nearest")
     settings, count = space.settings, trials or space.settings.trials
-    expense, costs = None, [Costs.even(settings.epochs)]
+    first, drawn, ends = [], [Costs.even(settings.epochs)], None
     if profiled:
         workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
-        first = min([*rungs(settings), settings.epochs])
-        candidates = [Candidate(config, parameters, workloads(config)) for config, parameters in found[:PRICED]]
-        ends = profiles(candidates, corpus, workers, concurrency)
-        costs = [priced(candidate, ends, workers.count, first) for candidate in candidates]
+        begun = [Candidate(*one, workloads(one[0])) for one in first_proposals(space, feasibility, count)]
+        others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
+        ends = profiles([*begun, *others], corpus, workers, concurrency)
+        grace = min([*rungs(settings), settings.epochs])
+        first, drawn = ([priced(one, ends, workers.count, grace) for one in group] for group in (begun, others))
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):
-        drawn = [costs[number] for number in random.choice(len(costs), count)]
-        played.append(rehearse(drawn, rungs(settings), settings.asha.reduction, concurrency, random))
-    if profiled:
-        expense = expected(candidates, ends, played, workers.count, min(concurrency, count), count)
+        rest = [drawn[number] for number in random.choice(len(drawn), count - len(first))]
+        played.append(rehearse([*first, *rest], rungs(settings), settings.asha.reduction, concurrency, random))
     reached = np.mean([one.reached for one in played], axis=0).tolist()
     steps = [Rung(epoch, trials) for epoch, trials in zip([*rungs(settings), settings.epochs], reached, strict=True)]
-    parameters = dict(zip(QUANTILES, map(int, sizes), strict=True))
     return Plan(
-        space.source, PROPOSALS, len(found), parameters, count, settings.epochs, steps, concurrency, workers.count,
-        expense,
-    )  # fmt: skip
+        space=space.source,
+        proposals=PROPOSALS,
+        feasible=len(found),
+        parameters=dict(zip(QUANTILES, map(int, sizes), strict=True)),
+        trials=count,
+        epochs=settings.epochs,
+        rungs=steps,
+        concurrency=concurrency,
+        workers=workers.count,
+        expense=expected(ends, played, workers.count, min(concurrency, count)) if ends else None,
+    )
 
 
 def rungs(settings: Settings) -> list[int]:
@@ -164,9 +178,17 @@ def feasible_proposals(space: Space, feasibility: Feasibility) -> list[tuple[Con
     return found
 
 
-def profiles(
-    candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int
-) -> tuple[Candidate, Profile, Candidate, Profile]:
+def first_proposals(space: Space, feasibility: Feasibility, trials: int) -> list[tuple[Config, int]]:
+    """What the sweep itself will begin with: its seed and the space decide that, not what becomes of the trials."""
+    ledger = Ledger(optuna.create_study())
+    found = []
+    for _ in range(min(trials, BLIND)):
+        trial = ledger.propose(space, feasibility)
+        found.append((space.config(trial.params), int(trial.about["parameters"])))
+    return found
+
+
+def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int) -> Ends:
     """The candidates whose batches have the fewest and the most multiplications, each with its profile.
 
     Where trials run side by side on the same device, so do the two: they slow each other down as trials will.
@@ -208,52 +230,44 @@ def share(config: Config, workers: int) -> Config:
     return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
-def priced(
-    candidate: Candidate, ends: tuple[Candidate, Profile, Candidate, Profile], workers: int, grace: int
-) -> Costs:
+def priced(candidate: Candidate, ends: Ends, workers: int, grace: int) -> Costs:
     """What a trial takes, each of its figures between those of the two that were profiled.
 
     Until the first rung a model is taken to have learned no end, so that its hypotheses run to their longest; after it
     they are taken to be as long as the references. Workers are taken to wait for nobody.
     """
     cheapest, low, dearest, high = ends
+    config = candidate.config
     reach = [cheapest.workload.multiplications, dearest.workload.multiplications]
 
     def between(name: str) -> float:
         seconds = [getattr(low, name), getattr(high, name)]
         return float(np.interp(candidate.workload.multiplications, reach, seconds))
 
-    epochs = np.arange(candidate.config.training.epochs)
+    epochs = np.arange(config.training.epochs)
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
     training = candidate.workload.batches * between("batch") + validation
-    return Costs(STARTS * between("start"), training + between("checkpoint"), workers * training)
+    disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
+    return Costs(STARTS * between("start"), training + between("checkpoint"), workers * training, disk)
 
 
-def expected(
-    candidates: list[Candidate],
-    ends: tuple[Candidate, Profile, Candidate, Profile],
-    played: list[Rehearsal],
-    workers: int,
-    concurrency: int,
-    trials: int,
-) -> Expense:
+def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
     On disk are each trial's best checkpoints, one more of each running trial while that is written, and the winner's
     weights twice (its directory, and MLflow's artifact). Early stopping removes none of them.
     """
-    _, low, _, high = ends
+    _, low, dearest, high = ends
+    wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
-    sizes = [checkpoint_bytes(candidate.config, candidate.parameters) for candidate in candidates]
-    kept = trials * min(KEPT, candidates[0].config.training.epochs) + concurrency
-    weights = BYTES * max(candidate.parameters for candidate in candidates)
+    written = concurrency * checkpoint_bytes(dearest.config, dearest.parameters) + 2 * BYTES * dearest.parameters
     return Expense(
-        wall_hours=(OPENING + float(np.mean([one.wall for one in played]))) / HOUR,
-        device_hours=float(np.mean([one.device for one in played])) / HOUR,
+        wall_hours=(OPENING + wall) / HOUR,
+        device_hours=device / HOUR,
         memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,
         gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
-        disk_bytes=int(kept * np.mean(sizes)) + 2 * weights,
+        disk_bytes=int(disk) + written,
         cheapest=low,
         dearest=high,
     )

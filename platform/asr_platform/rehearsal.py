@@ -11,30 +11,33 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Costs:
-    """What a trial takes, in seconds.
+    """What a trial takes.
 
     Args:
-        start: before its first epoch.
-        epochs: of each epoch, one after another.
-        device: of each epoch on all workers together, without what they wait.
+        start: seconds besides its epochs.
+        epochs: seconds of each epoch.
+        device: seconds of each epoch's training and validation on all workers together.
+        disk: bytes of the checkpoints that it leaves.
     """
 
     start: float
     epochs: np.ndarray
     device: np.ndarray
+    disk: int
 
     @classmethod
     def even(cls, epochs: int) -> Costs:
         """Of a trial of which only its length is known: a second an epoch."""
-        return cls(0.0, np.ones(epochs), np.ones(epochs))
+        return cls(0.0, np.ones(epochs), np.ones(epochs), 0)
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a sweep took, in seconds, and how many trials reached each rung and the end."""
+    """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end."""
 
     wall: float
     device: float
+    disk: int
     reached: list[int]
 
 
@@ -70,4 +73,4 @@ def rehearse(
             following = len(begun)
             begun[following] = wall
             heapq.heappush(events, (wall + float(at[following][0]), following, 0))
-    return Rehearsal(wall, device, reached)
+    return Rehearsal(wall, device, sum(costs.disk for costs in trials), reached)
