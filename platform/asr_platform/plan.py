@@ -19,6 +19,7 @@ import optuna
 import torch
 
 from asr_platform import cluster
+from asr_platform.early_stopping import Rungs
 from asr_platform.feasibility import Feasibility
 from asr_platform.rehearsal import Costs, Rehearsal, rehearse
 from asr_platform.study import Ledger
@@ -107,6 +108,8 @@ Ends: TypeAlias = tuple[Candidate, Profile, Candidate, Profile]
 def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
     """Draws, profiles and plays through; `trials` overrides the space's number.
 
+    That ASHA spares trials which have not yet learned to attend is left out: how many is not known before.
+
     Raises:
         InputError: nothing in the space is feasible, no trial fits the machine, or the profile fails.
     """
@@ -118,21 +121,23 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     found = feasible_proposals(space, feasibility)
     sizes = np.quantile([parameters for _, parameters in found], list(QUANTILES.values()), method="nearest")
     settings, count = space.settings, trials or space.settings.trials
+    workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
+    config, seconds = found[0][0], float(feasibility.split.seconds.sum())
+    stops = rungs(settings, length_of_an_epoch(settings.asha.unit, config, workloads(config), seconds))
     first, drawn, ends = [], [Costs.even(settings.epochs)], None
     if profiled:
-        workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
         begun = [Candidate(*one, workloads(one[0])) for one in first_proposals(space, feasibility, count)]
         others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
         ends = profiles([*begun, *others], corpus, workers, concurrency)
-        grace = min([*rungs(settings), settings.epochs])
+        grace = min([*stops, settings.epochs])
         first, drawn = ([priced(one, ends, workers.count, grace) for one in group] for group in (begun, others))
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):
         rest = [drawn[number] for number in random.choice(len(drawn), count - len(first))]
-        played.append(rehearse([*first, *rest], rungs(settings), settings.asha.reduction, concurrency, random))
+        played.append(rehearse([*first, *rest], stops, settings.asha.reduction, concurrency, random))
     reached = np.mean([one.reached for one in played], axis=0).tolist()
-    steps = [Rung(epoch, trials) for epoch, trials in zip([*rungs(settings), settings.epochs], reached, strict=True)]
+    steps = [Rung(epoch, trials) for epoch, trials in zip([*stops, settings.epochs], reached, strict=True)]
     return Plan(
         space=space.source,
         proposals=PROPOSALS,
@@ -147,14 +152,16 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     )
 
 
-def rungs(settings: Settings) -> list[int]:
-    """The epochs at which a trial may be stopped: grace x reduction^k, below the full length."""
-    epochs, milestone = settings.epochs, float(settings.asha.grace or math.ceil(settings.epochs / 5))
-    found = []
-    while milestone < epochs:
-        found.append(math.ceil(milestone))
-        milestone *= settings.asha.reduction
-    return sorted(set(found) - {epochs})
+def rungs(settings: Settings, of_an_epoch: float = 1.0) -> list[int]:
+    """The epochs at which a trial may be stopped; `of_an_epoch` is an epoch in the unit of ASHA's grace."""
+    milestones = Rungs(settings).milestones(settings.epochs * of_an_epoch)
+    return sorted({math.ceil(milestone / of_an_epoch) for milestone in milestones} - {settings.epochs})
+
+
+def length_of_an_epoch(unit: str, config: Config, workload: Workload, seconds: float) -> float:
+    """An epoch of a configuration, in the unit of ASHA's grace; `seconds` of audio are in the training split."""
+    updates = math.ceil(workload.batches / config.training.accumulation)
+    return {"epochs": 1.0, "updates": float(updates), "hours": seconds / HOUR}[unit]
 
 
 def feasible_proposals(space: Space, feasibility: Feasibility) -> list[tuple[Config, int]]:

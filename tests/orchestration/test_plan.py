@@ -52,7 +52,10 @@ def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Can
     ],
 )
 def test_rungs(epochs: int, asha: dict[str, float], expected: list[int]) -> None:
-    assert rungs(Settings.model_validate({"epochs": epochs, "asha": asha})) == expected
+    settings = Settings.model_validate({"epochs": epochs, "asha": asha})
+    assert rungs(settings) == expected
+    hours = Settings.model_validate({"epochs": epochs, "asha": {**asha, "unit": "hours", "grace": asha["grace"] / 4}})
+    assert rungs(hours, of_an_epoch=0.25) == expected
 
 
 @given(
@@ -66,7 +69,7 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
     lengths: list[int], concurrency: int, grace: int, reduction: float, seed: int
 ) -> None:
     milestones = sorted({math.ceil(grace * reduction**power) for power in range(9)} & set(range(10)))
-    trials = [Costs(0.0, np.full(10, float(length)), np.full(10, 2.0 * length)) for length in lengths]
+    trials = [Costs(0.0, np.full(10, float(length)), np.full(10, 2.0 * length), disk=7) for length in lengths]
     found = rehearse(trials, milestones, reduction, concurrency, np.random.default_rng(seed))
     assert found.reached[0] == len(trials)
     assert found.reached == sorted(found.reached, reverse=True) and found.reached[-1] >= 1
@@ -77,11 +80,11 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
 
 
 def test_a_rehearsal_without_rungs_and_one_after_another() -> None:
-    trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]))] * 4
+    trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]), 100)] * 4
     random = np.random.default_rng(0)
-    assert rehearse(trials, [], 3, 1, random) == Rehearsal(32.0, 8.0, [4])
-    assert rehearse(trials, [], 3, 2, random) == Rehearsal(16.0, 8.0, [4])
-    assert rehearse(trials, [], 3, 9, random) == Rehearsal(8.0, 8.0, [4])
+    assert rehearse(trials, [], 3, 1, random) == Rehearsal(32.0, 8.0, 400, [4])
+    assert rehearse(trials, [], 3, 2, random) == Rehearsal(16.0, 8.0, 400, [4])
+    assert rehearse(trials, [], 3, 9, random) == Rehearsal(8.0, 8.0, 400, [4])
 
 
 def test_about_one_in_so_many_goes_on() -> None:
@@ -98,6 +101,7 @@ def test_a_price_lies_between_those_of_the_extremes() -> None:
     costs = priced(candidate(200), ends, workers=1, grace=1)
     assert costs.device == pytest.approx([10 * 0.2 + 3, *[10 * 0.2 + 2] * 3])
     assert costs.epochs == pytest.approx(costs.device + 0.02)
+    assert costs.disk == 2 * 3 * 4 * 1000
     of_two = priced(candidate(200), ends, workers=2, grace=1)
     assert of_two.device == pytest.approx(2 * np.array([10 * 0.2 + 1.5, *[10 * 0.2 + 1] * 3]))
     assert of_two.epochs == pytest.approx(of_two.device / 2 + 0.02)
@@ -110,15 +114,12 @@ def test_where_all_cost_the_same_there_is_one_price() -> None:
 
 def test_room_is_for_the_dearest() -> None:
     ends = (candidate(100), CHEAP, candidate(300), DEAR)
-    few, many = (
-        expected([candidate(100), candidate(300)], ends, [Rehearsal(3600, 7200, [1])] * 3, 2, concurrency, 10)
-        for concurrency in (1, 4)
-    )
+    few, many = (expected(ends, [Rehearsal(3600, 7200, 10**6, [1])] * 3, 2, concurrency) for concurrency in (1, 4))
     assert few.device_hours == 2
     assert few.wall_hours == pytest.approx(1, abs=0.05)
     assert few.worker_memory_bytes == DEAR.memory
     assert many.memory_bytes - few.memory_bytes > 3 * 2 * DEAR.memory
-    assert few.disk_bytes == (10 * 2 + 1) * 3 * 4 * 1000 + 2 * 4 * 1000
+    assert few.disk_bytes == 10**6 + 3 * 4 * 1000 + 2 * 4 * 1000
 
 
 def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
