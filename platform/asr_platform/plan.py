@@ -261,20 +261,19 @@ def priced(candidate: Candidate, ends: Ends, workers: int, grace: int) -> Costs:
 def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
-    On disk are each trial's best checkpoints, one more of each running trial while that is written, and the winner's
-    weights twice (its directory, and MLflow's artifact). Early stopping removes none of them.
+    On disk are each trial's best checkpoints, which early stopping does not remove, and the winner's weights twice: its
+    directory, and MLflow's artifact.
     """
     _, low, dearest, high = ends
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
-    written = concurrency * checkpoint_bytes(dearest.config, dearest.parameters) + 2 * BYTES * dearest.parameters
     return Expense(
         wall_hours=(OPENING + wall) / HOUR,
         device_hours=device / HOUR,
         memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,
         gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
-        disk_bytes=int(disk) + written,
+        disk_bytes=int(disk) + 2 * BYTES * dearest.parameters,
         cheapest=low,
         dearest=high,
     )

@@ -119,7 +119,7 @@ def test_room_is_for_the_dearest() -> None:
     assert few.wall_hours == pytest.approx(1, abs=0.05)
     assert few.worker_memory_bytes == DEAR.memory
     assert many.memory_bytes - few.memory_bytes > 3 * 2 * DEAR.memory
-    assert few.disk_bytes == 10**6 + 3 * 4 * 1000 + 2 * 4 * 1000
+    assert few.disk_bytes == 10**6 + 2 * 4 * 1000
 
 
 def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
