@@ -48,6 +48,10 @@ class Limits(Section):
     device_hours: Number | None = Field(None, gt=0, description="of training: the trials' times, times their workers")
     disk_gb: Number | None = Field(None, gt=0, description="10^9 bytes of checkpoints")
 
+    def raised(self, other: Limits) -> Limits:
+        """These limits, with those of `other` that there are in their place."""
+        return self.model_copy(update=other.model_dump(exclude_none=True))
+
 
 class Settings(Section):
     """The keys of a space other than `base`, `vary` and `start`."""

@@ -22,7 +22,7 @@ from search_spaces.distributions import (
     read_when,
 )
 from search_spaces.document import Document
-from search_spaces.settings import Settings
+from search_spaces.settings import Limits, Settings
 from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
 from trainables.errors import InputError
 
@@ -108,6 +108,11 @@ class Space:
     def lasting(self, epochs: int | None) -> Space:
         """This space with trials of another length; None leaves it as it is."""
         return self if epochs is None else replace(self, settings=self.settings.lasting(epochs))
+
+    def limited(self, limits: Limits) -> Space:
+        """This space with those of these limits that there are in place of its own."""
+        settings = self.settings.model_copy(update={"limits": self.settings.limits.raised(limits)})
+        return replace(self, settings=settings)
 
     def propose(self, suggest: Suggest) -> dict[str, Any]:
         """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold.

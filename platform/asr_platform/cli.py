@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from asr_platform.cli_evaluate import evaluate
+from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
 from trainables.errors import InputError
 
@@ -35,6 +36,7 @@ GPUS_PER_WORKER = click.option(
     "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
 )
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
+MORE_THAN_0 = click.FloatRange(0, min_open=True)
 WIDE = 160  # columns, where no terminal says otherwise
 NO_MODEL, USER_MISTAKE, INTERRUPTED = 1, 2, 130
 # What the system refuses through no mistake of the program's.
@@ -55,6 +57,7 @@ def cli(context: click.Context, home: Path) -> None:
     context.obj = home
 
 
+cli.add_command(plan)
 cli.add_command(prepare)
 cli.add_command(evaluate)
 
@@ -69,21 +72,27 @@ cli.add_command(evaluate)
 @click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
 @GPUS_PER_WORKER
 @ADDRESS
-@click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes --trials and --address besides.")
+@click.option("--max-hours", metavar="X", type=MORE_THAN_0, help="Wall time, all runs of the sweep together.")
+@click.option("--max-device-hours", metavar="X", type=MORE_THAN_0, help="Training time of all trials' workers.")
+@click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes caps, --trials and --address besides.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
-    resume: str | None,
+    max_hours: float | None, max_device_hours: float | None, resume: str | None,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
-    SPACE is a YAML file, or the name of a shipped one, such as digits.
+    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap (--max-hours,
+    --max-device-hours; default: as the space's limits say) stops cleanly, and can go on with more.
     """
+    from search_spaces.settings import Limits
+
+    limits = Limits(hours=max_hours, device_hours=max_device_hours)
     if resume:
         if space or data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
-            raise InputError("--resume goes on as the sweep began", "Give it --trials and --address at most.")
-        _resume(home, resume, trials, address)
+            raise InputError("--resume goes on as the sweep began", "Give it at most caps, --trials and --address.")
+        _resume(home, resume, trials, limits, address)
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
@@ -91,7 +100,7 @@ def sweep(
     from search_spaces.space import Space
 
     options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space).lasting(epochs), data, name, trials, options)
+    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, options)
 
 
 @cli.command()
@@ -199,12 +208,12 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
 
 
-def _resume(home: Path, name: str, trials: int | None, address: str | None) -> None:
+def _resume(home: Path, name: str, trials: int | None, limits: Any, address: str | None) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
     from asr_platform.terminal import View
 
-    _close(sweeps.resume(Home.existing(home), name, trials, address, View(_console(), _platform())))
+    _close(sweeps.resume(Home.existing(home), name, trials, limits, address, View(_console(), _platform())))
 
 
 def _close(outcome: Outcome) -> None:
@@ -227,6 +236,8 @@ def _close(outcome: Outcome) -> None:
             _use(outcome, shlex.quote(model)),
             f"compare trials:  {platform} ui",
         ]
+    if outcome.cap:
+        lines.append(f"stopped: {outcome.cap}; with more of them, go on: {platform} sweep --resume {outcome.name}")
     for line in lines:
         say(console, line)
     if outcome.interrupted:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import requests
+from ray._private.utils import get_num_cpus
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_actors, list_placement_groups
@@ -145,6 +146,18 @@ class Reaper:
         for group, looks in self.idle.items():
             if looks >= LOOKS_BEFORE_FREEING:
                 remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+
+@contextmanager
+def resources(address: str | None) -> Iterator[Cluster]:
+    """What the cluster at `address` has, or what one started here would have: nothing is started to know that."""
+    if address:
+        with connect(address) as cluster:
+            yield cluster
+        return
+    import torch
+
+    yield Cluster(float(get_num_cpus()), float(torch.cuda.device_count()), "")
 
 
 @contextmanager

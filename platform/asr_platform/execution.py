@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import RungStopper
 from asr_platform.feasibility import Feasibility
+from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
 from asr_platform.study import Ledger, State
 from asr_platform.terminal import View
@@ -38,7 +39,7 @@ def execute(
 ) -> None:
     """Lets Ray Tune run trials until the proposer has no more, or an interrupt asks it to stop.
 
-    Trials that an interrupt stops stay running in the ledger: they go on when the sweep is resumed.
+    Trials that an interrupt (or a cap) stops stay running in the ledger: they go on when the sweep is resumed.
     """
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": TRIAL_CPUS}),
@@ -103,13 +104,16 @@ class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
 
     def __init__(
-        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, reaper: Reaper
-    ) -> None:
+        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, reaper: Reaper,
+        meter: Meter,
+    ) -> None:  # fmt: skip
         self.ledger, self.mirror, self.stopper = ledger, mirror, stopper
-        self.view, self.interrupt, self.reaper = view, interrupt, reaper
+        self.view, self.interrupt, self.reaper, self.meter = view, interrupt, reaper, meter
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.reaper.look()
+        if not self.interrupt.asked:
+            self.interrupt.cap = self.meter.reached()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
@@ -125,6 +129,7 @@ class Recorder(Unsaved, tune.Callback):
         # An epoch that a killed driver had not recorded is reported once more, and may come without its checkpoint.
         row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
         if self.ledger.record(number, row):
+            self.meter.add(row)
             self.mirror.show(number)
             self.view.progressed(self.ledger.trial(number))
 
@@ -148,9 +153,18 @@ class Recorder(Unsaved, tune.Callback):
 
 
 class Interrupt(Unsaved, tune.Stopper):
-    """Ends the whole run once Ctrl-C has been pressed."""
+    """Ends the whole run once Ctrl-C has been pressed or a cap has been reached.
 
-    asked = False
+    Attributes:
+        cap: which, in words.
+    """
+
+    pressed = False
+    cap = ""
+
+    @property
+    def asked(self) -> bool:
+        return self.pressed or bool(self.cap)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.asked
@@ -165,9 +179,9 @@ def interrupts() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked:
+        if interrupt.pressed:
             raise KeyboardInterrupt
-        interrupt.asked = True
+        interrupt.pressed = True
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

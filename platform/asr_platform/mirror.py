@@ -45,10 +45,10 @@ class Mirror:
             self.show(trial.number)
         self._try(lambda tracker: None)
 
-    def end(self, status: str, best: TrialRecord | None, model: Path | None) -> None:
+    def end(self, status: str, best: TrialRecord | None, model: Path | None, reason: str = "") -> None:
         """Closes the parent run with the best trial's figures, its model directory and the sweep's curves as artifacts.
 
-        Trials that were interrupted keep their pictures as well.
+        `reason` says why the sweep ended early. Trials that were interrupted keep their pictures as well.
         """
         if self.away:
             self.show_all()
@@ -57,7 +57,7 @@ class Mirror:
             if trial.state == "running":
                 self._try(partial(self._keep, trial=trial))
         self._try(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
-        self._try(lambda tracker: tracker.end_sweep(self.parent, status, best, model))
+        self._try(lambda tracker: tracker.end_sweep(self.parent, status, best, model, reason))
 
     def _try(self, step: Callable[[Tracker], None]) -> None:
         try:

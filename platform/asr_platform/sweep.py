@@ -18,11 +18,13 @@ from asr_platform.execution import Interrupt, Proposer, Recorder, execute, inter
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
+from asr_platform.limits import STOPPED, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
+from search_spaces.settings import Limits
 from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
@@ -50,7 +52,8 @@ class Outcome:
 
     Args:
         split: the validation split's name.
-        model: the best trial's model directory; None where no trial finished an epoch, or before the sweep's end.
+        model: the best trial's model directory; None where no trial finished an epoch, or after Ctrl-C.
+        cap: which cap ended the run, in words; empty where none did.
     """
 
     name: str
@@ -59,12 +62,13 @@ class Outcome:
     trials: list[TrialRecord]
     model: Path | None
     interrupted: bool
+    cap: str = ""
 
 
 def start(
     home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options, view: View
 ) -> Outcome:
-    """Runs a new sweep to its end; `trials` overrides the space's number.
+    """Runs a new sweep to its end, or to one of the space's limits; `trials` overrides the space's number.
 
     Raises:
         InputError: the name is taken, or no model of the space fits its budget and this corpus.
@@ -83,6 +87,7 @@ def start(
         "corpus": str(corpus.path.resolve()),
         "corpus_hash": corpus.hash,
         "trials": trials or space.settings.trials,
+        "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
         "options": asdict(options),
     }
@@ -92,8 +97,10 @@ def start(
         return _run(sweep, machine, interrupt, view)
 
 
-def resume(home: Home, name: str, trials: int | None, address: str | None, view: View) -> Outcome:
+def resume(home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: View) -> Outcome:
     """Goes on with a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
+
+    What `limits` has takes the place of the sweep's own.
 
     Raises:
         InputError: no such sweep, it is running, or its corpus is gone or another.
@@ -106,6 +113,7 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
         if trials is not None:
             ledger.note("trials", trials)
+        ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
         options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
         space = recorded_space(about)
         Feasibility(space, corpus).check()
@@ -117,6 +125,11 @@ def resume(home: Home, name: str, trials: int | None, address: str | None, view:
 def recorded_space(about: dict[str, Any]) -> Space:
     """The space that a sweep began with."""
     return Space.parse(about["space"], about["source"], Path(about.get("folder", Path.cwd()))).lasting(about["epochs"])
+
+
+def recorded_limits(about: dict[str, Any]) -> Limits:
+    """The caps that a sweep was last given."""
+    return Limits.model_validate(about.get("limits", {}))
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
@@ -137,17 +150,22 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
-        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
-        execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
+        meter = Meter(ledger, recorded_limits(ledger.about), workers.count)
+        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard), meter)
+        interrupt.cap = meter.reached()
+        if not interrupt.asked:
+            execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
+    ledger.note(STOPPED, interrupt.cap)
     trials = ledger.trials()
     best = next((trial for trial in ranked(trials) if trial.model), None)
     model = None
-    if best and best.model and not interrupt.asked:
+    if best and best.model and not interrupt.pressed:
         model = copy_model(Path(best.model), home.model(sweep.name))
         _draw(best, trials, model / PLOTS, view)
-    mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
+    mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model, interrupt.cap)
+    meter.note()
     split = corpus.validation_split(space.config({}).data.validation).name
-    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
+    return Outcome(sweep.name, corpus, split, trials, model, interrupt.pressed, interrupt.cap)
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:

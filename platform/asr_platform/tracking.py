@@ -132,8 +132,17 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         return True
 
-    def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, model: Path | None) -> None:
-        """Closes the parent run with the best trial's figures and its model directory as artifact."""
+    def end_sweep(
+        self, run_id: str, status: str, best: TrialRecord | None, model: Path | None, reason: str = ""
+    ) -> None:
+        """Closes the parent run with the best trial's figures and its model directory as artifact.
+
+        A reason to end early is in the tag `stopped`.
+        """
+        if reason:
+            self.client.set_tag(run_id, "stopped", reason)
+        elif "stopped" in self.client.get_run(run_id).data.tags:  # where the sweep ended the last time
+            self.client.delete_tag(run_id, "stopped")
         if best and best.best:
             self.client.log_metric(run_id, *_best(best.best))
             self.client.set_tag(run_id, "best_trial", str(best.number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -76,6 +77,7 @@ def damage(place: Path) -> None:
 
 def write_spaces(place: Path) -> None:
     (place / "right.yaml").write_text(records.SPACE)
+    (place / "widths.yaml").write_text(records.SPACE.replace("  model.dropout: {float: [0, 0.2]}\n", ""))
     (place / "impossible.yaml").write_text(records.SPACE + "budget: 1000\n")
     (place / "wrong.yaml").write_text(
         "base:\n  model: {dropuot: 0.1}\nvary:\n  optimizer.lr: {log: [0, 1]}\nbudgte: 3\n"
@@ -133,6 +135,15 @@ MISTAKES = [
     ("sweep --resume moved", "gone: no corpus here", "platform prepare"),
     ("sweep --resume changed", "no-dev: not the corpus that sweep changed began with", "new sweep"),
     ("sweep --resume small --trials 0", "--trials", "0 is not in the range"),
+    # caps and plans
+    ("sweep right.yaml --data corpus --max-hours 0", "--max-hours", "0.0 is not in the range"),
+    ("sweep right.yaml --data corpus --max-device-hours x", "--max-device-hours", "'x' is not a valid float"),
+    ("plan nosuch --data corpus", "nosuch: no such search space", "digits, digits_lm, hw4p1, hw4p2, synthetic"),
+    ("plan right.yaml", "Missing option '--data'", "platform plan"),
+    ("plan right.yaml --data absent", "absent: no corpus here", "platform prepare"),
+    ("plan right.yaml --data no-dev", "no-dev: no validation splits", "data.validation"),
+    ("plan impossible.yaml --data corpus", "impossible.yaml: budget: 1,000", "the smallest model that this space can"),
+    ("plan right.yaml --data corpus --workers-per-trial 999", "a trial of 999 workers", "Lower --workers-per-trial"),
     # one long run
     ("train --data corpus", "SPACE_OR_CONFIG or --from", "platform train --help"),
     ("train right.yaml --from small --data corpus", "SPACE_OR_CONFIG or --from", "platform train --help"),
@@ -389,3 +400,21 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     ended = close(Outcome("small", corpus, "dev", trials[1:], None, interrupted=False))
     assert ended.code == 1
     assert "no model: no trial finished an epoch\n" in ended.out
+    cap = "5 of 5 hours (--max-hours) are spent"
+    ended = close(dataclasses.replace(whole, cap=cap))
+    assert ended.code == 0
+    assert "model:           my models/small\n" in ended.out
+    assert f"stopped: {cap}; with more of them, go on: platform sweep --resume small\n" in ended.out
+
+
+def test_a_plan_for_machines(run: Run) -> None:
+    ended = run("plan", "widths.yaml", "--data", "corpus", "--trials", "4", "--no-profile", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(ended.out)
+    assert list(found) == [
+        "space", "proposals", "feasible", "parameters", "trials", "epochs", "rungs", "concurrency", "workers",
+        "expense",
+    ]  # fmt: skip
+    assert list(found["parameters"]) == ["min", "25%", "50%", "75%", "max"]
+    assert [list(rung) for rung in found["rungs"]] == [["epoch", "trials"]] * 2
+    assert (found["trials"], found["rungs"][0], found["expense"]) == (4, {"epoch": 3, "trials": 4.0}, None)

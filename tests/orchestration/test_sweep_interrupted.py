@@ -14,6 +14,7 @@ import tiny
 from command import Platform, wait_for
 from mlflow.tracking import MlflowClient
 
+from asr_platform.study import Ledger
 from trainables.data.corpus import Corpus
 
 SPACE = """
@@ -82,6 +83,32 @@ def test_kill_and_resume(platform: Platform, corpus: Corpus) -> None:
     assert "trial 1 started, going on after epoch" in printed
     assert "trial 0 started" not in printed
     check_all_stores(platform, "killed", before)
+
+
+def test_a_cap_and_going_on_with_a_higher_one(platform: Platform, corpus: Corpus) -> None:
+    """At a cap there is a model, and the trial that was running goes on later."""
+    begin = ["sweep", "space.yaml", "--data", corpus.path, "--name", "capped", "--trials", 1, "--epochs", 3]
+    printed = platform.run(*begin, "--max-device-hours", 1e-9)
+    assert "device-hours (--max-device-hours) are spent; with more of them, go on: platform sweep --resume capped" in (
+        printed
+    )
+    assert (platform.home / "models" / "capped" / "model.safetensors").is_file()
+    (row,) = platform.leaderboard("capped")
+    assert row["state"] == "running" and 1 <= row["epochs"] < 3
+    about = Ledger.open(f"sqlite:///{platform.home}/studies.db", "capped").about
+    assert about["limits"]["device_hours"] == 1e-9 and about["wall_seconds"] > 0
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    parent = client.get_run(about["mlflow_run_id"])
+    assert (parent.info.status, parent.data.tags["stopped"]) == ("KILLED", about["stopped"])
+    before = curves(platform, "capped")
+    printed = platform.run("sweep", "--resume", "capped", "--max-device-hours", 1)
+    assert "are spent" not in printed
+    (row,) = platform.leaderboard("capped")
+    assert (row["state"], row["epochs"]) == ("complete", 3)
+    after = curves(platform, "capped")
+    assert before[0].items() <= after[0].items() and sorted(after[0]) == [1, 2, 3]
+    parent = client.get_run(about["mlflow_run_id"])
+    assert parent.info.status == "FINISHED" and "stopped" not in parent.data.tags
 
 
 def test_interrupt_and_resume(platform: Platform, corpus: Corpus) -> None:

@@ -134,8 +134,9 @@ def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
 
 def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path, tmp_path: Path) -> None:
     parent = tracker.start("first", {}, {})
-    tracker.end_sweep(parent, "KILLED", None, None)
+    tracker.end_sweep(parent, "KILLED", None, None, "5 of 5 hours are spent")
     assert run(tracker, parent).info.status == "KILLED"
+    assert run(tracker, parent).data.tags["stopped"] == "5 of 5 hours are spent"
     assert tracker.reopen(parent)
     assert run(tracker, parent).info.status == "RUNNING"
     (tmp_path / "config.json").write_text("{}")
@@ -145,6 +146,7 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {"best_val_cer": 0.25}
     assert found.data.tags["best_trial"] == "7"
+    assert "stopped" not in found.data.tags
     listed = tracker.client.list_artifacts(parent, "model")
     assert [artifact.path for artifact in listed] == ["model/config.json", "model/model.safetensors"]
     kept = list((home / "artifacts").rglob("model.safetensors"))

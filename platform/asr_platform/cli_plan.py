@@ -1,0 +1,51 @@
+"""`platform plan`: what a sweep will take, before it starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+@click.command()
+@click.argument("space")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The corpus, as `platform prepare` made it.",
+)
+@click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says.")
+@click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says.")
+@click.option("--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
+@click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
+@click.option(
+    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+)
+@click.option("--address", help="A running Ray cluster, for its resources; default: this machine's.")
+@click.option("--no-profile", is_flag=True, help="Trains nothing, and says nothing of hours, memory and disk.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object.")
+def plan(
+    space: str, data: Path, trials: int | None, epochs: int | None, max_concurrent: int | None,
+    workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None, no_profile: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Says what a sweep of SPACE will take, before it starts.
+
+    Two extreme configurations are trained for seconds each on this machine; nothing is kept of them. Take the options
+    that the sweep will have.
+    """
+    from asr_platform.cluster import Options
+    from asr_platform.plan import plan as make_plan
+    from asr_platform.plan_tables import print_plan
+    from search_spaces.space import Space
+    from trainables.data.corpus import Corpus
+
+    options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
+    found = make_plan(Space.load(space).lasting(epochs), Corpus.open(data), trials, options, not no_profile)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        print_plan(Console(), found)

@@ -1,0 +1,76 @@
+"""A sweep played through with made-up qualities: what early stopping and concurrency make of the trials' costs."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a trial takes.
+
+    Args:
+        start: seconds besides its epochs.
+        epochs: seconds of each epoch.
+        device: seconds of each epoch's training and validation on all workers together.
+        disk: bytes of the checkpoints that it leaves.
+    """
+
+    start: float
+    epochs: np.ndarray
+    device: np.ndarray
+    disk: int
+
+    @classmethod
+    def even(cls, epochs: int) -> Costs:
+        """Of a trial of which only its length is known: a second an epoch."""
+        return cls(0.0, np.ones(epochs), np.ones(epochs), 0)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end."""
+
+    wall: float
+    device: float
+    disk: int
+    reached: list[int]
+
+
+def rehearse(
+    trials: Sequence[Costs], rungs: Sequence[int], reduction: float, concurrency: int, random: np.random.Generator
+) -> Rehearsal:
+    """Plays trials in their order, so many at once, under asynchronous successive halving (arXiv 1810.05934).
+
+    Each trial has one quality, drawn by chance, which ranks it at every rung: it goes on if it is within the best
+    1 / reduction of those that were there before it. So the first ones at a rung go on whatever they are, and more
+    than 1 / reduction in all.
+    """
+    ends = [*rungs, len(trials[0].epochs)]
+    at = [costs.start + np.cumsum(costs.epochs)[np.array(ends) - 1] for costs in trials]
+    quality = random.random(len(trials))
+    seen: list[list[float]] = [[] for _ in rungs]
+    reached = [0] * len(ends)
+    begun = dict.fromkeys(range(min(concurrency, len(trials))), 0.0)
+    events = [(float(at[number][0]), number, 0) for number in begun]
+    heapq.heapify(events)
+    wall = device = 0.0
+    while events:
+        wall, number, place = heapq.heappop(events)
+        reached[place] += 1
+        if place < len(rungs):
+            cutoff = np.quantile(seen[place], 1 / reduction) if seen[place] else 1.0
+            seen[place].append(quality[number])
+            if quality[number] <= cutoff:
+                heapq.heappush(events, (begun[number] + float(at[number][place + 1]), number, place + 1))
+                continue
+        device += float(trials[number].device[: ends[place]].sum())
+        if len(begun) < len(trials):
+            following = len(begun)
+            begun[following] = wall
+            heapq.heappush(events, (wall + float(at[following][0]), following, 0))
+    return Rehearsal(wall, device, sum(costs.disk for costs in trials), reached)
