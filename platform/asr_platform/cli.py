@@ -131,19 +131,23 @@ def train(
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     """Lists a sweep's trials, best first.
 
-    Without NAME, those of the latest sweep.
+    Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
+    that a paired bootstrap cannot tell from the best.
     """
+    from asr_platform.errors_on_record import ErrorsOnRecord
     from asr_platform.home import Home
     from asr_platform.leaderboard import latest, rows
     from asr_platform.study import Ledger
     from asr_platform.terminal import print_leaderboard
 
-    studies = Home.existing(home).studies
-    trials = Ledger.open(studies, latest(studies, name)).trials()
+    place = Home.existing(home)
+    name = latest(place.studies, name)
+    trials = Ledger.open(place.studies, name).trials()
+    standings = ErrorsOnRecord(place.sweep(name)).standings(trials)
     if as_json:
-        click.echo(json.dumps(rows(trials), indent=2))
+        click.echo(json.dumps(rows(trials, standings), indent=2))
     else:
-        print_leaderboard(_console(), trials)
+        print_leaderboard(_console(), trials, standings)
 
 
 @cli.command()
@@ -212,7 +216,7 @@ def _close(outcome: Outcome) -> None:
     from asr_platform.terminal import print_leaderboard, say
 
     console, platform = _console(), _platform()
-    print_leaderboard(console, outcome.trials)
+    print_leaderboard(console, outcome.trials, outcome.standings)
     model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
         lines = [f"stopped; go on with: {platform} sweep --resume {outcome.name}"]

@@ -6,6 +6,7 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import yaml
 
 from asr_platform import cluster
 from asr_platform.early_stopping import RungStopper
+from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
+from asr_platform.significance import Standing
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
@@ -51,6 +54,7 @@ class Outcome:
     Args:
         split: the validation split's name.
         model: the best trial's model directory; None where no trial finished an epoch, or before the sweep's end.
+        standings: what is known of trials' CERs, by number.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Outcome:
     trials: list[TrialRecord]
     model: Path | None
     interrupted: bool
+    standings: Mapping[int, Standing]
 
 
 def start(
@@ -126,6 +131,9 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     experiment = f"{corpus.source}-{corpus.hash[:8]}"
     mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
     mirror.show_all()
+    errors = ErrorsOnRecord(folder)
+    for trial in ledger.trials():
+        errors.keep(trial)  # what a killed driver had no time for
     workers = machine.workers(sweep.options)
     settings = {
         "folder": str(folder),
@@ -138,7 +146,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         epochs, asha = space.settings.epochs, space.settings.asha
         stopper = RungStopper(int(asha.grace or -(-epochs // 5)), asha.reduction, epochs, ledger.trials())
-        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
+        recorder = Recorder(ledger, errors, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
         execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
     trials = ledger.trials()
     best = next((trial for trial in ranked(trials) if trial.model), None)
@@ -148,7 +156,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
     split = corpus.validation_split(space.config({}).data.validation).name
-    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
+    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked, errors.standings(trials))
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from trainables.config import Config, flatten
 from trainables.data.corpus import Corpus
+from trainables.utterance_errors import UtteranceErrors
 
 # One learns, one cannot, one diverges: a sweep meets all three.
 SPACE = """
@@ -70,12 +71,31 @@ def test_the_leaderboard_has_every_trial_best_first(rows: list[dict[str, Any]]) 
     assert scored == sorted(scored)
     for row in rows:
         assert set(row) == {
-            "trial", "state", "val_cer", "parameters", "epochs", "params", "mlflow_run_id", "model",
+            "trial", "state", "val_cer", "val_cer_interval", "tied", "parameters", "epochs", "params", "mlflow_run_id",
+            "model",
         }  # fmt: skip
         assert 0 < row["parameters"] <= 100_000
         assert set(row["params"]) == {"optimizer.lr", "model.encoder_layers"}
         assert (row["state"] == "complete") == (row["epochs"] == 8)
         assert (row["state"] == "failed") == (row["params"]["optimizer.lr"] == 1e30)
+
+
+def test_the_leaderboard_says_what_cannot_be_told_apart(
+    platform: Platform, rows: list[dict[str, Any]], printed: str
+) -> None:
+    """Each trial's errors are on record, of its best epoch: without an epoch there are none."""
+    for row in rows:
+        path = platform.home / "sweeps" / NAME / "errors" / f"trial-{row['trial']:04}.json"
+        if row["epochs"] == 0:
+            assert (path.exists(), row["val_cer_interval"], row["tied"]) == (False, None, None)
+            continue
+        errors = UtteranceErrors.load(path)
+        assert errors is not None and errors.cer == row["val_cer"]
+        low, high = row["val_cer_interval"]
+        assert low <= row["val_cer"] <= high
+    ties = {row["trial"]: row["tied"] for row in rows}
+    assert set(ties.values()) >= {True, False}, "two learn equally well, one cannot"
+    assert all(("= cannot be told from the best" in shown) for shown in (printed, platform.run("leaderboard", NAME)))
 
 
 def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: list[dict[str, Any]]) -> None:
@@ -124,7 +144,7 @@ def test_the_best_model_is_whole_and_learned_something(
 ) -> None:
     model = platform.home / "models" / NAME
     assert sorted(path.name for path in model.iterdir()) == [
-        "config.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
+        "config.json", "errors.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
     ]  # fmt: skip
     assert {path.name for path in (model / "plots").iterdir()} == {
         "cross_attention.png", "examples.html", "examples.txt", "learning_curves.png", "self_attention.png",

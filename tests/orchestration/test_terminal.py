@@ -14,6 +14,7 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
+from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.terminal import View, corpus_table, print_leaderboard, say
 from search_spaces.space import Space, shipped
@@ -225,6 +226,28 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
     else:
         best = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trials[0].params.values()]
         assert cells(lines, "1")[6:] == best
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
+    """Where some trials' errors are on record; the caption says what the mark means."""
+    trials = [records.trial(number, "complete", [0.01 * (number + 1)]) for number in range(4)]
+    standings = {
+        0: Standing(Interval(0.005, 0.0149), True),
+        1: Standing(Interval(0.01, 0.03), True),
+        2: Standing(Interval(0.02, 1.04), False),
+    }
+    target = console(width)
+    print_leaderboard(target, trials, standings)
+    lines = text_of(target).splitlines()
+    assert cells(lines, "=1")[1:4] == ["0", "1.00%", "0.50–1.49%"]
+    assert cells(lines, "=2")[1:4] == ["1", "2.00%", "1.00–3.00%"]
+    assert cells(lines, "3")[1:4] == ["2", "3.00%", "2.00–104.00%"]
+    assert cells(lines, "4")[1:4] == ["3", "4.00%", "1,234,567"]
+    assert "= cannot be told from the best" in " ".join(text_of(target).split())
+    alone = console(width)
+    print_leaderboard(alone, trials, {0: Standing(Interval(0.005, 0.0149), False)})
+    assert "=" not in text_of(alone)
 
 
 def test_the_side_by_side_table_says_that_there_are_more() -> None:
