@@ -58,6 +58,18 @@ def latest(storage: str, name: str | None) -> str:
     return names[-1]
 
 
+def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
+    """The sweep and the trial that `NAME:TRIAL` means; `NAME` alone means its best trial.
+
+    Raises:
+        InputError: there is no such sweep, or no such trial in it.
+    """
+    name, _, number = origin.partition(":")
+    if number and not number.isdigit():
+        raise InputError(f"{origin}: {number} is no trial's number", "Give NAME or NAME:TRIAL, such as digits-1:3.")
+    return name, pick(Ledger.open(storage, name), int(number) if number else None)
+
+
 def pick(ledger: Ledger, number: int | None) -> TrialRecord:
     """The trial of that number, or the best one.
 

@@ -87,6 +87,12 @@ def interval(samples_R: Floats) -> Interval:
     return Interval(float(low), float(high))
 
 
+def error_interval(errors: UtteranceErrors, words: bool = False) -> Interval:
+    """Of a model's CER, or WER."""
+    counts, lengths = (errors.word_errors, errors.words) if words else (errors.character_errors, errors.characters)
+    return interval(rates(np.column_stack([counts]), lengths)[:, 0])
+
+
 def difference(a: UtteranceErrors, b: UtteranceErrors, words: bool = False) -> Difference:
     """Of two models' CER, or WER; both must be of the same utterances (`UtteranceErrors.same_utterances`)."""
     if words:
@@ -95,10 +101,7 @@ def difference(a: UtteranceErrors, b: UtteranceErrors, words: bool = False) -> D
     else:
         found_RM = rates(np.column_stack([a.character_errors, b.character_errors]), a.characters)
         value = a.cer - b.cer
-    return _difference(value, found_RM[:, 0] - found_RM[:, 1])
-
-
-def _difference(value: float, samples_R: Floats) -> Difference:
+    samples_R = found_RM[:, 0] - found_RM[:, 1]
     better = float(np.mean(samples_R < 0) + np.mean(samples_R == 0) / 2)
     return Difference(value, interval(samples_R), better)
 

@@ -19,7 +19,7 @@ from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
-from asr_platform.leaderboard import pick, ranked
+from asr_platform.leaderboard import find, ranked
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.significance import Standing
@@ -182,12 +182,9 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         InputError: there is no such thing, or it is wrong inside.
     """
     if origin is not None:
-        name, _, number = origin.partition(":")
-        if number and not number.isdigit():
-            raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
-        ledger = Ledger.open(Home.existing(home).studies, name)
-        space = recorded_space(ledger.about)
-        trial = pick(ledger, int(number) if number else None)
+        storage = Home.existing(home).studies
+        name, trial = find(storage, origin)
+        space = recorded_space(Ledger.open(storage, name).about)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
     path = Path(source or "")
     if path.is_file() and not is_space(path):

@@ -139,7 +139,7 @@ MISTAKES = [
     ("train nosuch --data corpus", "nosuch: no such search space", "digits"),
     ("train config.yaml --data corpus", "config.yaml: model: heads must divide d_model", "trainign: unknown key"),
     ("train not.yaml --data corpus", "not.yaml: not readable as YAML", "configuration file"),
-    ("train --from small:best --data corpus", "--from small:best", "NAME:TRIAL"),
+    ("train --from small:best --data corpus", "small:best: best is no trial's number", "NAME:TRIAL"),
     ("train --from smal --data corpus", "no sweep named smal", "small"),
     ("train --from small:7 --data corpus", "no trial 7 in the sweep small", "It has 2, counted from 0"),
     ("train --from latest --data corpus", "no trial of the sweep latest has finished", "--resume latest"),

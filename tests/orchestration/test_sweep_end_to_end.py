@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
+from asr_platform.significance import difference
 from trainables.config import Config, flatten
 from trainables.data.corpus import Corpus
 from trainables.utterance_errors import UtteranceErrors
@@ -84,6 +85,7 @@ def test_the_leaderboard_says_what_cannot_be_told_apart(
     platform: Platform, rows: list[dict[str, Any]], printed: str
 ) -> None:
     """Each trial's errors are on record, of its best epoch: without an epoch there are none."""
+    found: dict[int, UtteranceErrors] = {}
     for row in rows:
         path = platform.home / "sweeps" / NAME / "errors" / f"trial-{row['trial']:04}.json"
         if row["epochs"] == 0:
@@ -93,9 +95,14 @@ def test_the_leaderboard_says_what_cannot_be_told_apart(
         assert errors is not None and errors.cer == row["val_cer"]
         low, high = row["val_cer_interval"]
         assert low <= row["val_cer"] <= high
-    ties = {row["trial"]: row["tied"] for row in rows}
-    assert set(ties.values()) >= {True, False}, "two learn equally well, one cannot"
-    assert all(("= cannot be told from the best" in shown) for shown in (printed, platform.run("leaderboard", NAME)))
+        found[row["trial"]] = errors
+    best, *others = found
+    ties = {row["trial"]: row["tied"] for row in rows if row["trial"] in found}
+    expected = {number: difference(found[best], found[number]).tied for number in others}
+    assert ties == {best: any(expected.values()), **expected}
+    for shown in (printed, platform.run("leaderboard", NAME)):
+        assert "interval: 95%" in shown
+        assert ("= cannot be told from the best" in shown) == ties[best]
 
 
 def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: list[dict[str, Any]]) -> None:
