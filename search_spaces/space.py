@@ -15,6 +15,7 @@ from search_spaces.distributions import (
     Choice,
     Suggest,
     Variable,
+    as_text,
     check_condition,
     from_text,
     is_structured,
@@ -188,7 +189,11 @@ def _read(document: Document) -> dict[str, Any]:
     settings = _read_settings(document, {key: tree[key] for key in Settings.model_fields if key in tree})
     base = _read_base(document, _mapping(document, tree, "base"), settings.epochs)
     vary = _read_vary(document, _mapping(document, tree, "vary"))
-    return {"base": base, "vary": vary, "start": (), "settings": settings}
+    start = tuple(
+        {key: as_text(value) if isinstance(value, list) else value for key, value in entry.items()}
+        for entry in tree.get("start", ())
+    )
+    return {"base": base, "vary": vary, "start": start, "settings": settings}
 
 
 def _read_settings(document: Document, tree: Mapping[str, Any]) -> Settings:

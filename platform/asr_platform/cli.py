@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from asr_platform.cli_compare import compare
+from asr_platform.cli_compare import compare, confirm, importances
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_prepare import prepare
+from asr_platform.cli_shared import INTERRUPTED, console, platform
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ GPUS_PER_WORKER = click.option(
     "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
 )
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
-WIDE = 160  # columns, where no terminal says otherwise
-NO_MODEL, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+NO_MODEL, USER_MISTAKE = 1, 2
 # What the system refuses through no mistake of the program's.
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
@@ -59,6 +58,8 @@ def cli(context: click.Context, home: Path) -> None:
 cli.add_command(prepare)
 cli.add_command(evaluate)
 cli.add_command(compare)
+cli.add_command(confirm)
+cli.add_command(importances)
 
 
 @cli.command()
@@ -149,7 +150,7 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows(trials, standings), indent=2))
     else:
-        print_leaderboard(_console(), trials, standings)
+        print_leaderboard(console(), trials, standings)
 
 
 @cli.command()
@@ -202,7 +203,7 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     from trainables.data.corpus import Corpus
 
     corpus = Corpus.open(data)
-    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
+    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(console(), platform())))
 
 
 def _resume(home: Path, name: str, trials: int | None, address: str | None) -> None:
@@ -210,18 +211,17 @@ def _resume(home: Path, name: str, trials: int | None, address: str | None) -> N
     from asr_platform.home import Home
     from asr_platform.terminal import View
 
-    _close(sweeps.resume(Home.existing(home), name, trials, address, View(_console(), _platform())))
+    _close(sweeps.resume(Home.existing(home), name, trials, address, View(console(), platform())))
 
 
 def _close(outcome: Outcome) -> None:
     """The leaderboard and where to look next."""
     from asr_platform.terminal import print_leaderboard, say
 
-    console, platform = _console(), _platform()
-    print_leaderboard(console, outcome.trials, outcome.standings)
+    print_leaderboard(console(), outcome.trials, outcome.standings)
     model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
-        lines = [f"stopped; go on with: {platform} sweep --resume {outcome.name}"]
+        lines = [f"stopped; go on with: {platform()} sweep --resume {outcome.name}"]
     elif model is None:
         lines = ["no model: no trial finished an epoch"]
     else:
@@ -231,10 +231,10 @@ def _close(outcome: Outcome) -> None:
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             _use(outcome, shlex.quote(model)),
-            f"compare trials:  {platform} ui",
+            f"compare trials:  {platform()} ui",
         ]
     for line in lines:
-        say(console, line)
+        say(console(), line)
     if outcome.interrupted:
         sys.exit(INTERRUPTED)
     if model is None:
@@ -248,18 +248,6 @@ def _use(outcome: Outcome, model: str) -> str:
     if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):
         return f"transcribe:      platform transcribe {model} FILE.wav"
     return f"let it help:     platform evaluate RECOGNISER --language-model {model} --lm-weight 0.3 ..."
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
-
-
-def _platform() -> str:
-    """The command for hints to copy, with its home where that was given on the command line."""
-    context = click.get_current_context().find_root()
-    if context.get_parameter_source("home") is not click.core.ParameterSource.COMMANDLINE:
-        return "platform"
-    return shlex.join(["platform", "--home", str(context.params["home"])])
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     """Trials in the order given, a line each; `epochs` is a full trial's length, `width` that of the terminal."""
     table = Table(box=SIMPLE)
     wide = width >= NARROW
-    for heading in ("trial", "epoch", "parameters", _heading(trials), *(["CTC CER"] if wide else [])):
+    for heading in ("trial", "epoch", "parameters", heading_of(trials), *(["CTC CER"] if wide else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("what stopped it")
@@ -144,7 +144,7 @@ def print_leaderboard(
         console.print(whole)
     else:
         console.print(ranking_table(ranking, [], standings))
-        console.print(_side_by_side(console, ranking, keys))
+        console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[str]] = {}
     for trial in trials:
         if trial.state == "failed":
@@ -158,14 +158,14 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str], standings: Mappin
 
     Where intervals are known they have a column, and ties with the best a mark.
     """
-    caption = f"{_heading(ranking)} is that of each trial's best epoch"
+    caption = f"{heading_of(ranking)} is that of each trial's best epoch"
     if standings:
         caption += "; its interval: 95%, over the utterances"
     if any(standing.tied for standing in standings.values()):
         caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
     intervals = ["interval"] if standings else []
-    for heading in ("rank", "trial", _heading(ranking), *intervals, "parameters", "epochs"):
+    for heading in ("rank", "trial", heading_of(ranking), *intervals, "parameters", "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
@@ -186,7 +186,7 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str], standings: Mappin
     return table
 
 
-def _side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
+def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
     """What the best trials varied: a row a key, and a column for each of as many trials as the console has room for."""
 
     def table(shown: list[TrialRecord]) -> Table:
@@ -242,7 +242,7 @@ def progress_bar(console: Console, task: str, count: ProgressColumn | None = Non
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _heading(trials: list[TrialRecord]) -> str:
+def heading_of(trials: list[TrialRecord]) -> str:
     """Of what the trials are ranked by."""
     return next((OBJECTIVES[objective(trial.best)] for trial in trials if trial.best), OBJECTIVES["val_cer"])
 

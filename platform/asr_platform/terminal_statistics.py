@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from asr_platform.compare import Comparison, Measure
+from asr_platform.importances import FEWEST, Importances
 from asr_platform.significance import Difference
-from asr_platform.terminal import interval_text, say
+from asr_platform.study import TrialRecord
+from asr_platform.terminal import heading_of, interval_text, say, side_by_side
 from asr_platform.transcripts import LEGEND, text_lines
+from trainables.metrics import objective, objective_text
+
+if TYPE_CHECKING:
+    from asr_platform.compare import Comparison, Measure
+    from asr_platform.confirm import Confirmation
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
@@ -48,3 +58,51 @@ def verdict(measure: Measure) -> str:
     if measure.difference.tied:
         return "By CER they cannot be told apart: the difference's interval has 0 in it."
     return f"By CER, {'A' if measure.difference.value < 0 else 'B'} is better."
+
+
+def print_confirmation(console: Console, found: Confirmation) -> None:
+    """The configurations by their means, with the spread between seeds, and how they differ."""
+    trials = [one.candidate.trial for one in found.results]
+    caption = f"{heading_of(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
+    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+    for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "seeds", "parameters"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rank, one in enumerate(found.results, start=1):
+        text = partial(_value_text, one.candidate.trial)
+        table.add_row(
+            str(rank),
+            str(one.candidate.trial.number),
+            text(one.mean),
+            text(one.deviation),
+            text(min(one.values, default=None)),
+            text(max(one.values, default=None)),
+            f"{len(one.values)}" + (f", {one.failed} failed" if one.failed else ""),
+            f"{one.candidate.trial.about['parameters']:,}",
+        )
+    console.print(table)
+    if keys := list(dict.fromkeys(key for one in found.results for key in one.candidate.active)):
+        console.print(side_by_side(console, trials, keys))
+
+
+def _value_text(trial: TrialRecord, value: float | None) -> str:
+    """A figure of the kind that the trial is ranked by."""
+    return "" if value is None or trial.best is None else objective_text({objective(trial.best): value})
+
+
+def print_importances(console: Console, found: Importances) -> None:
+    """What each key explains, and what that rests on; or that it cannot be said."""
+    if found.shares:
+        caption = "share of the trials' variance that a key explains alone (fANOVA); the rest is interplay"
+        table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+        table.add_column("key", no_wrap=True)
+        table.add_column("importance", justify="right", no_wrap=True)
+        for key, share in found.shares.items():
+            table.add_row(Text(key), f"{share:.1%}")
+        console.print(table)
+        say(console, f"It rests on {found.finished} finished trials; those that were stopped early do not count.")
+    else:
+        few = found.finished < FEWEST
+        reason = f"it takes {FEWEST} at least" if few else "nothing varied, or all are equally good"
+        say(console, f"{found.finished} finished trials say nothing of which keys matter: {reason}.")
+    for key, reason in found.not_judged.items():
+        say(console, f"not judged: {key}: {reason}")

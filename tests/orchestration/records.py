@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,21 @@ def errors_of(counts: Sequence[int], lengths: Sequence[int] | None = None, epoch
     texts = ["A" * length for length in lengths]
     wrong = [int(count > 0) for count in counts]
     return UtteranceErrors("dev", epoch, ids, texts, texts, list(counts), lengths, wrong, [1] * len(counts))
+
+
+class Dice:
+    """Proposes at random."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.random.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return self.random.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self.random.uniform(low, high)

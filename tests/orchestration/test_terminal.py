@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import records
@@ -26,31 +24,13 @@ REASONS = {
 }
 
 
-class Dice:
-    """Proposes at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.random.choice(list(choices))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        return self.random.randrange(low, high + 1, step)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return self.random.uniform(low, high)
-
-
 def trials_of(space: Space, count: int = 8) -> list[TrialRecord]:
     """Trials in every state, with figures of every length."""
     found = []
     for number in range(count):
         state = STATES[number % 4]
         cers = {"complete": [0.9, 0.1 + number / 1000], "pruned": [1.25], "failed": [], "running": [0.5]}[state]
-        params = space.propose(Dice(number))
+        params = space.propose(records.Dice(number))
         about = {"parameters": 10 ** (number % 4 + 4) * 3 - 1}
         found.append(records.trial(number, state, cers, params, REASONS.get(state, ""), **about))
     return found
