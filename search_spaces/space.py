@@ -15,6 +15,7 @@ from search_spaces.distributions import (
     Choice,
     Suggest,
     Variable,
+    as_text,
     check_condition,
     from_text,
     is_structured,

@@ -1,6 +1,7 @@
 """What a validation saw, as plain data to be drawn: transcripts with their errors, and where the decoder looked.
 
-A checkpoint carries it in two files, which no model needs: `examples.json` and `attention.safetensors`.
+A checkpoint carries it in three files, which no model needs: `examples.json`, `attention.safetensors`, and
+`errors.json` with every utterance of the split (utterance_errors.py).
 
 Shapes: L decoder layers, H heads, U tokens, S subsampled frames, E head width.
 """
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from trainables.data.batching import DeviceSplit
 from trainables.data.corpus import Split
 from trainables.data.tokenizer import EOS, SOS
-from trainables.metrics import Piece, align_characters, align_words
+from trainables.metrics import Piece, align_words
 from trainables.models.decoder import Decoder
 from trainables.recognizer import Recognizer
+from trainables.utterance_errors import ERRORS, UtteranceErrors
 
 EXAMPLES, ATTENTION = "examples.json", "attention.safetensors"
 WORST, SPREAD = 50, 50  # utterances kept: those with the most errors, and some evenly spread over the rest
@@ -81,6 +83,7 @@ class Examples:
     Args:
         transcripts: the utterances with the most errors, then others evenly spread; by falling number of errors.
         word_errors: the commonest of the whole split.
+        errors: those of every utterance.
     """
 
     epoch: int
@@ -88,9 +91,10 @@ class Examples:
     transcripts: list[Transcript]
     word_errors: list[WordError]
     attention: Attention
+    errors: UtteranceErrors
 
     def save(self, folder: Path) -> None:
-        """Writes both files into an existing folder."""
+        """Writes the three files into an existing folder."""
         attention = {key: value for key, value in vars(self.attention).items() if not isinstance(value, Tensor)}
         about = {
             "epoch": self.epoch,
@@ -103,6 +107,7 @@ class Examples:
         # Pictures need no more than half precision.
         tensors = {"tokens": self.attention.tokens_LHUU.half(), "states": self.attention.states_LHUS.half()}
         save_file(tensors, str(folder / ATTENTION))
+        self.errors.save(folder / ERRORS)
 
     def columns(self) -> dict[str, list[Any]]:
         """The transcripts as a table: a list for each column."""
@@ -111,6 +116,9 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> Examples | None:
         """Reads what `save` wrote; None where it is not there, or not whole: nothing depends on it."""
+        errors = UtteranceErrors.load(folder / ERRORS)
+        if errors is None:
+            return None
         try:
             about: dict[str, Any] = json.loads((folder / EXAMPLES).read_text(encoding="utf-8"))
             tensors = load_file(str(folder / ATTENTION))
@@ -124,6 +132,7 @@ class Examples:
                     tokens_LHUU=tensors["tokens"].float(),
                     states_LHUS=tensors["states"].float(),
                 ),
+                errors,
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
@@ -143,28 +152,22 @@ def collect(
     """
     split, texts = data.split, data.split.texts or []
     median = int(np.argsort(split.frames, kind="stable")[len(split) // 2])
-    references = [texts[index] for index in indices]
+    heard = [hypothesis for _, hypothesis in sorted(zip(indices, hypotheses, strict=True))]
+    errors = UtteranceErrors.of(split.name, epoch, split.ids, texts, heard)
     return Examples(
         epoch,
         split.name,
-        chosen(transcripts(split, indices, references, hypotheses)),
-        commonest(align_words(references, hypotheses)),
+        chosen(transcripts(split, errors)),
+        commonest(align_words(texts, heard)),
         decoder_attention(recognizer, data, median),
+        errors,
     )
 
 
-def transcripts(
-    split: Split, indices: Sequence[int], references: Sequence[str], hypotheses: Sequence[str]
-) -> list[Transcript]:
+def transcripts(split: Split, errors: UtteranceErrors) -> list[Transcript]:
     """All utterances by falling number of errors."""
-    aligned = align_characters(references, hypotheses)
-    rows = [
-        Transcript(
-            split.ids[index], float(split.seconds[index]), reference, hypothesis, sum(piece.errors for piece in pieces)
-        )
-        for index, reference, hypothesis, pieces in zip(indices, references, hypotheses, aligned, strict=True)
-    ]
-    return sorted(rows, key=lambda row: (-row.errors, row.id))
+    columns = split.ids, map(float, split.seconds), errors.references, errors.hypotheses, errors.character_errors
+    return sorted(map(Transcript, *columns), key=lambda row: (-row.errors, row.id))
 
 
 def chosen(rows: list[Transcript]) -> list[Transcript]:

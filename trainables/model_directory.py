@@ -1,8 +1,9 @@
 """A trained model with what it needs around it, and the directory that holds it.
 
 Three files are common to every kind: `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds
-`features.json` (recognizer.py). While training may go on, `training.json` and `optimizer.safetensors` stand beside them
-(checkpoint.py). Nothing in a directory is ever unpickled.
+`features.json` (recognizer.py), and may have the errors of its last validation, `errors.json` (utterance_errors.py).
+While training may go on, `training.json` and `optimizer.safetensors` stand beside them (checkpoint.py). Nothing in a
+directory is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trainables.data.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.models.speech_transformer import stacks
+from trainables.utterance_errors import ERRORS
 
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
@@ -143,13 +145,16 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 def copy_model(checkpoint: Path, folder: Path) -> Path:
     """Copies a checkpoint's model directory, without what only training needs, to `folder`; returns it.
 
+    The errors of its validation go with it.
+
     A folder of an earlier model is replaced once the copy is whole.
     """
     with replaced(folder) as partial:
         for name in TrainedModel.FILES:
             shutil.copy2(checkpoint / name, partial / name)
-        if (checkpoint / FEATURES).is_file():
-            shutil.copy2(checkpoint / FEATURES, partial / FEATURES)
+        for name in (FEATURES, ERRORS):
+            if (checkpoint / name).is_file():
+                shutil.copy2(checkpoint / name, partial / name)
     return folder
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
+from asr_platform.cli_compare import compare, confirm, importances
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
+from asr_platform.cli_shared import INTERRUPTED, console, platform
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ GPUS_PER_WORKER = click.option(
 )
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
 MORE_THAN_0 = click.FloatRange(0, min_open=True)
-WIDE = 160  # columns, where no terminal says otherwise
-NO_MODEL, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+NO_MODEL, USER_MISTAKE = 1, 2
 # What the system refuses through no mistake of the program's.
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
@@ -60,6 +60,9 @@ def cli(context: click.Context, home: Path) -> None:
 cli.add_command(plan)
 cli.add_command(prepare)
 cli.add_command(evaluate)
+cli.add_command(compare)
+cli.add_command(confirm)
+cli.add_command(importances)
 
 
 @cli.command()
@@ -140,19 +143,23 @@ def train(
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     """Lists a sweep's trials, best first.
 
-    Without NAME, those of the latest sweep.
+    Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
+    that a paired bootstrap cannot tell from the best.
     """
+    from asr_platform.errors_on_record import ErrorsOnRecord
     from asr_platform.home import Home
     from asr_platform.leaderboard import latest, rows
     from asr_platform.study import Ledger
     from asr_platform.terminal import print_leaderboard
 
-    studies = Home.existing(home).studies
-    trials = Ledger.open(studies, latest(studies, name)).trials()
+    place = Home.existing(home)
+    name = latest(place.studies, name)
+    trials = Ledger.open(place.studies, name).trials()
+    standings = ErrorsOnRecord(place.sweep(name)).standings(trials)
     if as_json:
-        click.echo(json.dumps(rows(trials), indent=2))
+        click.echo(json.dumps(rows(trials, standings), indent=2))
     else:
-        print_leaderboard(_console(), trials)
+        print_leaderboard(console(), trials, standings)
 
 
 @cli.command()
@@ -205,7 +212,7 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     from trainables.data.corpus import Corpus
 
     corpus = Corpus.open(data)
-    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
+    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(console(), platform())))
 
 
 def _resume(home: Path, name: str, trials: int | None, limits: Any, address: str | None) -> None:
@@ -213,18 +220,17 @@ def _resume(home: Path, name: str, trials: int | None, limits: Any, address: str
     from asr_platform.home import Home
     from asr_platform.terminal import View
 
-    _close(sweeps.resume(Home.existing(home), name, trials, limits, address, View(_console(), _platform())))
+    _close(sweeps.resume(Home.existing(home), name, trials, limits, address, View(console(), platform())))
 
 
 def _close(outcome: Outcome) -> None:
     """The leaderboard and where to look next."""
     from asr_platform.terminal import print_leaderboard, say
 
-    console, platform = _console(), _platform()
-    print_leaderboard(console, outcome.trials)
+    print_leaderboard(console(), outcome.trials, outcome.standings)
     model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
-        lines = [f"stopped; go on with: {platform} sweep --resume {outcome.name}"]
+        lines = [f"stopped; go on with: {platform()} sweep --resume {outcome.name}"]
     elif model is None:
         lines = ["no model: no trial finished an epoch"]
     else:
@@ -234,12 +240,12 @@ def _close(outcome: Outcome) -> None:
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             _use(outcome, shlex.quote(model)),
-            f"compare trials:  {platform} ui",
+            f"compare trials:  {platform()} ui",
         ]
     if outcome.cap:
-        lines.append(f"stopped: {outcome.cap}; with more of them, go on: {platform} sweep --resume {outcome.name}")
+        lines.append(f"stopped: {outcome.cap}; with more of them, go on: {platform()} sweep --resume {outcome.name}")
     for line in lines:
-        say(console, line)
+        say(console(), line)
     if outcome.interrupted:
         sys.exit(INTERRUPTED)
     if model is None:
@@ -253,18 +259,6 @@ def _use(outcome: Outcome, model: str) -> str:
     if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):
         return f"transcribe:      platform transcribe {model} FILE.wav"
     return f"let it help:     platform evaluate RECOGNISER --language-model {model} --lm-weight 0.3 ..."
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
-
-
-def _platform() -> str:
-    """The command for hints to copy, with its home where that was given on the command line."""
-    context = click.get_current_context().find_root()
-    if context.get_parameter_source("home") is not click.core.ParameterSource.COMMANDLINE:
-        return "platform"
-    return shlex.join(["platform", "--home", str(context.params["home"])])
 
 
 def main() -> None:

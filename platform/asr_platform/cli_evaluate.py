@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,44 @@ from trainables.errors import InputError
 FOLDER = click.Path(path_type=Path, file_okay=False)
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
 NOT_NEGATIVE = click.FloatRange(0)
+SEARCH = [
+    click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC."),
+    click.option("--beam", metavar="N", type=click.IntRange(1), help="Hypotheses kept for each utterance."),
+    click.option("--temperature", metavar="X", type=click.FloatRange(0, min_open=True), help="Divides the logits."),
+    click.option("--repeat-penalty", metavar="X", type=click.FloatRange(1), help="On tokens already said; 1: none."),
+    click.option("--length-penalty", metavar="X", type=NOT_NEGATIVE, help="Ranks by score / length ^ X."),
+    click.option("--ctc-weight", metavar="X", type=click.FloatRange(0, 1), help="CTC's share in joint."),
+    click.option("--candidates", metavar="N", type=click.IntRange(1), help="Tokens that CTC scores in joint."),
+    click.option(
+        "--language-model", type=FOLDER, help="Model directory of a language model, for beam, greedy and joint."
+    ),
+    click.option("--lm-weight", metavar="X", type=NOT_NEGATIVE, help="The language model's weight, such as 0.3."),
+]
+
+
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how to search for text, by the names of the configuration's section `decoding`."""
+    for option in reversed(SEARCH):
+        command = option(command)
+    return command
+
+
+def search_changes(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of them that were given, as changes of that section."""
+    changes = {key: value for key, value in options.items() if value is not None}
+    if "language_model" in changes:
+        changes["language_model"] = str(changes["language_model"])
+    return changes
 
 
 @click.command()
 @click.argument("model", type=FOLDER)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", required=True, help="Such as dev-clean.")
-@click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC.")
-@click.option("--beam", metavar="N", type=click.IntRange(1), help="Hypotheses kept for each utterance.")
-@click.option("--temperature", metavar="X", type=click.FloatRange(0, min_open=True), help="Divides the logits.")
-@click.option("--repeat-penalty", metavar="X", type=click.FloatRange(1), help="On tokens already said; 1: none.")
-@click.option("--length-penalty", metavar="X", type=NOT_NEGATIVE, help="Ranks by score / length ^ X.")
-@click.option("--ctc-weight", metavar="X", type=click.FloatRange(0, 1), help="CTC's share in joint.")
-@click.option("--candidates", metavar="N", type=click.IntRange(1), help="Tokens that CTC scores in joint.")
-@click.option("--language-model", type=FOLDER, help="Model directory of a language model, for beam, greedy and joint.")
-@click.option("--lm-weight", metavar="X", type=NOT_NEGATIVE, help="The language model's weight, such as 0.3.")
+@search_options
 @click.option("--compare", is_flag=True, help="Runs every method, with and without a language model.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object (--compare: a list); rates are fractions.")
-def evaluate(
-    model: Path, data: Path, split: str, language_model: Path | None, compare: bool, as_json: bool, **options: Any
-) -> None:
+def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **options: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
     MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
@@ -42,9 +61,7 @@ def evaluate(
     from asr_platform.terminal import comparison_table
     from asr_platform.using import compare_methods, evaluate_model
 
-    changes = {key: value for key, value in options.items() if value is not None}
-    if language_model is not None:
-        changes["language_model"] = str(language_model)
+    changes = search_changes(options)
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import RungStopper
+from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.feasibility import Feasibility
 from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
@@ -104,10 +105,10 @@ class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
 
     def __init__(
-        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, reaper: Reaper,
-        meter: Meter,
+        self, ledger: Ledger, errors: ErrorsOnRecord, mirror: Mirror, stopper: RungStopper, view: View,
+        interrupt: Interrupt, reaper: Reaper, meter: Meter,
     ) -> None:  # fmt: skip
-        self.ledger, self.mirror, self.stopper = ledger, mirror, stopper
+        self.ledger, self.errors, self.mirror, self.stopper = ledger, errors, mirror, stopper
         self.view, self.interrupt, self.reaper, self.meter = view, interrupt, reaper, meter
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -130,6 +131,7 @@ class Recorder(Unsaved, tune.Callback):
         row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
         if self.ledger.record(number, row):
             self.meter.add(row)
+            self.errors.keep(self.ledger.trial(number))
             self.mirror.show(number)
             self.view.progressed(self.ledger.trial(number))
 

@@ -90,3 +90,8 @@ class Home:
             except OSError:
                 raise InputError(f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C.") from None
             yield
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial's folder, run and row: `trial-0007`."""
+    return f"trial-{number:04d}"

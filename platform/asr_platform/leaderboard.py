@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from asr_platform.significance import Standing
 from asr_platform.study import Ledger, TrialRecord
 from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
@@ -14,11 +17,13 @@ def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
 
 
-def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
+def rows(trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingProxyType({})) -> list[dict[str, Any]]:
     """The leaderboard for machines: one object a trial, best first.
 
     `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
     for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place.
+    `val_cer_interval` is its 95% interval. `tied` says that the trial cannot be told from the best; of the best, that
+    some cannot be told from it. Both are None without the trial's errors on record.
     """
     key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
     return [
@@ -26,6 +31,8 @@ def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
             "trial": trial.number,
             "state": trial.state,
             key: objective_value(trial.best) if trial.best else None,
+            "val_cer_interval": list(standing.interval) if standing else None,
+            "tied": standing.tied if standing else None,
             "parameters": trial.about.get("parameters"),
             "epochs": trial.epochs,
             "params": trial.params,
@@ -33,6 +40,7 @@ def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
             "model": trial.model,
         }
         for trial in ranked(trials)
+        for standing in [standings.get(trial.number)]
     ]
 
 
@@ -48,6 +56,18 @@ def latest(storage: str, name: str | None) -> str:
     if not names:
         raise InputError("no sweep has been run here yet", "Run one: platform sweep SPACE --data DIR.")
     return names[-1]
+
+
+def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
+    """The sweep and the trial that `NAME:TRIAL` means; `NAME` alone means its best trial.
+
+    Raises:
+        InputError: there is no such sweep, or no such trial in it.
+    """
+    name, _, number = origin.partition(":")
+    if number and not number.isdigit():
+        raise InputError(f"{origin}: {number} is no trial's number", "Give NAME or NAME:TRIAL, such as digits-1:3.")
+    return name, pick(Ledger.open(storage, name), int(number) if number else None)
 
 
 def pick(ledger: Ledger, number: int | None) -> TrialRecord:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from asr_platform.home import trial_name
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.tracking import FAILURES, Tracker, provenance
-from asr_platform.trial import trial_name
 from search_spaces.space import Space
 from trainables.config import flatten
 from trainables.examples import Examples

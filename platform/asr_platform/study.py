@@ -193,6 +193,8 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
         )
     study = optuna.create_study(direction="minimize", sampler=sampler)
     study.add_trials(trials)
+    if len(trials) < len(space.start):
+        study.enqueue_trial(dict(space.start[len(trials)]))
     for _ in range(PROPOSALS):
         trial = study.ask()
         parameters = feasible(space.propose(trial))

@@ -6,6 +6,7 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import yaml
 
 from asr_platform import cluster
 from asr_platform.early_stopping import RungStopper
+from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
-from asr_platform.leaderboard import pick, ranked
+from asr_platform.leaderboard import find, ranked
 from asr_platform.limits import STOPPED, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
+from asr_platform.significance import Standing
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
@@ -53,6 +56,7 @@ class Outcome:
     Args:
         split: the validation split's name.
         model: the best trial's model directory; None where no trial finished an epoch, or after Ctrl-C.
+        standings: what is known of trials' CERs, by number.
         cap: which cap ended the run, in words; empty where none did.
     """
 
@@ -62,6 +66,7 @@ class Outcome:
     trials: list[TrialRecord]
     model: Path | None
     interrupted: bool
+    standings: Mapping[int, Standing]
     cap: str = ""
 
 
@@ -139,6 +144,9 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     experiment = f"{corpus.source}-{corpus.hash[:8]}"
     mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
     mirror.show_all()
+    errors = ErrorsOnRecord(folder)
+    for trial in ledger.trials():
+        errors.keep(trial)  # what a killed driver had no time for
     workers = machine.workers(sweep.options)
     settings = {
         "folder": str(folder),
@@ -151,7 +159,8 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
         meter = Meter(ledger, recorded_limits(ledger.about), workers.count)
-        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard), meter)
+        reaper = cluster.Reaper(machine.dashboard)
+        recorder = Recorder(ledger, errors, mirror, stopper, view, interrupt, reaper, meter)
         interrupt.cap = meter.reached()
         if not interrupt.asked:
             execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
@@ -165,7 +174,8 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model, interrupt.cap)
     meter.note()
     split = corpus.validation_split(space.config({}).data.validation).name
-    return Outcome(sweep.name, corpus, split, trials, model, interrupt.pressed, interrupt.cap)
+    standings = errors.standings(trials)
+    return Outcome(sweep.name, corpus, split, trials, model, interrupt.pressed, standings, interrupt.cap)
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:
@@ -191,12 +201,9 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         InputError: there is no such thing, or it is wrong inside.
     """
     if origin is not None:
-        name, _, number = origin.partition(":")
-        if number and not number.isdigit():
-            raise InputError(f"--from {origin}", "Give NAME or NAME:TRIAL, such as digits-1:3.")
-        ledger = Ledger.open(Home.existing(home).studies, name)
-        space = recorded_space(ledger.about)
-        trial = pick(ledger, int(number) if number else None)
+        storage = Home.existing(home).studies
+        name, trial = find(storage, origin)
+        space = recorded_space(Ledger.open(storage, name).about)
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
     path = Path(source or "")
     if path.is_file() and not is_space(path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_platform.leaderboard import ranked
+from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, TrialRecord
 from trainables.metrics import OBJECTIVES, objective, objective_text
 
@@ -110,7 +112,7 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     """Trials in the order given, a line each; `epochs` is a full trial's length, `width` that of the terminal."""
     table = Table(box=SIMPLE)
     wide = width >= NARROW
-    for heading in ("trial", "epoch", "parameters", _heading(trials), *(["CTC CER"] if wide else [])):
+    for heading in ("trial", "epoch", "parameters", heading_of(trials), *(["CTC CER"] if wide else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("what stopped it")
@@ -128,19 +130,21 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     return table
 
 
-def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
+def print_leaderboard(
+    console: Console, trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingProxyType({})
+) -> None:
     """The ranking with what each trial varied, and why some failed.
 
     Where the console is too narrow for a column a key, a second table has the best trials side by side.
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    whole = ranking_table(ranking, keys)
+    whole = ranking_table(ranking, keys, standings)
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        console.print(ranking_table(ranking, []))
-        console.print(_side_by_side(console, ranking, keys))
+        console.print(ranking_table(ranking, [], standings))
+        console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[str]] = {}
     for trial in trials:
         if trial.state == "failed":
@@ -149,20 +153,31 @@ def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
         say(console, f"trial {', '.join(numbers)} failed: {reason}")
 
 
-def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
-    """A row a trial, in the order given, with a column for each of these varied keys."""
-    table = Table(box=SIMPLE, caption=f"{_heading(ranking)} is that of each trial's best epoch", caption_justify="left")
-    for heading in ("rank", "trial", _heading(ranking), "parameters", "epochs"):
+def ranking_table(ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing]) -> Table:
+    """A row a trial, in the order given, with a column for each of these varied keys.
+
+    Where intervals are known they have a column, and ties with the best a mark.
+    """
+    caption = f"{heading_of(ranking)} is that of each trial's best epoch"
+    if standings:
+        caption += "; its interval: 95%, over the utterances"
+    if any(standing.tied for standing in standings.values()):
+        caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
+    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+    intervals = ["interval"] if standings else []
+    for heading in ("rank", "trial", heading_of(ranking), *intervals, "parameters", "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
         # The section is dropped where the rest of the key says enough.
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for rank, trial in enumerate(ranking, start=1):
+        standing = standings.get(trial.number)
         table.add_row(
-            str(rank),
+            f"={rank}" if standing and standing.tied else str(rank),
             str(trial.number),
             objective_text(trial.best) if trial.best else "",
+            *([interval_text(standing.interval) if standing else ""] if standings else []),
             f"{trial.about.get('parameters', 0):,}",
             str(trial.epochs),
             Text(trial.state, style=COLOURS[trial.state]),
@@ -171,7 +186,7 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
     return table
 
 
-def _side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
+def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
     """What the best trials varied: a row a key, and a column for each of as many trials as the console has room for."""
 
     def table(shown: list[TrialRecord]) -> Table:
@@ -227,9 +242,14 @@ def progress_bar(console: Console, task: str, count: ProgressColumn | None = Non
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _heading(trials: list[TrialRecord]) -> str:
+def heading_of(trials: list[TrialRecord]) -> str:
     """Of what the trials are ranked by."""
     return next((OBJECTIVES[objective(trial.best)] for trial in trials if trial.best), OBJECTIVES["val_cer"])
+
+
+def interval_text(interval: Interval) -> str:
+    """`2.31-3.40%`, with a dash."""
+    return f"{100 * interval.low:.2f}–{interval.high:.2%}"
 
 
 def _percent(value: float | None) -> str:

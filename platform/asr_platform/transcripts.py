@@ -17,6 +17,7 @@ WIDTH = 100  # characters a line
 GAP = "·"  # where the other line has a character more
 BLANK = "␣"  # a space that is an error
 LETTERS = {"equal": " ", "substitute": "S", "insert": "I", "delete": "D"}
+LEGEND = f"S substituted, I inserted, D left out, {GAP} nothing, {BLANK} a space"
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62em; margin: 2em auto;
@@ -69,17 +70,20 @@ def lines(found: list[Column], width: int = WIDTH) -> Iterator[list[Column]]:
 
 def text_page(examples: Examples) -> str:
     """The table as plain text: under each pair of lines the letters S, I and D."""
-    parts = [_title(examples), f"S substituted, I inserted, D left out, {GAP} nothing, {BLANK} a space", ""]
+    parts = [_title(examples), LEGEND, ""]
     parts += ["word errors"] + [f"{row.count:>6}  {_words(row)}" for row in examples.word_errors] + [""]
     for item in examples.transcripts:
-        parts.append(f"{item.id}   {_facts(item)}")
-        for line in lines(columns(item.reference, item.hypothesis)):
-            parts.append(f"  said:  {''.join(column.reference for column in line)}".rstrip())
-            parts.append(f"  heard: {''.join(column.hypothesis for column in line)}".rstrip())
-            if marks := "".join(LETTERS[column.kind] for column in line).rstrip():
-                parts.append(f"         {marks}")
-        parts.append("")
+        parts += [f"{item.id}   {_facts(item)}", *text_lines(item.reference, item.hypothesis, "heard"), ""]
     return "\n".join(parts)
+
+
+def text_lines(reference: str, hypothesis: str, heard: str) -> Iterator[str]:
+    """One utterance in pairs of lines, with the letters S, I and D under them; `heard` is who heard it."""
+    for line in lines(columns(reference, hypothesis)):
+        yield f"  said:  {''.join(column.reference for column in line)}".rstrip()
+        yield f"  {heard + ':':<6} {''.join(column.hypothesis for column in line)}".rstrip()
+        if marks := "".join(LETTERS[column.kind] for column in line).rstrip():
+            yield f"         {marks}"
 
 
 def html_page(examples: Examples) -> str:

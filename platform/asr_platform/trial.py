@@ -14,6 +14,7 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from asr_platform.home import trial_name
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
@@ -85,8 +86,3 @@ def trainer_class(workers: int) -> Any:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     return DataParallelTrainer
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial's folder, run and row: `trial-0007`."""
-    return f"trial-{number:04d}"

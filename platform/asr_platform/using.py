@@ -25,6 +25,7 @@ from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import CONFIG, kind_of
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
+from trainables.utterance_errors import UtteranceErrors
 
 FILES_AT_ONCE = 64
 ALONE = {"language_model": None, "lm_weight": 0.0}
@@ -83,6 +84,17 @@ def compare_methods(
         factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
         rows.append({"method": name, "cer": scores["cer"], "wer": scores["wer"], "real_time_factor": factor})
     return rows
+
+
+def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
+    """The errors of a model in each utterance of a split, with the search of its configuration.
+
+    Raises:
+        InputError: as `evaluate_model`; a language model has none.
+    """
+    recognizer, utterances = _open_scored(model, data, split)
+    hypotheses = recognizer.transcribe(_frames(utterances))
+    return UtteranceErrors.of(split, None, utterances.ids, utterances.texts or [], hypotheses)
 
 
 def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:

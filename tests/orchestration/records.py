@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import optuna
 
 from asr_platform.study import Ledger, State, TrialRecord
 from search_spaces.space import Space
+from trainables.utterance_errors import UtteranceErrors
 
 SPACE = """
 vary:
@@ -92,3 +94,29 @@ def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = 
 def parameters_of(values: Mapping[str, Any]) -> int | None:
     """A made-up parameter count; the widest models have too many."""
     return 1000 * int(values["model.d_model"]) if values["model.d_model"] < 128 else None
+
+
+def errors_of(counts: Sequence[int], lengths: Sequence[int] | None = None, epoch: int = 1) -> UtteranceErrors:
+    """Utterances, of 20 characters and one word each unless told otherwise, with so many errors."""
+    ids, lengths = [f"{number:04}" for number in range(len(counts))], list(lengths or [20] * len(counts))
+    texts = ["A" * length for length in lengths]
+    wrong = [int(count > 0) for count in counts]
+    return UtteranceErrors("dev", epoch, ids, texts, texts, list(counts), lengths, wrong, [1] * len(counts))
+
+
+class Dice:
+    """Proposes at random."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.random.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return self.random.randrange(low, high + 1, step)
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self.random.uniform(low, high)

@@ -9,6 +9,7 @@ import torch
 
 from trainables.examples import Attention, Examples, Transcript, commonest
 from trainables.metrics import align_characters, align_words
+from trainables.utterance_errors import UtteranceErrors
 
 # Reference and hypothesis: markup, what matplotlib would set as mathematics, other scripts, nothing at all.
 PAIRS = [
@@ -47,7 +48,8 @@ def examples(pairs: Sequence[tuple[str, str]] = PAIRS, epoch: int = 2) -> Exampl
         )
     ]
     tokens = ["$", "A", " ", "京", "<unk>"]
-    return Examples(epoch, "dev", rows, commonest(align_words(references, hypotheses)), attention(tokens, 9))
+    errors = UtteranceErrors.of("dev", epoch, [row.id for row in rows], references, hypotheses)
+    return Examples(epoch, "dev", rows, commonest(align_words(references, hypotheses)), attention(tokens, 9), errors)
 
 
 def checkpoint(folder: Path, epoch: int = 2) -> str:

@@ -150,7 +150,7 @@ MISTAKES = [
     ("train nosuch --data corpus", "nosuch: no such search space", "digits"),
     ("train config.yaml --data corpus", "config.yaml: model: heads must divide d_model", "trainign: unknown key"),
     ("train not.yaml --data corpus", "not.yaml: not readable as YAML", "configuration file"),
-    ("train --from small:best --data corpus", "--from small:best", "NAME:TRIAL"),
+    ("train --from small:best --data corpus", "small:best: best is no trial's number", "NAME:TRIAL"),
     ("train --from smal --data corpus", "no sweep named smal", "small"),
     ("train --from small:7 --data corpus", "no trial 7 in the sweep small", "It has 2, counted from 0"),
     ("train --from latest --data corpus", "no trial of the sweep latest has finished", "--resume latest"),
@@ -177,6 +177,15 @@ MISTAKES = [
     ("submit model --data corpus --split test --out corpus", "'corpus' is a directory", "--out"),
     # looking
     ("leaderboard smal", "no sweep named smal", "small"),
+    ("compare smal model", "no sweep named smal", "small"),
+    ("compare model model", "model: no errors of its validation are kept", "Give --data and --split"),
+    ("--home new compare small model", "new: nothing has been run here", "platform sweep first"),
+    ("importances smal", "no sweep named smal", "small"),
+    ("confirm smal", "no sweep named smal", "small"),
+    ("confirm moved", "gone: no corpus here", "platform prepare"),
+    ("confirm latest --data corpus", "no trial of the sweep latest has finished", "--resume latest"),
+    ("confirm small --lm-weight 0.3", "needs decoding.language_model", "Correct the keys"),
+    ("confirm small --top 0", "--top", "0 is not in the range"),
     ("--home new leaderboard", "new: nothing has been run here", "platform sweep first"),
     ("--home new ui", "new: nothing has been run here", "platform sweep first"),
     ("ui --port 99999", "--port", "99999 is not in the range"),
@@ -301,7 +310,18 @@ def test_the_leaderboard_for_machines(run: Run) -> None:
     ended = run("leaderboard", "small", "--json")
     assert (ended.code, ended.err) == (0, "")
     first, second = json.loads(ended.out)
-    keys = ["trial", "state", "val_cer", "parameters", "epochs", "params", "mlflow_run_id", "model"]
+    keys = [
+        "trial",
+        "state",
+        "val_cer",
+        "val_cer_interval",
+        "tied",
+        "parameters",
+        "epochs",
+        "params",
+        "mlflow_run_id",
+        "model",
+    ]
     assert list(first) == list(second) == keys
     assert (first["trial"], first["state"], first["val_cer"], first["epochs"]) == (1, "complete", 0.25, 2)
     assert (second["trial"], second["state"], second["val_cer"], second["epochs"]) == (0, "pruned", 0.5, 1)
@@ -387,17 +407,17 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     monkeypatch.chdir(place)
     corpus = Corpus.open(place / "corpus")
     trials = [records.trial(0, "complete", [0.25]), records.trial(1, "failed", reason="DivergedError: nan")]
-    whole = Outcome("small", corpus, "dev", trials, place / "my models" / "small", interrupted=False)
+    whole = Outcome("small", corpus, "dev", trials, place / "my models" / "small", interrupted=False, standings={})
     ended = close(whole)
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
     assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
     assert "compare trials:  platform ui\n" in ended.out
     assert "trial 1 failed: DivergedError: nan\n" in ended.out
-    ended = close(Outcome("small", corpus, "dev", trials, None, interrupted=True), "--home", "my runs")
+    ended = close(Outcome("small", corpus, "dev", trials, None, interrupted=True, standings={}), "--home", "my runs")
     assert ended.code == 130
     assert "stopped; go on with: platform --home 'my runs' sweep --resume small\n" in ended.out
-    ended = close(Outcome("small", corpus, "dev", trials[1:], None, interrupted=False))
+    ended = close(Outcome("small", corpus, "dev", trials[1:], None, interrupted=False, standings={}))
     assert ended.code == 1
     assert "no model: no trial finished an epoch\n" in ended.out
     cap = "5 of 5 hours (--max-hours) are spent"

@@ -17,8 +17,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
+from asr_platform.significance import difference
 from trainables.config import Config, flatten
 from trainables.data.corpus import Corpus
+from trainables.utterance_errors import UtteranceErrors
 
 # One learns, one cannot, one diverges: a sweep meets all three.
 SPACE = """
@@ -70,12 +72,37 @@ def test_the_leaderboard_has_every_trial_best_first(rows: list[dict[str, Any]]) 
     assert scored == sorted(scored)
     for row in rows:
         assert set(row) == {
-            "trial", "state", "val_cer", "parameters", "epochs", "params", "mlflow_run_id", "model",
+            "trial", "state", "val_cer", "val_cer_interval", "tied", "parameters", "epochs", "params", "mlflow_run_id",
+            "model",
         }  # fmt: skip
         assert 0 < row["parameters"] <= 100_000
         assert set(row["params"]) == {"optimizer.lr", "model.encoder_layers"}
         assert (row["state"] == "complete") == (row["epochs"] == 8)
         assert (row["state"] == "failed") == (row["params"]["optimizer.lr"] == 1e30)
+
+
+def test_the_leaderboard_says_what_cannot_be_told_apart(
+    platform: Platform, rows: list[dict[str, Any]], printed: str
+) -> None:
+    """Each trial's errors are on record, of its best epoch: without an epoch there are none."""
+    found: dict[int, UtteranceErrors] = {}
+    for row in rows:
+        path = platform.home / "sweeps" / NAME / "errors" / f"trial-{row['trial']:04}.json"
+        if row["epochs"] == 0:
+            assert (path.exists(), row["val_cer_interval"], row["tied"]) == (False, None, None)
+            continue
+        errors = UtteranceErrors.load(path)
+        assert errors is not None and errors.cer == row["val_cer"]
+        low, high = row["val_cer_interval"]
+        assert low <= row["val_cer"] <= high
+        found[row["trial"]] = errors
+    best, *others = found
+    ties = {row["trial"]: row["tied"] for row in rows if row["trial"] in found}
+    expected = {number: difference(found[best], found[number]).tied for number in others}
+    assert ties == {best: any(expected.values()), **expected}
+    for shown in (printed, platform.run("leaderboard", NAME)):
+        assert "interval: 95%" in shown
+        assert ("= cannot be told from the best" in shown) == ties[best]
 
 
 def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: list[dict[str, Any]]) -> None:
@@ -124,7 +151,7 @@ def test_the_best_model_is_whole_and_learned_something(
 ) -> None:
     model = platform.home / "models" / NAME
     assert sorted(path.name for path in model.iterdir()) == [
-        "config.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
+        "config.json", "errors.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
     ]  # fmt: skip
     assert {path.name for path in (model / "plots").iterdir()} == {
         "cross_attention.png", "examples.html", "examples.txt", "learning_curves.png", "self_attention.png",
@@ -170,3 +197,22 @@ def test_the_best_configuration_trains_on_two_workers(platform: Platform, printe
         curves.append([metric.value for metric in sorted(history, key=lambda metric: metric.step)])
     assert len(curves[0]) == 2
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+
+
+def test_the_best_configurations_are_confirmed(platform: Platform, printed: str, corpus: Corpus) -> None:
+    """From two seeds of their own, to the end; the result stays, and what cannot be told apart is said to be so."""
+    platform.run("train", "--data", corpus.path, "--from", NAME, "--epochs", 2, "--name", "short")
+    asked = ["confirm", "short", "--top", 1, "--seeds", 2, "--method", "joint", "--beam", 2]
+    (found,) = json.loads(platform.run(*asked, "--json"))
+    rows = {row["trial"]: row for row in platform.leaderboard("short-confirm-1")}
+    assert sorted(rows) == [0, 1]
+    assert [rows[number]["params"] for number in (0, 1)] == [{"training.seed": 1}, {"training.seed": 2}]
+    assert {(row["state"], row["epochs"]) for row in rows.values()} == {("complete", 2)}
+    values = [rows[number]["val_cer"] for number in (0, 1)]
+    assert (found["trial"], found["values"], found["failed"]) == (0, values, 0)
+    assert found["mean"] == pytest.approx(sum(values) / 2)
+    config = json.loads((platform.home / "models" / "short-confirm-1" / "config.json").read_text())["config"]
+    assert config["decoding"]["method"] == "joint"
+    assert "Ray dashboard" not in platform.run(*asked), "it is done, and only told again"
+    compared = json.loads(platform.run("compare", "short-confirm-1:0", "short-confirm-1:1", "--json"))
+    assert {row["tied"] for row in rows.values()} == {compared["cer"]["tied"]}

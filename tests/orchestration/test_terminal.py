@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import records
@@ -14,6 +12,7 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
+from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.terminal import View, corpus_table, print_leaderboard, say
 from search_spaces.space import Space, shipped
@@ -25,31 +24,13 @@ REASONS = {
 }
 
 
-class Dice:
-    """Proposes at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.random.choice(list(choices))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        return self.random.randrange(low, high + 1, step)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return self.random.uniform(low, high)
-
-
 def trials_of(space: Space, count: int = 8) -> list[TrialRecord]:
     """Trials in every state, with figures of every length."""
     found = []
     for number in range(count):
         state = STATES[number % 4]
         cers = {"complete": [0.9, 0.1 + number / 1000], "pruned": [1.25], "failed": [], "running": [0.5]}[state]
-        params = space.propose(Dice(number))
+        params = space.propose(records.Dice(number))
         about = {"parameters": 10 ** (number % 4 + 4) * 3 - 1}
         found.append(records.trial(number, state, cers, params, REASONS.get(state, ""), **about))
     return found
@@ -225,6 +206,28 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
     else:
         best = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trials[0].params.values()]
         assert cells(lines, "1")[6:] == best
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
+    """Where some trials' errors are on record; the caption says what the mark means."""
+    trials = [records.trial(number, "complete", [0.01 * (number + 1)]) for number in range(4)]
+    standings = {
+        0: Standing(Interval(0.005, 0.0149), True),
+        1: Standing(Interval(0.01, 0.03), True),
+        2: Standing(Interval(0.02, 1.04), False),
+    }
+    target = console(width)
+    print_leaderboard(target, trials, standings)
+    lines = text_of(target).splitlines()
+    assert cells(lines, "=1")[1:4] == ["0", "1.00%", "0.50–1.49%"]
+    assert cells(lines, "=2")[1:4] == ["1", "2.00%", "1.00–3.00%"]
+    assert cells(lines, "3")[1:4] == ["2", "3.00%", "2.00–104.00%"]
+    assert cells(lines, "4")[1:4] == ["3", "4.00%", "1,234,567"]
+    assert "= cannot be told from the best" in " ".join(text_of(target).split())
+    alone = console(width)
+    print_leaderboard(alone, trials, {0: Standing(Interval(0.005, 0.0149), False)})
+    assert "=" not in text_of(alone)
 
 
 def test_the_side_by_side_table_says_that_there_are_more() -> None:

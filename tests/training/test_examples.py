@@ -18,6 +18,7 @@ from trainables.examples import ATTENTION, EXAMPLES, Examples, Transcript, atten
 from trainables.metrics import align_characters, align_words, character_error_rate, word_error_rate
 from trainables.models.attention import CrossAttention, SelfAttention
 from trainables.training import Trainer, train
+from trainables.utterance_errors import ERRORS
 
 CPU = torch.device("cpu")
 texts = st.text(st.sampled_from("AB C"), max_size=12)
@@ -211,17 +212,18 @@ def test_a_checkpoint_keeps_it(trained: Trainer, kept: Examples, tmp_path: Path)
     save = trained.saver()
     assert save is not None
     save(tmp_path / "checkpoint")
-    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} > {"model.safetensors", EXAMPLES, ATTENTION}
+    names = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    assert names > {"model.safetensors", EXAMPLES, ATTENTION, ERRORS}
     found = Examples.load(tmp_path / "checkpoint")
     assert found is not None
     assert (found.epoch, found.split) == (kept.epoch, kept.split)
-    assert (found.transcripts, found.word_errors) == (kept.transcripts, kept.word_errors)
+    assert (found.transcripts, found.word_errors, found.errors) == (kept.transcripts, kept.word_errors, kept.errors)
     assert (found.attention.inputs, found.attention.targets) == (kept.attention.inputs, kept.attention.targets)
     torch.testing.assert_close(found.attention.states_LHUS, kept.attention.states_LHUS, atol=1e-3, rtol=0)
     torch.testing.assert_close(found.attention.tokens_LHUU, kept.attention.tokens_LHUU, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", [EXAMPLES, ATTENTION])
+@pytest.mark.parametrize("name", [EXAMPLES, ATTENTION, ERRORS])
 def test_nothing_depends_on_it(name: str, trained: Trainer, tiny_corpus: Corpus, tmp_path: Path) -> None:
     """A checkpoint without it, or with half of it, is gone on with."""
     save = trained.saver()
@@ -252,5 +254,5 @@ def test_a_repeated_report_keeps_it_too(trained: Trainer, tiny_corpus: Corpus, t
         checkpoint=tmp_path / "first",
         reported_epochs=0,
     )
-    for name in (EXAMPLES, ATTENTION):
+    for name in (EXAMPLES, ATTENTION, ERRORS):
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
