@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_prepare import prepare
 from trainables.errors import InputError
@@ -57,6 +58,7 @@ def cli(context: click.Context, home: Path) -> None:
 
 cli.add_command(prepare)
 cli.add_command(evaluate)
+cli.add_command(doctor)
 
 
 @cli.command()

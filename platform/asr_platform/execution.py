@@ -26,11 +26,13 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.mirror import Mirror
 from asr_platform.study import Ledger, State
 from asr_platform.terminal import View
+from asr_platform.thinning import Thinner, used
 from asr_platform.trial import Settings, run_trial
 from search_spaces.space import Space
 from trainables.errors import InputError
 
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
+GB = 10**9  # bytes
 
 
 def execute(
@@ -68,14 +70,18 @@ class Proposer(Unsaved, Searcher):
     """
 
     def __init__(
-        self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
-    ) -> None:
+        self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings, disk: Disk,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         super().__init__(metric="objective", mode="min")
         self.ledger, self.space, self.feasibility, self.settings, self.say = ledger, space, feasibility, settings, say
+        self.disk = disk
         self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
 
     def suggest(self, trial_id: str) -> Settings | str:
         """The next trial's settings, or word that there is none."""
+        if self.disk.is_full():
+            return str(Searcher.FINISHED)
         if self.unfinished:
             trial = self.unfinished.popleft()
         elif len(self.ledger.trials()) < self.ledger.about["trials"]:
@@ -103,10 +109,11 @@ class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
 
     def __init__(
-        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, reaper: Reaper
-    ) -> None:
+        self, ledger: Ledger, mirror: Mirror, stopper: RungStopper, view: View, interrupt: Interrupt, disk: Disk,
+        reaper: Reaper,
+    ) -> None:  # fmt: skip
         self.ledger, self.mirror, self.stopper = ledger, mirror, stopper
-        self.view, self.interrupt, self.reaper = view, interrupt, reaper
+        self.view, self.interrupt, self.disk, self.reaper = view, interrupt, disk, reaper
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.reaper.look()
@@ -127,6 +134,7 @@ class Recorder(Unsaved, tune.Callback):
         if self.ledger.record(number, row):
             self.mirror.show(number)
             self.view.progressed(self.ledger.trial(number))
+            self.disk.is_full()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
@@ -145,6 +153,8 @@ class Recorder(Unsaved, tune.Callback):
         self.ledger.finish(number, state, reason)
         self.mirror.show(number)
         self.view.ended(self.ledger.trial(number))
+        if not self.mirror.away:  # it has yet to be shown what the trial saw
+            self.disk.thinner.thin()
 
 
 class Interrupt(Unsaved, tune.Stopper):
@@ -157,6 +167,37 @@ class Interrupt(Unsaved, tune.Stopper):
 
     def stop_all(self) -> bool:
         return self.asked
+
+
+class Disk:
+    """The room that a sweep's folder may take, and its clean end where the best models alone take more.
+
+    Args:
+        folder: the sweep's own.
+        limit: 10^9 bytes; None for no limit.
+        say: tells a person why the sweep ends.
+    """
+
+    def __init__(
+        self, folder: Path, limit: float | None, thinner: Thinner, interrupt: Interrupt, say: Callable[[str], None]
+    ) -> None:
+        self.folder, self.limit, self.thinner, self.interrupt, self.say = folder, limit, thinner, interrupt, say
+
+    def is_full(self) -> bool:
+        """Whether thinning cannot make enough room; the sweep is asked to stop then."""
+        if self.limit is None or used(self.folder) <= self.limit * GB:
+            return False
+        self.thinner.thin()
+        found = used(self.folder)
+        if found <= self.limit * GB:
+            return False
+        if not self.interrupt.asked:
+            self.interrupt.asked = True
+            self.say(
+                f"limits.disk_gb is reached: {self.folder} takes {found / GB:.3g} GB of {self.limit:g}; "
+                "go on with a larger limit or a smaller `keep` in the space"
+            )
+        return True
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asr_platform.study import Ledger, TrialRecord
+from asr_platform.study import REMOVED, Ledger, TrialRecord
 from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
 
@@ -18,7 +18,8 @@ def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
     """The leaderboard for machines: one object a trial, best first.
 
     `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
-    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place.
+    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place. Where
+    `model_removed`, the model was not among the best, which alone stay on disk.
     """
     key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
     return [
@@ -31,6 +32,7 @@ def rows(trials: list[TrialRecord]) -> list[dict[str, Any]]:
             "params": trial.params,
             "mlflow_run_id": trial.about.get("mlflow_run_id"),
             "model": trial.model,
+            "model_removed": bool(trial.about.get(REMOVED)),
         }
         for trial in ranked(trials)
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
-from asr_platform.tracking import FAILURES, Tracker, provenance
+from asr_platform.tracking import FAILURES, LEDGER, Tracker, provenance
 from asr_platform.trial import trial_name
 from search_spaces.space import Space
 from trainables.config import flatten
@@ -87,7 +87,8 @@ class Mirror:
             **{f"asha.{key}": value for key, value in space.settings.asha.model_dump().items()},
             "seed": space.settings.seed,
         }
-        parent = tracker.start(self.name, params, {"kind": "sweep", "space": space.source, **provenance()})
+        tags = {"kind": "sweep", "space": space.source, LEDGER: self.ledger.id, **provenance()}
+        parent = tracker.start(self.name, params, tags)
         self.ledger.note("mlflow_run_id", parent)
         return parent
 
@@ -111,6 +112,6 @@ class Mirror:
         if run_id is None or not trial.curve:
             return
         tracker.keep(run_id, PLOTS, partial(draw_trial, trial))
-        examples = Examples.load(Path(trial.model)) if trial.model else None
+        examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
             tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())

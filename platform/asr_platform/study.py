@@ -9,6 +9,7 @@ process dies, and an unfit proposal never becomes a trial.
 from __future__ import annotations
 
 import json
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
+REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +48,7 @@ class TrialRecord:
         number: its number in the sweep, from 0.
         params: the varied keys and their values.
         curve: the metrics of each epoch in order; `checkpoint` among them is the path of that epoch's checkpoint.
-        about: facts noted once: `parameters`, `mlflow_run_id`.
+        about: facts noted once: `parameters`, `mlflow_run_id`, `model_removed`.
         reason: why it ended, in words.
     """
 
@@ -63,10 +65,15 @@ class TrialRecord:
         return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
-    def model(self) -> str | None:
-        """The model directory of the best epoch whose checkpoint is still there; None where there is none."""
+    def checkpoint(self) -> str | None:
+        """The checkpoint of the best epoch whose folder is still there, whatever is left in it."""
         rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
+
+    @property
+    def model(self) -> str | None:
+        """The same as a model directory; None where there is none (any more)."""
+        return None if self.about.get(REMOVED) else self.checkpoint
 
     @property
     def epochs(self) -> int:
@@ -93,7 +100,7 @@ class Ledger:
             study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
         except optuna.exceptions.DuplicatedStudyError:
             raise taken(name) from None
-        study.set_user_attr(ABOUT, dict(about))  # in one write: a ledger knows all of it or nothing
+        study.set_user_attr(ABOUT, {"id": uuid.uuid4().hex, **about})  # in one write: all of it is known or nothing
         return cls(study)
 
     @classmethod
@@ -117,7 +124,13 @@ class Ledger:
     @property
     def about(self) -> dict[str, Any]:
         attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
-        return {**attributes.pop(ABOUT, {}), **attributes}
+        begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
+        return {**begun, **attributes}
+
+    @property
+    def id(self) -> str:
+        """What tells it from every other ledger, whatever their names."""
+        return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
 
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""

@@ -14,7 +14,7 @@ import yaml
 
 from asr_platform import cluster
 from asr_platform.early_stopping import RungStopper
-from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
+from asr_platform.execution import Disk, Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
@@ -22,6 +22,7 @@ from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
+from asr_platform.thinning import Thinner
 from asr_platform.tracking import Tracker
 from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
@@ -126,6 +127,9 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     experiment = f"{corpus.source}-{corpus.hash[:8]}"
     mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
     mirror.show_all()
+    thinner = Thinner(ledger, folder, space.settings.keep)
+    if not mirror.away:
+        thinner.thin()
     workers = machine.workers(sweep.options)
     settings = {
         "folder": str(folder),
@@ -135,10 +139,11 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         "resources": workers.resources,
     }
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
-        proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
+        disk = Disk(folder, space.settings.limits.disk_gb, thinner, interrupt, view.say)
+        proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, disk, view.say)
         epochs, asha = space.settings.epochs, space.settings.asha
         stopper = RungStopper(int(asha.grace or -(-epochs // 5)), asha.reduction, epochs, ledger.trials())
-        recorder = Recorder(ledger, mirror, stopper, view, interrupt, cluster.Reaper(machine.dashboard))
+        recorder = Recorder(ledger, mirror, stopper, view, interrupt, disk, cluster.Reaper(machine.dashboard))
         execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
     trials = ledger.trials()
     best = next((trial for trial in ranked(trials) if trial.model), None)
@@ -147,6 +152,8 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         model = copy_model(Path(best.model), home.model(sweep.name))
         _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
+    if not mirror.away:
+        thinner.thin()
     split = corpus.validation_split(space.config({}).data.validation).name
     return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
 
