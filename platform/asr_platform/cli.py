@@ -71,7 +71,7 @@ cli.add_command(doctor)
 @click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
 @GPUS_PER_WORKER
 @ADDRESS
-@click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes --trials and --address besides.")
+@click.option("--resume", metavar="NAME", help="Go on with this sweep; SPACE may be a wider one, --trials more.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
@@ -83,9 +83,9 @@ def sweep(
     SPACE is a YAML file, or the name of a shipped one, such as digits.
     """
     if resume:
-        if space or data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
-            raise InputError("--resume goes on as the sweep began", "Give it --trials and --address at most.")
-        _resume(home, resume, trials, address)
+        if data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
+            raise InputError("--resume goes on as the sweep began", "Give it SPACE, --trials and --address at most.")
+        _resume(home, resume, space, trials, address)
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
@@ -201,12 +201,14 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
 
 
-def _resume(home: Path, name: str, trials: int | None, address: str | None) -> None:
+def _resume(home: Path, name: str, space: str | None, trials: int | None, address: str | None) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
     from asr_platform.terminal import View
+    from search_spaces.space import Space
 
-    _close(sweeps.resume(Home.existing(home), name, trials, address, View(_console(), _platform())))
+    place, wider = Home.existing(home), Space.load(space) if space else None
+    _close(sweeps.resume(place, name, trials, address, View(_console(), _platform()), wider))
 
 
 def _close(outcome: Outcome) -> None:

@@ -5,25 +5,25 @@ As a script: `python soak.py --moments 20 --seed 0`, with `tests` on the path.
 
 from __future__ import annotations
 
+import os
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import click
-import psutil
 import tiny
 from command import PATIENCE, Platform
-from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.doctor import Doctor, Finding
 from asr_platform.home import Home
 from asr_platform.study import Ledger, TrialRecord
-from trainables.errors import InputError
 
 # Some learn, some are stopped, some diverge; the models of all but two are removed.
 SPACE = """
@@ -93,16 +93,17 @@ class Soak:
 
     def everything(self, process: subprocess.Popen[str]) -> bool:
         """The driver and all its processes die at once, as in a loss of power."""
-        kill([process_of(process), *descendants(process)])
+        kill([process.pid, *family(process)])
         return False
 
     def head(self, process: subprocess.Popen[str]) -> bool:
         """Ray's head dies: the driver has some time to notice."""
-        kill([one for one in descendants(process) if one.name() == "gcs_server"])
+        kill(family(process, "gcs_server"))
         deadline = time.monotonic() + HEAD_PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        kill([process_of(process), *descendants(process)])
+        if process.poll() is None:
+            kill([process.pid, *family(process)])
         return False
 
     def store(self, process: subprocess.Popen[str]) -> bool:
@@ -159,22 +160,21 @@ class Soak:
             time.sleep(0.1)
         time.sleep(seconds)
 
-    def exists(self) -> bool:
-        return bool(self.recorded()) or NAME in self.names()
-
-    def names(self) -> list[str]:
-        database = self.platform.home / "studies.db"
-        try:
-            return Ledger.names(f"sqlite:///{database}") if database.is_file() else []
-        except SQLAlchemyError:  # another process is making the tables
-            return []
-
     def recorded(self) -> list[TrialRecord]:
-        """The ledger, which another process may be about to make."""
+        """The ledger; empty before another process has made it.
+
+        Optuna would make tables that are not there yet, in a race with that process: so it is asked last.
+        """
+        return Ledger.open(f"sqlite:///{self.platform.home}/studies.db", NAME).trials() if self.exists() else []
+
+    def exists(self) -> bool:
         try:
-            return Ledger.open(f"sqlite:///{self.platform.home}/studies.db", NAME).trials() if self.names() else []
-        except InputError:
-            return []
+            path = f"file:{self.platform.home}/studies.db?mode=ro"
+            with closing(sqlite3.connect(path, uri=True)) as database:
+                # What a sweep is begun with is the last thing that is written when it is made.
+                return bool(database.execute("SELECT 1 FROM study_user_attributes").fetchone())
+        except sqlite3.OperationalError:
+            return False
 
     def epochs(self) -> int:
         return sum(trial.epochs for trial in self.recorded())
@@ -187,23 +187,22 @@ class Soak:
         return [f"{finding.kind} {finding.trial if finding.trial is not None else ''}".strip() for finding in findings]
 
 
-def process_of(process: subprocess.Popen[str]) -> psutil.Process:
-    return psutil.Process(process.pid)
+def family(process: subprocess.Popen[str], command: str = "") -> list[int]:
+    """The ids of a process's descendants, those whose command begins so."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    found, parents = [], [process.pid]
+    for parent in parents:
+        children = [(int(pid), name) for pid, above, name in rows if int(above) == parent]
+        parents += [pid for pid, _ in children]
+        found += [pid for pid, name in children if name.startswith(command)]
+    return found
 
 
-def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        return list(process_of(process).children(recursive=True))
-    except psutil.NoSuchProcess:
-        return []
-
-
-def kill(processes: list[psutil.Process]) -> None:
+def kill(processes: list[int]) -> None:
     for one in processes:
-        try:
-            one.kill()
-        except psutil.NoSuchProcess:
-            continue
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 @click.command()

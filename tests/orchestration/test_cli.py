@@ -126,9 +126,9 @@ MISTAKES = [
     ("--home file/x sweep right.yaml --data corpus", "file/x: cannot be written to", "another --home"),
     # going on
     ("sweep --resume smal", "no sweep named smal", "The sweeps are: small, moved, changed, latest"),
-    ("sweep --resume small --name other", "--resume goes on as the sweep began", "--trials and --address"),
-    ("sweep --resume small --gpus-per-worker 0", "--resume goes on as the sweep began", "--trials and --address"),
-    ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "--trials and --address"),
+    ("sweep --resume small --name other", "--resume goes on as the sweep began", "SPACE, --trials and --address"),
+    ("sweep --resume small --gpus-per-worker 0", "--resume goes on as", "SPACE, --trials and --address"),
+    ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "SPACE, --trials and --address"),
     ("--home new sweep --resume small", "new: nothing has been run here", "platform sweep first"),
     ("sweep --resume moved", "gone: no corpus here", "platform prepare"),
     ("sweep --resume changed", "no-dev: not the corpus that sweep changed began with", "new sweep"),
