@@ -93,10 +93,9 @@ class Doctor:
         """Mends what the ledger knows better; returns what was done, in words."""
         done = []
         kinds = {finding.kind for finding in findings}
-        for finding in findings:
-            if finding.run is not None:
-                self._connect().discard(finding.run, finding.text)
-                done.append(f"discarded the MLflow run {finding.run}: {finding.text}")
+        for run, why in {finding.run: finding.text for finding in findings if finding.run}.items():
+            self._connect().discard(run, why)
+            done.append(f"discarded the MLflow run {run}: {why}")
         if kinds & {"mlflow", "discard"}:
             done += self._show()
         if "disk" in kinds:

@@ -31,7 +31,7 @@ base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
   training: {batch_seconds: 4.0}
 vary:
-  optimizer.lr: {choice: [1.0e-2, 3.0e-3, 1.0e-9, 1.0e+30]}
+  optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
 epochs: 10
 asha: {grace: 4, reduction: 2}
 keep: 2
@@ -65,13 +65,15 @@ class Soak:
         sentences = {"train": tiny.SENTENCES * 10, "dev": tiny.SENTENCES * 2}
         corpus = tiny.write_corpus(self.platform.folder / "soak-corpus", sentences)
         words = ["soak.yaml", "--data", corpus.path, "--name", NAME, "--trials", self.trials, "--max-concurrent", 2]
+        started = time.monotonic()
         process = self.platform.start("sweep", *words)
         for number, kind in enumerate(kinds, start=1):
             if process.poll() is not None:
                 break
             epochs, seconds = self.random.randint(0, MOST_EPOCHS), self.random.uniform(0, MOST_SECONDS)
             self.wait(epochs, seconds, process)
-            self.say(f"moment {number}: {kind}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
+            at = f"{time.monotonic() - started:5.0f} s: moment {number}: {kind}"
+            self.say(f"{at}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
             alive = getattr(self, kind)(process)
             if not alive:
                 self.check_output(process)
@@ -81,7 +83,7 @@ class Soak:
                 process = self.platform.start("sweep", *words)
         self.check_output(process, end=True)
         self.audit(set())
-        self.say(f"the end: {self.state()}")
+        self.say(f"{time.monotonic() - started:5.0f} s: the end: {self.state()}")
         return self.before
 
     # Moments. Each returns whether the sweep is still running.
@@ -215,7 +217,8 @@ def main(moments: int, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="soak_") as folder:
         platform = Platform(Path(folder))
         try:
-            Soak(platform, random, moments, click.echo).run([random.choice(KINDS) for _ in range(moments)])
+            kinds = [random.choice(KINDS) for _ in range(moments)]
+            Soak(platform, random, 2 * moments, click.echo).run(kinds)
         finally:
             platform.stop()
 

@@ -18,9 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 from asr_platform.study import Ledger, State
 
 WRITES = (
-    "create_new_study", "set_study_user_attr", "create_new_trial", "set_trial_user_attr",
-    "set_trial_intermediate_value", "set_trial_state_values",
+    "create_new_study", "set_study_user_attr", "create_new_trial", "_create_new_trial",
+    "set_trial_user_attr", "set_trial_intermediate_value", "set_trial_state_values",
 )  # fmt: skip
+"""Of storages; the cache that Optuna puts before SQLite adds trials by the method of its own."""
 # How the sweep's trials go, by number: curve and end.
 LIVES: list[tuple[list[float], State]] = [([0.9, 0.5], "complete"), ([0.8], "pruned"), ([], "failed")]
 WIDER = records.SPACE.replace("[char, bpe]", "[char, bpe, unigram]")
@@ -46,7 +47,8 @@ def killed_at(storage: BaseStorage, write: int) -> BaseStorage:
         return call
 
     for name in WRITES:
-        setattr(storage, name, counted(getattr(storage, name)))
+        if hasattr(storage, name):
+            setattr(storage, name, counted(getattr(storage, name)))
     return storage
 
 
@@ -69,7 +71,8 @@ def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Calla
         path = tmp_path / f"{made}.db"
         if request.param == "sqlite":
             shutil.copy(tables, path)
-            return lambda: RDBStorage(f"sqlite:///{path}")
+            known = {"skip_compatibility_check": True, "skip_table_creation": True}
+            return lambda: RDBStorage(f"sqlite:///{path}", **known)
         if request.param == "journal":
             return lambda: JournalStorage(JournalFileBackend(str(path)))
         kept = InMemoryStorage()
@@ -127,16 +130,18 @@ def test_a_driver_may_die_before_any_write(empty: Callable[[], Open]) -> None:
             break  # it lived
         except KilledError:
             pass
-        if "small" in Ledger.names(storage()):
-            so_far = Ledger.open(storage(), "small").trials()
+        reopened = storage()
+        if "small" in Ledger.names(reopened):
+            so_far = Ledger.open(reopened, "small").trials()
             for trial, whole in zip(so_far, expected[1], strict=False):
                 assert trial.params == whole.params
                 assert trial.curve == whole.curve[: trial.epochs]
                 assert trial.state in ("running", whole.state)
-        drive(storage())
-        assert told(Ledger.open(storage(), "small")) == expected, f"killed before write {write}"
+        drive(reopened)
+        assert told(Ledger.open(reopened, "small")) == expected, f"killed before write {write}"
         write += 1
-    assert write >= 20
+    epochs = sum(len(cers) for cers, _ in LIVES)
+    assert write == 2 + 2 + 4 * len(LIVES) + 2 * epochs, "the sweep, its notes, its trials' four each, their epochs"
 
 
 def test_doing_it_all_again_changes_nothing(empty: Callable[[], Open]) -> None:
