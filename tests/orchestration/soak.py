@@ -117,7 +117,7 @@ class Soak:
             self.wait(2, 0.5, process)
             database.rmdir()
             away.rename(database)
-        return True
+        return process.poll() is None  # a sweep that ended meanwhile has yet to tell MLflow: it is gone on with
 
     def interrupt(self, process: subprocess.Popen[str]) -> bool:
         """Ctrl-C."""
