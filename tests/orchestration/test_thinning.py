@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import records
 from optuna.storages import InMemoryStorage
+from ray.tune.search import Searcher
 
-from asr_platform.execution import GB, Disk, Interrupt
+from asr_platform.execution import GB, Disk, Interrupt, Proposer
 from asr_platform.leaderboard import rows
 from asr_platform.study import Ledger, State
 from asr_platform.thinning import Thinner, used
@@ -191,3 +192,16 @@ def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -
     assert full.is_full() and full.is_full()
     assert interrupt.asked and len(said) == 1 and "limits.disk_gb is reached" in said[0]
     assert sweep.files() == expected_files()
+
+
+def test_no_trial_is_started_where_there_is_no_room(sweep: Sweep) -> None:
+    """Not even one that is to go on; it does with more room."""
+    thinner, interrupt = Thinner(sweep.ledger, sweep.folder, 2), Interrupt()
+
+    def suggestion(limit: float) -> Any:
+        disk = Disk(sweep.folder, limit, thinner, interrupt, lambda text: None)
+        return Proposer(sweep.ledger, records.space(), records.parameters_of, {}, disk, pytest.fail).suggest("any")
+
+    assert suggestion(1 / GB) == Searcher.FINISHED
+    assert suggestion(1)["number"] == 4
+    assert len(sweep.ledger.trials()) == len(TRIALS)
