@@ -35,9 +35,12 @@ REMEDIES = {
     "mlflow": "--repair shows the ledger's record",
     "discard": "--repair puts a fresh run in its place, or none",
     "disk": "--repair removes it",
+    "late": "--repair removes it, or --resume",
     "model": "--repair copies it from the best trial",
 }
-"""Kinds of findings, and what can be done about them. An interrupted sweep is as it should be; all others are wrong."""
+"""Kinds of findings, and what can be done about them."""
+SOUND = ("interrupted", "late")
+"""Those that say nothing against a sweep: it has not ended, or a worker that was being stopped wrote once more."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Finding:
 
     @property
     def sound(self) -> bool:
-        return self.kind == "interrupted"
+        return self.kind in SOUND
 
     def __str__(self) -> str:
         where = f"trial {self.trial}: " if self.trial is not None else ""
@@ -98,7 +101,7 @@ class Doctor:
             done.append(f"discarded the MLflow run {run}: {why}")
         if kinds & {"mlflow", "discard"}:
             done += self._show()
-        if "disk" in kinds:
+        if kinds & {"disk", "late"}:
             self.thinner.thin()
             done.append("removed what lay in the sweep's folder without need")
         best = next((trial for trial in ranked(self.ledger.trials()) if trial.model), None)
@@ -181,7 +184,7 @@ class Doctor:
             if trial.state == "running":
                 continue
             for folder in self.thinner.superfluous(trial):
-                yield Finding("disk", f"{folder.name} is not its best checkpoint", trial.number)
+                yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
         """The winner's model directory, which a sweep has once it has ended, can be loaded."""

@@ -52,7 +52,7 @@ class Thinner:
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:
         """Of an ended trial: the checkpoints other than its best one; none where that one is not to be found."""
-        if trial.curve and not trial.checkpoint:
+        if not self._is_here(trial) or (trial.curve and not trial.checkpoint):
             return []
         best = Path(trial.checkpoint).name if trial.checkpoint else None
         folders = _folders(self.trials / trial_name(trial.number))

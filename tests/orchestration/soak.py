@@ -21,7 +21,7 @@ import click
 import tiny
 from command import PATIENCE, Platform
 
-from asr_platform.doctor import Doctor, Finding
+from asr_platform.doctor import SOUND, Doctor, Finding
 from asr_platform.home import Home
 from asr_platform.study import Ledger, TrialRecord
 
@@ -42,7 +42,7 @@ KINDS = ("driver", "everything", "head", "store", "interrupt")
 MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
 HEAD_PATIENCE = 10  # seconds that a driver has to notice that its head is gone
 # What a kill may leave: all of it is mended by going on.
-MENDED = {"interrupted", "mlflow", "discard", "disk"}
+MENDED = {*SOUND, "mlflow", "discard", "disk"}
 
 
 @dataclass
@@ -78,11 +78,11 @@ class Soak:
             if not alive:
                 self.check_output(process)
                 if self.exists():
-                    self.audit({"interrupted"} if kind == "interrupt" else MENDED)
+                    self.audit(set(SOUND) if kind == "interrupt" else MENDED)
                     words = ["--resume", NAME]
                 process = self.platform.start("sweep", *words)
         self.check_output(process, end=True)
-        self.audit(set())
+        self.audit({"late"})
         self.say(f"{time.monotonic() - started:5.0f} s: the end: {self.state()}")
         return self.before
 
