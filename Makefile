@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 CORPUS := mlruns/corpora/synthetic
 
-.PHONY: sweep test check install clean
+.PHONY: sweep test soak check install clean
 
 sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 	$(BIN)/platform sweep synthetic --data $(CORPUS)
@@ -13,6 +13,9 @@ sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/pytest
+
+soak: $(INSTALLED)  ## kills a real sweep at 20 random moments and audits it; takes about ten minutes
+	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 20
 
 check: $(INSTALLED)  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -15,7 +15,6 @@ from search_spaces.distributions import (
     Choice,
     Suggest,
     Variable,
-    as_text,
     check_condition,
     from_text,
     is_structured,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr_platform.cli_compare import compare, confirm, importances
+from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
@@ -63,6 +64,7 @@ cli.add_command(evaluate)
 cli.add_command(compare)
 cli.add_command(confirm)
 cli.add_command(importances)
+cli.add_command(doctor)
 
 
 @cli.command()
@@ -77,25 +79,29 @@ cli.add_command(importances)
 @ADDRESS
 @click.option("--max-hours", metavar="X", type=MORE_THAN_0, help="Wall time, all runs of the sweep together.")
 @click.option("--max-device-hours", metavar="X", type=MORE_THAN_0, help="Training time of all trials' workers.")
-@click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes caps, --trials and --address besides.")
+@click.option("--max-disk-gb", metavar="X", type=MORE_THAN_0, help="10^9 bytes of the sweep's checkpoints.")
+@click.option("--resume", metavar="NAME", help="Go on with this sweep: a wider SPACE, more --trials, higher caps.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
-    max_hours: float | None, max_device_hours: float | None, resume: str | None,
+    max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None,
+    resume: str | None,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
-    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap (--max-hours,
-    --max-device-hours; default: as the space's limits say) stops cleanly, and can go on with more.
+    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap (--max-...;
+    default: as the space's limits say) stops cleanly, and can go on with more.
     """
     from search_spaces.settings import Limits
 
-    limits = Limits(hours=max_hours, device_hours=max_device_hours)
+    limits = Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
     if resume:
-        if space or data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
-            raise InputError("--resume goes on as the sweep began", "Give it at most caps, --trials and --address.")
-        _resume(home, resume, trials, limits, address)
+        if data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
+            raise InputError(
+                "--resume goes on as the sweep began", "Give it at most SPACE, caps, --trials and --address."
+            )
+        _resume(home, resume, space, trials, limits, address)
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
@@ -215,12 +221,14 @@ def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | N
     _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(console(), platform())))
 
 
-def _resume(home: Path, name: str, trials: int | None, limits: Any, address: str | None) -> None:
+def _resume(home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
     from asr_platform.terminal import View
+    from search_spaces.space import Space
 
-    _close(sweeps.resume(Home.existing(home), name, trials, limits, address, View(console(), platform())))
+    place, wider = Home.existing(home), Space.load(space) if space else None
+    _close(sweeps.resume(place, name, trials, limits, address, View(console(), platform()), wider))
 
 
 def _close(outcome: Outcome) -> None:

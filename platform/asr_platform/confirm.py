@@ -23,6 +23,7 @@ from asr_platform.leaderboard import ranked
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.terminal import View
 from search_spaces.distributions import as_text
+from search_spaces.settings import Limits
 from search_spaces.space import STRUCTURED, Space
 from trainables.config import Config, flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
@@ -138,7 +139,7 @@ def confirm(
         own, ledger = same[0], Ledger.open(home.studies, same[0])
         unfinished = [trial for trial in ledger.trials() if trial.state == "running"]
         if unfinished or len(ledger.trials()) < ledger.about["trials"]:
-            sweeps.resume(home, own, None, None, view)
+            sweeps.resume(home, own, None, Limits(), None, view)
     else:
         own = f"{name}-confirm-{len(earlier) + 1}"
         sweeps.start(home, runs, corpus, own, None, Options(**about["options"]), view)

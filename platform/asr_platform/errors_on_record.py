@@ -7,6 +7,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from asr_platform.following import Follower
 from asr_platform.home import trial_name
 from asr_platform.leaderboard import ranked
 from asr_platform.significance import Standing, standings
@@ -14,7 +15,7 @@ from asr_platform.study import TrialRecord
 from trainables.utterance_errors import ERRORS, UtteranceErrors
 
 
-class ErrorsOnRecord:
+class ErrorsOnRecord(Follower):
     """One file a trial, which is replaced whole when a better epoch is on record.
 
     Args:
@@ -24,7 +25,7 @@ class ErrorsOnRecord:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "errors"
 
-    def keep(self, trial: TrialRecord) -> None:
+    def progressed(self, trial: TrialRecord) -> None:
         """Copies the errors of the trial's best epoch from its checkpoint, where they are not here yet.
 
         Nothing where the checkpoint has none (a language model's), is on remote storage, or on a disk that this machine

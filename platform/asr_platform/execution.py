@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,10 @@ from ray.tune.search import Searcher
 
 from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import RungStopper
-from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.feasibility import Feasibility
+from asr_platform.following import Follower
 from asr_platform.limits import Meter
-from asr_platform.mirror import Mirror
 from asr_platform.study import Ledger, State
-from asr_platform.terminal import View
 from asr_platform.trial import Settings, run_trial
 from search_spaces.space import Space
 from trainables.errors import InputError
@@ -102,24 +100,25 @@ class Proposer(Unsaved, Searcher):
 
 
 class Recorder(Unsaved, tune.Callback):
-    """Writes down what happens to trials: first in the ledger, then in MLflow and on the terminal."""
+    """Writes down what happens to trials: first in the ledger, then wherever its followers do.
+
+    Args:
+        followers: told of each step in this order.
+    """
 
     def __init__(
-        self, ledger: Ledger, errors: ErrorsOnRecord, mirror: Mirror, stopper: RungStopper, view: View,
-        interrupt: Interrupt, reaper: Reaper, meter: Meter,
+        self, ledger: Ledger, stopper: RungStopper, interrupt: Interrupt, meter: Meter, reaper: Reaper,
+        followers: Sequence[Follower],
     ) -> None:  # fmt: skip
-        self.ledger, self.errors, self.mirror, self.stopper = ledger, errors, mirror, stopper
-        self.view, self.interrupt, self.reaper, self.meter = view, interrupt, reaper, meter
+        self.ledger, self.stopper, self.interrupt = ledger, stopper, interrupt
+        self.meter, self.reaper, self.followers = meter, reaper, followers
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.reaper.look()
-        if not self.interrupt.asked:
-            self.interrupt.cap = self.meter.reached()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = trial.config["number"]
-        self.mirror.show(number)
-        self.view.started(self.ledger.trial(number))
+        for follower in self.followers:
+            follower.started(self.ledger.trial(trial.config["number"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -131,9 +130,9 @@ class Recorder(Unsaved, tune.Callback):
         row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
         if self.ledger.record(number, row):
             self.meter.add(row)
-            self.errors.keep(self.ledger.trial(number))
-            self.mirror.show(number)
-            self.view.progressed(self.ledger.trial(number))
+            for follower in self.followers:
+                follower.progressed(self.ledger.trial(number))
+        self.interrupt.cap = self.meter.reached()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
@@ -150,8 +149,8 @@ class Recorder(Unsaved, tune.Callback):
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
-        self.mirror.show(number)
-        self.view.ended(self.ledger.trial(number))
+        for follower in self.followers:
+            follower.ended(self.ledger.trial(number))
 
 
 class Interrupt(Unsaved, tune.Stopper):

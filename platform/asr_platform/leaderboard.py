@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from asr_platform.significance import Standing
-from asr_platform.study import Ledger, TrialRecord
+from asr_platform.study import REMOVED, Ledger, TrialRecord
 from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
 
@@ -21,9 +21,10 @@ def rows(trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingP
     """The leaderboard for machines: one object a trial, best first.
 
     `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
-    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place.
-    `val_cer_interval` is its 95% interval. `tied` says that the trial cannot be told from the best; of the best, that
-    some cannot be told from it. Both are None without the trial's errors on record.
+    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place. Where
+    `model_removed`, the model was not among the best, which alone stay on disk. `val_cer_interval` is the CER's 95%
+    interval. `tied` says that the trial cannot be told from the best; of the best, that some cannot be told from it.
+    Both are None without the trial's errors on record.
     """
     key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
     return [
@@ -38,6 +39,7 @@ def rows(trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingP
             "params": trial.params,
             "mlflow_run_id": trial.about.get("mlflow_run_id"),
             "model": trial.model,
+            "model_removed": bool(trial.about.get(REMOVED)),
         }
         for trial in ranked(trials)
         for standing in [standings.get(trial.number)]

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from asr_platform.study import Ledger
+from asr_platform.thinning import Thinner, used
 from search_spaces.settings import Limits
 
 HOUR = 3600  # seconds
+GB = 10**9  # bytes
 SPENT = "wall_seconds"  # noted in the ledger with every epoch: a kill loses less than one
 STOPPED = "stopped"  # the cap at which the latest run of the sweep ended; empty where it did not end at one
 
@@ -22,10 +24,11 @@ class Meter:
 
     Args:
         workers: of a trial.
+        thinner: makes room on disk before that cap is said to be reached.
     """
 
-    def __init__(self, ledger: Ledger, limits: Limits, workers: int) -> None:
-        self.ledger, self.limits, self.workers = ledger, limits, workers
+    def __init__(self, ledger: Ledger, limits: Limits, workers: int, thinner: Thinner) -> None:
+        self.ledger, self.limits, self.workers, self.thinner = ledger, limits, workers, thinner
         self.before, self.start = float(ledger.about.get(SPENT, 0.0)), time.monotonic()
         self.device_seconds = sum(self._seconds(row) for trial in ledger.trials() for row in trial.curve)
 
@@ -45,15 +48,21 @@ class Meter:
     def reached(self) -> str:
         """The cap that has been reached, in words; empty where none has."""
         spent = [
-            ("hours (--max-hours)", self.wall_seconds, self.limits.hours),
-            ("device-hours (--max-device-hours)", self.device_seconds, self.limits.device_hours),
+            ("hours (--max-hours)", self.wall_seconds / HOUR, self.limits.hours),
+            ("device-hours (--max-device-hours)", self.device_seconds / HOUR, self.limits.device_hours),
+            ("GB on disk (--max-disk-gb)", self._disk(), self.limits.disk_gb),
         ]
-        found = (
-            f"{seconds / HOUR:.3g} of {cap:g} {name} are spent"
-            for name, seconds, cap in spent
-            if cap is not None and seconds >= cap * HOUR
-        )
+        found = (f"{amount:.3g} of {cap:g} {name} are spent" for name, amount, cap in spent if cap and amount >= cap)
         return next(found, "")
+
+    def _disk(self) -> float:
+        """10^9 bytes of the sweep's folder, once what can go is gone; 0 where there is no cap: it takes a while."""
+        cap = self.limits.disk_gb
+        if cap is None:
+            return 0.0
+        if used(self.thinner.folder) >= cap * GB:
+            self.thinner.thin()
+        return used(self.thinner.folder) / GB
 
     def _seconds(self, row: Mapping[str, Any]) -> float:
         return self.workers * float(row["train_seconds"] + row["validation_seconds"])

@@ -10,16 +10,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from asr_platform.following import Follower
 from asr_platform.home import trial_name
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
-from asr_platform.tracking import FAILURES, Tracker, provenance
+from asr_platform.tracking import FAILURES, LEDGER, Tracker, provenance
 from search_spaces.space import Space
 from trainables.config import flatten
 from trainables.examples import Examples
 
 
-class Mirror:
+class Mirror(Follower):
     """One sweep in MLflow.
 
     Args:
@@ -34,6 +35,15 @@ class Mirror:
         self.tracker: Tracker | None = None
         self.parent = ""
         self.away = False
+
+    def started(self, trial: TrialRecord) -> None:
+        self.show(trial.number)
+
+    def progressed(self, trial: TrialRecord) -> None:
+        self.show(trial.number)
+
+    def ended(self, trial: TrialRecord) -> None:
+        self.show(trial.number)
 
     def show(self, number: int) -> None:
         """Brings a trial's run up to the ledger; makes it first where there is none."""
@@ -87,7 +97,8 @@ class Mirror:
             **{f"asha.{key}": value for key, value in space.settings.asha.model_dump().items()},
             "seed": space.settings.seed,
         }
-        parent = tracker.start(self.name, params, {"kind": "sweep", "space": space.source, **provenance()})
+        tags = {"kind": "sweep", "space": space.source, LEDGER: self.ledger.id, **provenance()}
+        parent = tracker.start(self.name, params, tags)
         self.ledger.note("mlflow_run_id", parent)
         return parent
 
@@ -111,6 +122,6 @@ class Mirror:
         if run_id is None or not trial.curve:
             return
         tracker.keep(run_id, PLOTS, partial(draw_trial, trial))
-        examples = Examples.load(Path(trial.model)) if trial.model else None
+        examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
             tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())

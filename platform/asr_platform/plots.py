@@ -70,7 +70,7 @@ def draw_trial(trial: TrialRecord, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if trial.curve:
         save(trial_curves(trial), folder / LEARNING_CURVES)
-    examples = Examples.load(Path(trial.model)) if trial.model else None
+    examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
     if examples is not None:
         (folder / PAGE).write_text(html_page(examples), encoding="utf-8")
         (folder / TEXT).write_text(text_page(examples), encoding="utf-8")

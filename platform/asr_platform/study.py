@@ -9,8 +9,10 @@ process dies, and an unfit proposal never becomes a trial.
 from __future__ import annotations
 
 import json
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.widening import plain_name, refit, stored_name
 from search_spaces.space import Space
 from trainables.errors import InputError
 from trainables.metrics import objective_value
@@ -30,9 +33,12 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
+Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
 Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
+REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
+WIDENED = "widened"  # the space that a sweep goes on with, and its earlier trials' values there
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +52,7 @@ class TrialRecord:
         number: its number in the sweep, from 0.
         params: the varied keys and their values.
         curve: the metrics of each epoch in order; `checkpoint` among them is the path of that epoch's checkpoint.
-        about: facts noted once: `parameters`, `mlflow_run_id`.
+        about: facts noted once: `parameters`, `mlflow_run_id`, `model_removed`.
         reason: why it ended, in words.
     """
 
@@ -63,10 +69,15 @@ class TrialRecord:
         return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
-    def model(self) -> str | None:
-        """The model directory of the best epoch whose checkpoint is still there; None where there is none."""
+    def checkpoint(self) -> str | None:
+        """The checkpoint of the best epoch whose folder is still there, whatever is left in it."""
         rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
+
+    @property
+    def model(self) -> str | None:
+        """The same as a model directory; None where there is none (any more)."""
+        return None if self.about.get(REMOVED) else self.checkpoint
 
     @property
     def epochs(self) -> int:
@@ -83,21 +94,22 @@ class Ledger:
         self.study = study
 
     @classmethod
-    def create(cls, storage: str, name: str, about: Mapping[str, Any]) -> Ledger:
+    def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
         """A new, empty ledger; `about` is what must be known to go on with the sweep later.
 
         Raises:
             InputError: the name is taken.
         """
-        try:
-            study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-        except optuna.exceptions.DuplicatedStudyError:
-            raise taken(name) from None
-        study.set_user_attr(ABOUT, dict(about))  # in one write: a ledger knows all of it or nothing
+        if name in cls.names(storage):
+            raise taken(name)
+        with suppress(KeyError):  # what a kill left between the two steps that follow
+            optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+        study.set_user_attr(ABOUT, {"id": uuid.uuid4().hex, **about})  # in one write: all of it is known or nothing
         return cls(study)
 
     @classmethod
-    def open(cls, storage: str, name: str) -> Ledger:
+    def open(cls, storage: Storage, name: str) -> Ledger:
         """An existing ledger.
 
         Raises:
@@ -109,19 +121,33 @@ class Ledger:
         return cls(optuna.load_study(storage=storage, study_name=name))
 
     @staticmethod
-    def names(storage: str) -> list[str]:
-        """All sweeps, the latest last."""
+    def names(storage: Storage) -> list[str]:
+        """All sweeps, the latest last; a study that knows nothing yet is none."""
         summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-        return [summary.study_name for summary in sorted(summaries, key=lambda summary: summary._study_id)]
+        ordered = sorted(summaries, key=lambda summary: summary._study_id)
+        return [summary.study_name for summary in ordered if ABOUT in summary.user_attrs]
 
     @property
     def about(self) -> dict[str, Any]:
         attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
-        return {**attributes.pop(ABOUT, {}), **attributes}
+        begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
+        widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
+        return {**begun, **attributes, **widened}
+
+    @property
+    def id(self) -> str:
+        """What tells it from every other ledger, whatever their names."""
+        return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
 
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""
         self.study.set_user_attr(key, value)
+
+    def widen(self, space: Space, folder: Path, params: Mapping[int, Mapping[str, Any]]) -> None:
+        """Goes on with another space, in which the trials so far have these values; in one write."""
+        about = {"space": space.text, "source": space.source, "folder": str(folder)}
+        told = {str(number): dict(values) for number, values in params.items()}
+        self.study.set_user_attr(WIDENED, {**about, "params": told})
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
@@ -138,16 +164,24 @@ class Ledger:
             InputError: the sampler found none.
         """
         trials = self.study.get_trials(deepcopy=False)
-        proposal, parameters = propose(space, trials, feasible)
+        proposal, parameters = propose(space, self._in(space, trials), feasible)
+        names = {key: stored_name(key, each, trials) for key, each in proposal.distributions.items()}
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params=proposal.params,
-                distributions=proposal.distributions,
+                params={names[key]: value for key, value in proposal.params.items()},
+                distributions={names[key]: each for key, each in proposal.distributions.items()},
                 user_attrs={"parameters": parameters},
             )
         )
         return self.trial(len(trials))
+
+    def _in(self, space: Space, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials as a sampler of the space takes them, once the sweep's space has changed."""
+        if WIDENED not in self.study.user_attrs:
+            return trials
+        refitted = [refit(trial, record.params, space) for trial, record in zip(trials, self.trials(), strict=True)]
+        return [trial for trial in refitted if trial is not None]
 
     def describe(self, number: int, key: str, value: Any) -> None:
         """Notes a fact about a trial, which may have ended: Optuna closes those, so it stands with the study."""
@@ -222,4 +256,6 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
     curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
     own = f"{OF_TRIAL}{trial.number}:"
     about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
-    return TrialRecord(trial.number, STATES[trial.state], dict(trial.params), curve, about, reason)
+    told = notes.get(WIDENED, {}).get("params", {}).get(str(trial.number))
+    params = told or {plain_name(name): value for name, value in trial.params.items()}
+    return TrialRecord(trial.number, STATES[trial.state], params, curve, about, reason)

@@ -26,7 +26,9 @@ from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.significance import Standing
 from asr_platform.study import Ledger, TrialRecord, taken
 from asr_platform.terminal import View
+from asr_platform.thinning import Thinner
 from asr_platform.tracking import Tracker
+from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
 from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
@@ -102,13 +104,18 @@ def start(
         return _run(sweep, machine, interrupt, view)
 
 
-def resume(home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: View) -> Outcome:
+def resume(
+    home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: View,
+    wider: Space | None = None,
+) -> Outcome:  # fmt: skip
     """Goes on with a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
 
-    What `limits` has takes the place of the sweep's own.
+    Args:
+        limits: those that there are take the place of the sweep's own.
+        wider: the space to go on with; default: that which the sweep has.
 
     Raises:
-        InputError: no such sweep, it is running, or its corpus is gone or another.
+        InputError: no such sweep, it is running, its corpus is gone or another, or its trials are not in the space.
     """
     ledger = Ledger.open(home.studies, name)
     with home.lock(name):
@@ -116,20 +123,47 @@ def resume(home: Home, name: str, trials: int | None, limits: Limits, address: s
         corpus = Corpus.open(Path(about["corpus"]))
         if corpus.hash != about["corpus_hash"]:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
+        options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
+        space = recorded_space(about)
+        if wider is not None:
+            space, values = widened(ledger, space, wider)
+            trials = trials or changed_trials(about, wider)
+        Feasibility(space, corpus).check()
         if trials is not None:
             ledger.note("trials", trials)
         ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
-        options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
-        space = recorded_space(about)
-        Feasibility(space, corpus).check()
+        if wider is not None:
+            ledger.widen(space, Path.cwd(), values)
         sweep = Sweep(home, name, ledger, space, corpus, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
 
 
 def recorded_space(about: dict[str, Any]) -> Space:
-    """The space that a sweep began with."""
-    return Space.parse(about["space"], about["source"], Path(about.get("folder", Path.cwd()))).lasting(about["epochs"])
+    """The space that a sweep goes on with: the one it began with, or a wider one since."""
+    return written_space(about).lasting(about["epochs"])
+
+
+def written_space(about: dict[str, Any]) -> Space:
+    """The same as its file has it: a sweep may have been started with trials of another length."""
+    return Space.parse(about["space"], about["source"], Path(about.get("folder", Path.cwd())))
+
+
+def widened(ledger: Ledger, space: Space, wider: Space) -> tuple[Space, dict[int, dict[str, Any]]]:
+    """The space that a sweep goes on with, and the values there of its trials so far, by number.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    about = ledger.about
+    if wider.settings.epochs == written_space(about).settings.epochs:
+        wider = wider.lasting(about["epochs"])
+    return wider, check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
+
+
+def changed_trials(about: dict[str, Any], wider: Space) -> int | None:
+    """The number of trials that a changed space asks for; None where it asks for as many as before."""
+    return wider.settings.trials if wider.settings.trials != written_space(about).settings.trials else None
 
 
 def recorded_limits(about: dict[str, Any]) -> Limits:
@@ -146,7 +180,9 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     mirror.show_all()
     errors = ErrorsOnRecord(folder)
     for trial in ledger.trials():
-        errors.keep(trial)  # what a killed driver had no time for
+        errors.progressed(trial)  # what a killed driver had no time for
+    thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
+    thinner.thin()
     workers = machine.workers(sweep.options)
     settings = {
         "folder": str(folder),
@@ -158,9 +194,9 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
-        meter = Meter(ledger, recorded_limits(ledger.about), workers.count)
+        meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
         reaper = cluster.Reaper(machine.dashboard)
-        recorder = Recorder(ledger, errors, mirror, stopper, view, interrupt, reaper, meter)
+        recorder = Recorder(ledger, stopper, interrupt, meter, reaper, [errors, mirror, view, thinner])
         interrupt.cap = meter.reached()
         if not interrupt.asked:
             execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
@@ -172,6 +208,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         model = copy_model(Path(best.model), home.model(sweep.name))
         _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model, interrupt.cap)
+    thinner.thin()
     meter.note()
     split = corpus.validation_split(space.config({}).data.validation).name
     standings = errors.standings(trials)

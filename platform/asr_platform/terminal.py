@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from asr_platform.following import Follower
 from asr_platform.leaderboard import ranked
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, TrialRecord
@@ -29,7 +30,7 @@ NARROW = 100  # columns: where a terminal has fewer, the live table leaves out w
 UNBOUNDED = 10_000  # columns
 
 
-class View:
+class View(Follower):
     """Follows a sweep on the terminal. Not a terminal: one plain line an event."""
 
     def __init__(self, console: Console, platform: str = "platform") -> None:

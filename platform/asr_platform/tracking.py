@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,16 @@ FIRST_PORT, PORTS_TRIED = 5000, 100
 # What a store that is away, full or locked raises.
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
 NOT_METRICS = ("epoch", "checkpoint")
+LEDGER = "ledger"  # the tag of a sweep's own run: which ledger it shows
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the store knows it."""
+
+    id: str
+    name: str
+    status: str
 
 
 class Tracker:
@@ -61,12 +72,54 @@ class Tracker:
         self.experiment = found.experiment_id
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
-        """A new run, nested under `parent`; returns its id."""
+        """A new run, nested under `parent`, or the one that a driver began before it was killed; returns its id.
+
+        What tells runs apart is the name under a parent, and the tag `ledger` of a sweep's own run.
+        """
         nesting = {"mlflow.parentRunId": parent} if parent else {}
-        run = self.client.create_run(self.experiment, run_name=name, tags={**tags, **nesting})
-        listed = [Param(key, str(value)) for key, value in params.items()]
-        self.client.log_batch(run.info.run_id, params=listed)
-        return run.info.run_id
+        begun = self.children(parent, name) if parent else self._of_ledger(tags.get(LEDGER))
+        if begun:
+            run_id = begun[0].id
+        else:
+            run_id = self.client.create_run(self.experiment, run_name=name, tags={**tags, **nesting}).info.run_id
+        if not self.client.get_run(run_id).data.params:
+            self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return run_id
+
+    def children(self, parent: str, name: str | None = None) -> list[Run]:
+        """The runs nested under a sweep's own, all or those of one name, the oldest first."""
+        named = f" and attributes.run_name = '{name}'" if name else ""
+        return self._runs(f"tags.`mlflow.parentRunId` = '{parent}'{named}")
+
+    def run(self, run_id: str) -> Run | None:
+        """The run of that id; None where the store has none."""
+        if not self.knows(run_id):
+            return None
+        info = self.client.get_run(run_id).info
+        return Run(run_id, info.run_name, info.status)
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """All that was logged of one metric: steps and values, in the order of steps."""
+        return sorted((metric.step, metric.value) for metric in self.client.get_metric_history(run_id, key))
+
+    def discard(self, run_id: str, reason: str) -> None:
+        """Tags a run with the reason and deletes it, as MLflow deletes: it can be restored there."""
+        self.client.set_tag(run_id, "discarded", reason)
+        self.client.delete_run(run_id)
+
+    def _of_ledger(self, ledger: str | None) -> list[Run]:
+        return self._runs(f"tags.{LEDGER} = '{ledger}'") if ledger else []
+
+    def _runs(self, condition: str) -> list[Run]:
+        found: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            page = self.client.search_runs(
+                [self.experiment], condition, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += [Run(run.info.run_id, run.info.run_name, run.info.status) for run in page]
+            token = page.token or None
+        return found
 
     def log_epoch(self, run_id: str, row: Mapping[str, Any]) -> None:
         """One epoch's metrics, with the epoch as step."""
@@ -79,7 +132,7 @@ class Tracker:
     def catch_up(self, run_id: str, trial: TrialRecord) -> None:
         """Logs the epochs that the ledger has and the run has not, then its end if it has ended."""
         key = objective(trial.curve[0]) if trial.curve else "val_cer"
-        logged = {metric.step for metric in self.client.get_metric_history(run_id, key)}
+        logged = {step for step, _ in self.history(run_id, key)}
         for row in trial.curve:
             if row["epoch"] not in logged:
                 self.log_epoch(run_id, row)

@@ -45,7 +45,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damage(place)
     write_spaces(place)
     (place / "mlruns").mkdir()
-    ledger = records.ledger_in(place / "mlruns", corpus=str(corpus.path), corpus_hash=corpus.hash, options={})
+    ledger = records.ledger_in(
+        place / "mlruns", corpus=str(corpus.path), corpus_hash=corpus.hash, options={"address": None}
+    )
     records.add(ledger, "pruned", [0.5], "rung at epoch 1")
     records.add(ledger, "complete", [0.5, 0.25])
     gone = {"corpus_hash": corpus.hash, "options": {}}
@@ -78,6 +80,7 @@ def damage(place: Path) -> None:
 def write_spaces(place: Path) -> None:
     (place / "right.yaml").write_text(records.SPACE)
     (place / "widths.yaml").write_text(records.SPACE.replace("  model.dropout: {float: [0, 0.2]}\n", ""))
+    (place / "longer.yaml").write_text(records.SPACE.replace("epochs: 9", "epochs: 12"))
     (place / "impossible.yaml").write_text(records.SPACE + "budget: 1000\n")
     (place / "wrong.yaml").write_text(
         "base:\n  model: {dropuot: 0.1}\nvary:\n  optimizer.lr: {log: [0, 1]}\nbudgte: 3\n"
@@ -128,9 +131,12 @@ MISTAKES = [
     ("--home file/x sweep right.yaml --data corpus", "file/x: cannot be written to", "another --home"),
     # going on
     ("sweep --resume smal", "no sweep named smal", "The sweeps are: small, moved, changed, latest"),
-    ("sweep --resume small --name other", "--resume goes on as the sweep began", "--trials and --address"),
-    ("sweep --resume small --gpus-per-worker 0", "--resume goes on as the sweep began", "--trials and --address"),
-    ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "--trials and --address"),
+    ("sweep --resume small --name other", "--resume goes on as the sweep began", "SPACE, --trials and --address"),
+    ("sweep --resume small --gpus-per-worker 0", "--resume goes on as", "SPACE, --trials and --address"),
+    ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "SPACE, --trials and --address"),
+    ("sweep --resume small nosuch", "nosuch: no such search space", "digits"),
+    ("sweep --resume small wrong.yaml", "wrong.yaml: 3 mistakes", "line 5: budgte: unknown key"),
+    ("sweep --resume small longer.yaml", "longer.yaml: epochs: a sweep cannot change it", "start a new sweep"),
     ("--home new sweep --resume small", "new: nothing has been run here", "platform sweep first"),
     ("sweep --resume moved", "gone: no corpus here", "platform prepare"),
     ("sweep --resume changed", "no-dev: not the corpus that sweep changed began with", "new sweep"),
@@ -190,6 +196,9 @@ MISTAKES = [
     ("--home new ui", "new: nothing has been run here", "platform sweep first"),
     ("ui --port 99999", "--port", "99999 is not in the range"),
     ("ui --host 192.0.2.1", "no free port on 192.0.2.1", "--host"),
+    ("doctor smal", "no sweep named smal", "small"),
+    ("doctor moved", "gone: no corpus here", "platform prepare"),
+    ("--home new doctor small", "new: nothing has been run here", "platform sweep first"),
     # preparing
     ("prepare hw4 absent --out new-corpus", "absent: no folders", "hw4p2_data"),
     ("prepare manifest absent.jsonl --out new-corpus", "absent.jsonl", ""),

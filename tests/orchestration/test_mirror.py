@@ -246,3 +246,26 @@ def test_artifacts_that_cannot_be_written_do_not_end_a_sweep(sweep: Sweep) -> No
     sweep.mirror.show(number)
     trial = sweep.runs()["trial-0000"]
     assert trial.info.status == "FINISHED" and sweep.artifacts(trial) == {CURVES}
+
+
+def test_runs_that_a_killed_driver_had_begun_are_found_again(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after MLflow has made a run and before the ledger knows: the sweep's own, then a trial's."""
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    number = records.add(sweep.ledger, "running", [0.9])
+    for write in ("note", "describe"):
+        with monkeypatch.context() as patch, pytest.raises(KilledError):
+            patch.setattr(Ledger, write, die)
+            sweep.another_driver().show_all()
+    begun = {name: run.info.run_id for name, run in sweep.runs().items()}
+    assert set(begun) == {"small", "trial-0000"}
+    sweep.another_driver().show_all()
+    shown = sweep.runs()
+    assert {name: run.info.run_id for name, run in shown.items()} == begun
+    assert sweep.ledger.trial(number).about["mlflow_run_id"] == begun["trial-0000"]
+    assert shown["trial-0000"].data.params["optimizer.lr"] and sweep.curve(shown["trial-0000"]) == [(1, 0.9)]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import records
 from optuna.trial import TrialState
@@ -250,6 +251,14 @@ def test_a_taken_name_is_refused_and_the_sweep_stays(ledger: Ledger, tmp_path: P
         records.ledger_in(tmp_path)
     assert "--resume small" in error.value.remedy
     assert len(ledger.trials()) == 1
+
+
+def test_a_ledger_that_was_never_whole_is_none_and_its_name_is_free(tmp_path: Path) -> None:
+    """As a kill between the two steps of making it leaves it."""
+    optuna.create_study(storage=records.storage_in(tmp_path), study_name="small")
+    assert Ledger.names(records.storage_in(tmp_path)) == []
+    assert records.ledger_in(tmp_path).about == records.ABOUT
+    assert Ledger.names(records.storage_in(tmp_path)) == ["small"]
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(ledger: Ledger, tmp_path: Path) -> None:

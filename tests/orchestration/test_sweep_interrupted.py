@@ -1,11 +1,11 @@
-"""A sweep that is killed, or stopped with Ctrl-C, loses nothing and runs nothing twice."""
+"""A sweep that is killed, loses a store, or is stopped with Ctrl-C loses nothing and runs nothing twice."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 from contextlib import closing
+from random import Random
 from typing import Any
 
 import optuna
@@ -13,6 +13,7 @@ import pytest
 import tiny
 from command import Platform, wait_for
 from mlflow.tracking import MlflowClient
+from soak import Soak
 
 from asr_platform.study import Ledger
 from trainables.data.corpus import Corpus
@@ -28,6 +29,7 @@ epochs: 12
 asha: {grace: 12}
 """
 EPOCHS = list(range(1, 13))
+SEED = 0
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +74,6 @@ def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, 
         assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
 
 
-def test_kill_and_resume(platform: Platform, corpus: Corpus) -> None:
-    process = platform.start("sweep", "space.yaml", "--data", corpus.path, "--name", "killed", "--max-concurrent", 1)
-    wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "killed")), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    before = curves(platform, "killed")
-    assert 1 < len(before[1]) < 12
-    printed = platform.run("sweep", "--resume", "killed")
-    assert "trial 1 started, going on after epoch" in printed
-    assert "trial 0 started" not in printed
-    check_all_stores(platform, "killed", before)
-
-
 def test_a_cap_and_going_on_with_a_higher_one(platform: Platform, corpus: Corpus) -> None:
     """At a cap there is a model, and the trial that was running goes on later."""
     begin = ["sweep", "space.yaml", "--data", corpus.path, "--name", "capped", "--trials", 1, "--epochs", 3]
@@ -122,3 +111,10 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus) -> None:
     before = curves(platform, "stopped")
     platform.run("sweep", "--resume", "stopped")
     check_all_stores(platform, "stopped", before)
+
+
+def test_three_random_moments(platform: Platform) -> None:
+    """`kill -9` of the driver, the loss of Ray's head, and of MLflow's store for a while; the audits are the soak's."""
+    trials = Soak(platform, Random(SEED), trials=3, say=print).run(["driver", "head", "store"])
+    assert len(trials) == 3 and all(trial.state != "running" for trial in trials)
+    assert sum(trial.epochs for trial in trials) > 10, "the sweep had something to lose"

@@ -1,0 +1,44 @@
+"""`platform doctor`: whether a sweep's records agree, and their repair."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+UNSOUND = 1
+
+
+@click.command()
+@click.argument("name")
+@click.option("--repair", is_flag=True, help="Mends what can be made again from the ledger.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list of what is found (after --repair: still found).")
+@click.pass_obj
+def doctor(home: Path, name: str, repair: bool, as_json: bool) -> None:
+    """Audits the sweep NAME.
+
+    Ledger, leaderboard, MLflow and checkpoints must tell the same story. Ends with exit code 0 where they do.
+    """
+    from asr_platform.doctor import Doctor
+    from asr_platform.home import Home
+
+    place = Home.existing(home)
+    opened = Doctor(place, name)
+    with place.lock(name):
+        findings = opened.audit()
+        if repair:
+            for line in opened.repair(findings):
+                click.echo(line, err=as_json)
+            findings = opened.audit()
+    if as_json:
+        rows = [{"kind": one.kind, "trial": one.trial, "finding": str(one), "sound": one.sound} for one in findings]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+    sound = all(finding.sound for finding in findings)
+    if sound and not as_json:
+        click.echo(f"sweep {name} is sound")
+    sys.exit(0 if sound else UNSOUND)

@@ -1,0 +1,18 @@
+"""Who is told of trials once what happened to them is on record."""
+
+from __future__ import annotations
+
+from asr_platform.study import TrialRecord
+
+
+class Follower:
+    """Told of every trial of a sweep, as the ledger has it. Each step may be told again after a restart."""
+
+    def started(self, trial: TrialRecord) -> None:
+        """Its training begins, or goes on."""
+
+    def progressed(self, trial: TrialRecord) -> None:
+        """It has another epoch."""
+
+    def ended(self, trial: TrialRecord) -> None:
+        """It is complete, stopped early or failed."""

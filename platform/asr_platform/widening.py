@@ -1,0 +1,150 @@
+"""A trial's values in the words of another space: how a sweep's space grows, and how one sweep can learn of another.
+
+Samplers compare trials by the distributions that their values came from. A trial of another space gets those of this
+one: what it varied keeps its value, and what has begun to vary has the value that its own space gave it all along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
+
+from search_spaces.distributions import as_text
+from search_spaces.space import DEFAULTS, STRUCTURED, Space
+from trainables.config import flatten
+from trainables.errors import InputError
+
+AGAIN = "#"  # in a study, between a key whose choices have changed and the number of the change
+MOST_PROBLEMS = 5  # in one message
+
+
+class MisfitError(Exception):
+    """A value that a space does not have."""
+
+
+class Given:
+    """Answers like a sampler, with values that are given, and keeps the distributions that it was asked about.
+
+    Raises:
+        MisfitError: a value is not in its distribution, or there is none.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._take(name, CategoricalDistribution(tuple(choices)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return int(self._take(name, IntDistribution(low, high, step=step)))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return float(self._take(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def _take(self, name: str, distribution: BaseDistribution) -> Any:
+        value = self.values.get(name)
+        try:
+            fits = name in self.values and distribution._contains(distribution.to_internal_repr(value))
+        except (ValueError, TypeError):  # no choice, or no number
+            fits = False
+        if not fits:
+            raise MisfitError(f"{name} is {value!r}, which the space does not have")
+        self.distributions[name] = distribution
+        return value
+
+
+def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str, Any]:
+    """The values in `space` of a trial that had `params` in `origin`.
+
+    Raises:
+        MisfitError: one of them is not in the space.
+    """
+    return space.propose(Given({key: _value(key, params, origin) for key in space.vary}))
+
+
+def refit(trial: FrozenTrial, params: Mapping[str, Any], space: Space) -> FrozenTrial | None:
+    """A trial with these values, and the distributions that the space has for them; None where it has them not."""
+    given = Given(params)
+    try:
+        values = space.propose(given)
+    except MisfitError:
+        return None
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=values,
+        distributions=given.distributions,
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space: Space) -> dict[int, dict[str, Any]]:
+    """The values of a sweep's trials, by number, in the space with which the sweep is to go on.
+
+    Raises:
+        InputError: the trials could not be compared any more, or one of them would be another model.
+    """
+    for key, why in (("epochs", "early stopping compares trials of one length"), ("objectives", "they rank trials")):
+        before, after = getattr(origin.settings, key), getattr(space.settings, key)
+        if before != after:
+            raise InputError(
+                f"{space.source}: {key}: a sweep cannot change it ({why}): it was {before}, not {after}",
+                "Leave it as it was, or start a new sweep.",
+            )
+    values, problems = {}, []
+    for number, params in trials.items():
+        try:
+            values[number] = restated(params, origin, space)
+        except MisfitError as error:
+            problems.append(f"trial {number}: {error}")
+            continue
+        problems += [f"trial {number}: {line}" for line in _changes(params, origin, values[number], space)]
+    if problems:
+        more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+        raise InputError(
+            f"{space.source}: the sweep's trials do not fit: " + "; ".join(problems[:MOST_PROBLEMS] + more),
+            "Keep what they had among what varies, or start a new sweep.",
+        )
+    return values
+
+
+def stored_name(key: str, distribution: BaseDistribution, trials: Iterable[FrozenTrial]) -> str:
+    """The name under which a study takes a key's value: in one study, the choices of one name never change."""
+    found = (name for trial in trials for name in trial.distributions if plain_name(name) == key)
+    names = {name: None for name in found}
+    for name in names:
+        recorded = next(trial.distributions[name] for trial in trials if name in trial.distributions)
+        try:
+            optuna.distributions.check_distribution_compatibility(recorded, distribution)
+            return name
+        except ValueError:
+            continue
+    return f"{key}{AGAIN}{len(names) + 1}" if names else key
+
+
+def plain_name(name: str) -> str:
+    """The key of a name in a study."""
+    return name.partition(AGAIN)[0]
+
+
+def _value(key: str, params: Mapping[str, Any], origin: Space) -> Any:
+    """A key's value in a trial, whether it varied or not."""
+    if key in params:
+        return params[key]
+    value = origin.base.get(key, DEFAULTS[key]) if origin.is_active(key, params) else DEFAULTS[key]
+    return as_text(value) if key in STRUCTURED else value
+
+
+def _changes(before: Mapping[str, Any], origin: Space, after: Mapping[str, Any], space: Space) -> list[str]:
+    """What would differ between a trial's configuration of then and of now."""
+    there, here = (dict(flatten(one.config(values).model_dump())) for one, values in ((origin, before), (space, after)))
+    return [f"{key} was {there[key]!r}, not {here[key]!r}" for key in here if there[key] != here[key]]

@@ -1,0 +1,227 @@
+"""Kills a real sweep at random moments, goes on with it, and audits it each time.
+
+As a script: `python soak.py --moments 20 --seed 0`, with `tests` on the path.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import click
+import tiny
+from command import PATIENCE, Platform
+
+from asr_platform.doctor import SOUND, Doctor, Finding
+from asr_platform.home import Home
+from asr_platform.study import Ledger, TrialRecord
+
+# Some learn, some are stopped, some diverge; the models of all but two are removed.
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
+epochs: 10
+asha: {grace: 4, reduction: 2}
+keep: 2
+seed: 3
+"""
+NAME = "soak"
+KINDS = ("driver", "everything", "head", "store", "interrupt")
+MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
+HEAD_PATIENCE = 10  # seconds that a driver has to notice that its head is gone
+# What a kill may leave: all of it is mended by going on.
+MENDED = {*SOUND, "mlflow", "discard", "disk"}
+
+
+@dataclass
+class Soak:
+    """One sweep that is interrupted again and again.
+
+    Args:
+        say: is told each moment.
+    """
+
+    platform: Platform
+    random: Random
+    trials: int
+    say: Callable[[str], None]
+    before: list[TrialRecord] = field(default_factory=list)
+
+    def run(self, kinds: Sequence[str]) -> list[TrialRecord]:
+        """Lives through these moments and to the sweep's end; returns the trials."""
+        (self.platform.folder / "soak.yaml").write_text(SPACE)
+        sentences = {"train": tiny.SENTENCES * 10, "dev": tiny.SENTENCES * 2}
+        corpus = tiny.write_corpus(self.platform.folder / "soak-corpus", sentences)
+        words = ["soak.yaml", "--data", corpus.path, "--name", NAME, "--trials", self.trials, "--max-concurrent", 2]
+        started = time.monotonic()
+        process = self.platform.start("sweep", *words)
+        for number, kind in enumerate(kinds, start=1):
+            if process.poll() is not None:
+                break
+            epochs, seconds = self.random.randint(0, MOST_EPOCHS), self.random.uniform(0, MOST_SECONDS)
+            self.wait(epochs, seconds, process)
+            at = f"{time.monotonic() - started:5.0f} s: moment {number}: {kind}"
+            self.say(f"{at}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
+            alive = getattr(self, kind)(process)
+            if not alive:
+                self.check_output(process)
+                if self.exists():
+                    self.audit(set(SOUND) if kind == "interrupt" else MENDED)
+                    words = ["--resume", NAME]
+                process = self.platform.start("sweep", *words)
+        self.check_output(process, end=True)
+        self.audit({"late"})
+        self.say(f"{time.monotonic() - started:5.0f} s: the end: {self.state()}")
+        return self.before
+
+    # Moments. Each returns whether the sweep is still running.
+
+    def driver(self, process: subprocess.Popen[str]) -> bool:
+        """The driver alone is killed; what Ray does with the rest is its own business."""
+        process.kill()
+        return False
+
+    def everything(self, process: subprocess.Popen[str]) -> bool:
+        """The driver and all its processes die at once, as in a loss of power."""
+        kill([process.pid, *family(process)])
+        return False
+
+    def head(self, process: subprocess.Popen[str]) -> bool:
+        """Ray's head dies: the driver has some time to notice."""
+        kill(family(process, "gcs_server"))
+        deadline = time.monotonic() + HEAD_PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if process.poll() is None:
+            kill([process.pid, *family(process)])
+        return False
+
+    def store(self, process: subprocess.Popen[str]) -> bool:
+        """MLflow's database is away for a while."""
+        database, away = self.platform.home / "mlflow.db", self.platform.home / "mlflow.away"
+        if database.is_file():
+            database.rename(away)
+            database.mkdir()
+            self.wait(2, 0.5, process)
+            database.rmdir()
+            away.rename(database)
+        return process.poll() is None  # a sweep that ended meanwhile has yet to tell MLflow: it is gone on with
+
+    def interrupt(self, process: subprocess.Popen[str]) -> bool:
+        """Ctrl-C."""
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE)
+        return False
+
+    # What must hold
+
+    def audit(self, allowed: set[str]) -> None:
+        """Nothing that had been recorded has changed, and the doctor finds nothing but what is allowed."""
+        home = Home.existing(self.platform.home)
+        now = Doctor(home, NAME).ledger.trials()
+        for earlier, later in zip(self.before, now, strict=False):
+            assert later.curve[: earlier.epochs] == earlier.curve, f"the curve of trial {earlier.number} has changed"
+            if earlier.state != "running":
+                assert (later.state, later.epochs) == (earlier.state, earlier.epochs), f"trial {earlier.number}"
+        assert len(now) >= len(self.before)
+        with home.lock(NAME):
+            findings = Doctor(home, NAME).audit()
+        wrong = [finding for finding in findings if finding.kind not in allowed]
+        assert not wrong, "\n".join(map(str, wrong))
+        self.say("  " + ("; ".join(self.shortened(findings)) or "sound"))
+        self.before = now
+
+    def check_output(self, process: subprocess.Popen[str], end: bool = False) -> None:
+        """No trial that had ended was started again, and the sweep ended well if it was to end."""
+        out, err = process.communicate(timeout=PATIENCE)
+        for trial in self.before:
+            assert trial.state == "running" or f"trial {trial.number} started" not in out, out
+        assert not end or process.returncode == 0, out + err
+        assert "Traceback" not in out, out
+
+    # What is going on
+
+    def wait(self, epochs: int, seconds: float, process: subprocess.Popen[str]) -> None:
+        """Until so many more epochs are on record, or the sweep ends, and so long after."""
+        target = self.epochs() + epochs
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and self.epochs() < target:
+            assert time.monotonic() < deadline, "no epoch is recorded any more"
+            time.sleep(0.1)
+        time.sleep(seconds)
+
+    def recorded(self) -> list[TrialRecord]:
+        """The ledger; empty before another process has made it.
+
+        Optuna would make tables that are not there yet, in a race with that process: so it is asked last.
+        """
+        return Ledger.open(f"sqlite:///{self.platform.home}/studies.db", NAME).trials() if self.exists() else []
+
+    def exists(self) -> bool:
+        try:
+            path = f"file:{self.platform.home}/studies.db?mode=ro"
+            with closing(sqlite3.connect(path, uri=True)) as database:
+                # What a sweep is begun with is the last thing that is written when it is made.
+                return bool(database.execute("SELECT 1 FROM study_user_attributes").fetchone())
+        except sqlite3.OperationalError:
+            return False
+
+    def epochs(self) -> int:
+        return sum(trial.epochs for trial in self.recorded())
+
+    def state(self) -> str:
+        states = [trial.state for trial in self.recorded()]
+        return f"{len(states)} trials, {states.count('running')} running, {self.epochs()} epochs"
+
+    def shortened(self, findings: list[Finding]) -> list[str]:
+        return [f"{finding.kind} {finding.trial if finding.trial is not None else ''}".strip() for finding in findings]
+
+
+def family(process: subprocess.Popen[str], command: str = "") -> list[int]:
+    """The ids of a process's descendants, those whose command begins so."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    found, parents = [], [process.pid]
+    for parent in parents:
+        children = [(int(pid), name) for pid, above, name in rows if int(above) == parent]
+        parents += [pid for pid, _ in children]
+        found += [pid for pid, name in children if name.startswith(command)]
+    return found
+
+
+def kill(processes: list[int]) -> None:
+    for one in processes:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+@click.command()
+@click.option("--moments", default=20, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(moments: int, seed: int) -> None:
+    """Prints each moment and what the audit finds; ends with an error at the first thing that is wrong."""
+    random = Random(seed)
+    click.echo(f"{moments} moments, seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="soak_") as folder:
+        platform = Platform(Path(folder))
+        try:
+            kinds = [random.choice(KINDS) for _ in range(moments)]
+            Soak(platform, random, 2 * moments, click.echo).run(kinds)
+        finally:
+            platform.stop()
+
+
+if __name__ == "__main__":
+    main()
