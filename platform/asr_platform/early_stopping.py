@@ -25,6 +25,7 @@ PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # 
 SHARE_OF_GRACE = 0.2  # of a full trial, where the space says nothing else
 EPOCHS_AFTER_WARMUP = 2
 LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
+METRICS = "metrics/"
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
 
@@ -108,7 +109,9 @@ class RungStopper(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, warmup = trial.config["number"], trial.config["config"]["optimizer"]["warmup"]
-        reason = self.rungs.verdict(number, result["metrics"], warmup)
+        # Tune hands schedulers (alone) a flat copy of what was reported.
+        row = {key.removeprefix(METRICS): value for key, value in result.items() if key.startswith(METRICS)}
+        reason = self.rungs.verdict(number, row, warmup)
         if reason is None:
             return TrialScheduler.CONTINUE
         self.stopped[number] = reason

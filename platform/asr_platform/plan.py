@@ -39,10 +39,10 @@ QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 REHEARSALS = 100
 HOUR = 3600  # seconds
 LONGEST_REASON = 500  # characters of an error's message
-# A trial's process, Ray Train's and the worker's begin one after another: measured as so many times the start of the
-# profile's process, which imports what the worker does.
-STARTS = 2.0
-OPENING = 20.0  # seconds that a sweep takes beside its trials: Ray, MLflow, the winner's model and pictures
+# Processes that begin and import, one after another, are what a sweep takes besides its epochs; a busy machine slows
+# them all. So both are counted in starts of the profile's process: those of a trial (17 s of a quiet one of 10 epochs,
+# its end and reports included), and those of Ray, MLflow, the winner's model and its pictures.
+STARTS_OF_A_TRIAL, STARTS_OF_A_SWEEP = 3.5, 4.0
 # What is held beside the workers: by Ray and the driver, and by the six processes that each trial has without torch.
 # Measured on two cores, pages that processes share counted once.
 SWEEP_MEMORY, TRIAL_MEMORY = 1_600_000_000, 550_000_000
@@ -255,7 +255,7 @@ def priced(candidate: Candidate, ends: Ends, workers: int, grace: int) -> Costs:
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
     training = candidate.workload.batches * between("batch") + validation
     disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
-    return Costs(STARTS * between("start"), training + between("checkpoint"), workers * training, disk)
+    return Costs(STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk)
 
 
 def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
@@ -268,7 +268,7 @@ def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
     return Expense(
-        wall_hours=(OPENING + wall) / HOUR,
+        wall_hours=(STARTS_OF_A_SWEEP * low.start + wall) / HOUR,
         device_hours=device / HOUR,
         memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.utils import flatten_dict
 
 from asr_platform.early_stopping import RungStopper
 from asr_platform.study import State, TrialRecord
@@ -75,9 +76,9 @@ def trial(number: int, warmup: float = 0.0) -> Trial:
 
 
 def result(epoch: int, cer: float, ctc: float = 1.0) -> dict[str, Any]:
-    """What a worker reports: epochs of 100 updates and half an hour."""
+    """What a worker reports, as Tune hands it to schedulers: epochs of 100 updates and half an hour."""
     row = {"epoch": epoch, "updates": 100 * epoch, "audio_hours": epoch / 2, "val_cer": cer, "val_ctc_cer": ctc}
-    return {"epoch": epoch, "objective": cer, "ranked_by": "val_cer", "metrics": row}
+    return flatten_dict({"epoch": epoch, "objective": cer, "ranked_by": "val_cer", "metrics": row})
 
 
 def run(
@@ -229,5 +230,5 @@ def test_a_language_model_is_judged_by_its_perplexity() -> None:
     stopper = RungStopper(rungs(1, 2, 8, click=0.6), [])
     for number, perplexity in enumerate((4.0, 5.5)):
         row = {"epoch": 1, "updates": 10, "val_character_perplexity": perplexity}
-        stopper.on_trial_result(None, trial(number), {"epoch": 1, "metrics": row})
+        stopper.on_trial_result(None, trial(number), flatten_dict({"epoch": 1, "metrics": row}))
     assert stopper.stopped == {1: "rung at epoch 1: val perplexity 5.500 against a cutoff of 4.000"}
