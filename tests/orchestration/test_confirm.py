@@ -5,20 +5,28 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import records
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asr_platform.confirm import Confirmation, candidates, confirming, results
+from asr_platform.cli import cli
+from asr_platform.cluster import Options
+from asr_platform.confirm import Confirmation, candidates, confirm, confirming, results
+from asr_platform.feasibility import Feasibility
+from asr_platform.home import Home
 from asr_platform.study import TrialRecord
+from asr_platform.terminal import View
 from asr_platform.terminal_statistics import print_confirmation
 from search_spaces.space import Space, shipped
 from trainables.config import Config
+from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
 # Conditions, a list, a path, a seed: all that a key can be.
@@ -162,3 +170,33 @@ def test_the_table_has_mean_and_spread(width: int) -> None:
     assert ["3", "2", "1.00%", "1.00%", "1.00%", "1,", "1", "failed", "1,234,567"] in lines
     assert [line[:1] for line in lines].count(["model.d_model"]) == 1
     assert max(map(len, target.file.getvalue().splitlines())) <= width
+
+
+def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    """Its space is one that a sweep begins with; the same question finds the sweep that has answered it."""
+    home = Home.at(tmp_path)
+    text = "vary:\n  model.d_model: {choice: [32, 64]}\n  optimizer.lr: {log: [1.0e-4, 1.0e-2]}\nepochs: 9\n"
+    about = {"corpus": str(tiny_corpus.path), "corpus_hash": tiny_corpus.hash, "options": asdict(Options())}
+    ledger = records.ledger_in(tmp_path, **about, space=text)
+    space = records.space(text)
+    for cer in (0.3, 0.1, 0.2):
+        number = ledger.propose(space, lambda values: 1000).number
+        ledger.record(number, records.row(1, cer))
+        ledger.finish(number, "complete")
+    chosen = candidates(space, ledger.trials(), 2, {})
+    again = confirming(space, "small", chosen, [1, 2])
+    feasibility = Feasibility(again, tiny_corpus)
+    assert feasibility.check() == []
+    own = records.ledger_in(tmp_path, "small-confirm-1", **{**about, "space": again.text, "trials": 4})
+    for cer in (0.15, 0.1, 0.25, 0.1):
+        number = own.propose(again, feasibility).number
+        own.record(number, records.row(9, cer))
+        own.finish(number, "complete")
+    found = confirm(home, "small", 2, 2, {}, None, View(Console(file=io.StringIO())))
+    assert (found.name, found.interrupted) == ("small-confirm-1", False)
+    assert [(row["trial"], row["values"]) for row in found.as_tree()] == [(2, [0.1, 0.1]), (1, [0.15, 0.25])]
+    printed = CliRunner().invoke(cli, ["--home", str(tmp_path), "confirm", "small", "--top", "2", "--seeds", "2"])
+    assert printed.exit_code == 0
+    assert ["1", "2", "10.00%", "0.00%", "10.00%", "10.00%", "2"] in [
+        line.split()[:7] for line in printed.stdout.splitlines()
+    ]
