@@ -176,12 +176,18 @@ def test_the_model_transcribes_files_and_writes_a_submission(platform: Platform,
     assert [row[0] for row in table[1:]] == ["0", "1", "2"]
 
 
-def test_a_finished_sweep_takes_more_trials(platform: Platform, rows: list[dict[str, Any]]) -> None:
-    platform.run("sweep", "--resume", NAME, "--trials", 6)
+def test_a_finished_sweep_takes_more_trials_of_a_wider_space(platform: Platform, rows: list[dict[str, Any]]) -> None:
+    """The earlier ones stay what they were, but for models that are no longer among the best."""
+    wider = SPACE.replace("[1.0e-2, 1.0e-9, 1.0e+30]", "[1.0e-2, 5.0e-3, 1.0e-9, 1.0e+30]").replace("[1, 2]", "[1, 3]")
+    (platform.folder / "wider.yaml").write_text(wider)
+    platform.run("sweep", "--resume", NAME, "wider.yaml", "--trials", 6)
     after = {row["trial"]: row for row in platform.leaderboard(NAME)}
     assert sorted(after) == [0, 1, 2, 3, 4, 5]
     for row in rows:
-        assert after[row["trial"]] == row
+        models = {key: after[row["trial"]][key] for key in ("model", "model_removed")}
+        assert after[row["trial"]] == {**row, **models}
+    assert sum(row["model"] is not None for row in after.values()) <= 3
+    assert platform.run("doctor", NAME).endswith(f"sweep {NAME} is sound\n")
 
 
 def test_the_best_configuration_trains_on_two_workers(platform: Platform, printed: str, corpus: Corpus) -> None:
