@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
     Choice,
+    Float,
     Suggest,
     Variable,
     check_condition,
@@ -188,6 +189,14 @@ def _read(document: Document) -> dict[str, Any]:
     settings = _read_settings(document, {key: tree[key] for key in Settings.model_fields if key in tree})
     base = _read_base(document, _mapping(document, tree, "base"), settings.epochs)
     vary = _read_vary(document, _mapping(document, tree, "vary"))
+    if settings.sampler == "grid":
+        for key, variable in vary.items():
+            if isinstance(variable.distribution, Float) and variable.distribution.step is None:
+                document.mistake(
+                    f"vary.{key}", "the grid sampler needs a step (float) or values (choice) to go through"
+                )
+    if "real_time_factor" in settings.objectives and base.get("model.kind") == "language_model":
+        document.mistake("objectives", "a language model has no real_time_factor: it decodes nothing")
     return {"base": base, "vary": vary, "start": (), "settings": settings}
 
 

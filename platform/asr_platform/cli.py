@@ -69,19 +69,22 @@ cli.add_command(evaluate)
 @click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
 @GPUS_PER_WORKER
 @ADDRESS
+@click.option("--warm-start", metavar="NAME", multiple=True,
+              help="Let the sampler learn from this earlier sweep too; may be given again.")  # fmt: skip
 @click.option("--resume", metavar="NAME", help="Go on with this sweep. Takes --trials and --address besides.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
-    resume: str | None,
+    warm_start: tuple[str, ...], resume: str | None,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
     SPACE is a YAML file, or the name of a shipped one, such as digits.
     """
     if resume:
-        if space or data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
+        begun = (space, data, name, epochs, max_concurrent, workers_per_trial, warm_start)
+        if any(begun) or gpus_per_worker is not None:
             raise InputError("--resume goes on as the sweep began", "Give it --trials and --address at most.")
         _resume(home, resume, trials, address)
         return
@@ -91,7 +94,7 @@ def sweep(
     from search_spaces.space import Space
 
     options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space).lasting(epochs), data, name, trials, options)
+    _start(home, Space.load(space).lasting(epochs), data, name, trials, options, warm_start)
 
 
 @cli.command()
@@ -139,11 +142,11 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.terminal import print_leaderboard
 
     studies = Home.existing(home).studies
-    trials = Ledger.open(studies, latest(studies, name)).trials()
+    ledger = Ledger.open(studies, latest(studies, name))
     if as_json:
-        click.echo(json.dumps(rows(trials), indent=2))
+        click.echo(json.dumps(rows(ledger.trials(), ledger.objectives), indent=2))
     else:
-        print_leaderboard(_console(), trials)
+        print_leaderboard(_console(), ledger.trials(), ledger.objectives)
 
 
 @cli.command()
@@ -189,14 +192,23 @@ def ui(home: Path, host: str, port: int | None) -> None:
     sys.exit(serve(place.tracking, place.artifacts, host, port, click.echo))
 
 
-def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | None, options: Any) -> None:
+def _start(
+    home: Path,
+    space: Any,
+    data: Path,
+    name: str | None,
+    trials: int | None,
+    options: Any,
+    warm_start: tuple[str, ...] = (),
+) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
     from asr_platform.terminal import View
     from trainables.data.corpus import Corpus
 
     corpus = Corpus.open(data)
-    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(_console(), _platform())))
+    view = View(_console(), _platform())
+    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, view, warm_start))
 
 
 def _resume(home: Path, name: str, trials: int | None, address: str | None) -> None:
@@ -212,7 +224,7 @@ def _close(outcome: Outcome) -> None:
     from asr_platform.terminal import print_leaderboard, say
 
     console, platform = _console(), _platform()
-    print_leaderboard(console, outcome.trials)
+    print_leaderboard(console, outcome.trials, outcome.objectives)
     model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
         lines = [f"stopped; go on with: {platform} sweep --resume {outcome.name}"]

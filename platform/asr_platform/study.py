@@ -1,16 +1,13 @@
 """The ledger: everything a sweep knows about its trials, in one Optuna study.
 
-Two ideas. The study is the only record: Ray executes, MLflow shows, and both can be made again from it. And a proposal
-is a function of the study's content and the seed: the sampler lives for one proposal, in a copy of the study in memory,
-where proposals that do not fit the budget are tried and thrown away. So nothing about the search is lost when the
-process dies, and an unfit proposal never becomes a trial.
+The idea: the study is the only record. Ray executes, MLflow shows, and both can be made again from it; the samplers
+propose from its content alone (`samplers.py`). So nothing about the search is lost when the process dies.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +15,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.samplers import Feasible, Observation, propose
 from search_spaces.space import Space
 from trainables.errors import InputError
 from trainables.metrics import objective_value
@@ -30,12 +28,11 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
-Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
-PROPOSALS = 2000  # before a space is said to have nothing that fits
+WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of packages that would make it a little quicker
 
 
 @dataclass(frozen=True)
@@ -119,6 +116,11 @@ class Ledger:
         attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
         return {**attributes.pop(ABOUT, {}), **attributes}
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the sweep minimises."""
+        return tuple(self.about.get("objectives", ["val_cer"]))
+
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""
         self.study.set_user_attr(key, value)
@@ -138,15 +140,10 @@ class Ledger:
             InputError: the sampler found none.
         """
         trials = self.study.get_trials(deepcopy=False)
-        proposal, parameters = propose(space, trials, feasible)
-        self.study.add_trial(
-            optuna.create_trial(
-                state=TrialState.RUNNING,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                user_attrs={"parameters": parameters},
-            )
-        )
+        others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
+        proposal, parameters = propose(space, trials, feasible, others)
+        proposal.user_attrs = {**proposal.user_attrs, "parameters": parameters}
+        self.study.add_trial(proposal)
         return self.trial(len(trials))
 
     def describe(self, number: int, key: str, value: Any) -> None:
@@ -178,30 +175,6 @@ def taken(name: str) -> InputError:
     """What is wrong with the name of a sweep that exists."""
     return InputError(
         f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
-    )
-
-
-def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tuple[FrozenTrial, int]:
-    """The next feasible proposal after these trials and its parameter count.
-
-    The same for the same trials, space and seed.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
-        sampler = optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, seed=space.settings.seed * 1_000_003 + len(trials)
-        )
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    study.add_trials(trials)
-    for _ in range(PROPOSALS):
-        trial = study.ask()
-        parameters = feasible(space.propose(trial))
-        if parameters is not None:
-            return study.get_trials(deepcopy=False)[trial.number], parameters
-        study.tell(trial, state=TrialState.FAIL)
-    raise InputError(
-        f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.settings.budget:,} parameters",
-        "Raise the budget or add smaller models to the space.",
     )
 
 

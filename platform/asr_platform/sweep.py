@@ -6,6 +6,7 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from asr_platform.home import Home
 from asr_platform.leaderboard import pick, ranked
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
-from asr_platform.study import Ledger, TrialRecord, taken
+from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.tracking import Tracker
+from asr_platform.warm_start import gather
 from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
@@ -59,15 +61,21 @@ class Outcome:
     trials: list[TrialRecord]
     model: Path | None
     interrupted: bool
+    objectives: Sequence[str] = ("val_cer",)
 
 
 def start(
-    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options, view: View
-) -> Outcome:
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options,
+    view: View, warm_start: Sequence[str] = (),
+) -> Outcome:  # fmt: skip
     """Runs a new sweep to its end; `trials` overrides the space's number.
 
+    Args:
+        warm_start: earlier sweeps, whose finished trials the sampler learns from.
+
     Raises:
-        InputError: the name is taken, or no model of the space fits its budget and this corpus.
+        InputError: the name is taken, or no model of the space fits its budget and this corpus, or an earlier sweep is
+            not there.
     """
     names = Ledger.names(home.studies)
     if name in names:
@@ -76,6 +84,9 @@ def start(
     home.sweep(name)  # refuses names that cannot be a folder's
     for left_out in Feasibility(space, corpus).check():
         view.say(f"not tried: {left_out}")
+    known, lines = gather(home.studies, warm_start, space, corpus.hash)
+    for line in lines:
+        view.say(line)
     about = {
         "space": space.text,
         "source": space.source,
@@ -84,6 +95,8 @@ def start(
         "corpus_hash": corpus.hash,
         "trials": trials or space.settings.trials,
         "epochs": space.settings.epochs,
+        "objectives": space.settings.objectives,
+        WARM_START: known,
         "options": asdict(options),
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
@@ -148,7 +161,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model)
     split = corpus.validation_split(space.config({}).data.validation).name
-    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked)
+    return Outcome(sweep.name, corpus, split, trials, model, interrupt.asked, ledger.objectives)
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.leaderboard import ranked
+from asr_platform.leaderboard import pareto_front, ranked
 from asr_platform.study import Ledger, TrialRecord
 from trainables.metrics import OBJECTIVES, objective, objective_text
 
@@ -128,18 +128,18 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     return table
 
 
-def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
+def print_leaderboard(console: Console, trials: list[TrialRecord], objectives: Sequence[str] = ("val_cer",)) -> None:
     """The ranking with what each trial varied, and why some failed.
 
     Where the console is too narrow for a column a key, a second table has the best trials side by side.
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    whole = ranking_table(ranking, keys)
+    whole = ranking_table(ranking, keys, objectives)
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        console.print(ranking_table(ranking, []))
+        console.print(ranking_table(ranking, [], objectives))
         console.print(_side_by_side(console, ranking, keys))
     failures: dict[str, list[str]] = {}
     for trial in trials:
@@ -149,10 +149,15 @@ def print_leaderboard(console: Console, trials: list[TrialRecord]) -> None:
         say(console, f"trial {', '.join(numbers)} failed: {reason}")
 
 
-def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
+def ranking_table(ranking: list[TrialRecord], keys: list[str], objectives: Sequence[str] = ("val_cer",)) -> Table:
     """A row a trial, in the order given, with a column for each of these varied keys."""
-    table = Table(box=SIMPLE, caption=f"{_heading(ranking)} is that of each trial's best epoch", caption_justify="left")
-    for heading in ("rank", "trial", _heading(ranking), "parameters", "epochs"):
+    caption = f"{_heading(ranking)} is that of each trial's best epoch"
+    front = pareto_front(ranking, objectives) if len(objectives) > 1 else set()
+    if front:
+        caption += f"; *: no other trial is as good in {' and '.join(objectives)} and better in one of them"
+    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+    timed = ["real-time\nfactor"] if "real_time_factor" in objectives else []
+    for heading in ("rank", "trial", _heading(ranking), "parameters", *timed, "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
@@ -160,10 +165,11 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str]) -> Table:
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for rank, trial in enumerate(ranking, start=1):
         table.add_row(
-            str(rank),
+            f"{'*' if trial.number in front else ''}{rank}",
             str(trial.number),
             objective_text(trial.best) if trial.best else "",
             f"{trial.about.get('parameters', 0):,}",
+            *([_factor(trial)] if timed else []),
             str(trial.epochs),
             Text(trial.state, style=COLOURS[trial.state]),
             *(_value(trial, key) for key in keys),
@@ -234,6 +240,11 @@ def _heading(trials: list[TrialRecord]) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
+
+
+def _factor(trial: TrialRecord) -> str:
+    factor = (trial.best or {}).get("real_time_factor")
+    return "" if factor is None else f"{factor:.4f}"
 
 
 def _value(trial: TrialRecord, key: str) -> Text:
