@@ -30,7 +30,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def in_new_process(code: str, folder: Path, hash_seed: int = 0) -> subprocess.Popen[str]:
     """Runs code that finds `ledger`, opened anew, and `records`."""
     begin = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import json, records; from asr_platform.study import *; from asr_platform.samplers import *; "
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import json, records; from asr_platform.study import *; "
         f"ledger = Ledger.open({records.storage_in(folder)!r}, 'small')\n"
     )
     return subprocess.Popen(
