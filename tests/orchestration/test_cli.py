@@ -127,6 +127,8 @@ MISTAKES = [
     # going on
     ("sweep --resume smal", "no sweep named smal", "The sweeps are: small, moved, changed, latest"),
     ("sweep --resume small --name other", "--resume goes on as the sweep began", "--trials and --address"),
+    ("sweep --resume small --warm-start small", "--resume goes on as the sweep began", "--trials and --address"),
+    ("sweep right.yaml --data corpus --warm-start smal", "no sweep named smal", "The sweeps are: small, moved"),
     ("sweep --resume small --gpus-per-worker 0", "--resume goes on as the sweep began", "--trials and --address"),
     ("sweep --resume small right.yaml --data corpus", "--resume goes on as", "--trials and --address"),
     ("--home new sweep --resume small", "new: nothing has been run here", "platform sweep first"),

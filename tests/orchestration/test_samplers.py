@@ -300,3 +300,8 @@ def test_a_narrowed_space_learns_from_what_it_still_has() -> None:
     assert [trial.params for trial in samplers._copies(space, SEEN)] == [
         {"model.dropout": value} for value in (0.1, 0.2, 0.15)
     ]
+
+
+def test_a_language_model_has_no_decoding_time() -> None:
+    with pytest.raises(InputError, match="objectives: a language model has no real_time_factor"):
+        records.space("base: {model: {kind: language_model}}\nobjectives: [val_cer, real_time_factor]")

@@ -14,6 +14,7 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
+from asr_platform.leaderboard import rows
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.terminal import View, corpus_table, print_leaderboard, say
 from search_spaces.space import Space, shipped
@@ -225,6 +226,36 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
     else:
         best = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trials[0].params.values()]
         assert cells(lines, "1")[6:] == best
+
+
+def test_the_pareto_front_is_marked() -> None:
+    """Trial 0 has the lowest CER, 1 fewer parameters, 2 is worse than 1 in both, 3 the fewest; 4 has only begun."""
+    cers, sizes = [[0.5, 0.1], [0.2], [0.3], [0.9], []], [400, 300, 310, 100, 50]
+    trials = [
+        records.trial(number, "pruned" if number else "complete", cers[number], parameters=sizes[number])
+        for number in range(5)
+    ]
+    for trial in trials:
+        for row in trial.curve:
+            row["real_time_factor"] = 0.01 * (trial.number + 1)
+    target = console(160)
+    print_leaderboard(target, trials, ("val_cer", "parameters"))
+    lines = text_of(target).splitlines()
+    assert [cells(lines, mark)[1] for mark in ("*1", "*2", "3", "*4", "5")] == ["0", "1", "2", "3", "4"]
+    assert "no other trial is as good in val_cer and parameters and better in one of them" in " ".join(lines)
+    shown = {row["trial"]: row for row in rows(trials, ("val_cer", "parameters"))}
+    assert {number: row["pareto"] for number, row in shown.items()} == {0: True, 1: True, 2: False, 3: True, 4: False}
+    timed = rows(trials, ("val_cer", "real_time_factor"))
+    assert [(row["trial"], row["pareto"], row["real_time_factor"]) for row in timed] == [
+        (0, True, 0.01), (1, False, 0.02), (2, False, 0.03), (3, False, 0.04), (4, False, None)
+    ]  # fmt: skip
+    assert "pareto" not in rows(trials)[0] and "*" not in text_of(printed(trials))
+
+
+def printed(trials: list[TrialRecord]) -> Console:
+    target = console(160)
+    print_leaderboard(target, trials)
+    return target
 
 
 def test_the_side_by_side_table_says_that_there_are_more() -> None:
