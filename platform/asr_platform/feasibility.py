@@ -71,7 +71,7 @@ class Feasibility:
         return None
 
     def check(self) -> list[str]:
-        """Why some of the space will not be tried: vocabularies that the text cannot give, starts that do not fit.
+        """Why some vocabularies of the space will not be tried: the text cannot give them.
 
         Raises:
             InputError: nothing in the space can be a trial; the message says why.
@@ -81,11 +81,6 @@ class Feasibility:
             propose(replace(self.space, start=()), [], self)
         except InputError as error:
             raise self.refusal or error from None
-        for number, values in enumerate(self.space.start, start=1):
-            self.refusal = None
-            if self(values) is None:
-                over = f"it does not fit the budget of {self.space.settings.budget:,} parameters"
-                left_out.append(f"start {number}: {self.refusal.problem if self.refusal else over}")
         return left_out
 
     def _check(self, config: Config) -> None:

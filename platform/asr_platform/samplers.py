@@ -327,10 +327,9 @@ def _ends(distribution: BaseDistribution) -> str:
 
 
 def _given(space: Space, values: Mapping[str, Any]) -> FrozenTrial:
-    """A proposal of these values."""
-    distributions = _distributions(space)
-    params = fitting(space, values, distributions)
-    return _running(params, {key: distributions[key] for key in params}, {})
+    """A proposal of these values, of which those that no sampler is asked for are left out."""
+    distributions = {key: distribution for key, distribution in _distributions(space).items() if key in values}
+    return _running({key: values[key] for key in distributions}, distributions, {})
 
 
 # The grid
