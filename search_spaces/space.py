@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
     Choice,
+    Float,
     Suggest,
     Variable,
     check_condition,
@@ -198,6 +199,14 @@ def _read(document: Document) -> dict[str, Any]:
         document.mistake(
             "asha", "a language model has neither a CER nor hours of audio: leave out metric, count updates"
         )
+    if settings.sampler == "grid":
+        for key, variable in vary.items():
+            if isinstance(variable.distribution, Float) and variable.distribution.step is None:
+                document.mistake(
+                    f"vary.{key}", "the grid sampler needs a step (float) or values (choice) to go through"
+                )
+    if "real_time_factor" in settings.objectives and base.get("model.kind") == "language_model":
+        document.mistake("objectives", "a language model has no real_time_factor: it decodes nothing")
     return {"base": base, "vary": vary, "start": (), "settings": settings}
 
 

@@ -8,6 +8,7 @@ Shapes: N items of the training split, B batch, T frames, S subsampled frames, U
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -137,23 +138,28 @@ class RecognitionTask:
 
     @torch.no_grad()
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Loss, CER and WER of the configured search, and CER of greedy CTC."""
+        """Loss, CER and WER of the configured search, its seconds for a second of audio, and CER of greedy CTC."""
         model, config = self.trained.model, self.config
-        totals = torch.zeros(3, device=self.device, dtype=torch.float64)
+        totals, seconds = torch.zeros(4, device=self.device, dtype=torch.float64), 0.0
         found: list[tuple[int, str, str]] = []
         for indices, edge in self.validation_plan.epoch()[rank::world]:
             batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()  # what was asked of the device before is not the search's time
             with self.trained.autocast():
+                start = time.perf_counter()
                 states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
+                searched = self.trained.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
+                seconds += time.perf_counter() - start
                 logits_BUV = model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
                 ctc_logits_BSV = model.ctc_head(states_BSD)
-                searched = self.trained.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
             sums = loss_sums(config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
-            totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens])
+            totals[:3] += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens])
             ctc = self.trained.decode_ctc(ctc_logits_BSV, state_lengths_B)
             found += zip(indices.tolist(), searched, ctc, strict=True)
+        totals[3] = seconds
         found = gathered(totals, found, world)
-        cross_entropy, ctc_sum, count = totals.tolist()
+        cross_entropy, ctc_sum, count, seconds = totals.tolist()
         texts = self.validation_data.split.texts or []
         references = [texts[index] for index, _, _ in found]
         searched, ctc = [item[1] for item in found], [item[2] for item in found]
@@ -165,6 +171,7 @@ class RecognitionTask:
             "val_cer": character_error_rate(references, searched),
             "val_wer": word_error_rate(references, searched),
             "val_ctc_cer": character_error_rate(references, ctc),
+            "real_time_factor": seconds / float(self.validation_data.split.seconds.sum()),
         }
 
 

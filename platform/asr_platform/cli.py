@@ -80,12 +80,14 @@ cli.add_command(doctor)
 @click.option("--max-hours", metavar="X", type=MORE_THAN_0, help="Wall time, all runs of the sweep together.")
 @click.option("--max-device-hours", metavar="X", type=MORE_THAN_0, help="Training time of all trials' workers.")
 @click.option("--max-disk-gb", metavar="X", type=MORE_THAN_0, help="10^9 bytes of the sweep's checkpoints.")
+@click.option("--warm-start", metavar="NAME", multiple=True,
+              help="Let the sampler learn from this earlier sweep too; may be given again.")  # fmt: skip
 @click.option("--resume", metavar="NAME", help="Go on with this sweep: a wider SPACE, more --trials, higher caps.")
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
-    max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None,
+    max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None, warm_start: tuple[str, ...],
     resume: str | None,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
@@ -97,7 +99,8 @@ def sweep(
 
     limits = Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
     if resume:
-        if data or name or epochs or max_concurrent or workers_per_trial or gpus_per_worker is not None:
+        begun = (data, name, epochs, max_concurrent, workers_per_trial, warm_start)
+        if any(begun) or gpus_per_worker is not None:
             raise InputError(
                 "--resume goes on as the sweep began", "Give it at most SPACE, caps, --trials and --address."
             )
@@ -109,7 +112,7 @@ def sweep(
     from search_spaces.space import Space
 
     options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, options)
+    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, options, warm_start)
 
 
 @cli.command()
@@ -159,13 +162,13 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.terminal import print_leaderboard
 
     place = Home.existing(home)
-    name = latest(place.studies, name)
-    trials = Ledger.open(place.studies, name).trials()
-    standings = ErrorsOnRecord(place.sweep(name)).standings(trials)
+    ledger = Ledger.open(place.studies, latest(place.studies, name))
+    trials = ledger.trials()
+    standings = ErrorsOnRecord(place.sweep(ledger.study.study_name)).standings(trials)
     if as_json:
-        click.echo(json.dumps(rows(trials, standings), indent=2))
+        click.echo(json.dumps(rows(trials, standings, ledger.objectives), indent=2))
     else:
-        print_leaderboard(console(), trials, standings)
+        print_leaderboard(console(), trials, standings, ledger.objectives)
 
 
 @cli.command()
@@ -211,14 +214,23 @@ def ui(home: Path, host: str, port: int | None) -> None:
     sys.exit(serve(place.tracking, place.artifacts, host, port, click.echo))
 
 
-def _start(home: Path, space: Any, data: Path, name: str | None, trials: int | None, options: Any) -> None:
+def _start(
+    home: Path,
+    space: Any,
+    data: Path,
+    name: str | None,
+    trials: int | None,
+    options: Any,
+    warm_start: tuple[str, ...] = (),
+) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
     from asr_platform.terminal import View
     from trainables.data.corpus import Corpus
 
     corpus = Corpus.open(data)
-    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, View(console(), platform())))
+    view = View(console(), platform())
+    _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, view, warm_start))
 
 
 def _resume(home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None) -> None:
@@ -235,7 +247,7 @@ def _close(outcome: Outcome) -> None:
     """The leaderboard and where to look next."""
     from asr_platform.terminal import print_leaderboard, say
 
-    print_leaderboard(console(), outcome.trials, outcome.standings)
+    print_leaderboard(console(), outcome.trials, outcome.standings, outcome.objectives)
     model = os.path.relpath(outcome.model) if outcome.model else None
     if outcome.interrupted:
         lines = [f"stopped; go on with: {platform()} sweep --resume {outcome.name}"]

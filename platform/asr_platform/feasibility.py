@@ -7,13 +7,14 @@ known before anything is started.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from asr_platform.study import propose
+from asr_platform.samplers import propose
 from search_spaces.budget import check_budget, feasible, remembered
 from search_spaces.space import Space
 from trainables.config import Config
@@ -49,21 +50,25 @@ class Feasibility:
         self.language_model = cache(load_language_model)
         self.texts = cache(read_texts)
         self.refusal: InputError | None = None
+        self.refused: set[tuple[tuple[str, Any], ...]] = set()
 
     def _tokenizer(self, config: TokenizerConfig) -> Tokenizer:
         return corpus_tokenizer(self.corpus, self.split, config)
 
     def __call__(self, values: Mapping[str, Any]) -> int | None:
+        proposal = tuple(sorted(values.items()))
+        if proposal in self.refused:
+            return None  # a grid comes by again each time
         found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)
-        if found is None:
-            return None
-        config, parameters = found
-        try:
-            self._check(config)
-        except InputError as error:
-            self.refusal = error
-            return None
-        return parameters
+        if found is not None:
+            try:
+                self._check(found[0])
+            except InputError as error:
+                self.refusal = error
+            else:
+                return found[1]
+        self.refused.add(proposal)
+        return None
 
     def check(self) -> list[str]:
         """Why some vocabularies of the space will not be tried: the text cannot give them.
@@ -73,7 +78,7 @@ class Feasibility:
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
         try:
-            propose(self.space, [], self)
+            propose(replace(self.space, start=()), [], self)
         except InputError as error:
             raise self.refusal or error from None
         return left_out

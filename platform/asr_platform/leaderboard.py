@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,15 +17,41 @@ def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
 
 
-def rows(trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingProxyType({})) -> list[dict[str, Any]]:
+def pareto_front(trials: list[TrialRecord], objectives: Sequence[str]) -> set[int]:
+    """Numbers of the trials at whose best epoch no other is as good in every objective and better in one."""
+    points = {trial.number: _point(trial, objectives) for trial in trials if trial.best}
+    return {
+        number
+        for number, point in points.items()
+        if not any(
+            other != point and all(theirs <= own for theirs, own in zip(other, point, strict=True))
+            for other in points.values()
+        )
+    }
+
+
+def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
+    assert trial.best is not None
+    known = {**trial.best, **trial.about, "val_cer": objective_value(trial.best)}
+    return [known.get(name, float("inf")) for name in objectives]
+
+
+def rows(
+    trials: list[TrialRecord],
+    standings: Mapping[int, Standing] = MappingProxyType({}),
+    objectives: Sequence[str] = ("val_cer",),
+) -> list[dict[str, Any]]:
     """The leaderboard for machines: one object a trial, best first.
 
     `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
     for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place. Where
     `model_removed`, the model was not among the best, which alone stay on disk. `val_cer_interval` is the CER's 95%
     interval. `tied` says that the trial cannot be told from the best; of the best, that some cannot be told from it.
-    Both are None without the trial's errors on record.
+    Both are None without the trial's errors on record. Where there are several objectives, `pareto` says whether the
+    trial is on their front, and they are all there.
     """
+    front = pareto_front(trials, objectives)
+    measured = [name for name in objectives if name not in ("val_cer", "parameters")]
     key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
     return [
         {
@@ -35,6 +61,8 @@ def rows(trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingP
             "val_cer_interval": list(standing.interval) if standing else None,
             "tied": standing.tied if standing else None,
             "parameters": trial.about.get("parameters"),
+            **{name: (trial.best or {}).get(name) for name in measured},
+            **({"pareto": trial.number in front} if len(objectives) > 1 else {}),
             "epochs": trial.epochs,
             "params": trial.params,
             "mlflow_run_id": trial.about.get("mlflow_run_id"),

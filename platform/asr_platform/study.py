@@ -1,17 +1,14 @@
 """The ledger: everything a sweep knows about its trials, in one Optuna study.
 
-Two ideas. The study is the only record: Ray executes, MLflow shows, and both can be made again from it. And a proposal
-is a function of the study's content and the seed: the sampler lives for one proposal, in a copy of the study in memory,
-where proposals that do not fit the budget are tried and thrown away. So nothing about the search is lost when the
-process dies, and an unfit proposal never becomes a trial.
+The idea: the study is the only record. Ray executes, MLflow shows, and both can be made again from it; the samplers
+propose from its content alone (`samplers.py`). So nothing about the search is lost when the process dies.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.samplers import Feasible, Observation, propose
 from asr_platform.widening import plain_name, refit, stored_name
 from search_spaces.space import Space
 from trainables.errors import InputError
@@ -34,14 +32,13 @@ STATES: dict[TrialState, State] = {
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
-Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
 REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
+WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
 WIDENED = "widened"  # the space that a sweep goes on with, and its earlier trials' values there
-PROPOSALS = 2000  # before a space is said to have nothing that fits
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of packages that would make it a little quicker
 
 
 @dataclass(frozen=True)
@@ -139,6 +136,11 @@ class Ledger:
         """What tells it from every other ledger, whatever their names."""
         return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the sweep minimises."""
+        return tuple(self.about.get("objectives", ["val_cer"]))
+
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""
         self.study.set_user_attr(key, value)
@@ -164,14 +166,15 @@ class Ledger:
             InputError: the sampler found none.
         """
         trials = self.study.get_trials(deepcopy=False)
-        proposal, parameters = propose(space, self._in(space, trials), feasible)
+        others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
+        proposal, parameters = propose(space, self._in(space, trials), feasible, others)
         names = {key: stored_name(key, each, trials) for key, each in proposal.distributions.items()}
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
                 params={names[key]: value for key, value in proposal.params.items()},
                 distributions={names[key]: each for key, each in proposal.distributions.items()},
-                user_attrs={"parameters": parameters},
+                user_attrs={**proposal.user_attrs, "parameters": parameters},
             )
         )
         return self.trial(len(trials))
@@ -212,32 +215,6 @@ def taken(name: str) -> InputError:
     """What is wrong with the name of a sweep that exists."""
     return InputError(
         f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
-    )
-
-
-def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tuple[FrozenTrial, int]:
-    """The next feasible proposal after these trials and its parameter count.
-
-    The same for the same trials, space and seed.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
-        sampler = optuna.samplers.TPESampler(
-            multivariate=True, group=True, constant_liar=True, seed=space.settings.seed * 1_000_003 + len(trials)
-        )
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    study.add_trials(trials)
-    if len(trials) < len(space.start):
-        study.enqueue_trial(dict(space.start[len(trials)]))
-    for _ in range(PROPOSALS):
-        trial = study.ask()
-        parameters = feasible(space.propose(trial))
-        if parameters is not None:
-            return study.get_trials(deepcopy=False)[trial.number], parameters
-        study.tell(trial, state=TrialState.FAIL)
-    raise InputError(
-        f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.settings.budget:,} parameters",
-        "Raise the budget or add smaller models to the space.",
     )
 
 

@@ -6,7 +6,7 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from asr_platform.limits import STOPPED, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.significance import Standing
-from asr_platform.study import Ledger, TrialRecord, taken
+from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
 from asr_platform.tracking import Tracker
+from asr_platform.warm_start import gather
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
 from search_spaces.space import Space, is_space
@@ -70,15 +71,21 @@ class Outcome:
     interrupted: bool
     standings: Mapping[int, Standing]
     cap: str = ""
+    objectives: Sequence[str] = ("val_cer",)
 
 
 def start(
-    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options, view: View
-) -> Outcome:
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options,
+    view: View, warm_start: Sequence[str] = (),
+) -> Outcome:  # fmt: skip
     """Runs a new sweep to its end, or to one of the space's limits; `trials` overrides the space's number.
 
+    Args:
+        warm_start: earlier sweeps, whose finished trials the sampler learns from.
+
     Raises:
-        InputError: the name is taken, or no model of the space fits its budget and this corpus.
+        InputError: the name is taken, or no model of the space fits its budget and this corpus, or an earlier sweep is
+            not there.
     """
     names = Ledger.names(home.studies)
     if name in names:
@@ -87,6 +94,9 @@ def start(
     home.sweep(name)  # refuses names that cannot be a folder's
     for left_out in Feasibility(space, corpus).check():
         view.say(f"not tried: {left_out}")
+    known, lines = gather(home.studies, warm_start, space, corpus.hash)
+    for line in lines:
+        view.say(line)
     about = {
         "space": space.text,
         "source": space.source,
@@ -96,6 +106,8 @@ def start(
         "trials": trials or space.settings.trials,
         "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
+        "objectives": space.settings.objectives,
+        WARM_START: known,
         "options": asdict(options),
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
@@ -211,8 +223,10 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     thinner.thin()
     meter.note()
     split = corpus.validation_split(space.config({}).data.validation).name
-    standings = errors.standings(trials)
-    return Outcome(sweep.name, corpus, split, trials, model, interrupt.pressed, standings, interrupt.cap)
+    return Outcome(
+        sweep.name, corpus, split, trials, model, interrupt.pressed, errors.standings(trials), interrupt.cap,
+        ledger.objectives,
+    )  # fmt: skip
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:

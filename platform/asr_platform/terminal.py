@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_platform.following import Follower
-from asr_platform.leaderboard import ranked
+from asr_platform.leaderboard import pareto_front, ranked
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, TrialRecord
 from trainables.metrics import OBJECTIVES, objective, objective_text
@@ -132,7 +132,10 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
 
 
 def print_leaderboard(
-    console: Console, trials: list[TrialRecord], standings: Mapping[int, Standing] = MappingProxyType({})
+    console: Console,
+    trials: list[TrialRecord],
+    standings: Mapping[int, Standing] = MappingProxyType({}),
+    objectives: Sequence[str] = ("val_cer",),
 ) -> None:
     """The ranking with what each trial varied, and why some failed.
 
@@ -140,11 +143,11 @@ def print_leaderboard(
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    whole = ranking_table(ranking, keys, standings)
+    whole = ranking_table(ranking, keys, standings, objectives)
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        console.print(ranking_table(ranking, [], standings))
+        console.print(ranking_table(ranking, [], standings, objectives))
         console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[str]] = {}
     for trial in trials:
@@ -154,19 +157,25 @@ def print_leaderboard(
         say(console, f"trial {', '.join(numbers)} failed: {reason}")
 
 
-def ranking_table(ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing]) -> Table:
+def ranking_table(
+    ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing], objectives: Sequence[str]
+) -> Table:
     """A row a trial, in the order given, with a column for each of these varied keys.
 
-    Where intervals are known they have a column, and ties with the best a mark.
+    Where intervals are known they have a column, and ties with the best a mark, as the Pareto front has one.
     """
     caption = f"{heading_of(ranking)} is that of each trial's best epoch"
     if standings:
         caption += "; its interval: 95%, over the utterances"
     if any(standing.tied for standing in standings.values()):
         caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
+    front = pareto_front(ranking, objectives) if len(objectives) > 1 else set()
+    if front:
+        caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
     intervals = ["interval"] if standings else []
-    for heading in ("rank", "trial", heading_of(ranking), *intervals, "parameters", "epochs"):
+    timed = ["real-time\nfactor"] if "real_time_factor" in objectives else []
+    for heading in ("rank", "trial", heading_of(ranking), *intervals, "parameters", *timed, "epochs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for key in keys:
@@ -175,11 +184,12 @@ def ranking_table(ranking: list[TrialRecord], keys: list[str], standings: Mappin
     for rank, trial in enumerate(ranking, start=1):
         standing = standings.get(trial.number)
         table.add_row(
-            f"={rank}" if standing and standing.tied else str(rank),
+            f"{'*' * (trial.number in front)}{'=' * bool(standing and standing.tied)}{rank}",
             str(trial.number),
             objective_text(trial.best) if trial.best else "",
             *([interval_text(standing.interval) if standing else ""] if standings else []),
             f"{trial.about.get('parameters', 0):,}",
+            *([_factor(trial)] if timed else []),
             str(trial.epochs),
             Text(trial.state, style=COLOURS[trial.state]),
             *(_value(trial, key) for key in keys),
@@ -255,6 +265,11 @@ def interval_text(interval: Interval) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
+
+
+def _factor(trial: TrialRecord) -> str:
+    factor = (trial.best or {}).get("real_time_factor")
+    return "" if factor is None else f"{factor:.4f}"
 
 
 def _value(trial: TrialRecord, key: str) -> Text:

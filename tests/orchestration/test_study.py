@@ -14,8 +14,9 @@ import pytest
 import records
 from optuna.trial import TrialState
 
-from asr_platform import study
-from asr_platform.study import Ledger, State, propose
+from asr_platform import samplers
+from asr_platform.samplers import propose
+from asr_platform.study import Ledger, State
 from trainables.errors import InputError
 
 HERE = Path(__file__).parent
@@ -90,7 +91,7 @@ def test_proposals_follow_the_results_and_the_seed(searched: Path) -> None:
     assert propose(other_seed, trials, records.parameters_of)[0].params != expected
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            trial.values = [1.0 - (trial.value or 0.0)]
+            trial.intermediate_values = {epoch: 1.0 - value for epoch, value in trial.intermediate_values.items()}
     assert propose(records.space(), trials, records.parameters_of)[0].params != expected
 
 
@@ -105,7 +106,7 @@ def test_what_does_not_fit_never_becomes_a_trial(searched: Path) -> None:
 
 
 def test_a_space_without_anything_that_fits_is_refused(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "PROPOSALS", 30)
+    monkeypatch.setattr(samplers, "PROPOSALS", 30)
     with pytest.raises(InputError, match=r"small\.yaml: none of 30 proposals fits the budget of 30,000,000") as error:
         ledger.propose(records.space(), lambda values: None)
     assert "Raise the budget" in error.value.remedy

@@ -12,6 +12,7 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
+from asr_platform.leaderboard import rows
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.terminal import View, corpus_table, print_leaderboard, say
@@ -228,6 +229,36 @@ def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
     alone = console(width)
     print_leaderboard(alone, trials, {0: Standing(Interval(0.005, 0.0149), False)})
     assert "=" not in text_of(alone)
+
+
+def test_the_pareto_front_is_marked() -> None:
+    """Trial 0 has the lowest CER, 1 fewer parameters, 2 is worse than 1 in both, 3 the fewest; 4 has only begun."""
+    cers, sizes = [[0.5, 0.1], [0.2], [0.3], [0.9], []], [400, 300, 310, 100, 50]
+    trials = [
+        records.trial(number, "pruned" if number else "complete", cers[number], parameters=sizes[number])
+        for number in range(5)
+    ]
+    for trial in trials:
+        for row in trial.curve:
+            row["real_time_factor"] = 0.01 * (trial.number + 1)
+    target = console(160)
+    print_leaderboard(target, trials, objectives=("val_cer", "parameters"))
+    lines = text_of(target).splitlines()
+    assert [cells(lines, mark)[1] for mark in ("*1", "*2", "3", "*4", "5")] == ["0", "1", "2", "3", "4"]
+    assert "no other trial is as good in val_cer and parameters and better in one of them" in " ".join(lines)
+    shown = {row["trial"]: row for row in rows(trials, objectives=("val_cer", "parameters"))}
+    assert {number: row["pareto"] for number, row in shown.items()} == {0: True, 1: True, 2: False, 3: True, 4: False}
+    timed = rows(trials, objectives=("val_cer", "real_time_factor"))
+    assert [(row["trial"], row["pareto"], row["real_time_factor"]) for row in timed] == [
+        (0, True, 0.01), (1, False, 0.02), (2, False, 0.03), (3, False, 0.04), (4, False, None)
+    ]  # fmt: skip
+    assert "pareto" not in rows(trials)[0] and "*" not in text_of(printed(trials))
+
+
+def printed(trials: list[TrialRecord]) -> Console:
+    target = console(160)
+    print_leaderboard(target, trials)
+    return target
 
 
 def test_the_side_by_side_table_says_that_there_are_more() -> None:

@@ -43,6 +43,7 @@ def test_metrics_say_what_was_done(learned: Learned, tiny_corpus: Corpus) -> Non
     assert 0 <= row["padding_share"] < 1
     assert row["gradient_norm"] > 0
     assert row["infeasible_ctc"] == 0
+    assert 0 < row["real_time_factor"] * tiny_corpus.splits["dev"].seconds < row["validation_seconds"]
     peak = config.optimizer.lr
     rates = [row["learning_rate"] for row in learned.history]
     assert max(rates) <= peak
