@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,16 @@ class Choice:
         """Values among which the smallest model's must be: here all of them."""
         return list(self.values)
 
+    def take(self, value: Any) -> Any:
+        """A value as it is proposed.
+
+        Raises:
+            ValueError: it never is.
+        """
+        if value not in self.values:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.values))}")
+        return self.values[self.values.index(value)]
+
 
 @dataclass(frozen=True)
 class Int:
@@ -47,6 +58,12 @@ class Int:
 
     def candidates(self) -> list[Any]:
         return sorted({self.low, self.high})
+
+    def take(self, value: Any) -> int:
+        if not _is_whole(value) or int(value) not in range(self.low, self.high + 1, self.step):
+            steps = f" in steps of {self.step}" if self.step > 1 else ""
+            raise ValueError(f"{value!r} is not in [{self.low}, {self.high}]{steps}")
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,41 @@ class Float:
     def candidates(self) -> list[Any]:
         return sorted({self.low, self.high})
 
+    def take(self, value: Any) -> float:
+        if not _is_finite(value) or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is not in [{self.low:g}, {self.high:g}]")
+        if self.step is not None and (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(self.step)):
+            raise ValueError(f"{value!r} is not {self.low:g} and a number of steps of {self.step:g}")
+        return float(value)
+
 
 Distribution: TypeAlias = Choice | Int | Float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A width that no sampler proposes: it is solved for, so that the model fills the budget.
+
+    Attributes:
+        low, high: its bounds; None: as narrow as makes sense, as wide as the budget allows.
+        step: it is a multiple of this; None: of what suits heads and hardware (budget.py).
+    """
+
+    key: str
+    low: int | None = None
+    high: int | None = None
+    step: int | None = None
+
+    def take(self, value: Any) -> int:
+        """A value that a configuration of one's own may have: any within the bounds.
+
+        Raises:
+            ValueError: it is outside.
+        """
+        low, high = self.low or 1, self.high or math.inf
+        if not _is_whole(value) or not low <= value <= high:
+            raise ValueError(f"{value!r} is not in [{low}, {high}]")
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -76,6 +126,8 @@ class Variable:
 
 OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"], "log": ["when"]}
 """What may stand beside each distribution's own key."""
+FITTED = ("model.d_model", "model.feed_forward")
+"""The widths that can be solved for; a count of parameters grows with each of them."""
 
 Report: TypeAlias = Callable[[str], None]
 
@@ -101,6 +153,30 @@ def read_distribution(entry: Any, annotation: Any, report: Report) -> Distributi
     if kind == "choice":
         return _read_choice(entry[kind], is_structured(annotation), report)
     return _read_range(kind, entry[kind], entry.get("step"), report)
+
+
+def is_fit(entry: Any) -> bool:
+    """Whether the entry of a varied key says that the budget decides: `fit`, `{fit: [256, 512]}`."""
+    return entry == "fit" or (isinstance(entry, Mapping) and "fit" in entry)
+
+
+def read_fit(key: str, entry: Any, report: Report) -> Fit | None:
+    """Reads `fit` or `{fit: [256, 512], step: 32}`; reports mistakes and then returns None."""
+    if key not in FITTED:
+        report(f"fit solves for a width: {' or '.join(FITTED)}")
+        return None
+    if not isinstance(entry, Mapping):
+        return Fit(key)
+    for option in entry:
+        if option not in ("fit", "step"):
+            report(f"unknown option {option}; fit takes step")
+    bounds, step = _read_range("int", entry["fit"], None, report), entry.get("step")
+    if step is not None and not (_is_whole(step) and step > 0):
+        report(f"step must be a whole number above 0, but got {step!r}")
+        return None
+    if not isinstance(bounds, Int):
+        return None
+    return Fit(key, bounds.low, bounds.high, None if step is None else int(step))
 
 
 def fitting_distributions(annotation: Any) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces.space import Space
+from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.metrics import objective_value
 
@@ -30,9 +30,10 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
-Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
+Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where a proposal's values cannot be a trial
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
+FITTED = "fitted"  # the width that fills the budget: a value of the trial that the sampler was not asked for
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -44,7 +45,7 @@ class TrialRecord:
 
     Args:
         number: its number in the sweep, from 0.
-        params: the varied keys and their values.
+        params: the varied keys and their values, the fitted width among them.
         curve: the metrics of each epoch in order; `checkpoint` among them is the path of that epoch's checkpoint.
         about: facts noted once: `parameters`, `mlflow_run_id`.
         reason: why it ended, in words.
@@ -138,13 +139,13 @@ class Ledger:
             InputError: the sampler found none.
         """
         trials = self.study.get_trials(deepcopy=False)
-        proposal, parameters = propose(space, trials, feasible)
+        trial, proposal = propose(space, trials, feasible)
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params=proposal.params,
-                distributions=proposal.distributions,
-                user_attrs={"parameters": parameters},
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={"parameters": proposal.parameters, FITTED: dict(proposal.fitted)},
             )
         )
         return self.trial(len(trials))
@@ -181,8 +182,8 @@ def taken(name: str) -> InputError:
     )
 
 
-def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tuple[FrozenTrial, int]:
-    """The next feasible proposal after these trials and its parameter count.
+def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tuple[FrozenTrial, Proposal]:
+    """What the sampler asks for next after these trials that is feasible, and the trial that it makes.
 
     The same for the same trials, space and seed.
     """
@@ -195,9 +196,9 @@ def propose(space: Space, trials: list[FrozenTrial], feasible: Feasible) -> tupl
     study.add_trials(trials)
     for _ in range(PROPOSALS):
         trial = study.ask()
-        parameters = feasible(space.propose(trial))
-        if parameters is not None:
-            return study.get_trials(deepcopy=False)[trial.number], parameters
+        proposal = feasible(space.propose(trial))
+        if proposal is not None:
+            return study.get_trials(deepcopy=False)[trial.number], proposal
         study.tell(trial, state=TrialState.FAIL)
     raise InputError(
         f"{space.source}: none of {PROPOSALS} proposals fits the budget of {space.settings.budget:,} parameters",
@@ -214,10 +215,11 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
     """A trial with what is noted of it; `notes` are the study's."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
+    params = {**trial.params, **attributes.pop(FITTED, {})}
     rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
     # A row counts once its value is reported: the report is the last step of recording an epoch. Optuna reads rows and
     # values one after the other, so a value may be seen whose row was written between the two.
     curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
     own = f"{OF_TRIAL}{trial.number}:"
     about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
-    return TrialRecord(trial.number, STATES[trial.state], dict(trial.params), curve, about, reason)
+    return TrialRecord(trial.number, STATES[trial.state], params, curve, about, reason)
