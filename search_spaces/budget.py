@@ -87,7 +87,7 @@ def _steps(fit: Fit, heads: int) -> list[int]:
     sublayer's steps are small: 64 serve a model of 100 million, a few a tiny one.
     """
     if fit.key == "model.d_model":
-        return [math.lcm(fit.step, 2, heads)] if fit.step else [heads * size for size in (8, 4, 2)]
+        return [math.lcm(fit.step, 2 * heads)] if fit.step else [heads * size for size in (8, 4, 2)]
     return [fit.step] if fit.step else [64, 32, 16, 8, 4, 2, 1]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, get_args, get_origin
 
+ROUNDING = 1e-8  # of steps: what Optuna forgives
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -82,7 +83,8 @@ class Float:
     def take(self, value: Any) -> float:
         if not _is_finite(value) or not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not in [{self.low:g}, {self.high:g}]")
-        if self.step is not None and (Decimal(str(value)) - Decimal(str(self.low))) % Decimal(str(self.step)):
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        if abs(steps - round(steps)) > ROUNDING:
             raise ValueError(f"{value!r} is not {self.low:g} and a number of steps of {self.step:g}")
         return float(value)
 
@@ -170,7 +172,7 @@ def read_fit(key: str, entry: Any, report: Report) -> Fit | None:
     for option in entry:
         if option not in ("fit", "step"):
             report(f"unknown option {option}; fit takes step")
-    bounds, step = _read_range("int", entry["fit"], None, report), entry.get("step")
+    bounds, step = _read_range("fit", entry["fit"], None, report), entry.get("step")
     if step is not None and not (_is_whole(step) and step > 0):
         report(f"step must be a whole number above 0, but got {step!r}")
         return None
@@ -247,9 +249,10 @@ def _read_choice(values: Any, structured: bool, report: Report) -> Choice | None
 
 def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution | None:
     """Two numbers, low <= high, and a step that leads from one exactly to the other."""
-    is_right = _is_whole if kind == "int" else _is_finite
+    whole = kind in ("int", "fit")
+    is_right = _is_whole if whole else _is_finite
     if not isinstance(ends, list) or len(ends) != 2 or not all(is_right(end) for end in ends):
-        report(f"{kind} needs two {'whole ' if kind == 'int' else ''}numbers, [low, high], but got {ends!r}")
+        report(f"{kind} needs two {'whole ' if whole else ''}numbers, [low, high], but got {ends!r}")
         return None
     low, high = ends
     if low > high:
@@ -259,13 +262,13 @@ def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution
     elif kind == "log":
         return Float(float(low), float(high), log=True)
     elif step is None:
-        return Int(int(low), int(high)) if kind == "int" else Float(float(low), float(high))
+        return Int(int(low), int(high)) if whole else Float(float(low), float(high))
     elif not is_right(step) or step <= 0:
-        report(f"step must be a {'whole ' if kind == 'int' else ''}number above 0, but got {step!r}")
+        report(f"step must be a {'whole ' if whole else ''}number above 0, but got {step!r}")
     elif (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
         report(f"steps of {step} must lead from {low} to {high} exactly")
     else:
-        return Int(int(low), int(high), int(step)) if kind == "int" else Float(float(low), float(high), float(step))
+        return Int(int(low), int(high), int(step)) if whole else Float(float(low), float(high), float(step))
     return None
 
 

@@ -354,11 +354,11 @@ def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[s
 def _leaf_types(section: type[BaseModel], path: str = "") -> dict[str, Any]:
     """The type of every key of a configuration."""
     types: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            types |= _leaf_types(field.annotation, f"{path}{name}.")
+    for name, leaf in section.model_fields.items():
+        if isinstance(leaf.annotation, type) and issubclass(leaf.annotation, BaseModel):
+            types |= _leaf_types(leaf.annotation, f"{path}{name}.")
         else:
-            types[f"{path}{name}"] = field.annotation
+            types[f"{path}{name}"] = leaf.annotation
     return types
 
 

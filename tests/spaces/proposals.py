@@ -32,7 +32,11 @@ class Drawn:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         self.asked.append(name)
-        return self.random.uniform(low, high)
+        return (
+            self.random.uniform(low, high)
+            if step is None
+            else low + step * self.random.randint(0, round((high - low) / step))
+        )
 
 
 def feasible(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf) -> Proposal | None:
