@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, get_args, get_origin
 
+ROUNDING = 1e-8  # of steps: what Optuna forgives
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -35,6 +37,16 @@ class Choice:
         """Values among which the smallest model's must be: here all of them."""
         return list(self.values)
 
+    def take(self, value: Any) -> Any:
+        """A value as it is proposed.
+
+        Raises:
+            ValueError: it never is.
+        """
+        if value not in self.values:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.values))}")
+        return self.values[self.values.index(value)]
+
 
 @dataclass(frozen=True)
 class Int:
@@ -47,6 +59,12 @@ class Int:
 
     def candidates(self) -> list[Any]:
         return sorted({self.low, self.high})
+
+    def take(self, value: Any) -> int:
+        if not _is_whole(value) or int(value) not in range(self.low, self.high + 1, self.step):
+            steps = f" in steps of {self.step}" if self.step > 1 else ""
+            raise ValueError(f"{value!r} is not in [{self.low}, {self.high}]{steps}")
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,42 @@ class Float:
     def candidates(self) -> list[Any]:
         return sorted({self.low, self.high})
 
+    def take(self, value: Any) -> float:
+        if not _is_finite(value) or not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is not in [{self.low:g}, {self.high:g}]")
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        if abs(steps - round(steps)) > ROUNDING:
+            raise ValueError(f"{value!r} is not {self.low:g} and a number of steps of {self.step:g}")
+        return float(value)
+
 
 Distribution: TypeAlias = Choice | Int | Float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A width that no sampler proposes: it is solved for, so that the model fills the budget.
+
+    Attributes:
+        low, high: its bounds; None: as narrow as makes sense, as wide as the budget allows.
+        step: it is a multiple of this; None: of what suits heads and hardware (budget.py).
+    """
+
+    key: str
+    low: int | None = None
+    high: int | None = None
+    step: int | None = None
+
+    def take(self, value: Any) -> int:
+        """A value that a configuration of one's own may have: any within the bounds.
+
+        Raises:
+            ValueError: it is outside.
+        """
+        low, high = self.low or 1, self.high or math.inf
+        if not _is_whole(value) or not low <= value <= high:
+            raise ValueError(f"{value!r} is not in [{low}, {high}]")
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -76,6 +128,8 @@ class Variable:
 
 OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"], "log": ["when"]}
 """What may stand beside each distribution's own key."""
+FITTED = ("model.d_model", "model.feed_forward")
+"""The widths that can be solved for; a count of parameters grows with each of them."""
 
 Report: TypeAlias = Callable[[str], None]
 
@@ -101,6 +155,30 @@ def read_distribution(entry: Any, annotation: Any, report: Report) -> Distributi
     if kind == "choice":
         return _read_choice(entry[kind], is_structured(annotation), report)
     return _read_range(kind, entry[kind], entry.get("step"), report)
+
+
+def is_fit(entry: Any) -> bool:
+    """Whether the entry of a varied key says that the budget decides: `fit`, `{fit: [256, 512]}`."""
+    return entry == "fit" or (isinstance(entry, Mapping) and "fit" in entry)
+
+
+def read_fit(key: str, entry: Any, report: Report) -> Fit | None:
+    """Reads `fit` or `{fit: [256, 512], step: 32}`; reports mistakes and then returns None."""
+    if key not in FITTED:
+        report(f"fit solves for a width: {' or '.join(FITTED)}")
+        return None
+    if not isinstance(entry, Mapping):
+        return Fit(key)
+    for option in entry:
+        if option not in ("fit", "step"):
+            report(f"unknown option {option}; fit takes step")
+    bounds, step = _read_range("fit", entry["fit"], None, report), entry.get("step")
+    if step is not None and not (_is_whole(step) and step > 0):
+        report(f"step must be a whole number above 0, but got {step!r}")
+        return None
+    if not isinstance(bounds, Int):
+        return None
+    return Fit(key, bounds.low, bounds.high, None if step is None else int(step))
 
 
 def fitting_distributions(annotation: Any) -> list[str]:
@@ -171,9 +249,10 @@ def _read_choice(values: Any, structured: bool, report: Report) -> Choice | None
 
 def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution | None:
     """Two numbers, low <= high, and a step that leads from one exactly to the other."""
-    is_right = _is_whole if kind == "int" else _is_finite
+    whole = kind in ("int", "fit")
+    is_right = _is_whole if whole else _is_finite
     if not isinstance(ends, list) or len(ends) != 2 or not all(is_right(end) for end in ends):
-        report(f"{kind} needs two {'whole ' if kind == 'int' else ''}numbers, [low, high], but got {ends!r}")
+        report(f"{kind} needs two {'whole ' if whole else ''}numbers, [low, high], but got {ends!r}")
         return None
     low, high = ends
     if low > high:
@@ -183,13 +262,13 @@ def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution
     elif kind == "log":
         return Float(float(low), float(high), log=True)
     elif step is None:
-        return Int(int(low), int(high)) if kind == "int" else Float(float(low), float(high))
+        return Int(int(low), int(high)) if whole else Float(float(low), float(high))
     elif not is_right(step) or step <= 0:
-        report(f"step must be a {'whole ' if kind == 'int' else ''}number above 0, but got {step!r}")
+        report(f"step must be a {'whole ' if whole else ''}number above 0, but got {step!r}")
     elif (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
         report(f"steps of {step} must lead from {low} to {high} exactly")
     else:
-        return Int(int(low), int(high), int(step)) if kind == "int" else Float(float(low), float(high), float(step))
+        return Int(int(low), int(high), int(step)) if whole else Float(float(low), float(high), float(step))
     return None
 
 

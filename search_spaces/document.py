@@ -54,6 +54,7 @@ class Document:
             raise InputError(f"{self.source}: {path[:-1]} contains itself through an alias", "Write its value out.")
         if isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):
+                self._lines[f"{path}{number}"] = item.start_mark.line + 1
                 self._note(item, f"{path}{number}.", above | {id(node)})
         if not isinstance(node, yaml.MappingNode):
             return

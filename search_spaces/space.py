@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,22 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
     Choice,
+    Fit,
     Float,
+    Report,
     Suggest,
     Variable,
     check_condition,
     from_text,
+    is_fit,
     is_structured,
     read_distribution,
+    read_fit,
     read_when,
 )
 from search_spaces.document import Document
 from search_spaces.settings import Limits, Settings
+from search_spaces.start import complete_entry, read_entries
 from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
 from trainables.errors import InputError
 
@@ -37,6 +42,7 @@ FIXED = {
 }
 """Keys that a sweep's trials must share, and why."""
 
+FF_RATIO = "model.ff_expansion"
 PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
 
 KEYS = (
@@ -56,7 +62,8 @@ class Space:
         text: that file's content.
         base: what the base configuration says (a valid one on its own), as `{"model.dropout": 0.1}`.
         vary: how keys vary, each behind the keys that its condition names.
-        start: values of varied keys that are tried before the sampler's proposals.
+        fit: the width that is solved for when all these have values, so that the model fills the budget.
+        start: what is tried before the sampler's proposals: values of all active varied keys and of the fitted width.
         settings: how to search, when to stop a trial, how much to spend.
     """
 
@@ -64,6 +71,7 @@ class Space:
     text: str
     base: Mapping[str, Any]
     vary: Mapping[str, Variable]
+    fit: Fit | None
     start: tuple[Mapping[str, Any], ...]
     settings: Settings
 
@@ -97,8 +105,12 @@ class Space:
         """
         document = Document(text, source)
         fields = _read(document)
+        entries = fields.pop("entries", [])
+        document.check()  # an entry of `start` lies over the base and within what varies: now these are right
+        space = cls(source=source, text=text, start=(), **fields)
+        start = [complete_entry(space, place, entry, document.mistake) for place, entry in entries]
         document.check()
-        space = cls(source=source, text=text, **fields)
+        space = replace(space, start=tuple(start))
         return _located(space, (folder or Path.cwd()).absolute())
 
     @property
@@ -118,6 +130,7 @@ class Space:
     def propose(self, suggest: Suggest) -> dict[str, Any]:
         """Asks `suggest` for a value of every key that varies, leaving out those whose condition does not hold.
 
+        The fitted width is not among them: `budget.complete` adds it.
         A list (`optimizer.betas`, `training.stages`) is its JSON text here, as in all that comes from a sampler.
         """
         values: dict[str, Any] = {}
@@ -130,9 +143,14 @@ class Space:
         """Whether the condition of `key` holds, and those of the keys it names, given the varied keys' values."""
         variable = self.vary.get(key)
         return variable is None or all(
-            self.is_active(parent, values) and values.get(parent, self.base.get(parent, DEFAULTS[parent])) in allowed
+            self.is_active(parent, values) and self.value(parent, values) in allowed
             for parent, allowed in variable.when.items()
         )
+
+    def value(self, key: str, values: Mapping[str, Any]) -> Any:
+        """The value of a key: that in `values`, else the base's; the default where its condition does not hold."""
+        default = DEFAULTS[key]
+        return values.get(key, self.base.get(key, default)) if self.is_active(key, values) else default
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The whole configuration of a proposal: its values over the base; without values, the base alone.
@@ -146,6 +164,20 @@ class Space:
         leaves = {**self.base, **read, "training.epochs": self.settings.epochs}
         active = {key: value for key, value in leaves.items() if self.is_active(key, values)}
         return parse_config(unflatten(active), f"{self.source}: proposal")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial would be.
+
+    Args:
+        parameters: their exact number.
+        fitted: the width that fills the budget, by its key; empty where the space fits none.
+    """
+
+    config: Config
+    parameters: int
+    fitted: Mapping[str, int] = field(default_factory=dict)
 
 
 def shipped() -> list[str]:
@@ -179,7 +211,8 @@ def _located(space: Space, folder: Path) -> Space:
         if key in PATHS and isinstance(choices, Choice):
             choices = replace(choices, values=tuple(map(located, choices.values)))
         vary[key] = replace(variable, distribution=choices, when=when)
-    return replace(space, base=base, vary=vary)
+    start = tuple({key: located(value) if key in PATHS else value for key, value in one.items()} for one in space.start)
+    return replace(space, base=base, vary=vary, start=start)
 
 
 def _read(document: Document) -> dict[str, Any]:
@@ -193,7 +226,9 @@ def _read(document: Document) -> dict[str, Any]:
             document.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
     settings = _read_settings(document, {key: tree[key] for key in Settings.model_fields if key in tree})
     base = _read_base(document, _mapping(document, tree, "base"), settings.epochs)
-    vary = _read_vary(document, _mapping(document, tree, "vary"))
+    varied = _mapping(document, tree, "vary")
+    fit = _read_fit(document, varied, base)
+    vary = _read_vary(document, varied)
     asha = settings.asha
     if base.get("model.kind") == "language_model" and (asha.metric is not None or asha.unit == "hours"):
         document.mistake(
@@ -207,7 +242,8 @@ def _read(document: Document) -> dict[str, Any]:
                 )
     if "real_time_factor" in settings.objectives and base.get("model.kind") == "language_model":
         document.mistake("objectives", "a language model has no real_time_factor: it decodes nothing")
-    return {"base": base, "vary": vary, "start": (), "settings": settings}
+    entries = read_entries(tree.get("start"), varied, document.mistake)
+    return {"base": base, "vary": vary, "fit": fit, "entries": entries, "settings": settings}
 
 
 def _read_settings(document: Document, tree: Mapping[str, Any]) -> Settings:
@@ -240,31 +276,60 @@ def _read_base(document: Document, tree: Mapping[Any, Any], epochs: int) -> dict
     return {key: value for key, value in flatten(tree) if key != "training.epochs"}
 
 
+def _read_fit(document: Document, tree: Mapping[Any, Any], base: Mapping[str, Any]) -> Fit | None:
+    """The one width of those that vary which the budget decides."""
+    found = None
+    for key in (key for key, entry in tree.items() if is_fit(entry) and _can_vary(key)):
+        report = partial(document.mistake, f"vary.{key}")
+        fit = read_fit(key, tree[key], report)
+        if found is not None:
+            report(f"one width can be fitted, and {found.key} is already")
+        elif key == "model.feed_forward" and (base.get(FF_RATIO) is not None or FF_RATIO in tree):
+            report(f"{FF_RATIO} stands in its place: leave that out, or fit model.d_model")
+        elif fit is not None:
+            _check_values(key, [width for width in (fit.low, fit.high) if width is not None], report)
+        found = found or fit
+    return found
+
+
 def _read_vary(document: Document, tree: Mapping[Any, Any]) -> dict[str, Variable]:
-    """The varied keys in an order in which conditions come after what they name."""
+    """The varied keys, the fitted one aside, in an order in which conditions come after what they name."""
     variables: dict[str, Variable] = {}
     for key, entry in tree.items():
         report = partial(document.mistake, f"vary.{key}")
-        if key not in TYPES or key in FIXED:
+        if not _can_vary(key):
             report(_why_not_varied(str(key)))
+            continue
+        if is_fit(entry):
             continue
         distribution = read_distribution(entry, TYPES[key], report)
         when = read_when(entry["when"], report) if isinstance(entry, Mapping) and "when" in entry else {}
         if distribution is None:
             continue
-        for value in distribution.candidates():
-            for name, reason in _refusals(Config, unflatten({key: from_text(value) if key in STRUCTURED else value})):
-                if f"{name}.".startswith(f"{key}."):
-                    report(reason)
+        _check_values(key, distribution.candidates(), report)
         variables[key] = Variable(distribution, when)
     for key, variable in variables.items():
         report = partial(document.mistake, f"vary.{key}")
         for parent, values in variable.when.items():
             if parent in variables:
                 check_condition(values, variables[parent].distribution, parent, report)
+            elif is_fit(tree.get(parent)):
+                report(f"when names {parent}, which is fitted after all others have their values")
             elif parent not in tree:
                 report(f"when names {parent}, which does not vary; what varies is {', '.join(map(str, tree))}")
     return _ordered(document, variables)
+
+
+def _can_vary(key: Any) -> bool:
+    return key in TYPES and key not in FIXED
+
+
+def _check_values(key: str, values: Sequence[Any], report: Report) -> None:
+    """Reports values that no configuration has."""
+    for value in values:
+        for name, reason in _refusals(Config, unflatten({key: from_text(value) if key in STRUCTURED else value})):
+            if f"{name}.".startswith(f"{key}."):
+                report(reason)
 
 
 def _why_not_varied(key: str) -> str:
@@ -303,11 +368,11 @@ def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[s
 def _leaf_types(section: type[BaseModel], path: str = "") -> dict[str, Any]:
     """The type of every key of a configuration."""
     types: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            types |= _leaf_types(field.annotation, f"{path}{name}.")
+    for name, leaf in section.model_fields.items():
+        if isinstance(leaf.annotation, type) and issubclass(leaf.annotation, BaseModel):
+            types |= _leaf_types(leaf.annotation, f"{path}{name}.")
         else:
-            types[f"{path}{name}"] = field.annotation
+            types[f"{path}{name}"] = leaf.annotation
     return types
 
 

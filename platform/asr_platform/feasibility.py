@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from asr_platform.samplers import propose
-from search_spaces.budget import check_budget, feasible, remembered
-from search_spaces.space import Space
+from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
+from search_spaces.space import Proposal, Space
 from trainables.config import Config
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
@@ -31,10 +31,10 @@ from trainables.text_model import check_tokenizers, load_language_model
 
 
 class Feasibility:
-    """A space on a corpus: a proposal's values -> its exact parameter count, or None where it cannot be a trial.
+    """A space on a corpus: a proposal's values -> the trial that it would be, or None where it cannot be one.
 
     Attributes:
-        refusal: why the last proposal that was within the budget cannot be a trial.
+        refusal: why the last refused proposal cannot be a trial, those over the budget aside.
 
     Raises:
         InputError: the corpus lacks a split to train or to validate on.
@@ -55,28 +55,43 @@ class Feasibility:
     def _tokenizer(self, config: TokenizerConfig) -> Tokenizer:
         return corpus_tokenizer(self.corpus, self.split, config)
 
-    def __call__(self, values: Mapping[str, Any]) -> int | None:
-        proposal = tuple(sorted(values.items()))
-        if proposal in self.refused:
+    def __call__(self, values: Mapping[str, Any]) -> Proposal | None:
+        tried = tuple(sorted(values.items()))
+        if tried in self.refused:
             return None  # a grid comes by again each time
-        found = feasible(self.space, values, self.vocab_size, self.corpus.recipe.bins)
-        if found is not None:
-            try:
-                self._check(found[0])
-            except InputError as error:
-                self.refusal = error
-            else:
-                return found[1]
-        self.refused.add(proposal)
+        try:
+            return self.trial(values)
+        except OverBudgetError:
+            pass
+        except InputError as error:
+            self.refusal = error
+        self.refused.add(tried)
         return None
+
+    def trial(self, values: Mapping[str, Any]) -> Proposal:
+        """The trial that a proposal's values make.
+
+        Raises:
+            InputError: they make none.
+        """
+        proposal = complete(self.space, values, self.vocab_size, self.corpus.recipe.bins)
+        self._check(proposal.config)
+        return proposal
 
     def check(self) -> list[str]:
         """Why some vocabularies of the space will not be tried: the text cannot give them.
 
         Raises:
-            InputError: nothing in the space can be a trial; the message says why.
+            InputError: nothing in the space can be a trial, or an entry of its start cannot; the message says why.
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
+        for number, values in enumerate(self.space.start):
+            try:
+                self.trial(values)
+            except InputError as error:
+                place = f"{self.space.source}: start.{number}"
+                problem = error.problem.removeprefix(f"{self.space.source}: ")
+                raise InputError(f"{place}: {problem}", f"Change or remove the entry. {error.remedy}") from None
         try:
             propose(replace(self.space, start=()), [], self)
         except InputError as error:

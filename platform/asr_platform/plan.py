@@ -173,10 +173,9 @@ def feasible_proposals(space: Space, feasibility: Feasibility) -> list[tuple[Con
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.settings.seed))
     found = []
     for _ in range(PROPOSALS):
-        values = space.propose(study.ask())
-        parameters = feasibility(values)
-        if parameters is not None:
-            found.append((space.config(values), parameters))
+        proposal = feasibility(space.propose(study.ask()))
+        if proposal is not None:
+            found.append((proposal.config, proposal.parameters))
     if not found:
         raise InputError(
             f"{space.source}: none of {PROPOSALS} random proposals can be a trial",
@@ -190,7 +189,10 @@ def first_proposals(space: Space, feasibility: Feasibility, trials: int) -> list
     ledger = Ledger(optuna.create_study())
     found = []
     for _ in range(min(trials, BLIND)):
-        trial = ledger.propose(space, feasibility)
+        try:
+            trial = ledger.propose(space, feasibility)
+        except InputError:  # a small grid is done
+            break
         found.append((space.config(trial.params), int(trial.about["parameters"])))
     return found
 

@@ -25,10 +25,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.settings import Settings
-from search_spaces.space import Space
+from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 
-Feasible = Callable[[dict[str, Any]], int | None]  # a proposal's parameter count, None where it cannot be a trial
+Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where values cannot be a trial
 PROPOSALS = 2000  # before a space is said to have nothing that fits
 LEARNED = 30  # of these are the sampler's own; the rest are drawn at random
 SMALLEST_POPULATION = 4
@@ -76,8 +76,8 @@ def observe(trial: FrozenTrial) -> Observation | None:
 
 def propose(
     space: Space, trials: Sequence[FrozenTrial], feasible: Feasible, others: Sequence[Observation] = ()
-) -> tuple[FrozenTrial, int]:
-    """The next feasible proposal after these trials, and its parameter count; none is made twice.
+) -> tuple[FrozenTrial, Proposal]:
+    """What to ask for next after these trials that is feasible, and the trial that it makes; nothing is made twice.
 
     The same for the same trials, space and seed.
 
@@ -89,19 +89,19 @@ def propose(
     """
     if len(trials) < len(space.start):
         values = dict(space.start[len(trials)])
-        parameters = feasible(values)
-        if parameters is not None:
-            return _given(space, values), parameters
+        proposal = feasible(values)
+        if proposal is not None:
+            return _given(space, values), proposal
     # Trainings are deterministic: one more would tell nothing. Where nothing varies, a failed one may be repeated.
     tried = {_identity(trial.params) for trial in trials} if space.vary else set()
     repeated = 0
-    for proposal in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
-        if _identity(proposal.params) in tried:
+    for trial in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
+        if _identity(trial.params) in tried:
             repeated += 1
             continue
-        parameters = feasible(proposal.params)
-        if parameters is not None:
-            return proposal, parameters
+        proposal = feasible(trial.params)
+        if proposal is not None:
+            return trial, proposal
     raise _nothing(space, repeated)
 
 

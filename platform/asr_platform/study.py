@@ -34,6 +34,7 @@ OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
+FITTED = "fitted"  # the width that fills the budget: a value of the trial that the sampler was not asked for
 REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
 WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
 WIDENED = "widened"  # the space that a sweep goes on with, and its earlier trials' values there
@@ -47,7 +48,7 @@ class TrialRecord:
 
     Args:
         number: its number in the sweep, from 0.
-        params: the varied keys and their values.
+        params: the varied keys and their values, the fitted width among them.
         curve: the metrics of each epoch in order; `checkpoint` among them is the path of that epoch's checkpoint.
         about: facts noted once: `parameters`, `mlflow_run_id`, `model_removed`.
         reason: why it ended, in words.
@@ -167,14 +168,15 @@ class Ledger:
         """
         trials = self.study.get_trials(deepcopy=False)
         others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
-        proposal, parameters = propose(space, self._in(space, trials), feasible, others)
-        names = {key: stored_name(key, each, trials) for key, each in proposal.distributions.items()}
+        trial, proposal = propose(space, self._in(space, trials), feasible, others)
+        names = {key: stored_name(key, each, trials) for key, each in trial.distributions.items()}
+        facts = {"parameters": proposal.parameters, FITTED: dict(proposal.fitted)}
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params={names[key]: value for key, value in proposal.params.items()},
-                distributions={names[key]: each for key, each in proposal.distributions.items()},
-                user_attrs={**proposal.user_attrs, "parameters": parameters},
+                params={names[key]: value for key, value in trial.params.items()},
+                distributions={names[key]: each for key, each in trial.distributions.items()},
+                user_attrs={**trial.user_attrs, **facts},
             )
         )
         return self.trial(len(trials))
@@ -227,6 +229,7 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
     """A trial with what is noted of it; `notes` are the study's."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
+    fitted = attributes.pop(FITTED, {})
     rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
     # A row counts once its value is reported: the report is the last step of recording an epoch. Optuna reads rows and
     # values one after the other, so a value may be seen whose row was written between the two.
@@ -234,5 +237,5 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
     own = f"{OF_TRIAL}{trial.number}:"
     about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
     told = notes.get(WIDENED, {}).get("params", {}).get(str(trial.number))
-    params = told or {plain_name(name): value for name, value in trial.params.items()}
+    params = told or {**{plain_name(name): value for name, value in trial.params.items()}, **fitted}
     return TrialRecord(trial.number, STATES[trial.state], params, curve, about, reason)

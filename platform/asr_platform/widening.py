@@ -66,7 +66,8 @@ def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str
     Raises:
         MisfitError: one of them is not in the space.
     """
-    return space.propose(Given({key: _value(key, params, origin) for key in space.vary}))
+    fitted = {space.fit.key: _value(space.fit.key, params, origin)} if space.fit else {}
+    return {**space.propose(Given({key: _value(key, params, origin) for key in space.vary})), **fitted}
 
 
 def refit(trial: FrozenTrial, params: Mapping[str, Any], space: Space) -> FrozenTrial | None:

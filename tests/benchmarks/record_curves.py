@@ -21,7 +21,7 @@ from typing import Any
 
 import optuna
 
-from search_spaces.budget import count_parameters
+from search_spaces.counting import count_parameters
 from search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

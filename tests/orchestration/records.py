@@ -10,7 +10,8 @@ from typing import Any
 import optuna
 
 from asr_platform.study import Ledger, State, TrialRecord
-from search_spaces.space import Space
+from search_spaces.space import Proposal, Space
+from trainables.config import Config
 from trainables.utterance_errors import UtteranceErrors
 
 SPACE = """
@@ -91,9 +92,14 @@ def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = 
     return number
 
 
-def parameters_of(values: Mapping[str, Any]) -> int | None:
+def parameters_of(values: Mapping[str, Any]) -> Proposal | None:
     """A made-up parameter count; the widest models have too many."""
-    return 1000 * int(values["model.d_model"]) if values["model.d_model"] < 128 else None
+    return counting(1000 * int(values["model.d_model"])) if values["model.d_model"] < 128 else None
+
+
+def counting(parameters: int, **fitted: int) -> Proposal:
+    """What becomes of a proposal, with a made-up count."""
+    return Proposal(Config(), parameters, {f"model.{name}": width for name, width in fitted.items()})
 
 
 def errors_of(counts: Sequence[int], lengths: Sequence[int] | None = None, epoch: int = 1) -> UtteranceErrors:

@@ -19,14 +19,14 @@ from trainables.training import Trainer, default_device
 VARY = {"optimizer.lr": {"log": [1e-4, 1e-2]}}
 
 
-def space(leaves: dict[str, Any], vary: dict[str, Any] | None = None, epochs: int = 4) -> Space:
+def space(leaves: dict[str, Any], vary: dict[str, Any] | None = None, epochs: int = 4, **more: Any) -> Space:
     """A space around the tiny configuration."""
     base: dict[str, Any] = {key: dict(value) for key, value in tiny.TREE.items()}
     base["training"].pop("epochs")
     for key, value in leaves.items():
         section, name = key.split(".")
         base.setdefault(section, {})[name] = value
-    return Space.parse(yaml.safe_dump({"base": base, "vary": vary or VARY, "epochs": epochs}), "space.yaml")
+    return Space.parse(yaml.safe_dump({"base": base, "vary": vary or VARY, "epochs": epochs, **more}), "space.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,42 @@ def test_the_tiny_space_can_run(tiny_corpus: Corpus, language: Path) -> None:
     for leaves in ({}, {"pretrained.decoder": str(language), "decoding.language_model": str(language)}):
         feasibility = Feasibility(space(leaves), tiny_corpus)
         assert feasibility.check() == []
-        parameters = feasibility({"optimizer.lr": 1e-3})
+        proposal = feasibility({"optimizer.lr": 1e-3})
         model = Trainer(tiny.config(leaves), tiny_corpus, default_device()).task.trained
-        assert parameters == model.parameters
+        assert proposal is not None and proposal.parameters == model.parameters
+
+
+def test_a_fitted_model_has_as_many_parameters_as_it_says(tiny_corpus: Corpus) -> None:
+    fitted = space({}, {"model.feed_forward": "fit"}, budget=100_000)
+    feasibility = Feasibility(fitted, tiny_corpus)
+    assert feasibility.check() == []
+    proposal = feasibility({})
+    assert proposal is not None and 98_000 <= proposal.parameters <= 100_000
+    assert Trainer(proposal.config, tiny_corpus, default_device()).task.trained.parameters == proposal.parameters
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"model.feed_forward": 5000}, "start.1: budget: a model of .* is over the 100,000 allowed"),
+        ({"tokenizer": {"kind": "bpe", "vocab_size": 5000}}, "start.1: .*vocab_size"),
+        ({"features.num_feats": 99}, "start.1: features.num_feats: 99, but .* has 8 bins"),
+    ],
+)
+def test_an_entry_of_the_start_that_cannot_be_a_trial_is_named(
+    entry: dict[str, Any], reason: str, tiny_corpus: Corpus
+) -> None:
+    vary = {
+        "model.feed_forward": {"choice": [48, 5000]},
+        "tokenizer.kind": {"choice": ["char", "bpe"]},
+        "tokenizer.vocab_size": {"choice": [5000], "when": {"tokenizer.kind": "bpe"}},
+        "features.num_feats": {"choice": [8, 99]},
+    }
+    known = {"features.num_feats": 8}
+    start = [known, {**known, **entry}]
+    with pytest.raises(InputError, match=reason) as error:
+        Feasibility(space({}, vary, budget=100_000, start=start), tiny_corpus).check()
+    assert "Change or remove the entry" in error.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_lists_are_proposed_and_come_back_from_the_ledger(tmp_path: Path) -> Non
     ledger = records.ledger_in(tmp_path)
     proposed = []
     for number in range(14):
-        proposed.append(ledger.propose(space, lambda values: 1).params)
+        proposed.append(ledger.propose(space, lambda values: records.counting(1)).params)
         ledger.record(number, records.row(1, 0.1 if proposed[-1]["training.stages"] == "[]" else 0.9))
         ledger.finish(number, "complete")
     again = [trial.params for trial in Ledger.open(records.storage_in(tmp_path), "small").trials()]
@@ -76,10 +76,10 @@ def test_the_same_ledger_gives_the_same_proposal(searched: Path) -> None:
     ledger = Ledger.open(records.storage_in(searched), "small")
     trials = ledger.study.get_trials()
     proposals = [propose(records.space(), trials, records.parameters_of) for _ in range(2)]
-    first = [proposals[0][0].params, proposals[0][1]]
-    assert [proposals[1][0].params, proposals[1][1]] == first
+    first = [proposals[0][0].params, proposals[0][1].parameters]
+    assert [proposals[1][0].params, proposals[1][1].parameters] == first
     code = "found = propose(records.space(), ledger.study.get_trials(), records.parameters_of)\n"
-    code += "print(json.dumps([found[0].params, found[1]]))"
+    code += "print(json.dumps([found[0].params, found[1].parameters]))"
     processes = [in_new_process(code, searched, hash_seed) for hash_seed in (1, 2)]
     assert [json.loads(process.communicate()[0]) for process in processes] == [first, first]
 
@@ -105,6 +105,22 @@ def test_what_does_not_fit_never_becomes_a_trial(searched: Path) -> None:
         assert ("tokenizer.vocab_size" in trial.params) == (trial.params["tokenizer.kind"] == "bpe")
 
 
+def test_a_fitted_width_is_a_value_of_the_trial_and_no_matter_of_the_sampler(tmp_path: Path) -> None:
+    space = records.space("vary: {model.d_model: fit, model.dropout: {float: [0, 0.1]}}")
+    ledger = records.ledger_in(tmp_path)
+    widths = [64 + 8 * number for number in range(12)]  # past the sampler's random start
+    solved = iter(widths)
+    for number, width in enumerate(widths):
+        trial = ledger.propose(space, lambda values: records.counting(7, d_model=next(solved)))
+        ledger.record(number, records.row(1, 0.5))
+        ledger.finish(number, "complete")
+        assert trial.params["model.d_model"] == width
+        assert list(ledger.study.get_trials()[number].params) == ["model.dropout"]
+    reopened = Ledger.open(records.storage_in(tmp_path), "small").trial(3)
+    assert reopened.about == {"parameters": 7}
+    assert space.config(reopened.params).model.d_model == 88
+
+
 def test_a_space_without_anything_that_fits_is_refused(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "PROPOSALS", 30)
     with pytest.raises(InputError, match=r"small\.yaml: none of 30 proposals fits the budget of 30,000,000") as error:
@@ -114,7 +130,7 @@ def test_a_space_without_anything_that_fits_is_refused(ledger: Ledger, monkeypat
 
 
 def test_a_proposal_is_a_running_trial(ledger: Ledger) -> None:
-    trial = ledger.propose(records.space(), lambda values: 7)
+    trial = ledger.propose(records.space(), lambda values: records.counting(7))
     assert (trial.number, trial.state, trial.curve, trial.best, trial.epochs) == (0, "running", [], None, 0)
     assert trial.about == {"parameters": 7}
     assert ledger.trials() == [trial] == [ledger.trial(0)]
@@ -124,7 +140,7 @@ def test_a_proposal_is_a_running_trial(ledger: Ledger) -> None:
 
 
 def test_an_epoch_is_recorded_once(ledger: Ledger) -> None:
-    number = ledger.propose(records.space(), lambda values: 7).number
+    number = ledger.propose(records.space(), lambda values: records.counting(7)).number
     assert ledger.record(number, records.row(1, 0.5))
     before = ledger.trial(number)
     assert not ledger.record(number, records.row(1, 0.1))
@@ -133,7 +149,7 @@ def test_an_epoch_is_recorded_once(ledger: Ledger) -> None:
 
 
 def test_a_curve_is_in_the_order_of_epochs_and_knows_its_best(ledger: Ledger) -> None:
-    number = ledger.propose(records.space(), lambda values: 7).number
+    number = ledger.propose(records.space(), lambda values: records.counting(7)).number
     cers = {2: 0.25, 1: 0.5, 10: 0.25, 3: 0.75}
     for epoch, cer in cers.items():
         assert ledger.record(number, records.row(epoch, cer))
@@ -163,7 +179,7 @@ def test_a_trial_that_fails_before_its_first_epoch_is_on_record(ledger: Ledger) 
 
 
 def test_facts_about_sweep_and_trial_are_kept(ledger: Ledger, tmp_path: Path) -> None:
-    number = ledger.propose(records.space(), lambda values: 7).number
+    number = ledger.propose(records.space(), lambda values: records.counting(7)).number
     ledger.describe(number, "mlflow_run_id", "abc")
     ledger.note("trials", 40)
     reopened = Ledger.open(records.storage_in(tmp_path), "small")

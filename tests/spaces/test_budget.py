@@ -1,4 +1,4 @@
-"""Parameter counts are exact, and an impossible budget is known before any trial."""
+"""What is over the budget is no trial, and an impossible budget is known before any trial."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proposals import feasible
 
-from search_spaces.budget import check_budget, count_parameters, feasible, remembered, smallest
-from search_spaces.space import Space
+from search_spaces.budget import check_budget, remembered, smallest
+from search_spaces.counting import count_parameters
+from search_spaces.space import Proposal, Space
 from trainables.config import Config, Model, Tokenizer
 from trainables.errors import InputError
-from trainables.models.speech_transformer import SpeechTransformer
 
 
 def vocab_size_of(tokenizer: Tokenizer) -> int:
@@ -21,44 +22,6 @@ def vocab_size_of(tokenizer: Tokenizer) -> int:
     if (tokenizer.vocab_size or 0) > 2000:
         raise InputError(f"vocab_size={tokenizer.vocab_size}: the largest possible is 2000", "Set 2000 or less.")
     return tokenizer.vocab_size or 33
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    model=st.builds(
-        Model,
-        d_model=st.sampled_from([16, 32]),
-        heads=st.sampled_from([1, 2, 4]),
-        encoder_layers=st.integers(1, 3),
-        decoder_layers=st.integers(1, 3),
-        feed_forward=st.integers(8, 64),
-        conv_channels=st.integers(8, 32),
-        reduction_factor=st.sampled_from([2, 3, 4, 6, 8]),
-        tied_embeddings=st.booleans(),
-    ),
-    vocab_size=st.integers(8, 100),
-    num_feats=st.integers(1, 80),
-)
-def test_the_count_is_that_of_the_model_itself(model: Model, vocab_size: int, num_feats: int) -> None:
-    allocated = SpeechTransformer(model, vocab_size, num_feats)
-    expected = sum(tensor.numel() for tensor in allocated.parameters())
-    assert count_parameters(Config(model=model), vocab_size, num_feats) == expected
-
-
-def test_sharing_the_embedding_saves_one_matrix() -> None:
-    shared, separate = (Config(model=Model(tied_embeddings=tied)) for tied in (True, False))
-    assert count_parameters(separate, 1000, 80) - count_parameters(shared, 1000, 80) == 1000 * 256
-
-
-def test_fewer_bins_make_a_smaller_model() -> None:
-    fewer = Config.model_validate({"features": {"num_feats": 40}})
-    assert count_parameters(fewer, 100, 80) == count_parameters(Config(), 100, 40)
-    assert count_parameters(fewer, 100, 20) == count_parameters(Config(), 100, 20)
-
-
-def test_no_weight_is_allocated() -> None:
-    model = Model(d_model=32768, heads=4, feed_forward=131072, encoder_layers=50)
-    assert count_parameters(Config(model=model), 1000, 80) > 10**11
 
 
 def test_feasible_proposals() -> None:
@@ -72,13 +35,13 @@ budget: 6000000
 """,
         "my.yaml",
     )
-    found = feasible(space, {"model.d_model": 256, "tokenizer.kind": "char"}, vocab_size_of, 80)
-    assert found == (space.config({"model.d_model": 256}), count_parameters(Config(), 33, 80))
+    found = feasible(space, {"model.d_model": 256, "tokenizer.kind": "char"}, vocab_size_of)
+    assert found == Proposal(space.config({"model.d_model": 256}), count_parameters(Config(), 33, 80))
     values = {"model.d_model": 256, "tokenizer.kind": "bpe"}
-    assert feasible(space, {**values, "tokenizer.vocab_size": 1000}, vocab_size_of, 80)
-    assert feasible(space, {**values, "tokenizer.vocab_size": 5000}, vocab_size_of, 80) is None  # text too short
-    assert feasible(space, {"model.d_model": 250, "tokenizer.kind": "char"}, vocab_size_of, 80) is None  # heads
-    assert feasible(space, {"model.d_model": 1024, "tokenizer.kind": "char"}, vocab_size_of, 80) is None  # budget
+    assert feasible(space, {**values, "tokenizer.vocab_size": 1000}, vocab_size_of)
+    assert feasible(space, {**values, "tokenizer.vocab_size": 5000}, vocab_size_of) is None  # text too short
+    assert feasible(space, {"model.d_model": 250, "tokenizer.kind": "char"}, vocab_size_of) is None  # heads
+    assert feasible(space, {"model.d_model": 1024, "tokenizer.kind": "char"}, vocab_size_of) is None  # budget
 
 
 def test_an_impossible_budget_names_the_smallest_model() -> None:
@@ -178,14 +141,13 @@ vary:
     )
     candidates = [variable.distribution.candidates() for variable in space.vary.values()]
     found = [
-        feasible(space, dict(zip(space.vary, values, strict=True)), vocab_size_of, 80)
-        for values in product(*candidates)
+        feasible(space, dict(zip(space.vary, values, strict=True)), vocab_size_of) for values in product(*candidates)
     ]
-    counts = [count for result in found if result for count in [result[1]]]
+    counts = [proposal.parameters for proposal in found if proposal]
     if counts:
         values, count = smallest(space, vocab_size_of, 80)
         assert count == min(counts)
-        assert feasible(space, values, vocab_size_of, 80) == (space.config(values), count)
+        assert feasible(space, values, vocab_size_of) == Proposal(space.config(values), count)
     else:
         with pytest.raises(InputError):
             smallest(space, vocab_size_of, 80)

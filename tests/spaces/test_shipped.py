@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from proposals import NUM_FEATS, feasible
 
-from search_spaces.budget import check_budget, feasible
+from search_spaces.budget import FILLED, check_budget
 from search_spaces.space import SHIPPED, Space, shipped
 from trainables.config import Tokenizer
 
 PROPOSALS = 200
 CHARACTERS = 33  # of a character tokenizer: A to Z, space, apostrophe, and the special tokens
-NUM_FEATS = 80
 LEAST_FEASIBLE = 0.2  # share of raw proposals: with less, a space wastes its sampler
 
 
@@ -40,14 +40,14 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
         values = space.propose(trial)
         asked += 1
         space.config(values)  # over budget it may be, but never refused
-        found = feasible(space, values, vocab_size_of, NUM_FEATS)
+        found = feasible(space, values, vocab_size_of)
         if found is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
-        config, count = found
-        assert config == space.config(values)
-        assert 0 < count <= space.settings.budget <= 30_000_000
-        study.tell(trial, count / space.settings.budget)
+        budget = space.settings.budget
+        assert found.config == space.config({**values, **found.fitted})
+        assert (FILLED * budget if space.fit else 0) < found.parameters <= budget <= 30_000_000
+        study.tell(trial, found.parameters / budget)
         accepted += 1
     assert accepted == PROPOSALS
 
@@ -55,6 +55,12 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_the_base_is_a_model_within_budget(name: str) -> None:
     space = Space.load(name)
-    assert feasible(space, {}, vocab_size_of, NUM_FEATS)
+    assert feasible(space, space.start[0] if space.start else {}, vocab_size_of)
     assert check_budget(space, vocab_size_of, NUM_FEATS) == []
     assert 1 <= (space.settings.asha.grace or 1) <= space.settings.epochs
+
+
+@pytest.mark.parametrize("name", ["digits", "hw4p2"])
+def test_the_base_is_tried_first(name: str) -> None:
+    space = Space.load(name)
+    assert [space.config(values) for values in space.start] == [space.config({})]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proposals import Drawn
 
 from search_spaces.distributions import Choice, Float, Int
 from search_spaces.settings import Asha, Settings
@@ -40,28 +40,6 @@ budget: 3e7
 epochs: 25
 asha: {grace: 3, reduction: 2}
 """
-
-
-class Drawn:
-    """Answers like an Optuna trial, by chance."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.asked: list[str] = []
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.asked.append(name)
-        return self.random.choice(choices)
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        self.asked.append(name)
-        return self.random.randrange(low, high + 1, step)
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        self.asked.append(name)
-        return self.random.uniform(low, high)
 
 
 def mistakes(text: str) -> list[str]:
@@ -360,12 +338,12 @@ values = st.recursive(
     | st.integers()
     | st.floats()
     | st.text("ab.", max_size=3)
-    | st.sampled_from(["bpe", "model.dropout"]),
+    | st.sampled_from(["bpe", "model.dropout", "fit"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choice", "int", "float", "log", "step", "when", "grace", *DEFAULTS, *Config.model_fields]
+                ["choice", "int", "float", "log", "fit", "step", "when", "grace", *DEFAULTS, *Config.model_fields]
             ),
             inner,
             max_size=3,
@@ -376,7 +354,7 @@ values = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["base", "vary", *Settings.model_fields]), values))
+@given(st.dictionaries(st.sampled_from(["base", "vary", "start", *Settings.model_fields]), values))
 def test_any_tree_is_a_space_or_an_input_error(tree: dict[str, Any]) -> None:
     try:
         space = Space.parse(yaml.safe_dump(tree), "my.yaml")

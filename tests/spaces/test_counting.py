@@ -1,0 +1,89 @@
+"""Parameter counts are exact, though few models are built."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search_spaces.counting import UNCOUNTED, count_parameters
+from search_spaces.space import Space, shipped
+from trainables.config import Config, Model
+from trainables.models.speech_transformer import make_model
+
+SIZES = {  # of keys whose type does not tell what is possible
+    "encoder_layers": st.integers(1, 3),
+    "decoder_layers": st.integers(1, 3),
+    "heads": st.integers(1, 4),
+    "feed_forward": st.integers(8, 64),
+    "ff_expansion": st.none() | st.floats(0.5, 4),
+    "conv_channels": st.integers(8, 32),
+    "first_position": st.integers(0, 2),
+    "dropout": st.sampled_from([0.0, 0.1]),
+    "layer_drop": st.sampled_from([0.0, 0.1]),
+}
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Model:
+    """Models in which every key takes every kind of value; a new key joins by its type, or is missed in `SIZES`."""
+    leaves: dict[str, Any] = {}
+    for name, field in Model.model_fields.items():
+        if name == "d_model":
+            continue
+        if get_origin(field.annotation) is Literal:
+            leaves[name] = draw(st.sampled_from(get_args(field.annotation)))
+        else:
+            leaves[name] = draw(st.booleans() if field.annotation is bool else SIZES[name])
+    if leaves["reduction"] != "stack":
+        leaves["stack_norm"] = "none"
+    head = draw(st.sampled_from([16, 18] if leaves["attention"] == "flex" else [2, 3, 4, 8, 10]))
+    if head % 2 and (leaves["encoder_positions"] == "rotary" or leaves["heads"] % 2):
+        head += 1
+    return Model(d_model=max(8, head) * leaves["heads"], **leaves)
+
+
+def counted(model: Model, vocab_size: int, num_feats: int, device: str = "meta") -> int:
+    """The parameters of the model itself."""
+    with torch.device(device):
+        return sum(tensor.numel() for tensor in make_model(model, vocab_size, num_feats).parameters())
+
+
+@settings(max_examples=50)
+@given(model=shapes(), vocab_size=st.integers(8, 100), num_feats=st.integers(1, 80))
+def test_the_count_is_that_of_the_model_itself(model: Model, vocab_size: int, num_feats: int) -> None:
+    assert count_parameters(Config(model=model), vocab_size, num_feats) == counted(model, vocab_size, num_feats)
+
+
+def test_a_model_in_memory_has_as_many() -> None:
+    model = Model(d_model=16, heads=2, feed_forward=40, conv_channels=8, tied_embeddings=True)
+    assert count_parameters(Config(model=model), 30, 20) == counted(model, 30, 20, "cpu")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_deep_models_too(name: str) -> None:
+    config = Space.load(name).config({})
+    assert count_parameters(config, 1000, 80) == counted(config.model, 1000, 80)
+
+
+def test_every_key_of_a_model_takes_part_in_these_tests() -> None:
+    assert {*SIZES, *UNCOUNTED} <= set(Model.model_fields)
+
+
+def test_sharing_the_embedding_saves_one_matrix() -> None:
+    shared, separate = (Config(model=Model(tied_embeddings=tied)) for tied in (True, False))
+    assert count_parameters(separate, 1000, 80) - count_parameters(shared, 1000, 80) == 1000 * 256
+
+
+def test_fewer_bins_make_a_smaller_model() -> None:
+    fewer = Config.model_validate({"features": {"num_feats": 40}})
+    assert count_parameters(fewer, 100, 80) == count_parameters(Config(), 100, 40)
+    assert count_parameters(fewer, 100, 20) == count_parameters(Config(), 100, 20)
+
+
+def test_no_weight_is_allocated() -> None:
+    model = Model(d_model=32768, heads=4, feed_forward=131072, encoder_layers=50)
+    assert count_parameters(Config(model=model), 1000, 80) > 10**11

@@ -1,0 +1,185 @@
+"""A width that is solved for fills the budget, and suits heads and hardware."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from proposals import NUM_FEATS, Drawn, feasible
+
+from search_spaces.budget import FILLED, check_budget, complete, smallest
+from search_spaces.counting import count_parameters
+from search_spaces.distributions import Fit
+from search_spaces.space import Proposal, Space
+from trainables.config import Tokenizer
+from trainables.errors import InputError
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    return tokenizer.vocab_size or 33
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """Spaces of every kind of model that fit a width, with or without bounds and a step."""
+    key = draw(st.sampled_from(["model.d_model", "model.feed_forward"]))
+    entry: Any = "fit"
+    if draw(st.booleans()):
+        entry = {"fit": sorted([draw(st.integers(16, 400)), draw(st.integers(16, 4000))])}
+        if draw(st.booleans()):
+            entry["step"] = draw(st.sampled_from([1, 5, 16, 100]))
+    vary: dict[str, Any] = {
+        "model.encoder_layers": {"int": [1, 18]},
+        "model.decoder_layers": {"int": [1, 6]},
+        "model.gated": {"choice": [False, True]},
+        "model.norm": {"choice": ["layer", "rms"]},
+        "model.encoder_positions": {"choice": ["sinusoidal", "rotary", "relative"]},
+        "model.reduction": {"choice": ["conv", "lstm", "stack"]},
+        "tokenizer.kind": {"choice": ["char", "bpe"]},
+        "tokenizer.vocab_size": {"choice": [100, 5000], "when": {"tokenizer.kind": "bpe"}},
+        key: entry,
+    }
+    base: dict[str, Any] = {
+        "kind": draw(st.sampled_from(["encoder_decoder", "language_model"])),
+        "tied_embeddings": draw(st.booleans()),
+    }
+    if key == "model.d_model":
+        vary["model.heads"] = {"choice": [1, 2, 3, 4, 8]}
+        vary["model.feed_forward"] = {"int": [8, 2048]}
+        base["ff_expansion"] = draw(st.sampled_from([None, 2.7]))
+        base["d_model"] = 24 * 8
+    else:
+        vary["model.d_model"] = {"choice": [64, 200, 320]}
+    tree = {"base": {"model": base}, "vary": vary, "budget": draw(st.integers(100_000, 100_000_000))}
+    return Space.parse(yaml.safe_dump(tree), "my.yaml")
+
+
+@settings(max_examples=50)
+@given(spaces(), st.integers(0, 2**32))
+def test_a_fitted_model_fills_the_budget(space: Space, seed: int) -> None:
+    values, fit, budget = space.propose(Drawn(seed)), space.fit, space.settings.budget
+    assert fit is not None and fit.key not in values
+    found = feasible(space, values, vocab_size_of)
+    event("filled" if found else "no width does")
+    assume(found)
+    assert found is not None
+    width, model = found.fitted[fit.key], found.config.model
+    assert FILLED * budget <= found.parameters <= budget
+    assert found.config == space.config({**values, fit.key: width})
+    assert found.parameters == count_parameters(found.config, vocab_size_of(found.config.tokenizer), NUM_FEATS)
+    assert (fit.low or 8) <= width <= (fit.high or budget)
+    assert width % (fit.step or 1) == 0
+    assert fit.key != "model.d_model" or width % (2 * model.heads) == 0
+
+
+@settings(max_examples=25)
+@given(spaces(), st.integers(0, 2**32))
+def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
+    """None that lands where none is said to, and none on more welcome multiples."""
+    values, fit, budget = space.propose(Drawn(seed)), space.fit, space.settings.budget
+    assert fit is not None
+    heads = values.get("model.heads", 4)
+    welcome = 8 * heads if fit.key == "model.d_model" else 64
+    found = feasible(space, values, vocab_size_of)
+    unit = 2 * heads if fit.key == "model.d_model" else 1
+    if found is not None and (fit.step or found.fitted[fit.key] % welcome == 0):
+        return
+    step = welcome if found is not None else math.lcm(unit, fit.step or 1)
+    low, high = max(fit.low or 0, 16 * heads if fit.key == "model.d_model" else 8), min(fit.high or 3000, 3000)
+    for width in range(-(-low // step) * step, high + 1, step * max(1, (high - low) // (400 * step))):
+        config = space.config({**values, fit.key: width})
+        count = count_parameters(config, vocab_size_of(config.tokenizer), NUM_FEATS)
+        assert not FILLED * budget <= count <= budget, width
+
+
+def space(fit: str, rest: str = "", budget: int = 5_000_000) -> Space:
+    return Space.parse(f"vary:\n  model.d_model: {fit}\n{rest}\nbudget: {budget}\n", "my.yaml")
+
+
+def test_a_width_that_is_given_is_taken() -> None:
+    """As an entry of `start` gives it: known to be good, wherever in the budget."""
+    found = complete(space("fit"), {"model.d_model": 64}, vocab_size_of, NUM_FEATS)
+    assert found.fitted == {"model.d_model": 64} and found.parameters < 5_000_000 / 2
+
+
+def test_nothing_is_fitted_where_nothing_shall_be() -> None:
+    given_ = Space.parse("vary: {model.d_model: {choice: [64]}}", "my.yaml")
+    assert complete(given_, {"model.d_model": 64}, vocab_size_of, NUM_FEATS).fitted == {}
+
+
+def test_steps_of_heads_of_eight_come_first() -> None:
+    """Of two budgets, the one that such a width fills, and one between two of these."""
+    layers = "  model.encoder_layers: {choice: [6]}"
+    exact = complete(space("fit", layers, 10**9), {"model.d_model": 256}, vocab_size_of, NUM_FEATS).parameters
+    for budget, width in ((int(exact * 1.01), 256), (int(exact * 1.06), 264)):
+        assert feasible(space("fit", layers, budget), {}, vocab_size_of) == Proposal(
+            space(f"{{fit: [{width}, {width}]}}", layers, budget).config({"model.d_model": width}),
+            count := complete(space("fit", layers, 10**9), {"model.d_model": width}, vocab_size_of, 80).parameters,
+            {"model.d_model": width},
+        )
+        assert FILLED * budget <= count <= budget
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [
+        ("[300, 400]", "budget: 5,000,000 parameters are impossible: the smallest model"),
+        ("[64, 128]", "vary.model.d_model: 5,000,000 parameters are out of reach: the largest model"),
+        ("[65, 66]", "no multiple of 8 is between 65 and 66"),
+    ],
+)
+def test_bounds_between_which_nothing_fills_the_budget(bounds: str, reason: str) -> None:
+    narrow = space(f"{{fit: {bounds}}}", "  model.encoder_layers: {int: [2, 4]}")
+    assert feasible(narrow, {"model.encoder_layers": 2}, vocab_size_of) is None
+    with pytest.raises(InputError) as error:
+        check_budget(narrow, vocab_size_of, NUM_FEATS)
+    assert reason in error.value.problem
+
+
+def test_a_width_between_two_steps_is_named() -> None:
+    with pytest.raises(InputError) as error:
+        complete(space("{fit: [100, 400], step: 100}"), {}, vocab_size_of, NUM_FEATS)
+    assert "no width fills 98% of the budget of 5,000,000 parameters: 200 gives 3," in error.value.problem
+    assert "300 gives 5,6" in error.value.problem
+
+
+def test_the_smallest_model_has_the_narrowest_width() -> None:
+    values, count = smallest(space("{fit: [64, 400]}", "  model.heads: {choice: [2, 4]}"), vocab_size_of, NUM_FEATS)
+    assert values["model.d_model"] == 64
+    assert count == complete(space("fit", budget=10**9), {"model.d_model": 64}, vocab_size_of, NUM_FEATS).parameters
+
+
+def test_how_a_fit_is_written() -> None:
+    assert space("fit").fit == Fit("model.d_model")
+    assert space("{fit: [64, 512]}").fit == Fit("model.d_model", 64, 512)
+    assert space("{fit: [64, 512], step: 32}").fit == Fit("model.d_model", 64, 512, 32)
+    assert list(space("fit").vary) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("model.heads: fit", "fit solves for a width: model.d_model or model.feed_forward"),
+        ("model.dropout: {fit: [0, 1]}", "fit solves for a width"),
+        ("model.depth: fit", "unknown key"),
+        ("model.d_model: {fit: 256}", "fit needs two whole numbers, [low, high], but got 256"),
+        ("model.d_model: {fit: [512, 256]}", "low <= high must hold"),
+        ("model.d_model: {fit: [4, 256]}", "greater than or equal to 8, but got 4"),
+        ("model.d_model: {fit: [64, 256], step: 0}", "step must be a whole number above 0, but got 0"),
+        ("model.d_model: {fit: [64, 256], when: {model.gated: true}}", "unknown option when; fit takes step"),
+        ("model.d_model: {fit: [64, 256], int: [1, 2]}", "unknown option int; fit takes step"),
+        ("model.d_model: fits", "needs a distribution (choice, int, float, log)"),
+        ("model.d_model: fit\n  model.feed_forward: fit", "one width can be fitted, and model.d_model is already"),
+        ("model.ff_expansion: {choice: [2, 4]}\n  model.feed_forward: fit", "model.ff_expansion stands in its place"),
+        ("model.d_model: fit\n  model.gated: {choice: [true], when: {model.d_model: 64}}", "fitted after all others"),
+    ],
+)
+def test_mistakes(entry: str, reason: str) -> None:
+    with pytest.raises(InputError) as error:
+        Space.parse(f"vary:\n  {entry}\n", "my.yaml")
+    (_, found) = error.value.problem.splitlines()
+    assert found.startswith(f"  line {1 + len(entry.splitlines())}: vary.model.") and reason in found, found
