@@ -144,7 +144,7 @@ def test_a_width_between_two_steps_is_named() -> None:
     with pytest.raises(InputError) as error:
         complete(space("{fit: [100, 400], step: 100}"), {}, vocab_size_of, NUM_FEATS)
     assert "no width fills 98% of the budget of 5,000,000 parameters: 200 gives 3," in error.value.problem
-    assert "300 gives 5,6" in error.value.problem
+    assert "400 gives " in error.value.problem  # 300 is no multiple of two for each head
 
 
 def test_the_smallest_model_has_the_narrowest_width() -> None:
