@@ -100,9 +100,9 @@ def print_importances(console: Console, found: Importances) -> None:
             table.add_row(Text(key), f"{share:.1%}")
         console.print(table)
         say(console, f"It rests on {found.finished} finished trials; those that were stopped early do not count.")
+        for key, reason in found.not_judged.items():
+            say(console, f"not judged: {key}: {reason}")
     else:
         few = found.finished < FEWEST
         reason = f"it takes {FEWEST} at least" if few else "nothing varied, or all are equally good"
         say(console, f"{found.finished} finished trials say nothing of which keys matter: {reason}.")
-    for key, reason in found.not_judged.items():
-        say(console, f"not judged: {key}: {reason}")
