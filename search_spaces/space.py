@@ -63,7 +63,8 @@ class Space:
         base: what the base configuration says (a valid one on its own), as `{"model.dropout": 0.1}`.
         vary: how keys vary, each behind the keys that its condition names.
         fit: the width that is solved for when all these have values, so that the model fills the budget.
-        start: what is tried before the sampler's proposals: values of all active varied keys and of the fitted width.
+        start: what is tried before the sampler's proposals: values of all active varied keys, and of the fitted width
+            where the space says one.
         settings: how to search, when to stop a trial, how much to spend.
     """
 

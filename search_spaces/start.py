@@ -42,7 +42,10 @@ def read_entries(
 def complete_entry(
     space: Space, place: str, entry: Mapping[str, Any], mistake: Callable[[str, str], None]
 ) -> dict[str, Any]:
-    """The entry's values and, of the active keys that it leaves out, the base's: as `Space.config` takes them."""
+    """The entry's values and, of the active keys that it leaves out, the base's: as `Space.config` takes them.
+
+    A fitted width that neither the entry nor the base says is left out, to be solved for.
+    """
     values: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     distributions = {key: variable.distribution for key, variable in space.vary.items()}
@@ -51,6 +54,8 @@ def complete_entry(
             if key in entry:
                 wrong[key] = f"has no meaning here: it varies when {_condition(space.vary[key].when)}"
             continue
+        if space.fit and key == space.fit.key and key not in entry and key not in space.base:
+            continue  # nobody has said a width: it is solved for, as in all other proposals
         value = entry[key] if key in entry else space.value(key, values)
         try:
             values[key] = distribution.take(as_text(value) if isinstance(value, list | tuple) else value)

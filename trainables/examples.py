@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables.data.batching import DeviceSplit
-from trainables.data.corpus import Split
 from trainables.data.tokenizer import EOS, SOS
 from trainables.metrics import Piece, align_words
 from trainables.models.decoder import Decoder
@@ -150,23 +149,25 @@ def collect(
         data: the validation split.
         indices: its utterances in the order of `hypotheses`.
     """
-    split, texts = data.split, data.split.texts or []
+    split = data.split
     median = int(np.argsort(split.frames, kind="stable")[len(split) // 2])
-    heard = [hypothesis for _, hypothesis in sorted(zip(indices, hypotheses, strict=True))]
-    errors = UtteranceErrors.of(split.name, epoch, split.ids, texts, heard)
+    order = sorted(zip(indices, hypotheses, strict=True))
+    rows, heard = [index for index, _ in order], [hypothesis for _, hypothesis in order]
+    texts = [(split.texts or [])[row] for row in rows]
+    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, heard)
     return Examples(
         epoch,
         split.name,
-        chosen(transcripts(split, errors)),
+        chosen(transcripts(errors, split.seconds[rows])),
         commonest(align_words(texts, heard)),
         decoder_attention(recognizer, data, median),
         errors,
     )
 
 
-def transcripts(split: Split, errors: UtteranceErrors) -> list[Transcript]:
+def transcripts(errors: UtteranceErrors, seconds_N: np.ndarray) -> list[Transcript]:
     """All utterances by falling number of errors."""
-    columns = split.ids, map(float, split.seconds), errors.references, errors.hypotheses, errors.character_errors
+    columns = errors.ids, map(float, seconds_N), errors.references, errors.hypotheses, errors.character_errors
     return sorted(map(Transcript, *columns), key=lambda row: (-row.errors, row.id))
 
 

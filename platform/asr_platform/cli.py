@@ -92,8 +92,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
-    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap (--max-...;
-    default: as the space's limits say) stops cleanly, and can go on with more.
+    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap of hours or
+    disk (default: as the space's limits say) stops cleanly, and can go on with more.
     """
     from search_spaces.settings import Limits
 

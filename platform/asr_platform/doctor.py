@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from asr_platform.home import Home, trial_name
 from asr_platform.leaderboard import ranked, rows
 from asr_platform.mirror import Mirror
-from asr_platform.study import Ledger, State, TrialRecord
+from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
 from asr_platform.thinning import Thinner
 from asr_platform.tracking import FAILURES, NOT_METRICS, STATUS, Run, Tracker
@@ -175,13 +175,13 @@ class Doctor:
         for folder in self.thinner.leftovers():
             yield Finding("disk", f"{folder}: of no trial, or half removed")
         for trial in trials:
+            if trial.state == "running":
+                continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
             named = any(row["checkpoint"] for row in trial.curve)
-            if named and trial.checkpoint is None:
+            if named and trial.checkpoint is None and not trial.about.get(REMOVED):
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
             elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
                 yield Finding("checkpoint", f"{trial.model} has no weights", trial.number)
-            if trial.state == "running":
-                continue
             for folder in self.thinner.superfluous(trial):
                 yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
 

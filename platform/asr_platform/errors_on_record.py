@@ -25,6 +25,10 @@ class ErrorsOnRecord(Follower):
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "errors"
 
+    def opened(self, trials: list[TrialRecord]) -> None:
+        for trial in trials:
+            self.progressed(trial)
+
     def progressed(self, trial: TrialRecord) -> None:
         """Copies the errors of the trial's best epoch from its checkpoint, where they are not here yet.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from asr_platform.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
 from search_spaces.space import Proposal, Space
-from trainables.config import Config
+from trainables.config import Config, Model
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.text import read_texts
@@ -117,6 +117,12 @@ class Feasibility:
         if config.data.text is not None:
             self.texts(Path(config.data.text))
         if config.optimizer.groups or config.training.stages or moved:
-            with torch.device("meta"):
-                names = [name for name, _ in make_model(config.model, tokenizer.vocab_size, bins).named_parameters()]
-            check_phases(config, names, moved)
+            shape = config.model.model_copy(update={"dropout": 0.0, "layer_drop": 0.0})  # so that fewer models differ
+            check_phases(config, parameter_names(shape, tokenizer.vocab_size, bins), moved)
+
+
+@lru_cache(maxsize=256)
+def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
+    """Those of a model, of which nothing is allocated."""
+    with torch.device("meta"):
+        return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]

@@ -6,7 +6,10 @@ from asr_platform.study import TrialRecord
 
 
 class Follower:
-    """Told of every trial of a sweep, as the ledger has it. Each step may be told again after a restart."""
+    """Told of every trial of a sweep, as the ledger has it."""
+
+    def opened(self, trials: list[TrialRecord]) -> None:
+        """A run of the sweep begins with these, of which a killed driver may not have told everything."""
 
     def started(self, trial: TrialRecord) -> None:
         """Its training begins, or goes on."""

@@ -36,6 +36,9 @@ class Mirror(Follower):
         self.parent = ""
         self.away = False
 
+    def opened(self, trials: list[TrialRecord]) -> None:
+        self.show_all()
+
     def started(self, trial: TrialRecord) -> None:
         self.show(trial.number)
 

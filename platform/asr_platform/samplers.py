@@ -135,8 +135,8 @@ def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Obser
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
     study.add_trials(_copies(space, [*others, *filter(None, map(observe, trials))]))
     for attempt in range(PROPOSALS):
-        if attempt == LEARNED:
-            study.sampler = optuna.samplers.RandomSampler(seed)
+        if attempt and attempt % LEARNED == 0:  # a new study each time: the more trials it has, the slower it is
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler((seed + attempt) % 2**32))
         trial = study.ask()
         space.propose(trial)
         proposal = study.get_trials(deepcopy=False)[trial.number]
@@ -179,7 +179,7 @@ class _Copy(FrozenTrial):
 
 def _copies(space: Space, seen: Sequence[Observation]) -> list[FrozenTrial]:
     """The trials in the form of which the space's sampler makes the most; what does not fit the space is left out."""
-    settings, distributions = space.settings, _distributions(space)
+    settings, distributions = space.settings, distributions_of(space)
     finished = [trial.values["val_cer"] for trial in seen if trial.state == "complete"]
     worst = max(finished, default=math.inf) if settings.sampler == "gp" else math.inf
     copies: list[FrozenTrial] = []
@@ -278,7 +278,7 @@ def _first(distribution: BaseDistribution) -> Any:
     return distribution.low
 
 
-def _distributions(space: Space) -> dict[str, BaseDistribution]:
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     """Those of all varied keys, whatever their conditions."""
     asked = _Asked()
     for key, variable in space.vary.items():
@@ -294,7 +294,7 @@ def fitting(
     Raises:
         Misfit: it could not.
     """
-    distributions = _distributions(space) if distributions is None else distributions
+    distributions = distributions_of(space) if distributions is None else distributions
     for key in params:
         if key not in space.vary:
             raise Misfit(f"{key} does not vary here")
@@ -307,7 +307,7 @@ def fitting(
         if key not in params:
             raise Misfit(f"{key} varies here alone")
         if not _holds(distribution, params[key]):
-            raise Misfit(f"{key}={params[key]} is outside {_ends(distribution)}")
+            raise Misfit(f"{key}={params[key]} is {_elsewhere(distribution)}")
         found[key] = params[key]
     return found
 
@@ -319,16 +319,17 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def _ends(distribution: BaseDistribution) -> str:
+def _elsewhere(distribution: BaseDistribution) -> str:
+    """Where a value lies that the distribution does not have."""
     if isinstance(distribution, CategoricalDistribution):
-        return f"[{', '.join(map(str, distribution.choices))}]"
+        return f"none of {', '.join(map(str, distribution.choices))}"
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return f"[{distribution.low:g}, {distribution.high:g}]"
+    return f"outside [{distribution.low:g}, {distribution.high:g}]"
 
 
 def _given(space: Space, values: Mapping[str, Any]) -> FrozenTrial:
     """A proposal of these values, of which those that no sampler is asked for are left out."""
-    distributions = {key: distribution for key, distribution in _distributions(space).items() if key in values}
+    distributions = {key: distribution for key, distribution in distributions_of(space).items() if key in values}
     return _running({key: values[key] for key in distributions}, distributions, {})
 
 
@@ -337,7 +338,7 @@ def _given(space: Space, values: Mapping[str, Any]) -> FrozenTrial:
 
 def _grid(space: Space) -> Iterator[FrozenTrial]:
     """Every combination of the space's values that its conditions allow, in an order that the seed shuffles."""
-    axes = {key: _points(distribution) for key, distribution in _distributions(space).items()}
+    axes = {key: _points(distribution) for key, distribution in distributions_of(space).items()}
     count = math.prod(map(len, axes.values()))
     if count > LARGEST_GRID:
         raise InputError(

@@ -18,6 +18,7 @@ from asr_platform.early_stopping import RungStopper
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
+from asr_platform.following import Follower
 from asr_platform.home import Home
 from asr_platform.leaderboard import find, ranked
 from asr_platform.limits import STOPPED, Meter
@@ -61,6 +62,7 @@ class Outcome:
         model: the best trial's model directory; None where no trial finished an epoch, or after Ctrl-C.
         standings: what is known of trials' CERs, by number.
         cap: which cap ended the run, in words; empty where none did.
+        objectives: what the sweep minimises.
     """
 
     name: str
@@ -70,8 +72,8 @@ class Outcome:
     model: Path | None
     interrupted: bool
     standings: Mapping[int, Standing]
-    cap: str = ""
-    objectives: Sequence[str] = ("val_cer",)
+    cap: str
+    objectives: Sequence[str]
 
 
 def start(
@@ -92,9 +94,8 @@ def start(
         raise taken(name)
     name = name or next(f"{space.name}-{n}" for n in range(1, len(names) + 2) if f"{space.name}-{n}" not in names)
     home.sweep(name)  # refuses names that cannot be a folder's
-    for left_out in Feasibility(space, corpus).check():
-        view.say(f"not tried: {left_out}")
     known, lines = gather(home.studies, warm_start, space, corpus.hash)
+    lines += [f"not tried: {left_out}" for left_out in Feasibility(space, corpus).check()]
     for line in lines:
         view.say(line)
     about = {
@@ -184,18 +185,17 @@ def recorded_limits(about: dict[str, Any]) -> Limits:
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
-    """Executes what the ledger has left to do, and makes the winner's model directory."""
-    ledger, space, home = sweep.ledger, sweep.space, sweep.home
-    folder, corpus = home.sweep(sweep.name), sweep.corpus
+    """Executes what the ledger has left to do."""
+    ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
+    folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
     experiment = f"{corpus.source}-{corpus.hash[:8]}"
     mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
-    mirror.show_all()
     errors = ErrorsOnRecord(folder)
-    for trial in ledger.trials():
-        errors.progressed(trial)  # what a killed driver had no time for
     thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
-    thinner.thin()
-    workers = machine.workers(sweep.options)
+    meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
+    followers: list[Follower] = [errors, mirror, view, thinner]  # what thinning removes has been kept and shown
+    for follower in followers:
+        follower.opened(ledger.trials())
     settings = {
         "folder": str(folder),
         "corpus": str(corpus.path.resolve()),
@@ -206,27 +206,38 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
         proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
-        meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
-        reaper = cluster.Reaper(machine.dashboard)
-        recorder = Recorder(ledger, stopper, interrupt, meter, reaper, [errors, mirror, view, thinner])
+        recorder = Recorder(ledger, stopper, interrupt, meter, cluster.Reaper(machine.dashboard), followers)
         interrupt.cap = meter.reached()
         if not interrupt.asked:
             execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
+    meter.note()
     ledger.note(STOPPED, interrupt.cap)
-    trials = ledger.trials()
+    return _conclude(sweep, interrupt, mirror, errors, thinner, view)
+
+
+def _conclude(
+    sweep: Sweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, view: View
+) -> Outcome:
+    """Makes the winner's model directory, unless the sweep was interrupted, and closes what was open."""
+    trials = sweep.ledger.trials()
     best = next((trial for trial in ranked(trials) if trial.model), None)
     model = None
     if best and best.model and not interrupt.pressed:
-        model = copy_model(Path(best.model), home.model(sweep.name))
+        model = copy_model(Path(best.model), sweep.home.model(sweep.name))
         _draw(best, trials, model / PLOTS, view)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model, interrupt.cap)
     thinner.thin()
-    meter.note()
-    split = corpus.validation_split(space.config({}).data.validation).name
     return Outcome(
-        sweep.name, corpus, split, trials, model, interrupt.pressed, errors.standings(trials), interrupt.cap,
-        ledger.objectives,
-    )  # fmt: skip
+        name=sweep.name,
+        corpus=sweep.corpus,
+        split=sweep.corpus.validation_split(sweep.space.config({}).data.validation).name,
+        trials=trials,
+        model=model,
+        interrupted=interrupt.pressed,
+        standings=errors.standings(trials),
+        cap=interrupt.cap,
+        objectives=sweep.ledger.objectives,
+    )
 
 
 def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:

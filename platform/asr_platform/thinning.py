@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr_platform.following import Follower
 from asr_platform.home import trial_name
-from asr_platform.leaderboard import ranked
+from asr_platform.leaderboard import pareto_front, ranked
 from asr_platform.study import REMOVED, Ledger, TrialRecord
 from asr_platform.trial import SNAPSHOT
 from trainables.checkpoint import AVERAGES, OPTIMIZER, TRAINING
@@ -29,13 +29,16 @@ class Thinner(Follower):
 
     Args:
         folder: the sweep's own.
-        keep: so many best trials keep their models.
+        keep: so many best trials keep their models, and with several objectives those on the Pareto front.
         ready: whether all that is shown of trials has been shown: it comes from their checkpoints.
     """
 
     def __init__(self, ledger: Ledger, folder: Path, keep: int, ready: Callable[[], bool] = lambda: True) -> None:
         self.ledger, self.folder, self.trials, self.keep = ledger, folder, folder / "trials", keep
         self.ready = ready
+
+    def opened(self, trials: list[TrialRecord]) -> None:
+        self.thin()
 
     def ended(self, trial: TrialRecord) -> None:
         self.thin()
@@ -45,9 +48,12 @@ class Thinner(Follower):
         if not self.ready():
             return
         ended = [trial for trial in self.ledger.trials() if trial.state != "running" and self._is_here(trial)]
-        kept = {trial.number for trial in [trial for trial in ranked(ended) if trial.model][: self.keep]}
+        here = [trial for trial in ranked(ended) if trial.model]
+        objectives = self.ledger.objectives
+        kept = {trial.number for trial in here[: self.keep]}
+        kept |= pareto_front(here, objectives) if len(objectives) > 1 else set()
         for trial in ended:
-            if trial.model and trial.number not in kept:
+            if (trial.model or _is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
                 self.ledger.describe(trial.number, REMOVED, True)
             self._thin(trial, trial.number in kept)
         for leftover in self.leftovers():
@@ -61,7 +67,8 @@ class Thinner(Follower):
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:
         """Of an ended trial: the checkpoints other than its best one; none where that one is not to be found."""
-        if not self._is_here(trial) or (trial.curve and not trial.checkpoint):
+        lost = bool(trial.curve) and not trial.checkpoint
+        if not self._is_here(trial) or (lost and not _is_overtaken(trial)):
             return []
         best = Path(trial.checkpoint).name if trial.checkpoint else None
         folders = _folders(self.trials / trial_name(trial.number))
@@ -83,6 +90,14 @@ class Thinner(Follower):
             for path in [] if kept else Path(trial.checkpoint).iterdir():
                 if path.suffix != ".json":
                     path.unlink()
+
+
+def _is_overtaken(trial: TrialRecord) -> bool:
+    """Whether nothing on record of a stopped trial is left.
+
+    Its worker trains on until it is stopped, and Ray Train keeps the best of all epochs, those after the stop included.
+    """
+    return trial.state in ("pruned", "failed") and bool(trial.curve) and not trial.checkpoint
 
 
 def used(folder: Path) -> int:

@@ -6,13 +6,14 @@ one: what it varied keeps its value, and what has begun to vary has the value th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from asr_platform.samplers import Misfit, distributions_of, fitting
 from search_spaces.distributions import as_text
 from search_spaces.space import DEFAULTS, STRUCTURED, Space
 from trainables.config import flatten
@@ -22,66 +23,30 @@ AGAIN = "#"  # in a study, between a key whose choices have changed and the numb
 MOST_PROBLEMS = 5  # in one message
 
 
-class MisfitError(Exception):
-    """A value that a space does not have."""
-
-
-class Given:
-    """Answers like a sampler, with values that are given, and keeps the distributions that it was asked about.
-
-    Raises:
-        MisfitError: a value is not in its distribution, or there is none.
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-        self.distributions: dict[str, BaseDistribution] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._take(name, CategoricalDistribution(tuple(choices)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        return int(self._take(name, IntDistribution(low, high, step=step)))
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        return float(self._take(name, FloatDistribution(low, high, log=log, step=step)))
-
-    def _take(self, name: str, distribution: BaseDistribution) -> Any:
-        value = self.values.get(name)
-        try:
-            fits = name in self.values and distribution._contains(distribution.to_internal_repr(value))
-        except (ValueError, TypeError):  # no choice, or no number
-            fits = False
-        if not fits:
-            raise MisfitError(f"{name} is {value!r}, which the space does not have")
-        self.distributions[name] = distribution
-        return value
-
-
 def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str, Any]:
     """The values in `space` of a trial that had `params` in `origin`.
 
     Raises:
-        MisfitError: one of them is not in the space.
+        Misfit: one of them is not in the space.
     """
+    values = {key: _value(key, params, origin) for key in space.vary}
+    active = {key: value for key, value in values.items() if space.is_active(key, values)}
     fitted = {space.fit.key: _value(space.fit.key, params, origin)} if space.fit else {}
-    return {**space.propose(Given({key: _value(key, params, origin) for key in space.vary})), **fitted}
+    return {**fitting(space, active), **fitted}
 
 
 def refit(trial: FrozenTrial, params: Mapping[str, Any], space: Space) -> FrozenTrial | None:
     """A trial with these values, and the distributions that the space has for them; None where it has them not."""
-    given = Given(params)
+    distributions = distributions_of(space)
     try:
-        values = space.propose(given)
-    except MisfitError:
+        values = fitting(space, {key: value for key, value in params.items() if key in space.vary}, distributions)
+    except Misfit:
         return None
     return optuna.trial.create_trial(
         state=trial.state,
         values=trial.values,
         params=values,
-        distributions=given.distributions,
+        distributions={key: distributions[key] for key in values},
         user_attrs=trial.user_attrs,
         system_attrs=trial.system_attrs,
         intermediate_values=trial.intermediate_values,
@@ -105,7 +70,7 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
     for number, params in trials.items():
         try:
             values[number] = restated(params, origin, space)
-        except MisfitError as error:
+        except Misfit as error:
             problems.append(f"trial {number}: {error}")
             continue
         problems += [f"trial {number}: {line}" for line in _changes(params, origin, values[number], space)]

@@ -174,7 +174,8 @@ class Soak:
             path = f"file:{self.platform.home}/studies.db?mode=ro"
             with closing(sqlite3.connect(path, uri=True)) as database:
                 # What a sweep is begun with is the last thing that is written when it is made.
-                return bool(database.execute("SELECT 1 FROM study_user_attributes").fetchone())
+                notes = "SELECT 1 FROM study_user_attributes JOIN studies USING (study_id) WHERE study_name = ?"
+                return bool(database.execute(notes, [NAME]).fetchone())
         except sqlite3.OperationalError:
             return False
 

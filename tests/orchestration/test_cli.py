@@ -332,6 +332,7 @@ def test_the_leaderboard_for_machines(run: Run) -> None:
         "params",
         "mlflow_run_id",
         "model",
+        "model_removed",
     ]
     assert list(first) == list(second) == keys
     assert (first["trial"], first["state"], first["val_cer"], first["epochs"]) == (1, "complete", 0.25, 2)
@@ -418,17 +419,35 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     monkeypatch.chdir(place)
     corpus = Corpus.open(place / "corpus")
     trials = [records.trial(0, "complete", [0.25]), records.trial(1, "failed", reason="DivergedError: nan")]
-    whole = Outcome("small", corpus, "dev", trials, place / "my models" / "small", interrupted=False, standings={})
+    whole = Outcome(
+        "small",
+        corpus,
+        "dev",
+        trials,
+        place / "my models" / "small",
+        interrupted=False,
+        standings={},
+        cap="",
+        objectives=["val_cer"],
+    )
     ended = close(whole)
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
     assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
     assert "compare trials:  platform ui\n" in ended.out
     assert "trial 1 failed: DivergedError: nan\n" in ended.out
-    ended = close(Outcome("small", corpus, "dev", trials, None, interrupted=True, standings={}), "--home", "my runs")
+    ended = close(
+        Outcome("small", corpus, "dev", trials, None, interrupted=True, standings={}, cap="", objectives=["val_cer"]),
+        "--home",
+        "my runs",
+    )
     assert ended.code == 130
     assert "stopped; go on with: platform --home 'my runs' sweep --resume small\n" in ended.out
-    ended = close(Outcome("small", corpus, "dev", trials[1:], None, interrupted=False, standings={}))
+    ended = close(
+        Outcome(
+            "small", corpus, "dev", trials[1:], None, interrupted=False, standings={}, cap="", objectives=["val_cer"]
+        )
+    )
     assert ended.code == 1
     assert "no model: no trial finished an epoch\n" in ended.out
     cap = "5 of 5 hours (--max-hours) are spent"

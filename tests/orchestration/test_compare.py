@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = ledger.trial(trial)
         if hypotheses is not None and record.best:
             record.best["checkpoint"] = str(place / "checkpoint")
-            store.keep(record)
+            store.progressed(record)
     return place
 
 

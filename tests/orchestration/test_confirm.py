@@ -66,7 +66,7 @@ def stripped(config: Config) -> dict[str, Any]:
 def proposals(space: Space) -> list[Mapping[str, Any]]:
     """What the ledger proposes for a space, to its last trial."""
     ledger = records.ledger_in_memory(space.settings.trials)
-    return [ledger.propose(space, lambda values: 1000).params for _ in range(space.settings.trials)]
+    return [ledger.propose(space, lambda values: records.counting(1000)).params for _ in range(space.settings.trials)]
 
 
 @pytest.mark.parametrize("name", [*shipped(), "made up"])
@@ -180,7 +180,7 @@ def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: P
     ledger = records.ledger_in(tmp_path, **about, space=text)
     space = records.space(text)
     for cer in (0.3, 0.1, 0.2):
-        number = ledger.propose(space, lambda values: 1000).number
+        number = ledger.propose(space, lambda values: records.counting(1000)).number
         ledger.record(number, records.row(1, cer))
         ledger.finish(number, "complete")
     chosen = candidates(space, ledger.trials(), 2, {})

@@ -29,21 +29,21 @@ def trial(number: int, cers: list[float], folder: Path | None = None, wrong: lis
 def test_they_outlive_the_checkpoint(tmp_path: Path) -> None:
     store, kept = ErrorsOnRecord(tmp_path / "sweep"), trial(7, [0.5, 0.1], tmp_path, [1, 2, 3])
     assert store.of(kept) is None
-    store.keep(kept)
+    store.progressed(kept)
     checkpoint = Path(kept.best["checkpoint"]) if kept.best else tmp_path
     (checkpoint / ERRORS).unlink()
     checkpoint.rmdir()
-    store.keep(kept)
+    store.progressed(kept)
     assert store.of(kept) == errors_of([1, 2, 3], epoch=2)
     assert [path.name for path in (tmp_path / "sweep/errors").iterdir()] == ["trial-0007.json"]
 
 
 def test_a_better_epoch_takes_their_place_and_a_worse_one_does_not(tmp_path: Path) -> None:
     store = ErrorsOnRecord(tmp_path)
-    store.keep(trial(0, [0.5], tmp_path, [9, 9]))
+    store.progressed(trial(0, [0.5], tmp_path, [9, 9]))
     better = trial(0, [0.5, 0.1, 0.3], tmp_path, [1, 1])
     assert store.of(better) is None, "epoch 1's errors are not epoch 2's"
-    store.keep(better)
+    store.progressed(better)
     assert store.of(better) == errors_of([1, 1], epoch=2)
 
 
@@ -52,17 +52,17 @@ def test_a_checkpoint_out_of_reach_leaves_none(place: str | None, tmp_path: Path
     store, far = ErrorsOnRecord(tmp_path), trial(0, [0.5])
     assert far.best is not None
     far.best["checkpoint"] = place
-    store.keep(far)
+    store.progressed(far)
     assert store.of(far) is None
 
 
 def test_what_cannot_be_written_ends_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "errors").touch()
     store, kept = ErrorsOnRecord(tmp_path), trial(0, [0.5], tmp_path, [1])
-    store.keep(kept)
+    store.progressed(kept)
     assert store.of(kept) is None
     (tmp_path / "errors").unlink()
-    store.keep(kept)
+    store.progressed(kept)
     assert store.of(kept) is not None, "the next time"
 
 
@@ -73,7 +73,7 @@ def test_the_leaderboard_knows_intervals_and_ties(tmp_path: Path) -> None:
     trials = [trial(number, [sum(counts) / 2000], tmp_path, counts) for number, counts in wrong.items()]
     trials += [trial(3, [0.07], tmp_path), trial(4, [])]
     for each in trials:
-        store.keep(each)
+        store.progressed(each)
     table = rows(trials, store.standings(trials))
     assert [(row["trial"], row["tied"]) for row in table] == [(1, True), (0, True), (3, None), (2, False), (4, None)]
     for row in table:

@@ -10,6 +10,7 @@ import records
 
 from asr_platform.limits import HOUR, SPENT, Meter
 from asr_platform.study import Ledger
+from asr_platform.thinning import Thinner
 from search_spaces.settings import Limits
 
 
@@ -17,12 +18,16 @@ def row(epoch: int, train: float, validation: float) -> dict[str, Any]:
     return {**records.row(epoch, 0.5), "train_seconds": train, "validation_seconds": validation}
 
 
+def metered(ledger: Ledger, folder: Path, limits: Limits, workers: int = 1) -> Meter:
+    return Meter(ledger, limits, workers, Thinner(ledger, folder, keep=1))
+
+
 def test_device_time_is_that_of_the_epochs_on_record_times_the_workers(tmp_path: Path) -> None:
     ledger = records.ledger_in(tmp_path)
     limits = Limits(device_hours=2 * 170 / HOUR)
     number = records.add(ledger, "running")
     ledger.record(number, row(1, 50, 10))
-    meter = Meter(ledger, limits, workers=2)
+    meter = metered(ledger, tmp_path, limits, workers=2)
     assert meter.device_seconds == 2 * 60
     assert meter.reached() == ""
     meter.add(row(2, 100, 9))
@@ -32,13 +37,13 @@ def test_device_time_is_that_of_the_epochs_on_record_times_the_workers(tmp_path:
 
 
 def test_wall_time_goes_on_from_where_a_killed_driver_noted_it(tmp_path: Path) -> None:
-    first = Meter(records.ledger_in(tmp_path), Limits(), workers=1)
+    first = metered(records.ledger_in(tmp_path), tmp_path, Limits())
     first.start -= 100  # so long ago did its driver start
     first.add(row(1, 5, 1))
     # the driver is killed
     ledger = Ledger.open(records.storage_in(tmp_path), "small")
     assert 100 <= ledger.about[SPENT] < 200
-    second = Meter(ledger, Limits(hours=150 / HOUR), workers=1)
+    second = metered(ledger, tmp_path, Limits(hours=150 / HOUR))
     assert 100 <= second.wall_seconds < 150
     assert second.reached() == ""
     second.start -= 50
@@ -48,7 +53,7 @@ def test_wall_time_goes_on_from_where_a_killed_driver_noted_it(tmp_path: Path) -
 
 
 def test_without_caps_nothing_is_reached(tmp_path: Path) -> None:
-    meter = Meter(records.ledger_in(tmp_path), Limits(disk_gb=1), workers=1)
+    meter = metered(records.ledger_in(tmp_path), tmp_path, Limits(disk_gb=1))
     meter.start = time.monotonic() - 10**9
     meter.add(row(1, 10**9, 1))
     assert meter.reached() == ""

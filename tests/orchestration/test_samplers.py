@@ -186,7 +186,7 @@ def test_when_a_space_is_used_up_the_search_ends(monkeypatch: pytest.MonkeyPatch
 def test_where_nothing_varies_a_failed_trial_is_repeated() -> None:
     ledger = records.ledger_in_memory(2)
     for _ in range(2):
-        ledger.finish(ledger.propose(records.space("trials: 2"), lambda values: 1).number, "failed")
+        ledger.finish(ledger.propose(records.space("trials: 2"), lambda values: records.counting(1)).number, "failed")
     assert values_of(ledger) == [{}, {}]
 
 
@@ -221,7 +221,7 @@ def test_a_grid_without_end_is_refused() -> None:
     assert "vary.optimizer.lr" in error.value.problem
     wide = "vary: {model.dropout: {float: [0, 0.5], step: 0.0001}, loss.ctc_weight: {float: [0, 0.5], step: 0.01}}"
     with pytest.raises(InputError, match="a grid of 255,051 points, more than 100,000"):
-        propose(records.space(f"{wide}\nsampler: grid"), [], lambda values: 1)
+        propose(records.space(f"{wide}\nsampler: grid"), [], lambda values: records.counting(1))
 
 
 # What the samplers are told

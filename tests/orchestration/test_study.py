@@ -91,7 +91,8 @@ def test_proposals_follow_the_results_and_the_seed(searched: Path) -> None:
     assert propose(other_seed, trials, records.parameters_of)[0].params != expected
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            trial.intermediate_values = {epoch: 1.0 - value for epoch, value in trial.intermediate_values.items()}
+            trial.intermediate_values = {2: 1.0 - trial.intermediate_values[2]}
+            trial.user_attrs["epoch:2"] = "{}"
     assert propose(records.space(), trials, records.parameters_of)[0].params != expected
 
 

@@ -34,7 +34,7 @@ vary:
 budget: 100000
 trials: 5
 epochs: 8
-asha: {grace: 2, reduction: 2}
+asha: {grace: 2, reduction: 2, click: null}
 seed: 2
 """
 NAME = "first"
@@ -207,18 +207,19 @@ def test_the_best_configuration_trains_on_two_workers(platform: Platform, printe
 
 def test_the_best_configurations_are_confirmed(platform: Platform, printed: str, corpus: Corpus) -> None:
     """From two seeds of their own, to the end; the result stays, and what cannot be told apart is said to be so."""
-    platform.run("train", "--data", corpus.path, "--from", NAME, "--epochs", 2, "--name", "short")
-    asked = ["confirm", "short", "--top", 1, "--seeds", 2, "--method", "joint", "--beam", 2]
+    best = platform.leaderboard(NAME)[0]
+    asked = ["confirm", NAME, "--top", 1, "--seeds", 2, "--method", "joint", "--beam", 2]
     (found,) = json.loads(platform.run(*asked, "--json"))
-    rows = {row["trial"]: row for row in platform.leaderboard("short-confirm-1")}
+    confirmed = f"{NAME}-confirm-1"
+    rows = {row["trial"]: row for row in platform.leaderboard(confirmed)}
     assert sorted(rows) == [0, 1]
     assert [rows[number]["params"] for number in (0, 1)] == [{"training.seed": 1}, {"training.seed": 2}]
-    assert {(row["state"], row["epochs"]) for row in rows.values()} == {("complete", 2)}
+    assert {(row["state"], row["epochs"]) for row in rows.values()} == {("complete", best["epochs"])}
     values = [rows[number]["val_cer"] for number in (0, 1)]
-    assert (found["trial"], found["values"], found["failed"]) == (0, values, 0)
+    assert (found["trial"], found["values"], found["failed"]) == (best["trial"], values, 0)
     assert found["mean"] == pytest.approx(sum(values) / 2)
-    config = json.loads((platform.home / "models" / "short-confirm-1" / "config.json").read_text())["config"]
+    config = json.loads((platform.home / "models" / confirmed / "config.json").read_text())["config"]
     assert config["decoding"]["method"] == "joint"
     assert "Ray dashboard" not in platform.run(*asked), "it is done, and only told again"
-    compared = json.loads(platform.run("compare", "short-confirm-1:0", "short-confirm-1:1", "--json"))
+    compared = json.loads(platform.run("compare", f"{confirmed}:0", f"{confirmed}:1", "--json"))
     assert {row["tied"] for row in rows.values()} == {compared["cer"]["tied"]}

@@ -245,7 +245,9 @@ def test_the_pareto_front_is_marked() -> None:
     print_leaderboard(target, trials, objectives=("val_cer", "parameters"))
     lines = text_of(target).splitlines()
     assert [cells(lines, mark)[1] for mark in ("*1", "*2", "3", "*4", "5")] == ["0", "1", "2", "3", "4"]
-    assert "no other trial is as good in val_cer and parameters and better in one of them" in " ".join(lines)
+    assert "no other trial is as good in val_cer and parameters and better in one of them" in " ".join(
+        " ".join(lines).split()
+    )
     shown = {row["trial"]: row for row in rows(trials, objectives=("val_cer", "parameters"))}
     assert {number: row["pareto"] for number, row in shown.items()} == {0: True, 1: True, 2: False, 3: True, 4: False}
     timed = rows(trials, objectives=("val_cer", "real_time_factor"))

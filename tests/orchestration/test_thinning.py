@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import records
 from optuna.storages import InMemoryStorage
-from ray.tune.search import Searcher
 
-from asr_platform.execution import GB, Disk, Interrupt, Proposer
+from asr_platform.home import trial_name
 from asr_platform.leaderboard import rows
+from asr_platform.limits import GB, Meter
 from asr_platform.study import Ledger, State
 from asr_platform.thinning import Thinner, used
-from asr_platform.trial import SNAPSHOT, trial_name
+from asr_platform.trial import SNAPSHOT
+from search_spaces.settings import Limits
 
 MODEL = {
     "config.json",
@@ -46,7 +47,7 @@ class Sweep:
         self.folder = folder
         self.ledger = Ledger.create(InMemoryStorage(), "small", records.ABOUT)
         for number, (cers, state) in enumerate(TRIALS):
-            self.ledger.propose(records.space(), lambda values: 7)
+            self.ledger.propose(records.space(), lambda values: records.counting(7))
             for row in records.curve(cers):
                 path = self.checkpoint(number, row["epoch"])
                 path.mkdir(parents=True)
@@ -101,6 +102,25 @@ def test_the_best_keep_their_models_and_running_trials_everything(sweep: Sweep) 
         assert listed[3] == (str(sweep.checkpoint(3, 2)), False)
 
 
+def test_the_pareto_front_keeps_its_models(sweep: Sweep) -> None:
+    """Of several objectives; the smallest model is on the front, whatever its CER."""
+    sweep.ledger.note("objectives", ["val_cer", "parameters"])
+    sweep.ledger.describe(2, "parameters", 1)
+    sweep.thin()
+    assert [trial.number for trial in sweep.ledger.trials() if trial.state != "running" and trial.model] == [1, 2, 3]
+
+
+def test_of_a_trial_whose_worker_ran_on_nothing_stays(sweep: Sweep) -> None:
+    """Ray Train has removed the epochs on record for later, better ones."""
+    late = sweep.checkpoint(2, 9)
+    sweep.checkpoint(2, 1).rename(late)
+    sweep.thin()
+    assert not late.exists() and sweep.ledger.trial(2).about["model_removed"]
+    shutil.rmtree(sweep.checkpoint(3, 2))
+    sweep.thin()
+    assert not sweep.ledger.trial(3).about.get("model_removed"), "a complete trial's model is missed"
+
+
 def test_a_better_trial_takes_the_place_of_the_worst_that_was_kept(sweep: Sweep) -> None:
     """And a model that is gone does not come back when more are to be kept."""
     sweep.thin()
@@ -151,7 +171,7 @@ def test_it_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_lies_on_remote_storage_is_left_alone(sweep: Sweep) -> None:
-    number = sweep.ledger.propose(records.space(), lambda values: 7).number
+    number = sweep.ledger.propose(records.space(), lambda values: records.counting(7)).number
     sweep.ledger.record(number, {**records.row(1, 0.99), "checkpoint": "s3://bucket/checkpoint_1"})
     sweep.ledger.finish(number, "complete")
     sweep.thin()
@@ -176,32 +196,21 @@ def test_folders_of_no_trial_go(sweep: Sweep) -> None:
 
 
 def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -> None:
-    said: list[str] = []
-    interrupt = Interrupt()
+    """The cap is reached once thinning has made all the room there is; without one, nothing is removed for it."""
     before = used(sweep.folder)
 
-    def disk(limit: float | None) -> Disk:
-        return Disk(sweep.folder, limit, Thinner(sweep.ledger, sweep.folder, 2), interrupt, said.append)
+    def reached(limit: float | None) -> str:
+        return Meter(sweep.ledger, Limits(disk_gb=limit), 1, Thinner(sweep.ledger, sweep.folder, 2)).reached()
 
-    assert not disk(None).is_full() and not disk(before / GB).is_full()
+    assert reached(None) == reached((before + 1) / GB) == ""
     assert used(sweep.folder) == before, "nothing is removed while there is room"
-    assert not disk((before - 1) / GB).is_full()
+    assert reached(before / GB) == ""
     thinned = used(sweep.folder)
-    assert thinned < before and not interrupt.asked and said == []
-    full = disk((thinned - 1) / GB)
-    assert full.is_full() and full.is_full()
-    assert interrupt.asked and len(said) == 1 and "limits.disk_gb is reached" in said[0]
+    assert thinned < before and reached(thinned / GB).endswith("GB on disk (--max-disk-gb) are spent")
     assert sweep.files() == expected_files()
 
 
-def test_no_trial_is_started_where_there_is_no_room(sweep: Sweep) -> None:
-    """Not even one that is to go on; it does with more room."""
-    thinner, interrupt = Thinner(sweep.ledger, sweep.folder, 2), Interrupt()
-
-    def suggestion(limit: float) -> Any:
-        disk = Disk(sweep.folder, limit, thinner, interrupt, lambda text: None)
-        return Proposer(sweep.ledger, records.space(), records.parameters_of, {}, disk, pytest.fail).suggest("any")
-
-    assert suggestion(1 / GB) == Searcher.FINISHED
-    assert suggestion(1)["number"] == 4
-    assert len(sweep.ledger.trials()) == len(TRIALS)
+def test_thinning_waits_for_what_has_yet_to_be_shown(sweep: Sweep) -> None:
+    before = used(sweep.folder)
+    Thinner(sweep.ledger, sweep.folder, 2, ready=lambda: False).thin()
+    assert used(sweep.folder) == before

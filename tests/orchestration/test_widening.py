@@ -75,10 +75,10 @@ def test_old_trials_keep_their_configurations(ledger: Ledger, tmp_path: Path) ->
 def test_new_trials_are_of_the_new_space_and_the_sampler_knows_the_old_ones(ledger: Ledger, tmp_path: Path) -> None:
     """Choices that have changed are no obstacle, twice over; and each proposal follows from what is on record."""
     space = widen(ledger)
-    proposed = [ledger.propose(space, lambda values: 7).params for _ in range(12)]
+    proposed = [ledger.propose(space, lambda values: records.counting(7)).params for _ in range(12)]
     assert {params["tokenizer.kind"] for params in proposed} == {"char", "bpe", "unigram"}
     space = widen(ledger, space.text.replace("[char, bpe, unigram]", "[unigram, bpe, char]"))
-    more = [ledger.propose(space, lambda values: 7).params for _ in range(3)]
+    more = [ledger.propose(space, lambda values: records.counting(7)).params for _ in range(3)]
     again = Ledger.open(records.storage_in(tmp_path), "small").trials()
     assert [trial.params for trial in again[6:]] == proposed + more
     refitted = ledger._in(space, ledger.study.get_trials())
@@ -92,10 +92,10 @@ def test_new_trials_are_of_the_new_space_and_the_sampler_knows_the_old_ones(ledg
     [
         (("epochs: 9", "epochs: 12"), "epochs: a sweep cannot change it"),
         (("trials: 30", "trials: 30\nobjectives: [val_cer, parameters]"), "objectives: a sweep cannot change it"),
-        (("[char, bpe, unigram]", "[bpe, unigram]"), "tokenizer.kind is 'char', which the space does not have"),
-        (("[0, 0.5]", "[0, 0.00001]"), "model.dropout is 0.1"),
+        (("[char, bpe, unigram]", "[bpe, unigram]"), "tokenizer.kind=char is none of bpe, unigram"),
+        (("[0, 0.5]", "[0, 0.00001]"), "trial 0: model.dropout=0.1"),
         (("  model.dropout: {float: [0, 0.5]}\n", ""), "model.dropout was "),
-        (("{choice: [0.3, 0.5]}", "{choice: [0.1, 0.5]}"), "loss.ctc_weight is 0.3"),
+        (("{choice: [0.3, 0.5]}", "{choice: [0.1, 0.5]}"), "loss.ctc_weight=0.3 is none of 0.1, 0.5"),
         (("loss: {ctc_weight: 0.3}", "loss: {ctc_weight: 0.3}\n  optimizer: {warmup: 0.5}"), "optimizer.warmup was "),
     ],
 )  # fmt: skip

@@ -70,6 +70,11 @@ def test_an_empty_entry_is_the_base() -> None:
     assert with_start([{}]).config(start) == with_start([{}]).config({})
 
 
+def test_a_width_that_nobody_says_is_left_to_be_solved_for() -> None:
+    space = Space.parse("vary:\n  model.feed_forward: fit\nstart: [{}, {model.feed_forward: 512}]\n", "my.yaml")
+    assert space.start == ({}, {"model.feed_forward": 512})
+
+
 def test_what_does_not_take_part_is_left_out() -> None:
     (start,) = with_start([{"tokenizer.kind": "char"}]).start
     assert start == {**{key: BASE[key] for key in BASE if key != "tokenizer.vocab_size"}, "tokenizer.kind": "char"} | {

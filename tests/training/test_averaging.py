@@ -136,7 +136,7 @@ def test_a_model_directory_holds_what_was_validated(
     for row in run.recorder.history[2:]:
         trainer = Trainer(run.config, tiny_corpus, CPU)
         trainer.model.load_state_dict(Recognizer.load(run.folder / f"epoch_{row['epoch']}").model.state_dict())
-        assert trainer.validate().items() <= row.items()
+        assert tiny.timeless(trainer.validate()).items() <= row.items()
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
