@@ -1,7 +1,7 @@
 """Replays a table of recorded learning curves: any way of proposing and stopping trials, in seconds and many orders.
 
-The table stands in for the training: a proposal is answered by the nearest configuration of the table that has not
-been tried yet, whose recorded epochs then pass, at their recorded cost, until the policy stops it.
+The table stands in for the training: a proposal is answered by a configuration of the table that has not been tried yet
+and is near, whose recorded epochs then pass, at their recorded cost, until the policy stops it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from search_spaces.space import Space
 
 CURVES = Path(__file__).parent / "assets" / "curves"
 SPACE, TABLE = CURVES / "space.yaml", CURVES / "digits.jsonl"
+HANDFUL = 6
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,15 @@ def best_after(reached: Sequence[tuple[float, float]], seconds: float) -> float:
 
 
 class Nearest:
-    """Finds the configuration of a table that is nearest to a proposal.
+    """Finds a configuration of a table that is near a proposal: the nearest of a handful drawn by chance.
 
+    The nearest of all would be the same few whatever is proposed, and come last where it has no neighbours: in so many
+    dimensions most configurations are far from most proposals (hubness; Radovanovic et al., 2010, JMLR 11).
     Keys count alike: 1 where choices differ or one side lacks the key, else the share of the range between the values.
     """
 
-    def __init__(self, space: Space, table: Sequence[Curve]) -> None:
-        self.space = space
+    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
+        self.space, self.random = space, random.Random(seed)
         self.codes = {curve.number: self.code(curve.values) for curve in table}
 
     def code(self, values: dict[str, Any]) -> np.ndarray:
@@ -124,6 +128,6 @@ class Nearest:
         return np.array(found)
 
     def __call__(self, left: Sequence[Curve], values: dict[str, Any]) -> Curve:
-        wanted = self.code(values)
-        distances = [np.abs(self.codes[curve.number] - wanted).sum() for curve in left]
-        return left[int(np.argmin(distances))]
+        wanted, handful = self.code(values), self.random.sample(left, min(HANDFUL, len(left)))
+        distances = [np.abs(self.codes[curve.number] - wanted).sum() for curve in handful]
+        return handful[int(np.argmin(distances))]

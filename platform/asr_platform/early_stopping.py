@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,16 @@ class Rungs:
         self.recorded: dict[float, dict[int, float]] = {}  # milestone -> trial -> value
         self.dropped: set[int] = set()  # trials whose CER has been below `click`
 
-    def milestones(self, length: float) -> Iterator[float]:
-        """The rungs below a full trial's length, both in the unit of grace."""
-        milestones = (self.first * self.asha.reduction**rung for rung in itertools.count())
-        return itertools.takewhile(lambda milestone: milestone < length, milestones)
+    def milestones(self, length: float) -> list[float]:
+        """The rungs below a full trial's length, both in the unit of grace.
+
+        Where late bloomers are spared in their first half, a rung lies where that ends: they are judged there at last.
+        """
+        steps = (self.first * self.asha.reduction**rung for rung in itertools.count())
+        rungs = set(itertools.takewhile(lambda milestone: milestone < length, steps))
+        if self.asha.click is not None and self.first < LATE * length:
+            rungs.add(LATE * length)
+        return sorted(rungs)
 
     def record(self, number: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
         """Takes in an epoch; the rung that it has reached and that rung's cutoff so far, None where it reaches none."""

@@ -192,15 +192,15 @@ def verdicts(settings: Settings, *curves: Sequence[tuple[float, float]], warmup:
 
 
 GOOD, BAD = [(0.2, 0.2)] * 12, [(0.9, 0.9)] * 12
-LATE = [(0.9, 0.9)] * 5 + [(0.3, 0.3)] + [(0.05, 0.05)] * 6
+LATE = [(0.9, 0.9)] * 4 + [(0.1, 0.1)] * 8
 FALLEN = [(0.5, 0.9), *BAD[1:]]
 
 
 def test_a_late_bloomer_is_spared_in_its_first_half_and_judged_in_its_second() -> None:
-    """Rungs at epochs 2, 4 and 8 of 12: `LATE` drops between the last two; what has dropped once is judged."""
+    """Rungs at epochs 2, 4 and 8 of 12, and then at 6: `LATE` drops just before; what has dropped once is judged."""
     assert verdicts(rungs(2, 2, 12), GOOD, LATE, FALLEN) == [0, 2, 2]
     assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, LATE, FALLEN) == [0, 0, 2]
-    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, BAD) == [0, 8]
+    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, BAD) == [0, 6]
 
 
 def test_grace_is_a_fifth_of_a_trial_and_its_own_warmup_and_two_epochs() -> None:

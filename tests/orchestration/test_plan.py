@@ -42,16 +42,17 @@ def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Can
 @pytest.mark.parametrize(
     ("epochs", "asha", "expected"),
     [
-        (10, {"grace": 3, "reduction": 2}, [3, 6]),
+        (10, {"grace": 3, "reduction": 2}, [3, 5, 6]),
         (12, {"grace": 3, "reduction": 2}, [3, 6]),
-        (13, {"grace": 3, "reduction": 2}, [3, 6, 12]),
-        (30, {"grace": 3}, [3, 9, 27]),
+        (13, {"grace": 3, "reduction": 2}, [3, 6, 7, 12]),
+        (30, {"grace": 3}, [3, 9, 15, 27]),
+        (30, {"grace": 3, "click": None}, [3, 9, 27]),
         (10, {"grace": 3, "reduction": 1.5}, [3, 5, 7]),
         (5, {"grace": 4, "reduction": 1.1}, [4]),
         (10, {"grace": 10}, []),
     ],
 )
-def test_rungs(epochs: int, asha: dict[str, float], expected: list[int]) -> None:
+def test_rungs(epochs: int, asha: dict[str, Any], expected: list[int]) -> None:
     settings = Settings.model_validate({"epochs": epochs, "asha": asha})
     assert rungs(settings) == expected
     hours = Settings.model_validate({"epochs": epochs, "asha": {**asha, "unit": "hours", "grace": asha["grace"] / 4}})

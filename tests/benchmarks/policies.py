@@ -1,0 +1,176 @@
+"""Compares ways of searching on recorded learning curves: training time to a good model, and regret at fixed budgets.
+
+    python tests/benchmarks/policies.py [--orders 200] [--workers 1] [--table FILE]
+
+Every policy replays the same table (tests/assets/curves, recorded by record_curves.py), with the same number of seeds:
+a seed is an order in which configurations are met. Time is that of training and validation alone, of all workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from replay import SPACE, TABLE, Curve, Nearest, Policy, best_after, read_table, replay, seconds_to
+
+from asr_platform.early_stopping import Rungs
+from asr_platform.samplers import propose
+from search_spaces.space import Proposal, Space
+from trainables.config import Config
+
+ANY = Proposal(Config(), 1)  # every configuration of the table can be a trial
+NEAR = 1.05  # times the table's lowest CER: what counts as having found it
+BUDGETS = (0.05, 0.1, 0.2, 0.4)  # shares of the time that training all of the table takes
+
+
+class RandomOrder:
+    """Random search: every configuration to its last epoch."""
+
+    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        return self.random.choice(left)
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        return True
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        """Nothing to learn from."""
+
+
+class RayAsha(RandomOrder):
+    """Random search with Ray's ASHAScheduler as it comes, told the trials' length."""
+
+    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
+        super().__init__(space, table, seed)
+        self.scheduler = ASHAScheduler("epoch", "val_cer", "min", max_t=space.settings.epochs)
+        self.trials: dict[int, Trial] = {}
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        if curve.number not in self.trials:
+            self.trials[curve.number] = Trial("replayed", stub=True)
+            self.scheduler.on_trial_add(None, self.trials[curve.number])
+        row = curve.epochs[epoch - 1]
+        return bool(self.scheduler.on_trial_result(None, self.trials[curve.number], row) == TrialScheduler.CONTINUE)
+
+
+class RayPair(RayAsha):
+    """Ray's OptunaSearch and ASHAScheduler as they come.
+
+    OptunaSearch (2.60) has Optuna's TPE with its defaults, and tells it each trial, stopped early or not, as complete
+    with the last value it reported.
+    """
+
+    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
+        super().__init__(space, table, seed)
+        self.space, self.nearest = space, Nearest(space, table, seed)
+        self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        return self.nearest(left, self.space.propose(self.study.ask()))
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        state, value = TrialState.COMPLETE, curve.epochs[epoch - 1]["val_cer"]
+        self.study.add_trial(frozen(self.space, curve, state, value, {}))
+
+
+class Ours(RandomOrder):
+    """The platform's own sampler and rungs."""
+
+    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
+        super().__init__(space, table, seed)
+        self.space = replace(space, settings=space.settings.model_copy(update={"seed": seed}))
+        self.nearest, self.rungs = Nearest(space, table, seed), Rungs(space.settings)
+        self.trials: dict[int, FrozenTrial] = {}
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        values = propose(self.space, list(self.trials.values()), lambda values: ANY)[0].params
+        curve = self.nearest(left, values)
+        self.trials[curve.number] = frozen(self.space, curve, TrialState.RUNNING, None, {})
+        return curve
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        row = curve.epochs[epoch - 1]
+        return self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
+        state, value = (TrialState.PRUNED, None) if stopped else (TrialState.COMPLETE, min(cers.values()))
+        self.trials[curve.number] = frozen(self.space, curve, state, value, cers)
+
+
+def frozen(space: Space, curve: Curve, state: TrialState, value: float | None, cers: dict[int, float]) -> FrozenTrial:
+    """A configuration of the table as Optuna has trials."""
+    asked = FixedTrial(curve.values)
+    params = space.propose(asked)
+    return optuna.create_trial(
+        state=state,
+        value=value,
+        params=params,
+        distributions=asked.distributions,
+        intermediate_values=cers,
+        user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # a ledger's rows, of which nothing else is needed
+    )
+
+
+POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
+    "the platform": Ours,
+    "Ray: OptunaSearch + ASHAScheduler": RayPair,
+    "random + ASHAScheduler": RayAsha,
+    "random": RandomOrder,
+}
+
+
+def run(name: str, table: Sequence[Curve], workers: int, seed: int) -> list[tuple[float, float]]:
+    return replay(table, POLICIES[name](Space.load(str(SPACE)), table, seed), workers)
+
+
+def print_table(name: str, table: Sequence[Curve], runs: Sequence[Sequence[tuple[float, float]]]) -> None:
+    """A row: how often and when the target is reached, the time of a whole run, the regret at the budgets."""
+    best, whole = min(curve.best for curve in table), sum(row["cpu_seconds"] for c in table for row in c.epochs)
+    times = [seconds_to(reached, NEAR * best) for reached in runs]
+    found = sum(time < math.inf for time in times) / len(times)
+    median = statistics.median(times)
+    regrets = [statistics.mean(best_after(reached, share * whole) - best for reached in runs) for share in BUDGETS]
+    spent = statistics.mean(reached[-1][0] for reached in runs)
+    cells = [name, f"{found:.0%}", f"{median:,.0f}" if median < math.inf else "never", f"{spent:,.0f}"]
+    print(" | ".join(["", *cells, *(f"{regret:.2%}" for regret in regrets), ""]).strip(), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    options = parser.parse_args()
+    table = read_table(options.table)
+    whole = sum(row["cpu_seconds"] for curve in table for row in curve.epochs)
+    best = min(curve.best for curve in table)
+    print(f"{len(table)} configurations, {whole:,.0f} s to train all; lowest CER {best:.2%}; {options.workers} workers")
+    budgets = " | ".join(f"at {share * whole:,.0f} s" for share in BUDGETS)
+    print(f"\n| policy | found | median s to {NEAR:g} x best | s a run | regret {budgets} |")
+    print("| --- " * (4 + len(BUDGETS)) + "|")
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for name in POLICIES:
+            runs = list(pool.map(partial(run, name, table, options.workers), range(options.orders), chunksize=5))
+            print_table(name, table, runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The recorded learning curves, and what the platform's stopping rule does on them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import replay
+from hypothesis import given
+from hypothesis import strategies as st
+from replay import Curve
+
+from asr_platform.early_stopping import Rungs
+from search_spaces.settings import Settings
+from search_spaces.space import Space
+
+ORDERS = 50
+
+
+@dataclass
+class Stopping:
+    """Configurations in a random order, stopped by the platform's rungs where these are given."""
+
+    seed: int
+    settings: Settings | None
+    ended_at: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.rungs = Rungs(self.settings) if self.settings else None
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        return self.random.choice(left)
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        row = curve.epochs[epoch - 1]
+        return not self.rungs or self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        assert stopped == (epoch < len(curve.epochs)) and curve.number not in self.ended_at
+        self.ended_at[curve.number] = epoch
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space.load(str(replay.SPACE))
+
+
+@pytest.fixture(scope="module")
+def table() -> list[Curve]:
+    return replay.read_table()
+
+
+def test_the_table_is_of_its_space(space: Space, table: list[Curve]) -> None:
+    assert len({curve.number for curve in table}) == len(table) > 0
+    for curve in table:
+        assert set(curve.values) <= set(space.vary) and space.config(curve.values)
+        assert [row["epoch"] for row in curve.epochs] == list(range(1, len(curve.epochs) + 1))
+        assert len(curve.epochs) == space.settings.epochs or not curve.epochs or curve.best > 0.5  # diverged
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_without_stopping_all_of_the_table_is_trained(table: list[Curve], workers: int) -> None:
+    reached = replay.replay(table, policy := Stopping(0, None), workers)
+    assert policy.ended_at == {curve.number: len(curve.epochs) for curve in table}
+    spent, best = reached[-1]
+    assert spent == pytest.approx(sum(row["cpu_seconds"] for curve in table for row in curve.epochs))
+    assert best == min(curve.best for curve in table)
+    assert replay.seconds_to(reached, best) <= spent and replay.seconds_to(reached, 0.0) == math.inf
+    assert replay.best_after(reached, spent) == best and replay.best_after(reached, 0.0) == math.inf
+
+
+def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
+    def curve(number: int, cost: float) -> Curve:
+        return Curve(number, {}, [{"val_cer": 1 - number / 10, "cpu_seconds": cost}] * 2)
+
+    order: list[int] = []
+
+    class InTurn(Stopping):
+        def propose(self, left: Sequence[Curve]) -> Curve:
+            return left[0]
+
+        def goes_on(self, curve: Curve, epoch: int) -> bool:
+            order.append(curve.number)
+            return True
+
+        def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+            order.append(curve.number)
+
+    replay.replay([curve(0, 5.0), curve(1, 2.0), curve(2, 4.0)], InTurn(0, None), workers=2)
+    assert order == [1, 1, 0, 2, 0, 2]  # 1 ends its epochs at 2 and 4, 0 at 5 and 10, 2 at 8 and 12
+
+
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 4))
+def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed: int, workers: int) -> None:
+    """None before its warm-up and two epochs; none that has not dropped before half of its epochs."""
+    settings: Any = space.settings
+    policy = Stopping(seed, settings.model_copy(update={"asha": settings.asha.model_copy(update={"grace": None})}))
+    replay.replay(table, policy, workers)
+    for curve in table:
+        epoch = policy.ended_at[curve.number]
+        if epoch == len(curve.epochs):
+            continue
+        assert epoch >= curve.values["optimizer.warmup"] * settings.epochs + 2
+        assert epoch >= settings.epochs / 2 or min(row["val_cer"] for row in curve.epochs[:epoch]) < settings.asha.click
+
+
+def test_the_nearest_configuration_to_one_of_the_table_is_itself(space: Space, table: list[Curve]) -> None:
+    """Wherever it is among the handful that is looked at."""
+    nearest = replay.Nearest(space, table, seed=0)
+    for number, curve in enumerate(table):
+        others = [table[(number + step) % len(table)] for step in range(1, replay.HANDFUL)]
+        assert nearest([*others, curve], curve.values) is curve
