@@ -466,5 +466,6 @@ def test_a_plan_for_machines(run: Run) -> None:
         "expense",
     ]  # fmt: skip
     assert list(found["parameters"]) == ["min", "25%", "50%", "75%", "max"]
-    assert [list(rung) for rung in found["rungs"]] == [["epoch", "trials"]] * 2
+    assert [list(rung) for rung in found["rungs"]] == [["epoch", "trials"]] * 3
+    assert [rung["epoch"] for rung in found["rungs"]] == [3, 5, 9], "late bloomers are judged at half"
     assert (found["trials"], found["rungs"][0], found["expense"]) == (4, {"epoch": 3, "trials": 4.0}, None)
