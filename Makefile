@@ -14,7 +14,7 @@ sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 test: $(INSTALLED)  ## every test
 	$(BIN)/pytest
 
-soak: $(INSTALLED)  ## kills a real sweep at 20 random moments and audits it; takes about ten minutes
+soak: $(INSTALLED)  ## kills a real sweep at 20 random moments and audits it
 	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 20
 
 check: $(INSTALLED)  ## style, types, import contracts

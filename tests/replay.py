@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from asr_platform.early_stopping import Rungs
 from search_spaces.distributions import Choice, Float
+from search_spaces.settings import Settings
 from search_spaces.space import Space
 
 CURVES = Path(__file__).parent / "assets" / "curves"
@@ -49,6 +51,34 @@ class Policy(Protocol):
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         """Told once for each trial, after its last epoch."""
+
+
+class RandomOrder:
+    """Random search: every configuration to its last epoch."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def propose(self, left: Sequence[Curve]) -> Curve:
+        return self.random.choice(left)
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        return True
+
+    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
+        """Nothing to learn from."""
+
+
+class Stopping(RandomOrder):
+    """Random search, stopped by the platform's rungs."""
+
+    def __init__(self, seed: int, settings: Settings) -> None:
+        super().__init__(seed)
+        self.rungs = Rungs(settings)
+
+    def goes_on(self, curve: Curve, epoch: int) -> bool:
+        row = curve.epochs[epoch - 1]
+        return self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
 
 
 def read_table(path: Path = TABLE) -> list[Curve]:

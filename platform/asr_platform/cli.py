@@ -17,7 +17,7 @@ from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
-from asr_platform.cli_shared import INTERRUPTED, console, platform
+from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, SIZE, console, options, platform
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ A first run, on speech that it makes itself:
 """
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-GPUS_PER_WORKER = click.option(
-    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
-)
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
 MORE_THAN_0 = click.FloatRange(0, min_open=True)
 NO_MODEL, USER_MISTAKE = 1, 2
@@ -71,11 +68,7 @@ cli.add_command(doctor)
 @click.argument("space", required=False)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
-@click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says.")
-@click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says.")
-@click.option("--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
-@click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
-@GPUS_PER_WORKER
+@options(SIZE)
 @ADDRESS
 @click.option("--max-hours", metavar="X", type=MORE_THAN_0, help="Wall time, all runs of the sweep together.")
 @click.option("--max-device-hours", metavar="X", type=MORE_THAN_0, help="Training time of all trials' workers.")
@@ -111,8 +104,8 @@ def sweep(
     from asr_platform.cluster import Options
     from search_spaces.space import Space
 
-    options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, options, warm_start)
+    how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
+    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, how, warm_start)
 
 
 @cli.command()

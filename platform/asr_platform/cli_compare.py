@@ -10,8 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from asr_platform.cli_evaluate import search_changes, search_options
-from asr_platform.cli_shared import INTERRUPTED, WIDE, console, platform
+from asr_platform.cli_evaluate import SEARCH, search_changes
+from asr_platform.cli_shared import INTERRUPTED, WIDE, console, options, platform
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -44,10 +44,10 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 @click.option("--top", metavar="K", type=click.IntRange(1), default=3, show_default=True, help="Best configurations.")
 @click.option("--seeds", metavar="S", type=click.IntRange(1), default=3, show_default=True, help="Of each of them.")
 @click.option("--data", type=FOLDER, help="The corpus; default: the sweep's.")
-@search_options
+@options(SEARCH)
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
 @click.pass_obj
-def confirm(home: Path, name: str, top: int, seeds: int, data: Path | None, as_json: bool, **options: Any) -> None:
+def confirm(home: Path, name: str, top: int, seeds: int, data: Path | None, as_json: bool, **search: Any) -> None:
     """Trains a sweep's best configurations again.
 
     Each is trained at full length from several new seeds, and validated with the search asked for, or the
@@ -61,7 +61,7 @@ def confirm(home: Path, name: str, top: int, seeds: int, data: Path | None, as_j
 
     messages = Console(stderr=True, width=WIDE) if as_json else console()
     view = View(messages, platform())
-    found = confirmations.confirm(Home.existing(home), name, top, seeds, search_changes(options), data, view)
+    found = confirmations.confirm(Home.existing(home), name, top, seeds, search_changes(search), data, view)
     if as_json:
         click.echo(json.dumps(found.as_tree(), indent=2))
     else:

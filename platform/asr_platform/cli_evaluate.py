@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
+from asr_platform.cli_shared import options
 from trainables.errors import InputError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
 NOT_NEGATIVE = click.FloatRange(0)
+# How to search for text, by the names of the configuration's section `decoding`.
 SEARCH = [
     click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC."),
     click.option("--beam", metavar="N", type=click.IntRange(1), help="Hypotheses kept for each utterance."),
@@ -30,16 +31,9 @@ SEARCH = [
 ]
 
 
-def search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say how to search for text, by the names of the configuration's section `decoding`."""
-    for option in reversed(SEARCH):
-        command = option(command)
-    return command
-
-
-def search_changes(options: dict[str, Any]) -> dict[str, Any]:
+def search_changes(given: dict[str, Any]) -> dict[str, Any]:
     """Those of them that were given, as changes of that section."""
-    changes = {key: value for key, value in options.items() if value is not None}
+    changes = {key: value for key, value in given.items() if value is not None}
     if "language_model" in changes:
         changes["language_model"] = str(changes["language_model"])
     return changes
@@ -49,10 +43,10 @@ def search_changes(options: dict[str, Any]) -> dict[str, Any]:
 @click.argument("model", type=FOLDER)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", required=True, help="Such as dev-clean.")
-@search_options
+@options(SEARCH)
 @click.option("--compare", is_flag=True, help="Runs every method, with and without a language model.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object (--compare: a list); rates are fractions.")
-def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **options: Any) -> None:
+def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **search: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
     MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
@@ -61,7 +55,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
     from asr_platform.terminal import comparison_table
     from asr_platform.using import compare_methods, evaluate_model
 
-    changes = search_changes(options)
+    changes = search_changes(search)
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")

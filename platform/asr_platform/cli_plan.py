@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from asr_platform.cli_shared import SIZE, options
+
 
 @click.command()
 @click.argument("space")
@@ -18,13 +20,7 @@ from rich.console import Console
     required=True,
     help="The corpus, as `platform prepare` made it.",
 )
-@click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says.")
-@click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says.")
-@click.option("--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit.")
-@click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1.")
-@click.option(
-    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
-)
+@options(SIZE)
 @click.option("--address", help="A running Ray cluster, for its resources; default: this machine's.")
 @click.option("--no-profile", is_flag=True, help="Trains nothing, and says nothing of hours, memory and disk.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object.")
@@ -43,8 +39,8 @@ def plan(
     from search_spaces.space import Space
     from trainables.data.corpus import Corpus
 
-    options = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    found = make_plan(Space.load(space).lasting(epochs), Corpus.open(data), trials, options, not no_profile)
+    how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
+    found = make_plan(Space.load(space).lasting(epochs), Corpus.open(data), trials, how, not no_profile)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     else:

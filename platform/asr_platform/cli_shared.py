@@ -1,15 +1,42 @@
-"""What several commands share: the console that they print on, and the command that they tell people to type."""
+"""What several commands share: options, the console that they print on, the command that they tell people to type."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import click
 from rich.console import Console
 
+Option: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
+
 WIDE = 160  # columns, where no terminal says otherwise
 INTERRUPTED = 130  # exit code
+GPUS_PER_WORKER = click.option(
+    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+)
+SIZE = [
+    click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says."),
+    click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says."),
+    click.option(
+        "--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit."
+    ),
+    click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1."),
+    GPUS_PER_WORKER,
+]
+
+
+def options(listed: Sequence[Option]) -> Option:
+    """Several options as one decorator, in the order of their listing."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(listed):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def console() -> Console:

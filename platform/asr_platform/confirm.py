@@ -137,15 +137,13 @@ def confirm(
     same = [other for other in earlier if _is_of(Ledger.open(home.studies, other), runs, corpus)]
     if same:
         own, ledger = same[0], Ledger.open(home.studies, same[0])
-        unfinished = [trial for trial in ledger.trials() if trial.state == "running"]
-        if unfinished or len(ledger.trials()) < ledger.about["trials"]:
+        if not ledger.done:
             sweeps.resume(home, own, None, Limits(), None, view)
     else:
         own = f"{name}-confirm-{len(earlier) + 1}"
         sweeps.start(home, runs, corpus, own, None, Options(**about["options"]), view)
-    found = Ledger.open(home.studies, own).trials()
-    interrupted = len(found) < len(chosen) * seeds or any(trial.state == "running" for trial in found)
-    return Confirmation(own, seeds, results(chosen, found), interrupted)
+    ledger = Ledger.open(home.studies, own)
+    return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done)
 
 
 def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapping[str, Any]) -> list[Candidate]:

@@ -19,7 +19,7 @@ from asr_platform.mirror import Mirror
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
 from asr_platform.thinning import Thinner
-from asr_platform.tracking import FAILURES, NOT_METRICS, STATUS, Run, Tracker
+from asr_platform.tracking import FAILURES, NOT_METRICS, STATUS, Run, Tracker, experiment_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import OBJECTIVES, objective_value
@@ -115,7 +115,7 @@ class Doctor:
         mirror.show_all()
         trials = self.ledger.trials()
         best = next((trial for trial in ranked(trials) if trial.model), None)
-        mirror.end("FINISHED" if is_done(trials, self.ledger) else "KILLED", best, None)
+        mirror.end("FINISHED" if self.ledger.done else "KILLED", best, None)
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:
@@ -156,7 +156,7 @@ class Doctor:
         parent = tracker.run(parent_id) if parent_id else None
         if parent is None and trials:
             yield Finding("mlflow", "the sweep has no MLflow run")
-        elif parent and parent.status == "RUNNING" and is_done(trials, self.ledger):
+        elif parent and parent.status == "RUNNING" and self.ledger.done:
             yield Finding("mlflow", "the sweep's MLflow run is RUNNING, and all its trials have ended")
         for child in tracker.children(parent.id) if parent else []:
             if child.id not in claimed:
@@ -193,7 +193,7 @@ class Doctor:
                 (TextModel if kind_of(folder) == "language_model" else Recognizer).load(folder)
             except InputError as error:
                 yield Finding("model", f"the model cannot be loaded: {error.problem}")
-        elif is_done(trials, self.ledger) and any(trial.model for trial in trials):
+        elif self.ledger.done and any(trial.model for trial in trials):
             yield Finding("model", f"no model directory {folder}")
 
 
@@ -232,11 +232,6 @@ def check_leaderboard(trials: list[TrialRecord]) -> Iterator[Finding]:
             yield Finding("ledger", f"the leaderboard has it as {listed.get(trial.number)}", trial.number)
 
 
-def is_done(trials: list[TrialRecord], ledger: Ledger) -> bool:
-    return len(trials) >= ledger.about["trials"] and all(trial.state != "running" for trial in trials)
-
-
 def experiment(ledger: Ledger) -> str:
     """The MLflow experiment of a sweep."""
-    corpus = Corpus.open(Path(ledger.about["corpus"]))
-    return f"{corpus.source}-{corpus.hash[:8]}"
+    return experiment_of(Corpus.open(Path(ledger.about["corpus"])))

@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
 from search_spaces.settings import Settings
-from trainables.metrics import OBJECTIVES, objective, objective_value
+from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
 SHARE_OF_GRACE = 0.2  # of a full trial, where the space says nothing else
@@ -85,7 +85,8 @@ class Rungs:
             return None
         key = self.asha.metric or objective(row)
         where = f"epoch {milestone:g}" if self.asha.unit == "epochs" else f"{milestone:g} {self.asha.unit}"
-        return f"rung at {where}: {NAMES[key]} {_text(key, value)} against a cutoff of {_text(key, cutoff)}"
+        ours, theirs = (objective_text({objective(row): figure}) for figure in (value, cutoff))  # all CERs alike
+        return f"rung at {where}: {NAMES[key]} {ours} against a cutoff of {theirs}"
 
     def _value(self, row: Mapping[str, Any]) -> float:
         return float(row[self.asha.metric]) if self.asha.metric else objective_value(row)
@@ -122,7 +123,3 @@ class RungStopper(FIFOScheduler):
             return TrialScheduler.CONTINUE
         self.stopped[number] = reason
         return TrialScheduler.STOP
-
-
-def _text(key: str, value: float) -> str:
-    return f"{value:.3f}" if key == "val_character_perplexity" else f"{value:.2%}"

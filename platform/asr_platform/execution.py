@@ -117,8 +117,9 @@ class Recorder(Unsaved, tune.Callback):
         self.reaper.look()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        begun = self.ledger.trial(trial.config["number"])
         for follower in self.followers:
-            follower.started(self.ledger.trial(trial.config["number"]))
+            follower.started(begun)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -130,8 +131,9 @@ class Recorder(Unsaved, tune.Callback):
         row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
         if self.ledger.record(number, row):
             self.meter.add(row)
+            progressed = self.ledger.trial(number)
             for follower in self.followers:
-                follower.progressed(self.ledger.trial(number))
+                follower.progressed(progressed)
         self.interrupt.cap = self.meter.reached()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -149,8 +151,9 @@ class Recorder(Unsaved, tune.Callback):
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
+        ended = self.ledger.trial(number)
         for follower in self.followers:
-            follower.ended(self.ledger.trial(number))
+            follower.ended(ended)
 
 
 class Interrupt(Unsaved, tune.Stopper):

@@ -60,9 +60,11 @@ class Meter:
         cap = self.limits.disk_gb
         if cap is None:
             return 0.0
-        if used(self.thinner.folder) >= cap * GB:
+        size = used(self.thinner.folder)
+        if size >= cap * GB:
             self.thinner.thin()
-        return used(self.thinner.folder) / GB
+            size = used(self.thinner.folder)
+        return size / GB
 
     def _seconds(self, row: Mapping[str, Any]) -> float:
         return self.workers * float(row["train_seconds"] + row["validation_seconds"])

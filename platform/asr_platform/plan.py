@@ -20,7 +20,9 @@ import torch
 
 from asr_platform import cluster
 from asr_platform.early_stopping import Rungs
+from asr_platform.execution import LONGEST_REASON
 from asr_platform.feasibility import Feasibility
+from asr_platform.limits import HOUR
 from asr_platform.rehearsal import Costs, Rehearsal, rehearse
 from asr_platform.study import Ledger
 from asr_platform.trial import KEPT
@@ -37,8 +39,6 @@ BLIND = 10  # proposals before the samplers look at results
 PRICED = 64  # of the feasible proposals; their mean is within some percent of all of them, and each takes 50 ms
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 REHEARSALS = 100
-HOUR = 3600  # seconds
-LONGEST_REASON = 500  # characters of an error's message
 # Processes that begin and import, one after another, are what a sweep takes besides its epochs; a busy machine slows
 # them all. So both are counted in starts of the profile's process: those of a trial (17 s of a quiet one of 10 epochs,
 # its end and reports included), and those of Ray, MLflow, the winner's model and its pictures.

@@ -142,6 +142,12 @@ class Ledger:
         """What the sweep minimises."""
         return tuple(self.about.get("objectives", ["val_cer"]))
 
+    @property
+    def done(self) -> bool:
+        """Whether all trials that were asked for have ended."""
+        trials = self.study.get_trials(deepcopy=False)
+        return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
+
     def note(self, key: str, value: Any) -> None:
         """Notes a fact about the whole sweep."""
         self.study.set_user_attr(key, value)

@@ -28,7 +28,7 @@ from asr_platform.significance import Standing
 from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
-from asr_platform.tracking import Tracker
+from asr_platform.tracking import Tracker, experiment_of
 from asr_platform.warm_start import gather
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
@@ -188,14 +188,15 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     """Executes what the ledger has left to do."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
-    experiment = f"{corpus.source}-{corpus.hash[:8]}"
-    mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(home.tracking, home.artifacts, experiment), view.say)
+    store = home.tracking, home.artifacts, experiment_of(corpus)
+    mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(*store), view.say)
     errors = ErrorsOnRecord(folder)
     thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
     followers: list[Follower] = [errors, mirror, view, thinner]  # what thinning removes has been kept and shown
+    begun = ledger.trials()
     for follower in followers:
-        follower.opened(ledger.trials())
+        follower.opened(begun)
     settings = {
         "folder": str(folder),
         "corpus": str(corpus.path.resolve()),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no git on the machine is no reason to complain
 
@@ -32,6 +32,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from asr_platform.study import TrialRecord
 from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
@@ -202,6 +205,11 @@ class Tracker:
         if model:
             self.client.log_artifacts(run_id, str(model), "model")
         self.client.set_terminated(run_id, status)
+
+
+def experiment_of(corpus: Corpus) -> str:
+    """The experiment of all sweeps on a corpus, which alone can be compared."""
+    return f"{corpus.source}-{corpus.hash[:8]}"
 
 
 @cache

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from asr_platform.samplers import Misfit, distributions_of, fitting
 from search_spaces.distributions import as_text
-from search_spaces.space import DEFAULTS, STRUCTURED, Space
+from search_spaces.space import STRUCTURED, Space
 from trainables.config import flatten
 from trainables.errors import InputError
 
@@ -104,10 +104,8 @@ def plain_name(name: str) -> str:
 
 def _value(key: str, params: Mapping[str, Any], origin: Space) -> Any:
     """A key's value in a trial, whether it varied or not."""
-    if key in params:
-        return params[key]
-    value = origin.base.get(key, DEFAULTS[key]) if origin.is_active(key, params) else DEFAULTS[key]
-    return as_text(value) if key in STRUCTURED else value
+    value = origin.value(key, params)
+    return as_text(value) if key in STRUCTURED and key not in params else value
 
 
 def _changes(before: Mapping[str, Any], origin: Space, after: Mapping[str, Any], space: Space) -> list[str]:

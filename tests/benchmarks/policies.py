@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -21,15 +20,26 @@ from functools import partial
 from pathlib import Path
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from replay import SPACE, TABLE, Curve, Nearest, Policy, best_after, read_table, replay, seconds_to
+from replay import (
+    SPACE,
+    TABLE,
+    Curve,
+    Nearest,
+    Policy,
+    RandomOrder,
+    Stopping,
+    best_after,
+    read_table,
+    replay,
+    seconds_to,
+)
 
-from asr_platform.early_stopping import Rungs
-from asr_platform.samplers import propose
+from asr_platform.samplers import distributions_of, propose
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
 
@@ -38,27 +48,11 @@ NEAR = 1.05  # times the table's lowest CER: what counts as having found it
 BUDGETS = (0.05, 0.1, 0.2, 0.4)  # shares of the time that training all of the table takes
 
 
-class RandomOrder:
-    """Random search: every configuration to its last epoch."""
-
-    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def propose(self, left: Sequence[Curve]) -> Curve:
-        return self.random.choice(left)
-
-    def goes_on(self, curve: Curve, epoch: int) -> bool:
-        return True
-
-    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
-        """Nothing to learn from."""
-
-
 class RayAsha(RandomOrder):
     """Random search with Ray's ASHAScheduler as it comes, told the trials' length."""
 
     def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        super().__init__(space, table, seed)
+        super().__init__(seed)
         self.scheduler = ASHAScheduler("epoch", "val_cer", "min", max_t=space.settings.epochs)
         self.trials: dict[int, Trial] = {}
 
@@ -90,13 +84,13 @@ class RayPair(RayAsha):
         self.study.add_trial(frozen(self.space, curve, state, value, {}))
 
 
-class Ours(RandomOrder):
+class Ours(Stopping):
     """The platform's own sampler and rungs."""
 
     def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        super().__init__(space, table, seed)
+        super().__init__(seed, space.settings)
         self.space = replace(space, settings=space.settings.model_copy(update={"seed": seed}))
-        self.nearest, self.rungs = Nearest(space, table, seed), Rungs(space.settings)
+        self.nearest = Nearest(space, table, seed)
         self.trials: dict[int, FrozenTrial] = {}
 
     def propose(self, left: Sequence[Curve]) -> Curve:
@@ -104,10 +98,6 @@ class Ours(RandomOrder):
         curve = self.nearest(left, values)
         self.trials[curve.number] = frozen(self.space, curve, TrialState.RUNNING, None, {})
         return curve
-
-    def goes_on(self, curve: Curve, epoch: int) -> bool:
-        row = curve.epochs[epoch - 1]
-        return self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
@@ -117,13 +107,12 @@ class Ours(RandomOrder):
 
 def frozen(space: Space, curve: Curve, state: TrialState, value: float | None, cers: dict[int, float]) -> FrozenTrial:
     """A configuration of the table as Optuna has trials."""
-    asked = FixedTrial(curve.values)
-    params = space.propose(asked)
+    distributions = distributions_of(space)
     return optuna.create_trial(
         state=state,
         value=value,
-        params=params,
-        distributions=asked.distributions,
+        params=curve.values,
+        distributions={key: distributions[key] for key in curve.values},
         intermediate_values=cers,
         user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # a ledger's rows, of which nothing else is needed
     )
@@ -133,7 +122,7 @@ POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
     "the platform": Ours,
     "Ray: OptunaSearch + ASHAScheduler": RayPair,
     "random + ASHAScheduler": RayAsha,
-    "random": RandomOrder,
+    "random": lambda space, table, seed: RandomOrder(seed),
 }
 
 

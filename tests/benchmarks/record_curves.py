@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import Any
 
 import optuna
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from replay import SPACE, TABLE
+
 from search_spaces.counting import count_parameters
 from search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-CURVES = Path(__file__).parents[1] / "assets" / "curves"
-SPACE, TABLE = CURVES / "space.yaml", CURVES / "digits.jsonl"
 KEPT = ("val_cer", "val_ctc_cer", "audio_hours", "updates")  # of each epoch's metrics
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,35 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay import Curve
 
-from asr_platform.early_stopping import Rungs
-from search_spaces.settings import Settings
 from search_spaces.space import Space
 
-ORDERS = 50
 
+class Told(replay.RandomOrder):
+    """Remembers when each trial ended."""
 
-@dataclass
-class Stopping:
-    """Configurations in a random order, stopped by the platform's rungs where these are given."""
-
-    seed: int
-    settings: Settings | None
-    ended_at: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.random = random.Random(self.seed)
-        self.rungs = Rungs(self.settings) if self.settings else None
-
-    def propose(self, left: Sequence[Curve]) -> Curve:
-        return self.random.choice(left)
-
-    def goes_on(self, curve: Curve, epoch: int) -> bool:
-        row = curve.epochs[epoch - 1]
-        return not self.rungs or self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended_at: dict[int, int] = {}
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         assert stopped == (epoch < len(curve.epochs)) and curve.number not in self.ended_at
         self.ended_at[curve.number] = epoch
+
+
+class ToldStopping(Told, replay.Stopping):
+    """The same of trials that the rungs stop."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +51,7 @@ def test_the_table_is_of_its_space(space: Space, table: list[Curve]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_without_stopping_all_of_the_table_is_trained(table: list[Curve], workers: int) -> None:
-    reached = replay.replay(table, policy := Stopping(0, None), workers)
+    reached = replay.replay(table, policy := Told(0), workers)
     assert policy.ended_at == {curve.number: len(curve.epochs) for curve in table}
     spent, best = reached[-1]
     assert spent == pytest.approx(sum(row["cpu_seconds"] for curve in table for row in curve.epochs))
@@ -80,7 +66,7 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
 
     order: list[int] = []
 
-    class InTurn(Stopping):
+    class InTurn(replay.RandomOrder):
         def propose(self, left: Sequence[Curve]) -> Curve:
             return left[0]
 
@@ -91,7 +77,7 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
         def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
             order.append(curve.number)
 
-    replay.replay([curve(0, 5.0), curve(1, 2.0), curve(2, 4.0)], InTurn(0, None), workers=2)
+    replay.replay([curve(0, 5.0), curve(1, 2.0), curve(2, 4.0)], InTurn(0), workers=2)
     assert order == [1, 1, 0, 2, 0, 2]  # 1 ends its epochs at 2 and 4, 0 at 5 and 10, 2 at 8 and 12
 
 
@@ -99,7 +85,7 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
 def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed: int, workers: int) -> None:
     """None before its warm-up and two epochs; none that has not dropped before half of its epochs."""
     settings: Any = space.settings
-    policy = Stopping(seed, settings.model_copy(update={"asha": settings.asha.model_copy(update={"grace": None})}))
+    policy = ToldStopping(seed, settings.model_copy(update={"asha": settings.asha.model_copy(update={"grace": None})}))
     replay.replay(table, policy, workers)
     for curve in table:
         epoch = policy.ended_at[curve.number]
