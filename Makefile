@@ -12,7 +12,7 @@ sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 	@echo "The command platform is in $(BIN): source $(BIN)/activate"
 
 test: $(INSTALLED)  ## every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 soak: $(INSTALLED)  ## kills a real sweep at 20 random moments and audits it
 	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 20
