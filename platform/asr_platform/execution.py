@@ -27,7 +27,6 @@ from asr_platform.following import Follower
 from asr_platform.limits import Meter
 from asr_platform.study import Ledger, State
 from asr_platform.trial import Settings, run_trial
-from search_spaces.space import Space
 from trainables.errors import InputError
 
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
@@ -68,10 +67,10 @@ class Proposer(Unsaved, Searcher):
     """
 
     def __init__(
-        self, ledger: Ledger, space: Space, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
+        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
     ) -> None:
         super().__init__(metric="objective", mode="min")
-        self.ledger, self.space, self.feasibility, self.settings, self.say = ledger, space, feasibility, settings, say
+        self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
         self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
 
     def suggest(self, trial_id: str) -> Settings | str:
@@ -80,13 +79,13 @@ class Proposer(Unsaved, Searcher):
             trial = self.unfinished.popleft()
         elif len(self.ledger.trials()) < self.ledger.about["trials"]:
             try:
-                trial = self.ledger.propose(self.space, self.feasibility)
+                trial = self.ledger.propose(self.feasibility.space, self.feasibility)
             except InputError as error:  # the trials that are running shall end well
                 self.say(str(error))
                 return str(Searcher.FINISHED)
         else:
             return str(Searcher.FINISHED)
-        config = self.space.config(trial.params).model_dump(mode="json")
+        config = self.feasibility.space.config(trial.params).model_dump(mode="json")
         return {**self.settings, "number": trial.number, "config": config, "reported_epochs": trial.epochs}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

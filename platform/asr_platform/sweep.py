@@ -43,14 +43,21 @@ UNLIMITED = 10**12  # parameters
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one sweep is: its place, its ledger, what may vary, on which data, and how to run it."""
+    """What one sweep is: its place, its ledger, what may vary on which data, and how to run it."""
 
     home: Home
     name: str
     ledger: Ledger
-    space: Space
-    corpus: Corpus
+    feasibility: Feasibility
     options: cluster.Options
+
+    @property
+    def space(self) -> Space:
+        return self.feasibility.space
+
+    @property
+    def corpus(self) -> Corpus:
+        return self.feasibility.corpus
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ def start(
     name = name or next(f"{space.name}-{n}" for n in range(1, len(names) + 2) if f"{space.name}-{n}" not in names)
     home.sweep(name)  # refuses names that cannot be a folder's
     known, lines = gather(home.studies, warm_start, space, corpus.hash)
-    lines += [f"not tried: {left_out}" for left_out in Feasibility(space, corpus).check()]
+    feasibility = Feasibility(space, corpus)
+    lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
     for line in lines:
         view.say(line)
     about = {
@@ -113,7 +121,7 @@ def start(
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind
-        sweep = Sweep(home, name, Ledger.create(home.studies, name, about), space, corpus, options)
+        sweep = Sweep(home, name, Ledger.create(home.studies, name, about), feasibility, options)
         return _run(sweep, machine, interrupt, view)
 
 
@@ -141,13 +149,14 @@ def resume(
         if wider is not None:
             space, values = widened(ledger, space, wider)
             trials = trials or changed_trials(about, wider)
-        Feasibility(space, corpus).check()
+        feasibility = Feasibility(space, corpus)
+        feasibility.check()
         if trials is not None:
             ledger.note("trials", trials)
         ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
         if wider is not None:
             ledger.widen(space, Path.cwd(), values)
-        sweep = Sweep(home, name, ledger, space, corpus, options)
+        sweep = Sweep(home, name, ledger, feasibility, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
 
@@ -205,7 +214,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         "resources": workers.resources,
     }
     with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
-        proposer = Proposer(ledger, space, Feasibility(space, corpus), settings, view.say)
+        proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
         recorder = Recorder(ledger, stopper, interrupt, meter, cluster.Reaper(machine.dashboard), followers)
         interrupt.cap = meter.reached()
