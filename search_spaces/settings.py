@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from trainables.config import Section
 
+SHARE_OF_GRACE = 0.2  # of a full trial, where a space says nothing else
 DEFAULT_BUDGET = 30_000_000  # parameters
 
 
@@ -34,6 +36,12 @@ class Asha(Section):
         None,
         gt=0,
         description="length before the first rung; default: a fifth of a full trial, and its warm-up and two epochs",
+    )
+    look: Whole | None = Field(
+        None,
+        ge=1,
+        description="epochs that every trial begins with; then the most promising go on, and the others wait until no "
+        "new trial is left",
     )
     reduction: Number = Field(3.0, gt=1, description="at each rung, one trial in so many goes on")
     click: Number | None = Field(
@@ -82,11 +90,26 @@ class Settings(Section):
             found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
         if unit == "epochs" and grace is not None and grace > self.epochs:
             found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
+        look, first = self.asha.look, self.first_rung if unit == "epochs" else self.epochs
+        if look is not None and look >= first:
+            found.append(
+                ("asha.look", f"must be shorter than the {first:g} epochs before the first rung, but got {look}")
+            )
         return found
+
+    @property
+    def first_rung(self) -> float:
+        """Length before the first rung, in the unit of grace."""
+        return self.asha.grace or math.ceil(SHARE_OF_GRACE * self.epochs)
 
     def lasting(self, epochs: int) -> Settings:
         """These settings with trials of another length."""
-        grace = self.asha.grace
+        grace, look = self.asha.grace, self.asha.look
         if self.asha.unit == "epochs" and grace is not None:
             grace = min(grace, epochs)
-        return self.model_copy(update={"epochs": epochs, "asha": self.asha.model_copy(update={"grace": grace})})
+        asha = self.asha.model_copy(update={"grace": grace})
+        settings = self.model_copy(update={"epochs": epochs, "asha": asha})
+        first = settings.first_rung if asha.unit == "epochs" else epochs
+        if look is None or look < first:
+            return settings
+        return settings.model_copy(update={"asha": asha.model_copy(update={"look": None})})

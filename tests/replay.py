@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asr_platform.early_stopping import Rungs
+from asr_platform.early_stopping import FirstLook, Rungs
 from search_spaces.distributions import Choice, Float
 from search_spaces.settings import Settings
 from search_spaces.space import Space
@@ -43,14 +43,14 @@ class Curve:
 class Policy(Protocol):
     """Proposes trials and decides about them."""
 
-    def propose(self, left: Sequence[Curve]) -> Curve:
-        """The next trial, of those that have not been tried."""
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        """The next trial: of those that have not been tried, or one that it has left off; None where there is none."""
 
     def goes_on(self, curve: Curve, epoch: int) -> bool:
-        """Whether a trial that has just reported this epoch (from 1) is trained further."""
+        """Whether a trial that has just reported this epoch (from 1) is trained further now."""
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
-        """Told once for each trial, after its last epoch."""
+        """Told each time that a trial's training ends or is left off, `stopped` before its last epoch."""
 
 
 class RandomOrder:
@@ -59,8 +59,8 @@ class RandomOrder:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def propose(self, left: Sequence[Curve]) -> Curve:
-        return self.random.choice(left)
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        return self.random.choice(left) if left else None
 
     def goes_on(self, curve: Curve, epoch: int) -> bool:
         return True
@@ -70,14 +70,35 @@ class RandomOrder:
 
 
 class Stopping(RandomOrder):
-    """Random search, stopped by the platform's rungs."""
+    """Random search, with the platform's first look and its rungs."""
 
     def __init__(self, seed: int, settings: Settings) -> None:
         super().__init__(seed)
-        self.rungs = Rungs(settings)
+        self.rungs, self.look = Rungs(settings), FirstLook(settings.asha)
+        self.begun: dict[int, Curve] = {}
+
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        number = self.look.promising()
+        if number is None and left:
+            curve = self.new(left)
+            self.begun[curve.number] = curve
+            return curve
+        number = self.look.best() if number is None else number
+        if number is None:
+            return None
+        self.look.waiting.remove(number)
+        return self.begun[number]
+
+    def new(self, left: Sequence[Curve]) -> Curve:
+        """A trial of those that have not been tried."""
+        return self.random.choice(left)
 
     def goes_on(self, curve: Curve, epoch: int) -> bool:
         row = curve.epochs[epoch - 1]
+        self.look.record(curve.number, row)
+        if self.look.is_over(epoch):
+            self.look.waiting.add(curve.number)
+            return False
         return self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
 
 
@@ -91,28 +112,29 @@ def replay(table: Sequence[Curve], policy: Policy, workers: int = 1) -> list[tup
 
     Workers train side by side; whichever ends an epoch first reports first.
     """
-    left = list(table)
+    left, done = list(table), dict.fromkeys((curve.number for curve in table), 0)
     spent, best = 0.0, math.inf
     reached: list[tuple[float, float]] = []
     running: list[tuple[float, int, Curve, int]] = []  # when an epoch ends, a number to break ties, of what
 
     def begin(now: float) -> None:
-        if left:
-            curve = policy.propose(left)
-            left.remove(curve)
-            train(now, curve, 1)
+        """Gives every free worker something to do."""
+        while len(running) < workers and (curve := policy.propose(left)) is not None:
+            if not done[curve.number]:
+                left.remove(curve)
+            train(now, curve, done[curve.number] + 1)
 
     def train(now: float, curve: Curve, epoch: int) -> None:
         cost = curve.epochs[epoch - 1]["cpu_seconds"]
         heapq.heappush(running, (now + cost, curve.number, curve, epoch))
 
-    for _ in range(workers):
-        begin(0.0)
+    begin(0.0)
     while running:
         now, _, curve, epoch = heapq.heappop(running)
         row = curve.epochs[epoch - 1]
         spent, best = spent + row["cpu_seconds"], min(best, row["val_cer"])
         reached.append((spent, best))
+        done[curve.number] = epoch
         last = epoch == len(curve.epochs)
         if not last and policy.goes_on(curve, epoch):
             train(now, curve, epoch + 1)

@@ -52,6 +52,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     reported_epochs: int | None = None,
+    until: int | None = None,
     device: torch.device | None = None,
 ) -> TrainedModel:
     """Trains to the configuration's last epoch.
@@ -62,6 +63,7 @@ def train(
         checkpoint: go on from there.
         reported_epochs: how many of the checkpoint's epochs the caller has on record; later ones are reported again.
             None: all of them.
+        until: an earlier epoch to leave off at; going on from its checkpoint is as if it had never been left off.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
@@ -73,7 +75,7 @@ def train(
         known = len(trainer.history) if reported_epochs is None else reported_epochs
         for row in trainer.history[known:]:
             report(row, trainer.saver() if row is trainer.history[-1] else None)
-    while len(trainer.history) < config.training.epochs:
+    while len(trainer.history) < (until or config.training.epochs):
         metrics = trainer.epoch(len(trainer.history) + 1)
         trainer.history.append(metrics)
         report(metrics, trainer.saver())

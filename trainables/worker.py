@@ -27,7 +27,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     Args:
         settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `resources` of a
-            worker; `reported_epochs`, how many epochs the ledger has on record.
+            worker; `reported_epochs`, how many epochs the ledger has on record; `until`, the epoch to leave off at.
     """
     import torch
 
@@ -48,6 +48,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             report,
             checkpoint=Path(folder) if folder else None,
             reported_epochs=settings["reported_epochs"],
+            until=settings["until"],
             device=device,
         )
 

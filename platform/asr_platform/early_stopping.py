@@ -4,6 +4,8 @@ The rule is asynchronous successive halving (Li et al., 2020, arXiv 1810.05934),
 added for attention decoders, which sit above 60% CER for long and then drop within epochs: no trial is stopped before
 its own warm-up and two epochs have passed, none that has not yet dropped is stopped before half of its length, and
 rungs may compare the CER of greedy CTC, which moves earlier and more smoothly.
+
+A space may ask for a first look at every trial (`asha.look`), which decides about their order alone.
 """
 
 from __future__ import annotations
@@ -18,15 +20,53 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
-from search_spaces.settings import Settings
+from search_spaces.settings import Asha, Settings
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
-SHARE_OF_GRACE = 0.2  # of a full trial, where the space says nothing else
 EPOCHS_AFTER_WARMUP = 2
 LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
 METRICS = "metrics/"
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
+
+
+def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
+    """What trials are compared by, lower is better."""
+    return float(row[asha.metric]) if asha.metric else objective_value(row)
+
+
+class FirstLook:
+    """Who goes on first after the epochs that every trial begins with.
+
+    So early a stop would be a guess, and often a wrong one; to wait costs a trial nothing but its turn. The rule is
+    the promotion of asynchronous successive halving: the best 1 / reduction of those that have been looked at.
+
+    Attributes:
+        waiting: trials whose look is over, and that have not gone on.
+    """
+
+    def __init__(self, asha: Asha) -> None:
+        self.asha = asha
+        self.values: dict[int, float] = {}
+        self.waiting: set[int] = set()
+
+    def is_over(self, epochs: int) -> bool:
+        """Whether a trial with so many epochs is where the look ends."""
+        return epochs == self.asha.look
+
+    def record(self, number: int, row: Mapping[str, Any]) -> None:
+        if self.is_over(row["epoch"]):
+            self.values[number] = ranking_value(self.asha, row)
+
+    def promising(self) -> int | None:
+        """The best of the waiting, if it is to go on before anything new is tried."""
+        ranked = sorted(self.values, key=lambda number: (self.values[number], number))
+        ahead = ranked[: int(len(ranked) / self.asha.reduction)]
+        return next((number for number in ahead if number in self.waiting), None)
+
+    def best(self) -> int | None:
+        """The best of the waiting."""
+        return min(self.waiting, key=lambda number: (self.values[number], number), default=None)
 
 
 class Rungs:
@@ -38,7 +78,7 @@ class Rungs:
 
     def __init__(self, settings: Settings) -> None:
         self.asha, self.epochs = settings.asha, settings.epochs
-        self.first = settings.asha.grace or math.ceil(SHARE_OF_GRACE * settings.epochs)
+        self.first = settings.first_rung
         self.recorded: dict[float, dict[int, float]] = {}  # milestone -> trial -> value
         self.dropped: set[int] = set()  # trials whose CER has been below `click`
 
@@ -65,7 +105,7 @@ class Rungs:
         # As Ray's scheduler computes it, to the last bit.
         best = (1 - 1 / self.asha.reduction) * 100
         cutoff = -np.percentile([-value for value in rung.values()], best) if rung else math.inf
-        rung[number] = self._value(row)
+        rung[number] = ranking_value(self.asha, row)
         return reached[-1], float(cutoff)
 
     def verdict(self, number: int, row: Mapping[str, Any], warmup: float) -> str | None:
@@ -78,7 +118,7 @@ class Rungs:
         if reached is None:
             return None
         milestone, cutoff = reached
-        value, share = self._value(row), row["epoch"] / self.epochs
+        value, share = ranking_value(self.asha, row), row["epoch"] / self.epochs
         young = row["epoch"] < math.ceil(warmup * self.epochs) + EPOCHS_AFTER_WARMUP
         late_bloomer = number not in self.dropped and share < LATE
         if value <= cutoff or (self.asha.grace is None and young) or late_bloomer:
@@ -87,9 +127,6 @@ class Rungs:
         where = f"epoch {milestone:g}" if self.asha.unit == "epochs" else f"{milestone:g} {self.asha.unit}"
         ours, theirs = (objective_text({objective(row): figure}) for figure in (value, cutoff))  # all CERs alike
         return f"rung at {where}: {NAMES[key]} {ours} against a cutoff of {theirs}"
-
-    def _value(self, row: Mapping[str, Any]) -> float:
-        return float(row[self.asha.metric]) if self.asha.metric else objective_value(row)
 
     def _length(self, row: Mapping[str, Any]) -> float:
         """Of a full trial: its epochs are alike in updates and hours."""

@@ -21,11 +21,11 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.search import Searcher
 
 from asr_platform.cluster import TRIAL_CPUS, Reaper
-from asr_platform.early_stopping import RungStopper
+from asr_platform.early_stopping import FirstLook, RungStopper
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.limits import Meter
-from asr_platform.study import Ledger, State
+from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.trial import Settings, run_trial
 from trainables.errors import InputError
 
@@ -61,6 +61,8 @@ class Unsaved:
 class Proposer(Unsaved, Searcher):
     """Hands Tune what is left to do: unfinished trials first, then the ledger's proposals.
 
+    Where the space asks for a first look, a trial is handed out twice: until the look is over, and when it is its turn.
+
     Args:
         settings: what every trial is told besides its own number, configuration and progress.
         say: tells a person that the space has nothing more to propose.
@@ -71,25 +73,57 @@ class Proposer(Unsaved, Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
-        self.unfinished = deque(trial for trial in ledger.trials() if trial.state == "running")
+        self.look = FirstLook(feasibility.space.settings.asha)
+        self.unfinished: deque[int] = deque()
+        self.exhausted = False  # the space has nothing more to propose
+        self.looked_at: dict[str, int] = {}  # Tune's name of a trial whose first look is being taken -> number
+        for trial in ledger.trials():
+            for row in trial.curve:
+                self.look.record(trial.number, row)
+            if trial.state == "running" and self.look.is_over(trial.epochs):
+                self.look.waiting.add(trial.number)
+            elif trial.state == "running":
+                self.unfinished.append(trial.number)
 
-    def suggest(self, trial_id: str) -> Settings | str:
-        """The next trial's settings, or word that there is none."""
+    def suggest(self, trial_id: str) -> Settings | str | None:
+        """The next trial's settings; None while there is none yet, or word that there will be none."""
+        trial = self._next()
+        if trial is None:
+            return None if self.looked_at else str(Searcher.FINISHED)
+        config = self.feasibility.space.config(trial.params)
+        until, look = config.training.epochs, self.look.asha.look
+        if look is not None and trial.epochs < look:
+            until = look
+            self.looked_at[trial_id] = trial.number
+        told = {"number": trial.number, "reported_epochs": trial.epochs, "until": until}
+        return {**self.settings, **told, "config": config.model_dump(mode="json")}
+
+    def _next(self) -> TrialRecord | None:
+        """The trial to go on with now: one that was interrupted, one that promises much, a new one, one that waits."""
         if self.unfinished:
-            trial = self.unfinished.popleft()
-        elif len(self.ledger.trials()) < self.ledger.about["trials"]:
+            return self.ledger.trial(self.unfinished.popleft())
+        number = self.look.promising()
+        if number is None and not self.exhausted and len(self.ledger.trials()) < self.ledger.about["trials"]:
             try:
-                trial = self.ledger.propose(self.feasibility.space, self.feasibility)
+                return self.ledger.propose(self.feasibility.space, self.feasibility)
             except InputError as error:  # the trials that are running shall end well
+                self.exhausted = True
                 self.say(str(error))
-                return str(Searcher.FINISHED)
-        else:
-            return str(Searcher.FINISHED)
-        config = self.feasibility.space.config(trial.params).model_dump(mode="json")
-        return {**self.settings, "number": trial.number, "config": config, "reported_epochs": trial.epochs}
+        number = self.look.best() if number is None else number
+        if number is None:
+            return None
+        self.look.waiting.remove(number)
+        return self.ledger.trial(number)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the recorder writes the ledger, and proposals are made from the ledger."""
+        """The recorder writes the ledger, and proposals are made from it: only a first look matters here."""
+        number = self.looked_at.pop(trial_id, None)
+        if number is None or error:
+            return
+        trial = self.ledger.trial(number)
+        if self.look.is_over(trial.epochs):
+            self.look.record(number, trial.curve[-1])
+            self.look.waiting.add(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `Unsaved`."""
@@ -139,8 +173,11 @@ class Recorder(Unsaved, tune.Callback):
         number = trial.config["number"]
         if number in self.stopper.stopped:
             self._finish(number, "pruned", self.stopper.stopped[number])
-        elif self.ledger.trial(number).epochs >= trial.config["config"]["training"]["epochs"]:
+        elif (now := self.ledger.trial(number)).epochs >= trial.config["config"]["training"]["epochs"]:
             self._finish(number, "complete")
+        elif now.epochs >= trial.config["until"]:
+            for follower in self.followers:
+                follower.waits(now)
         elif not self.interrupt.asked:
             self._finish(number, "failed", "ended before its last epoch")
 

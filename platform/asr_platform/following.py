@@ -17,5 +17,8 @@ class Follower:
     def progressed(self, trial: TrialRecord) -> None:
         """It has another epoch."""
 
+    def waits(self, trial: TrialRecord) -> None:
+        """Its first look is over: others go on before it."""
+
     def ended(self, trial: TrialRecord) -> None:
         """It is complete, stopped early or failed."""

@@ -130,7 +130,8 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
         ends = profiles([*begun, *others], corpus, workers, concurrency)
         grace = min([*stops, settings.epochs])
-        first, drawn = ([priced(one, ends, workers.count, grace) for one in group] for group in (begun, others))
+        starts = 2 if settings.asha.look else 1
+        first, drawn = ([priced(one, ends, workers.count, grace, starts) for one in group] for group in (begun, others))
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):
@@ -239,11 +240,14 @@ def share(config: Config, workers: int) -> Config:
     return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
-def priced(candidate: Candidate, ends: Ends, workers: int, grace: int) -> Costs:
+def priced(candidate: Candidate, ends: Ends, workers: int, grace: int, starts: int = 1) -> Costs:
     """What a trial takes, each of its figures between those of the two that were profiled.
 
     Until the first rung a model is taken to have learned no end, so that its hypotheses run to their longest; after it
     they are taken to be as long as the references. Workers are taken to wait for nobody.
+
+    Args:
+        starts: of each trial's processes.
     """
     cheapest, low, dearest, high = ends
     config = candidate.config
@@ -257,7 +261,9 @@ def priced(candidate: Candidate, ends: Ends, workers: int, grace: int) -> Costs:
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
     training = candidate.workload.batches * between("batch") + validation
     disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
-    return Costs(STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk)
+    return Costs(
+        starts * STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk
+    )
 
 
 def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:

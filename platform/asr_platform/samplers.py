@@ -60,14 +60,20 @@ class Misfit(ValueError):
     """Why a trial's values are none that a space could propose."""
 
 
-def observe(trial: FrozenTrial) -> Observation | None:
-    """A trial of a ledger; None for one that failed, of which nothing is known."""
+def observe(trial: FrozenTrial, look: int | None = None) -> Observation | None:
+    """A trial of a ledger; None for one that failed, of which nothing is known.
+
+    Args:
+        look: where trials wait: one there counts as stopped, since it may be long before more is known of it.
+    """
     if trial.state == TrialState.FAIL:
         return None
     curve, notes, state = trial.intermediate_values, trial.user_attrs, trial.state.name.lower()
     generation = notes.get("generation", 0)
     if not curve:
         return Observation(trial.params, state, None, None, {}, generation)
+    if trial.state == TrialState.RUNNING and max(curve) == look:
+        state = "pruned"
     last, best = max(curve), min(curve, key=lambda epoch: (curve[epoch], -epoch))
     known = {**json.loads(notes[f"epoch:{best}"]), **notes, "val_cer": curve[best]}
     values = {name: known[name] for name in ("val_cer", "parameters", "real_time_factor") if name in known}
@@ -133,7 +139,7 @@ def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Obser
     settings = space.settings
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
-    study.add_trials(_copies(space, [*others, *filter(None, map(observe, trials))]))
+    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, settings.asha.look) for trial in trials))]))
     for attempt in range(PROPOSALS):
         if attempt and attempt % LEARNED == 0:  # a new study each time: the more trials it has, the slower it is
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler((seed + attempt) % 2**32))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from trainables.metrics import OBJECTIVES, objective, objective_text
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
 
-COLOURS = {"running": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
+COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 LINES_AROUND_TABLE = 10
 NARROW = 100  # columns: where a terminal has fewer, the live table leaves out what is less telling
 UNBOUNDED = 10_000  # columns
@@ -39,6 +39,7 @@ class View(Follower):
         self.ledger: Ledger | None = None
         self.epochs: int | None = None
         self.header = ""
+        self.waiting: set[int] = set()  # unfinished trials that nobody is training
 
     @contextmanager
     def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int) -> Iterator[None]:
@@ -57,8 +58,8 @@ class View(Follower):
         """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
         assert self.ledger is not None
         trials = self.ledger.trials()
-        running = [trial for trial in trials if trial.state == "running"]
-        others = [trial for trial in ranked(trials) if trial.state != "running"]
+        running = [trial for trial in trials if trial.state == "running" and trial.number not in self.waiting]
+        others = [trial for trial in ranked(trials) if trial not in running]
         room = max(6, self.console.height - LINES_AROUND_TABLE)
         shown = running[: room - min(3, len(others))]
         shown += others[: room - len(shown)]
@@ -66,10 +67,14 @@ class View(Follower):
         footer = f"{hidden} more in {self.platform} leaderboard; " if hidden else ""
         total = self.ledger.about["trials"]
         footer += f"{len(trials)} of {total} trials begun. Ctrl-C stops cleanly."
-        table = trial_table(shown, self.epochs, self.console.width)
+        table = trial_table(shown, self.epochs, self.console.width, self.waiting)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 
+    def opened(self, trials: list[TrialRecord]) -> None:
+        self.waiting = {trial.number for trial in trials if trial.state == "running"}
+
     def started(self, trial: TrialRecord) -> None:
+        self.waiting.discard(trial.number)
         varied = " ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
         went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
         self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
@@ -87,6 +92,10 @@ class View(Follower):
                 f"trial {trial.number}: {row['infeasible_ctc']} training utterances have more tokens than states, "
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
             )
+
+    def waits(self, trial: TrialRecord) -> None:
+        self.waiting.add(trial.number)
+        self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
 
     def ended(self, trial: TrialRecord) -> None:
         """A failure's reason is said above the live table too, which has room for its beginning alone."""
@@ -109,8 +118,16 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Table:
-    """Trials in the order given, a line each; `epochs` is a full trial's length, `width` that of the terminal."""
+def trial_table(
+    trials: list[TrialRecord], epochs: int | None, width: int, waiting: Collection[int] = frozenset()
+) -> Table:
+    """Trials in the order given, a line each.
+
+    Args:
+        epochs: a full trial's length.
+        width: that of the terminal.
+        waiting: numbers of unfinished trials that nobody is training.
+    """
     table = Table(box=SIMPLE)
     wide = width >= NARROW
     for heading in ("trial", "epoch", "parameters", heading_of(trials), *(["CTC CER"] if wide else [])):
@@ -119,13 +136,14 @@ def trial_table(trials: list[TrialRecord], epochs: int | None, width: int) -> Ta
     table.add_column("what stopped it")
     for trial in trials:
         best = trial.best or {}
+        state = "waiting" if trial.number in waiting else trial.state
         table.add_row(
             str(trial.number),
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
             f"{trial.about.get('parameters', 0):,}",
             objective_text(best) if best else "",
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
-            Text(trial.state, style=COLOURS[trial.state]),
+            Text(state, style=COLOURS[state]),
             Text(trial.reason, no_wrap=True, overflow="ellipsis"),
         )
     return table

@@ -80,8 +80,8 @@ class RayPair(RayAsha):
         self.space, self.nearest = space, Nearest(space, table, seed)
         self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
 
-    def propose(self, left: Sequence[Curve]) -> Curve:
-        return self.nearest(left, self.space.propose(self.study.ask()))
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        return self.nearest(left, self.space.propose(self.study.ask())) if left else None
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         state, value = TrialState.COMPLETE, curve.epochs[epoch - 1]["val_cer"]
@@ -89,7 +89,7 @@ class RayPair(RayAsha):
 
 
 class Ours(Stopping):
-    """The platform's own sampler and rungs."""
+    """The platform's own sampler, first look and rungs."""
 
     def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
         super().__init__(seed, space.settings)
@@ -97,7 +97,7 @@ class Ours(Stopping):
         self.nearest = Nearest(space, table, seed)
         self.trials: dict[int, FrozenTrial] = {}
 
-    def propose(self, left: Sequence[Curve]) -> Curve:
+    def new(self, left: Sequence[Curve]) -> Curve:
         values = propose(self.space, list(self.trials.values()), lambda values: ANY)[0].params
         curve = self.nearest(left, values)
         self.trials[curve.number] = frozen(self.space, curve, TrialState.RUNNING, None, {})
@@ -106,6 +106,8 @@ class Ours(Stopping):
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
         state, value = (TrialState.PRUNED, None) if stopped else (TrialState.COMPLETE, min(cers.values()))
+        if curve.number in self.look.waiting:
+            state = TrialState.RUNNING
         self.trials[curve.number] = frozen(self.space, curve, state, value, cers)
 
 

@@ -16,14 +16,14 @@ from search_spaces.space import Space
 
 
 class Told(replay.RandomOrder):
-    """Remembers when each trial ended."""
+    """Remembers where each trial ended, or was last left off."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.ended_at: dict[int, int] = {}
 
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
-        assert stopped == (epoch < len(curve.epochs)) and curve.number not in self.ended_at
+        assert stopped == (epoch < len(curve.epochs)) and self.ended_at.get(curve.number, 0) < epoch
         self.ended_at[curve.number] = epoch
 
 
@@ -67,8 +67,8 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
     order: list[int] = []
 
     class InTurn(replay.RandomOrder):
-        def propose(self, left: Sequence[Curve]) -> Curve:
-            return left[0]
+        def propose(self, left: Sequence[Curve]) -> Curve | None:
+            return left[0] if left else None
 
         def goes_on(self, curve: Curve, epoch: int) -> bool:
             order.append(curve.number)
@@ -93,6 +93,19 @@ def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed:
             continue
         assert epoch >= curve.values["optimizer.warmup"] * settings.epochs + 2
         assert epoch >= settings.epochs / 2 or min(row["val_cer"] for row in curve.epochs[:epoch]) < settings.asha.click
+
+
+@given(seed=st.integers(0, 2**32), workers=st.integers(1, 4), reduction=st.integers(2, 4))
+def test_a_first_look_decides_about_the_order_alone(
+    space: Space, table: list[Curve], seed: int, workers: int, reduction: int
+) -> None:
+    """Every trial is looked at; none is left waiting, and whoever does not stop has all of its epochs."""
+    settings: Any = space.settings
+    asha = settings.asha.model_copy(update={"look": 1, "reduction": reduction})
+    policy = ToldStopping(seed, settings.model_copy(update={"asha": asha}))
+    replay.replay(table, policy, workers)
+    assert not policy.look.waiting and len(policy.look.values) == len(table)
+    assert min(policy.ended_at.values()) > 1
 
 
 def test_the_nearest_configuration_to_one_of_the_table_is_itself(space: Space, table: list[Curve]) -> None:

@@ -93,7 +93,7 @@ EXPECTED = [
     (28, "vary.model.layer_drop", "needs a distribution (choice, int, float, log)"),
     (29, "budget", "must be a number, but got 'lots'"),
     (30, "trials", "greater than or equal to 1, but got 0"),
-    (32, "asha.brackets", "the keys here are metric, unit, grace, reduction, click"),
+    (32, "asha.brackets", "the keys here are metric, unit, grace, look, reduction, click"),
     (32, "asha.grace", "grace <= epochs must hold, but got grace=11, epochs=10"),
     (32, "asha.reduction", "greater than 1, but got 1"),
     (33, "sede", "unknown key; the keys here are base, vary, start, budget, trials, epochs, sampler"),
