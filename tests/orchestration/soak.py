@@ -25,7 +25,7 @@ from asr_platform.doctor import SOUND, Doctor, Finding
 from asr_platform.home import Home
 from asr_platform.study import Ledger, TrialRecord
 
-# Some learn, some are stopped, some diverge; the models of all but two are removed.
+# Some learn, some wait or are stopped, some diverge; the models of all but two are removed.
 SPACE = """
 base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
@@ -33,7 +33,7 @@ base:
 vary:
   optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
 epochs: 10
-asha: {grace: 4, reduction: 2}
+asha: {grace: 4, look: 1, reduction: 2}
 keep: 2
 seed: 3
 """

@@ -284,6 +284,12 @@ def test_a_ledger_tells_what_its_trials_reached() -> None:
     assert pruned == Observation(trial.params, "pruned", 3, 0.4, values)
     assert failed is None
     assert running == Observation(ledger.trial(2).params, "running", None, None, {})
+    ledger.record(numbers[2], records.row(1, 0.8))
+    begun = ledger.study.get_trials()[2]
+    told = [observe(begun, look) for look in (None, 2, 1)]
+    assert [seen and seen.state for seen in told] == ["running", "running", "pruned"], (
+        "one that waits may wait for long"
+    )
 
 
 def test_what_varies_together_includes_conditional_keys() -> None:

@@ -58,10 +58,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tiny_corpus: Corpu
     straight, first, second = Recorder(), Recorder(tmp_path), Recorder()
     whole = train(config, tiny_corpus, straight)
 
-    trainer = Trainer(config, tiny_corpus, CPU)
-    for epoch in (1, 2):
-        trainer.history.append(trainer.epoch(epoch))
-        first(trainer.history[-1], trainer.saver())
+    train(config, tiny_corpus, first, until=2)
     torch.manual_seed(12345)  # another process begins with other random numbers
     resumed = train(config, tiny_corpus, second, checkpoint=tmp_path / "epoch_2")
 
