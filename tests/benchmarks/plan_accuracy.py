@@ -1,7 +1,7 @@
 """What `platform plan` says of a sweep beside what the sweep then takes.
 
     platform prepare fsdd FSDD --train 600 --out corpora/digits600
-    python tests/benchmarks/plan_accuracy.py corpora/digits600 [--space digits] [--trials 6] [--epochs 6]
+    python tests/benchmarks/plan_accuracy.py corpora/digits600 [--space digits] [--trials 8] [--epochs 10] [--home DIR]
 
 Both are run as a person would, one after the other, so that other work on the machine slows both. Memory is the largest
 sum of what all processes of the sweep hold, pages that some of them share counted once (PSS); disk is the largest size
@@ -94,13 +94,14 @@ def main() -> None:
     parser.add_argument("--space", default="digits")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--home", type=Path, help="where the sweep stays; default: nowhere")
     options = parser.parse_args()
     words = [options.space, "--data", str(options.corpus), "--trials", str(options.trials)]
     words += ["--epochs", str(options.epochs)]
     plan = planned(words)
     print(json.dumps(plan, indent=1), flush=True)
     with tempfile.TemporaryDirectory() as place:
-        outcome = swept(words, Path(place))
+        outcome = swept(words, options.home or Path(place))
     print("\n| | planned | taken | planned / taken |\n| --- | --- | --- | --- |")
     for name, taken in outcome.items():
         expected = plan["expense"][name]
