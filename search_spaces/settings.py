@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from trainables.config import Section
 
 SHARE_OF_GRACE = 0.2  # of a full trial, where a space says nothing else
+LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
 DEFAULT_BUDGET = 30_000_000  # parameters
 
 
@@ -41,7 +43,7 @@ class Asha(Section):
         None,
         ge=1,
         description="epochs that every trial begins with; then the most promising go on, and the others wait until no "
-        "new trial is left",
+        "new trial is left. So again at this times the reduction, and so on",
     )
     reduction: Number = Field(3.0, gt=1, description="at each rung, one trial in so many goes on")
     click: Number | None = Field(
@@ -101,6 +103,18 @@ class Settings(Section):
     def first_rung(self) -> float:
         """Length before the first rung, in the unit of grace."""
         return self.asha.grace or math.ceil(SHARE_OF_GRACE * self.epochs)
+
+    @property
+    def looks(self) -> list[int]:
+        """The epochs after which trials wait: that which `asha.look` says, times the reduction, and so on.
+
+        All are below the first rung; or, where late bloomers are spared, in the half of a trial in which they are.
+        """
+        first, limit = self.asha.look, self.first_rung if self.asha.click is None else LATE * self.epochs
+        if first is None:
+            return []
+        later = (math.ceil(first * self.asha.reduction**look) for look in itertools.count(1))
+        return [first, *itertools.takewhile(lambda end: end < limit, later)]
 
     def lasting(self, epochs: int) -> Settings:
         """These settings with trials of another length."""

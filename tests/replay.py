@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asr_platform.early_stopping import FirstLook, Rungs
+from asr_platform.early_stopping import Looks, Rungs
 from search_spaces.distributions import Choice, Float
 from search_spaces.settings import Settings
 from search_spaces.space import Space
@@ -70,23 +70,26 @@ class RandomOrder:
 
 
 class Stopping(RandomOrder):
-    """Random search, with the platform's first look and its rungs."""
+    """Random search, with the platform's looks and rungs."""
 
     def __init__(self, seed: int, settings: Settings) -> None:
         super().__init__(seed)
-        self.rungs, self.look = Rungs(settings), FirstLook(settings.asha)
+        self.rungs, self.looks = Rungs(settings), Looks(settings)
         self.begun: dict[int, Curve] = {}
+        self.last_lap = set[int]()  # they go on when no new trial is left, and wait no more
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
-        number = self.look.promising()
+        number = self.looks.promising()
         if number is None and left:
             curve = self.new(left)
             self.begun[curve.number] = curve
             return curve
-        number = self.look.best() if number is None else number
+        if number is None:
+            number = self.looks.best()
+            self.last_lap |= {number} if number is not None else set()
         if number is None:
             return None
-        self.look.waiting.remove(number)
+        del self.looks.waiting[number]
         return self.begun[number]
 
     def new(self, left: Sequence[Curve]) -> Curve:
@@ -95,11 +98,10 @@ class Stopping(RandomOrder):
 
     def goes_on(self, curve: Curve, epoch: int) -> bool:
         row = curve.epochs[epoch - 1]
-        self.look.record(curve.number, row)
-        if self.look.is_over(epoch):
-            self.look.waiting.add(curve.number)
+        self.looks.record(curve.number, row)
+        if self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is not None:
             return False
-        return self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is None
+        return curve.number in self.last_lap or not self.looks.wait(curve.number, epoch)
 
 
 def read_table(path: Path = TABLE) -> list[Curve]:

@@ -5,7 +5,7 @@ added for attention decoders, which sit above 60% CER for long and then drop wit
 its own warm-up and two epochs have passed, none that has not yet dropped is stopped before half of its length, and
 rungs may compare the CER of greedy CTC, which moves earlier and more smoothly.
 
-A space may ask for a first look at every trial (`asha.look`), which decides about their order alone.
+A space may ask for looks at every trial (`asha.look`), which decide about their order alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from asr_platform.study import TrialRecord
-from search_spaces.settings import Asha, Settings
+from search_spaces.settings import LATE, Asha, Settings
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
 EPOCHS_AFTER_WARMUP = 2
-LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
 METRICS = "metrics/"
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
@@ -35,38 +34,50 @@ def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
     return float(row[asha.metric]) if asha.metric else objective_value(row)
 
 
-class FirstLook:
-    """Who goes on first after the epochs that every trial begins with.
+class Looks:
+    """Who goes on first, of trials that have been looked at.
 
     So early a stop would be a guess, and often a wrong one; to wait costs a trial nothing but its turn. The rule is
-    the promotion of asynchronous successive halving: the best 1 / reduction of those that have been looked at.
+    the promotion of asynchronous successive halving: the best 1 / reduction of those that have had the same look go on.
 
     Attributes:
-        waiting: trials whose look is over, and that have not gone on.
+        values: by the epoch at which a look ends, those of all trials that have had it.
+        waiting: trials whose look is over, and that have not gone on, with its last epoch.
     """
 
-    def __init__(self, asha: Asha) -> None:
-        self.asha = asha
-        self.values: dict[int, float] = {}
-        self.waiting: set[int] = set()
+    def __init__(self, settings: Settings) -> None:
+        self.asha = settings.asha
+        self.values: dict[int, dict[int, float]] = {end: {} for end in settings.looks}
+        self.waiting: dict[int, int] = {}
 
-    def is_over(self, epochs: int) -> bool:
-        """Whether a trial with so many epochs is where the look ends."""
-        return epochs == self.asha.look
+    def next_end(self, epochs: int) -> int | None:
+        """Where the next look of a trial with so many epochs ends; None where there is none any more."""
+        return next((end for end in self.values if end > epochs), None)
 
     def record(self, number: int, row: Mapping[str, Any]) -> None:
-        if self.is_over(row["epoch"]):
-            self.values[number] = ranking_value(self.asha, row)
+        if row["epoch"] in self.values:
+            self.values[row["epoch"]][number] = ranking_value(self.asha, row)
+
+    def wait(self, number: int, epochs: int) -> bool:
+        """Lets a trial wait if it has just had a look; whether it has."""
+        if epochs in self.values:
+            self.waiting[number] = epochs
+        return epochs in self.values
 
     def promising(self) -> int | None:
-        """The best of the waiting, if it is to go on before anything new is tried."""
-        ranked = sorted(self.values, key=lambda number: (self.values[number], number))
-        ahead = ranked[: int(len(ranked) / self.asha.reduction)]
-        return next((number for number in ahead if number in self.waiting), None)
+        """The one of the waiting that is to go on before anything new is tried, if there is one."""
+        for end, values in reversed(self.values.items()):
+            ranked = sorted(values, key=lambda number: (values[number], number))
+            for number in ranked[: int(len(ranked) / self.asha.reduction)]:
+                if self.waiting.get(number) == end:
+                    return number
+        return None
 
     def best(self) -> int | None:
-        """The best of the waiting."""
-        return min(self.waiting, key=lambda number: (self.values[number], number), default=None)
+        """The one of the waiting that has come farthest, and of those the best."""
+        return min(
+            self.waiting, key=lambda one: (-self.waiting[one], self.values[self.waiting[one]][one]), default=None
+        )
 
 
 class Rungs:

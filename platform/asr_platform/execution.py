@@ -21,7 +21,7 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.search import Searcher
 
 from asr_platform.cluster import TRIAL_CPUS, Reaper
-from asr_platform.early_stopping import FirstLook, RungStopper
+from asr_platform.early_stopping import Looks, RungStopper
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.limits import Meter
@@ -61,7 +61,7 @@ class Unsaved:
 class Proposer(Unsaved, Searcher):
     """Hands Tune what is left to do: unfinished trials first, then the ledger's proposals.
 
-    Where the space asks for a first look, a trial is handed out twice: until the look is over, and when it is its turn.
+    Where the space asks for looks, a trial is handed out until one is over, and again when it is its turn.
 
     Args:
         settings: what every trial is told besides its own number, configuration and progress.
@@ -73,57 +73,60 @@ class Proposer(Unsaved, Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
-        self.look = FirstLook(feasibility.space.settings.asha)
+        self.looks = Looks(feasibility.space.settings)
         self.unfinished: deque[int] = deque()
         self.exhausted = False  # the space has nothing more to propose
-        self.looked_at: dict[str, int] = {}  # Tune's name of a trial whose first look is being taken -> number
+        self.looked_at: dict[str, int] = {}  # Tune's name of a trial that is being looked at -> number
         for trial in ledger.trials():
             for row in trial.curve:
-                self.look.record(trial.number, row)
-            if trial.state == "running" and self.look.is_over(trial.epochs):
-                self.look.waiting.add(trial.number)
-            elif trial.state == "running":
+                self.looks.record(trial.number, row)
+            if trial.state == "running" and not self.looks.wait(trial.number, trial.epochs):
                 self.unfinished.append(trial.number)
 
     def suggest(self, trial_id: str) -> Settings | str | None:
-        """The next trial's settings; None while there is none yet, or word that there will be none."""
-        trial = self._next()
-        if trial is None:
+        """The next trial's settings; None while there is none yet, or word that there will be none.
+
+        Interrupted trials come first, then those that promise much, new ones, and at last all that wait.
+        """
+        trials, waiting = self.ledger.trials(), self.looks.waiting
+        for number in [one for one in waiting if trials[one].state != "running"]:
+            del waiting[number]  # a rung where its look ends has stopped it
+        ahead = self.unfinished.popleft() if self.unfinished else self.looks.promising()
+        trial = self._new(len(trials)) if ahead is None else trials[ahead]
+        until = None
+        if trial is not None:
+            until = self.looks.next_end(trial.epochs)
+        elif (last := self.looks.best()) is not None:
+            trial = trials[last]
+        else:
             return None if self.looked_at else str(Searcher.FINISHED)
+        waiting.pop(trial.number, None)
         config = self.feasibility.space.config(trial.params)
-        until, look = config.training.epochs, self.look.asha.look
-        if look is not None and trial.epochs < look:
-            until = look
+        if until is not None:
             self.looked_at[trial_id] = trial.number
-        told = {"number": trial.number, "reported_epochs": trial.epochs, "until": until}
+        told = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
         return {**self.settings, **told, "config": config.model_dump(mode="json")}
 
-    def _next(self) -> TrialRecord | None:
-        """The trial to go on with now: one that was interrupted, one that promises much, a new one, one that waits."""
-        if self.unfinished:
-            return self.ledger.trial(self.unfinished.popleft())
-        number = self.look.promising()
-        if number is None and not self.exhausted and len(self.ledger.trials()) < self.ledger.about["trials"]:
-            try:
-                return self.ledger.propose(self.feasibility.space, self.feasibility)
-            except InputError as error:  # the trials that are running shall end well
-                self.exhausted = True
-                self.say(str(error))
-        number = self.look.best() if number is None else number
-        if number is None:
+    def _new(self, begun: int) -> TrialRecord | None:
+        """The ledger's next proposal after so many; None where no more are asked for, or possible."""
+        if self.exhausted or begun >= self.ledger.about["trials"]:
             return None
-        self.look.waiting.remove(number)
-        return self.ledger.trial(number)
+        try:
+            return self.ledger.propose(self.feasibility.space, self.feasibility)
+        except InputError as error:  # the trials that are running shall end well
+            self.exhausted = True
+            self.say(str(error))
+            return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder writes the ledger, and proposals are made from it: only a first look matters here."""
+        """The recorder writes the ledger, and proposals are made from it: only looks matter here."""
         number = self.looked_at.pop(trial_id, None)
         if number is None or error:
             return
         trial = self.ledger.trial(number)
-        if self.look.is_over(trial.epochs):
-            self.look.record(number, trial.curve[-1])
-            self.look.waiting.add(number)
+        if trial.curve:
+            self.looks.record(number, trial.curve[-1])
+            self.looks.wait(number, trial.epochs)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `Unsaved`."""

@@ -60,11 +60,11 @@ class Misfit(ValueError):
     """Why a trial's values are none that a space could propose."""
 
 
-def observe(trial: FrozenTrial, look: int | None = None) -> Observation | None:
+def observe(trial: FrozenTrial, looks: Sequence[int] = ()) -> Observation | None:
     """A trial of a ledger; None for one that failed, of which nothing is known.
 
     Args:
-        look: where trials wait: one there counts as stopped, since it may be long before more is known of it.
+        looks: epochs after which trials wait: one there counts as stopped, since more may not be known of it for long.
     """
     if trial.state == TrialState.FAIL:
         return None
@@ -72,7 +72,7 @@ def observe(trial: FrozenTrial, look: int | None = None) -> Observation | None:
     generation = notes.get("generation", 0)
     if not curve:
         return Observation(trial.params, state, None, None, {}, generation)
-    if trial.state == TrialState.RUNNING and max(curve) == look:
+    if trial.state == TrialState.RUNNING and max(curve) in looks:
         state = "pruned"
     last, best = max(curve), min(curve, key=lambda epoch: (curve[epoch], -epoch))
     known = {**json.loads(notes[f"epoch:{best}"]), **notes, "val_cer": curve[best]}
@@ -139,7 +139,7 @@ def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Obser
     settings = space.settings
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
-    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, settings.asha.look) for trial in trials))]))
+    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, settings.looks) for trial in trials))]))
     for attempt in range(PROPOSALS):
         if attempt and attempt % LEARNED == 0:  # a new study each time: the more trials it has, the slower it is
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler((seed + attempt) % 2**32))

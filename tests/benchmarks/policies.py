@@ -89,7 +89,7 @@ class RayPair(RayAsha):
 
 
 class Ours(Stopping):
-    """The platform's own sampler, first look and rungs."""
+    """The platform's own sampler, looks and rungs."""
 
     def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
         super().__init__(seed, space.settings)
@@ -106,7 +106,7 @@ class Ours(Stopping):
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
         state, value = (TrialState.PRUNED, None) if stopped else (TrialState.COMPLETE, min(cers.values()))
-        if curve.number in self.look.waiting:
+        if curve.number in self.looks.waiting:
             state = TrialState.RUNNING
         self.trials[curve.number] = frozen(self.space, curve, state, value, cers)
 

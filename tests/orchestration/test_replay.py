@@ -96,7 +96,7 @@ def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed:
 
 
 @given(seed=st.integers(0, 2**32), workers=st.integers(1, 4), reduction=st.integers(2, 4))
-def test_a_first_look_decides_about_the_order_alone(
+def test_looks_decide_about_the_order_alone(
     space: Space, table: list[Curve], seed: int, workers: int, reduction: int
 ) -> None:
     """Every trial is looked at; none is left waiting, and whoever does not stop has all of its epochs."""
@@ -104,7 +104,7 @@ def test_a_first_look_decides_about_the_order_alone(
     asha = settings.asha.model_copy(update={"look": 1, "reduction": reduction})
     policy = ToldStopping(seed, settings.model_copy(update={"asha": asha}))
     replay.replay(table, policy, workers)
-    assert not policy.look.waiting and len(policy.look.values) == len(table)
+    assert not policy.looks.waiting and len(policy.looks.values[1]) == len(table)
     assert min(policy.ended_at.values()) > 1
 
 

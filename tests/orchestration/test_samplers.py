@@ -286,7 +286,7 @@ def test_a_ledger_tells_what_its_trials_reached() -> None:
     assert running == Observation(ledger.trial(2).params, "running", None, None, {})
     ledger.record(numbers[2], records.row(1, 0.8))
     begun = ledger.study.get_trials()[2]
-    told = [observe(begun, look) for look in (None, 2, 1)]
+    told = [observe(begun, looks) for looks in ([], [2, 4], [1, 2])]
     assert [seen and seen.state for seen in told] == ["running", "running", "pruned"], (
         "one that waits may wait for long"
     )
