@@ -108,13 +108,16 @@ class Settings(Section):
     def looks(self) -> list[int]:
         """The epochs after which trials wait: that which `asha.look` says, times the reduction, and so on.
 
-        All are below the first rung; or, where late bloomers are spared, in the half of a trial in which they are.
+        The later ones are in the half of a trial in which late bloomers are spared; where none are, before the first
+        rung.
         """
-        first, limit = self.asha.look, self.first_rung if self.asha.click is None else LATE * self.epochs
+        first, limit = self.asha.look, LATE * self.epochs
+        if self.asha.click is None and self.asha.unit == "epochs":
+            limit = self.first_rung
         if first is None:
             return []
         later = (math.ceil(first * self.asha.reduction**look) for look in itertools.count(1))
-        return [first, *itertools.takewhile(lambda end: end < limit, later)]
+        return sorted({first, *itertools.takewhile(lambda end: end < limit, later)})
 
     def lasting(self, epochs: int) -> Settings:
         """These settings with trials of another length."""

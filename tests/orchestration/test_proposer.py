@@ -176,8 +176,11 @@ def test_who_has_come_farther_goes_first() -> None:
         ({"look": 1, "reduction": 1.5}, [1, 2, 3, 4, 6, 8]),
         ({"look": 1, "click": None}, [1, 3]),
         ({"look": 3, "click": None, "grace": 10}, [3, 9]),
+        ({"look": 3, "click": None, "grace": 1000, "unit": "updates"}, [3, 9]),
+        ({"look": 12, "grace": 15}, [12]),
+        ({"look": 1, "reduction": 1.1}, list(range(1, 10))),
     ],
 )
 def test_looks_end_in_a_trials_first_half(asha: dict[str, Any], ends: list[int]) -> None:
-    """Of 20 epochs, of which four are grace; without late bloomers to spare, before the first rung."""
+    """Of 20 epochs, four of them grace unless it is said; without late bloomers to spare, before the first rung."""
     assert Settings(epochs=20, asha=Asha(**asha)).looks == ends

@@ -44,6 +44,14 @@ def test_defaults() -> None:
     assert space.config({}) == Config()
 
 
+def test_trials_of_another_length_keep_what_fits_them() -> None:
+    settings = Settings(epochs=25, asha=Asha(grace=10, look=2))
+    shorter, shortest = settings.lasting(8), settings.lasting(2)
+    assert (shorter.epochs, shorter.asha.grace, shorter.asha.look) == (8, 8, 2)
+    assert (shortest.epochs, shortest.asha.grace, shortest.asha.look) == (2, 2, None)
+    assert not settings.conflicts() + shorter.conflicts() + shortest.conflicts()
+
+
 @pytest.mark.parametrize("number", ["5e-4", "5E-4", "0.0005", "5.0e-4", ".5e-3", "+5e-4", "5.e-4", "0_5e-4"])
 def test_numbers_may_be_written_in_any_way(number: str) -> None:
     space = Space.parse(f"base: {{optimizer: {{lr: {number}}}}}", "my.yaml")
