@@ -32,6 +32,7 @@ base:
   training: {batch_seconds: 4.0}
 vary:
   optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
+  model.dropout: {float: [0, 0.1]} # no two trials are the same
 epochs: 10
 asha: {grace: 4, look: 1, reduction: 2}
 keep: 2

@@ -143,6 +143,11 @@ def a_checkpoint_written_late(patient: Patient) -> None:
     patient.checkpoint(2, 1).mkdir(parents=True)
 
 
+def a_worker_that_went_on(patient: Patient) -> None:
+    """While MLflow's store was away, nothing was thinned out: a stopped trial's later epochs have taken all room."""
+    patient.checkpoint(1, 1).rename(patient.checkpoint(1, 2))
+
+
 def a_model_cut_short(patient: Patient) -> None:
     os.truncate(patient.model / "model.safetensors", 1000)
 
@@ -167,6 +172,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_run_of_no_trial: "an MLflow run (trial-0001) that no trial has",
         the_sweeps_run_open: "the sweep's MLflow run is RUNNING",
         a_model_gone: "no model directory",
+        a_worker_that_went_on: "trial 1: later epochs than it was stopped at are all that is left",
     },
     {
         another_value: "trial 1: MLflow has val_wer of other epochs, or twice",
