@@ -178,14 +178,13 @@ class Doctor:
             if trial.state == "running":
                 continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
             named = any(row["checkpoint"] for row in trial.curve)
-            lost = named and trial.checkpoint is None and not trial.about.get(REMOVED)
-            if lost and is_overtaken(trial):
-                yield Finding("late", "later epochs than it was stopped at are all that is left", trial.number)
-            elif lost:
+            superfluous = self.thinner.superfluous(trial)
+            overtaken = is_overtaken(trial) and bool(superfluous)
+            if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not overtaken:
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
             elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
                 yield Finding("checkpoint", f"{trial.model} has no weights", trial.number)
-            for folder in self.thinner.superfluous(trial):
+            for folder in superfluous:
                 yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:

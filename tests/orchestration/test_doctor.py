@@ -172,7 +172,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_run_of_no_trial: "an MLflow run (trial-0001) that no trial has",
         the_sweeps_run_open: "the sweep's MLflow run is RUNNING",
         a_model_gone: "no model directory",
-        a_worker_that_went_on: "trial 1: later epochs than it was stopped at are all that is left",
+        a_worker_that_went_on: "trial 1: checkpoint_2 is not its best checkpoint",
     },
     {
         another_value: "trial 1: MLflow has val_wer of other epochs, or twice",
