@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -124,8 +125,21 @@ def frozen(space: Space, curve: Curve, state: TrialState, value: float | None, c
     )
 
 
+def ours(**asha: Any) -> Callable[[Space, Sequence[Curve], int], Policy]:
+    """The platform with other values in the space's `asha`."""
+
+    def policy(space: Space, table: Sequence[Curve], seed: int) -> Policy:
+        update = {"asha": space.settings.asha.model_copy(update=asha)}
+        return Ours(replace(space, settings=space.settings.model_copy(update=update)), table, seed)
+
+    return policy
+
+
 POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
     "the platform": Ours,
+    "the same, reduction 3": ours(reduction=3.0),
+    "the same without looks": ours(look=None),
+    "random + the platform's looks and rungs": lambda space, table, seed: Stopping(seed, space.settings),
     "Ray: OptunaSearch + ASHAScheduler": RayPair,
     "random + ASHAScheduler": RayAsha,
     "random": lambda space, table, seed: RandomOrder(seed),

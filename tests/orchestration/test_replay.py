@@ -85,7 +85,8 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
 def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed: int, workers: int) -> None:
     """None before its warm-up and two epochs; none that has not dropped before half of its epochs."""
     settings: Any = space.settings
-    policy = ToldStopping(seed, settings.model_copy(update={"asha": settings.asha.model_copy(update={"grace": None})}))
+    asha = settings.asha.model_copy(update={"grace": None, "look": None})
+    policy = ToldStopping(seed, settings.model_copy(update={"asha": asha}))
     replay.replay(table, policy, workers)
     for curve in table:
         epoch = policy.ended_at[curve.number]
