@@ -25,7 +25,7 @@ from asr_platform.doctor import SOUND, Doctor, Finding
 from asr_platform.home import Home
 from asr_platform.study import Ledger, TrialRecord
 
-# Some learn, some wait or are stopped, some diverge; the models of all but two are removed.
+# Some learn, some are stopped, some diverge; the models of all but two are removed.
 SPACE = """
 base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
@@ -34,10 +34,11 @@ vary:
   optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
   model.dropout: {float: [0, 0.1]} # no two trials are the same
 epochs: 10
-asha: {grace: 4, look: 1, reduction: 2}
+asha: {grace: 4, reduction: 2}
 keep: 2
 seed: 3
 """
+WITH_LOOKS = SPACE.replace("asha: {", "asha: {look: 1, ")
 NAME = "soak"
 KINDS = ("driver", "everything", "head", "store", "interrupt")
 MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
@@ -51,18 +52,20 @@ class Soak:
     """One sweep that is interrupted again and again.
 
     Args:
+        space: that of the sweep.
         say: is told each moment.
     """
 
     platform: Platform
     random: Random
     trials: int
+    space: str
     say: Callable[[str], None]
     before: list[TrialRecord] = field(default_factory=list)
 
     def run(self, kinds: Sequence[str]) -> list[TrialRecord]:
         """Lives through these moments and to the sweep's end; returns the trials."""
-        (self.platform.folder / "soak.yaml").write_text(SPACE)
+        (self.platform.folder / "soak.yaml").write_text(self.space)
         sentences = {"train": tiny.SENTENCES * 10, "dev": tiny.SENTENCES * 2}
         corpus = tiny.write_corpus(self.platform.folder / "soak-corpus", sentences)
         words = ["soak.yaml", "--data", corpus.path, "--name", NAME, "--trials", self.trials, "--max-concurrent", 2]
@@ -220,7 +223,7 @@ def main(moments: int, seed: int) -> None:
         platform = Platform(Path(folder))
         try:
             kinds = [random.choice(KINDS) for _ in range(moments)]
-            Soak(platform, random, 2 * moments, click.echo).run(kinds)
+            Soak(platform, random, moments, WITH_LOOKS, click.echo).run(kinds)
         finally:
             platform.stop()
 
