@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from trainables.tasks import LanguageTask, RecognitionTask
 from trainables.training import Trainer
 
 SECONDS = 6.0  # of training, and of each validation, that are watched: more steadies the figures little
+SECONDS_OF_OTHERS = 2.0  # of the training of configurations whose batches alone are watched
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Profile:
         checkpoint: writing one.
         memory: peak of the process.
         gpu_memory: peak of what torch reserved; 0 without a GPU.
+        others: seconds of a batch of each of the other configurations that were asked about.
     """
 
     start: float
@@ -50,28 +52,45 @@ class Profile:
     checkpoint: float
     memory: int
     gpu_memory: int
+    others: tuple[float, ...] = ()
 
 
-def profile(config: Config, corpus: Path, threads: int, gpu: bool) -> Profile:
-    """Trains and validates for some seconds, as a trial's worker would."""
+def profile(config: Config, corpus: Path, threads: int, gpu: bool, others: Sequence[Config] = ()) -> Profile:
+    """Trains and validates for some seconds, as a trial's worker would; then trains others, for less long."""
     torch.set_num_threads(threads)
-    trainer = Watched(config, Corpus.open(corpus), torch.device("cuda", 0) if gpu else torch.device("cpu"))
+    data, device = Corpus.open(corpus), torch.device("cuda", 0) if gpu else torch.device("cpu")
+    trainer = Watched(config, data, device)
     start = age()
-    epoch = config.training.epochs  # of the full model, whatever the stages before it
-    trainer.enter(trainer.phases[epoch - 1])
-    with contextlib.suppress(DivergedError):  # nothing that a clock sees
-        trainer.train_epoch(epoch)
+    trainer.watch()
     first, usual = validation_seconds(trainer)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = trainer.seconds(lambda: trainer.save(Path(folder) / "checkpoint"))
     reserved = torch.cuda.max_memory_reserved() if gpu else 0
-    return Profile(start, trainer.seconds_of_a_batch(), usual, first, checkpoint, peak_memory(), reserved)
+    found = Profile(start, trainer.seconds_of_a_batch(), usual, first, checkpoint, peak_memory(), reserved)
+    return replace(found, others=tuple(batch_seconds(other, data, device) for other in others))
+
+
+def batch_seconds(config: Config, corpus: Corpus, device: torch.device) -> float:
+    trainer = Watched(config, corpus, device, SECONDS_OF_OTHERS)
+    trainer.watch()
+    return trainer.seconds_of_a_batch()
 
 
 class Watched(Trainer):
     """A trainer whose epochs end after some seconds."""
 
     marks: list[tuple[float, int]]  # after each update: the time, and batches so far
+
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device, length: float | None = None) -> None:
+        super().__init__(config, corpus, device)
+        self.length = SECONDS if length is None else length
+
+    def watch(self) -> None:
+        """Trains in an epoch of the full model, whatever the stages before it."""
+        epoch = self.config.training.epochs
+        self.enter(self.phases[epoch - 1])
+        with contextlib.suppress(DivergedError):  # nothing that a clock sees
+            self.train_epoch(epoch)
 
     def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
         batches = 0
@@ -80,7 +99,7 @@ class Watched(Trainer):
             yield update
             batches += len(update)
             self.marks.append((self.now(), batches))
-            if self.marks[-1][0] - self.marks[0][0] > SECONDS and len(self.marks) > 2:
+            if self.marks[-1][0] - self.marks[0][0] > self.length and len(self.marks) > 2:
                 return
 
     def seconds_of_a_batch(self) -> float:

@@ -1,18 +1,20 @@
 """What a sweep will take, before anything of it starts.
 
 Three steps. Proposals drawn by chance say how much of the space is feasible. The cheapest and the dearest of some of
-these are trained for seconds, which gives every other one its price, for what a batch takes grows about as the
-multiplications in it. And sweeps of such trials are played through, each trial with a quality drawn by chance.
+these are trained for seconds, which gives every other one its price: what a batch takes grows about as the
+multiplications in it, and how far from that it is, the batches of some others say, those that the sweep begins with
+among them. And sweeps of such trials are played through, each trial with a quality drawn by chance.
 """
 
 from __future__ import annotations
 
 import math
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
 
 import numpy as np
 import optuna
@@ -36,6 +38,7 @@ from trainables.workload import BYTES, Workload, Workloads, checkpoint_bytes
 
 PROPOSALS = 1000
 BLIND = 10  # proposals before the samplers look at results
+WATCHED = 8  # candidates besides the cheapest and the dearest whose batches are timed, three seconds each
 PRICED = 64  # of the feasible proposals; their mean is within some percent of all of them, and each takes 50 ms
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 REHEARSALS = 100
@@ -101,8 +104,35 @@ class Candidate:
     workload: Workload
 
 
-Ends: TypeAlias = tuple[Candidate, Profile, Candidate, Profile]
-"""The cheapest candidate with its profile, and the dearest."""
+@dataclass(frozen=True)
+class Watched:
+    """What some candidates were seen to take.
+
+    Args:
+        cheapest: the candidate whose batches have the fewest multiplications; `low` is its profile.
+        dearest: that with the most; `high` is its profile.
+        batches: others, with the seconds of a batch.
+    """
+
+    cheapest: Candidate
+    low: Profile
+    dearest: Candidate
+    high: Profile
+    batches: Sequence[tuple[Candidate, float]] = ()
+
+    def between(self, candidate: Candidate, name: str) -> float:
+        """A figure of the profiles, as the candidate's multiplications lie between theirs."""
+        reach = [self.cheapest.workload.multiplications, self.dearest.workload.multiplications]
+        figures = [getattr(self.low, name), getattr(self.high, name)]
+        return float(np.interp(candidate.workload.multiplications, reach, figures))
+
+    def batch(self, candidate: Candidate) -> float:
+        """Seconds of a batch: as seen, or between those of the two, as far off as the median of those seen."""
+        for other, seconds in self.batches:
+            if other is candidate:
+                return seconds
+        ratios = [seconds / self.between(other, "batch") for other, seconds in self.batches]
+        return self.between(candidate, "batch") * (float(np.median(ratios)) if ratios else 1.0)
 
 
 def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
@@ -124,14 +154,16 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
     config, seconds = found[0][0], float(feasibility.split.seconds.sum())
     stops = rungs(settings, length_of_an_epoch(settings.asha.unit, config, workloads(config), seconds))
-    first, drawn, ends = [], [Costs.even(settings.epochs)], None
+    first, drawn, watched = [], [Costs.even(settings.epochs)], None
     if profiled:
         begun = [Candidate(*one, workloads(one[0])) for one in first_proposals(space, feasibility, count)]
         others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
-        ends = profiles([*begun, *others], corpus, workers, concurrency)
+        watched = profiles([*begun, *others], corpus, workers, concurrency)
         grace = min([*stops, settings.epochs])
         starts = 2 if settings.asha.look else 1
-        first, drawn = ([priced(one, ends, workers.count, grace, starts) for one in group] for group in (begun, others))
+        first, drawn = (
+            [priced(one, watched, workers.count, grace, starts) for one in group] for group in (begun, others)
+        )
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):
@@ -149,7 +181,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         rungs=steps,
         concurrency=concurrency,
         workers=workers.count,
-        expense=expected(ends, played, workers.count, min(concurrency, count)) if ends else None,
+        expense=expected(watched, played, workers.count, min(concurrency, count)) if watched else None,
     )
 
 
@@ -198,8 +230,8 @@ def first_proposals(space: Space, feasibility: Feasibility, trials: int) -> list
     return found
 
 
-def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int) -> Ends:
-    """The candidates whose batches have the fewest and the most multiplications, each with its profile.
+def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int) -> Watched:
+    """Profiles the candidates whose batches have the fewest and the most multiplications, and the first ones' batches.
 
     Where trials run side by side on the same device, so do the two: they slow each other down as trials will.
 
@@ -207,6 +239,9 @@ def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Worke
         InputError: one of them could not be trained.
     """
     ordered = sorted(candidates, key=lambda candidate: candidate.workload.multiplications)
+    ends = ordered[0], ordered[-1]
+    others = [candidate for candidate in candidates if not any(candidate is end for end in ends)][:WATCHED]
+    shares = others[::2], others[1::2]
     gpu = workers.gpus > 0
     if gpu and not torch.cuda.is_available():
         raise InputError(
@@ -217,17 +252,21 @@ def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Worke
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(together, mp_context=spawn, max_tasks_per_child=1) as pool:
         jobs = [
-            pool.submit(profile, share(end.config, workers.count), corpus.path.resolve(), workers.threads, gpu)
-            for end in (ordered[0], ordered[-1])
-        ]
+            pool.submit(
+                profile, share(end.config, workers.count), corpus.path.resolve(), workers.threads, gpu,
+                [share(other.config, workers.count) for other in beside],
+            )
+            for end, beside in zip(ends, shares, strict=True)
+        ]  # fmt: skip
         try:
-            cheapest, dearest = (job.result() for job in jobs)
+            low, high = (job.result() for job in jobs)
         except (BrokenProcessPool, RuntimeError) as error:  # out of memory, most of all
             raise InputError(
                 f"a profile failed: {' '.join(str(error).split())[:LONGEST_REASON]}",
                 "Lower training.batch_seconds or the budget; --no-profile leaves it out.",
             ) from None
-    return ordered[0], cheapest, ordered[-1], dearest
+    seen = [*zip(shares[0], low.others, strict=True), *zip(shares[1], high.others, strict=True)]
+    return Watched(ends[0], low, ends[1], high, seen)
 
 
 def share(config: Config, workers: int) -> Config:
@@ -240,7 +279,7 @@ def share(config: Config, workers: int) -> Config:
     return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
-def priced(candidate: Candidate, ends: Ends, workers: int, grace: int, starts: int = 1) -> Costs:
+def priced(candidate: Candidate, watched: Watched, workers: int, grace: int, starts: int = 1) -> Costs:
     """What a trial takes, each of its figures between those of the two that were profiled.
 
     Until the first rung a model is taken to have learned no end, so that its hypotheses run to their longest; after it
@@ -249,30 +288,23 @@ def priced(candidate: Candidate, ends: Ends, workers: int, grace: int, starts: i
     Args:
         starts: of each trial's processes.
     """
-    cheapest, low, dearest, high = ends
-    config = candidate.config
-    reach = [cheapest.workload.multiplications, dearest.workload.multiplications]
-
-    def between(name: str) -> float:
-        seconds = [getattr(low, name), getattr(high, name)]
-        return float(np.interp(candidate.workload.multiplications, reach, seconds))
-
+    config, between = candidate.config, partial(watched.between, candidate)
     epochs = np.arange(config.training.epochs)
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
-    training = candidate.workload.batches * between("batch") + validation
+    training = candidate.workload.batches * watched.batch(candidate) + validation
     disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
     return Costs(
         starts * STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk
     )
 
 
-def expected(ends: Ends, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
+def expected(watched: Watched, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
     On disk are each trial's best checkpoints, which early stopping does not remove, and the winner's weights twice: its
     directory, and MLflow's artifact.
     """
-    _, low, dearest, high = ends
+    low, dearest, high = watched.low, watched.dearest, watched.high
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
     return Expense(

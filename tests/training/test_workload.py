@@ -101,7 +101,13 @@ def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
     found = profile(tiny.config({"model.kind": kind}), tiny_corpus.path, 1, False)
     assert min(found.start, found.batch, found.validation, found.first_validation, found.checkpoint) > 0
     assert 10**8 < found.memory < 10**11
-    assert found.gpu_memory == 0
+    assert found.gpu_memory == 0 and found.others == ()
+
+
+def test_other_configurations_are_watched_as_well(tiny_corpus: Corpus) -> None:
+    others = [tiny.config({"model.d_model": width}) for width in (32, 64)]
+    found = profile(tiny.config(), tiny_corpus.path, 1, False, others)
+    assert len(found.others) == 2 and min(found.others) > 0
 
 
 def test_what_takes_long_is_watched_in_part(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
