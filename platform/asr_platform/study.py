@@ -215,6 +215,12 @@ class Ledger:
         value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
+    def settle(self, epochs: int) -> None:
+        """Ends the trials that have all of these epochs: a driver was killed before it could."""
+        for trial in self.trials():
+            if trial.state == "running" and trial.epochs >= epochs:
+                self.finish(trial.number, "complete")
+
     def _live(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 

@@ -203,6 +203,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
     followers: list[Follower] = [errors, mirror, view, thinner]  # what thinning removes has been kept and shown
+    ledger.settle(space.settings.epochs)
     begun = ledger.trials()
     for follower in followers:
         follower.opened(begun)

@@ -174,6 +174,16 @@ def test_states_are_those_of_optuna(ledger: Ledger, state: State, expected: Tria
     assert (trial.state, trial.reason, trial.epochs) == (state, "because", 3)
 
 
+def test_a_trial_with_all_its_epochs_is_ended_by_whoever_finds_it(ledger: Ledger) -> None:
+    """The driver that recorded the last one was killed."""
+    whole, begun, failed = (records.add(ledger, state, cers) for state, cers in (
+        ("running", [0.5, 0.4, 0.6]), ("running", [0.5, 0.4]), ("failed", [0.5, 0.4, 0.3]),
+    ))  # fmt: skip
+    ledger.settle(3)
+    assert [ledger.trial(number).state for number in (whole, begun, failed)] == ["complete", "running", "failed"]
+    assert ledger.study.get_trials()[whole].value == 0.4
+
+
 def test_a_trial_that_fails_before_its_first_epoch_is_on_record(ledger: Ledger) -> None:
     trial = ledger.trial(records.add(ledger, "failed", [], "InputError: no"))
     assert (trial.state, trial.curve, trial.reason) == ("failed", [], "InputError: no")
