@@ -92,10 +92,10 @@ class Settings(Section):
             found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
         if unit == "epochs" and grace is not None and grace > self.epochs:
             found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
-        look, first = self.asha.look, self.first_rung if unit == "epochs" else self.epochs
-        if look is not None and look >= first:
+        look, before = self.asha.look, self._most_of_a_look
+        if look is not None and look >= before:
             found.append(
-                ("asha.look", f"must be shorter than the {first:g} epochs before the first rung, but got {look}")
+                ("asha.look", f"must be shorter than the {before:g} epochs before the first rung, but got {look}")
             )
         return found
 
@@ -103,6 +103,11 @@ class Settings(Section):
     def first_rung(self) -> float:
         """Length before the first rung, in the unit of grace."""
         return self.asha.grace or math.ceil(SHARE_OF_GRACE * self.epochs)
+
+    @property
+    def _most_of_a_look(self) -> float:
+        """The epochs below which the first look must end: where rungs are not in epochs, a full trial's."""
+        return self.first_rung if self.asha.unit == "epochs" else self.epochs
 
     @property
     def looks(self) -> list[int]:
@@ -126,7 +131,6 @@ class Settings(Section):
             grace = min(grace, epochs)
         asha = self.asha.model_copy(update={"grace": grace})
         settings = self.model_copy(update={"epochs": epochs, "asha": asha})
-        first = settings.first_rung if asha.unit == "epochs" else epochs
-        if look is None or look < first:
+        if look is None or look < settings._most_of_a_look:
             return settings
         return settings.model_copy(update={"asha": asha.model_copy(update={"look": None})})

@@ -86,9 +86,9 @@ class Stopping(RandomOrder):
             return curve
         if number is None:
             number = self.looks.best()
-            self.last_lap |= {number} if number is not None else set()
-        if number is None:
-            return None
+            if number is None:
+                return None
+            self.last_lap.add(number)
         del self.looks.waiting[number]
         return self.begun[number]
 

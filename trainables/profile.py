@@ -71,6 +71,7 @@ def profile(config: Config, corpus: Path, threads: int, gpu: bool, others: Seque
 
 
 def batch_seconds(config: Config, corpus: Corpus, device: torch.device) -> float:
+    """A batch's alone, in a process that has begun."""
     trainer = Watched(config, corpus, device, SECONDS_OF_OTHERS)
     trainer.watch()
     return trainer.seconds_of_a_batch()

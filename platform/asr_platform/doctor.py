@@ -18,7 +18,7 @@ from asr_platform.leaderboard import ranked, rows
 from asr_platform.mirror import Mirror
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
-from asr_platform.thinning import Thinner, is_overtaken
+from asr_platform.thinning import Thinner
 from asr_platform.tracking import FAILURES, NOT_METRICS, STATUS, Run, Tracker, experiment_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -178,9 +178,8 @@ class Doctor:
             if trial.state == "running":
                 continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
             named = any(row["checkpoint"] for row in trial.curve)
-            superfluous = self.thinner.superfluous(trial)
-            overtaken = is_overtaken(trial) and bool(superfluous)
-            if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not overtaken:
+            superfluous = self.thinner.superfluous(trial)  # of a stopped one also the epochs that overtook the record
+            if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not superfluous:
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
             elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
                 yield Finding("checkpoint", f"{trial.model} has no weights", trial.number)

@@ -18,7 +18,7 @@ class Follower:
         """It has another epoch."""
 
     def waits(self, trial: TrialRecord) -> None:
-        """Its first look is over: others go on before it."""
+        """Its look is over: others go on before it."""
 
     def ended(self, trial: TrialRecord) -> None:
         """It is complete, stopped early or failed."""

@@ -105,7 +105,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Watched:
+class Measured:
     """What some candidates were seen to take.
 
     Args:
@@ -154,15 +154,15 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
     config, seconds = found[0][0], float(feasibility.split.seconds.sum())
     stops = rungs(settings, length_of_an_epoch(settings.asha.unit, config, workloads(config), seconds))
-    first, drawn, watched = [], [Costs.even(settings.epochs)], None
+    first, drawn, measured = [], [Costs.even(settings.epochs)], None
     if profiled:
         begun = [Candidate(*one, workloads(one[0])) for one in first_proposals(space, feasibility, count)]
         others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
-        watched = profiles([*begun, *others], corpus, workers, concurrency)
+        measured = profiles([*begun, *others], corpus, workers, concurrency)
         grace = min([*stops, settings.epochs])
-        starts = 2 if settings.asha.look else 1
+        starts = 2 if settings.looks else 1  # a trial that waits goes on once, the most promising ones oftener
         first, drawn = (
-            [priced(one, watched, workers.count, grace, starts) for one in group] for group in (begun, others)
+            [priced(one, measured, workers.count, grace, starts) for one in group] for group in (begun, others)
         )
     random = np.random.default_rng(settings.seed)
     played = []
@@ -181,7 +181,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         rungs=steps,
         concurrency=concurrency,
         workers=workers.count,
-        expense=expected(watched, played, workers.count, min(concurrency, count)) if watched else None,
+        expense=expected(measured, played, workers.count, min(concurrency, count)) if measured else None,
     )
 
 
@@ -230,7 +230,7 @@ def first_proposals(space: Space, feasibility: Feasibility, trials: int) -> list
     return found
 
 
-def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int) -> Watched:
+def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Workers, concurrency: int) -> Measured:
     """Profiles the candidates whose batches have the fewest and the most multiplications, and the first ones' batches.
 
     Where trials run side by side on the same device, so do the two: they slow each other down as trials will.
@@ -266,7 +266,7 @@ def profiles(candidates: list[Candidate], corpus: Corpus, workers: cluster.Worke
                 "Lower training.batch_seconds or the budget; --no-profile leaves it out.",
             ) from None
     seen = [*zip(shares[0], low.others, strict=True), *zip(shares[1], high.others, strict=True)]
-    return Watched(ends[0], low, ends[1], high, seen)
+    return Measured(ends[0], low, ends[1], high, seen)
 
 
 def share(config: Config, workers: int) -> Config:
@@ -279,7 +279,7 @@ def share(config: Config, workers: int) -> Config:
     return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
-def priced(candidate: Candidate, watched: Watched, workers: int, grace: int, starts: int = 1) -> Costs:
+def priced(candidate: Candidate, measured: Measured, workers: int, grace: int, starts: int = 1) -> Costs:
     """What a trial takes, each of its figures between those of the two that were profiled.
 
     Until the first rung a model is taken to have learned no end, so that its hypotheses run to their longest; after it
@@ -288,23 +288,23 @@ def priced(candidate: Candidate, watched: Watched, workers: int, grace: int, sta
     Args:
         starts: of each trial's processes.
     """
-    config, between = candidate.config, partial(watched.between, candidate)
+    config, between = candidate.config, partial(measured.between, candidate)
     epochs = np.arange(config.training.epochs)
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
-    training = candidate.workload.batches * watched.batch(candidate) + validation
+    training = candidate.workload.batches * measured.batch(candidate) + validation
     disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
     return Costs(
         starts * STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk
     )
 
 
-def expected(watched: Watched, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
+def expected(measured: Measured, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
     On disk are each trial's best checkpoints, which early stopping does not remove, and the winner's weights twice: its
     directory, and MLflow's artifact.
     """
-    low, dearest, high = watched.low, watched.dearest, watched.high
+    low, dearest, high = measured.low, measured.dearest, measured.high
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
     return Expense(

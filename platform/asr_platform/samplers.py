@@ -136,10 +136,10 @@ def _nothing(space: Space, repeated: int) -> InputError:
 
 def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Observation]) -> Iterator[FrozenTrial]:
     """What the sampler proposes; after many that do not serve, what chance does."""
-    settings = space.settings
+    settings, looks = space.settings, space.settings.looks
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
-    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, settings.looks) for trial in trials))]))
+    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, looks) for trial in trials))]))
     for attempt in range(PROPOSALS):
         if attempt and attempt % LEARNED == 0:  # a new study each time: the more trials it has, the slower it is
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler((seed + attempt) % 2**32))

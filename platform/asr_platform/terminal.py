@@ -58,8 +58,9 @@ class View(Follower):
         """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
         assert self.ledger is not None
         trials = self.ledger.trials()
-        running = [trial for trial in trials if trial.state == "running" and trial.number not in self.waiting]
-        others = [trial for trial in ranked(trials) if trial not in running]
+        trained = {trial.number for trial in trials if trial.state == "running"} - self.waiting
+        running = [trial for trial in trials if trial.number in trained]
+        others = [trial for trial in ranked(trials) if trial.number not in trained]
         room = max(6, self.console.height - LINES_AROUND_TABLE)
         shown = running[: room - min(3, len(others))]
         shown += others[: room - len(shown)]

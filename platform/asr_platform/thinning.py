@@ -53,7 +53,7 @@ class Thinner(Follower):
         kept = {trial.number for trial in here[: self.keep]}
         kept |= pareto_front(here, objectives) if len(objectives) > 1 else set()
         for trial in ended:
-            if (trial.model or is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
+            if (trial.model or _is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
                 self.ledger.describe(trial.number, REMOVED, True)
             self._thin(trial, trial.number in kept)
         for leftover in self.leftovers():
@@ -68,7 +68,7 @@ class Thinner(Follower):
     def superfluous(self, trial: TrialRecord) -> list[Path]:
         """Of an ended trial: the checkpoints other than its best one; none where that one is not to be found."""
         lost = bool(trial.curve) and not trial.checkpoint
-        if not self._is_here(trial) or (lost and not is_overtaken(trial)):
+        if not self._is_here(trial) or (lost and not _is_overtaken(trial)):
             return []
         best = Path(trial.checkpoint).name if trial.checkpoint else None
         folders = _folders(self.trials / trial_name(trial.number))
@@ -92,7 +92,7 @@ class Thinner(Follower):
                     path.unlink()
 
 
-def is_overtaken(trial: TrialRecord) -> bool:
+def _is_overtaken(trial: TrialRecord) -> bool:
     """Whether nothing on record of a stopped trial is left.
 
     Its worker trains on until it is stopped, and Ray Train keeps the best of all epochs, those after the stop included.

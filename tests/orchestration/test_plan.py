@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asr_platform.cluster import Options
-from asr_platform.plan import PROPOSALS, Candidate, Watched, expected, plan, priced, rungs
+from asr_platform.plan import PROPOSALS, Candidate, Measured, expected, plan, priced, rungs
 from asr_platform.plan_tables import print_plan
 from asr_platform.rehearsal import Costs, Rehearsal, rehearse
 from search_spaces.settings import Settings
@@ -98,7 +98,7 @@ def test_about_one_in_so_many_goes_on() -> None:
 
 
 def test_a_price_lies_between_those_of_the_extremes() -> None:
-    ends = Watched(candidate(100), CHEAP, candidate(300), DEAR)
+    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
     costs = priced(candidate(200), ends, workers=1, grace=1)
     assert costs.device == pytest.approx([10 * 0.2 + 3, *[10 * 0.2 + 2] * 3])
     assert costs.epochs == pytest.approx(costs.device + 0.02)
@@ -109,21 +109,21 @@ def test_a_price_lies_between_those_of_the_extremes() -> None:
 
 
 def test_where_all_cost_the_same_there_is_one_price() -> None:
-    ends = Watched(candidate(100), CHEAP, candidate(100), CHEAP)
+    ends = Measured(candidate(100), CHEAP, candidate(100), CHEAP)
     assert priced(candidate(100), ends, 1, 0).device == pytest.approx([10 * 0.1 + 1] * 4)
 
 
 def test_others_tell_how_far_off_the_multiplications_are() -> None:
     """Those whose batches were watched cost what was seen; all others as much more as the median of these."""
     seen = [(candidate(200), 0.3), (candidate(100), 0.2), (candidate(300), 0.3)]
-    ends = Watched(candidate(100), CHEAP, candidate(300), DEAR, seen)
+    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR, seen)
     assert [ends.batch(one) for one, _ in seen] == [0.3, 0.2, 0.3]
     assert ends.batch(candidate(200)) == pytest.approx(1.5 * 0.2)
     assert priced(candidate(200), ends, 1, 0).device == pytest.approx([10 * 0.3 + 2] * 4)
 
 
 def test_room_is_for_the_dearest() -> None:
-    ends = Watched(candidate(100), CHEAP, candidate(300), DEAR)
+    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
     few, many = (expected(ends, [Rehearsal(3600, 7200, 10**6, [1])] * 3, 2, concurrency) for concurrency in (1, 4))
     assert few.device_hours == 2
     assert few.wall_hours == pytest.approx(1, abs=0.05)
