@@ -168,7 +168,8 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     played = []
     for _ in range(REHEARSALS):
         rest = [drawn[number] for number in random.choice(len(drawn), count - len(first))]
-        played.append(rehearse([*first, *rest], stops, settings.asha.reduction, concurrency, random))
+        order, waiting = [*first, *rest], bool(settings.looks)
+        played.append(rehearse(order, stops, settings.asha.reduction, concurrency, random, waiting))
     reached = np.mean([one.reached for one in played], axis=0).tolist()
     steps = [Rung(epoch, trials) for epoch, trials in zip([*stops, settings.epochs], reached, strict=True)]
     return Plan(
@@ -181,7 +182,9 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         rungs=steps,
         concurrency=concurrency,
         workers=workers.count,
-        expense=expected(measured, played, workers.count, min(concurrency, count)) if measured else None,
+        expense=expected(measured, played, workers.count, min(concurrency, count), min(settings.keep, count))
+        if measured
+        else None,
     )
 
 
@@ -298,11 +301,14 @@ def priced(candidate: Candidate, measured: Measured, workers: int, grace: int, s
     )
 
 
-def expected(measured: Measured, played: list[Rehearsal], workers: int, concurrency: int) -> Expense:
+def expected(measured: Measured, played: list[Rehearsal], workers: int, concurrency: int, keep: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
-    On disk are each trial's best checkpoints, which early stopping does not remove, and the winner's weights twice: its
-    directory, and MLflow's artifact.
+    On disk are the checkpoints of trials that have not ended, the weights of the best that have, and the winner's twice
+    more: its directory, and MLflow's artifact.
+
+    Args:
+        keep: trials whose models stay.
     """
     low, dearest, high = measured.low, measured.dearest, measured.high
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
@@ -313,7 +319,7 @@ def expected(measured: Measured, played: list[Rehearsal], workers: int, concurre
         memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,
         gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
-        disk_bytes=int(disk) + 2 * BYTES * dearest.parameters,
+        disk_bytes=int(disk) + (keep + 2) * BYTES * dearest.parameters,
         cheapest=low,
         dearest=high,
     )

@@ -17,7 +17,7 @@ class Costs:
         start: seconds besides its epochs.
         epochs: seconds of each epoch.
         device: seconds of each epoch's training and validation on all workers together.
-        disk: bytes of the checkpoints that it leaves.
+        disk: bytes of the checkpoints that it holds until it ends.
     """
 
     start: float
@@ -33,7 +33,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end."""
+    """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end.
+
+    Args:
+        disk: the most that the trials' checkpoints held at one time.
+    """
 
     wall: float
     device: float
@@ -42,13 +46,21 @@ class Rehearsal:
 
 
 def rehearse(
-    trials: Sequence[Costs], rungs: Sequence[int], reduction: float, concurrency: int, random: np.random.Generator
+    trials: Sequence[Costs],
+    rungs: Sequence[int],
+    reduction: float,
+    concurrency: int,
+    random: np.random.Generator,
+    waiting: bool = False,
 ) -> Rehearsal:
     """Plays trials in their order, so many at once, under asynchronous successive halving (arXiv 1810.05934).
 
     Each trial has one quality, drawn by chance, which ranks it at every rung: it goes on if it is within the best
     1 / reduction of those that were there before it. So the first ones at a rung go on whatever they are, and more
     than 1 / reduction in all.
+
+    Args:
+        waiting: whether trials wait, with their checkpoints, until all others have begun.
     """
     ends = [*rungs, len(trials[0].epochs)]
     at = [costs.start + np.cumsum(costs.epochs)[np.array(ends) - 1] for costs in trials]
@@ -56,6 +68,7 @@ def rehearse(
     seen: list[list[float]] = [[] for _ in rungs]
     reached = [0] * len(ends)
     begun = dict.fromkeys(range(min(concurrency, len(trials))), 0.0)
+    held = disk = sum(trials[number].disk for number in begun)
     events = [(float(at[number][0]), number, 0) for number in begun]
     heapq.heapify(events)
     wall = device = 0.0
@@ -69,8 +82,11 @@ def rehearse(
                 heapq.heappush(events, (begun[number] + float(at[number][place + 1]), number, place + 1))
                 continue
         device += float(trials[number].device[: ends[place]].sum())
+        held -= trials[number].disk
         if len(begun) < len(trials):
             following = len(begun)
             begun[following] = wall
+            held += trials[following].disk
+            disk = max(disk, held)
             heapq.heappush(events, (wall + float(at[following][0]), following, 0))
-    return Rehearsal(wall, device, sum(costs.disk for costs in trials), reached)
+    return Rehearsal(wall, device, sum(costs.disk for costs in trials) if waiting else disk, reached)

@@ -78,14 +78,16 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
     assert 2 * least * sum(lengths) <= found.device <= 2 * 10 * sum(lengths)
     slots = min(concurrency, len(trials))
     assert found.wall <= found.device / 2 <= found.wall * slots + 1e-6
+    assert found.disk == 7 * slots
 
 
 def test_a_rehearsal_without_rungs_and_one_after_another() -> None:
     trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]), 100)] * 4
     random = np.random.default_rng(0)
-    assert rehearse(trials, [], 3, 1, random) == Rehearsal(32.0, 8.0, 400, [4])
-    assert rehearse(trials, [], 3, 2, random) == Rehearsal(16.0, 8.0, 400, [4])
+    assert rehearse(trials, [], 3, 1, random) == Rehearsal(32.0, 8.0, 100, [4])
+    assert rehearse(trials, [], 3, 2, random) == Rehearsal(16.0, 8.0, 200, [4])
     assert rehearse(trials, [], 3, 9, random) == Rehearsal(8.0, 8.0, 400, [4])
+    assert rehearse(trials, [], 3, 2, random, waiting=True) == Rehearsal(16.0, 8.0, 400, [4])
 
 
 def test_about_one_in_so_many_goes_on() -> None:
@@ -124,12 +126,12 @@ def test_others_tell_how_far_off_the_multiplications_are() -> None:
 
 def test_room_is_for_the_dearest() -> None:
     ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
-    few, many = (expected(ends, [Rehearsal(3600, 7200, 10**6, [1])] * 3, 2, concurrency) for concurrency in (1, 4))
+    few, many = (expected(ends, [Rehearsal(3600, 7200, 10**6, [1])] * 3, 2, concurrency, 3) for concurrency in (1, 4))
     assert few.device_hours == 2
     assert few.wall_hours == pytest.approx(1, abs=0.05)
     assert few.worker_memory_bytes == DEAR.memory
     assert many.memory_bytes - few.memory_bytes > 3 * 2 * DEAR.memory
-    assert few.disk_bytes == 10**6 + 2 * 4 * 1000
+    assert few.disk_bytes == 10**6 + (3 + 2) * 4 * 1000
 
 
 def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
