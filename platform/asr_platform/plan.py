@@ -25,10 +25,10 @@ from asr_platform.early_stopping import Rungs
 from asr_platform.execution import LONGEST_REASON
 from asr_platform.feasibility import Feasibility
 from asr_platform.limits import HOUR
-from asr_platform.rehearsal import Costs, Rehearsal, rehearse
+from asr_platform.rehearsal import Costs, Rehearsal, Rules, rehearse
 from asr_platform.study import Ledger
 from asr_platform.trial import KEPT
-from search_spaces.settings import Settings
+from search_spaces.settings import LATE, Settings
 from search_spaces.space import Space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
@@ -138,8 +138,6 @@ class Measured:
 def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
     """Draws, profiles and plays through; `trials` overrides the space's number.
 
-    That ASHA spares trials which have not yet learned to attend is left out: how many is not known before.
-
     Raises:
         InputError: nothing in the space is feasible, no trial fits the machine, or the profile fails.
     """
@@ -164,12 +162,14 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         first, drawn = (
             [priced(one, measured, workers.count, grace, starts) for one in group] for group in (begun, others)
         )
+    attends = settings.asha.click is not None and config.model.kind != "language_model"
+    spared = LATE * settings.epochs if attends else 0.0
+    rules = Rules(stops, settings.asha.reduction, spared, waiting=bool(settings.looks))
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):
         rest = [drawn[number] for number in random.choice(len(drawn), count - len(first))]
-        order, waiting = [*first, *rest], bool(settings.looks)
-        played.append(rehearse(order, stops, settings.asha.reduction, concurrency, random, waiting))
+        played.append(rehearse([*first, *rest], rules, concurrency, random))
     reached = np.mean([one.reached for one in played], axis=0).tolist()
     steps = [Rung(epoch, trials) for epoch, trials in zip([*stops, settings.epochs], reached, strict=True)]
     return Plan(

@@ -32,6 +32,23 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What stops a trial, and what holds it up.
+
+    Args:
+        rungs: epochs at which trials are compared.
+        reduction: at each rung, one in so many goes on.
+        spared: epochs before which a trial that has not learned to attend is not stopped.
+        waiting: whether trials wait, with their checkpoints, until all others have begun.
+    """
+
+    rungs: Sequence[int]
+    reduction: float
+    spared: float = 0.0
+    waiting: bool = False
+
+
+@dataclass(frozen=True)
 class Rehearsal:
     """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end.
 
@@ -45,26 +62,18 @@ class Rehearsal:
     reached: list[int]
 
 
-def rehearse(
-    trials: Sequence[Costs],
-    rungs: Sequence[int],
-    reduction: float,
-    concurrency: int,
-    random: np.random.Generator,
-    waiting: bool = False,
-) -> Rehearsal:
+def rehearse(trials: Sequence[Costs], rules: Rules, concurrency: int, random: np.random.Generator) -> Rehearsal:
     """Plays trials in their order, so many at once, under asynchronous successive halving (arXiv 1810.05934).
 
     Each trial has one quality, drawn by chance, which ranks it at every rung: it goes on if it is within the best
     1 / reduction of those that were there before it. So the first ones at a rung go on whatever they are, and more
-    than 1 / reduction in all.
-
-    Args:
-        waiting: whether trials wait, with their checkpoints, until all others have begun.
+    than 1 / reduction in all. When it learns to attend is drawn as well, evenly over the epochs in which such trials
+    are spared: nothing is known of it before.
     """
+    rungs = rules.rungs
     ends = [*rungs, len(trials[0].epochs)]
     at = [costs.start + np.cumsum(costs.epochs)[np.array(ends) - 1] for costs in trials]
-    quality = random.random(len(trials))
+    quality, attends = random.random(len(trials)), rules.spared * random.random(len(trials))
     seen: list[list[float]] = [[] for _ in rungs]
     reached = [0] * len(ends)
     begun = dict.fromkeys(range(min(concurrency, len(trials))), 0.0)
@@ -76,9 +85,9 @@ def rehearse(
         wall, number, place = heapq.heappop(events)
         reached[place] += 1
         if place < len(rungs):
-            cutoff = np.quantile(seen[place], 1 / reduction) if seen[place] else 1.0
+            cutoff = np.quantile(seen[place], 1 / rules.reduction) if seen[place] else 1.0
             seen[place].append(quality[number])
-            if quality[number] <= cutoff:
+            if quality[number] <= cutoff or attends[number] > rungs[place]:
                 heapq.heappush(events, (begun[number] + float(at[number][place + 1]), number, place + 1))
                 continue
         device += float(trials[number].device[: ends[place]].sum())
@@ -89,4 +98,4 @@ def rehearse(
             held += trials[following].disk
             disk = max(disk, held)
             heapq.heappush(events, (wall + float(at[following][0]), following, 0))
-    return Rehearsal(wall, device, sum(costs.disk for costs in trials) if waiting else disk, reached)
+    return Rehearsal(wall, device, sum(costs.disk for costs in trials) if rules.waiting else disk, reached)

@@ -16,7 +16,7 @@ from rich.console import Console
 from asr_platform.cluster import Options
 from asr_platform.plan import PROPOSALS, Candidate, Measured, expected, plan, priced, rungs
 from asr_platform.plan_tables import print_plan
-from asr_platform.rehearsal import Costs, Rehearsal, rehearse
+from asr_platform.rehearsal import Costs, Rehearsal, Rules, rehearse
 from search_spaces.settings import Settings
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -64,14 +64,15 @@ def test_rungs(epochs: int, asha: dict[str, Any], expected: list[int]) -> None:
     concurrency=st.integers(1, 8),
     grace=st.integers(1, 9),
     reduction=st.floats(1.1, 5),
+    spared=st.floats(0, 9),
     seed=st.integers(0, 99),
 )
 def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
-    lengths: list[int], concurrency: int, grace: int, reduction: float, seed: int
+    lengths: list[int], concurrency: int, grace: int, reduction: float, spared: float, seed: int
 ) -> None:
     milestones = sorted({math.ceil(grace * reduction**power) for power in range(9)} & set(range(10)))
     trials = [Costs(0.0, np.full(10, float(length)), np.full(10, 2.0 * length), disk=7) for length in lengths]
-    found = rehearse(trials, milestones, reduction, concurrency, np.random.default_rng(seed))
+    found = rehearse(trials, Rules(milestones, reduction, spared), concurrency, np.random.default_rng(seed))
     assert found.reached[0] == len(trials)
     assert found.reached == sorted(found.reached, reverse=True) and found.reached[-1] >= 1
     least = milestones[0] if milestones else 10
@@ -84,19 +85,28 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
 def test_a_rehearsal_without_rungs_and_one_after_another() -> None:
     trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]), 100)] * 4
     random = np.random.default_rng(0)
-    assert rehearse(trials, [], 3, 1, random) == Rehearsal(32.0, 8.0, 100, [4])
-    assert rehearse(trials, [], 3, 2, random) == Rehearsal(16.0, 8.0, 200, [4])
-    assert rehearse(trials, [], 3, 9, random) == Rehearsal(8.0, 8.0, 400, [4])
-    assert rehearse(trials, [], 3, 2, random, waiting=True) == Rehearsal(16.0, 8.0, 400, [4])
+    assert rehearse(trials, Rules([], 3), 1, random) == Rehearsal(32.0, 8.0, 100, [4])
+    assert rehearse(trials, Rules([], 3), 2, random) == Rehearsal(16.0, 8.0, 200, [4])
+    assert rehearse(trials, Rules([], 3), 9, random) == Rehearsal(8.0, 8.0, 400, [4])
+    assert rehearse(trials, Rules([], 3, waiting=True), 2, random) == Rehearsal(16.0, 8.0, 400, [4])
 
 
 def test_about_one_in_so_many_goes_on() -> None:
     """A little more than that, for the first ones do whatever they are."""
     trials = [Costs.even(27)] * 2000
-    first, second, third = rehearse(trials, [3, 9], 3, 8, np.random.default_rng(0)).reached
+    first, second, third = rehearse(trials, Rules([3, 9], 3), 8, np.random.default_rng(0)).reached
     assert first == 2000
     assert 2000 / 3 < second < 1.2 * 2000 / 3
     assert second / 3 < third < 1.5 * second / 3
+
+
+def test_what_does_not_attend_yet_is_spared() -> None:
+    """At epoch 3 of 12 that is half of those that are spared until the sixth, and all of them go on to there."""
+    trials = [Costs.even(12)] * 2000
+    first, second, third, _ = rehearse(trials, Rules([3, 6, 9], 3, spared=6), 8, np.random.default_rng(0)).reached
+    assert first == 2000
+    assert second == pytest.approx(2000 * (1 / 2 + 1 / 2 * 1 / 3), rel=0.05)
+    assert third < 1.5 * second / 3
 
 
 def test_a_price_lies_between_those_of_the_extremes() -> None:
