@@ -217,6 +217,7 @@ def kill(processes: list[int]) -> None:
 @click.option("--seed", default=0, show_default=True)
 def main(moments: int, seed: int) -> None:
     """Prints each moment and what the audit finds; ends with an error at the first thing that is wrong."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in a shell's background the sweep would begin deaf to it
     random = Random(seed)
     click.echo(f"{moments} moments, seed {seed}")
     with tempfile.TemporaryDirectory(prefix="soak_") as folder:
