@@ -45,6 +45,7 @@ MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
 HEAD_PATIENCE = 10  # seconds that a driver has to notice that its head is gone
 # What a kill may leave: all of it is mended by going on.
 MENDED = {*SOUND, "mlflow", "discard", "disk", "model"}
+HAS_BEGUN = "Ray dashboard: "  # printed once a sweep has mended what was left
 
 
 @dataclass
@@ -80,9 +81,10 @@ class Soak:
             self.say(f"{at}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
             alive = getattr(self, kind)(process)
             if not alive:
-                self.check_output(process)
+                out = self.check_output(process)
                 if self.exists():
-                    self.audit(set(SOUND) if kind == "interrupt" else MENDED)
+                    # Ctrl-C leaves nothing to mend, unless it came before the sweep had mended what was left before it.
+                    self.audit(set(SOUND) if kind == "interrupt" and HAS_BEGUN in out else MENDED)
                     words = ["--resume", NAME]
                 process = self.platform.start("sweep", *words)
         self.check_output(process, end=True)
@@ -147,13 +149,14 @@ class Soak:
         self.say("  " + ("; ".join(self.shortened(findings)) or "sound"))
         self.before = now
 
-    def check_output(self, process: subprocess.Popen[str], end: bool = False) -> None:
-        """No trial that had ended was started again, and the sweep ended well if it was to end."""
+    def check_output(self, process: subprocess.Popen[str], end: bool = False) -> str:
+        """No trial that had ended was started again, and the sweep ended well if it was to end; what it printed."""
         out, err = process.communicate(timeout=PATIENCE)
         for trial in self.before:
             assert trial.state == "running" or f"trial {trial.number} started" not in out, out
         assert not end or process.returncode == 0, out + err
         assert "Traceback" not in out, out
+        return out
 
     # What is going on
 
