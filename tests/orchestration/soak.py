@@ -87,6 +87,8 @@ class Soak:
                     self.audit(set(SOUND) if kind == "interrupt" and HAS_BEGUN in out else MENDED)
                     words = ["--resume", NAME]
                 process = self.platform.start("sweep", *words)
+        while process.poll() is None:  # as long as it takes, if only something is recorded
+            self.wait(1, 0.0, process)
         self.check_output(process, end=True)
         self.audit({"late"})
         self.say(f"{time.monotonic() - started:5.0f} s: the end: {self.state()}")
