@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,8 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 # Tensors as small as the tests' are slower with threads, and sums in another order round otherwise.
 torch.set_num_threads(1)
+# A shell's background is deaf to Ctrl-C, and so would be all that a test starts there and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
