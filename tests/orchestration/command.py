@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PLATFORM = Path(sys.executable).parent / "platform"
-PATIENCE = 240  # seconds that a sweep of tiny models may take on a busy machine
+PATIENCE = 900  # seconds after which a command hangs: a sweep of tiny models takes two minutes on an idle machine
 
 
 @dataclass
@@ -45,7 +47,12 @@ class Platform:
     def run(self, *words: object, code: int = 0) -> str:
         """Runs the command to its end and returns what it printed; fails unless it ends with `code`."""
         process = self.start(*words)
-        out, err = process.communicate(timeout=PATIENCE)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed = "\n".join(process.communicate())
+            pytest.fail(f"platform {words} has not ended after {PATIENCE} s\n{printed}")
         assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
         return out if code == 0 else out + err
 

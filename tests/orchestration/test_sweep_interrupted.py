@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import tiny
-from command import Platform, wait_for
+from command import PATIENCE, Platform, wait_for
 from mlflow.tracking import MlflowClient
 from soak import SPACE as SOAKED
 from soak import Soak
@@ -79,7 +79,7 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus) -> None:
     process = platform.start("sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1)
     wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + err
     assert "platform sweep --resume stopped" in out
     assert "Traceback" not in out + err
