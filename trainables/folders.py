@@ -1,4 +1,4 @@
-"""Folders that change as a whole: a reader finds the old content or the new, and never half of one."""
+"""Folders and files that change as a whole: a reader finds the old content or the new, and never half of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+from trainables.errors import InputError
 
 
 @contextlib.contextmanager
@@ -36,3 +39,22 @@ def replaced(folder: Path) -> Iterator[Path]:
 def previous(folder: Path) -> Path:
     """Where the old content waits while the new takes its place."""
     return folder.with_name(f".{folder.name}.previous")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[TextIO]:
+    """A file under a temporary name, which takes the place of `path` when the block has ended.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -17,6 +17,7 @@ from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
+from asr_platform.cli_report import report
 from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, SIZE, console, options, platform
 from trainables.errors import InputError
 
@@ -61,6 +62,7 @@ cli.add_command(evaluate)
 cli.add_command(compare)
 cli.add_command(confirm)
 cli.add_command(importances)
+cli.add_command(report)
 cli.add_command(doctor)
 
 

@@ -91,6 +91,17 @@ class Home:
                 raise InputError(f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C.") from None
             yield
 
+    def is_running(self, name: str) -> bool:
+        """Whether a driver has the sweep's lock."""
+        try:
+            with (self.sweep(name) / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
 
 def trial_name(number: int) -> str:
     """The name of a trial's folder, run and row: `trial-0007`."""

@@ -30,6 +30,15 @@ class Importances:
     shares: dict[str, float]
     not_judged: dict[str, str]
 
+    @property
+    def basis(self) -> str:
+        """What they rest on, or why nothing can be said, in a sentence."""
+        if self.shares:
+            return f"It rests on {self.finished} finished trials; those that were stopped early do not count."
+        few = self.finished < FEWEST
+        reason = f"it takes {FEWEST} at least" if few else "nothing varied, or all are equally good"
+        return f"{self.finished} finished trials say nothing of which keys matter: {reason}."
+
     def as_tree(self) -> dict[str, Any]:
         return {"finished_trials": self.finished, "importances": self.shares, "not_judged": self.not_judged}
 

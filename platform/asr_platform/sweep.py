@@ -28,7 +28,7 @@ from asr_platform.significance import Standing
 from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
-from asr_platform.tracking import Tracker, experiment_of
+from asr_platform.tracking import Tracker, experiment_of, provenance
 from asr_platform.warm_start import gather
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
@@ -39,6 +39,7 @@ from trainables.errors import InputError
 from trainables.model_directory import copy_model
 
 UNLIMITED = 10**12  # parameters
+PROVENANCE = "provenance"  # in what a sweep is begun with: git revision and package versions
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def start(
         "objectives": space.settings.objectives,
         WARM_START: known,
         "options": asdict(options),
+        PROVENANCE: provenance(),
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind

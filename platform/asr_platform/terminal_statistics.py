@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.importances import FEWEST, Importances
+from asr_platform.importances import Importances
 from asr_platform.significance import Difference
 from asr_platform.study import TrialRecord
 from asr_platform.terminal import heading_of, interval_text, say, side_by_side
@@ -99,10 +99,6 @@ def print_importances(console: Console, found: Importances) -> None:
         for key, share in found.shares.items():
             table.add_row(Text(key), f"{share:.1%}")
         console.print(table)
-        say(console, f"It rests on {found.finished} finished trials; those that were stopped early do not count.")
-        for key, reason in found.not_judged.items():
-            say(console, f"not judged: {key}: {reason}")
-    else:
-        few = found.finished < FEWEST
-        reason = f"it takes {FEWEST} at least" if few else "nothing varied, or all are equally good"
-        say(console, f"{found.finished} finished trials say nothing of which keys matter: {reason}.")
+    say(console, found.basis)
+    for key, reason in found.not_judged.items() if found.shares else ():
+        say(console, f"not judged: {key}: {reason}")

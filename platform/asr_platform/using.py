@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from trainables.data.importers.hw4 import read_course_features
 from trainables.data.utterance import AudioSegment
 from trainables.decoding import Search
 from trainables.errors import InputError
+from trainables.folders import written_whole
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.model_directory import CONFIG, kind_of
 from trainables.recognizer import Recognizer
@@ -143,7 +142,7 @@ def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
     """
     recognizer, utterances = _open(model, data, split)
     order = sorted(range(len(utterances.ids)), key=lambda index: utterances.ids[index])
-    with _written_whole(out) as file:  # opened before the work of transcribing
+    with written_whole(out) as file:  # opened before the work of transcribing
         hypotheses = recognizer.transcribe(_frames(utterances))
         writer = csv.writer(file)
         writer.writerow(["id", "transcription"])
@@ -174,21 +173,6 @@ def _read(file: Path, recipe: Recipe) -> Frames:
     if recipe.name != "hw4":
         raise InputError(f"{file}: .npy features are of the recipe hw4, the model's are {recipe.name}", "Give audio.")
     return read_course_features(file)
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[TextIO]:
-    """A file under a temporary name, which takes the place of `path` when the block has ended."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:

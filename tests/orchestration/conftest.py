@@ -7,6 +7,7 @@ from pathlib import Path
 
 import place as places
 import pytest
+from browser import browser as browser
 from command import Platform
 from place import Ended, Run
 
