@@ -1,6 +1,6 @@
 """Exact parameter counts without allocating a weight.
 
-A model on torch's meta device takes no memory, but building it takes time: a hundred milliseconds for twenty layers.
+A model of shapes alone takes no memory, but building it takes time: tens of milliseconds for twenty layers.
 So only five small models of each architecture are ever built; the counts of all others follow from theirs, exactly:
 the layers of a stack are alike, and what one layer and all the rest count is, for width D and another size X (a layer's
 inner width; for the rest the vocabulary), a + b D + c D^2 + (d + e D) X.
@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import torch
-
 from trainables.config import Config, Model
 from trainables.models.encoder import Encoder
+from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model, stacks
 
 UNCOUNTED = (  # no parameter depends on these
@@ -59,7 +58,7 @@ def _built(kind: Model, num_feats: int) -> tuple[Parts, ...]:
 
 def _parts(model: Model, size: int, num_feats: int) -> Parts:
     """Those of a model with layers of this inner width and a vocabulary of the same size."""
-    with torch.device("meta"):
+    with shapes_only():
         built = make_model(model.model_copy(update={"feed_forward": size}), size, num_feats)
     total, encoder, decoder = sum(parameter.numel() for parameter in built.parameters()), 0, 0
     for stack in stacks(built).values():

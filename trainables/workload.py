@@ -22,6 +22,7 @@ from trainables.data.batching import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text import read_texts
 from trainables.data.tokenizer import Tokenizer
+from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
 
 BYTES = 4  # of a weight: parameters and optimiser state are float32, whatever the precision
@@ -97,7 +98,7 @@ def multiplications(config: Config, vocab_size: int, features: tuple[int, int, i
         weights = sum(weight.numel() for weight in module.parameters(recurse=False) if weight.dim() > 1)
         total += weights * found.numel() // channels
 
-    with torch.device("meta"):
+    with shapes_only():
         model = make_model(config.model, vocab_size, features[-1])
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.LSTM):

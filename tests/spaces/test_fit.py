@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import assume, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from proposals import NUM_FEATS, Drawn, feasible
 
@@ -65,8 +65,8 @@ def test_a_fitted_model_fills_the_budget(space: Space, seed: int) -> None:
     assert fit is not None and fit.key not in values
     found = feasible(space, values, vocab_size_of)
     event("filled" if found else "no width does")
-    assume(found)
-    assert found is not None
+    if found is None:
+        return  # rightly so: see below
     width, model = found.fitted[fit.key], found.config.model
     assert FILLED * budget <= found.parameters <= budget
     assert found.config == space.config({**values, fit.key: width})
