@@ -9,17 +9,26 @@ one, so going on after any interruption needs no path and no record but the name
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
+from ray.train.v2._internal.execution import context
 
-from trainables.metrics import objective, objective_value
+from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
+from trainables.output import output_in, say
 
 if TYPE_CHECKING:
     from trainables.training import Metrics, Save
+
+
+# It tells of every report with all of its metrics, and Ray Train's own log level does not reach it (2.60).
+logging.getLogger(context.__file__).setLevel(logging.WARNING)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -27,8 +36,17 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     Args:
         settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `resources` of a
-            worker; `reported_epochs`, how many epochs the ledger has on record; `until`, the epoch to leave off at.
+            worker; `reported_epochs`, how many epochs the ledger has on record; `until`, the epoch to leave off at;
+            `log`, the file for what the first worker prints (the others' have their rank in their names).
     """
+    rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
+    with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
+        say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
+        _train(settings)
+        say("leaves off")
+
+
+def _train(settings: dict[str, Any]) -> None:
     import torch
 
     from trainables.config import parse_config
@@ -58,6 +76,10 @@ def report(metrics: Metrics, save: Save | None) -> None:
 
     The epoch and what ranks it stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
     """
+    say(
+        f"epoch {metrics['epoch']}: {OBJECTIVES[objective(metrics)]} {objective_text(metrics)}, "
+        f"train loss {metrics['train_loss']:.3f}"
+    )
     ranking = {"ranked_by": objective(metrics), "objective": objective_value(metrics)}
     message = {"epoch": metrics["epoch"], **ranking, "metrics": metrics}
     if save is None:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import requests
+from ray._private import worker as ray_worker
 from ray._private.utils import get_num_cpus
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -64,9 +66,12 @@ class Workers:
 
 @dataclass(frozen=True)
 class Cluster:
+    """What a cluster has, where its dashboard is, and in which folder its own logs are."""
+
     cpus: float
     gpus: float
     dashboard: str
+    logs: str = ""
 
     def workers(self, options: Options) -> Workers:
         """One worker a trial, with one GPU where there are any and one CPU thread where there are none.
@@ -164,11 +169,14 @@ def resources(address: str | None) -> Iterator[Cluster]:
 def connect(address: str | None) -> Iterator[Cluster]:
     """A connection to the cluster at `address`, or to one started here for as long as the connection lasts.
 
+    Nothing of Ray's is printed: its logs are files, in the folder that the cluster names.
+
     A cluster started here binds to 127.0.0.1. Its dashboard always runs: without it, Ray never frees what a stopped
     trial's workers held (2.60).
     """
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    ray_worker._worker_logs_enabled = False  # else Ray prints that a worker has died here, whatever is asked below
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         options |= {"address": address, "runtime_env": {"py_modules": [asr_platform, search_spaces, trainables]}}
@@ -183,6 +191,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
         ) from None
     try:
         resources = ray.cluster_resources()
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), f"http://{context.dashboard_url}")
+        logs = str(Path(context.address_info["session_dir"]) / "logs")
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), f"http://{context.dashboard_url}", logs)
     finally:
         ray.shutdown()

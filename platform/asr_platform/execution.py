@@ -6,7 +6,6 @@ it (searcher, stopper, callback) is a view of the ledger, and none of it is save
 
 from __future__ import annotations
 
-import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +21,13 @@ from ray.tune.search import Searcher
 
 from asr_platform.cluster import TRIAL_CPUS, Reaper
 from asr_platform.early_stopping import Looks, RungStopper
+from asr_platform.failures import reason_in
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.limits import Meter
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.trial import Settings, run_trial
 from trainables.errors import InputError
-
-LONGEST_REASON = 500  # characters of an error message worth keeping in a table
 
 
 def execute(
@@ -186,7 +184,8 @@ class Recorder(Unsaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if not self.interrupt.asked:
-            self._finish(trial.config["number"], "failed", cause(trial))
+            reason = reason_in(trial.pickled_error_file, trial.error_file)
+            self._finish(trial.config["number"], "failed", reason)
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
@@ -232,19 +231,3 @@ def interrupts() -> Iterator[Interrupt]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def cause(trial: Trial) -> str:
-    """The worker's own error in one line, out of the layers that Ray has put around it."""
-    try:
-        # The local file: the one in storage is written later than this is asked.
-        with open(trial.pickled_error_file, "rb") as file:
-            error = pickle.load(file)
-    except Exception:  # it may hold classes that only the worker has: no reason to end a sweep
-        return "unknown error"
-    error = getattr(error, "cause", None) or error
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        error = failures[min(failures)]
-    error = getattr(error, "_base_exc", None) or getattr(error, "health_check_failure", None) or error
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]

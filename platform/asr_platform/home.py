@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
+import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import InputError
 
 STUDIES = "studies.db"
+LOCK, SWEEP = "lock", "sweep"
+TRIALS = "trials"  # in a sweep's folder: those of its trials
+LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
+TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Home:
         Raises:
             InputError: nothing has.
         """
-        if not (path / STUDIES).is_file():
+        if not _is_ready(path / STUDIES):
             raise InputError(
                 f"{path}: nothing has been run here",
                 "Run platform sweep first, or say where that was: platform --home DIR ...",
@@ -79,30 +86,63 @@ class Home:
         """The model directory of a sweep's best trial."""
         return self.path / "models" / name
 
+    def trial(self, name: str, number: int) -> Path:
+        """The folder of one of a sweep's trials."""
+        return self.sweep(name) / TRIALS / trial_name(number)
+
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Keeps a second driver off a sweep. The system frees the lock however the process ends."""
+    def lock(self, name: str, holder: str = SWEEP) -> Iterator[None]:
+        """Keeps a second driver off a sweep. The system frees the lock however the process ends.
+
+        Raises:
+            InputError: somebody holds it.
+        """
         folder = self.sweep(name)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C.") from None
+        with (folder / LOCK).open("a+") as file:
+            for left in reversed(range(TRIES)):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if not left:
+                        raise InputError(
+                            f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C."
+                        ) from None
+                    time.sleep(BETWEEN_TRIES)
+            file.truncate(0)
+            file.write(f"{holder} {os.getpid()}")
+            file.flush()
             yield
 
-    def is_running(self, name: str) -> bool:
-        """Whether a driver has the sweep's lock."""
-        try:
-            with (self.sweep(name) / "lock").open() as file:
+    def holder(self, name: str) -> str:
+        """Who holds a sweep's lock, such as `sweep 4711` with the process's id; empty where nobody does."""
+        with suppress(FileNotFoundError), (self.sweep(name) / LOCK).open() as file:
+            try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+            except OSError:
+                return file.read() or f"{SWEEP} 0"
+        return ""
 
 
 def trial_name(number: int) -> str:
     """The name of a trial's folder, run and row: `trial-0007`."""
     return f"trial-{number:04d}"
+
+
+def used(folder: Path) -> int:
+    """Bytes of the files in a folder; of those that vanish meanwhile, none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
+
+
+def _is_ready(studies: Path) -> bool:
+    """Whether a store of studies is whole: Optuna would make what is missing, in a race with whoever is making it."""
+    try:
+        with closing(sqlite3.connect(f"{studies.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("SELECT 1 FROM alembic_version").fetchone())  # which it writes last
+    except sqlite3.OperationalError as error:  # no file, no table yet, or somebody writes for seconds
+        return "locked" in str(error)

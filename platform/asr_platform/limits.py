@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asr_platform.home import used
+from asr_platform.run_on_record import SPENT
 from asr_platform.study import Ledger
-from asr_platform.thinning import Thinner, used
 from search_spaces.settings import Limits
+
+if TYPE_CHECKING:
+    from asr_platform.thinning import Thinner
 
 HOUR = 3600  # seconds
 GB = 10**9  # bytes
-SPENT = "wall_seconds"  # noted in the ledger with every epoch: a kill loses less than one
-STOPPED = "stopped"  # the cap at which the latest run of the sweep ended; empty where it did not end at one
+
+
+class Cap(NamedTuple):
+    """What has been spent of something, and how much may be; None where there is no cap."""
+
+    name: str
+    spent: float
+    most: float | None
+
+    def __str__(self) -> str:
+        return f"{self.spent:.3g} of {self.most:g} {self.name}"
+
+
+def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes: float) -> list[Cap]:
+    """All that may be capped, with the options that do it."""
+    return [
+        Cap("hours (--max-hours)", wall_seconds / HOUR, limits.hours),
+        Cap("device-hours (--max-device-hours)", device_seconds / HOUR, limits.device_hours),
+        Cap("GB on disk (--max-disk-gb)", disk_bytes / GB, limits.disk_gb),
+    ]
+
+
+def device_seconds(rows: Iterable[Mapping[str, Any]], workers: int) -> float:
+    """What epochs on record took all workers of their trial to train and to validate."""
+    return workers * sum(float(row["train_seconds"] + row["validation_seconds"]) for row in rows)
 
 
 class Meter:
@@ -30,11 +57,11 @@ class Meter:
     def __init__(self, ledger: Ledger, limits: Limits, workers: int, thinner: Thinner) -> None:
         self.ledger, self.limits, self.workers, self.thinner = ledger, limits, workers, thinner
         self.before, self.start = float(ledger.about.get(SPENT, 0.0)), time.monotonic()
-        self.device_seconds = sum(self._seconds(row) for trial in ledger.trials() for row in trial.curve)
+        self.device_seconds = device_seconds((row for trial in ledger.trials() for row in trial.curve), workers)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts an epoch that has gone on record."""
-        self.device_seconds += self._seconds(row)
+        self.device_seconds += device_seconds([row], self.workers)
         self.note()
 
     def note(self) -> None:
@@ -47,16 +74,11 @@ class Meter:
 
     def reached(self) -> str:
         """The cap that has been reached, in words; empty where none has."""
-        spent = [
-            ("hours (--max-hours)", self.wall_seconds / HOUR, self.limits.hours),
-            ("device-hours (--max-device-hours)", self.device_seconds / HOUR, self.limits.device_hours),
-            ("GB on disk (--max-disk-gb)", self._disk(), self.limits.disk_gb),
-        ]
-        found = (f"{amount:.3g} of {cap:g} {name} are spent" for name, amount, cap in spent if cap and amount >= cap)
-        return next(found, "")
+        found = caps(self.limits, self.wall_seconds, self.device_seconds, self._disk())
+        return next((f"{cap} are spent" for cap in found if cap.most and cap.spent >= cap.most), "")
 
     def _disk(self) -> float:
-        """10^9 bytes of the sweep's folder, once what can go is gone; 0 where there is no cap: it takes a while."""
+        """Bytes of the sweep's folder, once what can go is gone; 0 where there is no cap: it takes a while."""
         cap = self.limits.disk_gb
         if cap is None:
             return 0.0
@@ -64,7 +86,4 @@ class Meter:
         if size >= cap * GB:
             self.thinner.thin()
             size = used(self.thinner.folder)
-        return size / GB
-
-    def _seconds(self, row: Mapping[str, Any]) -> float:
-        return self.workers * float(row["train_seconds"] + row["validation_seconds"])
+        return size

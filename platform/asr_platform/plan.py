@@ -22,7 +22,7 @@ import torch
 
 from asr_platform import cluster
 from asr_platform.early_stopping import Rungs
-from asr_platform.execution import LONGEST_REASON
+from asr_platform.failures import LONGEST_REASON
 from asr_platform.feasibility import Feasibility
 from asr_platform.limits import HOUR
 from asr_platform.rehearsal import Costs, Rehearsal, Rules, rehearse

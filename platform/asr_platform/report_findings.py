@@ -11,7 +11,7 @@ from typing import Any
 
 from asr_platform.early_stopping import PROGRESS, Rungs
 from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.home import Home
+from asr_platform.home import SWEEP, Home
 from asr_platform.importances import Importances, importances
 from asr_platform.leaderboard import ranked
 from asr_platform.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
@@ -83,7 +83,7 @@ class Findings:
             space=recorded_space(dict(about)),
             objectives=ledger.objectives,
             done=ledger.done,
-            running=home.is_running(name),
+            running=home.holder(name).startswith(SWEEP),
             trials=trials,
             standings=store.standings(trials),
             importances=importances(ledger),

@@ -7,6 +7,7 @@ one; then the same few lines ask it what is left to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import Home
 from asr_platform.leaderboard import find, ranked
-from asr_platform.limits import STOPPED, Meter
+from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
+from asr_platform.notify import message
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
+from asr_platform.run_on_record import SPENT, STOPPED, RunOnRecord, RunState
 from asr_platform.significance import Standing
 from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
@@ -196,7 +199,35 @@ def recorded_limits(about: dict[str, Any]) -> Limits:
 
 
 def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
-    """Executes what the ledger has left to do."""
+    """Executes what the ledger has left to do, and lets it be known how that ended."""
+    workers = machine.workers(sweep.options)
+    concurrency = machine.concurrency(workers, sweep.options)
+    run = RunOnRecord(sweep.ledger, concurrency, workers.count, machine.dashboard, machine.logs)
+    try:
+        outcome = _execute(sweep, machine, interrupt, view, run)
+    except BaseException as error:
+        state: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        with suppress(Exception):  # what keeps the ledger from being written may be what went wrong
+            run.end(state, reason)
+        with suppress(Exception):
+            view.rests(_message(sweep, state, reason))
+        raise
+    state = "stopped" if outcome.interrupted else "capped" if outcome.cap else "finished"
+    run.end(state, outcome.cap)
+    view.rests(_message(sweep, state, outcome.cap, outcome))
+    return outcome
+
+
+def _message(sweep: Sweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
+    """What is told of a sweep that has come to rest."""
+    standings, model = (outcome.standings, outcome.model) if outcome else ({}, None)
+    seconds = sweep.ledger.about.get(SPENT, 0.0)
+    return message(sweep.name, state, reason, sweep.ledger.trials(), standings, model, seconds)
+
+
+def _execute(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View, run: RunOnRecord) -> Outcome:
+    """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
     store = home.tracking, home.artifacts, experiment_of(corpus)
@@ -204,7 +235,7 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     errors = ErrorsOnRecord(folder)
     thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
-    followers: list[Follower] = [errors, mirror, view, thinner]  # what thinning removes has been kept and shown
+    followers: list[Follower] = [run, errors, mirror, view, thinner]  # what thinning removes has been kept and shown
     ledger.settle(space.settings.epochs)
     begun = ledger.trials()
     for follower in followers:
@@ -216,13 +247,13 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
         "threads": workers.threads,
         "resources": workers.resources,
     }
-    with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs):
+    with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
         proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
         stopper = RungStopper(space.settings, ledger.trials())
         recorder = Recorder(ledger, stopper, interrupt, meter, cluster.Reaper(machine.dashboard), followers)
         interrupt.cap = meter.reached()
         if not interrupt.asked:
-            execute(proposer, stopper, recorder, interrupt, machine.concurrency(workers, sweep.options), folder)
+            execute(proposer, stopper, recorder, interrupt, run.concurrency, folder)
     meter.note()
     ledger.note(STOPPED, interrupt.cap)
     return _conclude(sweep, interrupt, mirror, errors, thinner, view)

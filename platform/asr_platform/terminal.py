@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,44 +17,73 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from asr_platform.failures import Cause, diagnose, explained
 from asr_platform.following import Follower
+from asr_platform.home import TRIALS, trial_name
 from asr_platform.leaderboard import pareto_front, ranked
+from asr_platform.notify import notify
+from asr_platform.run_on_record import RUN
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, TrialRecord
+from asr_platform.time_left import in_words, time_left
+from asr_platform.trial_logs import last_lines
 from trainables.metrics import OBJECTIVES, objective, objective_text
+from trainables.output import ERR, output_in
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
-LINES_AROUND_TABLE = 10
+LINES_AROUND_TABLE = 11
+DRIVER_LOG = "driver.log"  # in the sweep's folder: what its own process printed around the live table
+LAST_LINES = 5  # of a failed trial's log
 NARROW = 100  # columns: where a terminal has fewer, the live table leaves out what is less telling
 UNBOUNDED = 10_000  # columns
 
 
 class View(Follower):
-    """Follows a sweep on the terminal. Not a terminal: one plain line an event."""
+    """Follows a sweep on the terminal. Not a terminal: one plain line an event.
 
-    def __init__(self, console: Console, platform: str = "platform") -> None:
-        self.console, self.platform = console, platform
-        self.live: Live | None = None
+    Args:
+        platform: the command, for hints to copy.
+        notify: whom to tell when the sweep has come to rest (`notify.py`).
+    """
+
+    def __init__(self, console: Console, platform: str = "platform", notify: Sequence[str] = ()) -> None:
+        self.console, self.platform, self.targets = console, platform, notify
         self.ledger: Ledger | None = None
         self.epochs: int | None = None
         self.header = ""
+        self.folder = Path()
+        self.explained: list[Cause] = []  # what has been said of failures
         self.waiting: set[int] = set()  # unfinished trials that nobody is training
 
     @contextmanager
-    def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int) -> Iterator[None]:
-        """Shows the sweep for as long as the block lasts."""
-        self.ledger, self.epochs = ledger, epochs
+    def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path) -> Iterator[None]:
+        """Shows the sweep for as long as the block lasts; `folder` is the sweep's own.
+
+        Around the table nothing else may write on the terminal: it would be torn and scroll away. So what libraries
+        print goes into a file meanwhile.
+        """
+        self.ledger, self.epochs, self.folder = ledger, epochs, folder
         self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
-        if not self.console.is_terminal:
-            self.line(self.header)
-            yield
-            return
-        with Live(console=self.console, get_renderable=self.picture, refresh_per_second=2) as self.live:
-            yield
-        self.live = None
+        printed, where = folder / DRIVER_LOG, f"Ray's logs: {self._ray_logs()}"
+        with ExitStack() as stack:
+            if self.console.is_terminal:
+                where = f"what was printed meanwhile: {near(printed)}; {where}"
+                stack.enter_context(output_in(printed, [ERR]))
+                stack.enter_context(self._table())
+            else:
+                self.line(self.header)
+            try:
+                yield
+            except Exception:
+                stack.close()
+                self.say(where)
+                raise
+
+    def _table(self) -> Live:
+        return Live(console=self.console, get_renderable=self.picture, refresh_per_second=2, redirect_stderr=False)
 
     def picture(self) -> Group:
         """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
@@ -66,8 +97,10 @@ class View(Follower):
         shown += others[: room - len(shown)]
         hidden = len(trials) - len(shown)
         footer = f"{hidden} more in {self.platform} leaderboard; " if hidden else ""
-        total = self.ledger.about["trials"]
-        footer += f"{len(trials)} of {total} trials begun. Ctrl-C stops cleanly."
+        about = self.ledger.about
+        footer += f"{len(trials)} of {about['trials']} trials begun.\n"
+        left = time_left(about, trials, self.epochs or 0, time.time())
+        footer += f"Time left: {in_words(left)}. Ctrl-C stops cleanly."
         table = trial_table(shown, self.epochs, self.console.width, self.waiting)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 
@@ -102,6 +135,27 @@ class View(Follower):
         """A failure's reason is said above the live table too, which has room for its beginning alone."""
         show = self.say if trial.state == "failed" else self.line
         show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
+        if trial.state == "failed":
+            self.explain(trial)
+
+    def explain(self, trial: TrialRecord) -> None:
+        """What there is to say of a failure; of a cause that has been explained before, where to look."""
+        cause = diagnose(trial.reason)
+        log, lines = last_lines(self.folder / TRIALS / trial_name(trial.number), LAST_LINES)
+        if cause in self.explained:
+            cause, lines = None, []
+        elif cause:
+            self.explained.append(cause)
+        for line in explained(cause, log and near(log), lines, self._ray_logs()):
+            self.say(f"  {line}")
+
+    def _ray_logs(self) -> str:
+        about = self.ledger.about if self.ledger else {}
+        return str(about.get(RUN, {}).get("ray_logs", "unknown"))
+
+    def rests(self, message: Mapping[str, Any]) -> None:
+        """The sweep has ended, or been ended: whoever is to be told of that is told."""
+        notify(self.targets, message, self.say)
 
     def line(self, text: str) -> None:
         """An event, where no table shows it."""
@@ -112,6 +166,12 @@ class View(Follower):
         """A line for terminals and log files alike."""
         say(self.console, text)
         self.console.file.flush()  # a log file is read while the sweep runs
+
+
+def near(path: Path) -> Path:
+    """A path for people: from where they are, if it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def say(console: Console, text: str) -> None:
@@ -145,9 +205,15 @@ def trial_table(
             objective_text(best) if best else "",
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(state, style=COLOURS[state]),
-            Text(trial.reason, no_wrap=True, overflow="ellipsis"),
+            Text(_why(trial), no_wrap=True, overflow="ellipsis"),
         )
     return table
+
+
+def _why(trial: TrialRecord) -> str:
+    """What ended a trial early; of a failure its cause, where that is known."""
+    cause = diagnose(trial.reason) if trial.state == "failed" else None
+    return cause.words if cause else trial.reason
 
 
 def print_leaderboard(
@@ -168,12 +234,14 @@ def print_leaderboard(
     else:
         console.print(ranking_table(ranking, [], standings, objectives))
         console.print(side_by_side(console, ranking, keys))
-    failures: dict[str, list[str]] = {}
+    failures: dict[str, list[TrialRecord]] = {}
     for trial in trials:
         if trial.state == "failed":
-            failures.setdefault(trial.reason, []).append(str(trial.number))
-    for reason, numbers in failures.items():
-        say(console, f"trial {', '.join(numbers)} failed: {reason}")
+            failures.setdefault(_why(trial), []).append(trial)
+    for why, failed in failures.items():
+        cause = diagnose(failed[0].reason)
+        numbers = ", ".join(str(trial.number) for trial in failed)
+        say(console, f"trial {numbers} failed: {why}" + (f"; try {cause.remedy}" if cause else ""))
 
 
 def ranking_table(

@@ -100,15 +100,6 @@ def _is_overtaken(trial: TrialRecord) -> bool:
     return trial.state in ("pruned", "failed") and bool(trial.curve) and not trial.checkpoint
 
 
-def used(folder: Path) -> int:
-    """Bytes of the files in a folder; of those that vanish meanwhile, none."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.lstat().st_size if path.is_file() else 0
-    return total
-
-
 def _folders(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
 

@@ -14,7 +14,7 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from asr_platform.home import trial_name
+from asr_platform.home import LOG, trial_name
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
@@ -37,22 +37,24 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
         loop: what each worker runs.
     """
     folder = Path(settings["folder"]) / "trials"
-    lost = mended(folder / trial_name(settings["number"]))
+    own = folder / trial_name(settings["number"])
+    lost = mended(own)
     trainer = trainer_class(settings["workers"])(
         loop,
-        train_loop_config={**settings, "lost_checkpoint": lost},
+        train_loop_config={**settings, "lost_checkpoint": lost, "log": str(own / LOG)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],
             use_gpu="GPU" in settings["resources"],
             resources_per_worker=settings["resources"],
         ),
         run_config=ray.train.RunConfig(
-            name=trial_name(settings["number"]),
+            name=own.name,
             storage_path=str(folder),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT, checkpoint_score_attribute="objective", checkpoint_score_order="min"
             ),
             callbacks=[TuneReportCallback()],
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # of each epoch, a kilobyte in the log
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )

@@ -10,6 +10,7 @@ import pytest
 from browser import browser as browser
 from command import Platform
 from place import Ended, Run
+from webhook import Webhook, listening
 
 from asr_platform import cli
 
@@ -25,6 +26,12 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus, a model, a home with a sweep, and much that is wrong."""
     return places.furnish(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with listening() as server:
+        yield server
 
 
 @pytest.fixture

@@ -102,13 +102,3 @@ def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
     driver.wait()
     with home.lock("first"):
         pass
-
-
-def test_whether_a_driver_runs_is_seen_from_outside(tmp_path: Path) -> None:
-    home = Home.at(tmp_path)
-    assert not home.is_running("first"), "there is no such sweep"
-    with home.lock("first"):
-        assert home.is_running("first") and not home.is_running("second")
-    assert not home.is_running("first")
-    with home.lock("first"):
-        pass

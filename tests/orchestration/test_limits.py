@@ -8,7 +8,8 @@ from typing import Any
 
 import records
 
-from asr_platform.limits import HOUR, SPENT, Meter
+from asr_platform.limits import HOUR, Meter
+from asr_platform.run_on_record import SPENT
 from asr_platform.study import Ledger
 from asr_platform.thinning import Thinner
 from search_spaces.settings import Limits

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +19,7 @@ from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
 from asr_platform.leaderboard import rows
+from asr_platform.run_on_record import RUN, SPENT
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.terminal import View, corpus_table, print_leaderboard, say
@@ -74,22 +81,38 @@ def ledger() -> Ledger:
     return records.ledger_in_memory(trials=5)
 
 
-def follow(view: View, ledger: Ledger) -> None:
-    """One trial that goes on and ends well, one that is stopped, one that fails."""
-    with view.sweep("small", "http://127.0.0.1:8265", ledger, 9):
+def follow(view: View, ledger: Ledger, folder: Path) -> None:
+    """One trial that goes on and ends well, one that is stopped, two that fail, the first of them with a log."""
+    log = folder / "trials" / "trial-0002" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(9)))
+    with view.sweep("small", "http://127.0.0.1:8265", ledger, 9, folder):
         number = records.add(ledger, "running", [0.5])
         view.started(ledger.trial(number))
         ledger.record(number, records.row(2, 0.25))
         view.progressed(ledger.trial(number))
         ledger.finish(number, "complete")
         view.ended(ledger.trial(number))
-        for state in ("pruned", "failed"):
+        for state in STATES[1:3] + STATES[2:3]:
             view.ended(ledger.trial(records.add(ledger, state, [0.9], REASONS[state])))
 
 
-def test_a_log_has_one_whole_line_an_event(ledger: Ledger) -> None:
+def explanation(folder: Path) -> list[str]:
+    """What follows on the two failures; the second has the same cause, and no log."""
+    return [
+        "  cause: diverged: the loss is no longer a number",
+        "  try:   a lower optimizer.lr, a longer optimizer.warmup or a smaller training.clip_norm",
+        f"  log:   {folder}/trials/trial-0002/log.txt, which ends:",
+        *(f"    | line {number}" for number in range(4, 9)),
+        f"trial 3 failed: {REASONS['failed']}",
+        "  log:   none of its own; Ray's: unknown",
+    ]
+
+
+def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> None:
+    """And a few lines more of a failure."""
     target = console(60)
-    follow(View(target), ledger)
+    follow(View(target), ledger, tmp_path)
     params = ledger.trial(0).params
     lines = text_of(target).splitlines()
     assert lines[0] == "sweep small   Ray dashboard: http://127.0.0.1:8265   MLflow: platform ui"
@@ -102,6 +125,7 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger) -> None:
         "trial 0 complete",
         f"trial 1 pruned: {REASONS['pruned']}",
         f"trial 2 failed: {REASONS['failed']}",
+        *explanation(tmp_path),
     ]
 
 
@@ -116,17 +140,59 @@ def test_a_log_warns_once_of_utterances_that_ctc_leaves_out(ledger: Ledger) -> N
     assert len(warnings) == 1 and "17 training utterances" in warnings[0]
 
 
-def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger) -> None:
+def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger, tmp_path: Path) -> None:
     """Failures are said in full above the table; the rest the table tells."""
     target = console(80, terminal=True)
-    follow(View(target, "platform --home elsewhere"), ledger)
+    follow(View(target, "platform --home elsewhere"), ledger, tmp_path)
     shown = text_of(target)
-    assert f"trial 2 failed: {REASONS['failed']}" in shown
+    for line in (f"trial 2 failed: {REASONS['failed']}", *explanation(tmp_path)):
+        assert line in shown
     assert "trial 1 pruned" not in shown
     last = shown[shown.rindex("sweep small") :].splitlines()
     assert "MLflow: platform --home elsewhere ui" in " ".join(" ".join(last[:2]).split())
     assert cells(last, "0")[1:5] == ["2/9", f"{ledger.trial(0).about['parameters']:,}", "25.00%", "complete"]
-    assert "3 of 5 trials begun. Ctrl-C stops cleanly." in [line.strip() for line in last]
+    footer = [line.strip() for line in last]
+    assert "4 of 5 trials begun." in footer
+    assert "Time left: not known before the first epoch. Ctrl-C stops cleanly." in footer
+
+
+def test_the_footer_says_how_long_it_will_take(ledger: Ledger) -> None:
+    """Eight of nine epochs of one trial, at 12 seconds each, and four more trials."""
+    view = View(console(80))
+    ledger.note(RUN, {"concurrency": 1, "heard": time.time()})
+    ledger.note(SPENT, 12.0)
+    records.add(ledger, "running", [0.5])
+    view.ledger, view.epochs = ledger, 9
+    assert "Time left: about 9 min." in rendered(view.console, view.picture())[-1]
+
+
+def test_nothing_but_the_table_writes_on_a_terminal(tmp_path: Path) -> None:
+    """Ray and MLflow print in this process too: that is in a file, and after an error it is said in which."""
+    code = (
+        "import ctypes, os, sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path; import records; from rich.console import Console\n"
+        "from asr_platform.terminal import View\n"
+        "view = View(Console())\n"
+        "with view.sweep('small', 'http://127.0.0.1:1', records.ledger_in_memory(5), 9, Path(sys.argv[1])):\n"
+        "    os.write(2, b'a library in C\\n'); print('a warning', file=sys.stderr)\n"
+        "    raise RuntimeError('Ray is gone')\n"
+    )
+    master, terminal = pty.openpty()
+    words = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent), *sys.path]
+    process = subprocess.Popen(words, stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes any more
+        while piece := os.read(master, 4096):
+            shown += piece
+    os.close(master)
+    assert process.wait() == 1
+    text = shown.decode()
+    assert "sweep small" in text and "0 of 5 trials begun." in text
+    assert "a library in C" not in text and "a warning" not in text
+    assert "what was printed meanwhile: driver.log; Ray's logs: unknown" in text
+    assert text.rstrip().endswith("RuntimeError: Ray is gone"), "once the table is gone"
+    assert (tmp_path / "driver.log").read_text() == "a library in C\na warning\n"
 
 
 def picture(ledger: Ledger, target: Console) -> list[str]:
@@ -137,7 +203,8 @@ def picture(ledger: Ledger, target: Console) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_picture_has_a_line_a_trial(ledger: Ledger, width: int) -> None:
-    """Number, epoch, parameters, CER and state are whole; of the reason, what the line has room for."""
+    """Number, epoch, parameters, CER and state are whole; of the reason or its cause, what the line has room for."""
+    reasons = REASONS | {"failed": "diverged: the loss is no longer a number"}
     for state in STATES:
         records.add(ledger, state, [0.98765, 0.12345] if state != "failed" else [], REASONS.get(state, ""))
     lines = picture(ledger, console(width))
@@ -149,8 +216,8 @@ def test_the_picture_has_a_line_a_trial(ledger: Ledger, width: int) -> None:
         words = cells(lines, str(trial.number))
         assert words[: len(expected) + 1] == [*expected, trial.state]
         reason = " ".join(words[len(expected) + 1 :])
-        if trial.state in REASONS:
-            assert len(reason) > 20 and REASONS[trial.state].startswith(reason.removesuffix("…"))
+        if trial.state in reasons:
+            assert len(reason) > 20 and reasons[trial.state].startswith(reason.removesuffix("…"))
         else:
             assert reason == ""
     whole = any(REASONS["pruned"] in line for line in lines)
@@ -169,10 +236,10 @@ def test_the_picture_fits_the_screen(running: int, ended: int) -> None:
     lines = picture(ledger, console(80, 24))
     assert len(lines) <= 24
     *shown, hidden = numbers(lines)
-    assert lines[-1].startswith(f"{hidden} more in platform leaderboard; ")
+    assert lines[-2].startswith(f"{hidden} more in platform leaderboard; ")
     assert len(shown) + hidden == running + ended
     assert sum(number < ended for number in shown) >= min(3, ended)
-    assert f"{running + ended} of 99 trials begun" in lines[-1]
+    assert f"{running + ended} of 99 trials begun" in lines[-2]
 
 
 # At the end
@@ -197,7 +264,10 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
         if trial.best:
             expected.insert(2, f"{trial.best['val_cer']:.2%}")
         assert cells(lines, str(rank))[: len(expected)] == expected
-    assert reasons == [f"trial 2, 6 failed: {REASONS['failed']}"]
+    assert reasons == [
+        "trial 2, 6 failed: diverged: the loss is no longer a number; try a lower optimizer.lr, a longer "
+        "optimizer.warmup or a smaller training.clip_norm"
+    ]
     if " ".join(("trial", *map(str, ranking[:2]))) in " ".join(shown.split()):
         for key in trials[0].params:
             values = [trials[number].params[key] for number in ranking if key in trials[number].params]

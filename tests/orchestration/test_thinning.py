@@ -11,11 +11,11 @@ import pytest
 import records
 from optuna.storages import InMemoryStorage
 
-from asr_platform.home import trial_name
+from asr_platform.home import trial_name, used
 from asr_platform.leaderboard import rows
 from asr_platform.limits import GB, Meter
 from asr_platform.study import Ledger, State
-from asr_platform.thinning import Thinner, used
+from asr_platform.thinning import Thinner
 from asr_platform.trial import SNAPSHOT
 from search_spaces.settings import Limits
 
