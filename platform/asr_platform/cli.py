@@ -13,26 +13,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr_platform.cli_compare import compare, confirm, importances
+from asr_platform.cli_completion import completion, spaces, sweep_names
 from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
+from asr_platform.cli_help import INTRODUCTION, Introduction
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
 from asr_platform.cli_report import report
-from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, SIZE, console, options, platform
+from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, NOTIFY, SIZE, console, follow, options, platform
+from asr_platform.cli_status import logs, status
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from asr_platform.sweep import Outcome
 
-HELP = """Finds the best speech recogniser that fits in 30 million parameters.
-
-\b
-A first run, on speech that it makes itself:
-  platform prepare synthetic --out corpora/synthetic
-  platform sweep synthetic --data corpora/synthetic
-  platform leaderboard
-  platform ui
-"""
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
@@ -48,7 +42,7 @@ REMEDIES = {
 # Commands import what they need when they run: `platform --help` need not wait for torch and Ray.
 
 
-@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
               show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
 @click.pass_context
@@ -56,18 +50,12 @@ def cli(context: click.Context, home: Path) -> None:
     context.obj = home
 
 
-cli.add_command(plan)
-cli.add_command(prepare)
-cli.add_command(evaluate)
-cli.add_command(compare)
-cli.add_command(confirm)
-cli.add_command(importances)
-cli.add_command(report)
-cli.add_command(doctor)
+for _command in (plan, prepare, evaluate, compare, confirm, importances, report, doctor, status, logs, completion):
+    cli.add_command(_command)
 
 
 @cli.command()
-@click.argument("space", required=False)
+@click.argument("space", required=False, shell_complete=spaces)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
 @options(SIZE)
@@ -76,19 +64,27 @@ cli.add_command(doctor)
 @click.option("--max-device-hours", metavar="X", type=MORE_THAN_0, help="Training time of all trials' workers.")
 @click.option("--max-disk-gb", metavar="X", type=MORE_THAN_0, help="10^9 bytes of the sweep's checkpoints.")
 @click.option("--warm-start", metavar="NAME", multiple=True,
+              shell_complete=sweep_names,
               help="Let the sampler learn from this earlier sweep too; may be given again.")  # fmt: skip
-@click.option("--resume", metavar="NAME", help="Go on with this sweep: a wider SPACE, more --trials, higher caps.")
+@click.option("--resume", metavar="NAME", shell_complete=sweep_names,
+              help="Go on with this sweep: a wider SPACE, more --trials, higher caps.")  # fmt: skip
+@NOTIFY
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
     max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None, warm_start: tuple[str, ...],
-    resume: str | None,
+    resume: str | None, notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
     SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap of hours or
     disk (default: as the space's limits say) stops cleanly, and can go on with more.
+
+    \b
+    For example:
+      platform sweep digits --data corpora/digits --trials 8 --notify bell
+      platform sweep --resume digits-1 --trials 16
     """
     from search_spaces.settings import Limits
 
@@ -97,9 +93,9 @@ def sweep(
         begun = (data, name, epochs, max_concurrent, workers_per_trial, warm_start)
         if any(begun) or gpus_per_worker is not None:
             raise InputError(
-                "--resume goes on as the sweep began", "Give it at most SPACE, caps, --trials and --address."
+                "--resume goes on as the sweep began", "Give it at most --notify, SPACE, caps, --trials and --address."
             )
-        _resume(home, resume, space, trials, limits, address)
+        _resume(home, resume, space, trials, limits, address, notify)
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
@@ -107,29 +103,39 @@ def sweep(
     from search_spaces.space import Space
 
     how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, how, warm_start)
+    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, how, notify, warm_start)
 
 
 @cli.command()
-@click.argument("source", metavar="[SPACE_OR_CONFIG]", required=False)
+@click.argument("source", metavar="[SPACE_OR_CONFIG]", required=False, shell_complete=spaces)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option(
-    "--from", "origin", metavar="NAME[:TRIAL]", help="The configuration of a sweep's best trial, or of this one."
+    "--from",
+    "origin",
+    metavar="NAME[:TRIAL]",
+    shell_complete=sweep_names,
+    help="The configuration of a sweep's best trial, or of this one.",
 )
 @click.option("--epochs", metavar="N", type=click.IntRange(1), help="Default: as the configuration says.")
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
 @click.option("--workers", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
 @GPUS_PER_WORKER
 @ADDRESS
+@NOTIFY
 @click.pass_obj
 def train(
     home: Path, source: str | None, data: Path, origin: str | None, epochs: int | None, name: str | None,
-    workers: int | None, gpus_per_worker: float | None, address: str | None,
+    workers: int | None, gpus_per_worker: float | None, address: str | None, notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Trains one model for long.
 
     It is the base of a space, a configuration file, or what a sweep found (--from). The training is a sweep of one
     trial with all of the machine: it resumes, is listed and logged like any other.
+
+    \b
+    For example:
+      platform train digits --data corpora/digits
+      platform train --from digits-1 --data corpora/digits --epochs 30
     """
     from asr_platform import sweep as sweeps
     from asr_platform.cluster import Options
@@ -137,11 +143,11 @@ def train(
     if bool(source) == bool(origin):
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")
     space = sweeps.single(home, source, origin, epochs)
-    _start(home, space, data, name, None, Options(None, workers, gpus_per_worker, address, alone=True))
+    _start(home, space, data, name, None, Options(None, workers, gpus_per_worker, address, alone=True), notify)
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=sweep_names)
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
 @click.pass_obj
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
@@ -149,6 +155,10 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
 
     Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
     that a paired bootstrap cannot tell from the best.
+
+    \b
+    For example:
+      platform leaderboard digits-1
     """
     from asr_platform.errors_on_record import ErrorsOnRecord
     from asr_platform.home import Home
@@ -173,6 +183,10 @@ def transcribe(model: Path, files: tuple[Path, ...]) -> None:
     """Prints the text of audio files, a line each.
 
     FILES are WAV or FLAC of any sample rate, or .npy files with features of the course.
+
+    \b
+    For example:
+      platform transcribe mlruns/models/digits-1 recording.flac
     """
     from asr_platform.using import transcribe_files
 
@@ -189,6 +203,10 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
     """Writes the course's submission file for a split.
 
     Its ids count from 0, in sorted order of the utterances' file names.
+
+    \b
+    For example:
+      platform submit MODEL --data corpora/hw4 --split test-clean --out test.csv
     """
     from asr_platform.using import write_submission
 
@@ -201,7 +219,12 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
 @click.pass_obj
 def ui(home: Path, host: str, port: int | None) -> None:
-    """Opens MLflow's pages over this home's store, until Ctrl-C."""
+    """Opens MLflow's pages over this home's store, until Ctrl-C.
+
+    \b
+    For example:
+      platform ui --port 5001
+    """
     from asr_platform.home import Home
     from asr_platform.tracking import serve
 
@@ -216,26 +239,27 @@ def _start(
     name: str | None,
     trials: int | None,
     options: Any,
+    notify: tuple[str, ...],
     warm_start: tuple[str, ...] = (),
 ) -> None:
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
-    from asr_platform.terminal import View
     from trainables.data.corpus import Corpus
 
-    corpus = Corpus.open(data)
-    view = View(console(), platform())
+    view, corpus = follow(console(), notify), Corpus.open(data)
     _close(sweeps.start(Home.at(home), space, corpus, name, trials, options, view, warm_start))
 
 
-def _resume(home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None) -> None:
+def _resume(
+    home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None,
+    notify: tuple[str, ...],
+) -> None:  # fmt: skip
     from asr_platform import sweep as sweeps
     from asr_platform.home import Home
-    from asr_platform.terminal import View
     from search_spaces.space import Space
 
-    place, wider = Home.existing(home), Space.load(space) if space else None
-    _close(sweeps.resume(place, name, trials, limits, address, View(console(), platform()), wider))
+    view, place, wider = follow(console(), notify), Home.existing(home), Space.load(space) if space else None
+    _close(sweeps.resume(place, name, trials, limits, address, view, wider))
 
 
 def _close(outcome: Outcome) -> None:

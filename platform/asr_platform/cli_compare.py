@@ -10,15 +10,16 @@ from typing import Any
 import click
 from rich.console import Console
 
+from asr_platform.cli_completion import sweep_names
 from asr_platform.cli_evaluate import SEARCH, search_changes
-from asr_platform.cli_shared import INTERRUPTED, WIDE, console, options, platform
+from asr_platform.cli_shared import INTERRUPTED, NOTIFY, WIDE, console, follow, options, platform
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=sweep_names)
+@click.argument("b", shell_complete=sweep_names)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", help="Such as test-clean: both models transcribe it.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")
@@ -28,6 +29,11 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 
     A and B are model directories, or trials of a sweep: NAME:TRIAL, or NAME for its best. Without --data and --split,
     they are compared by the errors of their validations.
+
+    \b
+    For example:
+      platform compare digits-1:0 digits-1:2
+      platform compare digits-1 digits-2 --data corpora/digits --split test
     """
     from asr_platform.compare import compare
     from asr_platform.terminal_statistics import print_comparison
@@ -40,27 +46,41 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sweep_names)
 @click.option("--top", metavar="K", type=click.IntRange(1), default=3, show_default=True, help="Best configurations.")
 @click.option("--seeds", metavar="S", type=click.IntRange(1), default=3, show_default=True, help="Of each of them.")
 @click.option("--data", type=FOLDER, help="The corpus; default: the sweep's.")
 @options(SEARCH)
+@NOTIFY
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
 @click.pass_obj
-def confirm(home: Path, name: str, top: int, seeds: int, data: Path | None, as_json: bool, **search: Any) -> None:
+def confirm(
+    home: Path,
+    name: str,
+    top: int,
+    seeds: int,
+    data: Path | None,
+    notify: tuple[str, ...],
+    as_json: bool,
+    **search: Any,
+) -> None:
     """Trains a sweep's best configurations again.
 
     Each is trained at full length from several new seeds, and validated with the search asked for, or the
     configuration's own; they are ranked by their means. That is a sweep, NAME-confirm-1, which the same command goes on
     with; once it is done, the command prints its result.
+
+    \b
+    For example:
+      platform confirm digits-1 --top 3 --seeds 3 --method joint
     """
     from asr_platform import confirm as confirmations
     from asr_platform.home import Home
-    from asr_platform.terminal import View, say
+    from asr_platform.terminal import say
     from asr_platform.terminal_statistics import print_confirmation
 
     messages = Console(stderr=True, width=WIDE) if as_json else console()
-    view = View(messages, platform())
+    view = follow(messages, notify)
     found = confirmations.confirm(Home.existing(home), name, top, seeds, search_changes(search), data, view)
     if as_json:
         click.echo(json.dumps(found.as_tree(), indent=2))
@@ -72,13 +92,17 @@ def confirm(home: Path, name: str, top: int, seeds: int, data: Path | None, as_j
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=sweep_names)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object; shares are fractions.")
 @click.pass_obj
 def importances(home: Path, name: str | None, as_json: bool) -> None:
     """Says which keys a sweep's result depends on.
 
     Without NAME, of the latest sweep. By fANOVA, over the trials that were trained to the end.
+
+    \b
+    For example:
+      platform importances digits-1
     """
     from asr_platform.home import Home
     from asr_platform.importances import importances

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_completion import sweep_names
+
 UNSOUND = 1
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=sweep_names)
 @click.option("--repair", is_flag=True, help="Mends what can be made again from the ledger.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list of what is found (after --repair: still found).")
 @click.pass_obj
@@ -20,13 +22,17 @@ def doctor(home: Path, name: str, repair: bool, as_json: bool) -> None:
     """Audits the sweep NAME.
 
     Ledger, leaderboard, MLflow and checkpoints must tell the same story. Ends with exit code 0 where they do.
+
+    \b
+    For example:
+      platform doctor digits-1 --repair
     """
     from asr_platform.doctor import Doctor
     from asr_platform.home import Home
 
     place = Home.existing(home)
     opened = Doctor(place, name)
-    with place.lock(name):
+    with place.lock(name, "doctor"):
         findings = opened.audit()
         if repair:
             for line in opened.repair(findings):

@@ -51,6 +51,10 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
 
     MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
     configuration says.
+
+    \b
+    For example:
+      platform evaluate mlruns/models/digits-1 --data corpora/digits --split dev
     """
     from asr_platform.terminal import comparison_table
     from asr_platform.using import compare_methods, evaluate_model

@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from asr_platform.cli_completion import spaces
 from asr_platform.cli_shared import SIZE, options
 
 
 @click.command()
-@click.argument("space")
+@click.argument("space", shell_complete=spaces)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -32,6 +33,10 @@ def plan(
 
     Two extreme configurations are trained for seconds each on this machine; nothing is kept of them. Take the options
     that the sweep will have.
+
+    \b
+    For example:
+      platform plan digits --data corpora/digits --trials 8
     """
     from asr_platform.cluster import Options
     from asr_platform.plan import plan as make_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ def output_options(command: Command) -> Command:
         click.option("--jobs", metavar="N", type=click.IntRange(1), help="Worker processes; default: one a CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
+        click.option("--json", "as_json", is_flag=True, help="A JSON object of what was made."),
         click.option("--out", type=FOLDER, required=True, help="The folder to make."),
     ):  # fmt: skip
         command = option(command)
@@ -36,7 +38,12 @@ def output_options(command: Command) -> Command:
 
 @click.group()
 def prepare() -> None:
-    """Turns speech into a corpus: features, texts and statistics."""
+    """Turns speech into a corpus: features, texts and statistics.
+
+    \b
+    For example:
+      platform prepare manifest speech.jsonl --out corpora/mine
+    """
 
 
 @prepare.command()
@@ -48,6 +55,10 @@ def hw4(root: Path, **output: Any) -> None:
     \b
     ROOT holds train-clean-100, dev-clean and test-clean,
     and each of them the folders fbank and text with .npy files.
+
+    \b
+    For example:
+      platform prepare hw4 hw4_data/hw4p2_data --out corpora/hw4
     """
     from trainables.data.importers.hw4 import hw4_utterances
 
@@ -69,6 +80,10 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     """LibriSpeech's folders, downloaded if need be.
 
     ROOT holds {split}/{speaker}/{chapter}/ with FLAC files beside their .trans.txt.
+
+    \b
+    For example:
+      platform prepare librispeech ROOT --download dev-clean --out corpora/dev
     """
     from rich.progress import DownloadColumn
 
@@ -90,6 +105,10 @@ def manifest(file: Path, **output: Any) -> None:
     """Audio files listed in a JSONL manifest.
 
     Each line is an utterance: audio_filepath and text; optionally offset and duration (seconds), and split.
+
+    \b
+    For example:
+      platform prepare manifest speech.jsonl --out corpora/mine
     """
     from trainables.data.importers.manifest import manifest_utterances
 
@@ -108,6 +127,10 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
     """Connected digits joined from the Free Spoken Digit Dataset.
 
     The recordings are real, the joins synthetic.
+
+    \b
+    For example:
+      platform prepare fsdd free-spoken-digit-dataset --out corpora/digits
     """
     from trainables.data.importers.fsdd import fsdd_utterances
 
@@ -125,13 +148,19 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
     """Digits and commands spoken by espeak-ng.
 
     The test split has voices of its own.
+
+    \b
+    For example:
+      platform prepare synthetic --out corpora/synthetic
     """
     from trainables.data.importers.synthetic import synthetic_utterances
 
     write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
 
 
-def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None) -> None:
+def write_corpus(
+    utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None, as_json: bool
+) -> None:
     """Prepares the utterances under a progress bar and prints the closing table."""
     from asr_platform.terminal import corpus_table, progress_bar, say
     from trainables.data.features import Recipe
@@ -144,6 +173,10 @@ def write_corpus(utterances: Sequence[Utterance], source: str, out: Path, recipe
         except OSError as error:
             error.filename = error.filename or str(out)  # a full disk does not say where it is
             raise
+    if as_json:
+        splits = {name: split.model_dump() for name, split in corpus.splits.items()}
+        click.echo(json.dumps({"corpus": str(out), "hash": corpus.hash, "splits": splits}, indent=2))
+        return
     console().print(corpus_table(corpus))
     say(console(), f"corpus: {out}")
 

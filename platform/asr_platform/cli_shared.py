@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from asr_platform.terminal import View
 
 Option: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -16,6 +19,9 @@ WIDE = 160  # columns, where no terminal says otherwise
 INTERRUPTED = 130  # exit code
 GPUS_PER_WORKER = click.option(
     "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+)
+NOTIFY = click.option(
+    "--notify", metavar="bell|URL", multiple=True, help="When it ends: ring the bell, or POST JSON to URL."
 )
 SIZE = [
     click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says."),
@@ -41,6 +47,14 @@ def options(listed: Sequence[Option]) -> Option:
 
 def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
+
+
+def follow(console: Console, notify: Sequence[str]) -> View:
+    """What shows a sweep there, and tells these when it has come to rest."""
+    from asr_platform.notify import check_targets
+    from asr_platform.terminal import View
+
+    return View(console, platform(), check_targets(notify))
 
 
 def platform() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import records
 from click.testing import CliRunner
 from place import Ended, Run
+from test_cli_mistakes import manifest
 
 from asr_platform import cli
 from asr_platform.sweep import Outcome
@@ -51,6 +53,42 @@ def test_the_leaderboard_for_people(run: Run) -> None:
     latest = run("leaderboard")
     assert (latest.code, latest.err) == (0, "")
     assert "%" not in latest.out
+
+
+def test_a_corpus_for_machines(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+    ended = run("prepare", "manifest", str(manifest(tmp_path, 1.0)), "--out", str(out), "--jobs", "1", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(ended.out)
+    assert (found["corpus"], found["hash"]) == (str(out), Corpus.open(out).hash)
+    assert {name: split["utterances"] for name, split in found["splits"].items()} == {"train": 3, "dev": 1}
+    assert found["splits"]["train"]["seconds"] == pytest.approx(3.0, abs=0.1)
+
+
+def test_how_sweeps_stand(run: Run) -> None:
+    """All of them, none of which a driver holds; one of them in full."""
+    for words in (("status",), ("status", "small")):
+        shown = run(*words)
+        assert (shown.code, shown.err) == (0, "")
+        assert "small" in shown.out and "stopped" in shown.out
+    found = json.loads(run("status", "--json").out)
+    assert [one["sweep"] for one in found] == ["small", "moved", "changed", "latest"]
+    assert json.loads(run("status", "small", "--json").out) == found[0]
+    assert found[0]["trials"] == {
+        "asked": 20, "begun": 2, "running": 0, "waiting": 0, "complete": 1, "pruned": 1, "failed": 0,
+    }  # fmt: skip
+    assert found[0]["best"] == {"trial": 1, "val_cer": 0.25}
+
+
+def test_what_a_trial_printed(run: Run, place: Path) -> None:
+    folder = place / "mlruns/sweeps/small/trials/trial-0000"
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("epoch 1: val CER 50.00%\n")
+    for flags in ([], ["--follow"]):  # nobody trains it: there is nothing to wait for
+        ended = run("logs", "small", "0", *flags)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out == "epoch 1: val CER 50.00%\ntrial 0 pruned: rung at epoch 1\n"
+    shutil.rmtree(place / "mlruns/sweeps")
 
 
 def test_scores(run: Run) -> None:
@@ -134,7 +172,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert "model:           my models/small\n" in ended.out
     assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
     assert "compare trials:  platform ui\n" in ended.out
-    assert "trial 1 failed: DivergedError: nan\n" in ended.out
+    assert "trial 1 failed: diverged: the loss is no longer a number; try " in ended.out
     ended = close(
         Outcome("small", corpus, "dev", trials, None, interrupted=True, standings={}, cap="", objectives=["val_cer"]),
         "--home",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from asr_platform.cli import cli
+from asr_platform.cli_help import SECTIONS
 
 
 def commands() -> list[list[str]]:
@@ -36,6 +38,34 @@ def test_help_fits_80_columns_and_cuts_nothing(words: list[str]) -> None:
         command = command.commands[word]
     assert command.help
     assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_the_introduction_lists_every_command_once() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(cli.commands)
+    shown = CliRunner().invoke(cli, ["--help"]).output.splitlines()
+    assert [line.split()[0] for line in shown if line.split()[:1] and line.split()[0] in cli.commands] == listed
+    assert [line.removesuffix(":") for line in shown if line.removesuffix(":") in SECTIONS] == list(SECTIONS)
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_examples_are_commands(words: list[str]) -> None:
+    """Each command has one at least, of its own, with options that there are."""
+    shown = CliRunner().invoke(cli, [*words, "--help"]).output.splitlines()
+    examples = [line.split() for line in shown if line.startswith("    platform ") or line.startswith("  platform ")]
+    assert examples
+    for example in examples:
+        assert example[1 : len(words) + 1] == words
+        parse(cli, shlex.split(" ".join(example))[1:])
+
+
+def parse(command: click.Command, words: list[str]) -> None:
+    """Takes words as the command would, without running it."""
+    with command.make_context("platform", words) as context:
+        if isinstance(command, click.Group):
+            _, below, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert below is not None
+            parse(below, rest)
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:

@@ -37,6 +37,7 @@ MISTAKES = [
     ("sweep right.yaml --data corpus --name a/b", "--name 'a/b'", "letters, digits"),
     ("--home file sweep right.yaml --data corpus", "'file' is a file", "--home"),
     ("--home file/x sweep right.yaml --data corpus", "file/x: cannot be written to", "another --home"),
+    ("sweep right.yaml --data corpus --notify beep", "--notify beep: neither bell nor", "--notify bell"),
     # going on
     ("sweep --resume smal", "no sweep named smal", "The sweeps are: small, moved, changed, latest"),
     ("sweep --resume small --name other", "--resume goes on as the sweep began", "SPACE, caps, --trials and --address"),
@@ -109,6 +110,12 @@ MISTAKES = [
     ("doctor smal", "no sweep named smal", "small"),
     ("doctor moved", "gone: no corpus here", "platform prepare"),
     ("--home new doctor small", "new: nothing has been run here", "platform sweep first"),
+    ("status smal", "no sweep named smal", "small"),
+    ("--home new status", "new: nothing has been run here", "platform sweep first"),
+    ("logs smal 0", "no sweep named smal", "small"),
+    ("logs small 7", "no trial 7 in the sweep small", "It has 2, counted from 0"),
+    ("logs small 0", "trial 0 of small has no log", "Its workers have not begun"),
+    ("logs small first", "'first' is not a valid integer", "platform logs"),
     # preparing
     ("prepare hw4 absent --out new-corpus", "absent: no folders", "hw4p2_data"),
     ("prepare manifest absent.jsonl --out new-corpus", "absent.jsonl", ""),
@@ -118,6 +125,7 @@ MISTAKES = [
     ("prepare synthetic --train 8 --jobs 1 --out file/corpus", "file: ", "Correct the path"),
     ("prepare hw4 absent", "Missing option '--out'", "platform prepare hw4"),
     # the command itself
+    ("completion tcsh", "'tcsh' is not one of", "'fish'"),
     ("sewep", "No such command 'sewep'", "sweep"),
     ("sweep right.yaml --date corpus", "No such option", "--data"),
 ]  # fmt: skip

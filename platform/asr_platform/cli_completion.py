@@ -1,0 +1,68 @@
+"""Completion: what a shell offers for the words of a command, and the script that teaches it to.
+
+A person waits for each of these with a key pressed. So folders are listed, and nothing is imported that takes a while.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+import search_spaces
+
+PLACES = {
+    "bash": ("~/.platform-completion.bash", "in ~/.bashrc: . ~/.platform-completion.bash"),
+    "zsh": ("~/.platform-completion.zsh", "in ~/.zshrc, after compinit: . ~/.platform-completion.zsh"),
+    "fish": ("~/.config/fish/completions/platform.fish", "fish finds it there"),
+}
+
+
+def sweep_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The sweeps of this home that begin so."""
+    return _names(_home(context) / "sweeps", begun)
+
+
+def trial_numbers(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The trials of the sweep that is named before."""
+    folders = _names(_home(context) / "sweeps" / str(context.params.get("name")) / "trials", "trial-")
+    numbers = [str(int(name.removeprefix("trial-"))) for name in folders]
+    return [number for number in numbers if number.startswith(begun)]
+
+
+def spaces(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The spaces that ship and begin so; where there is none, files."""
+    shipped = sorted(path.stem for folder in search_spaces.__path__ for path in Path(folder).glob("*.yaml"))
+    found = [CompletionItem(name) for name in shipped if name.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
+
+
+def _home(context: click.Context) -> Path:
+    return Path(context.find_root().params.get("home") or "mlruns")
+
+
+def _names(folder: Path, begun: str) -> list[str]:
+    """The folders there whose names begin so."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(begun))
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(PLACES)))
+def completion(shell: str) -> None:
+    """Prints the script that completes commands, sweeps and spaces.
+
+    Its first lines say where to put it, and what makes the shell read it.
+
+    \b
+    For example:
+      platform completion bash
+    """
+    found = get_completion_class(shell)
+    assert found is not None
+    script = found(click.get_current_context().find_root().command, {}, "platform", "_PLATFORM_COMPLETE").source()
+    file, then = PLACES[shell]
+    note = f"# platform completion {shell} > {file}\n# {then}\n"
+    click.echo(f"{note}{script}", nl=False)
