@@ -23,6 +23,7 @@ from command import PATIENCE, Platform
 
 from asr_platform.doctor import SOUND, Doctor, Finding
 from asr_platform.home import Home
+from asr_platform.status import status
 from asr_platform.study import Ledger, TrialRecord
 
 # Some learn, some are stopped, some diverge; the models of all but two are removed.
@@ -148,6 +149,8 @@ class Soak:
             findings = Doctor(home, NAME).audit()
         wrong = [finding for finding in findings if finding.kind not in allowed]
         assert not wrong, "\n".join(map(str, wrong))
+        state = status(home, NAME).state
+        assert state != "running" and (state == "finished" or findings), f"{state}, after {findings}"
         self.say("  " + ("; ".join(self.shortened(findings)) or "sound"))
         self.before = now
 

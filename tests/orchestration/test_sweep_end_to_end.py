@@ -201,6 +201,8 @@ def test_the_best_configuration_trains_on_two_workers(
     platform.run("train", "--data", corpus.path, "--from", NAME, "--name", "two", "--workers", 2)
     (row,) = platform.leaderboard("two")
     assert (row["state"], row["epochs"]) == ("complete", 8)
+    printed = platform.run("logs", "two", 0)
+    assert "==> log.txt <==" in printed and "==> log-1.txt <==" in printed and printed.count(" epoch 8: ") == 2
     client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
     curves = []
     for run in (rows[0]["mlflow_run_id"], row["mlflow_run_id"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from contextlib import closing
@@ -15,6 +16,7 @@ from command import PATIENCE, Platform, wait_for
 from mlflow.tracking import MlflowClient
 from soak import SPACE as SOAKED
 from soak import Soak
+from webhook import Webhook
 
 from asr_platform.study import Ledger
 from trainables.data.corpus import Corpus
@@ -75,19 +77,52 @@ def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, 
         assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
 
 
-def test_interrupt_and_resume(platform: Platform, corpus: Corpus) -> None:
-    process = platform.start("sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1)
+def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webhook) -> None:
+    tell = ["--notify", webhook.url]
+    process = platform.start(
+        "sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1, *tell
+    )
     wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
+    follower = platform.start("logs", "stopped", 1, "--follow")
+    check_while_it_runs(platform, process.pid)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + err
     assert "platform sweep --resume stopped" in out
     assert "Traceback" not in out + err
     before = curves(platform, "stopped")
-    check_cap(platform, platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1e-9))
+    followed, _ = follower.communicate(timeout=60)
+    assert [f" epoch {epoch}: val CER " in followed for epoch in before[1]] == [True] * len(before[1])
+    check_cap(platform, platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1e-9, *tell))
     assert curves(platform, "stopped") == before, "no epoch is trained beyond a cap"
-    platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1)
+    platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1, *tell)
     check_all_stores(platform, "stopped", before)
+    check_what_was_told(platform, webhook)
+    assert platform.run("logs", "stopped", 1).count(" begins, after epoch ") >= 2, "one log for all of its runs"
+
+
+def check_while_it_runs(platform: Platform, driver: int) -> None:
+    """A second process sees the trial that is trained, and how long it will take."""
+    found = json.loads(platform.run("status", "stopped", "--json"))
+    assert (found["state"], found["process"], found["trials"]["begun"]) == ("running", driver, 2)
+    assert found["dashboard"].startswith("http://127.0.0.1:") and found["seconds_left"] >= 0
+    (row,) = found["unfinished"]
+    assert (row["trial"], row["state"]) == (1, "running") and row["epoch"] > 3
+    assert "running" in platform.run("status")
+
+
+def check_what_was_told(platform: Platform, webhook: Webhook) -> None:
+    """Each run's end, with the best trial and at last its model; and whoever asks hears the same."""
+    told = [json.loads(body) for _, body in webhook.posts]
+    assert [one["state"] for one in told] == ["stopped", "capped", "finished"]
+    best = platform.leaderboard("stopped")[0]
+    for key in ("val_cer", "val_cer_interval"):
+        assert told[-1][key] == best[key]
+    assert (told[-1]["best_trial"], told[0]["model"]) == (best["trial"], None)
+    assert told[-1]["model"] == str(platform.home / "models" / "stopped")
+    assert 0 < told[0]["minutes"] <= told[-1]["minutes"]
+    found = json.loads(platform.run("status", "stopped", "--json"))
+    assert (found["state"], found["unfinished"], found["process"]) == ("finished", [], None)
 
 
 def check_cap(platform: Platform, printed: str) -> None:
