@@ -15,7 +15,7 @@ import yaml
 
 from asr_platform.home import Home
 from asr_platform.leaderboard import latest
-from asr_platform.limits import HOUR, SPENT, STOPPED
+from asr_platform.limits import HOUR
 from asr_platform.report_findings import Findings
 from asr_platform.report_page import (
     Html,
@@ -46,6 +46,7 @@ from asr_platform.report_results import (
     speed,
     words,
 )
+from asr_platform.run_on_record import SPENT, STOPPED
 from asr_platform.study import WARM_START
 from asr_platform.sweep import PROVENANCE
 from asr_platform.terminal import interval_text

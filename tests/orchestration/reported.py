@@ -12,7 +12,7 @@ import tiny
 
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.home import Home
-from asr_platform.limits import STOPPED
+from asr_platform.run_on_record import STOPPED
 from asr_platform.study import Ledger, State
 from asr_platform.sweep import PROVENANCE
 from search_spaces.space import Space

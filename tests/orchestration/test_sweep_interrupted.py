@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from random import Random
 from typing import Any
 
@@ -85,14 +88,15 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
     (going,) = (trial.number for trial in recorded(platform, "stopped") if not trial.state.is_finished())
     follower = platform.start("logs", "stopped", going, "--follow")
-    check_while_it_runs(platform, process.pid, going)
+    with paused(platform, "stopped", going):
+        check_while_it_runs(platform, process.pid, going)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + err
     assert "platform sweep --resume stopped" in out
     assert "Traceback" not in out + err
     before = curves(platform, "stopped")
-    followed, _ = follower.communicate(timeout=60)
+    followed, _ = follower.communicate(timeout=PATIENCE)
     assert all(f" epoch {epoch}: val CER " in followed for epoch in before[going])
     check_cap(platform, platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1e-9, *tell))
     assert curves(platform, "stopped") == before, "no epoch is trained beyond a cap"
@@ -100,6 +104,18 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     check_all_stores(platform, "stopped", before)
     check_what_was_told(platform, webhook)
     assert platform.run("logs", "stopped", going).count(" begins, after epoch ") >= 2, "one log for all of its runs"
+
+
+@contextmanager
+def paused(platform: Platform, name: str, trial: int) -> Iterator[None]:
+    """The trial's worker stands still: it ends no epoch while others look on."""
+    log = platform.home / "sweeps" / name / "trials" / f"trial-{trial:04}" / "log.txt"
+    worker = int(re.findall(r"process (\d+) on", log.read_text())[-1])
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def check_while_it_runs(platform: Platform, driver: int, going: int) -> None:
