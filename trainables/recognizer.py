@@ -9,7 +9,7 @@ Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V voc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -22,7 +22,7 @@ from trainables.config import Decoding
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
-from trainables.decoding import Search, ctc_greedy
+from trainables.decoding import Search, Word, ctc_align, ctc_greedy
 from trainables.errors import InputError
 from trainables.model_directory import FEATURES, TOKENIZER, TrainedModel, load_weights, read_about, read_json
 from trainables.models.speech_transformer import SpeechTransformer
@@ -31,6 +31,7 @@ from trainables.text_model import check_tokenizers, load_language_model
 LANGUAGE_MODEL = "decoding.language_model"
 SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
 SPARE_RATE = 1.25
+USUAL_SECONDS = 30.0  # where a model does not say how long its training utterances were
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Recognizer(TrainedModel):
 
     Args:
         tokens_per_frame: the fastest speech in the training split, which bounds the length of a hypothesis.
+        usual_seconds: nine of ten utterances in the training split are no longer.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (*TrainedModel.FILES, FEATURES)
@@ -48,6 +50,7 @@ class Recognizer(TrainedModel):
     mean: Tensor
     std: Tensor
     tokens_per_frame: float
+    usual_seconds: float = USUAL_SECONDS
 
     def normalizer(self) -> Normalizer:
         return Normalizer(self.config.features, self.mean, self.std, self.device)
@@ -86,19 +89,63 @@ class Recognizer(TrainedModel):
         Args:
             search: of `self.search`; None: as the configuration says.
         """
-        self.model.eval()
-        normalize, search = self.normalizer(), search or self.search()
+        search = search or self.search()
         texts = [""] * len(features)
+        for indices, states_BSD, state_lengths_B, lengths_B in self._encoded(features, batch_frames):
+            with self.autocast():
+                found = self.decode(search, states_BSD, state_lengths_B, lengths_B)
+            for index, text in zip(indices, found, strict=True):
+                texts[index] = text
+        return texts
+
+    @torch.no_grad()
+    def align(
+        self, features: Sequence[np.ndarray | Tensor], texts: Sequence[str], batch_frames: int = 20_000
+    ) -> list[list[Word]]:
+        """When each word of a text was said, by the CTC head: seconds from the start of its utterance.
+
+        A word is what stands between white space. The times mean nothing where CTC was not trained
+        (`loss.ctc_weight` of 0).
+        """
+        words = [text.split() for text in texts]
+        tokens = [self._tokens(row) for row in words]
+        seconds = self.config.model.reduction_factor * self.recipe.hop_seconds  # of an encoder state
+        found: list[list[Word]] = [[] for _ in features]
+        for indices, states_BSD, state_lengths_B, _ in self._encoded(features, batch_frames):
+            with self.autocast():
+                ctc_logits_BSV = self.model.ctc_head(states_BSD)
+            spans = ctc_align(ctc_logits_BSV, state_lengths_B, [tokens[index][0] for index in indices])
+            for index, said in zip(indices, spans, strict=True):
+                found[index] = [
+                    Word(text, said[first][0] * seconds, said[last][1] * seconds)
+                    for text, (first, last) in zip(words[index], tokens[index][1], strict=True)
+                ]
+        return found
+
+    def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a text of these words, and which are the first and the last of each word."""
+        between = self.tokenizer.encode([" "])[0] if self.tokenizer.kind == "char" else []
+        tokens: list[int] = []
+        places = []
+        for word in self.tokenizer.encode(words):
+            tokens += between if tokens else []
+            places.append((len(tokens), len(tokens) + len(word) - 1))
+            tokens += word
+        return tokens, places
+
+    def _encoded(
+        self, features: Sequence[np.ndarray | Tensor], batch_frames: int
+    ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+        """Batches of utterances: their numbers, encoder states, states and frames of each."""
+        self.model.eval()
+        normalize = self.normalizer()
         for indices in in_batches([len(item) for item in features], batch_frames):
             items = [torch.as_tensor(features[index]) for index in indices]
             lengths_B = torch.tensor([len(item) for item in items], device=self.device)
             padded_BTF = torch.nn.utils.rnn.pad_sequence(items, batch_first=True).to(self.device)
             with self.autocast():
                 states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
-                found = self.decode(search, states_BSD, state_lengths_B, lengths_B)
-            for index, text in zip(indices, found, strict=True):
-                texts[index] = text
-        return texts
+            yield indices.tolist(), states_BSD, state_lengths_B, lengths_B
 
     def save(self, folder: Path) -> None:
         """Writes the model directory's files into an existing folder."""
@@ -108,6 +155,7 @@ class Recognizer(TrainedModel):
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
             "tokens_per_frame": self.tokens_per_frame,
+            "usual_seconds": self.usual_seconds,
         }
         (folder / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
 
@@ -124,10 +172,12 @@ class Recognizer(TrainedModel):
             recipe = Recipe.model_validate(tree["recipe"])
             mean, std = torch.tensor(tree["mean"]), torch.tensor(tree["std"])
             tokens_per_frame = float(tree["tokens_per_frame"])
+            usual_seconds = float(tree.get("usual_seconds", USUAL_SECONDS))  # absent from earlier models
         except (TypeError, ValueError) as error:
             raise InputError(f"{folder / FEATURES}: {error}", "Use another copy of the model.") from None
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
         load_weights(model, folder)
         model.decoder.lay_out_for_steps()
-        return cls(config, model.to(device).eval(), tokenizer, corpus_hash, recipe, mean, std, tokens_per_frame)
+        about = (recipe, mean, std, tokens_per_frame, usual_seconds)
+        return cls(config, model.to(device).eval(), tokenizer, corpus_hash, *about)

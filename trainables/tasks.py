@@ -35,6 +35,7 @@ from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel, load_language_model, perplexities
 
 FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
+USUAL = 0.9  # the quantile that stands for how long utterances are: of the few longest a model learns little
 
 
 class Task(Protocol):
@@ -95,6 +96,7 @@ class RecognitionTask:
             np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
         )
         self.seconds = train_split.seconds
+        self.trained.usual_seconds = float(np.quantile(self.seconds, USUAL))
         # Room for the slowest speed: so a batch has one shape in every epoch.
         self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second

@@ -22,6 +22,7 @@ from asr_platform.cli_prepare import prepare
 from asr_platform.cli_report import report
 from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, NOTIFY, SIZE, console, follow, options, platform
 from asr_platform.cli_status import logs, status
+from asr_platform.cli_transcribe import transcribe
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def cli(context: click.Context, home: Path) -> None:
     context.obj = home
 
 
-for _command in (plan, prepare, evaluate, compare, confirm, importances, report, doctor, status, logs, completion):
+COMMANDS = (
+    plan, prepare, evaluate, transcribe, compare, confirm, importances, report, doctor, status, logs, completion
+)  # fmt: skip
+for _command in COMMANDS:
     cli.add_command(_command)
 
 
@@ -174,24 +178,6 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(rows(trials, standings, ledger.objectives), indent=2))
     else:
         print_leaderboard(console(), trials, standings, ledger.objectives)
-
-
-@cli.command()
-@click.argument("model", type=FOLDER)
-@click.argument("files", nargs=-1, required=True, type=FILE)
-def transcribe(model: Path, files: tuple[Path, ...]) -> None:
-    """Prints the text of audio files, a line each.
-
-    FILES are WAV or FLAC of any sample rate, or .npy files with features of the course.
-
-    \b
-    For example:
-      platform transcribe mlruns/models/digits-1 recording.flac
-    """
-    from asr_platform.using import transcribe_files
-
-    for file, text in transcribe_files(model, files):
-        click.echo(f"{file}\t{text}")
 
 
 @cli.command()

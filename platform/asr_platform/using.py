@@ -1,10 +1,10 @@
-"""What a trained model is for: scores, transcripts, submissions."""
+"""What a trained model is for: scores and submissions (transcription.py: transcripts)."""
 
 from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +14,6 @@ import torch
 
 from trainables.config import Decoding, parse_config
 from trainables.data.corpus import Corpus, Split
-from trainables.data.features import Frames, Recipe
-from trainables.data.importers.hw4 import read_course_features
-from trainables.data.utterance import AudioSegment
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.folders import written_whole
@@ -26,7 +23,6 @@ from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
 from trainables.utterance_errors import UtteranceErrors
 
-FILES_AT_ONCE = 64
 ALONE = {"language_model": None, "lm_weight": 0.0}
 WARM_UP = 4  # utterances transcribed before the clock of a comparison starts
 
@@ -148,31 +144,6 @@ def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
         writer.writerow(["id", "transcription"])
         writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
     return len(order)
-
-
-def transcribe_files(model: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yields (file, text) in order. All files are looked at before the first text appears.
-
-    Raises:
-        InputError: a file is not readable as audio, or as features of the model's recipe.
-    """
-    recognizer = load(model)
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise InputError(f"no such file: {', '.join(missing)}", "Give audio or .npy files.")
-    for start in range(0, len(files), FILES_AT_ONCE):
-        some = files[start : start + FILES_AT_ONCE]
-        texts = recognizer.transcribe([_read(file, recognizer.recipe) for file in some])
-        yield from zip(some, texts, strict=True)
-
-
-def _read(file: Path, recipe: Recipe) -> Frames:
-    """Features (T, F) of an audio file, or those that a `.npy` file of the course holds."""
-    if file.suffix != ".npy":
-        return AudioSegment(file).features(recipe)[0]
-    if recipe.name != "hw4":
-        raise InputError(f"{file}: .npy features are of the recipe hw4, the model's are {recipe.name}", "Give audio.")
-    return read_course_features(file)
 
 
 def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:

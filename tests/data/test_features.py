@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.data.features import SAMPLE_RATE, Recipe, Samples, read_audio
+from trainables.data.features import SAMPLE_RATE, Recipe, Samples, check_audio, read_audio
 from trainables.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -137,10 +137,11 @@ def test_a_part_beyond_the_end(tmp_path: Path, offset: float, duration: float | 
         read_audio(tmp_path / "a.wav", offset, duration)
 
 
-def test_a_wav_written_into_a_pipe_has_no_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000])  # ffmpeg's, SoX'
+def test_a_wav_written_into_a_pipe_has_no_length(tmp_path: Path, length: int) -> None:
     soundfile.write(tmp_path / "a.wav", noise(1600), 16000)
     content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    content[4:8] = content[40:44] = length.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(content)
     assert len(read_audio(tmp_path / "a.wav")) == 1600
 
@@ -164,6 +165,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=problem) as caught:
             read_audio(tmp_path / f"{name}.wav")
         assert f"{name}.wav" in caught.value.problem
+        if name != "nan":  # which only decoding shows
+            with pytest.raises(InputError) as at_once:
+                check_audio(tmp_path / f"{name}.wav")
+            assert at_once.value.args == caught.value.args
 
 
 def test_workers_do_not_load_torch() -> None:

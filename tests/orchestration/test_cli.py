@@ -131,6 +131,21 @@ def test_transcripts_are_a_line_a_file(run: Run) -> None:
     assert lines[0][1] == lines[1][1] != ""
 
 
+def test_transcripts_in_other_formats(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From standard input too; a file's name may say which format."""
+    (recording,) = json.loads(run("transcribe", "model", "good.wav", "--format", "json").out)
+    assert (recording["file"], recording["duration"]) == ("good.wav", 0.5)
+    with (place / "good.wav").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        piped = run("transcribe", "model", "-")
+    assert (piped.code, piped.err, piped.out) == (0, "", f"-\t{recording['text']}\n")
+    out = tmp_path / "good.vtt"
+    ended = run("transcribe", "model", "good.wav", "--out", str(out))
+    assert (ended.code, ended.out, ended.err) == (0, f"{out}: 1 transcribed\n", "")
+    assert out.read_text() == run("transcribe", "model", "good.wav", "--format", "vtt").out
+    assert out.read_text().startswith("WEBVTT\n")
+
+
 def test_a_submission(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "submission.csv"
     ended = run("submit", "model", "--data", "corpus", "--split", "test", "--out", str(out))

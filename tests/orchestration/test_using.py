@@ -1,4 +1,4 @@
-"""What a model directory is for: scores, transcripts and submissions, in the right order and whole."""
+"""What a model directory is for: scores and submissions, in the right order and whole."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import babbler
-import numpy as np
 import pytest
-import soundfile
 import tiny
 
-from asr_platform import using
 from asr_platform.cli_evaluate import METHODS
-from asr_platform.using import compare_methods, evaluate_model, transcribe_files, write_submission
+from asr_platform.using import compare_methods, evaluate_model, write_submission
 from trainables.config import Decoding
 from trainables.data.corpus import Corpus
-from trainables.data.features import Recipe, read_audio
+from trainables.data.features import Recipe
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate, word_error_rate
 from trainables.recognizer import Recognizer
@@ -61,15 +58,6 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def language_model(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save_language_model(made.recognizer, tmp_path_factory.mktemp("language") / "lm"))
-
-
-def write_audio(path: Path, seconds: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> Path:
-    random = np.random.default_rng(seed)
-    pitch = random.uniform(100, 2000)
-    times = np.arange(round(seconds * rate)) / rate
-    wave = 0.3 * np.sin(2 * np.pi * pitch * times) + 0.01 * random.normal(size=len(times))
-    soundfile.write(path, np.stack([wave] * channels, axis=1), rate)
-    return path
 
 
 # Scores
@@ -198,88 +186,3 @@ def test_a_submission_that_fails_leaves_the_earlier_one(made: Made, tmp_path: Pa
         write_submission(made.model, made.corpus.path, "tset", out)
     assert out.read_text() == "from before"
     assert list(tmp_path.iterdir()) == [out]
-
-
-# Transcripts
-
-
-def expected(made: Made, files: list[Path]) -> list[str]:
-    recipe = made.recognizer.recipe
-    return made.recognizer.transcribe([recipe.compute(read_audio(file)) for file in files])
-
-
-def test_files_of_any_rate_come_back_in_their_order(made: Made, tmp_path: Path) -> None:
-    """Long and short ones, so that batches have another order; WAV and FLAC, mono and stereo."""
-    files = [
-        write_audio(tmp_path / "z.wav", 0.9),
-        write_audio(tmp_path / "a.wav", 0.2, rate=8_000, seed=1),
-        write_audio(tmp_path / "m.flac", 1.5, rate=44_100, channels=2, seed=2),
-        write_audio(tmp_path / "b.wav", 0.4, rate=22_050, seed=3),
-        write_audio(tmp_path / "c.wav", 0.01, seed=4),
-    ]
-    texts = expected(made, files)
-    assert len(set(texts)) > 2
-    assert list(transcribe_files(made.model, files)) == list(zip(files, texts, strict=True))
-    assert list(transcribe_files(made.model, files[::-1])) == list(zip(files, texts, strict=True))[::-1]
-
-
-def test_many_files_are_taken_a_few_at_a_time(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(using, "FILES_AT_ONCE", 2)
-    files = [write_audio(tmp_path / f"{n}.wav", 0.1 * (5 - n), seed=n) for n in range(5)]
-    texts = [text for start in (0, 2, 4) for text in expected(made, files[start : start + 2])]
-    assert list(transcribe_files(made.model, files)) == list(zip(files, texts, strict=True))
-
-
-def test_features_of_the_course_are_files_too(course: Made, tmp_path: Path) -> None:
-    """A .npy file (80, T) beside audio."""
-    audio = write_audio(tmp_path / "a.wav", 0.5)
-    features = course.recognizer.recipe.compute(read_audio(audio))
-    np.save(tmp_path / "a.npy", features.T)
-    (_, one), (_, other) = transcribe_files(course.model, [audio, tmp_path / "a.npy"])
-    assert one == other
-
-
-def test_features_of_the_course_are_refused_by_other_models(made: Made, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((80, 10), np.float32))
-    with pytest.raises(InputError, match=r"a\.npy: \.npy features are of the recipe hw4, the model's are kaldi"):
-        list(transcribe_files(made.model, [tmp_path / "a.npy"]))
-
-
-@pytest.mark.parametrize("array", [np.zeros((10, 80), np.float32), np.zeros((80, 10)), np.full((80, 9), np.nan, "f4")])
-def test_wrong_features_are_refused(course: Made, tmp_path: Path, array: np.ndarray) -> None:
-    np.save(tmp_path / "a.npy", array)
-    with pytest.raises(InputError, match=r"a\.npy: features"):
-        list(transcribe_files(course.model, [tmp_path / "a.npy"]))
-
-
-def test_all_missing_files_are_named(made: Made, tmp_path: Path) -> None:
-    good = write_audio(tmp_path / "good.wav", 0.2)
-    with pytest.raises(InputError, match=r"no such file: .*/one\.wav, .*/two\.flac"):
-        next(transcribe_files(made.model, [good, tmp_path / "one.wav", tmp_path / "two.flac"]))
-
-
-def test_damaged_audio_is_named(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "empty.wav").touch()
-    (tmp_path / "text.wav").write_text("not audio")
-    whole = write_audio(tmp_path / "whole.wav", 0.5).read_bytes()
-    (tmp_path / "cut.wav").write_bytes(whole[:-100])
-    write_audio(tmp_path / "nothing.wav", 0.0)
-    write_audio(tmp_path / "click.wav", 0.001)
-    reasons = {
-        "empty.wav": "zero-length file",
-        "text.wav": "unreadable or truncated audio",
-        "cut.wav": "truncated audio",
-        "nothing.wav": "zero-length audio",
-        "click.wav": "1.0 ms of audio are too short",
-    }
-    for name, reason in reasons.items():
-        with pytest.raises(InputError, match=f"{name}: {reason}"):
-            list(transcribe_files(made.model, [tmp_path / name]))
-
-
-def test_real_speech_runs_through_the_same_features(course: Made, speech_data: Path) -> None:
-    """A LibriSpeech file: the text is wrong, but it is one."""
-    file = next(iter(sorted(speech_data.glob("librispeech/**/*.flac"))))
-    ((found, text),) = transcribe_files(course.model, [file])
-    assert found == file
-    assert [text] == expected(course, [file])

@@ -16,7 +16,7 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate
 from trainables.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model
-from trainables.recognizer import Recognizer
+from trainables.recognizer import USUAL_SECONDS, Recognizer
 
 TEXTS = ["CAB", "A BAD CAB", "BEAD", "FADE A BEAD", "ACE"]
 
@@ -60,12 +60,44 @@ def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: li
     loaded, recognizer = Recognizer.load(saved), learned.recognizer
     assert {path.name for path in saved.iterdir()} == set(Recognizer.FILES)
     assert loaded.transcribe(speech) == recognizer.transcribe(speech)
-    for name in ("config", "recipe", "tokens_per_frame", "corpus_hash", "parameters"):
+    for name in ("config", "recipe", "tokens_per_frame", "usual_seconds", "corpus_hash", "parameters"):
         assert getattr(loaded, name) == getattr(recognizer, name)
     assert loaded.tokenizer.content_hash == recognizer.tokenizer.content_hash
     assert torch.equal(loaded.mean, recognizer.mean) and torch.equal(loaded.std, recognizer.std)
     for one, other in zip(loaded.model.parameters(), recognizer.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_model_may_not_say_how_long_its_utterances_were(saved: Path) -> None:
+    """As those do not that were trained earlier."""
+    tree = json.loads((saved / FEATURES).read_text(encoding="utf-8"))
+    assert tree.pop("usual_seconds") < USUAL_SECONDS
+    (saved / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
+    assert Recognizer.load(saved).usual_seconds == USUAL_SECONDS
+
+
+def test_words_are_found_where_they_were_said(learned: Learned) -> None:
+    """Within a few frames, of several utterances at once as of one; a character that was never seen is a word too."""
+    random = np.random.default_rng(3)
+    texts = ["A BAD CAB", "BEAD", "  FADE A  BEAD "]
+    speech, spoken = [], []
+    for text in texts:
+        words = text.split()
+        said = [tiny.utterance(part, random) for word in words for part in (word, " ")][:-1]
+        ends = np.cumsum([len(part) for part in said]) * tiny.RECIPE.hop_seconds
+        speech.append(np.concatenate(said))
+        spoken.append(list(zip(words, np.concatenate([[0.0], ends[1::2]]), ends[::2], strict=True)))
+    found = learned.recognizer.align(speech, texts)
+    for words, truth in zip(found, spoken, strict=True):
+        assert [word.text for word in words] == [text for text, _, _ in truth]
+        for word, (_, start, end) in zip(words, truth, strict=True):
+            assert abs(word.start - start) < 0.06 and abs(word.end - end) < 0.06
+    assert learned.recognizer.align(speech[:1], texts[:1]) == found[:1]
+    (unseen,) = learned.recognizer.align(speech[:1], ["A Ω? CAB"])
+    assert [word.text for word in unseen] == ["A", "Ω?", "CAB"]
+    assert all(word.start < word.end for word in unseen)
+    assert learned.recognizer.align(speech[:1], [""]) == [[]]
+    assert learned.recognizer.align([], []) == []
 
 
 def test_loading_leaves_the_model_ready_to_transcribe(saved: Path) -> None:

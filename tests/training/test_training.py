@@ -203,8 +203,9 @@ def test_a_corpus_without_the_splits_is_refused(splits: list[str], key: str, tmp
         Trainer(tiny.config(), corpus, CPU)
 
 
-def test_the_longest_hypothesis_follows_from_the_fastest_speech(learned: Learned, tiny_corpus: Corpus) -> None:
+def test_a_recogniser_knows_how_fast_and_how_long_people_spoke(learned: Learned, tiny_corpus: Corpus) -> None:
     split = tiny_corpus.training_split()
     assert split.texts is not None
     rates = [len(text) / frames for text, frames in zip(split.texts, split.frames, strict=True)]
     assert learned.recognizer.tokens_per_frame == pytest.approx(np.quantile(rates, FAST_SPEECH))
+    assert learned.recognizer.usual_seconds == pytest.approx(np.quantile(split.seconds, 0.9))

@@ -12,6 +12,8 @@ take most of a short worker's life.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -197,36 +199,65 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+def check_audio(path: Path) -> None:
+    """What `read_audio` would refuse, as far as it can be told without decoding.
+
+    Raises:
+        InputError: the file is missing, not audio, empty or truncated.
+    """
+    with _opened(path):
+        pass
+
+
 def _decode(path: Path, offset: float, duration: float | None) -> tuple[Samples, int]:
     """Samples (N, channels) as they are in the file, and their rate in Hz."""
-    remedy = "Convert or replace the file (WAV and FLAC are read)."
+    with _opened(path) as audio:
+        rate, total = audio.samplerate, audio.frames
+        start = round(offset * rate)
+        wanted = total - start if duration is None else round(duration * rate)
+        missing = start + wanted - total
+        if missing > SEGMENT_TOLERANCE * rate or (duration is not None and missing >= wanted):
+            end = f" + duration {duration:g} s" if duration is not None else " s"
+            raise InputError(
+                f"{path}: offset {offset:g}{end} reaches beyond its {total / rate:.2f} s",
+                "Correct the offset and the duration.",
+            )
+        wanted -= max(missing, 0)
+        if start:
+            audio.seek(start)
+        samples: Samples = audio.read(wanted, dtype="float32", always_2d=True)
+    if len(samples) < wanted:
+        raise _truncated(path)
+    if not wanted:
+        raise _empty(path)
+    return samples, rate
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """An audio file that is whole, as far as its header says."""
     if not path.is_file():
         raise InputError(f"{path}: no such file", "Correct the path.")
     if not path.stat().st_size:
         raise InputError(f"{path}: zero-length file", "Replace the file or remove it.")
     try:
         with soundfile.SoundFile(path) as audio:
-            rate, total = audio.samplerate, audio.frames
-            start = round(offset * rate)
-            wanted = total - start if duration is None else round(duration * rate)
-            missing = start + wanted - total
-            if missing > SEGMENT_TOLERANCE * rate or (duration is not None and missing >= wanted):
-                end = f" + duration {duration:g} s" if duration is not None else " s"
-                raise InputError(
-                    f"{path}: offset {offset:g}{end} reaches beyond its {total / rate:.2f} s",
-                    "Correct the offset and the duration.",
-                )
-            wanted -= max(missing, 0)
-            if start:
-                audio.seek(start)
-            samples: Samples = audio.read(wanted, dtype="float32", always_2d=True)
+            if _wav_is_cut(path):
+                raise _truncated(path)
+            if not audio.frames:
+                raise _empty(path)
+            yield audio
     except (soundfile.SoundFileError, RuntimeError) as error:
+        remedy = "Convert or replace the file (WAV and FLAC are read)."
         raise InputError(f"{path}: unreadable or truncated audio: {error}", remedy) from None
-    if len(samples) < wanted or _wav_is_cut(path):
-        raise InputError(f"{path}: truncated audio: it ends before its header says", "Copy the file again.")
-    if not total or not wanted:
-        raise InputError(f"{path}: zero-length audio", "Replace the file or remove it.")
-    return samples, rate
+
+
+def _truncated(path: Path) -> InputError:
+    return InputError(f"{path}: truncated audio: it ends before its header says", "Copy the file again.")
+
+
+def _empty(path: Path) -> InputError:
+    return InputError(f"{path}: zero-length audio", "Replace the file or remove it.")
 
 
 def _wav_is_cut(path: Path) -> bool:
@@ -236,8 +267,8 @@ def _wav_is_cut(path: Path) -> bool:
         if (riff, wave) != (b"RIFF", b"WAVE"):
             return False
         size = _seek_data_chunk(file)
-        # A program that writes into a pipe cannot know the length: 0 or the largest number then.
-        if size is None or size == 0 or size >= 0xFFFF_FF00:
+        # A program that writes into a pipe cannot know the length: 0, or a largest number (SoX: 0x7FFFF000) then.
+        if size is None or size == 0 or size >= 0x7FFF_F000:
             return False
         return file.tell() + size > path.stat().st_size
 

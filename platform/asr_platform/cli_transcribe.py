@@ -1,0 +1,45 @@
+"""`platform transcribe`: the text of recordings, as lines, JSON or subtitles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FORMATS = ["txt", "json", "srt", "vtt"]
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--format", "format", type=click.Choice(FORMATS), help="Default: as --out ends, or txt.")
+@click.option("--out", metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording.")
+@click.option("--piece-seconds", metavar="X", type=click.FloatRange(1),
+              help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
+def transcribe(
+    model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None
+) -> None:
+    """Prints what is said in recordings of any length.
+
+    PATH is audio of any sample rate (WAV, FLAC, OGG, MP3), a .npy file with features of the course, a folder of these,
+    a quoted pattern such as 'calls/**/*.wav', or - for audio on standard input.
+
+    \b
+    txt   a line for each recording: its path, a tab, the text
+    json  a list: file, duration, text, and phrases with a start and an end
+          for every word, in seconds
+    srt, vtt  subtitles of one recording; of several with --out FOLDER/
+
+    Times of words come from the model's CTC head.
+
+    \b
+    For example:
+      platform transcribe mlruns/models/digits-1 recording.flac
+      platform transcribe mlruns/models/digits-1 lecture.mp3 --out lecture.srt
+    """
+    from asr_platform.transcription import transcribe_to
+
+    suffix = Path(out or "").suffix[1:]
+    chosen = format or (suffix if suffix in FORMATS else "txt")
+    for line in transcribe_to(model, paths, chosen, out, piece_seconds):
+        click.echo(line)
