@@ -16,6 +16,7 @@ from asr_platform.cli_compare import compare, confirm, importances
 from asr_platform.cli_completion import completion, spaces, sweep_names
 from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
+from asr_platform.cli_export import export
 from asr_platform.cli_help import INTRODUCTION, Introduction
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
@@ -52,7 +53,7 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 COMMANDS = (
-    plan, prepare, evaluate, transcribe, compare, confirm, importances, report, doctor, status, logs, completion
+    plan, prepare, evaluate, transcribe, export, compare, confirm, importances, report, doctor, status, logs, completion
 )  # fmt: skip
 for _command in COMMANDS:
     cli.add_command(_command)

@@ -132,7 +132,7 @@ def turned(x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
     """Each row's first `length` elements in the opposite order; the others stay."""
     place_S = torch.arange(x_BSF.shape[1], device=x_BSF.device)
     mirrored_BS = lengths_B[:, None] - 1 - place_S
-    return x_BSF.take_along_dim(torch.where(mirrored_BS >= 0, mirrored_BS, place_S)[..., None], dim=1)
+    return x_BSF.gather(1, torch.where(mirrored_BS >= 0, mirrored_BS, place_S)[..., None].expand_as(x_BSF))
 
 
 class LSTMSubsampling(nn.Module):

@@ -1,0 +1,27 @@
+"""`platform export`: a model for programs without torch."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.argument("model", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The folder to write; it must not hold anything yet.")
+def export(model: Path, out: Path) -> None:
+    """Writes MODEL as ONNX graphs, for use without torch.
+
+    The folder has the encoder, the decoder, the tokenizer, what else a program must know, and a script that transcribes
+    with numpy, onnxruntime and sentencepiece alone, by greedy search.
+    """
+    from trainables.export import SCRIPT, export
+    from trainables.recognizer import Recognizer
+
+    export(Recognizer.load(model), out)
+    click.echo(f"model:       {out}")
+    click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")

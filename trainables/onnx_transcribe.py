@@ -1,0 +1,123 @@
+"""Transcribes 16 kHz mono WAV files with an exported recogniser: python transcribe.py FILE.wav ...
+
+It stands beside the graphs that `platform export` wrote, and needs numpy, onnxruntime and sentencepiece alone (a
+recogniser whose `recognizer.json` says `"name": "kaldi"` also needs kaldi-native-fbank). To be read, and copied from.
+
+Shapes: T frames, F mel bins, S encoder states, D model width, U tokens, V vocabulary; a batch here is one utterance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+Floats = npt.NDArray[np.floating]
+
+SAMPLE_RATE = 16_000  # Hz
+
+
+class Recognizer:
+    """Features in, text out: the encoder once, then the decoder a token at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        self.about = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
+        self.encoder = onnxruntime.InferenceSession(folder / "encoder.onnx")
+        self.decoder = onnxruntime.InferenceSession(folder / "decoder.onnx")
+        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+    def transcribe(self, features_TF: Floats) -> str:
+        """The likeliest next token until the end (greedy search)."""
+        states_1SD, state_lengths_1, _ctc_logits_1SV = self.encoder.run(
+            None, {"features": features_TF[None].astype(np.float32), "lengths": np.array([len(features_TF)])}
+        )
+        said: list[int] = []
+        for _ in range(math.ceil(len(features_TF) * self.about["tokens_per_frame"]) + self.about["spare_tokens"]):
+            tokens_1U = np.array([[self.about["start"], *said]])
+            (logits_1UV,) = self.decoder.run(
+                None, {"tokens": tokens_1U, "states": states_1SD, "state_lengths": state_lengths_1}
+            )
+            token = int(self.allowed(logits_1UV[0, -1], said).argmax())
+            if token == self.about["end"]:
+                break
+            said.append(token)
+        return self.text(said)
+
+    def allowed(self, logits_V: Floats, said: list[int]) -> Floats:
+        """Logits without the tokens that stand for no text; tokens already said lose by the repeat penalty."""
+        found = logits_V[said]
+        penalty = self.about["config"]["decoding"]["repeat_penalty"]
+        logits_V[said] = np.where(found > 0, found / penalty, found * penalty)
+        logits_V[self.about["never_said"]] = -np.inf
+        return logits_V
+
+    def text(self, tokens: list[int]) -> str:
+        text = "".join(self.pieces.id_to_piece(token) for token in tokens).replace("▁", " ")
+        return text if self.about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
+
+    def features(self, samples: Floats) -> Floats:
+        """Log-mel features (T, F) of samples in [-1, 1], by the recipe that the recogniser was trained on."""
+        recipe = self.about["recipe"]
+        return (hw4_features if recipe["name"] == "hw4" else kaldi_features)(samples, recipe["bins"])
+
+
+def hw4_features(samples: Floats, bins: int) -> Floats:
+    """Decibels below the utterance's peak, 125 frames a second.
+
+    As librosa's power_to_db(melspectrogram(y=samples, sr=16000, n_fft=512, hop_length=128, n_mels=bins), ref=max).T
+    with pad_mode="constant".
+    """
+    edge = np.zeros(256)
+    frames = np.lib.stride_tricks.sliding_window_view(np.concatenate([edge, samples, edge]), 512)[::128]
+    power = np.abs(np.fft.rfft(frames * np.hanning(513)[:-1])) ** 2
+    mel = np.maximum(power @ slaney_filters(bins).T, 1e-10)
+    return np.maximum(10 * np.log10(mel / mel.max()), -80).astype(np.float32)
+
+
+def slaney_filters(bins: int) -> Floats:
+    """Triangles of equal area, (F, frequencies); the mel scale is linear below 1 kHz and logarithmic above."""
+    mels = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), bins + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))  # Hz
+    frequencies = np.linspace(0, SAMPLE_RATE / 2, 257)
+    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
+    filters: Floats = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    return filters
+
+
+def kaldi_features(samples: Floats, bins: int) -> Floats:
+    """Kaldi's filter bank, 100 frames a second."""
+    import kaldi_native_fbank
+
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = bins
+    computer = kaldi_native_fbank.OnlineFbank(options)
+    computer.accept_waveform(SAMPLE_RATE, samples.astype(np.float32))
+    computer.input_finished()
+    return np.stack([computer.get_frame(frame) for frame in range(computer.num_frames_ready)])
+
+
+def read_wav(path: str) -> Floats:
+    """Samples in [-1, 1]."""
+    with wave.open(path) as file:
+        if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SAMPLE_RATE, 1, 2):
+            sys.exit(
+                f"{path}: not 16 kHz mono with 16 bits a sample; convert it: sox {path} -r 16000 -c 1 -b 16 OUT.wav"
+            )
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 2**15
+
+
+if __name__ == "__main__":
+    recognizer = Recognizer(Path(__file__).parent)
+    for name in sys.argv[1:]:
+        print(name, recognizer.transcribe(recognizer.features(read_wav(name))), sep="\t")
