@@ -46,7 +46,7 @@ PROVENANCE = "provenance"  # in what a sweep is begun with: git revision and pac
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RunningSweep:
     """What one sweep is: its place, its ledger, what may vary on which data, and how to run it."""
 
     home: Home
@@ -126,7 +126,7 @@ def start(
     }
     with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind
-        sweep = Sweep(home, name, Ledger.create(home.studies, name, about), feasibility, options)
+        sweep = RunningSweep(home, name, Ledger.create(home.studies, name, about), feasibility, options)
         return _run(sweep, machine, interrupt, view)
 
 
@@ -161,7 +161,7 @@ def resume(
         ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
         if wider is not None:
             ledger.widen(space, Path.cwd(), values)
-        sweep = Sweep(home, name, ledger, feasibility, options)
+        sweep = RunningSweep(home, name, ledger, feasibility, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
             return _run(sweep, machine, interrupt, view)
 
@@ -198,7 +198,7 @@ def recorded_limits(about: dict[str, Any]) -> Limits:
     return Limits.model_validate(about.get("limits", {}))
 
 
-def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
+def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: View) -> Outcome:
     """Executes what the ledger has left to do, and lets it be known how that ended."""
     workers = machine.workers(sweep.options)
     concurrency = machine.concurrency(workers, sweep.options)
@@ -219,14 +219,14 @@ def _run(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: Vie
     return outcome
 
 
-def _message(sweep: Sweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
+def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
     """What is told of a sweep that has come to rest."""
     standings, model = (outcome.standings, outcome.model) if outcome else ({}, None)
     seconds = sweep.ledger.about.get(SPENT, 0.0)
     return message(sweep.name, state, reason, sweep.ledger.trials(), standings, model, seconds)
 
 
-def _execute(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view: View, run: RunOnRecord) -> Outcome:
+def _execute(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: View, run: RunOnRecord) -> Outcome:
     """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
@@ -260,7 +260,7 @@ def _execute(sweep: Sweep, machine: cluster.Cluster, interrupt: Interrupt, view:
 
 
 def _conclude(
-    sweep: Sweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, view: View
+    sweep: RunningSweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, view: View
 ) -> Outcome:
     """Makes the winner's model directory, unless the sweep was interrupted, and closes what was open."""
     trials = sweep.ledger.trials()

@@ -148,7 +148,8 @@ def _spread(words: list[str], seconds: float) -> list[Word]:
 # Files
 
 
-def _tree(transcript: Transcript) -> dict[str, Any]:
+def as_tree(transcript: Transcript) -> dict[str, Any]:
+    """What JSON says of it: its phrases, and their words with times."""
     words = transcript.words or []
     segments = [
         {
@@ -173,7 +174,7 @@ def _json(tree: Any) -> str:
 
 FORMATS: dict[str, Callable[[Transcript], str]] = {
     "txt": lambda transcript: transcript.text,
-    "json": lambda transcript: _json(_tree(transcript)),
+    "json": lambda transcript: _json(as_tree(transcript)),
     "srt": lambda transcript: srt(transcript.words or [], transcript.seconds),
     "vtt": lambda transcript: vtt(transcript.words or [], transcript.seconds),
 }
@@ -218,7 +219,7 @@ def transcribe_to(
 def _together(transcripts: Iterator[Transcript], format: str) -> Iterator[str]:
     """The lines of one file for all of them."""
     if format == "json":
-        yield _json([_tree(transcript) for transcript in transcripts])
+        yield _json([as_tree(transcript) for transcript in transcripts])
     for transcript in transcripts:
         text = FORMATS[format](transcript)
         yield f"{transcript.recording.name}\t{text}" if format == "txt" else text

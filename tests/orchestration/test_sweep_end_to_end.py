@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cells
 import numpy as np
 import optuna
 import pytest
@@ -42,6 +43,7 @@ asha: {grace: 2, reduction: 2, click: null}
 seed: 2
 """
 NAME = "first"
+NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "notebook.py"
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +172,17 @@ def test_the_best_model_is_whole_and_learned_something(
 
 def test_the_model_transcribes_files_and_writes_a_submission(platform: Platform, printed: str, corpus: Corpus) -> None:
     model = platform.home / "models" / NAME
-    samples = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
-    soundfile.write(platform.folder / "noise.wav", samples, 8000)
+    write_noise(platform.folder / "noise.wav")
     assert platform.run("transcribe", model, "noise.wav").startswith("noise.wav\t")
     platform.run("submit", model, "--data", corpus.path, "--split", "test", "--out", "submission.csv")
     with (platform.folder / "submission.csv").open() as file:
         table = list(csv.reader(file))
     assert table[0] == ["id", "transcription"]
     assert [row[0] for row in table[1:]] == ["0", "1", "2"]
+
+
+def write_noise(path: Path) -> None:
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
 
 
 def test_a_finished_sweep_takes_more_trials_of_a_wider_space(platform: Platform, rows: list[dict[str, Any]]) -> None:
@@ -229,3 +234,34 @@ def test_the_best_configurations_are_confirmed(platform: Platform, printed: str,
     assert "Ray dashboard" not in platform.run(*asked), "it is done, and only told again"
     compared = json.loads(platform.run("compare", f"{confirmed}:0", f"{confirmed}:1", "--json"))
     assert {row["tied"] for row in rows.values()} == {compared["cer"]["tied"]}
+
+
+def test_the_example_notebook_does_the_same(
+    platform: Platform, rows: list[dict[str, Any]], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every verb of the command line, on this sweep and on one of its own."""
+    monkeypatch.chdir(platform.folder)
+    monkeypatch.setenv("ASR_PLATFORM_HOME", str(platform.home))
+    write_noise(platform.folder / "noise.wav")
+    shown = cells.run(NOTEBOOK)
+    sizes = shown["Sweep.plan(space, 'corpus', profile=False)['parameters']"]
+    assert list(sizes) == ["min", "25%", "50%", "75%", "max"]
+    own = platform.leaderboard("notebook")
+    board = shown["sweep.leaderboard()"]
+    assert [(row["trial"], row["val_cer"], row["model"]) for row in own] == list(
+        board[["trial", "val_cer", "model"]].itertuples(index=False, name=None)
+    )
+    assert set(board.columns) >= {"model.feed_forward", "optimizer.lr", "tied"} and "params" not in board
+    assert shown["sweep.best['params']"] == own[0]["params"]
+    assert own[0]["state"] == own[1]["state"] == "complete"
+    assert shown["sweep.compare(0, 1)['cer']['tied']"] == own[0]["tied"]
+    assert shown["sweep.compare(0, 1, data='corpus', split='test')['utterances']"] == 3
+    assert shown["earlier.importances()"] == json.loads(platform.run("importances", NAME, "--json"))
+    confirmed = platform.run("confirm", NAME, "--top", 1, "--seeds", 2, "--method", "joint", "--beam", 2, "--json")
+    assert shown["earlier.confirm(top=1, seeds=2, method='joint', beam=2)"].to_dict("records") == json.loads(confirmed)
+    asked = ["--data", corpus.path, "--split", "dev", "--method", "joint", "--beam", 2, "--json"]
+    scores = json.loads(platform.run("evaluate", platform.home / "models" / NAME, *asked))
+    assert shown["model.evaluate('corpus', 'dev', method='joint', beam=2)"] == scores
+    (heard,) = json.loads(platform.run("transcribe", platform.home / "models" / NAME, "noise.wav", "--format", "json"))
+    assert shown["model.transcribe(['noise.wav'])"] == shown["model.transcribe(samples, rate)"] == [heard["text"]]
+    assert shown["model.transcripts('noise.wav')"] == [heard]

@@ -189,14 +189,20 @@ def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -
             that is asked for; or it holds samples that are not numbers.
     """
     samples, rate = _decode(path, offset, duration)
-    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise InputError(f"{path}: samples that are not finite numbers", "Convert or replace the file.")
-    if rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    if not len(mono):
+    samples = mono(samples, rate)
+    if not len(samples):
         raise InputError(f"{path}: no audio between offset {offset:g} s and its end", "Remove it or ask for more.")
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    return samples
+
+
+def mono(samples: npt.NDArray[np.floating], rate: int) -> Samples:
+    """Samples (N, channels) at `rate` Hz -> their channels' mean (N,) at 16 kHz."""
+    mean = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    if rate != SAMPLE_RATE:
+        mean = soxr.resample(mean, rate, SAMPLE_RATE)
+    return np.ascontiguousarray(mean, dtype=np.float32)
 
 
 def check_audio(path: Path) -> None:
