@@ -18,6 +18,10 @@ def export(model: Path, out: Path) -> None:
 
     The folder has the encoder, the decoder, the tokenizer, what else a program must know, and a script that transcribes
     with numpy, onnxruntime and sentencepiece alone, by greedy search.
+
+    \b
+    For example:
+      platform export mlruns/models/digits-1 --out digits.onnx
     """
     from trainables.export import SCRIPT, export
     from trainables.recognizer import Recognizer

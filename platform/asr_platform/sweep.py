@@ -226,7 +226,9 @@ def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome
     return message(sweep.name, state, reason, sweep.ledger.trials(), standings, model, seconds)
 
 
-def _execute(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: View, run: RunOnRecord) -> Outcome:
+def _execute(
+    sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: View, run: RunOnRecord
+) -> Outcome:
     """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
