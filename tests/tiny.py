@@ -30,7 +30,10 @@ RECIPE = Recipe(name="kaldi", bins=BINS)
 FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
 VOCABULARY = 20
-CLOCK = {"train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor"}
+CLOCK = {
+    "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "cpu_utilization",
+    "memory_gb",
+}  # fmt: skip
 
 
 TREE: dict[str, Any] = {

@@ -22,6 +22,7 @@ from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import EOS
 from trainables.errors import DivergedError
+from trainables.readings import peak_memory
 from trainables.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.tasks import LanguageTask, RecognitionTask
 from trainables.training import Trainer
@@ -164,9 +165,3 @@ def age() -> float:
     """Seconds since this process began."""
     ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held. What getrusage says begins with its parent's."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

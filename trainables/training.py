@@ -34,6 +34,7 @@ from trainables.losses import LossSums
 from trainables.metrics import objective
 from trainables.model_directory import TrainedModel
 from trainables.optimizer import build_optimizer
+from trainables.readings import Readings
 from trainables.schedules import learning_rate
 from trainables.stages import Phase, enter, members, phase_of, trained_names
 from trainables.tasks import TASKS, Task
@@ -113,6 +114,7 @@ class Trainer:
         self.averages = WeightAverages(config.training, self.model)
         self.parallel: nn.Module = self.model
         self.history: list[Metrics] = []
+        self.readings = Readings(device)
 
     @property
     def model(self) -> nn.Module:
@@ -149,7 +151,7 @@ class Trainer:
         torch.manual_seed(generator(self.config.training.seed, epoch, self.rank).initial_seed())
         phase = self.phases[epoch - 1]
         self.enter(phase)
-        start = time.perf_counter()
+        start, self.readings = time.perf_counter(), Readings(self.device)
         metrics = self.train_epoch(epoch)
         trained = time.perf_counter()
         with self.averages.applied():
@@ -168,6 +170,7 @@ class Trainer:
             "padding_share": self.plans[phase.data].padding_share(),
             "train_seconds": trained - start,
             "validation_seconds": time.perf_counter() - trained,
+            **self.readings.metrics(),
         }
 
     def train_epoch(self, epoch: int) -> Metrics:
@@ -197,6 +200,7 @@ class Trainer:
             self.optimizer.step()
             self.averages.update(before + number)
             self.optimizer.zero_grad(set_to_none=True)
+            self.readings.look()
             if (number + 1) % UPDATES_BETWEEN_CHECKS == 0:
                 check_finite("gradient norm", norm.item(), epoch)
         if self.world > 1:
