@@ -21,9 +21,21 @@ from asr_platform.cli_help import INTRODUCTION, Introduction
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
 from asr_platform.cli_report import report
-from asr_platform.cli_shared import GPUS_PER_WORKER, INTERRUPTED, NOTIFY, SIZE, console, follow, options, platform
+from asr_platform.cli_shared import (
+    GPUS_PER_WORKER,
+    INTERRUPTED,
+    NOTIFY,
+    SIZE,
+    TRACKING_URI,
+    console,
+    follow,
+    options,
+    platform,
+    store_of_new,
+)
 from asr_platform.cli_status import logs, status
 from asr_platform.cli_transcribe import transcribe
+from asr_platform.cli_ui import ui
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +65,8 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 COMMANDS = (
-    plan, prepare, evaluate, transcribe, export, compare, confirm, importances, report, doctor, status, logs, completion
+    plan, prepare, evaluate, transcribe, export, compare, confirm, importances, report, ui, doctor, status, logs,
+    completion,
 )  # fmt: skip
 for _command in COMMANDS:
     cli.add_command(_command)
@@ -73,13 +86,14 @@ for _command in COMMANDS:
               help="Let the sampler learn from this earlier sweep too; may be given again.")  # fmt: skip
 @click.option("--resume", metavar="NAME", shell_complete=sweep_names,
               help="Go on with this sweep: a wider SPACE, more --trials, higher caps.")  # fmt: skip
+@TRACKING_URI
 @NOTIFY
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, trials: int | None, epochs: int | None,
     max_concurrent: int | None, workers_per_trial: int | None, gpus_per_worker: float | None, address: str | None,
     max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None, warm_start: tuple[str, ...],
-    resume: str | None, notify: tuple[str, ...],
+    resume: str | None, tracking_uri: str | None, notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
@@ -98,16 +112,18 @@ def sweep(
         begun = (data, name, epochs, max_concurrent, workers_per_trial, warm_start)
         if any(begun) or gpus_per_worker is not None:
             raise InputError(
-                "--resume goes on as the sweep began", "Give it at most --notify, SPACE, caps, --trials and --address."
+                "--resume goes on as the sweep began",
+                "Give it at most --notify, SPACE, caps, --trials, --address and --tracking-uri.",
             )
-        _resume(home, resume, space, trials, limits, address, notify)
+        _resume(home, resume, space, trials, limits, address, tracking_uri, notify)
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
     from asr_platform.cluster import Options
     from search_spaces.space import Space
 
-    how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
+    store = store_of_new(tracking_uri)
+    how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
     _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, how, notify, warm_start)
 
 
@@ -126,11 +142,13 @@ def sweep(
 @click.option("--workers", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
 @GPUS_PER_WORKER
 @ADDRESS
+@TRACKING_URI
 @NOTIFY
 @click.pass_obj
 def train(
     home: Path, source: str | None, data: Path, origin: str | None, epochs: int | None, name: str | None,
-    workers: int | None, gpus_per_worker: float | None, address: str | None, notify: tuple[str, ...],
+    workers: int | None, gpus_per_worker: float | None, address: str | None, tracking_uri: str | None,
+    notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Trains one model for long.
 
@@ -148,7 +166,9 @@ def train(
     if bool(source) == bool(origin):
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")
     space = sweeps.single(home, source, origin, epochs)
-    _start(home, space, data, name, None, Options(None, workers, gpus_per_worker, address, alone=True), notify)
+    store = store_of_new(tracking_uri)
+    how = Options(None, workers, gpus_per_worker, address, alone=True, tracking_uri=store)
+    _start(home, space, data, name, None, how, notify)
 
 
 @cli.command()
@@ -201,24 +221,6 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
     click.echo(f"{out}: {count} transcriptions")
 
 
-@cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
-@click.pass_obj
-def ui(home: Path, host: str, port: int | None) -> None:
-    """Opens MLflow's pages over this home's store, until Ctrl-C.
-
-    \b
-    For example:
-      platform ui --port 5001
-    """
-    from asr_platform.home import Home
-    from asr_platform.tracking import serve
-
-    place = Home.existing(home)
-    sys.exit(serve(place.tracking, place.artifacts, host, port, click.echo))
-
-
 def _start(
     home: Path,
     space: Any,
@@ -238,15 +240,16 @@ def _start(
 
 
 def _resume(
-    home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None,
+    home: Path, name: str, space: str | None, trials: int | None, limits: Any, address: str | None, uri: str | None,
     notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     from asr_platform import sweep as sweeps
-    from asr_platform.home import Home
+    from asr_platform.home import Home, checked_uri
     from search_spaces.space import Space
 
     view, place, wider = follow(console(), notify), Home.existing(home), Space.load(space) if space else None
-    _close(sweeps.resume(place, name, trials, limits, address, view, wider))
+    store = checked_uri(uri) if uri else None
+    _close(sweeps.resume(place, name, trials, limits, address, view, wider, store))
 
 
 def _close(outcome: Outcome) -> None:

@@ -16,9 +16,10 @@ UNSOUND = 1
 @click.command()
 @click.argument("name", shell_complete=sweep_names)
 @click.option("--repair", is_flag=True, help="Mends what can be made again from the ledger.")
+@click.option("--tracking-uri", metavar="URI", help="The MLflow store to audit; default: the sweep's.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list of what is found (after --repair: still found).")
 @click.pass_obj
-def doctor(home: Path, name: str, repair: bool, as_json: bool) -> None:
+def doctor(home: Path, name: str, repair: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Audits the sweep NAME.
 
     Ledger, leaderboard, MLflow and checkpoints must tell the same story. Ends with exit code 0 where they do.
@@ -28,10 +29,10 @@ def doctor(home: Path, name: str, repair: bool, as_json: bool) -> None:
       platform doctor digits-1 --repair
     """
     from asr_platform.doctor import Doctor
-    from asr_platform.home import Home
+    from asr_platform.home import Home, checked_uri
 
     place = Home.existing(home)
-    opened = Doctor(place, name)
+    opened = Doctor(place, name, checked_uri(tracking_uri) if tracking_uri else None)
     with place.lock(name, "doctor"):
         findings = opened.audit()
         if repair:

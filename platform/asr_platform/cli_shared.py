@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 from rich.console import Console
+
+from asr_platform.home import checked_uri
 
 if TYPE_CHECKING:
     from asr_platform.terminal import View
@@ -19,6 +22,11 @@ WIDE = 160  # columns, where no terminal says otherwise
 INTERRUPTED = 130  # exit code
 GPUS_PER_WORKER = click.option(
     "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+)
+TRACKING_URI = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="An MLflow server or database; default: MLFLOW_TRACKING_URI, or the home's own.",
 )
 NOTIFY = click.option(
     "--notify", metavar="bell|URL", multiple=True, help="When it ends: ring the bell, or POST JSON to URL."
@@ -43,6 +51,16 @@ def options(listed: Sequence[Option]) -> Option:
         return command
 
     return decorate
+
+
+def store_of_new(given: str | None) -> str | None:
+    """The address of the MLflow store of a new sweep; None: the home's own.
+
+    Raises:
+        InputError: its address is no good.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
+    return checked_uri(uri) if uri else None
 
 
 def console() -> Console:

@@ -39,6 +39,7 @@ class Options:
 
     Args:
         alone: one trial at a time, with all of the machine.
+        tracking_uri: the MLflow server or database that is told of the sweep.
     """
 
     max_concurrent: int | None = None
@@ -46,6 +47,7 @@ class Options:
     gpus_per_worker: float | None = None
     address: str | None = None
     alone: bool = False
+    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from asr_platform.mirror import Mirror
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
 from asr_platform.thinning import Thinner
-from asr_platform.tracking import FAILURES, NOT_METRICS, STATUS, Run, Tracker, experiment_of
+from asr_platform.tracking import FAILURES, NAMES, STATUS, Run, Tracker, experiment_of, histories
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import OBJECTIVES, objective_value
@@ -40,6 +40,7 @@ REMEDIES = {
 """Kinds of findings, and what can be done about them."""
 SOUND = ("interrupted", "late")
 """Those that say nothing against a sweep: it has not ended, or a worker that was being stopped wrote once more."""
+RANKING = {NAMES[key] for key in OBJECTIVES}  # what ranks epochs, by MLflow's names
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Doctor:
         InputError: there is no such sweep.
     """
 
-    def __init__(self, home: Home, name: str) -> None:
-        self.home, self.name = home, name
+    def __init__(self, home: Home, name: str, tracking_uri: str | None = None) -> None:
+        self.home, self.name, self.tracking_uri = home, name, tracking_uri
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
         self.thinner = Thinner(self.ledger, home.sweep(name), self.space.settings.keep)
@@ -94,6 +95,8 @@ class Doctor:
     def repair(self, findings: list[Finding]) -> list[str]:
         """Mends what the ledger knows better; returns what was done, in words."""
         done = []
+        if self.tracking_uri:
+            self.ledger.note("options", {**self.ledger.about.get("options", {}), "tracking_uri": self.tracking_uri})
         kinds = {finding.kind for finding in findings}
         for run, why in {finding.run: finding.text for finding in findings if finding.run}.items():
             self._connect().discard(run, why)
@@ -111,7 +114,7 @@ class Doctor:
     def _show(self) -> list[str]:
         """MLflow as the ledger has it, with the sweep's own run closed again: no driver holds it."""
         said: list[str] = []
-        mirror = Mirror(self.name, self.ledger, self.space, self._connect, said.append)
+        mirror = Mirror(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
         mirror.show_all()
         trials = self.ledger.trials()
         best = next((trial for trial in ranked(trials) if trial.model), None)
@@ -120,7 +123,8 @@ class Doctor:
 
     def _connect(self) -> Tracker:
         if self.tracker is None:
-            self.tracker = Tracker(self.home.tracking, self.home.artifacts, experiment(self.ledger))
+            store = self.home.store(self.ledger.about, self.tracking_uri)
+            self.tracker = Tracker(store, experiment_of(corpus_of(self.ledger)))
         return self.tracker
 
     def _check_progress(self, trials: list[TrialRecord]) -> Iterator[Finding]:
@@ -204,18 +208,17 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
         yield Finding("discard", f"its MLflow run is named {run.name}", trial.number, run.id)
         return
     missing: set[int] = set()
-    keys = dict.fromkeys(key for row in trial.curve for key in row if key not in NOT_METRICS)
-    for key in sorted(keys, key=lambda key: key not in OBJECTIVES):
-        expected = [(row["epoch"], float(row[key])) for row in trial.curve if key in row]
-        logged = tracker.history(run.id, key)
-        lacking = {epoch for epoch, _ in set(expected) - set(logged)}
-        if key in OBJECTIVES:
+    told = histories(trial.curve)
+    for name in sorted(told, key=lambda name: name not in RANKING):
+        logged = tracker.history(run.id, name)
+        lacking = {epoch for epoch, _ in set(told[name]) - set(logged)}
+        if name in RANKING:
             missing = lacking
-        elif lacking != missing & {epoch for epoch, _ in expected}:
-            yield Finding("discard", f"MLflow has epochs without {key}", trial.number, run.id)
+        elif lacking != missing & {epoch for epoch, _ in told[name]}:
+            yield Finding("discard", f"MLflow has epochs without {name}", trial.number, run.id)
             return
-        if len(logged) + len(lacking) != len(expected):
-            yield Finding("discard", f"MLflow has {key} of other epochs, or twice", trial.number, run.id)
+        if len(logged) + len(lacking) != len(told[name]):
+            yield Finding("discard", f"MLflow has {name} of other epochs, or twice", trial.number, run.id)
             return
     if missing:
         yield Finding("mlflow", f"MLflow lacks {len(missing)} of its {trial.epochs} epochs", trial.number)
@@ -233,6 +236,5 @@ def check_leaderboard(trials: list[TrialRecord]) -> Iterator[Finding]:
             yield Finding("ledger", f"the leaderboard has it as {listed.get(trial.number)}", trial.number)
 
 
-def experiment(ledger: Ledger) -> str:
-    """The MLflow experiment of a sweep."""
-    return experiment_of(Corpus.open(Path(ledger.about["corpus"])))
+def corpus_of(ledger: Ledger) -> Corpus:
+    return Corpus.open(Path(ledger.about["corpus"]))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from trainables.errors import InputError
 
@@ -20,6 +23,20 @@ LOCK, SWEEP = "lock", "sweep"
 TRIALS = "trials"  # in a sweep's folder: those of its trials
 LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
 TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
+SERVERS = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store: a server, which looks after artifacts itself, or a database with a folder for them."""
+
+    uri: str
+    artifacts: Path
+
+    @property
+    def is_server(self) -> bool:
+        return urlsplit(self.uri).scheme in SERVERS
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,21 @@ class Home:
     @property
     def artifacts(self) -> Path:
         return self.path / "artifacts"
+
+    def store(self, about: Mapping[str, Any], uri: str | None = None) -> Store:
+        """The MLflow store at that address, or that of a sweep, by what its ledger notes about it: the home's own, or
+        the one that it was told of.
+        """
+        return Store(uri or about.get("options", {}).get("tracking_uri") or self.tracking, self.artifacts)
+
+    def plan(self, space: str, corpus: str) -> Path:
+        """Where the latest plan for a space, by its text, on a corpus, by its hash, is kept."""
+        return self.path / "plans" / f"{hashlib.sha256(f'{corpus}{space}'.encode()).hexdigest()[:16]}.json"
+
+    def keep_plan(self, space: str, corpus: str, text: str) -> None:
+        path = self.plan(space, corpus)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
     def sweep(self, name: str) -> Path:
         """A sweep's own folder: its trials' checkpoints and logs.
@@ -128,6 +160,36 @@ class Home:
 def trial_name(number: int) -> str:
     """The name of a trial's folder, run and row: `trial-0007`."""
     return f"trial-{number:04d}"
+
+
+def checked_uri(uri: str) -> str:
+    """The address of an MLflow server or database, if it can be one.
+
+    Raises:
+        InputError: it is of another kind, has a password, which would be kept in the home, or needs what is not here.
+    """
+    kinds = "a server's, such as http://HOST:5000, or a database's, such as postgresql://HOST/NAME"
+    kind = urlsplit(uri).scheme.partition("+")[0]
+    if kind not in (*SERVERS, *DATABASES) or (kind in SERVERS and not urlsplit(uri).hostname):
+        raise InputError(f"--tracking-uri {uri}: no such kind of address", f"Give {kinds}.")
+    if kind == "sqlite" and not uri.startswith("sqlite:////"):
+        raise InputError(
+            f"--tracking-uri {uri}: not an absolute path", "Give sqlite:////FOLDER/FILE, with four slashes."
+        )
+    if urlsplit(uri).password is not None:
+        elsewhere = (
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if kind in SERVERS else "~/.pgpass or the like"
+        )
+        raise InputError("--tracking-uri: a password in the address would be kept in the home", f"Use {elsewhere}.")
+    if kind in DATABASES:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import NoSuchModuleError
+
+        try:
+            make_url(uri).get_dialect().import_dbapi()
+        except (ModuleNotFoundError, NoSuchModuleError) as error:
+            raise InputError(f"--tracking-uri {uri}: {error}", "Install the database's driver with pip.") from None
+    return uri
 
 
 def used(folder: Path) -> int:

@@ -6,35 +6,54 @@ away, or lost, or a driver that was killed between two writes is mended by the n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.following import Follower
-from asr_platform.home import trial_name
+from asr_platform.home import Home, trial_name
+from asr_platform.pages import VIEW, address_of_view, view_of_sweep
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
+from asr_platform.provenance import RECORD, provenance
+from asr_platform.significance import error_interval
 from asr_platform.study import Ledger, TrialRecord
-from asr_platform.tracking import FAILURES, LEDGER, Tracker, provenance
+from asr_platform.terminal import interval_text
+from asr_platform.tracking import DESCRIPTION, FAILURES, LEDGER, Tracker, datasets_of, experiment_of
 from search_spaces.space import Space
-from trainables.config import flatten
+from trainables.config import Config, flatten
+from trainables.data.corpus import Corpus
 from trainables.examples import Examples
+
+NOTE = "mlflow_note"  # noted in the ledger: the description of the sweep's run as it was last set
+LONG = 1.0  # seconds after which a store that fails is left alone for a while
+REST = 20  # times as long as its failure took: so one that does not answer takes a twentieth of the driver's time
 
 
 class Mirror(Follower):
     """One sweep in MLflow.
 
     Args:
-        connect: opens the store; called again for as long as it fails.
         say: tells a person, once each time that the store goes away.
+        dashboard: the address of Ray's, while the sweep runs.
     """
 
     def __init__(
-        self, name: str, ledger: Ledger, space: Space, connect: Callable[[], Tracker], say: Callable[[str], None]
+        self, home: Home, ledger: Ledger, space: Space, corpus: Corpus, say: Callable[[str], None], dashboard: str = ""
     ) -> None:
-        self.name, self.ledger, self.space, self.connect, self.say = name, ledger, space, connect, say
+        self.home, self.ledger, self.space, self.corpus = home, ledger, space, corpus
+        self.say, self.dashboard = say, dashboard
+        self.folder = home.sweep(ledger.name)
+        self.errors = ErrorsOnRecord(self.folder)
         self.tracker: Tracker | None = None
         self.parent = ""
         self.away = False
+        self.missed: set[int] = set()  # trials whose runs are behind the ledger
+        self.recorded = False  # whether what the sweep rests on has been kept
+        self.rests_until = 0.0
 
     def opened(self, trials: list[TrialRecord]) -> None:
         self.show_all()
@@ -48,76 +67,126 @@ class Mirror(Follower):
     def ended(self, trial: TrialRecord) -> None:
         self.show(trial.number)
 
-    def show(self, number: int) -> None:
-        """Brings a trial's run up to the ledger; makes it first where there is none."""
-        self._try(lambda tracker: self._show(tracker, number))
+    def show(self, *numbers: int) -> None:
+        """Brings these trials' runs up to the ledger, then those that were missed; makes runs where there are none."""
+        others = sorted(self.missed.difference(numbers))
+        self.missed.update(numbers)
+        for number in [*numbers, *others]:
+            if not self._try(partial(self._show, number=number)):
+                return
+            self.missed.discard(number)
+        self.away = False
 
     def show_all(self) -> None:
         """The same for every trial: what a sweep begins with."""
-        for trial in self.ledger.trials():
-            self.show(trial.number)
-        self._try(lambda tracker: None)
+        self.show(*(trial.number for trial in self.ledger.trials()))
+        self._try(self._keep_record)
 
     def end(self, status: str, best: TrialRecord | None, model: Path | None, reason: str = "") -> None:
         """Closes the parent run with the best trial's figures, its model directory and the sweep's curves as artifacts.
 
         `reason` says why the sweep ended early. Trials that were interrupted keep their pictures as well.
         """
-        if self.away:
-            self.show_all()
+        self.rests_until = 0.0
+        self.show()
         trials = self.ledger.trials()
-        for trial in trials:
-            if trial.state == "running":
-                self._try(partial(self._keep, trial=trial))
-        self._try(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
-        self._try(lambda tracker: tracker.end_sweep(self.parent, status, best, model, reason))
+        steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
+        steps += [partial(self._keep, trial=trial) for trial in trials if trial.state == "running"]
+        steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
+        steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, model, reason))
+        done = [self._try(step) for step in steps]
+        if self.missed or not all(done):
+            self.say(f"MLflow has not been told everything: platform doctor {self.ledger.name} --repair will tell it")
 
-    def _try(self, step: Callable[[Tracker], None]) -> None:
+    def _try(self, step: Callable[[Tracker], None]) -> bool:
+        """Whether the store took it."""
+        start = time.monotonic()
+        if start < self.rests_until:
+            return False
         try:
             if self.tracker is None:
-                tracker = self.connect()
+                tracker = self._connect()
                 self.parent = self._open_parent(tracker)
                 self.tracker = tracker
             step(self.tracker)
-            self.away = False
         except FAILURES as error:
             if not self.away:
-                self.say(f"MLflow cannot be written ({' '.join(str(error).split())[:200]}); it will be told later")
+                self.say(f"MLflow cannot be written ({_root(error)}); it will be told later")
             self.away = True
+            now = time.monotonic()
+            if now - start > LONG:
+                self.rests_until = now + REST * (now - start)
+            return False
+        return True
+
+    def _connect(self) -> Tracker:
+        return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
 
     def _open_parent(self, tracker: Tracker) -> str:
-        """The sweep's own run, reopened, or made where there is none (any more)."""
+        """The sweep's own run, reopened, or made where there is none (any more), with what is known of the sweep."""
         about, space = self.ledger.about, self.space
         parent = about.get("mlflow_run_id")
-        if parent is not None and tracker.reopen(parent):
-            return str(parent)
-        params = {
-            "corpus": about["corpus"],
-            "corpus_hash": about["corpus_hash"],
-            "trials": about["trials"],
-            "budget": space.settings.budget,
-            "epochs": space.settings.epochs,
-            **{f"asha.{key}": value for key, value in space.settings.asha.model_dump().items()},
-            "seed": space.settings.seed,
-        }
-        tags = {"kind": "sweep", "space": space.source, LEDGER: self.ledger.id, **provenance()}
-        parent = tracker.start(self.name, params, tags)
-        self.ledger.note("mlflow_run_id", parent)
-        return parent
+        if parent is None or not tracker.reopen(parent):
+            params = {
+                "corpus": about["corpus"],
+                "corpus_hash": about["corpus_hash"],
+                "trials": about["trials"],
+                "budget": space.settings.budget,
+                "epochs": space.settings.epochs,
+                **{f"asha.{key}": value for key, value in space.settings.asha.model_dump().items()},
+                "seed": space.settings.seed,
+            }
+            tags = {"kind": "sweep", "space": space.source, LEDGER: self.ledger.id, **provenance()}
+            parent = tracker.start(self.ledger.name, params, tags, datasets=self._datasets(space.config({})))
+            self.ledger.note("mlflow_run_id", parent)
+        if self.dashboard:
+            tracker.tag(parent, {"ray_dashboard": self.dashboard})
+        self._describe(tracker, parent)
+        return str(parent)
+
+    def _describe(self, tracker: Tracker, parent: str) -> None:
+        """A view of the trials, and links to it from the sweep's run."""
+        name, key = self.ledger.name, f"{self.ledger.name}-{self.ledger.id[:8]}"
+        tracker.offer_view(key, view_of_sweep(name, parent, self.space))
+        addresses = [address_of_view(tracker.experiment, key, charts) for charts in (False, True)]
+        self.ledger.note(VIEW, addresses[0])
+        lines = [f"[The trials, best first]({addresses[0][1:]})", f"[The best ten in charts]({addresses[1][1:]})"]
+        if self.dashboard:
+            lines.append(
+                f"[Ray's dashboard]({self.dashboard}), while the sweep runs; `ray get-auth-token` prints its token"
+            )
+        text = "\n\n".join(lines)
+        tracker.describe(parent, text, self.ledger.about.get(NOTE))
+        self.ledger.note(NOTE, text)
 
     def _show(self, tracker: Tracker, number: int) -> None:
         trial = self.ledger.trial(number)
         run_id = trial.about.get("mlflow_run_id")
         if run_id is None or not tracker.knows(run_id):
-            config = self.space.config(trial.params).model_dump(mode="json")
-            params = {**dict(flatten(config)), "parameters": trial.about["parameters"]}
-            tags = {"kind": "trial", "state": "running", "corpus_hash": self.ledger.about["corpus_hash"]}
-            run_id = tracker.start(trial_name(number), params, {**tags, **provenance()}, self.parent)
+            config = self.space.config(trial.params)
+            params = {**dict(flatten(config.model_dump(mode="json"))), "parameters": trial.about["parameters"]}
+            tags = {
+                "kind": "trial", "sweep": self.ledger.name, "state": "running",
+                "corpus_hash": self.ledger.about["corpus_hash"], DESCRIPTION: _varied(trial.params), **provenance(),
+            }  # fmt: skip
+            run_id = tracker.start(trial_name(number), params, tags, self.parent, self._datasets(config))
             self.ledger.describe(number, "mlflow_run_id", run_id)
             trial = self.ledger.trial(number)
         if trial.state != "running" and not tracker.ended(run_id):
             self._keep(tracker, trial)
-        tracker.catch_up(run_id, trial)
+        tracker.catch_up(run_id, trial, lambda: self._standing(trial))
+
+    def _standing(self, trial: TrialRecord) -> dict[str, str]:
+        """The interval of its CER, where its errors are on record."""
+        errors = self.errors.of(trial)
+        return {"interval": interval_text(error_interval(errors))} if errors else {}
+
+    def _keep_record(self, tracker: Tracker) -> None:
+        """What the latest run of the sweep rests on."""
+        record = self.folder / RECORD
+        if record.is_dir():
+            tracker.keep(self.parent, RECORD, partial(_copy, record))
+        self.recorded = True
 
     def _keep(self, tracker: Tracker, trial: TrialRecord) -> None:
         """Pictures of a trial and, where its best checkpoint has them, its transcripts as a table."""
@@ -128,3 +197,24 @@ class Mirror(Follower):
         examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
             tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())
+
+    def _datasets(self, config: Config) -> list[Any]:
+        data = config.data
+        splits = {"train": self.corpus.training_name(data.train), "dev": self.corpus.validation_name(data.validation)}
+        return datasets_of(self.corpus, splits)
+
+
+def _root(error: BaseException) -> str:
+    """What is at the bottom of it, in one line: clients of a server wrap a refused connection in paragraphs."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def _varied(params: Mapping[str, Any]) -> str:
+    """What tells a trial from the others, among the many parameters that its page lists."""
+    return ", ".join(f"{key} **{value}**" for key, value in params.items())

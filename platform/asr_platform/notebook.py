@@ -22,10 +22,10 @@ from rich.console import Console
 
 from asr_platform import compare, confirm, importances, leaderboard, plan
 from asr_platform import sweep as sweeps
-from asr_platform.cli_shared import WIDE
+from asr_platform.cli_shared import WIDE, store_of_new
 from asr_platform.cluster import Options
 from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.home import Home
+from asr_platform.home import Home, checked_uri
 from asr_platform.study import Ledger
 from asr_platform.terminal import View
 from search_spaces.settings import Limits, Number, Whole
@@ -55,7 +55,7 @@ class Sweep:
         trials: int | None = None, epochs: int | None = None, max_concurrent: int | None = None,
         workers_per_trial: int | None = None, gpus_per_worker: float | None = None, address: str | None = None,
         max_hours: float | None = None, max_device_hours: float | None = None, max_disk_gb: float | None = None,
-        warm_start: Sequence[str] = (),
+        warm_start: Sequence[str] = (), tracking_uri: str | None = None,
     ) -> Self:  # fmt: skip
         """Runs a new sweep to its end: `platform sweep`, whose options have these names and meanings.
 
@@ -68,7 +68,8 @@ class Sweep:
             gpus_per_worker=gpus_per_worker,
         )  # fmt: skip
         searched = read_space(space).lasting(epochs).limited(limits(max_hours, max_device_hours, max_disk_gb))
-        how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
+        store = store_of_new(tracking_uri)
+        how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
         place, corpus = Home.at(folder(home)), Corpus.open(Path(data))
         return cls._ran(place, sweeps.start(place, searched, corpus, name, trials, how, view(place), warm_start))
 
@@ -83,11 +84,13 @@ class Sweep:
     def resume(
         self, space: AnySpace | None = None, *, trials: int | None = None, address: str | None = None,
         max_hours: float | None = None, max_device_hours: float | None = None, max_disk_gb: float | None = None,
+        tracking_uri: str | None = None,
     ) -> Self:  # fmt: skip
         """Goes on, with more trials, higher caps or a wider space: `platform sweep --resume`."""
         check(trials=trials)
         caps, wider = limits(max_hours, max_device_hours, max_disk_gb), None if space is None else read_space(space)
-        return self._ran(self.home, sweeps.resume(self.home, self.name, trials, caps, address, view(self.home), wider))
+        store, say = checked_uri(tracking_uri) if tracking_uri else None, view(self.home)
+        return self._ran(self.home, sweeps.resume(self.home, self.name, trials, caps, address, say, wider, store))
 
     @staticmethod
     def plan(

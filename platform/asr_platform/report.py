@@ -16,6 +16,7 @@ import yaml
 from asr_platform.home import Home
 from asr_platform.leaderboard import latest
 from asr_platform.limits import HOUR
+from asr_platform.provenance import provenance
 from asr_platform.report_findings import Findings
 from asr_platform.report_page import (
     Html,
@@ -50,7 +51,6 @@ from asr_platform.run_on_record import SPENT, STOPPED
 from asr_platform.study import WARM_START
 from asr_platform.sweep import PROVENANCE
 from asr_platform.terminal import interval_text
-from asr_platform.tracking import provenance
 from search_spaces.distributions import Choice, Float, Variable
 from trainables.folders import written_whole
 from trainables.metrics import objective_text

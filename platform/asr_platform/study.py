@@ -133,6 +133,11 @@ class Ledger:
         return {**begun, **attributes, **widened}
 
     @property
+    def name(self) -> str:
+        """The sweep's."""
+        return str(self.study.study_name)
+
+    @property
     def id(self) -> str:
         """What tells it from every other ledger, whatever their names."""
         return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
 from asr_platform.notify import message
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
+from asr_platform.provenance import provenance, write_record
 from asr_platform.run_on_record import SPENT, STOPPED, RunOnRecord, RunState
 from asr_platform.significance import Standing
 from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
-from asr_platform.tracking import Tracker, experiment_of, provenance
 from asr_platform.warm_start import gather
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
@@ -132,13 +132,14 @@ def start(
 
 def resume(
     home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: View,
-    wider: Space | None = None,
+    wider: Space | None = None, tracking_uri: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Goes on with a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
 
     Args:
         limits: those that there are take the place of the sweep's own.
         wider: the space to go on with; default: that which the sweep has.
+        tracking_uri: the MLflow store to go on with; default: that which the sweep has.
 
     Raises:
         InputError: no such sweep, it is running, its corpus is gone or another, or its trials are not in the space.
@@ -149,7 +150,10 @@ def resume(
         corpus = Corpus.open(Path(about["corpus"]))
         if corpus.hash != about["corpus_hash"]:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
-        options = cluster.Options(**{**about["options"], "address": address or about["options"]["address"]})
+        options = cluster.Options(**about["options"])
+        options = replace(
+            options, address=address or options.address, tracking_uri=tracking_uri or options.tracking_uri
+        )
         space = recorded_space(about)
         if wider is not None:
             space, values = widened(ledger, space, wider)
@@ -159,6 +163,7 @@ def resume(
         if trials is not None:
             ledger.note("trials", trials)
         ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
+        ledger.note("options", {**about["options"], "tracking_uri": options.tracking_uri})
         if wider is not None:
             ledger.widen(space, Path.cwd(), values)
         sweep = RunningSweep(home, name, ledger, feasibility, options)
@@ -232,10 +237,10 @@ def _execute(
     """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
-    store = home.tracking, home.artifacts, experiment_of(corpus)
-    mirror = Mirror(sweep.name, ledger, space, lambda: Tracker(*store), view.say)
+    _record(sweep, view)
+    mirror = Mirror(home, ledger, space, corpus, view.say, machine.dashboard)
     errors = ErrorsOnRecord(folder)
-    thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.away)
+    thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.missed)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
     followers: list[Follower] = [run, errors, mirror, view, thinner]  # what thinning removes has been kept and shown
     ledger.settle(space.settings.epochs)
@@ -259,6 +264,15 @@ def _execute(
     meter.note()
     ledger.note(STOPPED, interrupt.cap)
     return _conclude(sweep, interrupt, mirror, errors, thinner, view)
+
+
+def _record(sweep: RunningSweep, view: View) -> None:
+    """What this run rests on, in the sweep's folder; without room for it the sweep goes on."""
+    text = sweep.space.text
+    try:
+        write_record(sweep.home.sweep(sweep.name), text, sweep.home.plan(text, sweep.corpus.hash))
+    except OSError as error:
+        view.say(f"what this run rests on cannot be written down: {error}")
 
 
 def _conclude(

@@ -7,42 +7,94 @@ tells, whatever a killed driver left unsaid.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no git on the machine is no reason to complain
+# MLflow's own patience with a server that is away is minutes a request; ours is the ledger's (see Mirror).
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # at once: for a connection that was closed meanwhile
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines into a live table for each run
 
 import requests
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from asr_platform.home import Store
 from asr_platform.study import TrialRecord
-from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
 
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
-FIRST_PORT, PORTS_TRIED = 5000, 100
 # What a store that is away, full or locked raises.
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
 NOT_METRICS = ("epoch", "checkpoint")
 LEDGER = "ledger"  # the tag of a sweep's own run: which ledger it shows
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
+KIND = "mlflow.experimentKind"
+VIEW = "mlflow.sharedViewState."  # the tag of an experiment in which they look for a view of it
+UPLOAD_TIMEOUT = 600  # seconds that a server may take to put a model away
+EPOCHS_AT_ONCE = 25  # MLflow takes 1000 metrics in one call
+
+NAMES = {
+    "train_loss": "train/loss",
+    "train_cross_entropy": "train/cross_entropy",
+    "train_ctc": "train/ctc",
+    "infeasible_ctc": "train/infeasible_ctc",
+    "updates": "train/updates",
+    "gradient_norm": "train/gradient_norm",
+    "learning_rate": "train/learning_rate",
+    "audio_hours": "train/audio_hours",
+    "tokens": "train/tokens",
+    "val_loss": "val/loss",
+    "val_cer": "val/cer",
+    "val_cer_single": "val/cer_single",
+    "val_wer": "val/wer",
+    "val_ctc_cer": "val/ctc_cer",
+    "real_time_factor": "val/real_time_factor",
+    "val_perplexity": "val/perplexity",
+    "val_character_perplexity": "val/character_perplexity",
+    "val_character_perplexity_single": "val/character_perplexity_single",
+    "audio_seconds_per_second": "system/audio_seconds_per_second",
+    "tokens_per_second": "system/tokens_per_second",
+    "padding_share": "system/padding_share",
+    "train_seconds": "system/train_seconds",
+    "validation_seconds": "system/validation_seconds",
+    "cpu_utilization": "system/cpu_utilization",
+    "memory_gb": "system/memory_gb",
+    "gpu_utilization": "system/gpu_utilization",
+    "gpu_memory_gb": "system/gpu_memory_gb",
+}
+"""What MLflow calls the metrics of an epoch; it shows those of one group together."""
+
+
+def _percent(rate: float) -> float:
+    return round(100 * rate, 3)
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[float], float]]] = {
+    "val_cer": ("asr/cer_percent", _percent),
+    "val_wer": ("asr/wer_percent", _percent),
+    "val_ctc_cer": ("asr/ctc_cer_percent", _percent),
+    "real_time_factor": ("asr/real_time_factor", float),
+    "val_character_perplexity": ("lm/character_perplexity", float),
+}
+"""Figures of a trial's best epoch so far: their names, and how they are shown. MLflow's tables show every digit that
+there is and its charts three decimals: as fractions, CERs would be long in those and look alike in these."""
+
+Entry = tuple[str, int, float]  # a metric's name, step and value
 
 
 @dataclass(frozen=True)
@@ -54,27 +106,52 @@ class Run:
     status: str
 
 
+def entries(curve: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
+    """Everything that MLflow is told of a trial's epochs, with the epoch as step.
+
+    Figures come before the rest: where runs are compared, MLflow's pages begin with the metric that was logged first.
+    """
+    best = float("inf")
+    for row in curve:
+        step = int(row["epoch"])
+        if objective_value(row) <= best:
+            best = objective_value(row)
+            yield from ((name, step, figure(row[key])) for key, (name, figure) in FIGURES.items() if key in row)
+        yield from ((NAMES.get(key, key), step, float(row[key])) for key in row if key not in NOT_METRICS)
+
+
+def histories(curve: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The same by name: steps and values."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, step, value in entries(curve):
+        found.setdefault(name, []).append((step, value))
+    return found
+
+
 class Tracker:
     """Writes one sweep's runs into an MLflow store.
 
     Args:
-        uri: the store, such as `sqlite:////path/mlflow.db`, or a server's address.
-        artifacts: where a new experiment keeps its artifacts; None leaves it to the server.
         experiment: runs are comparable within one: it is named after the corpus.
     """
 
-    def __init__(self, uri: str, artifacts: Path | None, experiment: str) -> None:
+    def __init__(self, store: Store, experiment: str) -> None:
         _quiet()
-        self.client = MlflowClient(tracking_uri=uri)
-        location = artifacts.as_uri() if artifacts else None
+        self.client = MlflowClient(tracking_uri=store.uri)
+        location = None if store.is_server else store.artifacts.as_uri()
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             with contextlib.suppress(MlflowException):  # another sweep on this corpus was faster
                 self.client.create_experiment(experiment, artifact_location=location)
             found = self.client.get_experiment_by_name(experiment)
         self.experiment = found.experiment_id
+        if KIND not in found.tags:  # MLflow's pages would guess, and ask people about it
+            self.client.set_experiment_tag(self.experiment, KIND, "custom_model_development")
 
-    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
+    def start(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None,
+        datasets: Sequence[DatasetInput] = (),
+    ) -> str:  # fmt: skip
         """A new run, nested under `parent`, or the one that a driver began before it was killed; returns its id.
 
         What tells runs apart is the name under a parent, and the tag `ledger` of a sweep's own run.
@@ -86,6 +163,8 @@ class Tracker:
         else:
             run_id = self.client.create_run(self.experiment, run_name=name, tags={**tags, **nesting}).info.run_id
         if not self.client.get_run(run_id).data.params:
+            if datasets:
+                self.client.log_inputs(run_id, datasets=list(datasets))
             self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return run_id
 
@@ -96,14 +175,11 @@ class Tracker:
 
     def run(self, run_id: str) -> Run | None:
         """The run of that id; None where the store has none."""
-        if not self.knows(run_id):
-            return None
-        info = self.client.get_run(run_id).info
-        return Run(run_id, info.run_name, info.status)
+        return _plain(self.client.get_run(run_id)) if self.knows(run_id) else None
 
-    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+    def history(self, run_id: str, name: str) -> list[tuple[int, float]]:
         """All that was logged of one metric: steps and values, in the order of steps."""
-        return sorted((metric.step, metric.value) for metric in self.client.get_metric_history(run_id, key))
+        return sorted((metric.step, metric.value) for metric in self.client.get_metric_history(run_id, name))
 
     def discard(self, run_id: str, reason: str) -> None:
         """Tags a run with the reason and deletes it, as MLflow deletes: it can be restored there."""
@@ -120,38 +196,38 @@ class Tracker:
             page = self.client.search_runs(
                 [self.experiment], condition, order_by=["attributes.start_time ASC"], page_token=token
             )
-            found += [Run(run.info.run_id, run.info.run_name, run.info.status) for run in page]
+            found += map(_plain, page)
             token = page.token or None
         return found
 
-    def log_epoch(self, run_id: str, row: Mapping[str, Any]) -> None:
-        """One epoch's metrics, with the epoch as step."""
+    def log(self, run_id: str, told: Iterable[Entry]) -> None:
+        """Metrics, in one call."""
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, float(value), now, int(row["epoch"])) for key, value in row.items() if key not in NOT_METRICS
-        ]
-        self.client.log_batch(run_id, metrics=metrics)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, step, value in told])
 
-    def catch_up(self, run_id: str, trial: TrialRecord) -> None:
-        """Logs the epochs that the ledger has and the run has not, then its end if it has ended."""
-        key = objective(trial.curve[0]) if trial.curve else "val_cer"
-        logged = {step for step, _ in self.history(run_id, key)}
-        for row in trial.curve:
-            if row["epoch"] not in logged:
-                self.log_epoch(run_id, row)
+    def catch_up(self, run_id: str, trial: TrialRecord, tags: Callable[[], Mapping[str, str]] = lambda: {}) -> None:
+        """Logs the epochs that the ledger has and the run has not, then its end if it has ended.
+
+        An early-stopped trial's run is KILLED. What ended a trial before its last epoch is in the tag `stopped`.
+
+        Args:
+            tags: what else is to be said of the trial as it is now; asked where there is anything new.
+        """
+        told = list(entries(trial.curve))
+        ranking = NAMES[objective(trial.curve[0])] if trial.curve else ""
+        logged = {step for step, _ in self.history(run_id, ranking)} if ranking else set()
+        steps = sorted({step for _, step, _ in told} - logged)
         status = self.client.get_run(run_id).info.status
-        if status != STATUS[trial.state]:
-            self.end(run_id, trial)
-
-    def end(self, run_id: str, trial: TrialRecord) -> None:
-        """Closes a trial's run: early-stopped is KILLED, with the rung in the tag `stopped`."""
-        tags = [RunTag("state", trial.state)]
-        if trial.reason:
-            tags.append(RunTag("stopped" if trial.state == "pruned" else "reason", trial.reason))
-        metrics = []
-        if trial.best:
-            metrics = [Metric(*_best(trial.best), int(time.time() * 1000), trial.best["epoch"])]
-        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        if not steps and status == STATUS[trial.state]:
+            return
+        state = {"state": trial.state, **({"stopped": trial.reason} if trial.reason else {})}
+        # Tags come first: a driver that is killed before the epochs are there finds that there is something new.
+        self.tag(run_id, {**tags(), **state})
+        for start in range(0, len(steps), EPOCHS_AT_ONCE):
+            batch = set(steps[start : start + EPOCHS_AT_ONCE])
+            self.log(run_id, [entry for entry in told if entry[1] in batch])
+        if status == STATUS[trial.state]:
+            return
         if trial.state == "running":
             self.reopen(run_id)
         else:
@@ -159,7 +235,7 @@ class Tracker:
 
     def ended(self, run_id: str) -> bool:
         """Whether the run has been closed."""
-        return self.client.get_run(run_id).info.status != STATUS["running"]
+        return bool(self.client.get_run(run_id).info.status != STATUS["running"])
 
     def keep(self, run_id: str, folder: str, write: Callable[[Path], None]) -> None:
         """Logs the files that `write` puts into a folder, as artifacts in a folder of that name."""
@@ -172,10 +248,22 @@ class Tracker:
         if not any(artifact.path == name for artifact in self.client.list_artifacts(run_id)):
             self.client.log_table(run_id, dict(columns), name)
 
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def describe(self, run_id: str, text: str, former: str | None) -> None:
+        """Sets a run's description, in Markdown, unless a person has changed the `former` one."""
+        if self.client.get_run(run_id).data.tags.get(DESCRIPTION) in (None, former):
+            self.client.set_tag(run_id, DESCRIPTION, text)
+
+    def offer_view(self, key: str, view: Mapping[str, Any]) -> None:
+        """Keeps a view of the experiment's runs, which MLflow's pages open by its key (see pages.py)."""
+        self.client.set_experiment_tag(self.experiment, VIEW + key, json.dumps(view))
+
     def knows(self, run_id: str) -> bool:
         """Whether the store has this run: it may be another store than the one that it was written to."""
         try:
-            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
@@ -200,10 +288,12 @@ class Tracker:
         elif "stopped" in self.client.get_run(run_id).data.tags:  # where the sweep ended the last time
             self.client.delete_tag(run_id, "stopped")
         if best and best.best:
-            self.client.log_metric(run_id, *_best(best.best))
+            names = {name for name, _ in FIGURES.values()}
+            self.log(run_id, [entry for entry in entries([best.best]) if entry[0] in names])
             self.client.set_tag(run_id, "best_trial", str(best.number))
         if model:
-            self.client.log_artifacts(run_id, str(model), "model")
+            with _patience(UPLOAD_TIMEOUT):
+                self.client.log_artifacts(run_id, str(model), "model")
         self.client.set_terminated(run_id, status)
 
 
@@ -212,65 +302,42 @@ def experiment_of(corpus: Corpus) -> str:
     return f"{corpus.source}-{corpus.hash[:8]}"
 
 
-@cache
-def provenance() -> dict[str, str]:
-    """The git revision of the working tree, where there is one, and package versions, as tags."""
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no repository
-        revision = "unknown"
-    return {"git_revision": revision, **{f"version.{name}": version(name) for name in PACKAGES}}
+def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]:
+    """Splits of a corpus as MLflow lists what a run has used.
 
-
-def serve(uri: str, artifacts: Path, host: str, port: int | None, say: Callable[[str], None]) -> int:
-    """Serves MLflow's pages over the store until it is interrupted; returns the server's exit code.
-
-    Raises:
-        InputError: the port is taken, or none is free.
+    Args:
+        splits: their names by what they were used for, such as `train`.
     """
-    port = free_port(host, port)
-    say(f"MLflow: http://{host}:{port}   (Ctrl-C ends it)")
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
-        "--default-artifact-root", artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
-        "--uvicorn-opts", "--log-level critical",  # to some, Ctrl-C is an error
-    ]  # fmt: skip
-    # Jobs are for evaluating language models: several processes more, slow to start and loud when they end.
-    server = subprocess.Popen(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    source = json.dumps({"uri": str(corpus.path.resolve())})
+    found = []
+    for context, name in splits.items():
+        summary = corpus.splits[name]
+        profile = {
+            "utterances": summary.utterances,
+            "hours": round(summary.seconds / 3600, 3),
+            "characters": summary.characters,
+            "frames": summary.frames,
+            "corpus_hash": corpus.hash,
+        }
+        digest = corpus.hash[:16]  # MLflow takes at most 36 characters
+        dataset = Dataset(f"{corpus.source}/{name}", digest, "local", source, profile=json.dumps(profile))
+        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return found
+
+
+def _plain(run: Any) -> Run:
+    return Run(run.info.run_id, run.info.run_name, run.info.status)
+
+
+@contextlib.contextmanager
+def _patience(seconds: int) -> Iterator[None]:
+    """Waits longer for a server's answers."""
+    usual = MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+    MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(usual, seconds))
     try:
-        code = server.wait()
-    except KeyboardInterrupt:  # which the server has seen as well
-        server.wait()
-        return 0
-    say(f"MLflow's server ended with exit code {code}")
-    return code
-
-
-def free_port(host: str, port: int | None) -> int:
-    """`port` if it is free; else, where none is asked for, the first free one from 5000 on.
-
-    Raises:
-        InputError: the port is taken, or none of those tried is free, or there is no such host here.
-    """
-    reason = ""
-    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-                return candidate
-            except OSError as error:
-                reason = error.strerror or str(error)
-    wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
-    raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")
-
-
-def _best(row: Mapping[str, Any]) -> tuple[str, float]:
-    """Name and value of the metric that a run is ranked by: `best_val_cer`, of one epoch."""
-    return f"best_{objective(row)}", objective_value(row)
+        yield
+    finally:
+        MLFLOW_HTTP_REQUEST_TIMEOUT.set(usual)
 
 
 def _quiet() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 PLATFORM = Path(sys.executable).parent / "platform"
+OTHERS = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
 PATIENCE = 900  # seconds after which a command hangs: a sweep of tiny models takes two minutes on an idle machine
 
 
@@ -35,7 +36,7 @@ class Platform:
         process = subprocess.Popen(
             [str(PLATFORM), *map(str, words)],
             cwd=self.folder,
-            env={**os.environ, "ASR_PLATFORM_HOME": str(self.home)},
+            env={**OTHERS, "ASR_PLATFORM_HOME": str(self.home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -18,11 +18,11 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from asr_platform.cli import cli
-from asr_platform.doctor import Doctor, Finding, experiment
+from asr_platform.doctor import Doctor, Finding
 from asr_platform.home import Home
 from asr_platform.mirror import Mirror
 from asr_platform.sweep import recorded_space
-from asr_platform.tracking import Tracker
+from asr_platform.tracking import Tracker, entries, experiment_of
 from asr_platform.trial import trial_name
 from trainables.errors import InputError
 from trainables.model_directory import copy_model
@@ -35,7 +35,7 @@ class Patient:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home.at(folder / "mlruns")
-        corpus = babbler.write_corpus(folder / "corpus")
+        self.corpus = corpus = babbler.write_corpus(folder / "corpus")
         about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash, "trials": 3, "epochs": 2}
         self.ledger = records.ledger_in(self.home.path, NAME, **about)
         for number, (cers, state) in enumerate([([0.9, 0.5], "complete"), ([0.8], "pruned"), ([], "failed")]):
@@ -46,7 +46,7 @@ class Patient:
             self.ledger.finish(number, state, f"it was {state}")
         Doctor(self.home, NAME).thinner.thin()
         self.model = copy_model(self.checkpoint(0, 2), self.home.model(NAME))
-        mirror = Mirror(NAME, self.ledger, recorded_space(self.ledger.about), self.tracker, pytest.fail)
+        mirror = Mirror(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
         mirror.show_all()
         mirror.end("FINISHED", self.ledger.trial(0), None)
 
@@ -54,7 +54,7 @@ class Patient:
         return self.home.sweep(NAME) / "trials" / trial_name(number) / f"checkpoint_{epoch}"
 
     def tracker(self) -> Tracker:
-        return Tracker(self.home.tracking, self.home.artifacts, experiment(self.ledger))
+        return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
 
     @property
     def client(self) -> MlflowClient:
@@ -91,15 +91,15 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
 
 
 def an_epoch_twice(patient: Patient) -> None:
-    patient.tracker().log_epoch(patient.run(0), patient.ledger.trial(0).curve[1])
+    patient.tracker().log(patient.run(0), entries(patient.ledger.trial(0).curve[1:]))
 
 
 def an_epoch_of_its_own(patient: Patient) -> None:
-    patient.tracker().log_epoch(patient.run(1), records.row(7, 0.1))
+    patient.tracker().log(patient.run(1), entries([records.row(7, 0.1)]))
 
 
 def another_value(patient: Patient) -> None:
-    patient.client.log_batch(patient.run(1), metrics=[Metric("val_wer", 0.123, 0, 1)])
+    patient.client.log_batch(patient.run(1), metrics=[Metric("val/wer", 0.123, 0, 1)])
 
 
 def a_run_deleted(patient: Patient) -> None:
@@ -159,7 +159,7 @@ def a_model_gone(patient: Patient) -> None:
 # Each round does what does not get into another one's way.
 ROUNDS: list[dict[Callable[[Patient], None], str]] = [
     {
-        an_epoch_twice: "trial 0: MLflow has val_cer of other epochs, or twice",
+        an_epoch_twice: "trial 0: MLflow has val/cer of other epochs, or twice",
         a_run_deleted: "trial 1: no MLflow run",
         a_run_that_ended_otherwise: "trial 2: failed, but its MLflow run is FINISHED",
         a_strange_folder: "trial-0099: of no trial",
@@ -168,14 +168,14 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_model_cut_short: "the model cannot be loaded",
     },
     {
-        an_epoch_of_its_own: "trial 1: MLflow has val_cer of other epochs, or twice",
+        an_epoch_of_its_own: "trial 1: MLflow has val/cer of other epochs, or twice",
         a_run_of_no_trial: "an MLflow run (trial-0001) that no trial has",
         the_sweeps_run_open: "the sweep's MLflow run is RUNNING",
         a_model_gone: "no model directory",
         a_worker_that_went_on: "trial 1: checkpoint_2 is not its best checkpoint",
     },
     {
-        another_value: "trial 1: MLflow has val_wer of other epochs, or twice",
+        another_value: "trial 1: MLflow has val/wer of other epochs, or twice",
         the_sweeps_run_deleted: "has no MLflow run",
     },
     {one_run_for_two: "trial 0: its MLflow run is another trial's as well"},
@@ -263,6 +263,25 @@ def test_the_command_tells_a_line_a_finding_and_mends(patient: Patient) -> None:
     assert (mended.exit_code, mended.output.splitlines()) == (
         0, ["brought MLflow up to the ledger", "sweep small is sound"],
     )  # fmt: skip
+
+
+def test_a_sweep_that_an_earlier_version_has_shown_is_shown_anew(patient: Patient) -> None:
+    """It had the ledger's own names for metrics; these stay beside those of today."""
+    trial, tracker = patient.ledger.trial(0), patient.tracker()
+    patient.client.delete_run(patient.run(0))
+    tags = {"mlflow.parentRunId": patient.parent}
+    former = patient.client.create_run(tracker.experiment, run_name=trial_name(0), tags=tags).info.run_id
+    metrics = [Metric(key, row[key], 0, row["epoch"]) for row in trial.curve for key in ("val_cer", "train_loss")]
+    patient.client.log_batch(former, metrics=metrics)
+    patient.client.set_terminated(former)
+    patient.ledger.describe(0, "mlflow_run_id", former)
+    assert [str(finding) for finding in patient.findings()] == [
+        "trial 0: MLflow lacks 2 of its 2 epochs: --repair shows the ledger's record"
+    ]
+    patient.doctor("--repair")
+    assert patient.findings() == [] and patient.run(0) == former
+    for name in ("val_cer", "val/cer"):
+        assert tracker.history(former, name) == [(1, 0.9), (2, 0.5)]
 
 
 def test_a_running_sweep_is_left_alone(patient: Patient) -> None:

@@ -6,19 +6,26 @@ import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 import records
 import seen
+import tiny
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from asr_platform import plots
+from asr_platform.home import Home
 from asr_platform.mirror import Mirror
+from asr_platform.pages import VIEW
+from asr_platform.provenance import write_record
 from asr_platform.study import Ledger
-from asr_platform.tracking import Tracker
+from asr_platform.tracking import Tracker, experiment_of
+from trainables.data.corpus import Corpus
 
 CURVES = f"plots/{plots.LEARNING_CURVES}"
 WHOLE = {f"plots/{name}" for name in (
@@ -29,18 +36,28 @@ WHOLE = {f"plots/{name}" for name in (
 class Sweep:
     """A ledger and its mirror in a real store."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.database = folder / "mlflow.db"
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.folder, self.corpus = folder, corpus
+        self.home = Home.at(folder)
         self.said: list[str] = []
-        self.ledger: Ledger = records.ledger_in(folder, corpus="/corpora/tiny", corpus_hash="0123")
+        about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash}
+        self.ledger: Ledger = records.ledger_in(folder, **about)
+        self.database = folder / "mlflow.db"
         self.mirror = self.another_driver()
 
-    def tracker(self) -> Tracker:
-        return Tracker(f"sqlite:///{self.database}", self.folder / "artifacts", "tiny-0123")
+    @property
+    def database(self) -> Path:
+        return Path(self.home.store(self.ledger.about).uri.removeprefix("sqlite:///"))
 
-    def another_driver(self, connect: Callable[[], Tracker] | None = None) -> Mirror:
-        self.mirror = Mirror("small", self.ledger, records.space(), connect or self.tracker, self.said.append)
+    @database.setter
+    def database(self, path: Path) -> None:
+        self.ledger.note("options", {"tracking_uri": f"sqlite:///{path}"})
+
+    def tracker(self) -> Tracker:
+        return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
+
+    def another_driver(self) -> Mirror:
+        self.mirror = Mirror(self.home, self.ledger, records.space(), self.corpus, self.said.append)
         return self.mirror
 
     def epoch(self, number: int, epoch: int, cer: float, checkpoint: str | None = None) -> None:
@@ -67,8 +84,15 @@ class Sweep:
         return {run.info.run_name: run for run in found}
 
     def curve(self, run: Run) -> list[tuple[int, float]]:
-        history = self.tracker().client.get_metric_history(run.info.run_id, "val_cer")
+        history = self.tracker().client.get_metric_history(run.info.run_id, "val/cer")
         return [(metric.step, metric.value) for metric in history]
+
+    def view(self, address: str) -> dict[str, Any]:
+        """What MLflow's pages find at that address."""
+        key = parse_qs(address.partition("?")[2])["viewStateShareKey"][0]
+        tags = self.tracker().client.get_experiment(self.tracker().experiment).tags
+        state: dict[str, Any] = json.loads(json.loads(tags[f"mlflow.sharedViewState.{key}"])["state"])
+        return state
 
     def artifacts(self, run: Run, folder: str = "plots") -> set[str]:
         return {artifact.path for artifact in self.tracker().client.list_artifacts(run.info.run_id, folder)}
@@ -89,10 +113,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return tiny.write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", {"train": tiny.SENTENCES, "dev": ["A CAB"]})
+
+
 @pytest.fixture
-def sweep(empty_store: Path, tmp_path: Path) -> Sweep:
+def sweep(empty_store: Path, corpus: Corpus, tmp_path: Path) -> Sweep:
     shutil.copy(empty_store, tmp_path)
-    return Sweep(tmp_path)
+    return Sweep(tmp_path, corpus)
 
 
 def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
@@ -109,6 +138,73 @@ def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
     assert sweep.curve(trial) == [(1, 0.9)]
     assert sweep.artifacts(trial) == set(), "a trial that goes on has no pictures yet"
     assert sweep.said == []
+
+
+def test_runs_name_what_they_used(sweep: Sweep) -> None:
+    """The splits with the corpus' hash and their sizes."""
+    sweep.mirror.show(records.add(sweep.ledger, "running"))
+    for run in sweep.runs().values():
+        found = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
+        assert {context: dataset.name for context, dataset in found.items()} == {
+            "train": "tiny/train",
+            "dev": "tiny/dev",
+        }
+        assert all(sweep.corpus.hash.startswith(dataset.digest) for dataset in found.values())
+        profile = json.loads(found["train"].profile)
+        assert profile["corpus_hash"] == sweep.corpus.hash and profile["utterances"] == len(tiny.SENTENCES)
+        assert profile["hours"] == round(sweep.corpus.splits["train"].seconds / 3600, 3)
+        assert json.loads(found["dev"].source)["uri"] == str(sweep.corpus.path)
+
+
+def test_a_trial_tells_its_interval_and_what_it_varied(sweep: Sweep) -> None:
+    number = records.add(sweep.ledger, "running")
+    sweep.epoch(number, 1, 0.9)
+    assert "interval" not in sweep.runs()["trial-0000"].data.tags, "its errors are not on record"
+    errors = sweep.mirror.errors.folder
+    errors.mkdir(parents=True)
+    records.errors_of([10, 0, 20, 10], epoch=2).save(errors / "trial-0000.json")
+    sweep.epoch(number, 2, 0.5)
+    tags = sweep.runs()["trial-0000"].data.tags
+    assert tags["interval"] == "12.50–87.50%"
+    for key, value in sweep.ledger.trial(number).params.items():
+        assert f"{key} **{value}**" in tags["mlflow.note.content"]
+    assert tags["sweep"] == "small"
+
+
+def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> None:
+    plan = sweep.home.path / "plan.json"
+    plan.write_text("{}")
+    write_record(sweep.home.sweep("small"), records.SPACE, plan)
+    mirror = Mirror(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, "http://127.0.0.1:1")
+    mirror.show_all()
+    run = sweep.runs()["small"]
+    assert {"record/space.yaml", "record/plan.json", "record/packages.txt"} <= sweep.artifacts(run, "record")
+    assert run.data.tags["ray_dashboard"] == "http://127.0.0.1:1"
+    note = run.data.tags["mlflow.note.content"]
+    assert "(http://127.0.0.1:1)" in note and sweep.ledger.about[VIEW].lstrip("/") in note
+    view = sweep.view(sweep.ledger.about[VIEW])
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    assert {f"params.`{key}`" for key in records.space().vary} <= set(view["selectedColumns"])
+
+
+def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
+    """What the platform has written itself is brought up to date: the dashboard has another port the next time."""
+
+    def described(dashboard: str) -> str:
+        Mirror(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).show_all()
+        return str(sweep.runs()["small"].data.tags["mlflow.note.content"])
+
+    assert "http://127.0.0.1:1)" in described("http://127.0.0.1:1")
+    assert "http://127.0.0.1:2)" in described("http://127.0.0.1:2")
+    sweep.tracker().client.set_tag(sweep.mirror.ledger.about["mlflow_run_id"], "mlflow.note.content", "mine")
+    assert described("http://127.0.0.1:3") == described("http://127.0.0.1:4") == "mine"
+
+
+def test_a_wider_space_has_a_wider_view(sweep: Sweep) -> None:
+    sweep.mirror.show_all()
+    wider = records.space(records.SPACE.replace("vary:", "vary:\n  loss.ctc_weight: {float: [0.1, 0.5]}"))
+    Mirror(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).show_all()
+    assert "params.`loss.ctc_weight`" in sweep.view(sweep.ledger.about[VIEW])["selectedColumns"]
 
 
 def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) -> None:
@@ -183,7 +279,7 @@ def test_what_a_store_missed_it_is_told_when_the_sweep_ends(sweep: Sweep) -> Non
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5)]
     assert shown["trial-0000"].info.status == shown["small"].info.status == "FINISHED"
-    assert shown["small"].data.metrics == {"best_val_cer": 0.5}
+    assert shown["small"].data.metrics["asr/cer_percent"] == 50
     assert len(sweep.said) == 1
 
 

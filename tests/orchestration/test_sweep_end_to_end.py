@@ -148,7 +148,7 @@ def test_mlflow_tells_the_same(rows: list[dict[str, Any]], runs: list[Run], corp
         assert ("rung at epoch" in run.data.tags.get("stopped", "")) == (row["state"] == "pruned")
         assert {key for key, _ in flatten(Config().model_dump())} <= set(run.data.params)
         assert run.data.params["parameters"] == str(row["parameters"])
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val_cer")]
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/cer")]
         assert sorted(steps) == list(range(1, row["epochs"] + 1))
 
 
@@ -211,7 +211,7 @@ def test_the_best_configuration_trains_on_two_workers(
     client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
     curves = []
     for run in (rows[0]["mlflow_run_id"], row["mlflow_run_id"]):
-        history = client.get_metric_history(run, "train_loss")
+        history = client.get_metric_history(run, "train/loss")
         curves.append([metric.value for metric in sorted(history, key=lambda metric: metric.step)])
     assert curves[0][:2] == pytest.approx(curves[1][:2], abs=1e-4)  # later, sums in another order have grown apart
 

@@ -75,7 +75,7 @@ def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, 
         assert sorted(values) == EPOCHS
         assert before.get(number, {}).items() <= values.items()
         assert rows[number]["state"] == "complete"
-        history: list[Any] = client.get_metric_history(rows[number]["mlflow_run_id"], "val_cer")
+        history: list[Any] = client.get_metric_history(rows[number]["mlflow_run_id"], "val/cer")
         assert sorted((metric.step, metric.value) for metric in history) == sorted(values.items())
         assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import urllib.request
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
-import optuna
 import pytest
-import ray
 import records
-import torch
-from command import PATIENCE, PLATFORM, wait_for
+import tiny
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from asr_platform import tracking
+from asr_platform.home import Home
 from asr_platform.study import State
-from asr_platform.tracking import Tracker, free_port, provenance
-from trainables.errors import InputError
+from asr_platform.tracking import NAMES, Tracker, entries
+from trainables.data.corpus import Corpus
+from trainables.training import Metrics, train
 
 ENDS = [("complete", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED")]
 
@@ -39,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tracker(home: Path) -> Tracker:
-    return Tracker(f"sqlite:///{home}/mlflow.db", home / "artifacts", "tiny-0123")
+    return Tracker(Home.at(home).store({}), "tiny-0123")
 
 
 def run(tracker: Tracker, run_id: str) -> Run:
@@ -51,8 +44,8 @@ def history(tracker: Tracker, run_id: str, metric: str) -> list[tuple[int, float
 
 
 def test_the_store_is_one_file_and_runs_of_a_corpus_share_an_experiment(home: Path, tracker: Tracker) -> None:
-    again = Tracker(f"sqlite:///{home}/mlflow.db", home / "elsewhere", "tiny-0123")
-    other = Tracker(f"sqlite:///{home}/mlflow.db", home / "artifacts", "tiny-4567")
+    store = Home.at(home).store({})
+    again, other = Tracker(replace(store, artifacts=home / "elsewhere"), "tiny-0123"), Tracker(store, "tiny-4567")
     assert again.experiment == tracker.experiment != other.experiment
     assert (home / "mlflow.db").is_file()
     assert mlflow.active_run() is None
@@ -70,35 +63,47 @@ def test_a_trial_is_nested_under_its_sweep(tracker: Tracker) -> None:
     assert (found.info.run_name, found.info.status) == ("trial-0000", "RUNNING")
 
 
-def test_metrics_have_the_epoch_as_their_step(tracker: Tracker) -> None:
+def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) -> None:
     run_id = tracker.start("trial-0000", {}, {})
-    for row in records.curve([0.9, 0.5, 0.7]):
-        tracker.log_epoch(run_id, row)
-    assert history(tracker, run_id, "val_cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
-    expected = records.row(3, 0.7)
-    assert run(tracker, run_id).data.metrics == {
-        key: value for key, value in expected.items() if key not in ("epoch", "checkpoint")
-    }
+    tracker.log(run_id, entries(records.curve([0.9, 0.5, 0.7])))
+    row = records.row(3, 0.7)
+    for name, key in {"train/loss": "train_loss", "val/cer": "val_cer", "train/audio_hours": "audio_hours",
+                      "system/train_seconds": "train_seconds"}.items():  # fmt: skip
+        assert history(tracker, run_id, name)[-1] == (3, row[key])
+    assert history(tracker, run_id, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+    assert history(tracker, run_id, "asr/cer_percent") == [(1, 90), (2, 50)], "the best epoch so far"
+    groups = {name.partition("/")[0] for name in run(tracker, run_id).data.metrics}
+    assert groups == {"train", "val", "system", "asr"}
+
+
+LANGUAGE_MODEL = {"model.kind": "language_model", "training.batch_tokens": 64}
+
+
+@pytest.mark.parametrize("leaves", [{}, {"training.average": 2}, LANGUAGE_MODEL], ids=["plain", "averaged", "language"])
+def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corpus: Corpus) -> None:
+    rows: list[Metrics] = []
+    train(tiny.config({**leaves, "training.epochs": 2}), tiny_corpus, lambda metrics, save: rows.append(metrics))
+    assert set(rows[-1]) - {"epoch"} <= set(NAMES)
+    figures = "lm" if leaves == LANGUAGE_MODEL else "asr"
+    assert {name.partition("/")[0] for name, _, _ in entries(rows)} == {"train", "val", "system", figures}
 
 
 @pytest.mark.parametrize(("state", "status"), ENDS)
 def test_a_run_ends_as_its_trial_did(tracker: Tracker, state: State, status: str) -> None:
-    """An early-stopped trial says at which rung, a failed one why; each has its best CER, with the epoch as step."""
+    """An early-stopped trial says at which rung, a failed one why; and what else is to be said is."""
     reason = "" if state == "complete" else "rung at epoch 2: [CER] 70.0%"
     run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    tracker.end(run_id, records.trial(0, state, [0.9, 0.5, 0.7], reason=reason))
+    tracker.catch_up(run_id, records.trial(0, state, [0.9, 0.5, 0.7], reason=reason), lambda: {"interval": "40–60%"})
     found = run(tracker, run_id)
     assert found.info.status == status
     assert found.info.end_time is not None
-    assert history(tracker, run_id, "best_val_cer") == [(2, 0.5)]
     tags = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
-    expected = {"complete": {}, "pruned": {"stopped": reason}, "failed": {"reason": reason}}[state]
-    assert tags == {"state": state, **expected}
+    assert tags == {"state": state, "interval": "40–60%", **({"stopped": reason} if reason else {})}
 
 
 def test_a_trial_that_failed_before_its_first_epoch_ends_too(tracker: Tracker) -> None:
     run_id = tracker.start("trial-0000", {}, {})
-    tracker.end(run_id, records.trial(0, "failed", reason="no"))
+    tracker.catch_up(run_id, records.trial(0, "failed", reason="no"))
     assert run(tracker, run_id).info.status == "FAILED"
     assert run(tracker, run_id).data.metrics == {}
 
@@ -109,18 +114,24 @@ def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: St
     """Missing epochs and a missing end are added; doing it again adds nothing."""
     trial = records.trial(0, state, [0.9, 0.5, 0.7], reason="why")
     run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    for row in trial.curve[:logged]:
-        tracker.log_epoch(run_id, row)
+    tracker.log(run_id, entries(trial.curve[:logged]))
     tracker.catch_up(run_id, trial)
     first = run(tracker, run_id).to_dictionary()
     assert first["info"]["status"] == status
     assert first["data"]["tags"]["state"] == state
-    for metric in ("val_cer", "train_loss", "val_ctc_cer"):
-        assert history(tracker, run_id, metric) == [(row["epoch"], row[metric]) for row in trial.curve]
-    assert history(tracker, run_id, "best_val_cer") == ([] if state == "running" else [(2, 0.5)])
-    tracker.catch_up(run_id, trial)
+    for name, key in {"val/cer": "val_cer", "train/loss": "train_loss", "val/ctc_cer": "val_ctc_cer"}.items():
+        assert history(tracker, run_id, name) == [(row["epoch"], row[key]) for row in trial.curve]
+    assert history(tracker, run_id, "asr/cer_percent") == [(1, 90), (2, 50)]
+    tracker.catch_up(run_id, trial, lambda: pytest.fail("there is nothing new to say"))
     assert run(tracker, run_id).to_dictionary() == first
-    assert history(tracker, run_id, "val_cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+    assert history(tracker, run_id, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+
+
+def test_a_long_trial_is_told_in_parts_that_mlflow_takes(tracker: Tracker) -> None:
+    run_id = tracker.start("trial-0000", {}, {})
+    trial = records.trial(0, "complete", [1 / epoch for epoch in range(1, 201)])
+    tracker.catch_up(run_id, trial)
+    assert history(tracker, run_id, "val/cer") == [(row["epoch"], row["val_cer"]) for row in trial.curve]
 
 
 def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
@@ -144,7 +155,7 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path
     tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]), tmp_path)
     found = run(tracker, parent)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"best_val_cer": 0.25}
+    assert found.data.metrics == {"asr/cer_percent": 25, "asr/wer_percent": 50, "asr/ctc_cer_percent": 26}
     assert found.data.tags["best_trial"] == "7"
     assert "stopped" not in found.data.tags
     listed = tracker.client.list_artifacts(parent, "model")
@@ -169,100 +180,3 @@ def test_another_client_reads_the_same_store(home: Path, tracker: Tracker) -> No
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
     found = client.search_runs([tracker.experiment], "attributes.run_name = 'trial-0042'")
     assert [entry.info.run_id for entry in found] == [run_id]
-
-
-def test_provenance_has_the_revision_and_the_versions() -> None:
-    found = provenance()
-    versions = {"torch": torch, "ray": ray, "optuna": optuna, "mlflow": mlflow}
-    for name, module in versions.items():
-        assert found[f"version.{name}"] == module.__version__
-    assert all(isinstance(value, str) and value for value in found.values())
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    expected = head.stdout.strip() or "unknown"
-    assert found["git_revision"].removesuffix("-dirty") == expected
-
-
-def test_without_git_the_revision_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installed from a wheel, or on a machine without the program."""
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance.__wrapped__()["git_revision"] == "unknown"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.__wrapped__()["git_revision"] == "unknown"
-
-
-# Pages and ports
-
-
-def test_the_pages_are_served_until_ctrl_c(home: Path, tracker: Tracker) -> None:
-    """And nothing of the server outlives it."""
-    records.ledger_in(home)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    command = [str(PLATFORM), "--home", str(home), "ui", "--port", str(port)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
-        wait_for(lambda: page(port) is not None, process)
-        assert "MLflow" in (page(port) or "")
-        os.killpg(process.pid, signal.SIGINT)
-        out = process.communicate(timeout=PATIENCE)[0]
-        assert process.returncode == 0, out
-        assert "Traceback" not in out
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def page(port: int) -> str | None:
-    """The first page, once the server answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return None
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port of 127.0.0.1 on which something listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-def test_a_free_port_is_given_back(taken: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert free_port("127.0.0.1", port) == port
-
-
-def test_without_a_wish_the_first_free_port_is_taken(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "FIRST_PORT", taken)
-    assert taken < free_port("127.0.0.1", None) < taken + tracking.PORTS_TRIED
-
-
-def test_a_taken_port_is_refused(taken: int) -> None:
-    with pytest.raises(InputError, match=f"port {taken} of 127.0.0.1: Address already in use") as error:
-        free_port("127.0.0.1", taken)
-    assert "--port" in error.value.remedy
-
-
-def test_no_free_port_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "FIRST_PORT", taken)
-    monkeypatch.setattr(tracking, "PORTS_TRIED", 1)
-    with pytest.raises(InputError, match=f"no free port on 127.0.0.1 from {taken} on"):
-        free_port("127.0.0.1", None)
-
-
-def test_a_host_of_another_machine_is_refused() -> None:
-    """192.0.2.0/24 is kept for documentation: no machine has such an address."""
-    with pytest.raises(InputError, match=r"port 5000 of 192\.0\.2\.1: Cannot assign requested address") as error:
-        free_port("192.0.2.1", 5000)
-    assert "--host" in error.value.remedy

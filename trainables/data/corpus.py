@@ -128,6 +128,10 @@ class Corpus:
 
     def training_split(self, name: str | None = None) -> Split:
         """The split to train on: `name` (the key `data.train`), or the only one named train*."""
+        return self._with_texts(self.training_name(name), "training", "data.train")
+
+    def training_name(self, name: str | None = None) -> str:
+        """The same split's name; nothing is read for it."""
         found = [split for split in self.splits if split.startswith(TRAINING_PREFIX)]
         return self._chosen(name, found, "training", "data.train")
 
@@ -136,16 +140,23 @@ class Corpus:
 
         Of several, `dev-clean` is taken: LibriSpeech's usual choice.
         """
+        return self._with_texts(self.validation_name(name), "validation", "data.validation")
+
+    def validation_name(self, name: str | None = None) -> str:
+        """The same split's name; nothing is read for it."""
         found = [split for split in self.splits if split.startswith(VALIDATION_PREFIXES)]
         return self._chosen(name, ["dev-clean"] if "dev-clean" in found else found, "validation", "data.validation")
 
-    def _chosen(self, name: str | None, found: list[str], purpose: str, key: str) -> Split:
+    def _chosen(self, name: str | None, found: list[str], purpose: str, key: str) -> str:
         if name is None and len(found) == 1:
             name = found[0]
         if name is None or name not in self.splits:
             reason = f"no split named {name!r}" if name is not None else f"{len(found) or 'no'} {purpose} splits"
             choices = ", ".join(found if len(found) > 1 and name is None else self.splits)
             raise InputError(f"{self.path}: {reason}", f"Set {key} to one of: {choices}.")
+        return name
+
+    def _with_texts(self, name: str, purpose: str, key: str) -> Split:
         split = self.split(name)
         if split.texts is None:
             raise InputError(

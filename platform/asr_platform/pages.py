@@ -1,0 +1,183 @@
+"""MLflow's pages: a server for them, and what they show of a sweep before anybody has chosen columns.
+
+MLflow keeps named views of an experiment's runs among the experiment's tags and lists them in its menu "Views". Each
+sweep has one: its trials, best first, with what varied; and charts that compare the best ten. The form of a view is
+that of MLflow 3.17's own pages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from asr_platform.home import Home, Store
+from asr_platform.study import Ledger
+from search_spaces.space import Space
+from trainables.errors import InputError
+
+FIRST_PORT, PORTS_TRIED = 5000, 100
+VIEW = "mlflow_view"  # noted in the ledger: where in MLflow's pages the sweep is to be seen
+MOST_AXES = 8  # of the parallel coordinates: more cannot be told apart
+BEST, CURVES = "the best ten", "learning curves"  # sections of charts
+HEIGHT = 380  # pixels of a chart
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The metrics that matter of a kind of model: what ranks trials, its course, and how much was heard or read."""
+
+    ranking: str
+    curve: str
+    data: str
+
+
+RECOGNISERS = Shown("asr/cer_percent", "val/cer", "train/audio_hours")
+LANGUAGE_MODELS = Shown("lm/character_perplexity", "val/character_perplexity", "train/tokens")
+
+
+def address_of_view(experiment: str, key: str, charts: bool = False) -> str:
+    """Where a view is, after the server's address."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={quote(key)}{mode}&workflowType=machine_learning"
+
+
+def view_of_sweep(name: str, parent: str, space: Space) -> dict[str, Any]:
+    """The view of a sweep's trials, as MLflow keeps it.
+
+    Args:
+        parent: the sweep's own run.
+    """
+    ranking = _shown(space).ranking
+    varied = [*space.vary, *_fitted(space)]
+    widths = {
+        _column("metrics", ranking): 130,
+        _column("tags", "interval"): 110,
+        _column("params", "parameters"): 90,
+        _column("tags", "stopped"): 150,
+        **{_column("params", key): max(90, 7 * len(key) + 30) for key in varied},
+    }  # in pixels
+    state = {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "orderByKey": _column("metrics", ranking),
+        "orderByAsc": True,
+        "selectedColumns": list(widths),
+        "columnOrder": list(widths),
+        "columnWidths": widths,
+        "compareRunSections": [
+            {"uuid": section, "name": section, "display": True, "columns": columns, "cardHeight": HEIGHT}
+            for section, columns in ((BEST, 1), (CURVES, 2))
+        ],
+        "isAccordionReordered": True,  # else sections are sorted by their names
+        "compareRunCharts": _charts(space),
+    }
+    now = int(time.time() * 1000)
+    return {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+
+
+def _charts(space: Space) -> list[dict[str, Any]]:
+    """Parallel coordinates, the ranking against the size, and learning curves by epochs and by what was heard.
+
+    What applies to some trials alone is no axis of the parallel coordinates: they would leave out the other trials.
+    """
+    shown = _shown(space)
+    axes = [*(key for key, variable in space.vary.items() if not variable.when), *_fitted(space)]
+    parallel = {"type": "PARALLEL", "selectedParams": axes[:MOST_AXES], "selectedMetrics": [shown.ranking]}
+    scatter = {
+        "type": "SCATTER", "xaxis": {"key": "parameters", "type": "PARAM"},
+        "yaxis": {"key": shown.ranking, "type": "METRIC"},
+    }  # fmt: skip
+    curve = {
+        "type": "LINE", "metricKey": shown.curve, "selectedMetricKeys": [shown.curve], "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False, "lineSmoothness": 0,  # else they end elsewhere than the trials did
+    }  # fmt: skip
+    by_epoch = {**curve, "xAxisKey": "step"}
+    by_data = {**curve, "xAxisKey": "metric", "selectedXAxisMetricKey": shown.data}
+    always = {"deleted": False, "isGenerated": False, "showAllRuns": False}
+    return [
+        {"uuid": uuid, "metricSectionId": section, "runsCountToCompare": count, **always, **chart}
+        for uuid, section, count, chart in (
+            ("parallel", BEST, 10, parallel),
+            ("scatter", BEST, 100, scatter),
+            ("epochs", CURVES, 10, by_epoch),
+            ("data", CURVES, 10, by_data),
+        )
+    ]
+
+
+def _fitted(space: Space) -> list[str]:
+    return [space.fit.key] if space.fit else []
+
+
+def _shown(space: Space) -> Shown:
+    return LANGUAGE_MODELS if space.config({}).model.kind == "language_model" else RECOGNISERS
+
+
+def _column(kind: str, key: str) -> str:
+    return f"{kind}.`{key}`"
+
+
+def open_pages(
+    home: Home, name: str | None, uri: str | None, host: str, port: int | None, say: Callable[[str], None]
+) -> int:
+    """Shows MLflow's pages of the store of a sweep, by default the latest; returns an exit code.
+
+    A store that is a server is told of; a database is served until Ctrl-C.
+
+    Raises:
+        InputError: no such sweep, the port is taken, or none is free.
+    """
+    names = Ledger.names(home.studies)
+    sweep = name or (names[-1] if names else None)
+    about = Ledger.open(home.studies, sweep).about if sweep else {}
+    store = home.store(about, uri)
+    port = 0 if store.is_server else free_port(host, port)
+    address = store.uri.rstrip("/") if store.is_server else f"http://{host}:{port}"
+    say(f"MLflow: {address}" + ("" if store.is_server else "   (Ctrl-C ends it)"))
+    if VIEW in about and store == home.store(about):
+        say(f"{sweep}: {address}{about[VIEW]}")
+    return 0 if store.is_server else serve(store, host, port, say)
+
+
+def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:
+    """Serves MLflow's pages over a database until it is interrupted; returns the server's exit code."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri,
+        "--default-artifact-root", store.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
+        "--uvicorn-opts", "--log-level critical",  # to some, Ctrl-C is an error
+    ]  # fmt: skip
+    # Jobs are for evaluating language models: several processes more, slow to start and loud when they end.
+    server = subprocess.Popen(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:  # which the server has seen as well
+        server.wait()
+        return 0
+    say(f"MLflow's server ended with exit code {code}")
+    return code
+
+
+def free_port(host: str, port: int | None) -> int:
+    """`port` if it is free; else, where none is asked for, the first free one from 5000 on.
+
+    Raises:
+        InputError: the port is taken, or none of those tried is free, or there is no such host here.
+    """
+    reason = ""
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                return candidate
+            except OSError as error:
+                reason = error.strerror or str(error)
+    wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
+    raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")
