@@ -24,6 +24,7 @@ from asr_platform.early_stopping import Looks, RungStopper
 from asr_platform.failures import reason_in
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
+from asr_platform.home import trial_name
 from asr_platform.limits import Meter
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.trial import Settings, run_trial
@@ -38,15 +39,30 @@ def execute(
     Trials that an interrupt (or a cap) stops stay running in the ledger: they go on when the sweep is resumed.
     """
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"CPU": TRIAL_CPUS}),
+        tune.with_resources(_named(folder.name), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
-            search_alg=proposer, scheduler=stopper, num_samples=-1, max_concurrent_trials=concurrency
+            search_alg=proposer,
+            scheduler=stopper,
+            num_samples=-1,
+            max_concurrent_trials=concurrency,
+            trial_name_creator=lambda trial: f"{folder.name}/{trial_name(trial.config['number'])}",
+            trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="tune", storage_path=str(folder), callbacks=[recorder], stop=interrupt, verbose=0
         ),
     )
     tuner.fit()
+
+
+def _named(sweep: str) -> Callable[[Settings], None]:
+    """What runs a trial, under the name by which Ray's dashboard knows those that do."""
+
+    def run(settings: Settings) -> None:
+        run_trial(settings)
+
+    run.__name__ = sweep
+    return run
 
 
 class Unsaved:

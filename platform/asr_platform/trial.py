@@ -7,6 +7,7 @@ to exchange gradients with, gets Ray's plain trainer: importing `ray.train.torch
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import ray.train
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from asr_platform.home import LOG, trial_name
+from asr_platform.home import LOG, TRIALS, trial_name
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
@@ -29,15 +30,17 @@ CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the tri
 def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worker) -> None:
     """Trains one configuration with Ray Train workers.
 
-    The Train run carries the trial's name, which is where its checkpoints are found again after an interruption.
+    The Train run carries the sweep's and the trial's names, which is where its checkpoints are found again after an
+    interruption, and how it and its workers are known on Ray's dashboard.
 
     Args:
         settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, and what
             the training loop needs (see `trainables.worker.train_worker`).
         loop: what each worker runs.
     """
-    folder = Path(settings["folder"]) / "trials"
-    own = folder / trial_name(settings["number"])
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # without it the dashboard lists no Train runs (2.60)
+    sweep = Path(settings["folder"])
+    own = sweep / TRIALS / trial_name(settings["number"])
     lost = mended(own)
     trainer = trainer_class(settings["workers"])(
         loop,
@@ -48,8 +51,8 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
             resources_per_worker=settings["resources"],
         ),
         run_config=ray.train.RunConfig(
-            name=own.name,
-            storage_path=str(folder),
+            name=str(own.relative_to(sweep.parent)),
+            storage_path=str(sweep.parent),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT, checkpoint_score_attribute="objective", checkpoint_score_order="min"
             ),

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from random import Random
@@ -15,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 import tiny
-from command import PATIENCE, Platform, wait_for
+from command import OTHERS, PATIENCE, Platform, wait_for
 from mlflow.tracking import MlflowClient
 from soak import SPACE as SOAKED
 from soak import Soak
@@ -80,6 +82,36 @@ def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, 
         assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
 
 
+# What Ray's own client is told by the dashboard; it knows the cluster's token.
+ASK = """
+import json, sys
+from ray.job_submission import JobSubmissionClient
+client = JobSubmissionClient(sys.argv[1])
+print(json.dumps([client._do_request("GET", path).json() for path in sys.argv[2:]]))
+"""
+
+
+def check_dashboard(platform: Platform, name: str, trial: int) -> None:
+    """Ray's dashboard, which the sweep's MLflow run leads to, knows trials, Train runs and workers by their names."""
+    about = Ledger.open(f"sqlite:///{platform.home}/studies.db", name).about
+    address = (
+        MlflowClient(f"sqlite:///{platform.home}/mlflow.db").get_run(about["mlflow_run_id"]).data.tags["ray_dashboard"]
+    )
+    assert address.startswith("http://127.0.0.1:")
+    paths = ["/api/v0/actors?detail=1", "/api/v0/jobs?detail=1", "/api/train/v2/runs/v1"]
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK, address, *paths],
+        env={**OTHERS, "RAY_AUTH_MODE": "token"}, capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    *states, train = json.loads(asked.stdout.splitlines()[-1])
+    actors, jobs = (state["data"]["result"]["result"] for state in states)
+    assert any(f"--name {name}" in job["entrypoint"] for job in jobs)
+    assert name in {actor["repr_name"] for actor in actors}
+    run = next(run for run in train["train_runs"] if run["name"] == f"{name}/trials/trial-{trial:04}")
+    workers = {worker["actor_id"] for attempt in run["attempts"] for worker in attempt["workers"]}
+    assert workers and workers <= {actor["actor_id"] for actor in actors}
+
+
 def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webhook) -> None:
     tell = ["--notify", webhook.url]
     process = platform.start(
@@ -90,6 +122,7 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     follower = platform.start("logs", "stopped", going, "--follow")
     with paused(platform, "stopped", going):
         check_while_it_runs(platform, process.pid, going)
+        check_dashboard(platform, "stopped", going)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + err
