@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import search_spaces
 import trainables
 from trainables.errors import InputError
 
+HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a matter of the machine, not of a sweep
 SECONDS_BETWEEN_LOOKS = 5.0
 LOOKS_BEFORE_FREEING = 6
 STATE_TIMEOUT = 5  # seconds
@@ -173,8 +175,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
 
     Nothing of Ray's is printed: its logs are files, in the folder that the cluster names.
 
-    A cluster started here binds to 127.0.0.1. Its dashboard always runs: without it, Ray never frees what a stopped
-    trial's workers held (2.60).
+    The dashboard of a cluster started here listens on 127.0.0.1, unless the environment says otherwise. It always runs:
+    without it, Ray never frees what a stopped trial's workers held (2.60).
     """
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -183,7 +185,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
     if address:
         options |= {"address": address, "runtime_env": {"py_modules": [asr_platform, search_spaces, trainables]}}
     else:
-        options |= {"address": "local", "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        options |= {"address": "local", "include_dashboard": True, "dashboard_host": os.environ.get(HOST, "127.0.0.1")}
     try:
         context = ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import place as places
 import pytest
 from browser import browser as browser
+from browser import pictures as pictures
 from command import Platform
 from place import Ended, Run
 from webhook import Webhook, listening

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import ray
@@ -13,8 +15,11 @@ from asr_platform import cluster
 
 def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setenv(cluster.HOST, "0.0.0.0")
     with cluster.connect(None) as machine:
-        assert machine.dashboard.startswith("http://127.0.0.1:")
+        port = urlsplit(machine.dashboard).port
+        with socket.create_connection(("127.0.0.2", port), timeout=60):
+            pass  # by default it listens on 127.0.0.1 alone, as the sweeps of other tests say
         orphan, used = placement_group([{"CPU": 0.1}]), placement_group([{"CPU": 0.1}])
         ray.get([orphan.ready(), used.ready()])
 

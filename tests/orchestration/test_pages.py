@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import records
 import shown
-from browser import Browser, browser  # noqa: F401
+from browser import Browser
 from command import OTHERS, PATIENCE, PLATFORM, wait_for
 from mlflow.tracking import MlflowClient
 from place import Ended, Run
@@ -89,13 +89,7 @@ def page(port: int) -> str | None:
         return None
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the screenshots are kept, for a person to look at."""
-    return tmp_path_factory.mktemp("screenshots")
-
-
-def cells(browser: Browser) -> list[dict[str, str]]:  # noqa: F811
+def cells(browser: Browser) -> list[dict[str, str]]:
     """The table of runs as it is seen, a row each, with the run's name."""
     script = f"""
         const names = Object.fromEntries([...document.querySelectorAll('[col-id][role=columnheader]')].map(
@@ -112,7 +106,7 @@ def cells(browser: Browser) -> list[dict[str, str]]:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def visitor(served: Served, browser: Browser, pictures: Path) -> Browser:  # noqa: F811
+def visitor(served: Served, browser: Browser, pictures: Path) -> Browser:
     """Who has been here before: MLflow's assistant, which opens by itself the first time, is closed."""
     browser.resize(1600, 900)
     browser.open(served.view)

@@ -44,7 +44,7 @@ def figures(browser: Browser) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("width", [360, 800, 1400])
-def test_it_is_whole_at_every_width(width: int, page: Path, browser: Browser, tmp_path: Path) -> None:
+def test_it_is_whole_at_every_width(width: int, page: Path, browser: Browser, pictures: Path) -> None:
     browser.resize(width)
     browser.open(page)
     browser.wait(DRAWN)
@@ -54,8 +54,8 @@ def test_it_is_whole_at_every_width(width: int, page: Path, browser: Browser, tm
         assert figure["marks"] > 0 and figure["cut"] == [], figure
     assert browser.console() == []
     assert browser.requests() == [page.as_uri()], "it asks for nothing but itself"
-    browser.screenshot(tmp_path / "page.png", whole=True)
-    assert (tmp_path / "page.png").stat().st_size > 50_000
+    browser.screenshot(pictures / f"report-{width}.png", whole=True)
+    assert (pictures / f"report-{width}.png").stat().st_size > 50_000
 
 
 def test_on_paper_nothing_is_cut(page: Path, browser: Browser, tmp_path: Path) -> None:
