@@ -269,6 +269,7 @@ def _close(outcome: Outcome) -> None:
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             _use(outcome, shlex.quote(model)),
+            f"why it is best:  {platform()} report {outcome.name}",
             f"compare trials:  {platform()} ui",
         ]
     if outcome.cap:
