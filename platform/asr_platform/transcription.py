@@ -12,20 +12,19 @@ from typing import Any
 from asr_platform.recordings import Recording, find_recordings
 from asr_platform.subtitles import phrases, srt, text_of, vtt
 from asr_platform.using import load
-from trainables.data.features import SAMPLE_RATE, Frames, Recipe, read_audio
+from trainables.data.features import SAMPLE_RATE, Recipe, read_audio
 from trainables.data.importers.hw4 import read_course_features
 from trainables.data.mistakes import raise_together
-from trainables.data.utterance import from_samples
 from trainables.decoding import Word
 from trainables.errors import InputError
 from trainables.folders import written_whole
+from trainables.long_form import Cut, cut, longest_piece, transcribe_cuts
 from trainables.recognizer import Recognizer
-from trainables.segmentation import Piece, joined, pieces
+from trainables.segmentation import Piece
 
 # What is read before the recogniser begins, so that it can take utterances of like length together.
 FILES_AT_ONCE = 64
 SECONDS_AT_ONCE = 1800.0
-SHORTEST_LIMIT, LONGEST_LIMIT = 1.0, 30.0  # of a piece, in seconds, where nobody says how long it may be
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,10 @@ def transcribe(
             "Use the format txt, or train with a loss.ctc_weight above 0.",
         )
     _check(recordings, recognizer.recipe)
-    longest = piece_seconds or min(max(recognizer.usual_seconds, SHORTEST_LIMIT), LONGEST_LIMIT)
-    for some in _groups(recordings, recognizer.recipe, longest):
-        yield from _transcripts(recognizer, some, timed)
+    for some in _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer)):
+        said = transcribe_cuts(recognizer, [heard.cut for heard in some], timed)
+        for heard, (text, words) in zip(some, said, strict=True):
+            yield Transcript(heard.recording, heard.seconds, text, words if timed else None)
 
 
 def _check(recordings: Sequence[Recording], recipe: Recipe) -> None:
@@ -85,12 +85,11 @@ def _check(recordings: Sequence[Recording], recipe: Recipe) -> None:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A recording and its length, the pieces of it in which something was said, and their features (T, F)."""
+    """A recording, its length and what is to be transcribed of it."""
 
     recording: Recording
     seconds: float
-    pieces: list[Piece]
-    features: list[Frames]
+    cut: Cut
 
 
 def _groups(recordings: Sequence[Recording], recipe: Recipe, longest: float) -> Iterator[list[_Heard]]:
@@ -109,40 +108,9 @@ def _hear(recording: Recording, recipe: Recipe, longest: float) -> _Heard:
     if recording.ready:  # an utterance of the course: its features depend on its own peak, so it stays whole
         frames = read_course_features(Path(recording.name))
         whole = Piece(0, len(frames) * recipe.hop_length, spoken=True)
-        return _Heard(recording, len(frames) * recipe.hop_seconds, [whole], [frames])
+        return _Heard(recording, len(frames) * recipe.hop_seconds, Cut([whole], [frames]))
     samples = read_audio(Path(recording.name)) if recording.samples is None else recording.samples
-    spoken = [piece for piece in pieces(samples, longest) if piece.spoken]
-    parts = [from_samples(samples[piece.start : piece.end], recipe, recording.name) for piece in spoken]
-    return _Heard(recording, len(samples) / SAMPLE_RATE, spoken, [frames for frames, _ in parts])
-
-
-def _transcripts(recognizer: Recognizer, some: list[_Heard], timed: bool) -> Iterator[Transcript]:
-    features = [frames for heard in some for frames in heard.features]
-    texts = recognizer.transcribe(features)
-    several = any(len(heard.pieces) > 1 for heard in some)
-    words = _words(recognizer, features, texts) if timed or several else [[] for _ in texts]
-    each = zip(texts, words, strict=True)
-    for heard in some:
-        said = [(piece, *next(each)) for piece in heard.pieces]
-        found = joined([(piece, words) for piece, _, words in said])
-        text = said[0][1] if len(said) == 1 else text_of(found)
-        yield Transcript(heard.recording, heard.seconds, text, found if timed else None)
-
-
-def _words(recognizer: Recognizer, features: list[Frames], texts: list[str]) -> list[list[Word]]:
-    """The words of utterances, in seconds from the start of each.
-
-    A model without CTC cannot tell when: its words are spread evenly, which is good enough to join pieces by.
-    """
-    if recognizer.config.loss.ctc_weight:
-        return recognizer.align(features, texts)
-    seconds = [len(frames) * recognizer.recipe.hop_seconds for frames in features]
-    return [_spread(text.split(), length) for text, length in zip(texts, seconds, strict=True)]
-
-
-def _spread(words: list[str], seconds: float) -> list[Word]:
-    each = seconds / max(1, len(words))
-    return [Word(word, number * each, (number + 1) * each) for number, word in enumerate(words)]
+    return _Heard(recording, len(samples) / SAMPLE_RATE, cut(samples, recipe, longest, recording.name))
 
 
 # Files

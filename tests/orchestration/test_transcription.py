@@ -98,7 +98,7 @@ def test_many_files_are_taken_a_few_at_a_time(
     taken: list[int] = []
     spied = replace(made.recognizer)
     monkeypatch.setattr(
-        spied, "transcribe", lambda items: taken.append(len(items)) or made.recognizer.transcribe(items)
+        spied, "transcribe", lambda items, search: taken.append(len(items)) or made.recognizer.transcribe(items)
     )
     assert [item.text for item in transcribe(spied, find_recordings([str(file) for file in files]))] == [
         item.text for item in whole
@@ -212,7 +212,7 @@ def test_pieces_without_a_silence_overlap(made: Made, untimed: Made, tmp_path: P
     aligned = joined(list(zip(cut, made.recognizer.align(features, said), strict=True)))
     for model, text in ((made, text_of(aligned)), (untimed, "A B C E F G I J K L")):
         speaking = Made(model.model, replace(model.recognizer))
-        speaking.recognizer.transcribe = lambda _: said
+        speaking.recognizer.transcribe = lambda items, search: said
         assert [found.text for found in speaking.transcripts(file, piece_seconds=4.0)] == [text]
 
 
