@@ -68,12 +68,17 @@ class Home:
         Raises:
             InputError: nothing has.
         """
-        if not _is_ready(path / STUDIES):
+        if not cls(path).begun:
             raise InputError(
                 f"{path}: nothing has been run here",
                 "Run platform sweep first, or say where that was: platform --home DIR ...",
             )
         return cls(path.resolve())
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been run here."""
+        return _is_ready(self.path / STUDIES)
 
     @property
     def studies(self) -> str:
@@ -155,6 +160,11 @@ class Home:
             except OSError:
                 return file.read() or f"{SWEEP} 0"
         return ""
+
+
+def where_runs_live(home: str | Path | None = None) -> Path:
+    """A home's folder, as the command finds it: what is given, else $ASR_PLATFORM_HOME, else `mlruns` here."""
+    return Path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
 
 
 def trial_name(number: int) -> str:

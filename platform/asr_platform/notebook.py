@@ -7,7 +7,6 @@ as fractions. A sweep that runs in a notebook says a line an event, and stops cl
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from asr_platform import sweep as sweeps
 from asr_platform.cli_shared import WIDE, store_of_new
 from asr_platform.cluster import Options
 from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.home import Home, checked_uri
+from asr_platform.home import Home, checked_uri, where_runs_live
 from asr_platform.study import Ledger
 from asr_platform.terminal import View
 from search_spaces.settings import Limits, Number, Whole
@@ -70,13 +69,13 @@ class Sweep:
         searched = read_space(space).lasting(epochs).limited(limits(max_hours, max_device_hours, max_disk_gb))
         store = store_of_new(tracking_uri)
         how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
-        place, corpus = Home.at(folder(home)), Corpus.open(Path(data))
+        place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
         return cls._ran(place, sweeps.start(place, searched, corpus, name, trials, how, view(place), warm_start))
 
     @classmethod
     def open(cls, name: str | None = None, *, home: Place | None = None) -> Self:
         """A sweep that was begun before; without a name, the latest."""
-        place = Home.existing(folder(home))
+        place = Home.existing(where_runs_live(home))
         found = leaderboard.latest(place.studies, name)
         Ledger.open(place.studies, found)
         return cls(place, found)
@@ -199,11 +198,6 @@ def check(**given: Any) -> None:
 def limits(max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None) -> Limits:
     check(max_hours=max_hours, max_device_hours=max_device_hours, max_disk_gb=max_disk_gb)
     return Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
-
-
-def folder(home: Place | None) -> Path:
-    """Where runs live, as the command finds it."""
-    return Path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
 
 
 def view(home: Home) -> View:
