@@ -13,8 +13,9 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from asr_platform.best_model import best_of, make_best_model
 from asr_platform.home import Home, trial_name
-from asr_platform.leaderboard import ranked, rows
+from asr_platform.leaderboard import rows
 from asr_platform.mirror import Mirror
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
@@ -23,7 +24,7 @@ from asr_platform.tracking import FAILURES, NAMES, STATUS, Run, Tracker, experim
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import OBJECTIVES, objective_value
-from trainables.model_directory import WEIGHTS, copy_model, kind_of
+from trainables.model_directory import WEIGHTS, kind_of
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
 
@@ -101,24 +102,23 @@ class Doctor:
         for run, why in {finding.run: finding.text for finding in findings if finding.run}.items():
             self._connect().discard(run, why)
             done.append(f"discarded the MLflow run {run}: {why}")
-        if kinds & {"mlflow", "discard"}:
-            done += self._show()
+        model = None
+        if "model" in kinds:
+            model = make_best_model(self.home, self.ledger, done.append)
+            done += [f"copied the best model to {model}"] if model else []
+        if model or kinds & {"mlflow", "discard"}:
+            done += self._show(model)
         if kinds & {"disk", "late"}:
             self.thinner.thin()
             done.append("removed what lay in the sweep's folder without need")
-        best = next((trial for trial in ranked(self.ledger.trials()) if trial.model), None)
-        if "model" in kinds and best and best.model:
-            done.append(f"copied trial {best.number} to {copy_model(Path(best.model), self.home.model(self.name))}")
         return done
 
-    def _show(self) -> list[str]:
+    def _show(self, model: Path | None) -> list[str]:
         """MLflow as the ledger has it, with the sweep's own run closed again: no driver holds it."""
         said: list[str] = []
         mirror = Mirror(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
         mirror.show_all()
-        trials = self.ledger.trials()
-        best = next((trial for trial in ranked(trials) if trial.model), None)
-        mirror.end("FINISHED" if self.ledger.done else "KILLED", best, None)
+        mirror.end("FINISHED" if self.ledger.done else "KILLED", best_of(self.ledger.trials()), model)
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:

@@ -15,17 +15,17 @@ from typing import Any
 import yaml
 
 from asr_platform import cluster
+from asr_platform.best_model import best_of, make_best_model
 from asr_platform.early_stopping import RungStopper
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import Home
-from asr_platform.leaderboard import find, ranked
+from asr_platform.leaderboard import find
 from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
 from asr_platform.notify import message
-from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.provenance import provenance, write_record
 from asr_platform.run_on_record import SPENT, STOPPED, RunOnRecord, RunState
 from asr_platform.significance import Standing
@@ -39,7 +39,6 @@ from search_spaces.space import Space, is_space
 from trainables.config import Config, load_config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.model_directory import copy_model
 
 UNLIMITED = 10**12  # parameters
 PROVENANCE = "provenance"  # in what a sweep is begun with: git revision and package versions
@@ -280,12 +279,10 @@ def _conclude(
 ) -> Outcome:
     """Makes the winner's model directory, unless the sweep was interrupted, and closes what was open."""
     trials = sweep.ledger.trials()
-    best = next((trial for trial in ranked(trials) if trial.model), None)
     model = None
-    if best and best.model and not interrupt.pressed:
-        model = copy_model(Path(best.model), sweep.home.model(sweep.name))
-        _draw(best, trials, model / PLOTS, view)
-    mirror.end("KILLED" if interrupt.asked else "FINISHED", best, model, interrupt.cap)
+    if not interrupt.pressed:
+        model = make_best_model(sweep.home, sweep.ledger, view.say)
+    mirror.end("KILLED" if interrupt.asked else "FINISHED", best_of(trials), model, interrupt.cap)
     thinner.thin()
     return Outcome(
         name=sweep.name,
@@ -298,16 +295,6 @@ def _conclude(
         cap=interrupt.cap,
         objectives=sweep.ledger.objectives,
     )
-
-
-def _draw(best: TrialRecord, trials: list[TrialRecord], folder: Path, view: View) -> None:
-    """Pictures beside the model; without room for them the model is still one."""
-    try:
-        draw_trial(best, folder)
-        if len(trials) > 1:
-            draw_sweep(trials, folder)
-    except OSError as error:
-        view.say(f"the plots cannot be written: {error}")
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
