@@ -1,4 +1,4 @@
-"""MLflow: a sweep is a parent run, each trial a nested child. The only file that imports mlflow.
+"""MLflow: a sweep is a parent run, each trial a nested child.
 
 One process writes, the sweep's driver, from what the ledger has on record. `catch_up` makes a run tell what the ledger
 tells, whatever a killed driver left unsaid.
