@@ -271,6 +271,7 @@ def _close(outcome: Outcome) -> None:
             _use(outcome, shlex.quote(model)),
             f"why it is best:  {platform()} report {outcome.name}",
             f"compare trials:  {platform()} ui",
+            _registered(outcome),
         ]
     if outcome.cap:
         lines.append(f"stopped: {outcome.cap}; with more of them, go on: {platform()} sweep --resume {outcome.name}")
@@ -280,6 +281,13 @@ def _close(outcome: Outcome) -> None:
         sys.exit(INTERRUPTED)
     if model is None:
         sys.exit(NO_MODEL)
+
+
+def _registered(outcome: Outcome) -> str:
+    """The model's name in every command, from wherever the same MLflow store is seen."""
+    if outcome.registered:
+        return f"in the registry: {outcome.registered}"
+    return f"not registered:  once MLflow can be written, {platform()} doctor {outcome.name} --repair"
 
 
 def _use(outcome: Outcome, model: str) -> str:

@@ -17,6 +17,7 @@ from asr_platform.best_model import best_of, make_best_model
 from asr_platform.home import Home, trial_name
 from asr_platform.leaderboard import rows
 from asr_platform.mirror import Mirror
+from asr_platform.registry import Entry, Registry
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
 from asr_platform.thinning import Thinner
@@ -37,6 +38,7 @@ REMEDIES = {
     "disk": "--repair removes it",
     "late": "--repair removes it, or --resume",
     "model": "--repair copies it from the best trial",
+    "registry": "--repair registers it",
 }
 """Kinds of findings, and what can be done about them."""
 SOUND = ("interrupted", "late")
@@ -88,6 +90,7 @@ class Doctor:
         findings += [*check_leaderboard(trials), *self._check_progress(trials)]
         try:
             findings += self._check_mlflow(self._connect(), trials)
+            findings += self._check_registry(self._connect(), trials)
         except FAILURES as error:
             findings.append(Finding("mlflow", f"MLflow cannot be read ({' '.join(str(error).split())[:200]})"))
         findings += self._check_disk(trials)
@@ -103,7 +106,7 @@ class Doctor:
             self._connect().discard(run, why)
             done.append(f"discarded the MLflow run {run}: {why}")
         model = None
-        if "model" in kinds:
+        if kinds & {"model", "registry"}:
             model = make_best_model(self.home, self.ledger, done.append)
             done += [f"copied the best model to {model}"] if model else []
         if model or kinds & {"mlflow", "discard"}:
@@ -174,6 +177,14 @@ class Doctor:
                 yield Finding("discard", "its MLflow run is another trial's as well", trial.number, run.id)
             else:
                 yield from _check_run(tracker, run, trial)
+
+    def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """A sweep that has ended with a model has registered it."""
+        best, model = best_of(trials), self.home.model(self.name)
+        if not (self.ledger.done and best and model.is_dir()):
+            return
+        if Registry(tracker.client).lacks(Entry.of(self.ledger, best, model)):
+            yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
 
     def _check_disk(self, trials: list[TrialRecord]) -> Iterator[Finding]:
         for folder in self.thinner.leftovers():

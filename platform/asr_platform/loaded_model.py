@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_platform import using
+from asr_platform.home import where_runs_live
+from asr_platform.model_names import located
 from asr_platform.recordings import Recording
 from asr_platform.transcription import Transcript, as_tree, transcribe
 from trainables.data.features import SAMPLE_RATE, mono
@@ -20,13 +22,16 @@ Audio = str | Path | npt.NDArray[np.floating]
 """A file that `platform transcribe` reads, or samples (N,) or (N, channels) in [-1, 1]."""
 
 
-def load_model(model: str | Path) -> LoadedModel:
-    """The recogniser that MODEL means to every command.
+def load_model(model: str | Path, *, home: str | Path | None = None) -> LoadedModel:
+    """The recogniser that MODEL means to every command: a model directory, `models:/NAME@champion`, `runs:/ID`.
+
+    Args:
+        home: whose MLflow store names are looked up in; default: $ASR_PLATFORM_HOME, or `mlruns` here.
 
     Raises:
         InputError: there is none, or it is no recogniser.
     """
-    folder = Path(model)
+    folder = located(where_runs_live(home), str(model))
     return LoadedModel(folder, using.load(folder))
 
 

@@ -19,6 +19,7 @@ from asr_platform.home import Home, trial_name
 from asr_platform.pages import VIEW, address_of_view, view_of_sweep
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.provenance import RECORD, provenance
+from asr_platform.registry import Entry, Registered, Registry
 from asr_platform.significance import error_interval
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.terminal import interval_text
@@ -54,6 +55,7 @@ class Mirror(Follower):
         self.missed: set[int] = set()  # trials whose runs are behind the ledger
         self.recorded = False  # whether what the sweep rests on has been kept
         self.rests_until = 0.0
+        self.registered: Registered | None = None  # the best model, once it is
 
     def opened(self, trials: list[TrialRecord]) -> None:
         self.show_all()
@@ -83,7 +85,7 @@ class Mirror(Follower):
         self._try(self._keep_record)
 
     def end(self, status: str, best: TrialRecord | None, model: Path | None, reason: str = "") -> None:
-        """Closes the parent run with the best trial's figures, its model directory and the sweep's curves as artifacts.
+        """Closes the parent run with the best trial's figures and the sweep's curves; registers its model.
 
         `reason` says why the sweep ended early. Trials that were interrupted keep their pictures as well.
         """
@@ -93,7 +95,9 @@ class Mirror(Follower):
         steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
         steps += [partial(self._keep, trial=trial) for trial in trials if trial.state == "running"]
         steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
-        steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, model, reason))
+        if best and model:
+            steps.append(partial(self._register, entry=Entry.of(self.ledger, best, model)))
+        steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
         done = [self._try(step) for step in steps]
         if self.missed or not all(done):
             self.say(f"MLflow has not been told everything: platform doctor {self.ledger.name} --repair will tell it")
@@ -121,6 +125,11 @@ class Mirror(Follower):
 
     def _connect(self) -> Tracker:
         return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
+
+    def _register(self, tracker: Tracker, entry: Entry) -> None:
+        self.registered = Registry(tracker.client).register(entry, self.parent)
+        if self.registered.kept:
+            self.say(f"{self.registered.uri} is not the champion: {self.registered.kept}")
 
     def _open_parent(self, tracker: Tracker) -> str:
         """The sweep's own run, reopened, or made where there is none (any more), with what is known of the sweep."""

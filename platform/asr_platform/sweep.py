@@ -70,6 +70,7 @@ class Outcome:
     Args:
         split: the validation split's name.
         model: the best trial's model directory; None where no trial finished an epoch, or after Ctrl-C.
+        registered: its name in MLflow's registry; empty where it could not be registered.
         standings: what is known of trials' CERs, by number.
         cap: which cap ended the run, in words; empty where none did.
         objectives: what the sweep minimises.
@@ -80,6 +81,7 @@ class Outcome:
     split: str
     trials: list[TrialRecord]
     model: Path | None
+    registered: str
     interrupted: bool
     standings: Mapping[int, Standing]
     cap: str
@@ -290,6 +292,7 @@ def _conclude(
         split=sweep.corpus.validation_split(sweep.space.config({}).data.validation).name,
         trials=trials,
         model=model,
+        registered=mirror.registered.uri if mirror.registered else "",
         interrupted=interrupt.pressed,
         standings=errors.standings(trials),
         cap=interrupt.cap,

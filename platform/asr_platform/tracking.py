@@ -276,10 +276,8 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         return True
 
-    def end_sweep(
-        self, run_id: str, status: str, best: TrialRecord | None, model: Path | None, reason: str = ""
-    ) -> None:
-        """Closes the parent run with the best trial's figures and its model directory as artifact.
+    def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, reason: str = "") -> None:
+        """Closes the parent run with the best trial's figures.
 
         A reason to end early is in the tag `stopped`.
         """
@@ -291,9 +289,6 @@ class Tracker:
             names = {name for name, _ in FIGURES.values()}
             self.log(run_id, [entry for entry in entries([best.best]) if entry[0] in names])
             self.client.set_tag(run_id, "best_trial", str(best.number))
-        if model:
-            with _patience(UPLOAD_TIMEOUT):
-                self.client.log_artifacts(run_id, str(model), "model")
         self.client.set_terminated(run_id, status)
 
 
@@ -330,10 +325,10 @@ def _plain(run: Any) -> Run:
 
 
 @contextlib.contextmanager
-def _patience(seconds: int) -> Iterator[None]:
-    """Waits longer for a server's answers."""
+def patience() -> Iterator[None]:
+    """Waits longer for a server's answers: long enough for it to put a model away."""
     usual = MLFLOW_HTTP_REQUEST_TIMEOUT.get()
-    MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(usual, seconds))
+    MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(usual, UPLOAD_TIMEOUT))
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import torch
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
-from trainables.recognizer import Recognizer
+from trainables.recognizer import USUAL_SECONDS, Recognizer
 from trainables.tasks import build_recognizer
 
 # Texts with what a CSV file must quote.
@@ -33,11 +33,11 @@ def write_corpus(folder: Path, recipe: Recipe = tiny.RECIPE) -> Corpus:
         return writer.finish()
 
 
-def save_model(corpus: Corpus, folder: Path) -> Recognizer:
+def save_model(corpus: Corpus, folder: Path, seed: int = 1, usual_seconds: float = USUAL_SECONDS) -> Recognizer:
     """Writes the model directory; the weights are so large that each utterance gets a text of its own."""
-    config = tiny.config({"training.seed": 1})
+    config = tiny.config({"training.seed": seed})
     recognizer = build_recognizer(config, corpus, corpus.training_split(), torch.device("cpu"))
-    recognizer.tokens_per_frame = 0.1
+    recognizer.tokens_per_frame, recognizer.usual_seconds = 0.1, usual_seconds
     with torch.no_grad():
         for parameter in recognizer.model.parameters():
             if parameter.dim() > 1:

@@ -45,7 +45,7 @@ KINDS = ("driver", "everything", "head", "store", "interrupt")
 MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
 HEAD_PATIENCE = 10  # seconds that a driver has to notice that its head is gone
 # What a kill may leave: all of it is mended by going on.
-MENDED = {*SOUND, "mlflow", "discard", "disk", "model"}
+MENDED = {*SOUND, "mlflow", "discard", "disk", "model", "registry"}
 HAS_BEGUN = "Ray dashboard: "  # printed once a sweep has mended what was left
 
 

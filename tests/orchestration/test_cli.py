@@ -177,6 +177,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
         "dev",
         trials,
         place / "my models" / "small",
+        "models:/small@champion",
         interrupted=False,
         standings={},
         cap="",
@@ -187,19 +188,16 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert "model:           my models/small\n" in ended.out
     assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
     assert "compare trials:  platform ui\n" in ended.out
+    assert "in the registry: models:/small@champion\n" in ended.out
     assert "trial 1 failed: diverged: the loss is no longer a number; try " in ended.out
     ended = close(
-        Outcome("small", corpus, "dev", trials, None, interrupted=True, standings={}, cap="", objectives=["val_cer"]),
+        dataclasses.replace(whole, model=None, registered="", interrupted=True),
         "--home",
         "my runs",
     )
     assert ended.code == 130
     assert "stopped; go on with: platform --home 'my runs' sweep --resume small\n" in ended.out
-    ended = close(
-        Outcome(
-            "small", corpus, "dev", trials[1:], None, interrupted=False, standings={}, cap="", objectives=["val_cer"]
-        )
-    )
+    ended = close(dataclasses.replace(whole, trials=trials[1:], model=None, registered=""))
     assert ended.code == 1
     assert "no model: no trial finished an epoch\n" in ended.out
     cap = "5 of 5 hours (--max-hours) are spent"
@@ -207,6 +205,9 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
     assert f"stopped: {cap}; with more of them, go on: platform sweep --resume small\n" in ended.out
+    ended = close(dataclasses.replace(whole, registered=""), "--home", "my runs")
+    mending = "not registered:  once MLflow can be written, platform --home 'my runs' doctor small --repair\n"
+    assert mending in ended.out
 
 
 def test_a_plan_for_machines(run: Run) -> None:

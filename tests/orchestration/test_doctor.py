@@ -48,7 +48,7 @@ class Patient:
         self.model = copy_model(self.checkpoint(0, 2), self.home.model(NAME))
         mirror = Mirror(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
         mirror.show_all()
-        mirror.end("FINISHED", self.ledger.trial(0), None)
+        mirror.end("FINISHED", self.ledger.trial(0), self.model)
 
     def checkpoint(self, number: int, epoch: int) -> Path:
         return self.home.sweep(NAME) / "trials" / trial_name(number) / f"checkpoint_{epoch}"
@@ -131,6 +131,14 @@ def the_sweeps_run_deleted(patient: Patient) -> None:
     patient.client.delete_run(patient.parent)
 
 
+def a_registry_without_the_model(patient: Patient) -> None:
+    patient.client.delete_registered_model(NAME)
+
+
+def a_model_that_is_no_champion(patient: Patient) -> None:
+    patient.client.delete_registered_model_alias(NAME, "champion")
+
+
 def a_strange_folder(patient: Patient) -> None:
     (patient.home.sweep(NAME) / "trials" / "trial-0099" / "checkpoint_1").mkdir(parents=True)
 
@@ -162,6 +170,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         an_epoch_twice: "trial 0: MLflow has val/cer of other epochs, or twice",
         a_run_deleted: "trial 1: no MLflow run",
         a_run_that_ended_otherwise: "trial 2: failed, but its MLflow run is FINISHED",
+        a_registry_without_the_model: "MLflow's registry does not have its best model as small",
         a_strange_folder: "trial-0099: of no trial",
         a_removal_half_done: ".removed-checkpoint_1: of no trial, or half removed",
         a_checkpoint_written_late: "trial 2: checkpoint_1 is not its best checkpoint",
@@ -177,6 +186,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
     {
         another_value: "trial 1: MLflow has val/wer of other epochs, or twice",
         the_sweeps_run_deleted: "has no MLflow run",
+        a_model_that_is_no_champion: "MLflow's registry does not have its best model as small",
     },
     {one_run_for_two: "trial 0: its MLflow run is another trial's as well"},
 ]

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import babbler
 import pytest
 import records
 import seen
@@ -25,6 +26,7 @@ from asr_platform import plots
 from asr_platform.doctor import Doctor
 from asr_platform.home import Home
 from asr_platform.mirror import Mirror
+from asr_platform.model_names import located
 from asr_platform.provenance import write_record
 from asr_platform.study import Ledger
 from trainables.data.corpus import Corpus
@@ -137,9 +139,14 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
 
     sweep.epoch(second, 3, 0.6)
     sweep.end(second)
-    model = Path(sweep.ledger.trial(first).checkpoint or "")
+    model = tmp_path / "model"
+    babbler.save_model(tiny_corpus, model)
     sweep.mirror.end("FINISHED", sweep.ledger.trial(first), model)
-    assert sweep.artifacts(parent, "model") == {path.name for path in model.iterdir()}
+    fetched = located(sweep.home.path, "models:/small@champion")
+    assert {path.name for path in fetched.iterdir()} == {path.name for path in model.iterdir()}
+    assert fetched.is_relative_to(sweep.home.path / "downloads")
+    fetched.joinpath("seen").touch()
+    assert located(sweep.home.path, f"runs:/{parent}").joinpath("seen").exists(), "it is fetched once"
     assert {"space.yaml", "packages.txt", "git.txt"} <= sweep.artifacts(parent, "record")
     assert sweep.client.get_run(parent).info.status == "FINISHED"
     assert len(sweep.said) == 2

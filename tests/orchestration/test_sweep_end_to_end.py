@@ -181,6 +181,15 @@ def test_the_model_transcribes_files_and_writes_a_submission(platform: Platform,
     assert [row[0] for row in table[1:]] == ["0", "1", "2"]
 
 
+def test_the_best_model_is_the_champion_of_its_name(
+    platform: Platform, printed: str, rows: list[dict[str, Any]]
+) -> None:
+    assert f"in the registry: models:/{NAME}@champion\n" in printed
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    champion = client.get_model_version_by_alias(NAME, "champion")
+    assert (champion.tags["trial"], float(champion.tags["val_cer"])) == (str(rows[0]["trial"]), rows[0]["val_cer"])
+
+
 def write_noise(path: Path) -> None:
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
 

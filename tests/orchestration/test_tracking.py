@@ -143,25 +143,19 @@ def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
     assert run(tracker, run_id).info.status == "RUNNING"
 
 
-def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker, home: Path, tmp_path: Path) -> None:
+def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
     parent = tracker.start("first", {}, {})
-    tracker.end_sweep(parent, "KILLED", None, None, "5 of 5 hours are spent")
+    tracker.end_sweep(parent, "KILLED", None, "5 of 5 hours are spent")
     assert run(tracker, parent).info.status == "KILLED"
     assert run(tracker, parent).data.tags["stopped"] == "5 of 5 hours are spent"
     assert tracker.reopen(parent)
     assert run(tracker, parent).info.status == "RUNNING"
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]), tmp_path)
+    tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]))
     found = run(tracker, parent)
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {"asr/cer_percent": 25, "asr/wer_percent": 50, "asr/ctc_cer_percent": 26}
     assert found.data.tags["best_trial"] == "7"
     assert "stopped" not in found.data.tags
-    listed = tracker.client.list_artifacts(parent, "model")
-    assert [artifact.path for artifact in listed] == ["model/config.json", "model/model.safetensors"]
-    kept = list((home / "artifacts").rglob("model.safetensors"))
-    assert [path.read_bytes() for path in kept] == [b"weights"]
 
 
 def test_a_run_that_the_store_does_not_have_is_not_reopened(tracker: Tracker) -> None:

@@ -1,0 +1,245 @@
+"""What a sweep finds is registered once, the champion is the best, and every name leads to its model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import babbler
+import pytest
+from click.testing import CliRunner
+from found import Found
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import LoggedModelStatus
+from mlflow.models import Model
+from mlflow.tracking import MlflowClient
+
+from asr_platform.cli import cli
+from asr_platform.home import Home
+from asr_platform.model_names import located
+from asr_platform.registry import Registered, undefeated
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.model_directory import WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return babbler.write_corpus(tmp_path_factory.mktemp("corpora") / "babble")
+
+
+@pytest.fixture(scope="module")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, which take seconds to make."""
+    home = Home.at(tmp_path_factory.mktemp("empty") / "mlruns")
+    MlflowClient(home.tracking).search_experiments()
+    return home.path
+
+
+@pytest.fixture
+def found(empty_home: Path, corpus: Corpus, tmp_path: Path) -> Found:
+    """A sweep with one trial."""
+    shutil.copytree(empty_home, tmp_path / "mlruns")
+    sweep = Found(tmp_path / "mlruns", corpus)
+    sweep.trial(wrong=2)
+    return sweep
+
+
+def versions(found: Found) -> dict[str, dict[str, str]]:
+    """Trials by the numbers of the versions."""
+    return {str(one.version): one.tags["trial"] for one in found.client.search_model_versions(f"name='{found.name}'")}
+
+
+def champion(found: Found) -> str:
+    return str(found.client.get_model_version_by_alias(found.name, "champion").version)
+
+
+def weights(model: Path) -> bytes:
+    return (model / WEIGHTS).read_bytes()
+
+
+# Registering
+
+
+def test_the_best_model_is_registered_with_all_that_it_needs(found: Found) -> None:
+    assert found.end() == Registered("small", "1")
+    version = found.client.get_model_version_by_alias("small", "champion")
+    assert version.run_id == found.parent
+    errors = {"split": "dev", "val_cer": str(found.ledger.trial(0).curve[0]["val_cer"]), "trial": "0", "epoch": "1"}
+    assert errors.items() <= version.tags.items() and version.tags["corpus_hash"] == found.corpus.hash
+    folder = located(found.home.path, "models:/small@champion").parent
+    about = Model.load(str(folder))
+    assert about.signature is not None and about.run_id == found.parent
+    assert about.load_input_example(str(folder)) is not None
+    assert {path.name for path in folder.iterdir()} >= {"code", "model", "serving.py", "requirements.txt"}
+    assert [path.name for path in (folder / "code").iterdir()] == ["trainables"]
+    assert not list(folder.rglob("*.pkl")) and not list(folder.rglob("__pycache__"))
+    (logged,) = found.client.get_run(found.parent).outputs.model_outputs
+    assert found.client.get_logged_model(logged.model_id).status == LoggedModelStatus.READY
+    link = found.client.get_logged_model(logged.model_id).tags["mlflow.modelVersions"]
+    assert json.loads(link) == [{"name": "small", "version": version.version}]
+
+
+def test_a_resumed_sweep_registers_what_is_new_and_nothing_twice(found: Found) -> None:
+    """Each version keeps its own weights."""
+    found.end()
+    assert found.end() == Registered("small", "1")
+    found.trial(wrong=3)
+    assert found.end() == Registered("small", "1")
+    assert versions(found) == {"1": "0"}
+    found.trial(wrong=1)
+    assert found.end() == Registered("small", "2")
+    assert (versions(found), champion(found)) == ({"1": "0", "2": "2"}, "2")
+    for version, number in versions(found).items():
+        model = Path(str(found.ledger.trial(int(number)).model))
+        assert weights(located(found.home.path, f"models:/small/{version}")) == weights(model)
+    assert weights(located(found.home.path, f"runs:/{found.parent}")) == weights(found.home.model("small"))
+    assert found.said == []
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(3, "which is better"), (2, "which is as good")])
+def test_a_champion_of_another_sweep_gives_way_to_better_models_alone(
+    found: Found, tmp_path: Path, wrong: int, why: str
+) -> None:
+    """The other sweep has the same name in another home, and writes to the same store."""
+    found.end()
+    other = Found(tmp_path / "other", found.corpus, store=found.home.tracking)
+    other.trial(wrong)
+    assert other.end() == Registered("small", "2", f"version 1 stays, {why}")
+    assert other.said == [f"models:/small/2 is not the champion: version 1 stays, {why}"]
+    assert champion(found) == "1"
+    other.trial(wrong=1)
+    assert other.end() == Registered("small", "3")
+    assert champion(found) == "3"
+    assert found.end() == Registered("small", "1", "version 3 stays, which is better")
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=6))
+def test_whatever_the_order_the_first_of_the_best_is_the_champion(values: Sequence[float]) -> None:
+    tags = [{"corpus_hash": "0", "split": "dev", "val_cer": str(value)} for value in values]
+    place = 0
+    for other in range(1, len(tags)):
+        if not undefeated(tags[place], tags[other]):
+            place = other
+    assert place == values.index(min(values))
+
+
+@pytest.mark.parametrize("other", [{"corpus_hash": "1"}, {"split": "dev-other"}, {"val_cer": ""}])
+def test_figures_of_another_validation_displace_nothing(other: dict[str, str]) -> None:
+    """Nor does anything displace a version that a person has made by hand."""
+    ours = {"corpus_hash": "0", "split": "dev", "val_cer": "0.1"}
+    theirs = {key: value for key, value in {**ours, "val_cer": "0.5", **other}.items() if value}
+    assert "something else" in undefeated(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("step", "left"), [("log_model_artifacts", 0), ("create_model_version", 1), ("set_registered_model_alias", 1)]
+)
+def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
+    found: Found, step: str, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor half a model that is taken for a whole one."""
+
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(MlflowClient, step, die)
+        found.end()
+    experiment = found.client.get_run(found.parent).info.experiment_id
+    models = [one.model_id for one in found.client.search_logged_models([experiment]) if one.status == "READY"]
+    assert len(models) == left
+    assert found.end() == Registered("small", "1")
+    (after,) = found.client.search_logged_models([experiment])
+    assert after.status == LoggedModelStatus.READY and (not models or after.model_id == models[0])
+    assert versions(found) == {"1": "0"}
+
+
+def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    found.ledger.note("options", {"tracking_uri": f"http://127.0.0.1:{port}"})
+    assert found.end() is None
+    assert "MLflow cannot be written" in found.said[0] and "platform doctor small --repair" in found.said[-1]
+    found.ledger.note("options", {})
+    doctor = ["--home", str(found.home.path), "doctor", "small"]
+    assert CliRunner().invoke(cli, doctor).exit_code == 1
+    assert CliRunner().invoke(cli, [*doctor, "--repair"]).output.endswith("sweep small is sound\n")
+    assert champion(found) == "1"
+    shutil.rmtree(found.home.model("small"))
+    found.client.delete_registered_model("small")
+    assert CliRunner().invoke(cli, [*doctor, "--repair"]).output.endswith("sweep small is sound\n")
+    assert found.end() == Registered("small", champion(found))
+
+
+# Finding
+
+
+def test_every_name_leads_to_its_model(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    found.trial(wrong=1)
+    found.end()
+    (logged,) = found.client.get_run(found.parent).outputs.model_outputs
+    best = weights(found.home.model("small"))
+    names = ["models:/small@champion", "models:/small/1", "models:/small/latest", f"models:/{logged.model_id}"]
+    for name in [*names, f"runs:/{found.parent}", f"runs:/{found.parent}/model", f"runs:/{found.run(1)}"]:
+        assert weights(located(found.home.path, name)) == best, name
+    assert weights(located(found.home.path, f"runs:/{found.run(0)}")) != best
+    monkeypatch.chdir(found.home.path)
+    assert located(found.home.path, "models/small") == Path("models/small")
+    assert located(Path("absent"), "absent") == Path("absent"), "a directory needs no home"
+
+
+def test_a_model_directory_among_a_runs_artifacts_is_found(found: Found) -> None:
+    """As sweeps kept their models before there was a registry."""
+    model = found.trial(wrong=1)
+    found.end()
+    client = found.client
+    run = client.create_run(found.tracker().experiment).info.run_id
+    client.log_artifacts(run, str(model), "model")
+    assert weights(located(found.home.path, f"runs:/{run}")) == weights(model)
+    client.log_artifacts(run, str(model), "other/place")
+    assert weights(located(found.home.path, f"runs:/{run}/other/place")) == weights(model)
+
+
+def test_every_store_is_asked_that_may_have_it(
+    found: Found, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the home's sweeps, and the one that the environment names, which needs no home."""
+    shutil.copy(empty_home / "mlflow.db", tmp_path / "other.db")
+    other = Found(found.home.path, found.corpus, "other", store=f"sqlite:///{tmp_path}/other.db")
+    other.trial(wrong=1)
+    for sweep in (found, other):
+        sweep.end()
+    for sweep in (found, other):
+        best = weights(sweep.home.model(sweep.name))
+        for name in (f"models:/{sweep.name}@champion", f"runs:/{sweep.parent}", f"runs:/{sweep.run(0)}"):
+            assert weights(located(found.home.path, name)) == best, name
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    assert weights(located(tmp_path / "absent", "models:/other/1")) == weights(other.home.model("other"))
+    assert not (tmp_path / "absent").exists()
+
+
+def test_unknown_names_are_refused_and_the_known_ones_told(found: Found) -> None:
+    found.trial(wrong=1)
+    found.end()
+    shutil.rmtree(Path(str(found.ledger.trial(0).model)))
+    unknown = [
+        "models:/smal@champion", "models:/small@best", "models:/small/7", "models:/small", "models:/", "runs:/0123",
+        f"runs:/{found.parent}/record", "runs:/",
+    ]  # fmt: skip
+    for name in unknown:
+        with pytest.raises(InputError) as error:
+            located(found.home.path, name)
+        assert name in error.value.problem and "models:/small@champion" in error.value.remedy, name
+    with pytest.raises(InputError, match="its model is not on disk") as error:
+        located(found.home.path, f"runs:/{found.run(0)}")
+    assert "platform leaderboard" in error.value.remedy
+    with pytest.raises(InputError, match="nothing has been run here"):
+        located(found.home.path / "absent", "models:/small@champion")
