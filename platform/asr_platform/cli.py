@@ -24,6 +24,8 @@ from asr_platform.cli_report import report
 from asr_platform.cli_shared import (
     GPUS_PER_WORKER,
     INTERRUPTED,
+    MODEL,
+    MODEL_IS,
     NOTIFY,
     SIZE,
     TRACKING_URI,
@@ -201,8 +203,8 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
         print_leaderboard(console(), trials, standings, ledger.objectives)
 
 
-@cli.command()
-@click.argument("model", type=FOLDER)
+@cli.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", required=True, help="Such as test-clean.")
 @click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")

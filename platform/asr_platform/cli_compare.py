@@ -27,8 +27,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as_json: bool) -> None:
     """Says whether two models can be told apart.
 
-    A and B are model directories, or trials of a sweep: NAME:TRIAL, or NAME for its best. Without --data and --split,
-    they are compared by the errors of their validations.
+    A and B are trials of a sweep, NAME:TRIAL, or NAME for its best; or model directories; or MLflow's
+    models:/NAME@champion, models:/NAME/3 and runs:/ID. Without --data and --split, they are compared by the errors of
+    their validations.
 
     \b
     For example:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from asr_platform.cli_shared import options
+from asr_platform.cli_shared import MODEL, MODEL_IS, options
 from trainables.errors import InputError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -25,7 +25,7 @@ SEARCH = [
     click.option("--ctc-weight", metavar="X", type=click.FloatRange(0, 1), help="CTC's share in joint."),
     click.option("--candidates", metavar="N", type=click.IntRange(1), help="Tokens that CTC scores in joint."),
     click.option(
-        "--language-model", type=FOLDER, help="Model directory of a language model, for beam, greedy and joint."
+        "--language-model", type=MODEL, help="A language model, named as MODEL is, for beam, greedy and joint."
     ),
     click.option("--lm-weight", metavar="X", type=NOT_NEGATIVE, help="The language model's weight, such as 0.3."),
 ]
@@ -39,8 +39,8 @@ def search_changes(given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-@click.command()
-@click.argument("model", type=FOLDER)
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", required=True, help="Such as dev-clean.")
 @options(SEARCH)
@@ -49,8 +49,7 @@ def search_changes(given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **search: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
-    MODEL is a model directory, such as a sweep ends with. What is not said of the search is as the model's
-    configuration says.
+    What is not said of the search is as the model's configuration says.
 
     \b
     For example:

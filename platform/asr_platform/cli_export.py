@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_shared import MODEL, MODEL_IS
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command()
-@click.argument("model", type=FOLDER)
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write; it must not hold anything yet.")
 def export(model: Path, out: Path) -> None:
     """Writes MODEL as ONNX graphs, for use without torch.

@@ -6,12 +6,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from rich.console import Console
 
 from asr_platform.home import checked_uri
+from asr_platform.model_names import IN_MLFLOW, located
 
 if TYPE_CHECKING:
     from asr_platform.terminal import View
@@ -40,6 +42,21 @@ SIZE = [
     click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1."),
     GPUS_PER_WORKER,
 ]
+
+
+class ModelDirectory(click.Path):
+    """A model directory, or the name of a model in MLflow, which becomes one."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if ctx and not ctx.resilient_parsing and str(value).startswith(IN_MLFLOW):
+            value = located(ctx.find_root().params["home"], str(value))
+        return super().convert(value, param, ctx)
+
+
+MODEL = ModelDirectory(path_type=Path, file_okay=False)
+MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
 
 
 def options(listed: Sequence[Option]) -> Option:

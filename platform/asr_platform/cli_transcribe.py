@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_shared import MODEL, MODEL_IS
+
 FORMATS = ["txt", "json", "srt", "vtt"]
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path, file_okay=False))
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--format", "format", type=click.Choice(FORMATS), help="Default: as --out ends, or txt.")
 @click.option("--out", metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording.")

@@ -9,6 +9,7 @@ from typing import Any
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.home import Home
 from asr_platform.leaderboard import find
+from asr_platform.model_names import IN_MLFLOW, located
 from asr_platform.significance import Difference, Interval, difference, error_interval
 from trainables.errors import InputError
 from trainables.utterance_errors import ERRORS, UtteranceErrors
@@ -90,7 +91,8 @@ class Comparison:
 
 
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:
-    """Compares two models, each a model directory, or `NAME:TRIAL` (`NAME`: the best one) of a sweep in this home.
+    """Compares two models, each a model directory, one of MLflow's (see `located`), or `NAME:TRIAL` (`NAME`: the best
+    one) of a sweep in this home.
 
     Without `data` and `split`, by the errors of the validations that they are ranked by; else both transcribe the
     split, each as its configuration says.
@@ -112,10 +114,15 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) ->
     return Comparison((a, b), one, other, Measure.of(one, other, words=False), Measure.of(one, other, words=True))
 
 
+def _directory(home: Path, name: str) -> Path | None:
+    """The model directory of that name; None where it names a trial."""
+    return located(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
+
+
 def _kept(home: Path, name: str) -> UtteranceErrors:
     """The errors of the validation that a model is ranked by."""
-    if Path(name).is_dir():
-        errors = UtteranceErrors.load(Path(name) / ERRORS)
+    if directory := _directory(home, name):
+        errors = UtteranceErrors.load(directory / ERRORS)
     else:
         place = Home.existing(home)
         sweep, trial = find(place.studies, name)
@@ -130,8 +137,8 @@ def _kept(home: Path, name: str) -> UtteranceErrors:
 def _transcribed(home: Path, name: str, data: Path, split: str) -> UtteranceErrors:
     from asr_platform.using import utterance_errors  # torch
 
-    if Path(name).is_dir():
-        return utterance_errors(Path(name), data, split)
+    if directory := _directory(home, name):
+        return utterance_errors(directory, data, split)
     _, trial = find(Home.existing(home).studies, name)
     if trial.model is None:
         raise InputError(f"{name}: none of its checkpoints is there", "Compare without --data and --split.")

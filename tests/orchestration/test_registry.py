@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import babbler
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner
 from found import Found
 from hypothesis import given
@@ -18,7 +20,9 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from asr_platform import load_model
 from asr_platform.cli import cli
+from asr_platform.cli_shared import ModelDirectory
 from asr_platform.home import Home
 from asr_platform.model_names import located
 from asr_platform.registry import Registered, undefeated
@@ -243,3 +247,36 @@ def test_unknown_names_are_refused_and_the_known_ones_told(found: Found) -> None
     assert "platform leaderboard" in error.value.remedy
     with pytest.raises(InputError, match="nothing has been run here"):
         located(found.home.path / "absent", "models:/small@champion")
+
+
+def test_every_command_means_the_same_by_model() -> None:
+    names = {"model", "language_model"}
+    takes = [(command, one) for command in cli.commands.values() for one in command.params if one.name in names]
+    assert {str(command.name) for command, _ in takes} == {"evaluate", "transcribe", "export", "submit", "confirm"}
+    assert all(isinstance(one.type, ModelDirectory) for _, one in takes)
+
+
+def test_commands_take_the_names(found: Found, tmp_path: Path) -> None:
+    """Each is the same as with the directory."""
+    other = found.trial(wrong=1)
+    found.end()
+    data = ["--data", str(found.corpus.path), "--split"]
+
+    def said(*words: str) -> str:
+        ended = CliRunner().invoke(cli, ["--home", str(found.home.path), *words])
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    model, name = str(found.home.model("small")), "models:/small@champion"
+    recording = tmp_path / "noise.wav"
+    soundfile.write(recording, np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
+    for words in (["evaluate", *data, "dev", "--json"], ["transcribe", str(recording)]):
+        assert said(words[0], name, *words[1:]) == said(words[0], model, *words[1:])
+    assert load_model(name, home=found.home.path).transcribe(recording) == load_model(model).transcribe(recording)
+    for one in (model, name):
+        said("submit", one, *data, "test", "--out", str(tmp_path / f"{len(one)}.csv"))
+    assert len({path.read_text() for path in tmp_path.glob("*.csv")}) == 1
+    compared = json.loads(said("compare", name, f"runs:/{found.run(0)}", "--json"))
+    assert compared["cer"] == json.loads(said("compare", "small:1", "small:0", "--json"))["cer"]
+    compared = json.loads(said("compare", name, str(other), *data, "dev", "--json"))
+    assert compared["cer"]["difference"] == 0

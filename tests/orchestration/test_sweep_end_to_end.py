@@ -182,12 +182,15 @@ def test_the_model_transcribes_files_and_writes_a_submission(platform: Platform,
 
 
 def test_the_best_model_is_the_champion_of_its_name(
-    platform: Platform, printed: str, rows: list[dict[str, Any]]
+    platform: Platform, printed: str, rows: list[dict[str, Any]], corpus: Corpus
 ) -> None:
     assert f"in the registry: models:/{NAME}@champion\n" in printed
     client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
     champion = client.get_model_version_by_alias(NAME, "champion")
     assert (champion.tags["trial"], float(champion.tags["val_cer"])) == (str(rows[0]["trial"]), rows[0]["val_cer"])
+    data = ["--data", corpus.path, "--split", "dev"]
+    scores = json.loads(platform.run("evaluate", f"models:/{NAME}@champion", *data, "--json"))
+    assert scores["cer"] == pytest.approx(rows[0]["val_cer"], abs=1e-9)
 
 
 def write_noise(path: Path) -> None:
