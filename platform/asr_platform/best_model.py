@@ -1,14 +1,18 @@
-"""What a sweep ends with: its best model in a directory, with pictures."""
+"""What a sweep ends with: its best model in a directory, with pictures and a card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.home import Home
 from asr_platform.leaderboard import ranked
+from asr_platform.model_card import CARD, About, model_card
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
+from search_spaces.space import Space
+from trainables.data.corpus import Corpus
 from trainables.model_directory import copy_model
 
 
@@ -17,20 +21,25 @@ def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return next((trial for trial in ranked(list(trials)) if trial.model), None)
 
 
-def make_best_model(home: Home, ledger: Ledger, say: Callable[[str], None]) -> Path | None:
+def make_best_model(
+    home: Home, ledger: Ledger, space: Space, corpus: Corpus, say: Callable[[str], None]
+) -> Path | None:
     """The model directory of a sweep's best trial, made anew; None where no trial has a model.
 
-    Without room for the pictures the model is still one.
+    Without room for the pictures and the card the model is still one.
     """
     name, trials = ledger.name, ledger.trials()
     best = best_of(trials)
     if best is None or best.model is None:
         return None
     model = copy_model(Path(best.model), home.model(name))
+    errors, store = ErrorsOnRecord(home.sweep(name)), home.store(ledger.about).uri
+    about = About(name, space, corpus, trials, best, errors.standings(trials), errors.of(best), store)
     try:
         draw_trial(best, model / PLOTS)
         if len(trials) > 1:
             draw_sweep(trials, model / PLOTS)
+        (model / CARD).write_text(model_card(about), encoding="utf-8")
     except OSError as error:
-        say(f"the plots cannot be written: {error}")
+        say(f"the plots or the card cannot be written: {error}")
     return model

@@ -107,7 +107,7 @@ class Doctor:
             done.append(f"discarded the MLflow run {run}: {why}")
         model = None
         if kinds & {"model", "registry"}:
-            model = make_best_model(self.home, self.ledger, done.append)
+            model = make_best_model(self.home, self.ledger, self.space, corpus_of(self.ledger), done.append)
             done += [f"copied the best model to {model}"] if model else []
         if model or kinds & {"mlflow", "discard"}:
             done += self._show(model)

@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from asr_platform.model_card import CARD
 from asr_platform.packaging import MODEL, parts, write_around
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.tracking import patience
@@ -31,6 +32,7 @@ CHAMPION = "champion"
 IDENTITY = ("ledger", "trial", "epoch")  # tags: no two models have the same
 VALIDATION = ("corpus_hash", "split")  # tags: what a figure is of
 VERSIONS = "mlflow.modelVersions"  # the tag by which MLflow's pages lead from a run's model to its versions
+DESCRIPTION = 5000  # characters, the most that MLflow's tables take
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Entry:
 
     Args:
         name: the sweep's.
-        model: the model directory.
+        model: the model directory, with its card.
         tags: what it is (`IDENTITY`), and how good in which validation.
         params: its values of what the sweep varied.
     """
@@ -102,6 +104,9 @@ class Registry:
             self.client.create_registered_model(entry.name, description=f"What the sweep {entry.name} found.")
         versions = self._versions(entry.name)
         version = next((one for one in versions if _is(entry, one.tags)), None) or self._add(entry, run_id)
+        if (entry.model / CARD).is_file():  # it tells of trials since
+            card = (entry.model / CARD).read_text(encoding="utf-8")
+            self.client.update_model_version(entry.name, str(version.version), description=card[:DESCRIPTION])
         champion = self._champion(entry.name, versions)
         if champion and not _is(entry, champion.tags) and (kept := undefeated(champion.tags, entry.tags)):
             return Registered(entry.name, str(version.version), f"version {champion.version} stays, {kept}")

@@ -283,7 +283,7 @@ def _conclude(
     trials = sweep.ledger.trials()
     model = None
     if not interrupt.pressed:
-        model = make_best_model(sweep.home, sweep.ledger, view.say)
+        model = make_best_model(sweep.home, sweep.ledger, sweep.space, sweep.corpus, view.say)
     mirror.end("KILLED" if interrupt.asked else "FINISHED", best_of(trials), model, interrupt.cap)
     thinner.thin()
     return Outcome(

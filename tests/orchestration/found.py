@@ -70,7 +70,7 @@ class Found:
                 patch.setattr(f"asr_platform.{drawing}", lambda *_: None)  # it would take most of the time
             mirror.show_all()
             ErrorsOnRecord(self.home.sweep(self.name)).opened(trials)
-            model = make_best_model(self.home, self.ledger, self.said.append)
+            model = make_best_model(self.home, self.ledger, space, self.corpus, self.said.append)
             mirror.end("FINISHED", best_of(trials), model)
         return mirror.registered
 

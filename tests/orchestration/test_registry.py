@@ -21,11 +21,12 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from asr_platform import load_model
+from asr_platform.best_model import best_of
 from asr_platform.cli import cli
 from asr_platform.cli_shared import ModelDirectory
 from asr_platform.home import Home
 from asr_platform.model_names import located
-from asr_platform.registry import Registered, undefeated
+from asr_platform.registry import DESCRIPTION, Registered, undefeated
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.model_directory import WEIGHTS
@@ -73,6 +74,7 @@ def test_the_best_model_is_registered_with_all_that_it_needs(found: Found) -> No
     assert found.end() == Registered("small", "1")
     version = found.client.get_model_version_by_alias("small", "champion")
     assert version.run_id == found.parent
+    assert version.description == (found.home.model("small") / "README.md").read_text()
     errors = {"split": "dev", "val_cer": str(found.ledger.trial(0).curve[0]["val_cer"]), "trial": "0", "epoch": "1"}
     assert errors.items() <= version.tags.items() and version.tags["corpus_hash"] == found.corpus.hash
     folder = located(found.home.path, "models:/small@champion").parent
@@ -183,6 +185,13 @@ def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found) -> No
     assert found.end() == Registered("small", champion(found))
 
 
+def test_a_card_longer_than_mlflows_column_is_cut_there(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_platform.best_model.model_card", lambda about: "A" * 6000)
+    found.end()
+    assert found.client.get_model_version("small", "1").description == "A" * DESCRIPTION
+    assert len((located(found.home.path, "models:/small/1") / "README.md").read_text()) == 6000
+
+
 # Finding
 
 
@@ -280,3 +289,23 @@ def test_commands_take_the_names(found: Found, tmp_path: Path) -> None:
     assert compared["cer"] == json.loads(said("compare", "small:1", "small:0", "--json"))["cer"]
     compared = json.loads(said("compare", name, str(other), *data, "dev", "--json"))
     assert compared["cer"]["difference"] == 0
+
+
+# The card
+
+
+def test_the_card_tells_the_data_the_figures_and_their_intervals(found: Found) -> None:
+    for _ in range(2):
+        found.trial(wrong=1)
+    found.end()
+    card = (found.home.model("small") / "README.md").read_text()
+    errors, best = found.ledger.trial(1).curve[0]["val_cer"], best_of(found.ledger.trials())
+    assert best is not None and card.startswith("# small\n") and f"trial {best.number}, epoch 1" in card
+    for text in (
+        f"| CER | {errors:.2%} | 0.00% to", "3 utterances", "3 trials, but cannot be told from trial", "from tiny",
+        found.corpus.hash, "| dev | 3 | 0.00 |", "kaldi, 8 bins", "| optimizer.lr |", "sampler tpe, seed 0",
+        "3 complete", "platform transcribe models:/small@champion", f"MLFLOW_TRACKING_URI={found.home.tracking}",
+        '`",ABC` and spaces',
+    ):  # fmt: skip
+        assert text in card, text
+    assert len(card) < DESCRIPTION

@@ -97,6 +97,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(found: Found) -> Iterator[Server]:
+    """As the card has it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     process = subprocess.Popen(

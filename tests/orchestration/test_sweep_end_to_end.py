@@ -157,7 +157,7 @@ def test_the_best_model_is_whole_and_learned_something(
 ) -> None:
     model = platform.home / "models" / NAME
     assert sorted(path.name for path in model.iterdir()) == [
-        "config.json", "errors.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
+        "README.md", "config.json", "errors.json", "features.json", "model.safetensors", "plots", "tokenizer.model",
     ]  # fmt: skip
     assert {path.name for path in (model / "plots").iterdir()} == {
         "cross_attention.png", "examples.html", "examples.txt", "learning_curves.png", "self_attention.png",
@@ -188,6 +188,8 @@ def test_the_best_model_is_the_champion_of_its_name(
     client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
     champion = client.get_model_version_by_alias(NAME, "champion")
     assert (champion.tags["trial"], float(champion.tags["val_cer"])) == (str(rows[0]["trial"]), rows[0]["val_cer"])
+    low, high = rows[0]["val_cer_interval"]
+    assert f"| CER | {rows[0]['val_cer']:.2%} | {low:.2%} to {high:.2%} |" in champion.description
     data = ["--data", corpus.path, "--split", "dev"]
     scores = json.loads(platform.run("evaluate", f"models:/{NAME}@champion", *data, "--json"))
     assert scores["cer"] == pytest.approx(rows[0]["val_cer"], abs=1e-9)
