@@ -79,7 +79,7 @@ def _figures(about: About) -> str:
     if errors is None:
         return f"{OBJECTIVES[objective(row)]}: {objective_text(row)}\n"
     table = _table(
-        (f"on {errors.split}", "", "95% interval"),
+        (f"on {errors.split}", "value", "95% interval"),
         [("CER", f"{errors.cer:.2%}", _interval(error_interval(errors))),
          ("WER", f"{errors.wer:.2%}", _interval(error_interval(errors, words=True)))],
     )  # fmt: skip
@@ -148,8 +148,8 @@ echo '{{"inputs": ["'$(base64 -w0 FILE.wav)'"]}}' |
     curl -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations
 ```
 
-In Python: `mlflow.pyfunc.load_model("{champion}").predict([recording])` is a list of texts, where a recording is the
-bytes of a WAV or FLAC file of any sample rate, or these in base64.
+In Python: `mlflow.pyfunc.load_model("{champion}").predict([recording])` is a list of texts; a recording is the bytes \
+of a WAV or FLAC file of any sample rate, or these in base64.
 """
 
 

@@ -1,15 +1,18 @@
-"""A made-up sweep of ten trials with a CER and one without, which has ended, and MLflow told of it."""
+"""A made-up sweep of ten trials with a CER and one without, which has ended, and MLflow told of it and of its model."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import babbler
 import pytest
 import records
 
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.home import Home, trial_name
 from asr_platform.mirror import Mirror
+from asr_platform.model_card import CARD, About, model_card
 from asr_platform.provenance import write_record
 from asr_platform.study import Ledger
 from trainables.data.corpus import Corpus
@@ -37,7 +40,18 @@ def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
     write_record(home.sweep(NAME), records.SPACE, home.path / "no plan")
     mirror = Mirror(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
     mirror.show_all()
-    mirror.end("FINISHED", ledger.trial(0), None)
+    mirror.end("FINISHED", ledger.trial(0), _model(home, ledger, corpus))
+
+
+def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
+    """A model directory with a card; nobody has trained it."""
+    model, best, errors = home.model(NAME), ledger.trial(0), ErrorsOnRecord(home.sweep(NAME))
+    babbler.save_model(corpus, model)
+    trials = ledger.trials()
+    standings, store = errors.standings(trials), home.tracking
+    about = About(NAME, records.space(), corpus, trials, best, standings, errors.of(best), store)
+    (model / CARD).write_text(model_card(about), encoding="utf-8")
+    return model
 
 
 def _cer(wanted: float) -> float:

@@ -180,6 +180,17 @@ def test_the_sweeps_run_leads_to_the_view(served: Served, visitor: Browser, pict
     assert any(link in served.view for link in found if "viewStateShareKey" in link)
 
 
+def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: Path) -> None:
+    visitor.open(f"{served.address}/#/models/{shown.NAME}")
+    text = "document.body.innerText"
+    visitor.wait(f"/Version 1\\b/.test({text}) && /@\\s*champion/.test({text})")
+    visitor.open(f"{served.address}/#/models/{shown.NAME}/versions/1")
+    visitor.wait(f"['How good it is', 'What it cannot do'].every(title => {text}.includes(title))")
+    figures = "[...document.querySelectorAll('td')].map(cell => cell.innerText.trim())"
+    assert {"CER", "10.00%"} <= set(visitor.run(f"return {figures}"))
+    visitor.screenshot(pictures / "champion.png")
+
+
 def test_ctrl_c_ends_the_pages(served: Served) -> None:
     """And nothing of the server outlives it."""
     port = urlsplit(served.address).port
