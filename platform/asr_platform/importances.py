@@ -7,7 +7,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.study import Ledger
@@ -64,6 +63,8 @@ def importances(ledger: Ledger) -> Importances:
 
 
 def _shares(trials: list[FrozenTrial], judged: dict[str, BaseDistribution]) -> dict[str, float]:
+    from optuna.importance import FanovaImportanceEvaluator  # scikit-learn, whose import takes seconds
+
     study = optuna.create_study()
     for trial in trials:
         params = {key: trial.params[key] for key in judged}

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.importances import Importances
 from asr_platform.significance import Difference
 from asr_platform.study import TrialRecord
 from asr_platform.terminal import heading_of, interval_text, say, side_by_side
@@ -20,6 +19,7 @@ from trainables.metrics import objective, objective_text
 if TYPE_CHECKING:
     from asr_platform.compare import Comparison, Measure
     from asr_platform.confirm import Confirmation
+    from asr_platform.importances import Importances
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

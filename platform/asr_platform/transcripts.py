@@ -8,10 +8,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from itertools import groupby, zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from trainables.examples import Examples, Transcript, WordError
 from trainables.metrics import align_characters
+
+if TYPE_CHECKING:  # importing it imports torch
+    from trainables.examples import Examples, Transcript, WordError
 
 WIDTH = 100  # characters a line
 GAP = "·"  # where the other line has a character more

@@ -64,6 +64,7 @@ class Soak:
     space: str
     say: Callable[[str], None]
     before: list[TrialRecord] = field(default_factory=list)
+    ledger: Ledger | None = None  # kept open: opening takes longer than the sweep can spare, ten times a second
 
     def run(self, kinds: Sequence[str]) -> list[TrialRecord]:
         """Lives through these moments and to the sweep's end; returns the trials."""
@@ -179,7 +180,9 @@ class Soak:
 
         Optuna would make tables that are not there yet, in a race with that process: so it is asked last.
         """
-        return Ledger.open(f"sqlite:///{self.platform.home}/studies.db", NAME).trials() if self.exists() else []
+        if self.ledger is None and self.exists():
+            self.ledger = Ledger.open(f"sqlite:///{self.platform.home}/studies.db", NAME)
+        return self.ledger.trials() if self.ledger else []
 
     def exists(self) -> bool:
         try:
