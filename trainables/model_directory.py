@@ -30,6 +30,7 @@ from trainables.utterance_errors import ERRORS
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 FEATURES = "features.json"  # a recogniser's
+MLMODEL, OWN_LANGUAGE_MODEL = "MLmodel", "language_model"  # beside the directory, in a registered model
 
 
 @dataclass
@@ -140,6 +141,17 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         load_model(model, str(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{folder / WEIGHTS}: {error}", "The file is damaged or of another model.") from None
+
+
+def with_own_language_model(config: Config, folder: Path) -> Config:
+    """The configuration of a registered model, which has the language model that it listens to beside it.
+
+    The path in it is that of the machine where it was trained.
+    """
+    if not (folder.with_name(MLMODEL).is_file() and folder.with_name(OWN_LANGUAGE_MODEL).is_dir()):
+        return config
+    decoding = config.decoding.model_copy(update={"language_model": str(folder.with_name(OWN_LANGUAGE_MODEL))})
+    return config.model_copy(update={"decoding": decoding})
 
 
 def copy_model(checkpoint: Path, folder: Path) -> Path:

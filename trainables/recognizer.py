@@ -24,7 +24,15 @@ from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
 from trainables.decoding import Search, Word, ctc_align, ctc_greedy
 from trainables.errors import InputError
-from trainables.model_directory import FEATURES, TOKENIZER, TrainedModel, load_weights, read_about, read_json
+from trainables.model_directory import (
+    FEATURES,
+    TOKENIZER,
+    TrainedModel,
+    load_weights,
+    read_about,
+    read_json,
+    with_own_language_model,
+)
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.text_model import check_tokenizers, load_language_model
 
@@ -167,6 +175,7 @@ class Recognizer(TrainedModel):
             InputError: a file is missing, is of another format or kind, or does not fit the others.
         """
         config, corpus_hash = read_about(folder, "encoder_decoder", cls.FILES)
+        config = with_own_language_model(config, folder)
         tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame")
         try:
             recipe = Recipe.model_validate(tree["recipe"])

@@ -18,10 +18,11 @@ from mlflow.types import ColSpec, Schema
 import trainables
 from trainables.config import parse_config
 from trainables.data.features import SAMPLE_RATE
-from trainables.model_directory import CONFIG, kind_of, read_json
+from trainables.errors import InputError
+from trainables.model_directory import CONFIG, OWN_LANGUAGE_MODEL, kind_of, read_json
 
 SERVING = Path(__file__).with_name("serving.py")  # never imported here: MLflow runs its copies
-MODEL, LANGUAGE_MODEL = "model", "language_model"  # where it finds the model directory, and that of a fused one
+MODEL = "model"  # where it finds the model directory
 # What `serving.py` and what it takes from `trainables` import; the versions are those of the training.
 PACKAGES = (
     "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors",
@@ -56,11 +57,20 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
 
 
 def parts(model: Path) -> Iterator[tuple[str, Path]]:
-    """The directories that belong into it: of the model, and of the language model that its own search listens to."""
+    """The directories that belong into it: of the model, and of the language model that its own search listens to.
+
+    Raises:
+        InputError: that one is gone.
+    """
     yield MODEL, model
     decoding = parse_config(read_json(model / CONFIG, "config")["config"], str(model / CONFIG)).decoding
-    if decoding.lm_weight and Path(str(decoding.language_model)).is_dir():
-        yield LANGUAGE_MODEL, Path(str(decoding.language_model))
+    if decoding.lm_weight and decoding.language_model:
+        language_model = Path(decoding.language_model)
+        if not language_model.is_dir():
+            raise InputError(
+                f"decoding.language_model: {language_model} is not there", "Put it back, or set lm_weight to 0."
+            )
+        yield OWN_LANGUAGE_MODEL, language_model
 
 
 def requirements() -> list[str]:

@@ -28,7 +28,7 @@ from trainables.model_directory import kind_of
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
 
-MODEL, LANGUAGE_MODEL = "model", "language_model"  # folders beside this file, as packaging.py has them
+MODEL = "model"  # the folder beside this file, as packaging.py has it
 
 
 class BadInput(MlflowException):
@@ -67,10 +67,7 @@ class Texts:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.recognizer = Recognizer.load(folder, device)
-        decoding, own = self.recognizer.config.decoding, folder.with_name(LANGUAGE_MODEL)
-        if own.is_dir():  # the configuration names it where it was trained
-            decoding = decoding.model_copy(update={"language_model": str(own)})
-        self.search = self.recognizer.search(decoding)
+        self.search = self.recognizer.search()
 
     def __call__(self, recordings: list[Any]) -> list[str]:
         """The text of each recording: the bytes of an audio file, or these in base64.

@@ -235,7 +235,7 @@ def texts(found: Found) -> Found:
 def plain(found: Found, fused: Found, texts: Found, recordings: list[Recording], tmp_path_factory: Any) -> Any:
     """What a process says that knows nothing but MLflow's address and the names; `heard` is what the platform says."""
     paths = [str(one.path) for one in recordings]
-    heard = load_model("models:/fused@champion", home=found.home.path).transcribe(paths)
+    heard = load_model(fused.home.model("fused")).transcribe(paths)
     config = json.loads((fused.home.model("fused") / "config.json").read_text())["config"]
     Path(config["decoding"]["language_model"]).rename(tmp_path_factory.mktemp("elsewhere") / "lm")
     done = subprocess.run(
@@ -268,8 +268,11 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def test_a_recogniser_brings_the_language_model_that_it_listens_to(plain: Any, recordings: list[Recording]) -> None:
-    assert plain["fused"] == plain["heard"] != [one.text for one in recordings]
+def test_a_recogniser_brings_the_language_model_that_it_listens_to(
+    plain: Any, fused: Found, recordings: list[Recording]
+) -> None:
+    by_name = load_model("models:/fused@champion", home=fused.home.path).transcribe([one.path for one in recordings])
+    assert plain["fused"] == plain["heard"] == by_name != [one.text for one in recordings]
 
 
 def test_a_language_model_answers_texts_with_perplexities(plain: Any) -> None:
