@@ -14,11 +14,11 @@ from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from asr_platform.home import Home
+from asr_platform.home import Home, checked_uri
 from asr_platform.packaging import MODEL
 from asr_platform.registry import CHAMPION
 from asr_platform.study import Ledger
-from asr_platform.tracking import FAILURES, LEDGER
+from asr_platform.tracking import FAILURES, LEDGER, quiet
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.model_directory import CONFIG
@@ -37,6 +37,8 @@ def fetch(home: Path, model: str) -> Path:
         InputError: there is no such model, or the store cannot be read; or nothing says where a store is.
     """
     named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        checked_uri(named, "MLFLOW_TRACKING_URI")
     place = Home(home.resolve()) if named else Home.existing(home)
     failures: list[InputError] = []
     for store in _stores(place, named, _name(model)):
@@ -73,37 +75,46 @@ def _name(model: str) -> str:
 
 def _fetched(home: Home, store: str, model: str) -> Path:
     """From one store."""
+    quiet()
+    database = store.removeprefix("sqlite:///")
+    if database != store and not Path(database).is_file():  # MLflow would make one
+        raise InputError(f"{model}: {store}: there is no such file", "Give the model's directory, or MLflow's address.")
     client = MlflowClient(store)
     scheme, _, name = model.partition(":/")
     run_id, _, path = name.strip("/").partition("/")
     try:
-        address = _of_run(client, home, run_id, path) if scheme == "runs" else _of_version(client, model)
-        folder = _here(home, store, address)
+        address, inner = _of_run(client, home, run_id, path) if scheme == "runs" else _of_version(client, model)
+        folder = _here(home, store, address, inner)
     except FAILURES as error:
         raise InputError(f"{model}: {' '.join(str(error).split())[:200]}", _known(client)) from None
+    if inner and not folder.exists():
+        raise InputError(
+            f"{model}: its files are in {folder}, which is not on this machine",
+            "Ask a server that keeps them for others (mlflow server), or give the model's directory.",
+        )
     if not (folder / CONFIG).is_file():
         raise InputError(f"{model}: there is no model directory of this platform in it", _known(client))
     return folder
 
 
-def _of_version(client: MlflowClient, model: str) -> str:
-    """Where the model directory is that a version, an alias or the ID of one of MLflow's models means."""
+def _of_version(client: MlflowClient, model: str) -> tuple[str, str]:
+    """The address of what a version, an alias or the ID of one of MLflow's models means, and the directory in it."""
     found = get_model_name_and_version(client, model)
     if len(found) == 1:
-        return f"{client.get_logged_model(found[0]).artifact_location}/{MODEL}"
-    return f"{client.get_model_version_download_uri(*found)}/{MODEL}"
+        return str(client.get_logged_model(found[0]).artifact_location), MODEL
+    return str(client.get_model_version_download_uri(*found)), MODEL
 
 
-def _of_run(client: MlflowClient, home: Home, run_id: str, path: str) -> str:
+def _of_run(client: MlflowClient, home: Home, run_id: str, path: str) -> tuple[str, str]:
     """Where the model directory of a run is: among its models, its artifacts, or, of a trial, in the sweep's folder."""
     run, name = client.get_run(run_id), path or MODEL
     models = client.search_logged_models([run.info.experiment_id], f"source_run_id='{run_id}' AND name='{name}'")
     latest = next((one for one in models if one.status == LoggedModelStatus.READY), None)
     if latest is not None:
-        return f"{latest.artifact_location}/{MODEL}"
+        return str(latest.artifact_location), MODEL
     if path or client.list_artifacts(run_id, name):
-        return f"{run.info.artifact_uri}/{name}"
-    return _of_trial(client, home, run)
+        return f"{run.info.artifact_uri}/{name}", ""
+    return _of_trial(client, home, run), ""
 
 
 def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
@@ -121,15 +132,15 @@ def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
     )
 
 
-def _here(home: Home, store: str, address: str) -> Path:
-    """A folder of artifacts on this machine."""
+def _here(home: Home, store: str, address: str, inner: str) -> Path:
+    """A folder in a folder of artifacts, with what is beside it, on this machine."""
     if urlparse(address).scheme in ("", "file"):
-        return Path(local_file_uri_to_path(address))
+        return Path(local_file_uri_to_path(address)) / inner
     fetched = home.path / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
     if not fetched.is_dir():
         with replaced(fetched) as partial:
             download_artifacts(artifact_uri=address, dst_path=str(partial), tracking_uri=store)
-    return fetched / Path(urlparse(address).path).name
+    return fetched / Path(urlparse(address).path).name / inner
 
 
 def _known(client: MlflowClient) -> str:

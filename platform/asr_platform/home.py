@@ -172,7 +172,7 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def checked_uri(uri: str) -> str:
+def checked_uri(uri: str, said: str = "--tracking-uri") -> str:
     """The address of an MLflow server or database, if it can be one.
 
     Raises:
@@ -181,16 +181,14 @@ def checked_uri(uri: str) -> str:
     kinds = "a server's, such as http://HOST:5000, or a database's, such as postgresql://HOST/NAME"
     kind = urlsplit(uri).scheme.partition("+")[0]
     if kind not in (*SERVERS, *DATABASES) or (kind in SERVERS and not urlsplit(uri).hostname):
-        raise InputError(f"--tracking-uri {uri}: no such kind of address", f"Give {kinds}.")
+        raise InputError(f"{said} {uri}: no such kind of address", f"Give {kinds}.")
     if kind == "sqlite" and not uri.startswith("sqlite:////"):
-        raise InputError(
-            f"--tracking-uri {uri}: not an absolute path", "Give sqlite:////FOLDER/FILE, with four slashes."
-        )
+        raise InputError(f"{said} {uri}: not an absolute path", "Give sqlite:////FOLDER/FILE, with four slashes.")
     if urlsplit(uri).password is not None:
         elsewhere = (
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if kind in SERVERS else "~/.pgpass or the like"
         )
-        raise InputError("--tracking-uri: a password in the address would be kept in the home", f"Use {elsewhere}.")
+        raise InputError(f"{said}: a password in the address would be kept in the home", f"Use {elsewhere}.")
     if kind in DATABASES:
         from sqlalchemy import make_url
         from sqlalchemy.exc import NoSuchModuleError
@@ -198,7 +196,7 @@ def checked_uri(uri: str) -> str:
         try:
             make_url(uri).get_dialect().import_dbapi()
         except (ModuleNotFoundError, NoSuchModuleError) as error:
-            raise InputError(f"--tracking-uri {uri}: {error}", "Install the database's driver with pip.") from None
+            raise InputError(f"{said} {uri}: {error}", "Install the database's driver with pip.") from None
     return uri
 
 

@@ -12,8 +12,8 @@ def located(home: Path, model: str) -> Path:
 
     Args:
         home: whose sweeps' stores are asked, after that of $MLFLOW_TRACKING_URI.
-        model: a directory, which need not be there; `models:/NAME@champion`, `models:/NAME/3`; `runs:/ID` of a sweep
-            or of a trial, `runs:/ID/PATH`.
+        model: a directory, which need not be there; `models:/NAME@champion`, `models:/NAME/3`; `runs:/ID` of a sweep;
+            of a trial, where its home is; `runs:/ID/PATH`.
 
     Raises:
         InputError: MLflow has no such model; the message lists those there are.

@@ -136,7 +136,7 @@ class Tracker:
     """
 
     def __init__(self, store: Store, experiment: str) -> None:
-        _quiet()
+        quiet()
         self.client = MlflowClient(tracking_uri=store.uri)
         location = None if store.is_server else store.artifacts.as_uri()
         found = self.client.get_experiment_by_name(experiment)
@@ -335,7 +335,7 @@ def patience() -> Iterator[None]:
         MLFLOW_HTTP_REQUEST_TIMEOUT.set(usual)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """The first use of a store announces every migration of its tables: not on our terminal."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
