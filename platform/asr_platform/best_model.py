@@ -13,6 +13,7 @@ from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.study import Ledger, TrialRecord
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
+from trainables.errors import InputError
 from trainables.model_directory import copy_model
 
 
@@ -40,6 +41,6 @@ def make_best_model(
         if len(trials) > 1:
             draw_sweep(trials, model / PLOTS)
         (model / CARD).write_text(model_card(about), encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")
     return model

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial
 
 from asr_platform.best_model import best_of, make_best_model
 from asr_platform.home import Home, trial_name
-from asr_platform.leaderboard import rows
+from asr_platform.leaderboard import ranked, rows
 from asr_platform.mirror import Mirror
 from asr_platform.registry import Entry, Registry
+from asr_platform.run_on_record import STOPPED
 from asr_platform.study import REMOVED, Ledger, State, TrialRecord
 from asr_platform.sweep import recorded_space
 from asr_platform.thinning import Thinner
@@ -179,9 +180,10 @@ class Doctor:
                 yield from _check_run(tracker, run, trial)
 
     def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """A sweep that has ended with a model has registered it."""
+        """A sweep that has ended with a model has registered it, unless its best is no longer on disk."""
         best, model = best_of(trials), self.home.model(self.name)
-        if not (self.ledger.done and best and model.is_dir()):
+        ended = self.ledger.done or self.ledger.about.get(STOPPED)
+        if not (ended and best and best is ranked(trials)[0] and model.is_dir()):
             return
         if Registry(tracker.client).lacks(Entry.of(self.ledger, best, model)):
             yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
@@ -209,7 +211,7 @@ class Doctor:
                 (TextModel if kind_of(folder) == "language_model" else Recognizer).load(folder)
             except InputError as error:
                 yield Finding("model", f"the model cannot be loaded: {error.problem}")
-        elif self.ledger.done and any(trial.model for trial in trials):
+        elif (self.ledger.done or self.ledger.about.get(STOPPED)) and any(trial.model for trial in trials):
             yield Finding("model", f"no model directory {folder}")
 
 

@@ -95,9 +95,9 @@ class Mirror(Follower):
         steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
         steps += [partial(self._keep, trial=trial) for trial in trials if trial.state == "running"]
         steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
-        if best and model:
-            steps.append(partial(self._register, entry=Entry.of(self.ledger, best, model)))
         steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
+        if best and model:
+            steps.append(partial(self._register, best=best, model=model))
         done = [self._try(step) for step in steps]
         if self.missed or not all(done):
             self.say(f"MLflow has not been told everything: platform doctor {self.ledger.name} --repair will tell it")
@@ -126,9 +126,15 @@ class Mirror(Follower):
     def _connect(self) -> Tracker:
         return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
 
-    def _register(self, tracker: Tracker, entry: Entry) -> None:
-        self.registered = Registry(tracker.client).register(entry, self.parent)
-        if self.registered.kept:
+    def _register(self, tracker: Tracker, best: TrialRecord, model: Path) -> None:
+        """Whatever is wrong with a model, such as a language model of its own that is gone, ends no sweep."""
+        try:
+            self.registered = Registry(tracker.client).register(Entry.of(self.ledger, best, model), self.parent)
+        except FAILURES:
+            raise
+        except Exception as error:
+            self.say(f"the best model cannot be registered: {type(error).__name__}: {error}")
+        if self.registered and self.registered.kept:
             self.say(f"{self.registered.uri} is not the champion: {self.registered.kept}")
 
     def _open_parent(self, tracker: Tracker) -> str:

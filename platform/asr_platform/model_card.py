@@ -6,6 +6,7 @@ description of the model's version in MLflow's registry.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainables.metrics import OBJECTIVES, objective, objective_text
 from trainables.utterance_errors import UtteranceErrors
 
 CARD = "README.md"
+HEAD = "# {}\n"  # how the card of a sweep begins
 MOST_CHARACTERS = 80  # of an alphabet that is told in full
 
 
@@ -69,8 +71,9 @@ def _head(about: About) -> str:
     row = about.best.best or {}
     what = "A speech recogniser: speech in, text out." if about.recogniser else "A language model of transcripts."
     return (
-        f"# {about.name}\n\n{what} {about.best.about.get('parameters', 0):,} parameters. The best model of the sweep "
-        f"{about.name}: trial {about.best.number}, epoch {row.get('epoch')}. This card was written on {date.today()}.\n"
+        f"{HEAD.format(about.name)}\n{what} {about.best.about.get('parameters', 0):,} parameters. The best model "
+        f"of the sweep {about.name}: trial {about.best.number}, epoch {row.get('epoch')}. This card was written on "
+        f"{date.today()}.\n"
     )
 
 
@@ -140,9 +143,11 @@ def _use(about: About) -> str:
     champion = f"models:/{about.name}@champion"
     if not about.recogniser:
         return f"```sh\nplatform evaluate RECOGNISER ... --language-model {champion} --lm-weight 0.3\n```\n"
-    return f"""```sh
+    return f"""While this is the champion of its name:
+
+```sh
+export MLFLOW_TRACKING_URI={shlex.quote(about.store)}
 platform transcribe {champion} FILE.wav
-export MLFLOW_TRACKING_URI={about.store}
 mlflow models serve -m {champion} --env-manager local --port 5001 &
 echo '{{"inputs": ["'$(base64 -w0 FILE.wav)'"]}}' |
     curl -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations
@@ -154,23 +159,28 @@ of a WAV or FLAC file of any sample rate, or these in base64.
 
 
 def _limits(about: About) -> str:
+    if not about.recogniser:
+        return "- Its perplexities are of texts such as those above: they say nothing of others.\n"
     split = about.corpus.training_split(about.config.data.train)
     alphabet = "".join(sorted(set("".join(split.texts or [])) - {" "}))
-    known = f"`{alphabet}`" if len(alphabet) <= MOST_CHARACTERS else f"the {len(alphabet)} of its training texts"
-    lines = [f"It writes no characters but {known} and spaces."]
-    if about.recogniser:
-        lines += [
-            f"Its training utterances last {split.seconds.min():.1f} to {split.seconds.max():.1f} s, on average "
-            f"{split.seconds.mean():.1f} s: longer recordings are cut, at silences where there are any.",
-            "It hears words in whatever sound there is, also where nobody speaks.",
-            "Other voices, words, rooms or microphones than those of the corpus are not in these figures.",
-        ]
+    known = (
+        f"`{alphabet}`"
+        if len(alphabet) <= MOST_CHARACTERS and "`" not in alphabet
+        else f"the {len(alphabet)} of its training texts"
+    )
+    lines = [
+        f"It writes no characters but {known} and spaces.",
+        f"Its training utterances last {split.seconds.min():.1f} to {split.seconds.max():.1f} s, on average "
+        f"{split.seconds.mean():.1f} s: longer recordings are cut, at silences where there are any.",
+        "It hears words in whatever sound there is, also where nobody speaks.",
+        "Other voices, words, rooms or microphones than those of the corpus are not in these figures.",
+    ]
     return "".join(f"- {line}\n" for line in lines)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
 def _interval(interval: Interval) -> str:

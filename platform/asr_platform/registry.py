@@ -20,12 +20,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
-from asr_platform.model_card import CARD
+from asr_platform.model_card import CARD, HEAD
 from asr_platform.packaging import MODEL, parts, write_around
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.tracking import patience
 from trainables.metrics import objective, objective_value
-from trainables.model_directory import kind_of
+from trainables.model_directory import copy_model, kind_of
 from trainables.utterance_errors import ERRORS, UtteranceErrors
 
 CHAMPION = "champion"
@@ -54,16 +54,17 @@ class Entry:
     @classmethod
     def of(cls, ledger: Ledger, best: TrialRecord, model: Path) -> Entry:
         """That of a trial that has finished an epoch."""
-        assert best.best is not None
+        row = next((row for row in best.curve if row["checkpoint"] == best.model), best.best)
+        assert row is not None
         errors = UtteranceErrors.load(model / ERRORS)
         tags = {
             "ledger": ledger.id,
             "trial": best.number,
-            "epoch": best.best["epoch"],
+            "epoch": row["epoch"],
             "corpus_hash": ledger.about["corpus_hash"],
             "split": errors.split if errors else "",
             "parameters": best.about.get("parameters"),
-            objective(best.best): objective_value(best.best),
+            objective(row): objective_value(row),
         }
         return cls(ledger.name, model, {key: str(value) for key, value in tags.items()}, best.params)
 
@@ -102,12 +103,10 @@ class Registry:
         """
         if not self.client.search_registered_models(f"name='{entry.name}'"):
             self.client.create_registered_model(entry.name, description=f"What the sweep {entry.name} found.")
-        versions = self._versions(entry.name)
-        version = next((one for one in versions if _is(entry, one.tags)), None) or self._add(entry, run_id)
-        if (entry.model / CARD).is_file():  # it tells of trials since
-            card = (entry.model / CARD).read_text(encoding="utf-8")
-            self.client.update_model_version(entry.name, str(version.version), description=card[:DESCRIPTION])
-        champion = self._champion(entry.name, versions)
+        found = next((one for one in self._versions(entry.name) if _is(entry, one.tags)), None)
+        version = found or self._add(entry, run_id)
+        self._describe(entry, version)
+        champion = self._champion(entry.name, self._versions(entry.name))  # another home may have put it up meanwhile
         if champion and not _is(entry, champion.tags) and (kept := undefeated(champion.tags, entry.tags)):
             return Registered(entry.name, str(version.version), f"version {champion.version} stays, {kept}")
         self.client.set_registered_model_alias(entry.name, CHAMPION, str(version.version))
@@ -122,6 +121,13 @@ class Registry:
         own = champion.tags.get("ledger") == entry.tags["ledger"]  # then the sweep had a better one, now off the disk
         return not own and not any(_is(entry, one.tags) for one in versions)
 
+    def _describe(self, entry: Entry, version: ModelVersion) -> None:
+        """With the latest card, which tells of trials since; what a person has written stays."""
+        card = entry.model / CARD
+        if card.is_file() and (not version.description or version.description.startswith(HEAD.format(entry.name))):
+            text = card.read_text(encoding="utf-8")[:DESCRIPTION]
+            self.client.update_model_version(entry.name, str(version.version), description=text)
+
     def _versions(self, name: str) -> list[ModelVersion]:
         return list(self.client.search_model_versions(f"name='{name}'"))
 
@@ -131,6 +137,9 @@ class Registry:
 
     def _add(self, entry: Entry, run_id: str) -> ModelVersion:
         logged = self._logged(entry, run_id)
+        outputs = self.client.get_run(run_id).outputs
+        if logged.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(entry.tags["epoch"]))])
         version = self.client.create_model_version(
             entry.name, logged.artifact_location, run_id, dict(entry.tags), model_id=logged.model_id
         )
@@ -153,13 +162,13 @@ class Registry:
         about = Model(
             artifact_path=logged.artifact_location, model_uuid=logged.model_id, model_id=logged.model_id, run_id=run_id
         )
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as place, patience():
             write_around(entry.model, Path(place) / MODEL, about)
             self.client.log_model_artifacts(logged.model_id, str(Path(place) / MODEL))
-        with patience():
             for name, folder in parts(entry.model):
+                if name != MODEL:  # it may be a checkpoint
+                    folder = copy_model(folder, Path(place) / name)
                 self.client.log_model_artifacts(logged.model_id, str(folder), name)
-        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(entry.tags["epoch"]))])
         return self.client.finalize_logged_model(logged.model_id, "READY")
 
 

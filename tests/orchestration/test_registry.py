@@ -27,6 +27,7 @@ from asr_platform.cli_shared import ModelDirectory
 from asr_platform.home import Home
 from asr_platform.model_names import located
 from asr_platform.registry import DESCRIPTION, Registered, undefeated
+from asr_platform.run_on_record import STOPPED
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.model_directory import WEIGHTS
@@ -143,7 +144,14 @@ def test_figures_of_another_validation_displace_nothing(other: dict[str, str]) -
 
 
 @pytest.mark.parametrize(
-    ("step", "left"), [("log_model_artifacts", 0), ("create_model_version", 1), ("set_registered_model_alias", 1)]
+    ("step", "left"),
+    [
+        ("log_model_artifacts", 0),
+        ("finalize_logged_model", 0),
+        ("log_outputs", 1),
+        ("create_model_version", 1),
+        ("set_registered_model_alias", 1),
+    ],
 )
 def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
     found: Found, step: str, left: int, monkeypatch: pytest.MonkeyPatch
@@ -166,9 +174,14 @@ def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
     (after,) = found.client.search_logged_models([experiment])
     assert after.status == LoggedModelStatus.READY and (not models or after.model_id == models[0])
     assert versions(found) == {"1": "0"}
+    assert [one.model_id for one in found.client.get_run(found.parent).outputs.model_outputs] == [after.model_id]
 
 
-def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found) -> None:
+@pytest.mark.parametrize("cap", ["", "5 of 5 hours (--max-hours) are spent"])
+def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found, cap: str) -> None:
+    """Also where the sweep ended at a cap."""
+    found.ledger.note("trials", 2 if cap else 1)
+    found.ledger.note(STOPPED, cap)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     found.ledger.note("options", {"tracking_uri": f"http://127.0.0.1:{port}"})
@@ -185,10 +198,30 @@ def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found) -> No
     assert found.end() == Registered("small", champion(found))
 
 
-def test_a_card_longer_than_mlflows_column_is_cut_there(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asr_platform.best_model.model_card", lambda about: "A" * 6000)
+def test_what_cannot_be_registered_ends_no_sweep(found: Found) -> None:
+    config = Path(str(found.ledger.trial(0).model)) / "config.json"
+    about = json.loads(config.read_text())
+    about["config"]["decoding"] |= {"method": "beam", "language_model": "/gone", "lm_weight": 0.3}
+    config.write_text(json.dumps(about))
+    assert found.end() is None
+    (said,) = found.said
+    assert said.startswith(
+        "the best model cannot be registered: InputError: decoding.language_model: /gone is not there"
+    )
+    assert found.client.get_run(found.parent).info.status == "FINISHED"
+
+
+def test_what_a_person_has_written_of_a_version_stays(found: Found) -> None:
     found.end()
-    assert found.client.get_model_version("small", "1").description == "A" * DESCRIPTION
+    found.client.update_model_version("small", "1", description="Ours.")
+    found.end()
+    assert found.client.get_model_version("small", "1").description == "Ours."
+
+
+def test_a_card_longer_than_mlflows_column_is_cut_there(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_platform.best_model.model_card", lambda about: "# small\n".ljust(6000, "A"))
+    found.end()
+    assert found.client.get_model_version("small", "1").description == "# small\n".ljust(DESCRIPTION, "A")
     assert len((located(found.home.path, "models:/small/1") / "README.md").read_text()) == 6000
 
 
@@ -256,6 +289,30 @@ def test_unknown_names_are_refused_and_the_known_ones_told(found: Found) -> None
     assert "platform leaderboard" in error.value.remedy
     with pytest.raises(InputError, match="nothing has been run here"):
         located(found.home.path / "absent", "models:/small@champion")
+
+
+@pytest.mark.parametrize(
+    ("store", "why"),
+    [
+        ("foo://x", "MLFLOW_TRACKING_URI foo://x: no such kind of address"),
+        ("sqlite:///{folder}/none/m.db", "there is no such file"),
+    ],
+)
+def test_a_store_that_cannot_be_is_refused(
+    store: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none is made."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(folder=tmp_path))
+    with pytest.raises(InputError, match=why):
+        located(tmp_path / "mlruns", "models:/small@champion")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_another_machine_are_said_to_be_there(found: Found) -> None:
+    found.end()
+    shutil.rmtree(located(found.home.path, "models:/small@champion").parent)
+    with pytest.raises(InputError, match="which is not on this machine"):
+        located(found.home.path, "models:/small@champion")
 
 
 def test_every_command_means_the_same_by_model() -> None:
