@@ -26,10 +26,13 @@ check: $(INSTALLED)  ## style, types, import contracts
 
 install: $(INSTALLED)  ## the environment alone
 
+# pip compiles on one core, tests included, which takes longer than the rest of it. All cores do it after pip: left to the
+# first import, it would be done anew at every start where PYTHONDONTWRITEBYTECODE is set, as it is in many containers.
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --requirement requirements.lock
+	-$(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
