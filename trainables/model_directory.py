@@ -30,7 +30,8 @@ from trainables.utterance_errors import ERRORS
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 FEATURES = "features.json"  # a recogniser's
-MLMODEL, OWN_LANGUAGE_MODEL = "MLmodel", "language_model"  # beside the directory, in a registered model
+# In a registered model: the directory, and beside it MLflow's file and the language model that it listens to.
+MODEL, MLMODEL, OWN_LANGUAGE_MODEL = "model", "MLmodel", "language_model"
 
 
 @dataclass

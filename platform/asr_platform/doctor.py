@@ -131,6 +131,11 @@ class Doctor:
             self.tracker = Tracker(store, experiment_of(corpus_of(self.ledger)))
         return self.tracker
 
+    @property
+    def _ended(self) -> bool:
+        """Whether the sweep has come to its end, or to a cap."""
+        return self.ledger.done or bool(self.ledger.about.get(STOPPED))
+
     def _check_progress(self, trials: list[TrialRecord]) -> Iterator[Finding]:
         for trial in trials:
             if trial.state == "running":
@@ -182,8 +187,7 @@ class Doctor:
     def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
         """A sweep that has ended with a model has registered it, unless its best is no longer on disk."""
         best, model = best_of(trials), self.home.model(self.name)
-        ended = self.ledger.done or self.ledger.about.get(STOPPED)
-        if not (ended and best and best is ranked(trials)[0] and model.is_dir()):
+        if not (self._ended and best and best is ranked(trials)[0] and model.is_dir()):
             return
         if Registry(tracker.client).lacks(Entry.of(self.ledger, best, model)):
             yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
@@ -211,7 +215,7 @@ class Doctor:
                 (TextModel if kind_of(folder) == "language_model" else Recognizer).load(folder)
             except InputError as error:
                 yield Finding("model", f"the model cannot be loaded: {error.problem}")
-        elif (self.ledger.done or self.ledger.about.get(STOPPED)) and any(trial.model for trial in trials):
+        elif self._ended and any(trial.model for trial in trials):
             yield Finding("model", f"no model directory {folder}")
 
 

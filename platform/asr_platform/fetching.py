@@ -13,17 +13,15 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from asr_platform.home import Home, checked_uri
-from asr_platform.packaging import MODEL
 from asr_platform.registry import CHAMPION
 from asr_platform.study import Ledger
 from asr_platform.tracking import FAILURES, LEDGER, quiet
 from trainables.errors import InputError
 from trainables.folders import replaced
-from trainables.model_directory import CONFIG
-
-PARENT = "mlflow.parentRunId"
+from trainables.model_directory import CONFIG, MODEL
 
 
 def fetch(home: Path, model: str) -> Path:
@@ -119,7 +117,7 @@ def _of_run(client: MlflowClient, home: Home, run_id: str, path: str) -> tuple[s
 
 def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
     """The model directory of a trial's best epoch, as the ledger has it."""
-    parent = run.data.tags.get(PARENT)
+    parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
     ledger_id = client.get_run(parent).data.tags.get(LEDGER) if parent else None
     for ledger in _ledgers(home):
         if ledger.id == ledger_id:

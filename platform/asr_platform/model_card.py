@@ -14,6 +14,7 @@ from datetime import date
 
 from asr_platform.significance import Interval, Standing, error_interval
 from asr_platform.study import TrialRecord
+from asr_platform.terminal import trials_listed
 from search_spaces.space import Space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
@@ -101,8 +102,8 @@ def _ties(about: About) -> str:
     if not others:
         return f"It is the best of {len(about.trials)} trials."
     return (
-        f"It is the best of {len(about.trials)} trials, but cannot be told from {_trials(sorted(others))}: the 95% "
-        "interval of the paired difference has 0 in it."
+        f"It is the best of {len(about.trials)} trials, but cannot be told from {trials_listed(sorted(others))}: the "
+        "95% interval of the paired difference has 0 in it."
     )
 
 
@@ -185,9 +186,3 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _interval(interval: Interval) -> str:
     return f"{interval.low:.2%} to {interval.high:.2%}"
-
-
-def _trials(numbers: Sequence[int]) -> str:
-    """`trial 2`, or `trials 2, 3 and 7`."""
-    *most, last = map(str, numbers)
-    return f"trials {', '.join(most)} and {last}" if most else f"trial {last}"

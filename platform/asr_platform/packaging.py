@@ -19,10 +19,9 @@ import trainables
 from trainables.config import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
-from trainables.model_directory import CONFIG, OWN_LANGUAGE_MODEL, kind_of, read_json
+from trainables.model_directory import CONFIG, MODEL, OWN_LANGUAGE_MODEL, kind_of, read_json
 
 SERVING = Path(__file__).with_name("serving.py")  # never imported here: MLflow runs its copies
-MODEL = "model"  # where it finds the model directory
 # What `serving.py` and what it takes from `trainables` import; the versions are those of the training.
 PACKAGES = (
     "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors",

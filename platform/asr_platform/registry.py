@@ -21,11 +21,11 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from asr_platform.model_card import CARD, HEAD
-from asr_platform.packaging import MODEL, parts, write_around
+from asr_platform.packaging import parts, write_around
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.tracking import patience
 from trainables.metrics import objective, objective_value
-from trainables.model_directory import copy_model, kind_of
+from trainables.model_directory import MODEL, copy_model, kind_of
 from trainables.utterance_errors import ERRORS, UtteranceErrors
 
 CHAMPION = "champion"

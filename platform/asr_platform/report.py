@@ -26,7 +26,6 @@ from asr_platform.report_page import (
     counted,
     facts,
     joined,
-    listed,
     note,
     page,
     paragraph,
@@ -50,7 +49,7 @@ from asr_platform.report_results import (
 from asr_platform.run_on_record import SPENT, STOPPED
 from asr_platform.study import WARM_START
 from asr_platform.sweep import PROVENANCE
-from asr_platform.terminal import interval_text
+from asr_platform.terminal import interval_text, listed, trials_listed
 from search_spaces.distributions import Choice, Float, Variable
 from trainables.folders import written_whole
 from trainables.metrics import objective_text
@@ -129,9 +128,9 @@ def _certain(found: Findings, platform: str) -> list[str]:
     if standing is None or standing.tied is None:
         return ["No errors of its utterances are on record, so whether another is as good cannot be said."]
     if found.tied:
-        names = listed([str(trial.number) for trial in found.tied])
+        names = trials_listed([trial.number for trial in found.tied])
         return [
-            f"Whether it is really better than trial{'s' * (len(found.tied) > 1)} {names} cannot be said:",
+            f"Whether it is really better than {names} cannot be said:",
             "the 95% interval of the paired difference has 0 in it.",
             "Training them again from other seeds may tell:",
             tagged("code", f"{platform} confirm {found.name}"),

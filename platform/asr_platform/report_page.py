@@ -195,8 +195,3 @@ def short(value: object) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 trial`, `2 trials`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def listed(items: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))

@@ -21,7 +21,6 @@ from asr_platform.report_page import (
     counted,
     figure,
     joined,
-    listed,
     note,
     paragraph,
     picture,
@@ -31,7 +30,7 @@ from asr_platform.report_page import (
 )
 from asr_platform.report_parallel import parallel_coordinates
 from asr_platform.study import TrialRecord
-from asr_platform.terminal import interval_text
+from asr_platform.terminal import interval_text, listed
 from trainables.metrics import objective_text
 
 SIDE_BY_SIDE = 8  # trials whose values stand beside each other

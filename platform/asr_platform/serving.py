@@ -24,11 +24,9 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from trainables.data.features import read_audio
 from trainables.errors import InputError
 from trainables.long_form import Cut, cut, longest_piece, transcribe_cuts
-from trainables.model_directory import kind_of
+from trainables.model_directory import MODEL, kind_of
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
-
-MODEL = "model"  # the folder beside this file, as packaging.py has it
 
 
 class BadInput(MlflowException):

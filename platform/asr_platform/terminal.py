@@ -365,3 +365,13 @@ def _value(trial: TrialRecord, key: str) -> Text:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def listed(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def trials_listed(numbers: Sequence[int]) -> str:
+    """`trial 2`, or `trials 2, 3 and 7`."""
+    return f"trial{'s' * (len(numbers) > 1)} {listed(list(map(str, numbers)))}"

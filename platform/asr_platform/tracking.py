@@ -28,6 +28,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.home import Store
@@ -156,7 +157,7 @@ class Tracker:
 
         What tells runs apart is the name under a parent, and the tag `ledger` of a sweep's own run.
         """
-        nesting = {"mlflow.parentRunId": parent} if parent else {}
+        nesting = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         begun = self.children(parent, name) if parent else self._of_ledger(tags.get(LEDGER))
         if begun:
             run_id = begun[0].id
@@ -171,7 +172,7 @@ class Tracker:
     def children(self, parent: str, name: str | None = None) -> list[Run]:
         """The runs nested under a sweep's own, all or those of one name, the oldest first."""
         named = f" and attributes.run_name = '{name}'" if name else ""
-        return self._runs(f"tags.`mlflow.parentRunId` = '{parent}'{named}")
+        return self._runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'{named}")
 
     def run(self, run_id: str) -> Run | None:
         """The run of that id; None where the store has none."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +70,19 @@ class Platform:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
+
+
+def unused_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    """Whether a server is there that finds nothing wrong."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30):
+        return True
+    return False
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

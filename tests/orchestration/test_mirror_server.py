@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import babbler
 import pytest
 import records
 import seen
-from command import OTHERS, wait_for
+from command import OTHERS, answers, unused_port, wait_for
 from mlflow.tracking import MlflowClient
 
 from asr_platform import mirror as module
@@ -36,8 +35,7 @@ class Server:
     """MLflow's own server, which keeps artifacts itself, always on one port."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = unused_port()
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
 
@@ -54,14 +52,7 @@ class Server:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             env={**OTHERS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
-        wait_for(self.answers, self.process)
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=30) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        wait_for(lambda: answers(f"{self.address}/health"), self.process)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -193,8 +184,6 @@ def test_a_store_that_fails_at_once_is_asked_again_at_once(
     tmp_path: Path, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LONG", 60)  # however busy the machine
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    sweep = Sweep(tmp_path, tiny_corpus, f"http://127.0.0.1:{port}")
+    sweep = Sweep(tmp_path, tiny_corpus, f"http://127.0.0.1:{unused_port()}")
     sweep.mirror.opened([])
     assert sweep.said and sweep.mirror.rests_until == 0.0

@@ -19,7 +19,7 @@ import pytest
 import records
 import shown
 from browser import Browser
-from command import OTHERS, PATIENCE, PLATFORM, wait_for
+from command import OTHERS, PATIENCE, PLATFORM, unused_port, wait_for
 from mlflow.tracking import MlflowClient
 from place import Ended, Run
 
@@ -62,8 +62,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Iterator[Served]:
     home = Home.at(tmp_path_factory.mktemp("home") / "50% of #1")
     shown.show(home, shown.finished_sweep(home, tiny_corpus), tiny_corpus)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = unused_port()
     process = subprocess.Popen(
         [str(PLATFORM), "--home", str(home.path), "ui", "--port", str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=OTHERS,
@@ -224,8 +223,7 @@ def taken() -> Iterator[int]:
 
 
 def test_a_free_port_is_given_back(taken: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = unused_port()
     assert free_port("127.0.0.1", port) == port
 
 

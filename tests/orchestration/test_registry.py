@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from command import unused_port
 from found import Found
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,9 +182,7 @@ def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found, cap: 
     """Also where the sweep ended at a cap."""
     found.ledger.note("trials", 2 if cap else 1)
     found.ledger.note(STOPPED, cap)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    found.ledger.note("options", {"tracking_uri": f"http://127.0.0.1:{port}"})
+    found.ledger.note("options", {"tracking_uri": f"http://127.0.0.1:{unused_port()}"})
     assert found.end() is None
     assert "MLflow cannot be written" in found.said[0] and "platform doctor small --repair" in found.said[-1]
     found.ledger.note("options", {})

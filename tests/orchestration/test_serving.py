@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import base64
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -26,7 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
-from command import PATIENCE, wait_for
+from command import PATIENCE, answers, unused_port, wait_for
 from found import Found
 
 from asr_platform import load_model
@@ -98,8 +96,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(found: Found) -> Iterator[Server]:
     """As the card has it."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = unused_port()
     process = subprocess.Popen(
         [BINARIES / "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)],
         cwd=found.home.path, env=environment(found), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -111,12 +108,6 @@ def server(found: Found) -> Iterator[Server]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def answers(address: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30):
-        return True
-    return False
 
 
 def environment(found: Found) -> dict[str, str]:
