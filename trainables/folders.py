@@ -20,10 +20,9 @@ def replaced(folder: Path) -> Iterator[Path]:
     Where the block fails (a full disk, say), `folder` stays as it is and the remains are removed. Killed between the
     two renames at the end, the old content is still at `previous(folder)`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        partial.mkdir()
+        make_folder(partial)
         yield partial
         if folder.exists():
             # Only now: where a kill left nothing else, what lies there is the one whole copy.
@@ -41,20 +40,40 @@ def previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[TextIO]:
-    """A file under a temporary name, which takes the place of `path` when the block has ended.
+def make_folder(folder: Path) -> None:
+    """Makes a new folder, with its parents.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: the system has no folders there, as in /proc.
+        OSError: for any other reason.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        os.replace(partial, path)
+        folder.mkdir()
+    except FileNotFoundError as error:
+        raise InputError(f"{folder.parent}: cannot hold a folder: {error.strerror}", "Choose another place.") from None
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[TextIO]:
+    """Gives a new UTF-8 text file under a temporary name; when the block has ended, it takes the place of `path`.
+
+    No symbolic link is followed. Bytes of file names that are not UTF-8 are written as \\udcXX.
+
+    Raises:
+        InputError: it cannot be written there, or what lies there is a symbolic link, a device or a pipe.
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            kind = "a symbolic link" if path.is_symlink() else "not a regular file"
+            raise InputError(f"{path}: {kind}, which is not replaced", "Choose another --out.")
+        partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+        try:
+            with partial.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                yield file
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import time
@@ -11,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OUT, ERR = 1, 2  # standard output and error, as the system numbers them
+ESCAPES = "asr_platform.escapes"  # the name of the codec error handler
 
 
 @contextmanager
@@ -34,6 +37,27 @@ def output_in(file: Path, streams: Sequence[int] = (OUT, ERR)) -> Iterator[None]
         _turn(kept)
         for descriptor in kept.values():
             os.close(descriptor)
+
+
+def escape_unencodable() -> None:
+    r"""From now on, standard output and error print what their encoding lacks as \uXXXX, and raise no error for it.
+
+    That is how JSON writes such a character, so JSON stays JSON on a terminal of any encoding. A byte of a file name
+    that is not UTF-8, which Python holds as a lone surrogate, is printed as \udcXX: b"caf\xe9.wav" as caf\udce9.wav.
+    ASCII streams become UTF-8, as Python has it under LANG=C: click would do so too, with question marks for the rest.
+    """
+    codecs.register_error(ESCAPES, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if ascii_only else None, errors=ESCAPES)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
 
 
 def say(line: str) -> None:

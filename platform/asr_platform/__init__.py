@@ -9,6 +9,7 @@ What notebooks use can be imported from here; it is looked up only then, because
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,31 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a word has failed; the sweep goes on
     "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours; with the old output, verbose=0 is silent
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
+    """Adds this machine's own addresses to `no_proxy` and `NO_PROXY`, beside those that are there.
+
+    Where a proxy is set without them, Ray's calls to its own dashboard go to the proxy and fail: nothing then frees
+    what a stopped trial's workers held. Without a proxy variable the environment stays as it is, because `no_proxy`
+    alone would make Python ignore the proxy settings of macOS.
+    """
+    names = ("no_proxy", "NO_PROXY")
+    proxies = [name for name, value in environment.items() if name.lower().endswith("_proxy") and value]
+    if all(name in names for name in proxies):
+        return
+    listed = ",".join(environment.get(name, "") for name in names).split(",")
+    hosts = dict.fromkeys(host.strip() for host in (*listed, *LOOPBACK) if host.strip())
+    for name in names:  # programs differ in which they read, and in which one they prefer
+        environment[name] = "*" if "*" in hosts else ",".join(hosts)  # an asterisk means all only where it is alone
+
 
 for _variable, _value in ENVIRONMENT.items():
     os.environ.setdefault(_variable, _value)
+keep_loopback_off_proxies(os.environ)
 
 PLACES = {
     "InputError": "trainables.errors",

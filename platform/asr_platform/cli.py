@@ -39,6 +39,7 @@ from asr_platform.cli_status import logs, status
 from asr_platform.cli_transcribe import transcribe
 from asr_platform.cli_ui import ui
 from trainables.errors import InputError
+from trainables.output import escape_unencodable
 
 if TYPE_CHECKING:
     from asr_platform.sweep import Outcome
@@ -303,6 +304,7 @@ def _use(outcome: Outcome, model: str) -> str:
 
 def main() -> None:
     """The `platform` command. A user's mistake ends with exit code 2 and no traceback."""
+    escape_unencodable()
     try:
         cli.main(standalone_mode=False)
     except InputError as error:

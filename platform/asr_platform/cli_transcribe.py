@@ -32,7 +32,7 @@ def transcribe(
           for every word, in seconds
     srt, vtt  subtitles of one recording; of several with --out FOLDER/
 
-    Times of words come from the model's CTC head.
+    Times of words come from the model's CTC head. A byte of a file name that is not UTF-8 is written as \\udcXX.
 
     \b
     For example:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import records
 from click.testing import CliRunner
+from command import OTHERS, PLATFORM
 from place import Ended, Run
 from test_cli_mistakes import manifest
 
 from asr_platform import cli
+from asr_platform.home import Home, trial_name
 from asr_platform.sweep import Outcome
 from trainables.data.corpus import Corpus
 
@@ -53,6 +56,39 @@ def test_the_leaderboard_for_people(run: Run) -> None:
     latest = run("leaderboard")
     assert (latest.code, latest.err) == (0, "")
     assert "%" not in latest.out
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a sweep that has intervals and a failure whose reason few encodings can show."""
+    home = Home.at(tmp_path_factory.mktemp("loud"))
+    ledger = records.ledger_in(home.path, corpus="gone", corpus_hash="0")
+    for number, cer in enumerate((0.25, 0.5)):
+        records.add(ledger, "complete", [cer])
+        (home.sweep("small") / "errors").mkdir(parents=True, exist_ok=True)
+        records.errors_of([number, 0, 1]).save(home.sweep("small") / "errors" / f"{trial_name(number)}.json")
+    records.add(ledger, "failed", reason="ValueError: caf\udce9 \U0001f600")
+    return home.path
+
+
+@pytest.mark.parametrize("words", ["leaderboard", "status small", "compare small:0 small:1", "report --out {page}"])
+@pytest.mark.parametrize(("encoding", "shown", "line"), [
+    ("latin-1", "latin-1", "-" * 20), ("ascii", "utf-8", "\u2500" * 20), ("utf-8", "utf-8", "\u2500" * 20),
+])  # fmt: skip
+def test_a_terminal_of_any_encoding(
+    encoding: str, shown: str, line: str, words: str, loud: Path, tmp_path: Path
+) -> None:
+    """What it cannot show is escaped: intervals, lines of tables and a failure's reason end no command."""
+    done = subprocess.run(
+        [PLATFORM, "--home", loud, *words.format(page=tmp_path / "page.html").split()], capture_output=True,
+        check=False, env={**OTHERS, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    printed = done.stdout.decode(shown)
+    if words == "leaderboard":
+        assert line in printed
+        face = "\U0001f600" if shown == "utf-8" else "\\ud83d\\ude00"
+        assert f"trial 2 failed: ValueError: caf\\udce9 {face}" in printed
 
 
 def test_a_corpus_for_machines(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import babbler
 import numpy as np
 import pytest
 import tiny
+from command import PLATFORM
 from recorded import RATE, tone, tones, write_audio, write_samples
 
 from asr_platform import cli_transcribe, transcription
@@ -250,6 +253,38 @@ def test_text_is_a_line_a_recording(made: Made, calls: Path) -> None:
     out = calls.parent / "all.txt"
     assert lines(made, calls, out=out) == [f"{out}: 3 transcribed"]
     assert out.read_text() == "".join(f"{line}\n" for line in expected)
+
+
+@pytest.mark.parametrize("format", ["txt", "json", "srt"])
+@pytest.mark.parametrize("place", ["terminal", "file", "folder"])
+def test_names_that_are_not_utf8(made: Made, tmp_path: Path, format: str, place: str) -> None:
+    """JSON has the name without loss, a line of text has it escaped, and a file for it has the same bytes."""
+    names = [b"caf\xe9.wav", b"ok.wav"]
+    for name in names:
+        write_audio(tmp_path / "calls" / "new.wav", 1.0)
+        (tmp_path / "calls" / "new.wav").rename(tmp_path / "calls" / os.fsdecode(name))
+    if format == "srt" and place != "folder":
+        names = names[:1]
+    out = {"terminal": [], "file": ["--out", f"all.{format}"], "folder": ["--out", "texts/"]}[place]
+    given = ["calls"] if len(names) == 2 else [b"calls/" + names[0]]
+    done = subprocess.run(
+        [PLATFORM, "transcribe", made.model, *given, "--format", format, *out],
+        cwd=tmp_path, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    if place == "folder":
+        written = [tmp_path / "texts" / os.fsdecode(name[:-3] + format.encode()) for name in names]
+        assert sorted((tmp_path / "texts").iterdir()) == sorted(written)
+        assert len(done.stdout.splitlines()) == 2 and b"caf\\udce9" in done.stdout
+        return
+    written_text = (tmp_path / f"all.{format}").read_text() if place == "file" else done.stdout.decode()
+    if format == "json":
+        assert [os.fsencode(item["file"]) for item in json.loads(written_text)] == [b"calls/" + name for name in names]
+    elif format == "txt":
+        printed = [line.partition("\t")[0] for line in written_text.splitlines()]
+        assert printed == ["calls/caf\\udce9.wav", "calls/ok.wav"]
+    else:
+        assert "-->" in written_text
 
 
 def test_json_has_phrases_and_words_with_times(made: Made, calls: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -64,3 +65,18 @@ def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     for file in (Path("/dev/full"), tmp_path):  # one takes no byte, the other cannot be opened
         done = run(file, "say('lost')")
         assert done.returncode == 0 and done.stdout == "before\nafter\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
+    """JSON stays JSON, whatever is in its strings; what the encoding has is printed as it is."""
+    code = (
+        "import json; from trainables.output import escape_unencodable; escape_unencodable()\n"
+        "print(json.dumps(['é–\\U0001f600', 'caf\\udce9.wav'], ensure_ascii=False))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    printed = done.stdout.decode("utf-8" if encoding == "ascii" else encoding)
+    assert json.loads(printed) == ["é–\U0001f600", "caf\udce9.wav"]
+    assert "é" in printed and ("–" in printed) == (encoding != "latin-1") and "\\udce9" in printed

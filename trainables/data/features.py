@@ -12,6 +12,7 @@ take most of a short worker's life.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -247,7 +248,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     if not path.stat().st_size:
         raise InputError(f"{path}: zero-length file", "Replace the file or remove it.")
     try:
-        with soundfile.SoundFile(path) as audio:
+        with soundfile.SoundFile(os.fsencode(path)) as audio:
             if _wav_is_cut(path):
                 raise _truncated(path)
             if not audio.frames:
