@@ -14,7 +14,8 @@ from asr_platform.home import where_runs_live
 from asr_platform.model_names import located
 from asr_platform.recordings import Recording
 from asr_platform.transcription import Transcript, as_tree, transcribe
-from trainables.data.features import SAMPLE_RATE, mono
+from trainables.data.audio import mono
+from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.recognizer import Recognizer
 

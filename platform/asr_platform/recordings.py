@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.features import Recipe, Samples, check_audio, read_audio
+from trainables.data.audio import check_audio, read_audio
+from trainables.data.features import Recipe, Samples
 from trainables.data.importers.hw4 import read_course_features
 from trainables.data.mistakes import raise_together
 from trainables.errors import InputError

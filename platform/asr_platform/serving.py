@@ -21,7 +21,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from trainables.data.features import read_audio
+from trainables.data.audio import read_audio
 from trainables.errors import InputError
 from trainables.long_form import Cut, cut, longest_piece, transcribe_cuts
 from trainables.model_directory import MODEL, kind_of

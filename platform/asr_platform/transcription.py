@@ -12,7 +12,8 @@ from typing import Any
 from asr_platform.recordings import Recording, find_recordings
 from asr_platform.subtitles import phrases, srt, text_of, vtt
 from asr_platform.using import load
-from trainables.data.features import SAMPLE_RATE, Recipe, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import SAMPLE_RATE, Recipe
 from trainables.data.importers.hw4 import read_course_features
 from trainables.data.mistakes import raise_together
 from trainables.decoding import Word

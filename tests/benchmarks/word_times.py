@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from asr_platform.recordings import Recording
 from asr_platform.transcription import transcribe
 from asr_platform.using import load
-from trainables.data.features import SAMPLE_RATE, Samples, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.data.importers.fsdd import JoinedDigits, fsdd_utterances
 from trainables.decoding import Word
 from trainables.metrics import align_words, word_error_rate

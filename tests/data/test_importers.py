@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from trainables.data.features import Recipe, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import Recipe
 from trainables.data.importers.espeak import speak
 from trainables.data.importers.fsdd import WORDS, JoinedDigits, fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances, read_course_features

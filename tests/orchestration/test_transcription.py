@@ -21,7 +21,8 @@ from asr_platform.recordings import find_recordings
 from asr_platform.subtitles import text_of
 from asr_platform.transcription import FORMATS, Transcript, transcribe, transcribe_to
 from trainables.config import Loss
-from trainables.data.features import Recipe, Samples, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import Recipe, Samples
 from trainables.errors import InputError
 from trainables.recognizer import Recognizer
 from trainables.segmentation import joined, pieces

@@ -1,4 +1,4 @@
-"""From an audio file to log-mel features, the same way when preparing and when transcribing.
+"""From samples to log-mel features, the same way when preparing and when transcribing.
 
 Two recipes, both 16 kHz mono float32 in and time-major (T, F) float32 out:
 
@@ -12,26 +12,18 @@ take most of a short worker's life.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import kaldi_native_fbank
 import numpy as np
 import numpy.typing as npt
-import soundfile
-import soxr
 from pydantic import BaseModel, ConfigDict, Field
-
-from trainables.errors import InputError
 
 Samples = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000  # Hz, of everything behind `read_audio`
+SAMPLE_RATE = 16_000  # Hz, of everything that `trainables.data.audio` reads
 HOP_LENGTH = {"hw4": 128, "kaldi": 160}  # samples: 8 ms and 10 ms
 
 HW4_FFT = 512  # samples, the window and the transform
@@ -39,9 +31,6 @@ HW4_FLOOR = 1e-10  # smallest power that is told from silence
 HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
 HW4_TOP_FREQUENCY = 8_000.0  # Hz
 HW4_BLOCK = 1024  # frames transformed at once, so that an hour of audio needs no more memory than a minute
-
-# A manifest's durations are often rounded to hundredths: so much may be missing at a file's end.
-SEGMENT_TOLERANCE = 0.02  # seconds
 
 
 class Recipe(BaseModel):
@@ -178,113 +167,3 @@ def _hertz_to_mel(hertz: float) -> float:
 def _mel_to_hertz(mels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     logarithmic = _BREAK_HERTZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HERTZ, logarithmic)
-
-
-def read_audio(path: Path, offset: float = 0.0, duration: float | None = None) -> Samples:
-    """Mono samples (N,) at 16 kHz in [-1, 1] of an audio file, or of a part of it.
-
-    Channels are averaged; any sample rate is resampled. `offset` and `duration` are seconds.
-
-    Raises:
-        InputError: the file is missing, not audio, empty, truncated, or shorter than the part
-            that is asked for; or it holds samples that are not numbers.
-    """
-    samples, rate = _decode(path, offset, duration)
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path}: samples that are not finite numbers", "Convert or replace the file.")
-    samples = mono(samples, rate)
-    if not len(samples):
-        raise InputError(f"{path}: no audio between offset {offset:g} s and its end", "Remove it or ask for more.")
-    return samples
-
-
-def mono(samples: npt.NDArray[np.floating], rate: int) -> Samples:
-    """Samples (N, channels) at `rate` Hz -> their channels' mean (N,) at 16 kHz."""
-    mean = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    if rate != SAMPLE_RATE:
-        mean = soxr.resample(mean, rate, SAMPLE_RATE)
-    return np.ascontiguousarray(mean, dtype=np.float32)
-
-
-def check_audio(path: Path) -> None:
-    """What `read_audio` would refuse, as far as it can be told without decoding.
-
-    Raises:
-        InputError: the file is missing, not audio, empty or truncated.
-    """
-    with _opened(path):
-        pass
-
-
-def _decode(path: Path, offset: float, duration: float | None) -> tuple[Samples, int]:
-    """Samples (N, channels) as they are in the file, and their rate in Hz."""
-    with _opened(path) as audio:
-        rate, total = audio.samplerate, audio.frames
-        start = round(offset * rate)
-        wanted = total - start if duration is None else round(duration * rate)
-        missing = start + wanted - total
-        if missing > SEGMENT_TOLERANCE * rate or (duration is not None and missing >= wanted):
-            end = f" + duration {duration:g} s" if duration is not None else " s"
-            raise InputError(
-                f"{path}: offset {offset:g}{end} reaches beyond its {total / rate:.2f} s",
-                "Correct the offset and the duration.",
-            )
-        wanted -= max(missing, 0)
-        if start:
-            audio.seek(start)
-        samples: Samples = audio.read(wanted, dtype="float32", always_2d=True)
-    if len(samples) < wanted:
-        raise _truncated(path)
-    if not wanted:
-        raise _empty(path)
-    return samples, rate
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """An audio file that is whole, as far as its header says."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file", "Correct the path.")
-    if not path.stat().st_size:
-        raise InputError(f"{path}: zero-length file", "Replace the file or remove it.")
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as audio:
-            if _wav_is_cut(path):
-                raise _truncated(path)
-            if not audio.frames:
-                raise _empty(path)
-            yield audio
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        remedy = "Convert or replace the file (WAV and FLAC are read)."
-        raise InputError(f"{path}: unreadable or truncated audio: {error}", remedy) from None
-
-
-def _truncated(path: Path) -> InputError:
-    return InputError(f"{path}: truncated audio: it ends before its header says", "Copy the file again.")
-
-
-def _empty(path: Path) -> InputError:
-    return InputError(f"{path}: zero-length audio", "Replace the file or remove it.")
-
-
-def _wav_is_cut(path: Path) -> bool:
-    """Whether a WAV file ends before its data chunk does: libsndfile reads such a file without a word."""
-    with path.open("rb") as file:
-        riff, _, wave = file.read(4), file.read(4), file.read(4)
-        if (riff, wave) != (b"RIFF", b"WAVE"):
-            return False
-        size = _seek_data_chunk(file)
-        # A program that writes into a pipe cannot know the length: 0, or a largest number (SoX: 0x7FFFF000) then.
-        if size is None or size == 0 or size >= 0x7FFF_F000:
-            return False
-        return file.tell() + size > path.stat().st_size
-
-
-def _seek_data_chunk(file: BinaryIO) -> int | None:
-    """The promised bytes of samples, with the file placed at their start."""
-    while len(header := file.read(8)) == 8:
-        size = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data":
-            return size
-        file.seek(size + size % 2, 1)
-    return None

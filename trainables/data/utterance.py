@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.features import Recipe, Samples, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import Recipe, Samples
 from trainables.errors import InputError
 
 # A split's name says what it may serve for.

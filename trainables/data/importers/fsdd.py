@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.features import SAMPLE_RATE, Recipe, Samples, read_audio
+from trainables.data.audio import read_audio
+from trainables.data.features import SAMPLE_RATE, Recipe, Samples
 from trainables.data.utterance import Featurised, Utterance, from_samples
 from trainables.errors import InputError
 

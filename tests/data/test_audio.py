@@ -1,0 +1,302 @@
+"""Audio files: rates and channels, parts, headers that do not know the length, joined files, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainables.data.audio import Limits, check_audio, read_audio
+from trainables.data.audio.mpeg import parse
+from trainables.data.features import SAMPLE_RATE, Samples
+from trainables.errors import InputError
+
+# Format, subtype, and by how many seconds an encoder may make it longer.
+KINDS = {
+    "wav": ("WAV", "PCM_16", 0.0),
+    "flac": ("FLAC", "PCM_16", 0.0),
+    "ogg": ("OGG", "VORBIS", 0.0),
+    "opus": ("OGG", "OPUS", 0.001),
+    "mp3": ("MP3", "MPEG_LAYER_III", 0.0),
+}
+
+
+def noise(samples: int, seed: int = 0) -> Samples:
+    return (0.1 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+
+
+def tone(hertz: float, seconds: float, rate: int = SAMPLE_RATE) -> Samples:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encoded(samples: npt.NDArray[np.floating], kind: str, rate: int = SAMPLE_RATE) -> bytes:
+    format, subtype, _ = KINDS[kind]
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, format=format, subtype=subtype)
+    return content.getvalue()
+
+
+def read(content: bytes, offset: float = 0.0, duration: float | None = None, limits: Limits | None = None) -> Samples:
+    return read_audio(io.BytesIO(content), offset, duration, limits or Limits(), name="sent")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+def test_any_rate_and_two_channels_become_16_kHz_mono(tmp_path: Path, suffix: str, rate: int) -> None:
+    left, right = tone(300, 0.5, rate), tone(800, 0.5, rate)
+    soundfile.write(tmp_path / f"a.{suffix}", np.stack([left, right], axis=1), rate)
+    samples = read_audio(tmp_path / f"a.{suffix}")
+    expected = (tone(300, 0.5) + tone(800, 0.5)) / 2
+    assert samples.dtype == np.float32 and abs(len(samples) - 8000) <= 1
+    np.testing.assert_allclose(samples[500:7500], expected[500:7500], atol=5e-3)
+
+
+def test_a_part_of_a_file(tmp_path: Path) -> None:
+    audio = noise(16000)
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", 0.25, 0.5), audio[4000:12000])
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", 0.25), audio[4000:])
+    # A manifest's rounded duration may end a little after the file.
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", 0.5, 0.51), audio[8000:])
+
+
+@pytest.mark.parametrize(("offset", "duration"), [(0.5, 0.6), (1.0, None), (2.0, None), (2.0, 1.0), (1.0, 0.01)])
+def test_a_part_beyond_the_end(tmp_path: Path, offset: float, duration: float | None) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000)
+    with pytest.raises(InputError, match=r"a\.wav"):
+        read_audio(tmp_path / "a.wav", offset, duration)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
+def test_truncated_audio_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    file = tmp_path / f"cut.{suffix}"
+    soundfile.write(file, noise(16000), 16000)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError, match=f"cut.{suffix}"):
+        read_audio(file)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not audio")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, dtype=np.float32), 16000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, 0], dtype=np.float32), 16000, subtype="FLOAT")
+    for name, problem in {"text": "unreadable", "empty": "zero-length", "nan": "finite", "none": "no such"}.items():
+        with pytest.raises(InputError, match=problem) as caught:
+            read_audio(tmp_path / f"{name}.wav")
+        assert f"{name}.wav" in caught.value.problem
+        if name != "nan":  # which only decoding shows
+            with pytest.raises(InputError) as at_once:
+                check_audio(tmp_path / f"{name}.wav")
+            assert at_once.value.args == caught.value.args
+
+
+# Headers that do not know the length
+
+
+def with_length(wav: bytes, length: int) -> bytes:
+    """A WAV file that promises so many bytes of samples."""
+    riff = min(length + 36, 0xFFFF_FFFF) if length else 0
+    return wav[:4] + struct.pack("<I", riff) + wav[8:40] + struct.pack("<I", length) + wav[44:]
+
+
+# ffmpeg's and SoX's into a pipe (SoX's for frames of 2 and of 6 bytes), a recorder's that was killed
+@pytest.mark.parametrize("length", [0xFFFF_FFFF, 0x7FFF_F000, 0x7FFF_EFFC, 0])
+def test_a_wav_without_a_length_is_read_to_its_end(length: int) -> None:
+    content = with_length(encoded(noise(1600), "wav"), length)
+    np.testing.assert_array_equal(read(content), read(encoded(noise(1600), "wav")))
+    np.testing.assert_array_equal(read(content, 0.05), read(content)[800:])
+    assert len(read(content + b"x")) == 1600  # half a sample
+
+
+def test_a_wav_that_was_never_finished_is_refused() -> None:
+    """A recorder that writes the header from time to time, and is killed: more samples follow than it says."""
+    content = with_length(encoded(noise(16_000), "wav"), 8_000)
+    with pytest.raises(InputError, match=r"sent: 24,000 bytes follow the samples .* the header was never finished"):
+        read(content)
+
+
+def test_what_follows_the_samples_of_a_wav_is_no_audio() -> None:
+    content = encoded(noise(1600), "wav")
+    chunk = b"LIST" + struct.pack("<I", 5000) + bytes(range(250)) * 20
+    for behind in (chunk, bytes(9000), b"TAG" + b"x" * 9000, b"\1\2\3"):
+        assert len(read(content + behind)) == 1600
+    empty = encoded(noise(0), "wav")
+    with pytest.raises(InputError, match="zero-length audio"):
+        read(empty + chunk)
+
+
+def test_a_flac_written_into_a_pipe_has_no_length() -> None:
+    content = bytearray(encoded(noise(40_000), "flac"))
+    whole = read(bytes(content))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    np.testing.assert_array_equal(read(bytes(content)), whole)
+    np.testing.assert_array_equal(read(bytes(content), 0.5, 1.0), whole[8_000:24_000])
+    np.testing.assert_array_equal(read(bytes(content), 2.0), whole[32_000:])
+    np.testing.assert_array_equal(read(bytes(content), 1.0, 1.51), whole[16_000:])  # by rounding
+    for offset, duration in ((2.0, 1.0), (3.0, None), (2.5, 0.01)):
+        with pytest.raises(InputError, match=r"reaches beyond its 2\.50 s"):
+            read(bytes(content), offset, duration)
+    with pytest.raises(InputError, match="unreadable or truncated"):
+        read(bytes(content)[:-1000])
+
+
+@given(promised=st.integers(0, 2**36 - 1) | st.integers(1, 30_000))
+@settings(max_examples=20)
+def test_a_flac_is_read_to_its_end_or_refused(promised: int) -> None:
+    content = bytearray(encoded(noise(20_000), "flac"))
+    content[21:26] = ((content[21] >> 4) << 36 | promised).to_bytes(5, "big")
+    if promised <= 20_000:
+        assert len(read(bytes(content))) == 20_000
+    else:
+        with pytest.raises(InputError, match="truncated"):
+            read(bytes(content))
+
+
+def frames_of(mp3: bytes) -> list[bytes]:
+    """The frames of sound of an MP3 file: without its first one, which tells their number."""
+    position, frames = 0, []
+    while position < len(mp3):
+        header = parse(mp3[position : position + 4])
+        assert header is not None
+        frames.append(mp3[position : position + header.length])
+        position += header.length
+    assert b"Info" in frames[0] or b"Xing" in frames[0]
+    return frames[1:]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_mp3_without_a_number_of_frames(rate: int, channels: int) -> None:
+    """Loud first frames would make libsndfile expect a longer file, and quiet ones a shorter one."""
+    loud, quiet = np.stack([noise(2 * rate)] * channels, axis=1), np.zeros((2 * rate, channels))
+    for samples in (np.concatenate([loud, quiet]), np.concatenate([quiet, loud])):
+        content = io.BytesIO()
+        soundfile.write(content, samples, rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+        frames = frames_of(content.getvalue())
+        for tags in (b"", b"ID3\x03\0\0\0\0\x01\0" + bytes(128)):
+            found = read(tags + b"".join(frames) + b"TAG" + bytes(125))
+            assert len(found) / SAMPLE_RATE == pytest.approx(4.0, abs=0.2)
+
+
+def test_an_mp3_whose_number_of_frames_is_wrong() -> None:
+    content = encoded(noise(64_000), "mp3")
+    place = max(content.find(b"Info"), content.find(b"Xing")) + 8
+    frames = int.from_bytes(content[place : place + 4], "big")
+    for promised in (0, 1, frames // 2, frames - 1, frames + 1):
+        found = read(content[:place] + promised.to_bytes(4, "big") + content[place + 4 :])
+        assert len(found) / SAMPLE_RATE == pytest.approx(4.0, abs=0.2), promised
+    with pytest.raises(InputError, match="sent: truncated"):
+        read(content[:place] + (frames + 2).to_bytes(4, "big") + content[place + 4 :])
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_an_mp3_with_something_else_inside(tagged: bool) -> None:
+    content = encoded(noise(64_000), "mp3")
+    frames = frames_of(content)
+    half = len(frames) // 2
+    first = content[: content.index(frames[0])] if tagged else b""
+    for between in (b"ID3\x04\0\0\0\0\x07\x68" + bytes(1000), bytes(5000), b"\xff\xf3\x88", b"\xff" * 3000):
+        found = read(first + b"".join(frames[:half]) + between + b"".join(frames[half:]))
+        assert len(found) / SAMPLE_RATE == pytest.approx(4.0, abs=0.2)
+
+
+# Several files in one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_files_are_read_one_after_the_other(tmp_path: Path, kind: str) -> None:
+    first, second = encoded(noise(32_000), kind), encoded(noise(16_000, seed=1), kind)
+    apart = np.concatenate([read(first), read(second)])
+    assert len(apart) / SAMPLE_RATE == pytest.approx(3.0, abs=2 * KINDS[kind][2])
+    np.testing.assert_array_equal(read(first + second), apart)
+    (tmp_path / f"joined.{kind}").write_bytes(first + second)
+    np.testing.assert_array_equal(read_audio(tmp_path / f"joined.{kind}"), apart)
+    np.testing.assert_array_equal(read_audio(tmp_path / f"joined.{kind}", 1.5, 1.0), apart[24_000:40_000])
+    check_audio(tmp_path / f"joined.{kind}")
+    with pytest.raises(InputError, match=f"joined.{kind}: offset 2.5"):
+        read_audio(tmp_path / f"joined.{kind}", 2.5, 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_files_may_differ_in_rate_and_channels(kind: str) -> None:
+    first = encoded(noise(16_000), kind, 8000)
+    second = encoded(np.stack([noise(24_000), noise(24_000)], axis=1), kind, 24_000)
+    np.testing.assert_array_equal(read(first + second), np.concatenate([read(first), read(second)]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(kept=st.floats(0, 0.99))
+@settings(max_examples=15)
+def test_a_file_cut_anywhere_is_refused(kind: str, kept: float) -> None:
+    content = encoded(noise(32_000), kind)
+    cut = int(kept * len(content))
+    if content[cut : cut + 4] == b"OggS":
+        cut += 1  # between two pages, it is a stream that somebody stopped
+    with pytest.raises(InputError, match="sent: "):
+        read(content[:cut])
+
+
+@given(st.sampled_from(sorted(KINDS)), st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=20))))
+@settings(max_examples=60)
+def test_damaged_files_are_read_or_refused(kind: str, damage: list[tuple[int, bytes]]) -> None:
+    content = bytearray(encoded(noise(8_000), kind))
+    for place, replacement in damage:
+        place %= len(content)
+        content[place : place + len(replacement)] = replacement
+    try:
+        samples = read(bytes(content), limits=Limits(seconds=60))
+    except InputError as error:
+        assert error.problem.startswith("sent: ")
+    else:
+        assert samples.dtype == np.float32 and np.isfinite(samples).all()
+
+
+# Limits
+
+
+def test_limits_are_named() -> None:
+    content = encoded(np.stack([noise(96_000)] * 2, axis=1), "flac", 48_000)
+    assert len(read(content, limits=Limits(seconds=2, channels=2, rate=48_000))) == 32_000
+    for limits, problem in (
+        (Limits(seconds=1.9), "longer than 1.9 s"),
+        (Limits(channels=1), "2 channels, above 1"),
+        (Limits(rate=44_100), "a sample rate of 48000 Hz, above 44100"),
+    ):
+        with pytest.raises(InputError, match=f"sent: {problem}"):
+            read(content, limits=limits)
+        with pytest.raises(InputError, match=f"sent: {problem}"):
+            check_audio(io.BytesIO(content), limits, "sent")
+    with pytest.raises(InputError, match="sent: a sample rate of 10 Hz"):
+        read(encoded(noise(100), "wav", 10))
+
+
+def test_what_does_not_know_its_length_is_refused_while_it_is_decoded() -> None:
+    """Ten hours of silence are a FLAC file of some 100 kB: no more is decoded than is allowed."""
+    content = bytearray(encoded(np.zeros(10 * 3600 * 1000, dtype=np.int16), "flac", 1000))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="sent: longer than 60 s"):
+        read(bytes(content), limits=Limits(seconds=60))
+    assert tracemalloc.get_traced_memory()[1] < 30e6  # bytes; all of it would be 2.3 GB
+    tracemalloc.stop()
+
+
+def test_memory_is_that_of_the_result() -> None:
+    """Not that of all channels at their own rate, here 64 times as much."""
+    content = encoded(np.zeros((192_000 * 10, 5), dtype=np.int16), "flac", 192_000)
+    tracemalloc.start()
+    samples = read(content)
+    assert tracemalloc.get_traced_memory()[1] < 4 * len(samples) + 8e6
+    tracemalloc.stop()

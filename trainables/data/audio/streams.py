@@ -1,0 +1,221 @@
+"""The audio streams in a file, whatever its headers say about their length.
+
+libsndfile trusts a header: it reads as many samples as that promises, of the first stream alone. But an encoder that
+writes into a pipe leaves the length out, a recorder that is killed leaves 0, and files are joined with `cat`. So a file
+is first walked along its own structure (WAV chunks, Ogg pages, MPEG frames), and each stream in it is given to
+libsndfile on its own, behind a header with a length that is right.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from trainables.data.audio.mpeg import behind_id3, mpeg_runs
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PIPED = 0x7FFF_0000  # data sizes from here on stand for "unknown": SoX's 0x7FFFF000, ffmpeg's 0xFFFFFFFF
+LARGEST = 0xFFFF_FFFF
+JUNK_SECONDS = 0.1  # so much behind the samples that is no chunk is taken for more samples
+FLAC_STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the STREAMINFO block's type and length
+FLAC_HEADER = 26  # bytes up to the end of STREAMINFO's number of samples
+SEARCHED_AT_ONCE = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One audio stream in a file: `head`, then the file's bytes from `start` to `end`.
+
+    Args:
+        promised: samples a channel that a replaced header said there are; None: what is decoded knows.
+    """
+
+    start: int
+    end: int
+    head: bytes = b""
+    promised: int | None = None
+
+    def bytes_of(self, file: BinaryIO) -> Spliced:
+        """The stream as a file of its own."""
+        return Spliced(self.head, file, self.start, self.end)
+
+
+class Spliced(io.RawIOBase):
+    """Reads `head`, then the bytes of `file` from `start` to `end`."""
+
+    def __init__(self, head: bytes, file: BinaryIO, start: int, end: int) -> None:
+        self._head, self._file, self._start = head, file, start
+        self._size = len(head) + end - start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self._size - self._position))
+        content = self._head[self._position : self._position + wanted]
+        if not content:
+            self._file.seek(self._start + self._position - len(self._head))
+            content = self._file.read(wanted)
+        view[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def find_streams(file: BinaryIO, whole: bool, name: str) -> list[Stream]:
+    """The streams of an audio file, in order; of a kind that is not known here, the file as it is.
+
+    Args:
+        whole: every stream is to be read from its start to its end. Else a FLAC stream's number of samples is left
+            as its header has it, since libsndfile needs it to seek.
+        name: for messages.
+
+    Raises:
+        InputError: the file ends before its structure does, or goes on behind the end that its header names.
+    """
+    size = file.seek(0, io.SEEK_END)
+    start = behind_id3(file, 0)
+    magic = _at(file, start, 12)
+    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+        return list(_wav_streams(file, start, size, name))
+    if magic[:4] == b"OggS":
+        return list(_ogg_streams(file, start, size, name))
+    if magic[:4] == b"fLaC":
+        return list(_flac_streams(file, start, size, whole))
+    runs = mpeg_runs(file, start, size) if start or magic[:1] == b"\xff" else []
+    for run in runs:
+        if run.truncated:
+            raise truncated(name)
+    return [Stream(run.start, run.end, run.head) for run in runs] or [Stream(0, size)]
+
+
+def truncated(name: str) -> InputError:
+    """The error for a file that ends too early."""
+    return InputError(f"{name}: truncated audio: it ends before its header says", "Copy the file again.")
+
+
+def _at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[Stream]:
+    """WAV files, one behind the other."""
+    start: int | None = first
+    while start is not None:
+        data, promised, bytes_a_second = _wav_data(file, start, size)
+        if promised is None:
+            yield Stream(start, size)  # no samples: for libsndfile to refuse
+            return
+        behind = data + promised + promised % 2
+        if (promised >= PIPED and behind > size) or (not promised and _junk(file, data, size)[0]):
+            rest = min(size - data, LARGEST)
+            yield Stream(data, size, _at(file, start, data - start - 4) + rest.to_bytes(4, "little"))
+            return
+        if data + promised > size:
+            raise truncated(name)
+        junk, following = _junk(file, behind, size)
+        if junk > JUNK_SECONDS * bytes_a_second:
+            raise InputError(
+                f"{name}: {junk:,} bytes follow the samples that its header promises, and are no chunk: the header "
+                "was never finished",
+                "Write it anew, for example with `sox --ignore-length`, or with `ffmpeg -i`.",
+            )
+        yield Stream(start, min(behind, size))
+        start = following
+
+
+def _wav_data(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, int]:
+    """Where the samples of a WAV file begin, how many bytes are promised (None: no such chunk), and bytes a second."""
+    position, bytes_a_second = start + 12, 1
+    while position + 8 <= size:
+        header = _at(file, position, 8)
+        length = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            return position + 8, length, bytes_a_second
+        if header[:4] == b"fmt ":
+            bytes_a_second = int.from_bytes(_at(file, position + 16, 4), "little")
+        position += 8 + length + length % 2
+    return size, None, bytes_a_second
+
+
+def _junk(file: BinaryIO, position: int, size: int) -> tuple[int, int | None]:
+    """The bytes from `position` to `size` that are neither chunks, tags nor zeros; and where another WAV begins."""
+    while position < size:
+        header = _at(file, position, 12)
+        if header[:4] == b"RIFF" and header[8:] == b"WAVE":
+            return 0, position
+        length = int.from_bytes(header[4:8], "little")
+        if header[:3] in (b"ID3", b"TAG"):
+            return 0, None
+        if len(header) < 8 or not all(32 <= byte < 127 for byte in header[:4]) or position + 8 + length > size:
+            break
+        position += 8 + length + length % 2
+    file.seek(position)
+    zeros = all(not any(block) for block in iter(lambda: file.read(SEARCHED_AT_ONCE), b""))
+    return (0 if zeros else size - position), None
+
+
+def _ogg_streams(file: BinaryIO, start: int, size: int, name: str) -> Iterator[Stream]:
+    """The links of a chain of Ogg streams: one begins where a first page follows one that is none."""
+    position, begun = start, False
+    while position < size:
+        header = _at(file, position, 27 + 255)
+        if header[:4] != b"OggS":
+            position = _find(file, (b"OggS",), position + 1, size)
+            continue
+        lacing = header[27 : 27 + header[26]] if len(header) > 26 else b""
+        behind = position + 27 + len(lacing) + sum(lacing)
+        if len(header) < 27 or len(lacing) < header[26] or behind > size:
+            raise truncated(name)
+        first = bool(header[5] & 2)
+        if first and begun:
+            yield Stream(start, position)
+            start = position
+        begun, position = not first, behind
+    yield Stream(start, size)
+
+
+def _flac_streams(file: BinaryIO, start: int, size: int, whole: bool) -> Iterator[Stream]:
+    """FLAC files, one behind the other; for a reader of the `whole`, with headers that promise nothing."""
+    while start < size:
+        end = _find(file, FLAC_STARTS, start + 1, size)
+        header = bytearray(_at(file, start, FLAC_HEADER))
+        promised = int.from_bytes(header[21:26], "big") & 0xF_FFFF_FFFF
+        if whole and header[:8] in FLAC_STARTS and len(header) == FLAC_HEADER:
+            header[21:26] = bytes([header[21] & 0xF0, 0, 0, 0, 0])  # 36 bits, 0: unknown
+            yield Stream(start + FLAC_HEADER, end, bytes(header), promised)
+        else:
+            yield Stream(start, end)
+        start = end
+
+
+def _find(file: BinaryIO, patterns: tuple[bytes, ...], start: int, size: int) -> int:
+    """Where the first of these patterns is, from `start` on; `size` where there is none."""
+    overlap = max(map(len, patterns)) - 1
+    while start < size:
+        block = _at(file, start, SEARCHED_AT_ONCE)
+        found = [place for pattern in patterns if (place := block.find(pattern)) >= 0]
+        if found:
+            return start + min(found)
+        if len(block) <= overlap:
+            break
+        start += len(block) - overlap
+    return size
