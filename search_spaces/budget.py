@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from search_spaces.counting import count_parameters
 from search_spaces.distributions import Fit
 from search_spaces.space import Proposal, Space
+from trainables.bounds import LARGEST_WIDTH
 from trainables.config import SMALLEST_FLEX_HEAD, Config, Tokenizer
 from trainables.errors import InputError
 
@@ -92,11 +93,11 @@ def _steps(fit: Fit, heads: int) -> list[int]:
 
 
 def _widths(fit: Fit, heads: int, budget: int) -> range:
-    """All widths that may be tried: a model has more parameters than any of its widths."""
+    """All widths that may be tried: a model has more parameters than any of its widths, and there is a largest one."""
     step = _steps(fit, heads)[-1]
     least = SMALLEST_FLEX_HEAD * heads if fit.key == "model.d_model" else 8
     low = least if fit.low is None else fit.low
-    return range(-(-low // step) * step, (fit.high or budget) + 1, step)
+    return range(-(-low // step) * step, (fit.high or min(budget, LARGEST_WIDTH)) + 1, step)
 
 
 def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> list[str]:

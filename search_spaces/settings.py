@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config import Section
 
 SHARE_OF_GRACE = 0.2  # of a full trial, where a space says nothing else
@@ -42,10 +43,11 @@ class Asha(Section):
     look: Whole | None = Field(
         None,
         ge=1,
+        le=MOST_EPOCHS,
         description="epochs that every trial begins with; then the most promising go on, and the others wait until no "
         "new trial is left. So again at this times the reduction, and so on",
     )
-    reduction: Number = Field(3.0, gt=1, description="at each rung, one trial in so many goes on")
+    reduction: Number = Field(3.0, gt=1, le=1000, description="at each rung, one trial in so many goes on")
     click: Number | None = Field(
         0.6, gt=0, description="trials whose validation CER has not yet been below this are spared in their first half"
     )
@@ -66,17 +68,17 @@ class Limits(Section):
 class Settings(Section):
     """The keys of a space other than `base`, `vary` and `start`."""
 
-    budget: Whole = Field(DEFAULT_BUDGET, ge=1, description="largest number of parameters")
-    trials: Whole = Field(40, ge=1, description="how many configurations to try")
-    epochs: Whole = Field(20, ge=1, description="epochs of a trial that is not stopped")
+    budget: Whole = Field(DEFAULT_BUDGET, ge=1, le=10**12, description="largest number of parameters")
+    trials: Whole = Field(40, ge=1, le=MOST_TRIALS, description="how many configurations to try")
+    epochs: Whole = Field(20, ge=1, le=MOST_EPOCHS, description="epochs of a trial that is not stopped")
     sampler: Literal["tpe", "gp", "random", "grid", "nsga2"] = Field("tpe", description="what proposes")
     objectives: tuple[Objective, ...] = Field(
         ("val_cer",), min_length=1, description="what is minimised; with several, the result is a Pareto front"
     )
     asha: Asha = Field(Asha(), description="early stopping")
     limits: Limits = Field(Limits(), description="hours, device_hours, disk_gb after which the sweep stops cleanly")
-    keep: Whole = Field(3, ge=1, description="models of so many best trials that always stay on disk")
-    seed: Whole = Field(0, ge=0, description="of the proposals")
+    keep: Whole = Field(3, ge=1, le=MOST_TRIALS, description="models of so many best trials that always stay on disk")
+    seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description="of the proposals")
 
     def conflicts(self) -> list[tuple[str, str]]:
         """What does not go together: keys and reasons."""

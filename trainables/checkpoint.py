@@ -13,17 +13,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from trainables.checksums import record_checksums, verify_checksums
 from trainables.config import flatten
-from trainables.errors import InputError
-from trainables.examples import Examples
+from trainables.errors import DamagedError, InputError
+from trainables.examples import ATTENTION, EXAMPLES, Examples
 from trainables.folders import previous, replaced
-from trainables.model_directory import WEIGHTS, TrainedModel
+from trainables.model_directory import TrainedModel
+from trainables.output import say
+from trainables.utterance_errors import ERRORS
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 AVERAGES = "averages.safetensors"  # only where the weights that are trained are not the ones that were validated
+OF_TRAINING = (OPTIMIZER, AVERAGES, TRAINING)
+DATED = "checkpoint_"  # begins the names that Ray Train gives checkpoints; the date and time follow
 # What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
@@ -54,6 +59,7 @@ def save_checkpoint(
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
         if examples is not None:
             examples.save(partial)
+        record_checksums(partial, (*OF_TRAINING, EXAMPLES, ATTENTION, ERRORS))
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -64,11 +70,43 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def resume(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Path, list[dict[str, Any]]]:
+    """Loads the checkpoint at `folder` or, where that is damaged, the latest whole one before it.
+
+    Earlier checkpoints are what a kill in the middle of a swap left beside it, and the folders `checkpoint_*` in the
+    same place, whose names sort by time. Each damaged one is named on standard error.
+
+    Returns:
+        The folder that was loaded, and the history: one entry for each finished epoch.
+
+    Raises:
+        DamagedError: none is whole; the error is that of the one at `folder`.
+        InputError: the checkpoint is of another corpus, or of a model of another shape.
+    """
+    damage = None
+    for place in _candidates(folder):
+        try:
+            return place, load_checkpoint(place, trained, optimizer)
+        except DamagedError as error:
+            say(f"this checkpoint cannot be used: {error.problem}")
+            damage = damage or error
+    raise damage or DamagedError(f"{folder}: no checkpoint", "Resume from another one.")
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Folders to resume from, the latest first."""
+    latest = find_checkpoint(folder) or folder
+    earlier = [path for path in folder.parent.glob(f"{DATED}*") if path.name < folder.name and DATED in folder.name]
+    others = [previous(folder), *sorted(earlier, reverse=True)]
+    return [latest, *(place for place in others if place != latest and (place / TRAINING).is_file())]
+
+
 def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
 
     Raises:
-        InputError: the checkpoint is damaged, of another corpus, or of a model of another shape.
+        DamagedError: a file is missing or not what was saved; nothing has been put in place then.
+        InputError: the checkpoint is of another corpus, or of a model of another shape.
     """
     saved = type(trained).load(folder)
     if saved.corpus_hash != trained.corpus_hash:
@@ -81,25 +119,30 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
         raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
+    verify_checksums(folder, OF_TRAINING)
     try:
         tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
         state = _optimizer_state(trained.model, optimizer, tensors)
         history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
-    load_model(trained.model, str(folder / WEIGHTS), device=str(trained.device))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
+    trained.model.load_state_dict(saved.model.state_dict())
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return history
 
 
 def load_averages(folder: Path) -> dict[str, torch.Tensor]:
-    """What `save_checkpoint` was given as `averages`, on the CPU; empty where it was nothing."""
+    """What `save_checkpoint` was given as `averages`, on the CPU; empty where it was nothing.
+
+    Raises:
+        DamagedError: the file is not what was saved.
+    """
     if not (folder / AVERAGES).exists():
         return {}
     try:
         return load_file(str(folder / AVERAGES))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
+        raise DamagedError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

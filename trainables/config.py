@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
 from trainables.errors import InputError
 
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
@@ -40,20 +41,26 @@ class Features(Section):
     normalization: Literal["global_mvn", "cepstral", "none"] = Field(
         "global_mvn", description="mean and variance per bin: over the training split, per utterance, or not at all"
     )
-    num_feats: int | None = Field(None, ge=1, description="keep only the first bins; default: all of them")
+    num_feats: int | None = Field(
+        None, ge=1, le=LARGEST_WIDTH, description="keep only the first bins; default: all of them"
+    )
 
 
 class SpecAugment(Section):
-    frequency_masks: int = Field(0, ge=0, description="frequency masks per utterance")
-    frequency_width: int = Field(27, ge=0, description="widest frequency mask, in bins")
-    time_masks: int = Field(0, ge=0, description="time masks per utterance")
+    frequency_masks: int = Field(0, ge=0, le=1000, description="frequency masks per utterance")
+    frequency_width: int = Field(27, ge=0, le=LARGEST_WIDTH, description="widest frequency mask, in bins")
+    time_masks: int = Field(0, ge=0, le=1000, description="time masks per utterance")
     time_width: float = Field(0.05, ge=0, le=1, description="widest time mask, as a share of the utterance")
-    time_warp: int = Field(0, ge=0, description="how far a point inside the utterance may move, in frames")
+    time_warp: int = Field(
+        0, ge=0, le=1_000_000, description="how far a point inside the utterance may move, in frames"
+    )
 
 
 class Tokenizer(Section):
     kind: Literal["char", "bpe", "unigram"] = "char"
-    vocab_size: int | None = Field(None, ge=8, description="tokens with the five special ones; subwords only")
+    vocab_size: int | None = Field(
+        None, ge=8, le=1_000_000, description="tokens with the five special ones; subwords only"
+    )
 
     @model_validator(mode="after")
     def _size_belongs_to_subwords(self) -> Tokenizer:
@@ -68,11 +75,11 @@ class Model(Section):
     kind: Literal["encoder_decoder", "language_model"] = Field(
         "encoder_decoder", description="language_model: the decoder alone, without cross-attention, on text"
     )
-    d_model: int = Field(256, ge=8, description="width of the residual stream")
-    heads: int = Field(4, ge=1, description="attention heads; must divide d_model")
-    encoder_layers: int = Field(2, ge=1)
-    decoder_layers: int = Field(2, ge=1)
-    feed_forward: int = Field(1024, ge=8, description="inner width of the feed-forward sublayers")
+    d_model: int = Field(256, ge=8, le=LARGEST_WIDTH, description="width of the residual stream")
+    heads: int = Field(4, ge=1, le=1000, description="attention heads; must divide d_model")
+    encoder_layers: int = Field(2, ge=1, le=MOST_LAYERS)
+    decoder_layers: int = Field(2, ge=1, le=MOST_LAYERS)
+    feed_forward: int = Field(1024, ge=8, le=LARGEST_WIDTH, description="inner width of the feed-forward sublayers")
     ff_expansion: float | None = Field(
         None, gt=0, description="inner width as a multiple of d_model, rounded down; in place of feed_forward"
     )
@@ -88,12 +95,14 @@ class Model(Section):
         "conv", description="how frames are reduced in time; both: a convolution, then an LSTM"
     )
     reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="input frames per encoder state")
-    conv_channels: int = Field(256, ge=8, description="channels between the two convolutions")
+    conv_channels: int = Field(256, ge=8, le=LARGEST_WIDTH, description="channels between the two convolutions")
     stack_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of the stacked frames (stack)")
     embedding_norm: bool = Field(False, description="norm between time reduction and the first encoder layer")
     encoder_positions: Literal["none", "sinusoidal", "rotary", "relative"] = "sinusoidal"
     decoder_positions: Literal["none", "sinusoidal"] = "sinusoidal"
-    first_position: int = Field(0, ge=0, description="number of the first sinusoidal position; Speech2Text: pad id + 1")
+    first_position: int = Field(
+        0, ge=0, le=1_000_000, description="number of the first sinusoidal position; Speech2Text: pad id + 1"
+    )
     scale_states: bool = Field(False, description="scale the reduced frames by sqrt(d_model), as Speech2Text does")
     scale_embeddings: bool = Field(True, description="scale the token embeddings by sqrt(d_model)")
     tied_embeddings: bool = Field(False, description="share the token embedding with the output projection")
@@ -117,8 +126,9 @@ class Model(Section):
             mistakes.append(f"rotary positions need an even head size, but d_model / heads = {head}")
         if self.attention == "flex" and head < SMALLEST_FLEX_HEAD:
             mistakes.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but d_model / heads = {head}")
-        if self.inner_width < 1:
-            mistakes.append(f"ff_expansion={self.ff_expansion} of d_model={self.d_model} is less than 1")
+        if not 1 <= self.inner_width <= LARGEST_WIDTH:
+            width = f"ff_expansion={self.ff_expansion} of d_model={self.d_model}"
+            mistakes.append(f"{width} is {'less than 1' if self.inner_width < 1 else f'more than {LARGEST_WIDTH}'}")
         if self.stack_norm != "none" and self.reduction != "stack":
             mistakes.append(f"stack_norm={self.stack_norm} has no meaning with reduction={self.reduction}")
         if mistakes:
@@ -128,7 +138,7 @@ class Model(Section):
 
 class Loss(Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ctc_weight: float = Field(0.2, ge=0, description="loss = cross-entropy + ctc_weight x CTC")
+    ctc_weight: float = Field(0.2, ge=0, le=1000, description="loss = cross-entropy + ctc_weight x CTC")
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -152,8 +162,10 @@ class Optimizer(Section):
         "cosine", description="what the rate does after warm-up"
     )
     final_lr: float = Field(0.01, ge=0, le=1, description="lowest rate, as a share of the peak")
-    cycles: int = Field(3, ge=1, description="cosine_restarts: cosines of equal length after warm-up")
-    patience: int = Field(2, ge=0, description="plateau: epochs without a lower validation loss before the rate falls")
+    cycles: int = Field(3, ge=1, le=MOST_EPOCHS, description="cosine_restarts: cosines of equal length after warm-up")
+    patience: int = Field(
+        2, ge=0, le=MOST_EPOCHS, description="plateau: epochs without a lower validation loss before the rate falls"
+    )
     factor: float = Field(0.5, gt=0, lt=1, description="plateau: what the rate is multiplied by")
     layer_decay: float = Field(1.0, gt=0, le=1, description="each layer's rate, as a multiple of the one above it")
     groups: tuple[ParameterGroup, ...] = ()
@@ -161,7 +173,9 @@ class Optimizer(Section):
 
 class Pretrained(Section):
     decoder: str | None = Field(None, description="model directory of a language model: the decoder begins with it")
-    frozen_epochs: int = Field(0, ge=0, description="epochs in which the weights from there do not change")
+    frozen_epochs: int = Field(
+        0, ge=0, le=MOST_EPOCHS, description="epochs in which the weights from there do not change"
+    )
     lr_scale: float = Field(1.0, gt=0, description="their rate after that, as a multiple of the schedule's")
 
     @model_validator(mode="after")
@@ -174,9 +188,9 @@ class Pretrained(Section):
 class Stage(Section):
     """Epochs of progressive training, before the full model; what a stage leaves out is as in the full model."""
 
-    epochs: int = Field(1, ge=1)
-    encoder_layers: int | None = Field(None, ge=1, description="the first so many take part")
-    decoder_layers: int | None = Field(None, ge=1, description="the first so many take part")
+    epochs: int = Field(1, ge=1, le=MOST_EPOCHS)
+    encoder_layers: int | None = Field(None, ge=1, le=MOST_LAYERS, description="the first so many take part")
+    decoder_layers: int | None = Field(None, ge=1, le=MOST_LAYERS, description="the first so many take part")
     freeze: tuple[str, ...] = Field((), description="patterns of parameter names, such as encoder.layers.0.*")
     dropout: float | None = Field(None, ge=0, lt=1)
     label_smoothing: float | None = Field(None, ge=0, lt=1)
@@ -184,12 +198,17 @@ class Stage(Section):
 
 
 class Training(Section):
-    epochs: int = Field(20, ge=1)
-    batch_seconds: float = Field(200.0, gt=0, description="audio per forward pass of all workers, padding included")
-    accumulation: int = Field(1, ge=1, description="forward passes per update")
+    epochs: int = Field(20, ge=1, le=MOST_EPOCHS)
+    batch_seconds: float = Field(
+        200.0, gt=0, le=1e6, description="audio per forward pass of all workers, padding included"
+    )
+    accumulation: int = Field(1, ge=1, le=1_000_000, description="forward passes per update")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     batch_tokens: int = Field(
-        8192, ge=1, description="tokens per forward pass of a language model on all workers, padding included"
+        8192,
+        ge=1,
+        le=10**9,
+        description="tokens per forward pass of a language model on all workers, padding included",
     )
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     ema: float = Field(
@@ -199,10 +218,13 @@ class Training(Section):
         description="decay per update of a running average of the weights, to which it rises; 0: no average",
     )
     average: int = Field(
-        1, ge=1, description="the model of the last epoch is the mean of so many best epochs' weights, stages left out"
+        1,
+        ge=1,
+        le=1000,
+        description="the model of the last epoch is the mean of so many best epochs' weights, stages left out",
     )
     stages: tuple[Stage, ...] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="after")
     def _stages_end_before_training(self) -> Training:
@@ -220,14 +242,14 @@ class Decoding(Section):
     method: Literal["greedy", "beam", "ctc", "ctc_beam", "joint"] = Field(
         "greedy", description="ctc: greedy; ctc_beam: prefix beam search; joint: attention and CTC in one beam search"
     )
-    beam: int = Field(5, ge=1, description="hypotheses kept for each utterance")
-    temperature: float = Field(1.0, gt=0, description="the decoder's logits are divided by it")
-    repeat_penalty: float = Field(1.0, ge=1, description="tokens already said lose by this factor; 1: none")
-    length_penalty: float = Field(0.0, ge=0, description="a hypothesis is ranked by its score / length ^ this")
+    beam: int = Field(5, ge=1, le=LARGEST_BEAM, description="hypotheses kept for each utterance")
+    temperature: float = Field(1.0, gt=0, le=1000, description="the decoder's logits are divided by it")
+    repeat_penalty: float = Field(1.0, ge=1, le=1000, description="tokens already said lose by this factor; 1: none")
+    length_penalty: float = Field(0.0, ge=0, le=10, description="a hypothesis is ranked by its score / length ^ this")
     ctc_weight: float = Field(0.3, ge=0, le=1, description="joint: (1 - w) x attention + w x CTC")
-    candidates: int = Field(20, ge=1, description="joint: tokens of each hypothesis that CTC scores")
+    candidates: int = Field(20, ge=1, le=1_000_000, description="joint: tokens of each hypothesis that CTC scores")
     language_model: str | None = Field(None, description="model directory of a language model to add (shallow fusion)")
-    lm_weight: float = Field(0.0, ge=0, description="its weight")
+    lm_weight: float = Field(0.0, ge=0, le=1000, description="its weight")
 
     @model_validator(mode="after")
     def _weight_belongs_to_a_language_model(self) -> Decoding:

@@ -22,5 +22,9 @@ class InputError(ValueError):
         return f"{self.problem}\n{self.remedy}"
 
 
+class DamagedError(InputError):
+    """A saved file is not what was written: cut short, altered, or missing from its directory."""
+
+
 class DivergedError(RuntimeError):
     """Training produced a loss or a metric that is not a finite number."""

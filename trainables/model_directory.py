@@ -2,8 +2,9 @@
 
 Three files are common to every kind: `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds
 `features.json` (recognizer.py), and may have the errors of its last validation, `errors.json` (utterance_errors.py).
-While training may go on, `training.json` and `optimizer.safetensors` stand beside them (checkpoint.py). Nothing in a
-directory is ever unpickled.
+`checksums.json` has the SHA-256 of each; it is written last, and checked at loading (checksums.py). While training may
+go on, `training.json` and `optimizer.safetensors` stand beside them (checkpoint.py). Nothing in a directory is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from trainables.config import Config, parse_config
+from trainables.checksums import copy_checksums, record_checksums, verify_checksums
+from trainables.config import Config, problems
 from trainables.data.tokenizer import Tokenizer
-from trainables.errors import InputError
+from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import replaced
+from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import stacks
 from trainables.utterance_errors import ERRORS
 
@@ -32,6 +37,23 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensor
 FEATURES = "features.json"  # a recogniser's
 # In a registered model: the directory, and beside it MLflow's file and the language model that it listens to.
 MODEL, MLMODEL, OWN_LANGUAGE_MODEL = "model", "MLmodel", "language_model"
+DAMAGED = "The file is damaged; use another copy."
+
+Network = TypeVar("Network", bound=nn.Module)
+ActiveLayers = dict[str, Annotated[int, Field(ge=1, strict=True)] | None]
+
+
+class About(BaseModel):
+    """Content of `config.json`.
+
+    Attributes:
+        corpus_hash: of the corpus that the model was trained on.
+        active_layers: how many layers take part, by the name of the stack; None: all, as outside progressive training.
+    """
+
+    config: Config
+    corpus_hash: str = Field(min_length=1)
+    active_layers: ActiveLayers
 
 
 @dataclass
@@ -71,7 +93,19 @@ class TrainedModel:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Writes the model directory's files into an existing folder."""
+        """Writes the model directory's files into an existing folder, their checksums last.
+
+        Raises:
+            DivergedError: a weight is not a finite number.
+        """
+        self.write(folder)
+        record_checksums(folder, self.FILES)
+
+    def write(self, folder: Path) -> None:
+        """Writes `FILES` into an existing folder, without their checksums."""
+        broken = not_finite(self.model)
+        if broken:
+            raise DivergedError(f"the model has weights that are not finite numbers: {broken}")
         about = {
             "format": FORMAT,
             "corpus_hash": self.corpus_hash,
@@ -90,58 +124,113 @@ def kind_of(folder: Path) -> str:
     Raises:
         InputError: it is none.
     """
-    _require(folder, (CONFIG,))
-    tree = read_json(folder / CONFIG, "config")["config"]
-    return parse_config(tree, str(folder / CONFIG)).model.kind
+    return _about(folder, (CONFIG,)).config.model.kind
 
 
-def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> tuple[Config, str]:
-    """The configuration and the corpus hash of a model directory of this kind (`model.kind`).
+def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> About:
+    """What `config.json` says of a model directory, once all of the directory's `files` are known to be whole.
+
+    Args:
+        kind: the `model.kind` that is needed.
 
     Raises:
-        InputError: a file is missing, the directory is of another format or kind, or damaged.
+        InputError: the directory is of another format or kind.
+        DamagedError: a file is missing or not what was saved.
     """
-    _require(folder, (CONFIG,) if (folder / CONFIG).is_file() else files)
-    format = read_json(folder / CONFIG, "format")["format"]
-    if format != FORMAT:
+    about = _about(folder, files)
+    if about.config.model.kind != kind:
         raise InputError(
-            f"{folder / CONFIG}: model format {format!r}, but this version reads {FORMAT}",
-            "Train the model again, or use the version that wrote it.",
-        )
-    about = read_json(folder / CONFIG, "config", "corpus_hash")
-    config = parse_config(about["config"], str(folder / CONFIG))
-    if config.model.kind != kind:
-        raise InputError(
-            f"{folder}: its model.kind is {config.model.kind}, but {kind} is needed here", "Give another model."
+            f"{folder}: its model.kind is {about.config.model.kind}, but {kind} is needed here", "Give another model."
         )
     _require(folder, files)
-    return config, about["corpus_hash"]
+    verify_checksums(folder, files)
+    return about
+
+
+def _about(folder: Path, files: tuple[str, ...]) -> About:
+    """The content of `config.json`; where that is missing, the error names all of `files` that are."""
+    path = folder / CONFIG
+    _require(folder, (CONFIG,) if path.is_file() else files)
+    tree = read_json(path, "format")
+    if tree["format"] != FORMAT:
+        raise InputError(
+            f"{path}: model format {tree['format']!r}, but this version reads {FORMAT}",
+            "Train the model again, or use the version that wrote it.",
+        )
+    try:
+        return About.model_validate(tree)
+    except ValidationError as error:
+        raise DamagedError(f"{path}: " + "; ".join(problems(error, About)), DAMAGED) from None
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> None:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise InputError(
+        raise DamagedError(
             f"{folder}: not a whole model directory: {', '.join(missing)} missing",
             "Give the folder of a trained model, such as `platform leaderboard` lists.",
         )
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fills a model with a directory's weights.
+def load_network(make: Callable[[], Network], folder: Path, active_layers: ActiveLayers) -> Network:
+    """The network of a model directory on the CPU, with its weights.
 
-    A checkpoint of progressive training may have layers that take no part yet: none do in the model then.
+    Nothing is allocated before the names and shapes in the weights' file are known to be those of the configuration.
+
+    Args:
+        make: builds the untrained network.
+        active_layers: see `About`.
 
     Raises:
-        InputError: the file is damaged, or of a model of another shape.
+        DamagedError: the weights or `active_layers` do not fit the network, or weights are not finite numbers.
     """
-    active = read_json(folder / CONFIG, "active_layers")["active_layers"]
-    for name, stack in stacks(model).items():
-        stack.active_layers = active[name]
+    with shapes_only():
+        shape = make()
+    layers = {name: len(stack.layers) for name, stack in stacks(shape).items()}
+    if active_layers.keys() != layers.keys() or any((active_layers[name] or 1) > layers[name] for name in layers):
+        raise DamagedError(f"{folder / CONFIG}: active_layers: {active_layers}, but the layers are {layers}", DAMAGED)
+    path = folder / WEIGHTS
+    remedy = "The file is damaged or of another model: use another copy."
     try:
-        load_model(model, str(folder / WEIGHTS))
+        differing = _differing(shape, path)
+        if differing:
+            raise DamagedError(f"{path}: not the weights of this configuration: {differing}", remedy)
+        network = make()
+        load_model(network, str(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"{folder / WEIGHTS}: {error}", "The file is damaged or of another model.") from None
+        raise DamagedError(f"{path}: {error}", remedy) from None
+    broken = not_finite(network)
+    if broken:
+        raise DamagedError(f"{path}: weights that are not finite numbers: {broken}", "Use another model.")
+    for name, stack in stacks(network).items():
+        stack.active_layers = active_layers[name]
+    return network
+
+
+def _differing(shape: nn.Module, path: Path) -> str:
+    """The first tensor that a weights' file has otherwise than the network, in words; empty where all agree.
+
+    Of names that share a tensor (tied embeddings) the file has one.
+    """
+    expected = shape.state_dict(keep_vars=True)
+    with safe_open(str(path), "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    held = {id(expected[name]) for name in found if name in expected}
+    for name, size in found.items():
+        if name not in expected:
+            return f"{name} is not part of it"
+        if size != tuple(expected[name].shape):
+            return f"{name} is {size} there, but {tuple(expected[name].shape)} here"
+    return next((f"{name} is missing" for name, tensor in expected.items() if id(tensor) not in held), "")
+
+
+def not_finite(network: nn.Module) -> str:
+    """The name of the first parameter that holds NaN or an infinity; empty where none does."""
+    for name, parameter in network.named_parameters():
+        # A sum is ten times faster, and finite only where all are; it may overflow where all are finite, too.
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+            return name
+    return ""
 
 
 def with_own_language_model(config: Config, folder: Path) -> Config:
@@ -158,9 +247,8 @@ def with_own_language_model(config: Config, folder: Path) -> Config:
 def copy_model(checkpoint: Path, folder: Path) -> Path:
     """Copies a checkpoint's model directory, without what only training needs, to `folder`; returns it.
 
-    The errors of its validation go with it.
-
-    A folder of an earlier model is replaced once the copy is whole.
+    The errors of its validation and the checksums go with it. A folder of an earlier model is replaced once the copy
+    is whole.
     """
     with replaced(folder) as partial:
         for name in TrainedModel.FILES:
@@ -168,6 +256,7 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
         for name in (FEATURES, ERRORS):
             if (checkpoint / name).is_file():
                 shutil.copy2(checkpoint / name, partial / name)
+        copy_checksums(checkpoint, partial)
     return folder
 
 
@@ -175,13 +264,13 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """A mapping that has these keys.
 
     Raises:
-        InputError: the file is damaged.
+        DamagedError: the file cannot be read, or holds something else.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in keys if key not in dict(tree)]
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}", "The file is damaged; use another copy.") from None
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not readable as JSON: {error}", DAMAGED) from None
     if missing:
-        raise InputError(f"{path}: without {', '.join(missing)}", "The file is damaged; use another copy.")
+        raise DamagedError(f"{path}: without {', '.join(missing)}", DAMAGED)
     return tree

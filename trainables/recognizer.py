@@ -8,27 +8,28 @@ Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V voc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from trainables.config import Decoding
+from trainables.config import Decoding, problems
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import Recipe
 from trainables.data.tokenizer import Tokenizer
 from trainables.decoding import Search, Word, ctc_align, ctc_greedy
-from trainables.errors import InputError
+from trainables.errors import DamagedError
 from trainables.model_directory import (
+    DAMAGED,
     FEATURES,
     TOKENIZER,
     TrainedModel,
-    load_weights,
+    load_network,
     read_about,
     read_json,
     with_own_language_model,
@@ -40,6 +41,29 @@ LANGUAGE_MODEL = "decoding.language_model"
 SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
 SPARE_RATE = 1.25
 USUAL_SECONDS = 30.0  # where a model does not say how long its training utterances were
+
+
+class FeatureStatistics(BaseModel):
+    """Content of `features.json`.
+
+    Attributes:
+        mean, std: of each bin over the training split.
+        tokens_per_frame, usual_seconds: see `Recognizer`; earlier models do not have the second.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    recipe: Recipe
+    mean: list[float]
+    std: list[Annotated[float, Field(ge=0)]]
+    tokens_per_frame: float = Field(ge=0)
+    usual_seconds: float = Field(USUAL_SECONDS, gt=0)
+
+    @model_validator(mode="after")
+    def _as_many_as_bins(self) -> FeatureStatistics:
+        if not self.recipe.bins == len(self.mean) == len(self.std):
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations of {self.recipe.bins} bins")
+        return self
 
 
 @dataclass
@@ -155,38 +179,51 @@ class Recognizer(TrainedModel):
                 states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
             yield indices.tolist(), states_BSD, state_lengths_B, lengths_B
 
-    def save(self, folder: Path) -> None:
-        """Writes the model directory's files into an existing folder."""
-        super().save(folder)
-        tree = {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "mean": self.mean.tolist(),
-            "std": self.std.tolist(),
-            "tokens_per_frame": self.tokens_per_frame,
-            "usual_seconds": self.usual_seconds,
-        }
-        (folder / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
+    def write(self, folder: Path) -> None:
+        """Writes `FILES` into an existing folder, without their checksums."""
+        super().write(folder)
+        statistics = FeatureStatistics(
+            recipe=self.recipe,
+            mean=self.mean.tolist(),
+            std=self.std.tolist(),
+            tokens_per_frame=self.tokens_per_frame,
+            usual_seconds=self.usual_seconds,
+        )
+        (folder / FEATURES).write_text(statistics.model_dump_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
         """Reads a model directory.
 
         Raises:
-            InputError: a file is missing, is of another format or kind, or does not fit the others.
+            InputError: the directory is of another format or kind.
+            DamagedError: a file is missing, is not what was saved, or does not fit the others.
         """
-        config, corpus_hash = read_about(folder, "encoder_decoder", cls.FILES)
-        config = with_own_language_model(config, folder)
-        tree = read_json(folder / FEATURES, "recipe", "mean", "std", "tokens_per_frame")
+        about = read_about(folder, "encoder_decoder", cls.FILES)
+        config = with_own_language_model(about.config, folder)
         try:
-            recipe = Recipe.model_validate(tree["recipe"])
-            mean, std = torch.tensor(tree["mean"]), torch.tensor(tree["std"])
-            tokens_per_frame = float(tree["tokens_per_frame"])
-            usual_seconds = float(tree.get("usual_seconds", USUAL_SECONDS))  # absent from earlier models
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{folder / FEATURES}: {error}", "Use another copy of the model.") from None
+            found = FeatureStatistics.model_validate(read_json(folder / FEATURES))
+        except ValidationError as error:
+            reasons = "; ".join(problems(error, FeatureStatistics))
+            raise DamagedError(f"{folder / FEATURES}: {reasons}", DAMAGED) from None
+        num_feats = config.features.num_feats or len(found.mean)
+        if num_feats > len(found.mean):
+            raise DamagedError(
+                f"{folder}: features.num_feats is {num_feats}, but {FEATURES} has {len(found.mean)} bins", DAMAGED
+            )
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or len(mean))
-        load_weights(model, folder)
+        model = load_network(
+            lambda: SpeechTransformer(config.model, tokenizer.vocab_size, num_feats), folder, about.active_layers
+        )
         model.decoder.lay_out_for_steps()
-        about = (recipe, mean, std, tokens_per_frame, usual_seconds)
-        return cls(config, model.to(device).eval(), tokenizer, corpus_hash, *about)
+        return cls(
+            config,
+            model.to(device).eval(),
+            tokenizer,
+            about.corpus_hash,
+            found.recipe,
+            torch.tensor(found.mean),
+            torch.tensor(found.std),
+            found.tokens_per_frame,
+            found.usual_seconds,
+        )

@@ -23,7 +23,7 @@ from trainables.data.text import DeviceTexts
 from trainables.data.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.losses import cross_entropy_sums
-from trainables.model_directory import TOKENIZER, TrainedModel, load_weights, read_about
+from trainables.model_directory import TOKENIZER, TrainedModel, load_network, read_about
 from trainables.models.speech_transformer import LanguageModel
 
 LARGEST = 700.0  # nats a token whose exp is still a number
@@ -40,14 +40,16 @@ class TextModel(TrainedModel):
         """Reads a model directory.
 
         Raises:
-            InputError: a file is missing, is of another format or kind, or does not fit the others.
+            InputError: the directory is of another format or kind.
+            DamagedError: a file is missing, is not what was saved, or does not fit the others.
         """
-        config, corpus_hash = read_about(folder, "language_model", cls.FILES)
+        about = read_about(folder, "language_model", cls.FILES)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        model = LanguageModel(config.model, tokenizer.vocab_size)
-        load_weights(model, folder)
+        model = load_network(
+            lambda: LanguageModel(about.config.model, tokenizer.vocab_size), folder, about.active_layers
+        )
         model.lay_out_for_steps()
-        return cls(config, model.to(device).eval(), tokenizer, corpus_hash)
+        return cls(about.config, model.to(device).eval(), tokenizer, about.corpus_hash)
 
     @torch.no_grad()
     def log_losses(self, data: DeviceTexts, batches: Iterable[tuple[np.ndarray, int]]) -> Tensor:

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.averaging import WeightAverages, single
-from trainables.checkpoint import find_checkpoint, load_averages, load_checkpoint, save_checkpoint
+from trainables.checkpoint import load_averages, resume, save_checkpoint
 from trainables.config import Config
 from trainables.data.augmentation import generator
 from trainables.data.batching import BatchPlan, worker_share
@@ -61,9 +61,9 @@ def train(
     Args:
         report: called on every worker after each epoch with the metrics and, on the first worker, a function that
             writes a checkpoint into a folder.
-        checkpoint: go on from there.
-        reported_epochs: how many of the checkpoint's epochs the caller has on record; later ones are reported again.
-            None: all of them.
+        checkpoint: go on from there; from the latest whole one before it where it is damaged.
+        reported_epochs: how many epochs the caller has on record: later ones alone are reported, those of the
+            checkpoint among them. None: as many as the checkpoint has.
         until: an earlier epoch to leave off at; going on from its checkpoint is as if it had never been left off.
 
     Raises:
@@ -72,14 +72,15 @@ def train(
     """
     trainer = Trainer(config, corpus, device or default_device())
     if checkpoint is not None:
-        trainer.resume(find_checkpoint(checkpoint) or checkpoint)
-        known = len(trainer.history) if reported_epochs is None else reported_epochs
-        for row in trainer.history[known:]:
-            report(row, trainer.saver() if row is trainer.history[-1] else None)
+        trainer.resume(checkpoint)
+    known = len(trainer.history) if reported_epochs is None else reported_epochs
+    for row in trainer.history[known:]:
+        report(row, trainer.saver() if row is trainer.history[-1] else None)
     while len(trainer.history) < (until or config.training.epochs):
         metrics = trainer.epoch(len(trainer.history) + 1)
         trainer.history.append(metrics)
-        report(metrics, trainer.saver())
+        if len(trainer.history) > known:
+            report(metrics, trainer.saver())
     trainer.averages.settle(len(trainer.history))
     return trainer.task.trained
 
@@ -134,10 +135,10 @@ class Trainer:
             save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, examples)
 
     def resume(self, folder: Path) -> None:
-        """Goes back to where a checkpoint was written."""
-        self.history = load_checkpoint(folder, self.task.trained, self.optimizer)
-        self.averages.restore(load_averages(folder), self.history)
-        self.task.examples = Examples.load(folder)
+        """Goes back to where a checkpoint was written, or the latest whole one before it."""
+        found, self.history = resume(folder, self.task.trained, self.optimizer)
+        self.averages.restore(load_averages(found), self.history)
+        self.task.examples = Examples.load(found)
 
     def enter(self, phase: Phase) -> None:
         """Puts the model into a phase; DDP has to know which parameters take part."""

@@ -16,6 +16,7 @@ from tiny import Recorder, assert_same_weights
 
 from trainables.averaging import WeightAverages
 from trainables.checkpoint import AVERAGES, load_averages
+from trainables.checksums import CHECKSUMS
 from trainables.config import Config, Training
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -191,6 +192,9 @@ def test_damaged_averages_are_refused(tiny_corpus: Corpus, tmp_path: Path) -> No
     train(config, tiny_corpus, Recorder(tmp_path))
     file = tmp_path / "epoch_1" / AVERAGES
     file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"epoch_1/averages\.safetensors: damaged"):
+        train(config, tiny_corpus, Recorder(), checkpoint=tmp_path / "epoch_1")
+    (tmp_path / "epoch_1" / CHECKSUMS).unlink()  # as earlier checkpoints
     with pytest.raises(InputError, match="epoch_1: not a whole checkpoint"):
         train(config, tiny_corpus, Recorder(), checkpoint=tmp_path / "epoch_1")
 

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trainables.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.checksums import CHECKSUMS
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.recognizer import Recognizer
@@ -65,7 +66,7 @@ def test_a_round_trip_restores_weights_optimizer_and_history(name: str, tiny_cor
     before.history.append(before.epoch(1))
     after = fresh(tiny_corpus, {"optimizer.name": name, "training.seed": 9})
     folder = save(before, tmp_path / "checkpoint")
-    assert {path.name for path in folder.iterdir()} == set(ALL_FILES)
+    assert {path.name for path in folder.iterdir()} == {*ALL_FILES, CHECKSUMS}
     assert load_checkpoint(folder, after.task.trained, after.optimizer) == before.history
     for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -87,7 +88,7 @@ def test_saving_again_replaces_the_whole_checkpoint(trained: Trainer, tmp_path: 
     folder = save(trained, tmp_path / "run" / "checkpoint")
     (folder / "from_before").touch()
     save(trained, folder)
-    assert {path.name for path in folder.iterdir()} == set(ALL_FILES)
+    assert {path.name for path in folder.iterdir()} == {*ALL_FILES, CHECKSUMS}
     assert list(folder.parent.iterdir()) == [folder]
 
 

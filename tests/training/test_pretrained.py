@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import Recorder, assert_same_weights
 
+from trainables.checksums import CHECKSUMS
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.tokenizer import corpus_tokenizer
@@ -129,6 +130,7 @@ def test_what_is_no_language_model_is_refused(tiny_corpus: Corpus, tmp_path: Pat
     write_language_model(tmp_path / "damaged", tiny_corpus)
     (tmp_path / "damaged" / WEIGHTS).write_bytes(b"x" * 20)
     write_language_model(tmp_path / "other", tiny_corpus)
+    (tmp_path / "other" / CHECKSUMS).unlink()
     save_file({"norm.bias": torch.zeros(3)}, str(tmp_path / "other" / WEIGHTS))
     (tmp_path / "recognizer").mkdir()
     learned.recognizer.save(tmp_path / "recognizer")

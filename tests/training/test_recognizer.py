@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tiny import Learned
 
+from trainables.checksums import CHECKSUMS
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import character_error_rate
@@ -58,7 +59,7 @@ def test_it_transcribes_what_validation_heard(learned: Learned, tiny_corpus: Cor
 
 def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: list[NDArray[np.float32]]) -> None:
     loaded, recognizer = Recognizer.load(saved), learned.recognizer
-    assert {path.name for path in saved.iterdir()} == set(Recognizer.FILES)
+    assert {path.name for path in saved.iterdir()} == {*Recognizer.FILES, CHECKSUMS}
     assert loaded.transcribe(speech) == recognizer.transcribe(speech)
     for name in ("config", "recipe", "tokens_per_frame", "usual_seconds", "corpus_hash", "parameters"):
         assert getattr(loaded, name) == getattr(recognizer, name)
@@ -69,7 +70,8 @@ def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: li
 
 
 def test_a_model_may_not_say_how_long_its_utterances_were(saved: Path) -> None:
-    """As those do not that were trained earlier."""
+    """As those do not that were trained earlier, before there were checksums."""
+    (saved / CHECKSUMS).unlink()
     tree = json.loads((saved / FEATURES).read_text(encoding="utf-8"))
     assert tree.pop("usual_seconds") < USUAL_SECONDS
     (saved / FEATURES).write_text(json.dumps(tree), encoding="utf-8")
@@ -147,6 +149,7 @@ def test_another_format_is_refused(saved: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused(learned: Learned, saved: Path) -> None:
+    (saved / CHECKSUMS).unlink()
     tree = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
     tree["config"]["model"]["feed_forward"] += 8
     (saved / CONFIG).write_text(json.dumps(tree), encoding="utf-8")
@@ -158,10 +161,10 @@ def test_a_copy_is_a_model_and_replaces_an_earlier_one(saved: Path, tmp_path: Pa
     for extra in ("optimizer.safetensors", "training.json"):
         (saved / extra).touch()
     copied = copy_model(saved, tmp_path / "winners" / "best")
-    assert {path.name for path in copied.iterdir()} == set(Recognizer.FILES)
+    assert {path.name for path in copied.iterdir()} == {*Recognizer.FILES, CHECKSUMS}
     (copied / "from_before").touch()
     assert copy_model(saved, copied) == copied
-    assert {path.name for path in copied.iterdir()} == set(Recognizer.FILES)
+    assert {path.name for path in copied.iterdir()} == {*Recognizer.FILES, CHECKSUMS}
     assert list(copied.parent.iterdir()) == [copied]
     assert Recognizer.load(copied).parameters == Recognizer.load(saved).parameters
 
