@@ -50,7 +50,7 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 @click.argument("name", shell_complete=sweep_names)
 @click.option("--top", metavar="K", type=click.IntRange(1), default=3, show_default=True, help="Best configurations.")
 @click.option("--seeds", metavar="S", type=click.IntRange(1), default=3, show_default=True, help="Of each of them.")
-@click.option("--data", type=FOLDER, help="The corpus; default: the sweep's.")
+@click.option("--data", type=FOLDER, help="The sweep's corpus, where it has been moved.")
 @options(SEARCH)
 @NOTIFY
 @click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")

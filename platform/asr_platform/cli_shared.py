@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from rich.console import Console
 
-from asr_platform.home import checked_uri
 from asr_platform.model_names import IN_MLFLOW, located
+from asr_platform.store_address import checked_uri, named_uri
 
 if TYPE_CHECKING:
     from asr_platform.terminal import View
@@ -74,10 +73,9 @@ def store_of_new(given: str | None) -> str | None:
     """The address of the MLflow store of a new sweep; None: the home's own.
 
     Raises:
-        InputError: its address is no good.
+        InputError: its address is no good, or the database that $MLFLOW_TRACKING_URI names is not there.
     """
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
-    return checked_uri(uri) if uri else None
+    return checked_uri(given) if given else named_uri()
 
 
 def console() -> Console:

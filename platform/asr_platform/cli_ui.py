@@ -26,8 +26,9 @@ def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: 
     For example:
       platform ui digits-1 --port 5001
     """
-    from asr_platform.home import Home, checked_uri
+    from asr_platform.home import Home
     from asr_platform.pages import open_pages
+    from asr_platform.store_address import checked_uri
 
-    uri = checked_uri(tracking_uri) if tracking_uri else None
+    uri = checked_uri(tracking_uri, existing=True) if tracking_uri else None
     sys.exit(open_pages(Home.existing(home), name, uri, host, port, click.echo))

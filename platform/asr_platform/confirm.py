@@ -117,13 +117,19 @@ def confirm(
 
     Args:
         decoding: keys of the section `decoding` to validate with, in place of the configurations' own.
-        data: the corpus, where it is not the sweep's.
+        data: where the sweep's corpus is now; default: where it was.
 
     Raises:
-        InputError: no such sweep, none of its trials has finished an epoch, or `decoding` does not go with them.
+        InputError: no such sweep, its corpus is gone or another, none of its trials has finished an epoch, or
+            `decoding` does not go with them.
     """
     about = Ledger.open(home.studies, name).about
     corpus = Corpus.open(data or Path(about["corpus"]))
+    if corpus.hash != about["corpus_hash"]:
+        raise InputError(
+            f"{corpus.path}: not the corpus of the sweep {name}, so its results could not be compared",
+            "Give the folder of that corpus with --data.",
+        )
     trials = Ledger.open(home.studies, name).trials()
     space = sweeps.recorded_space(about)
     chosen = candidates(space, trials, top, decoding)

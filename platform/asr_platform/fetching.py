@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
@@ -15,8 +14,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from asr_platform.home import Home, checked_uri
+from asr_platform.home import Home
 from asr_platform.registry import CHAMPION
+from asr_platform.store_address import named_uri
 from asr_platform.study import Ledger
 from asr_platform.tracking import FAILURES, LEDGER, quiet
 from trainables.errors import InputError
@@ -34,9 +34,7 @@ def fetch(home: Path, model: str) -> Path:
     Raises:
         InputError: there is no such model, or the store cannot be read; or nothing says where a store is.
     """
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        checked_uri(named, "MLFLOW_TRACKING_URI")
+    named = named_uri()
     place = Home(home.resolve()) if named else Home.existing(home)
     failures: list[InputError] = []
     for store in _stores(place, named, _name(model)):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from asr_platform.store_address import SERVERS
+from asr_platform.store_address import checked_uri as checked_uri
 from trainables.errors import InputError
 
 STUDIES = "studies.db"
@@ -23,8 +25,6 @@ LOCK, SWEEP = "lock", "sweep"
 TRIALS = "trials"  # in a sweep's folder: those of its trials
 LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
 TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
-SERVERS = ("http", "https")
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 @dataclass(frozen=True)
@@ -170,34 +170,6 @@ def where_runs_live(home: str | Path | None = None) -> Path:
 def trial_name(number: int) -> str:
     """The name of a trial's folder, run and row: `trial-0007`."""
     return f"trial-{number:04d}"
-
-
-def checked_uri(uri: str, said: str = "--tracking-uri") -> str:
-    """The address of an MLflow server or database, if it can be one.
-
-    Raises:
-        InputError: it is of another kind, has a password, which would be kept in the home, or needs what is not here.
-    """
-    kinds = "a server's, such as http://HOST:5000, or a database's, such as postgresql://HOST/NAME"
-    kind = urlsplit(uri).scheme.partition("+")[0]
-    if kind not in (*SERVERS, *DATABASES) or (kind in SERVERS and not urlsplit(uri).hostname):
-        raise InputError(f"{said} {uri}: no such kind of address", f"Give {kinds}.")
-    if kind == "sqlite" and not uri.startswith("sqlite:////"):
-        raise InputError(f"{said} {uri}: not an absolute path", "Give sqlite:////FOLDER/FILE, with four slashes.")
-    if urlsplit(uri).password is not None:
-        elsewhere = (
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if kind in SERVERS else "~/.pgpass or the like"
-        )
-        raise InputError(f"{said}: a password in the address would be kept in the home", f"Use {elsewhere}.")
-    if kind in DATABASES:
-        from sqlalchemy import make_url
-        from sqlalchemy.exc import NoSuchModuleError
-
-        try:
-            make_url(uri).get_dialect().import_dbapi()
-        except (ModuleNotFoundError, NoSuchModuleError) as error:
-            raise InputError(f"{said} {uri}: {error}", "Install the database's driver with pip.") from None
-    return uri
 
 
 def used(folder: Path) -> int:

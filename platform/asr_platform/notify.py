@@ -30,9 +30,17 @@ def check_targets(targets: Sequence[str]) -> Sequence[str]:
         InputError: one is neither `bell` nor an address that can be posted to.
     """
     for target in targets:
-        if target != BELL and (urlsplit(target).scheme not in ("http", "https") or not urlsplit(target).hostname):
+        if target != BELL and not _is_address(target):
             raise InputError(f"--notify {target}: neither bell nor an http address", "For example: --notify bell.")
     return targets
+
+
+def _is_address(target: str) -> bool:
+    try:
+        parts = urlsplit(target)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as an IPv6 address without its end
+        return False
 
 
 def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[str], None]) -> None:

@@ -201,6 +201,7 @@ def test_no_corpus_there(tmp_path: Path) -> None:
         ({"splits": 3}, "splits"),
         ({"recipe": {"name": "other"}}, "recipe.name"),
         ({"surprise": 1}, "surprise"),
+        *(({"splits": {name: {}}}, f"splits.{name}.[key]") for name in ("../dev", "/etc/x", ".dev", "dév", "a b", "")),
     ],
 )
 def test_a_description_of_another_kind(tmp_path: Path, changes: dict[str, object], problem: str) -> None:

@@ -52,6 +52,9 @@ def damage(place: Path) -> None:
     shutil.copytree(place / "corpus", place / "other-version")
     about = json.loads((place / "corpus/corpus.json").read_text())
     (place / "other-version/corpus.json").write_text(json.dumps({**about, "format_version": 99}))
+    shutil.copytree(place / "corpus", place / "outside")
+    splits = {"../corpus/train" if name == "train" else name: split for name, split in about["splits"].items()}
+    (place / "outside/corpus.json").write_text(json.dumps({**about, "splits": splits}))
     shutil.copytree(place / "corpus", place / "no-file")
     (place / "no-file/train.arrow").unlink()
     shutil.copytree(place / "model", place / "no-tokenizer")
@@ -60,6 +63,7 @@ def damage(place: Path) -> None:
     os.truncate(place / "cut-model/model.safetensors", 1000)
     soundfile.write(place / "good.wav", 0.1 * np.random.default_rng(0).normal(size=8000), 16_000)
     (place / "cut.wav").write_bytes((place / "good.wav").read_bytes()[:-99])
+    (place / "link.txt").symlink_to(place / "corpus" / "corpus.json")
     for name in ("empty.wav", "file"):
         (place / name).touch()
 

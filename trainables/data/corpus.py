@@ -15,13 +15,13 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from trainables.data.features import Recipe
 from trainables.data.utterance import TRAINING_PREFIX, VALIDATION_PREFIXES
@@ -29,6 +29,7 @@ from trainables.errors import InputError
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "corpus.json"
+SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # it names a file
 PREPARE = "Run `platform prepare` to make it"
 
 
@@ -52,7 +53,7 @@ class Description(BaseModel):
     source: str
     recipe: Recipe
     hash: str
-    splits: dict[str, SplitSummary]
+    splits: dict[Annotated[str, StringConstraints(pattern=SPLIT_NAME)], SplitSummary]
     mean: list[float] | None  # (F,) over the frames of all training splits
     std: list[float] | None  # (F,) population standard deviation; 0 for a bin that never changes
 

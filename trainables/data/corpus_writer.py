@@ -23,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, Corpus, Description, SplitSummary
+from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, SPLIT_NAME, Corpus, Description, SplitSummary
 from trainables.data.features import Recipe
 from trainables.data.statistics import RunningStatistics
 from trainables.data.utterance import TRAINING_PREFIX, storable
 from trainables.errors import InputError
+from trainables.folders import make_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it names a file
 WRITTEN_AT_ONCE = 1 << 24  # bytes
 
 
@@ -52,9 +52,8 @@ class CorpusWriter:
         self.out, self.recipe, self.source = Path(out), recipe, source
         check_free(self.out)
         target = self.out.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
         self._folder = target.with_name(f".{target.name}.unfinished-{secrets.token_hex(4)}")
-        self._folder.mkdir()
+        make_folder(self._folder)
         self._splits: dict[str, _SplitWriter] = {}
         self._statistics = RunningStatistics(recipe.bins)
 
@@ -65,7 +64,7 @@ class CorpusWriter:
             InputError: a name, a text or features that cannot be stored; the utterance is not added.
         """
         half = storable(features, self.recipe.bins, f"{split}/{id}")
-        if not SPLIT_NAME.fullmatch(split):
+        if not re.fullmatch(SPLIT_NAME, split):
             raise InputError(f"split {split!r} cannot name a file", "Use letters, digits, '.', '_' and '-'.")
         writer = self._splits.get(split) or _SplitWriter(self._folder, split)
         writer.add(id, text, seconds, half)
