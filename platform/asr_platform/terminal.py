@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -37,7 +37,8 @@ COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": 
 LINES_AROUND_TABLE = 11
 DRIVER_LOG = "driver.log"  # in the sweep's folder: what its own process printed around the live table
 LAST_LINES = 5  # of a failed trial's log
-NARROW = 100  # columns: where a terminal has fewer, the live table leaves out what is less telling
+NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
+EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard, where it does not fit: this one first
 UNBOUNDED = 10_000  # columns
 
 
@@ -190,22 +191,24 @@ def trial_table(
         waiting: numbers of unfinished trials that nobody is training.
     """
     table = Table(box=SIMPLE)
-    wide = width >= NARROW
-    for heading in ("trial", "epoch", "parameters", heading_of(trials), *(["CTC CER"] if wide else [])):
+    wide, narrow = width >= NARROW, width < NARROWER
+    sizes, ctc = ([] if narrow else ["parameters"]), (["CTC CER"] if wide else [])
+    for heading in ("trial", "epoch", *sizes, heading_of(trials), *ctc):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("what stopped it")
+    if not narrow:
+        table.add_column("what stopped it")
     for trial in trials:
         best = trial.best or {}
         state = "waiting" if trial.number in waiting else trial.state
         table.add_row(
             str(trial.number),
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
-            f"{trial.about.get('parameters', 0):,}",
+            *([] if narrow else [f"{trial.about.get('parameters', 0):,}"]),
             objective_text(best) if best else "",
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(state, style=COLOURS[state]),
-            Text(_why(trial), no_wrap=True, overflow="ellipsis"),
+            *([] if narrow else [Text(_why(trial), no_wrap=True, overflow="ellipsis")]),
         )
     return table
 
@@ -224,7 +227,8 @@ def print_leaderboard(
 ) -> None:
     """The ranking with what each trial varied, and why some failed.
 
-    Where the console is too narrow for a column a key, a second table has the best trials side by side.
+    Where the console is too narrow for a column a key, a second table has the best trials side by side; where it is
+    narrower still, the first table leaves out columns (`EXPENDABLE`), never ranks, trial numbers or error rates.
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
@@ -232,7 +236,13 @@ def print_leaderboard(
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        console.print(ranking_table(ranking, [], standings, objectives))
+        left_out: list[str] = []
+        for heading in ("", *EXPENDABLE):
+            left_out.append(heading)
+            table = ranking_table(ranking, [], standings, objectives, left_out)
+            if _width(console, table) <= console.width:
+                break
+        console.print(table)
         console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[TrialRecord]] = {}
     for trial in trials:
@@ -245,14 +255,18 @@ def print_leaderboard(
 
 
 def ranking_table(
-    ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing], objectives: Sequence[str]
-) -> Table:
+    ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing], objectives: Sequence[str],
+    left_out: Collection[str] = (),
+) -> Table:  # fmt: skip
     """A row a trial, in the order given, with a column for each of these varied keys.
 
     Where intervals are known they have a column, and ties with the best a mark, as the Pareto front has one.
+
+    Args:
+        left_out: headings of columns to leave out.
     """
     caption = f"{heading_of(ranking)} is that of each trial's best epoch"
-    if standings:
+    if standings and "interval" not in left_out:
         caption += "; its interval: 95%, over the utterances"
     if any(standing.tied for standing in standings.values()):
         caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
@@ -260,27 +274,28 @@ def ranking_table(
     if front:
         caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
-    intervals = ["interval"] if standings else []
-    timed = ["real-time\nfactor"] if "real_time_factor" in objectives else []
-    for heading in ("rank", "trial", heading_of(ranking), *intervals, "parameters", *timed, "epochs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    columns: dict[str, Callable[[TrialRecord], RenderableType]] = {
+        "trial": lambda trial: str(trial.number),
+        heading_of(ranking): lambda trial: objective_text(trial.best) if trial.best else "",
+        "interval": lambda trial: interval_text(standings[trial.number].interval) if trial.number in standings else "",
+        "parameters": lambda trial: f"{trial.about.get('parameters', 0):,}",
+        "real-time\nfactor": _factor,
+        "epochs": lambda trial: str(trial.epochs),
+        "state": lambda trial: Text(trial.state, style=COLOURS[trial.state]),
+    }
+    absent = {*left_out, *([] if standings else ["interval"])}
+    absent |= set() if "real_time_factor" in objectives else {"real-time\nfactor"}
+    shown = [heading for heading in columns if heading not in absent]
+    for heading in ("rank", *shown):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     for key in keys:
         # The section is dropped where the rest of the key says enough.
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for rank, trial in enumerate(ranking, start=1):
         standing = standings.get(trial.number)
-        table.add_row(
-            f"{'*' * (trial.number in front)}{'=' * bool(standing and standing.tied)}{rank}",
-            str(trial.number),
-            objective_text(trial.best) if trial.best else "",
-            *([interval_text(standing.interval) if standing else ""] if standings else []),
-            f"{trial.about.get('parameters', 0):,}",
-            *([_factor(trial)] if timed else []),
-            str(trial.epochs),
-            Text(trial.state, style=COLOURS[trial.state]),
-            *(_value(trial, key) for key in keys),
-        )
+        mark = f"{'*' * (trial.number in front)}{'=' * bool(standing and standing.tied)}"
+        cells = (columns[heading](trial) for heading in shown)
+        table.add_row(f"{mark}{rank}", *cells, *(_value(trial, key) for key in keys))
     return table
 
 
@@ -290,7 +305,7 @@ def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) 
     def table(shown: list[TrialRecord]) -> Table:
         rest = "; all of them: leaderboard --json" if len(shown) < len(ranking) else ""
         result = Table(box=SIMPLE, caption=f"the best trials' values{rest}", caption_justify="left")
-        result.add_column("trial", no_wrap=True)
+        result.add_column("trial", overflow="fold")
         for trial in shown:
             result.add_column(str(trial.number), justify="right", no_wrap=True)
         for key in keys:

@@ -22,7 +22,7 @@ from asr_platform.leaderboard import rows
 from asr_platform.run_on_record import RUN, SPENT
 from asr_platform.significance import Interval, Standing
 from asr_platform.study import Ledger, State, TrialRecord
-from asr_platform.terminal import View, corpus_table, print_leaderboard, say
+from asr_platform.terminal import View, corpus_table, print_leaderboard, say, trial_table
 from search_spaces.space import Space, shipped
 
 STATES: list[State] = ["complete", "pruned", "failed", "running"]
@@ -277,6 +277,24 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
     else:
         best = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trials[0].params.values()]
         assert cells(lines, "1")[6:] == best
+
+
+@pytest.mark.parametrize("width", [26, 40, 52, 60])
+def test_a_narrow_terminal_shows_ranks_trials_and_error_rates(width: int) -> None:
+    """Whole, whatever else there is no room for; so does the live table."""
+    trials = [records.trial(number, "complete", [0.01 * (number + 1)], {"a.long_key": 1}) for number in range(12)]
+    standings = {number: Standing(Interval(0.005, 0.0149), number < 2) for number in range(12)}
+    target = console(width)
+    print_leaderboard(target, trials, standings)
+    lines = text_of(target).splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text_of(target)
+    for number in range(12):
+        rank = f"{'=' * (number < 2)}{number + 1}"
+        assert cells(lines, rank)[1:3] == [str(number), f"{number + 1:.2f}%"]
+    assert ("its interval" in " ".join(text_of(target).split())) == any("0.50–1.49%" in line for line in lines)
+    if width >= 40:
+        shown = rendered(console(width), trial_table(trials, 70, width))
+        assert all(cells(shown, str(number))[2 if width < 60 else 3] == f"{number + 1:.2f}%" for number in range(12))
 
 
 @pytest.mark.parametrize("width", [80, 160])
