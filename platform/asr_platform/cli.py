@@ -18,6 +18,7 @@ from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_export import export
 from asr_platform.cli_help import INTRODUCTION, Introduction
+from asr_platform.cli_paths import FILE, FOLDER, PATH_OR_NAME
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
 from asr_platform.cli_report import report
@@ -44,8 +45,6 @@ from trainables.output import escape_unencodable
 if TYPE_CHECKING:
     from asr_platform.sweep import Outcome
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
 MORE_THAN_0 = click.FloatRange(0, min_open=True)
 NO_MODEL, USER_MISTAKE = 1, 2
@@ -76,7 +75,7 @@ for _command in COMMANDS:
 
 
 @cli.command()
-@click.argument("space", required=False, shell_complete=spaces)
+@click.argument("space", type=PATH_OR_NAME, required=False, shell_complete=spaces)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
 @options(SIZE)
@@ -111,9 +110,9 @@ def sweep(
     from search_spaces.settings import Limits
 
     limits = Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
-    if resume:
-        begun = (data, name, epochs, max_concurrent, workers_per_trial, warm_start)
-        if any(begun) or gpus_per_worker is not None:
+    if resume is not None:
+        begun = (data, name, epochs, max_concurrent, workers_per_trial, gpus_per_worker)
+        if warm_start or any(given is not None for given in begun):
             raise InputError(
                 "--resume goes on as the sweep began",
                 "Give it at most --notify, SPACE, caps, --trials, --address and --tracking-uri.",
@@ -131,7 +130,7 @@ def sweep(
 
 
 @cli.command()
-@click.argument("source", metavar="[SPACE_OR_CONFIG]", required=False, shell_complete=spaces)
+@click.argument("source", type=PATH_OR_NAME, metavar="[SPACE_OR_CONFIG]", required=False, shell_complete=spaces)
 @click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
 @click.option(
     "--from",

@@ -12,14 +12,13 @@ from rich.console import Console
 
 from asr_platform.cli_completion import sweep_names
 from asr_platform.cli_evaluate import SEARCH, search_changes
+from asr_platform.cli_paths import FOLDER, PATH_OR_NAME
 from asr_platform.cli_shared import INTERRUPTED, NOTIFY, WIDE, console, follow, options, platform
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
-@click.argument("a", shell_complete=sweep_names)
-@click.argument("b", shell_complete=sweep_names)
+@click.argument("a", type=PATH_OR_NAME, shell_complete=sweep_names)
+@click.argument("b", type=PATH_OR_NAME, shell_complete=sweep_names)
 @click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
 @click.option("--split", help="Such as test-clean: both models transcribe it.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")

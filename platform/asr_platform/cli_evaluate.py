@@ -9,10 +9,10 @@ from typing import Any
 import click
 from rich.console import Console
 
+from asr_platform.cli_paths import FOLDER
 from asr_platform.cli_shared import MODEL, MODEL_IS, options
 from trainables.errors import InputError
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
 NOT_NEGATIVE = click.FloatRange(0)
 # How to search for text, by the names of the configuration's section `decoding`.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_paths import FOLDER
 from asr_platform.cli_shared import MODEL, MODEL_IS
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(epilog=MODEL_IS)

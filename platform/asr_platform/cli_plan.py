@@ -10,14 +10,15 @@ import click
 from rich.console import Console
 
 from asr_platform.cli_completion import spaces
+from asr_platform.cli_paths import FOLDER, PATH_OR_NAME
 from asr_platform.cli_shared import SIZE, options
 
 
 @click.command()
-@click.argument("space", shell_complete=spaces)
+@click.argument("space", type=PATH_OR_NAME, shell_complete=spaces)
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     required=True,
     help="The corpus, as `platform prepare` made it.",
 )

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
+from asr_platform.cli_paths import FILE, FOLDER
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from trainables.data.utterance import Utterance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FOLDER = click.Path(path_type=Path, file_okay=False)
 SEED = click.option(
     "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
 )
@@ -99,7 +100,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 
 
 @prepare.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @output_options
 def manifest(file: Path, **output: Any) -> None:
     """Audio files listed in a JSONL manifest.

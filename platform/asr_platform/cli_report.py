@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from asr_platform.cli_completion import sweep_names
+from asr_platform.cli_paths import FILE
 from asr_platform.cli_shared import platform
 
 
 @click.command()
 @click.argument("name", required=False, shell_complete=sweep_names)
-@click.option("--out", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Default: NAME.html here.")
+@click.option("--out", metavar="FILE", type=FILE, help="Default: NAME.html here.")
 @click.pass_obj
 def report(home: Path, name: str | None, out: Path | None) -> None:
     """Writes a page about a sweep, for a browser or paper.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from rich.console import Console
 
+from asr_platform.cli_paths import LocalPath
 from asr_platform.model_names import IN_MLFLOW, located
 from asr_platform.store_address import checked_uri, named_uri
 
@@ -43,7 +44,7 @@ SIZE = [
 ]
 
 
-class ModelDirectory(click.Path):
+class ModelDirectory(LocalPath):
     """A model directory, or the name of a model in MLflow, which becomes one."""
 
     name = "model"

@@ -33,7 +33,7 @@ def status(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.status_tables import print_status, print_statuses
 
     place = Home.existing(home)
-    if name:
+    if name is not None:
         one = status_of(place, name)
         if as_json:
             click.echo(json.dumps(one.as_tree(), indent=2))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_paths import PATH_OR_NAME
 from asr_platform.cli_shared import MODEL, MODEL_IS
 
 FORMATS = ["txt", "json", "srt", "vtt"]
@@ -13,9 +14,11 @@ FORMATS = ["txt", "json", "srt", "vtt"]
 
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", type=PATH_OR_NAME, nargs=-1, required=True, metavar="PATH...")
 @click.option("--format", "format", type=click.Choice(FORMATS), help="Default: as --out ends, or txt.")
-@click.option("--out", metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording.")
+@click.option(
+    "--out", type=PATH_OR_NAME, metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording."
+)
 @click.option("--piece-seconds", metavar="X", type=click.FloatRange(1),
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
 def transcribe(

@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from asr_platform.home import Home
+from asr_platform.home import Home, Store
+from asr_platform.ledger_storage import database_file
 from asr_platform.registry import CHAMPION
 from asr_platform.store_address import named_uri
 from asr_platform.study import Ledger
@@ -72,8 +73,8 @@ def _name(model: str) -> str:
 def _fetched(home: Home, store: str, model: str) -> Path:
     """From one store."""
     quiet()
-    database = store.removeprefix("sqlite:///")
-    if database != store and not Path(database).is_file():  # MLflow would make one
+    database = None if Store(store, home.artifacts).is_server else database_file(store)
+    if database is not None and not database.is_file():  # MLflow would make one
         raise InputError(f"{model}: {store}: there is no such file", "Give the model's directory, or MLflow's address.")
     client = MlflowClient(store)
     scheme, _, name = model.partition(":/")
@@ -130,8 +131,10 @@ def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
 
 def _here(home: Home, store: str, address: str, inner: str) -> Path:
     """A folder in a folder of artifacts, with what is beside it, on this machine."""
-    if urlparse(address).scheme in ("", "file"):
+    if urlparse(address).scheme == "file":
         return Path(local_file_uri_to_path(address)) / inner
+    if not urlparse(address).scheme:  # a path, in which `%41` is no `A`
+        return Path(address) / inner
     fetched = home.path / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
     if not fetched.is_dir():
         with replaced(fetched) as partial:

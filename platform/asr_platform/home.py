@@ -6,25 +6,33 @@ import fcntl
 import hashlib
 import os
 import re
-import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from asr_platform.ledger_storage import DamagedLedgerError, check, is_whole, sqlite_address
+from asr_platform.relocation import ARTIFACTS, locations, settle
 from asr_platform.store_address import SERVERS
 from asr_platform.store_address import checked_uri as checked_uri
 from trainables.errors import InputError
 
-STUDIES = "studies.db"
+STUDIES, STORE = "studies.db", "mlflow.db"
+COPY = "ledger.db"  # in a sweep's folder: its own copy of what the ledger knows of it (ledger_copies.py)
 LOCK, SWEEP = "lock", "sweep"
 TRIALS = "trials"  # in a sweep's folder: those of its trials
 LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
 TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
+
+
+class RunningError(InputError):
+    """Another process runs the sweep, or audits it."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +55,22 @@ class Home:
 
     @classmethod
     def at(cls, path: Path) -> Home:
-        """Makes the folder where it is missing.
+        """The home at `path`; a folder that is missing is made, for its owner alone.
 
         Raises:
-            InputError: nothing can be written there, or no store can have its address there.
+            InputError: nothing can be written there.
+            DamagedLedgerError: its ledger is damaged.
         """
-        if "?" in str(path.resolve()):  # it would begin the options in the addresses of the stores
-            raise InputError(f"{path.resolve()}: a question mark in the path", "Choose another --home.")
+        home = cls(_expressible(path).resolve())
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            home.path.parent.mkdir(parents=True, exist_ok=True)
+            home.path.mkdir(mode=0o700, exist_ok=True)
             tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
-        return cls(path.resolve())
+        home.check()
+        home._settle()
+        return home
 
     @classmethod
     def existing(cls, path: Path) -> Home:
@@ -67,38 +78,69 @@ class Home:
 
         Raises:
             InputError: nothing has.
+            DamagedLedgerError: its ledger is damaged.
         """
-        if not cls(path).begun:
+        home = cls(_expressible(path).resolve())
+        home.check()
+        if not home.begun:
             raise InputError(
                 f"{path}: nothing has been run here",
                 "Run platform sweep first, or say where that was: platform --home DIR ...",
             )
-        return cls(path.resolve())
+        home._settle()
+        return home
 
     @property
     def begun(self) -> bool:
         """Whether anything has been run here."""
-        return _is_ready(self.path / STUDIES)
+        return (self.path / STUDIES).exists() and is_whole(self.path / STUDIES)
+
+    def check(self) -> None:
+        """Reads the ledger's database, if there is one.
+
+        Raises:
+            DamagedLedgerError: it is damaged, or gone where sweeps have copies of it.
+            LedgerError: it cannot be read now.
+        """
+        studies = self.path / STUDIES
+        if studies.exists():
+            check(studies)
+        if not self.begun and self.copies():
+            raise DamagedLedgerError(studies, "its tables are gone" if studies.exists() else "the file is gone")
+
+    def copies(self) -> list[Path]:
+        """The sweeps' own copies of the ledger."""
+        return sorted(self.path.glob(f"sweeps/*/{COPY}"))
+
+    def running(self) -> list[str]:
+        """The sweeps that a process holds the lock of."""
+        folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
+        return [path.parent.name for path in folders if self.holder(path.parent.name)]
+
+    def _settle(self) -> None:
+        """See `relocation.settle`; never under a driver, which may see the home at another path (in a container)."""
+        if locations(self.path)[-1:] != [str(self.path)] and not self.running():
+            settle(self.path, self.path / STORE)
 
     @property
     def studies(self) -> str:
         """The Optuna storage: one study for each sweep."""
-        return f"sqlite:///{self.path / STUDIES}"
+        return sqlite_address(self.path / STUDIES)
 
     @property
     def tracking(self) -> str:
         """The MLflow store."""
-        return f"sqlite:///{self.path}/mlflow.db"
+        return sqlite_address(self.path / STORE)
 
     @property
     def artifacts(self) -> Path:
-        return self.path / "artifacts"
+        return self.path / ARTIFACTS
 
     def store(self, about: Mapping[str, Any], uri: str | None = None) -> Store:
-        """The MLflow store at that address, or that of a sweep, by what its ledger notes about it: the home's own, or
-        the one that it was told of.
-        """
-        return Store(uri or about.get("options", {}).get("tracking_uri") or self.tracking, self.artifacts)
+        """The MLflow store at the address `uri`; without one, that of the sweep of which a ledger notes `about`."""
+        found = uri or about.get("options", {}).get("tracking_uri") or self.tracking
+        own = {sqlite_address(Path(place) / STORE) for place in locations(self.path)}
+        return Store(self.tracking if found in own and not uri else found, self.artifacts)
 
     def plan(self, space: str, corpus: str) -> Path:
         """Where the latest plan for a space, by its text, on a corpus, by its hash, is kept."""
@@ -132,7 +174,7 @@ class Home:
         """Keeps a second driver off a sweep. The system frees the lock however the process ends.
 
         Raises:
-            InputError: somebody holds it.
+            RunningError: another process holds it.
         """
         folder = self.sweep(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +185,7 @@ class Home:
                     break
                 except OSError:
                     if not left:
-                        raise InputError(
+                        raise RunningError(
                             f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C."
                         ) from None
                     time.sleep(BETWEEN_TRIES)
@@ -151,6 +193,33 @@ class Home:
             file.write(f"{holder} {os.getpid()}")
             file.flush()
             yield
+
+    @contextmanager
+    def lock_new(self, name: str | None, base: str, begun: Callable[[], list[str]]) -> Iterator[str]:
+        """Keeps a name for a new sweep and holds its lock: `name`, or else the first free one of BASE-1, BASE-2, ...
+
+        Args:
+            begun: names all sweeps; asked under the lock, since two sweeps may choose at the same time.
+
+        Raises:
+            InputError: there is a sweep called `name`, it is being started, or the name is no good as a folder's.
+        """
+        for number in count(1):
+            chosen = f"{plain_name(base)}-{number}" if name is None else name
+            if name is None and chosen in begun():
+                continue
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(self.lock(chosen))
+                except RunningError:
+                    if name is not None:
+                        raise
+                    continue
+                if chosen not in begun():
+                    yield chosen
+                    return
+            if name is not None:
+                raise taken(name)
 
     def holder(self, name: str) -> str:
         """Who holds a sweep's lock, such as `sweep 4711` with the process's id; empty where nobody does."""
@@ -163,8 +232,36 @@ class Home:
 
 
 def where_runs_live(home: str | Path | None = None) -> Path:
-    """A home's folder, as the command finds it: what is given, else $ASR_PLATFORM_HOME, else `mlruns` here."""
-    return Path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
+    """A home's folder, as the command finds it: what is given, else $ASR_PLATFORM_HOME, else `mlruns` here.
+
+    Raises:
+        InputError: an address such as `s3://BUCKET`.
+    """
+    return local_path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
+
+
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """A path on this machine, with `~` and `~NAME` as the home directory of a user.
+
+    Raises:
+        InputError: an address such as `s3://BUCKET/FOLDER`.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(text)):
+        raise InputError(f"{os.fspath(text)}: an address, not a path", "Give a file or folder on this machine.")
+    return Path(os.path.expanduser(text))
+
+
+def plain_name(text: str) -> str:
+    """A sweep's name made from any text: accents are dropped, other characters become dashes."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "sweep"
+
+
+def taken(name: str) -> InputError:
+    """What is wrong with the name of a sweep that exists."""
+    return InputError(
+        f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
+    )
 
 
 def trial_name(number: int) -> str:
@@ -173,18 +270,24 @@ def trial_name(number: int) -> str:
 
 
 def used(folder: Path) -> int:
-    """Bytes of the files in a folder; of those that vanish meanwhile, none."""
+    """Total size in bytes of the files below `folder`; files deleted during the walk count as 0."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.lstat().st_size if path.is_file() else 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total
 
 
-def _is_ready(studies: Path) -> bool:
-    """Whether a store of studies is whole: Optuna would make what is missing, in a race with whoever is making it."""
+def _expressible(path: Path) -> Path:
+    """A path that can stand in an address and in JSON.
+
+    Raises:
+        InputError: its bytes are not UTF-8, or it is an address.
+    """
     try:
-        with closing(sqlite3.connect(f"{studies.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            return bool(database.execute("SELECT 1 FROM alembic_version").fetchone())  # which it writes last
-    except sqlite3.OperationalError as error:  # no file, no table yet, or somebody writes for seconds
-        return "locked" in str(error)
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise InputError(f"{shown}: a path that is not UTF-8", "Rename the folder, or choose another --home.") from None
+    return local_path(path)

@@ -80,7 +80,7 @@ def latest(storage: str, name: str | None) -> str:
     Raises:
         InputError: there is no sweep yet.
     """
-    if name:
+    if name is not None:
         return name
     names = Ledger.names(storage)
     if not names:

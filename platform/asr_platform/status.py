@@ -16,6 +16,7 @@ import optuna
 
 from asr_platform.home import SWEEP, Home, used
 from asr_platform.leaderboard import ranked
+from asr_platform.ledger_storage import open_storage
 from asr_platform.limits import Cap, caps, device_seconds
 from asr_platform.run_on_record import RUN, SPENT, STOPPED
 from asr_platform.study import Ledger, TrialRecord
@@ -153,7 +154,7 @@ def training(home: Home, ledger: Ledger) -> frozenset[int]:
 
 def all_statuses(home: Home) -> list[Status]:
     """Those of all sweeps, the latest last."""
-    storage = optuna.storages.RDBStorage(home.studies)
+    storage, _ = open_storage(home.studies)
     return [status(home, name, storage) for name in Ledger.names(storage)]
 
 

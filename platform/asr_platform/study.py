@@ -7,6 +7,7 @@ propose from its content alone (`samplers.py`). So nothing about the search is l
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,8 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.home import taken
+from asr_platform.ledger_storage import decoding, open_storage
 from asr_platform.samplers import Feasible, Observation, propose
 from asr_platform.widening import plain_name, refit, stored_name
 from search_spaces.space import Space
@@ -34,6 +37,7 @@ OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
+CORPUS, CHECKPOINT = "corpus", "checkpoint"  # paths: of what a sweep is begun with, and of an epoch
 FITTED = "fitted"  # the width that fills the budget: a value of the trial that the sampler was not asked for
 REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
 WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
@@ -85,11 +89,15 @@ class TrialRecord:
 class Ledger:
     """The study of one sweep, opened for reading and writing.
 
-    One process writes at a time: the sweep's driver, which holds the sweep's lock.
+    One process writes at a time: the sweep's driver, which holds the sweep's lock. Paths in the folder of the ledger's
+    SQLite file, which is the home, are stored relative to it and handed out as absolute ones: a home may be moved.
+
+    Args:
+        file: the ledger's SQLite database; None where it is none, and paths are stored as they are.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
-        self.study = study
+    def __init__(self, study: optuna.Study, file: Path | None = None) -> None:
+        self.study, self.file = study, file
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
@@ -97,14 +105,19 @@ class Ledger:
 
         Raises:
             InputError: the name is taken.
+            LedgerError: the ledger's database cannot be written.
         """
-        if name in cls.names(storage):
+        opened, file = open_storage(storage)
+        if name in _names(opened, file):
             raise taken(name)
         with suppress(KeyError):  # what a kill left between the two steps that follow
-            optuna.delete_study(study_name=name, storage=storage)
-        study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
-        study.set_user_attr(ABOUT, {"id": uuid.uuid4().hex, **about})  # in one write: all of it is known or nothing
-        return cls(study)
+            optuna.delete_study(study_name=name, storage=opened)
+        ledger = cls(optuna.create_study(storage=opened, study_name=name, direction="minimize"), file)
+        begun = {"id": uuid.uuid4().hex, **about}
+        if CORPUS in begun:
+            begun[CORPUS] = ledger._stored(begun[CORPUS])
+        ledger.study.set_user_attr(ABOUT, begun)  # in one write: all of it is known or nothing
+        return ledger
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Ledger:
@@ -112,25 +125,29 @@ class Ledger:
 
         Raises:
             InputError: there is no sweep of that name; the message lists those there are.
+            LedgerError: the ledger's database cannot be read.
         """
-        names = cls.names(storage)
+        opened, file = open_storage(storage)
+        names = _names(opened, file)
         if name not in names:
             raise InputError(f"no sweep named {name}", f"The sweeps are: {', '.join(names) or 'none yet'}.")
-        return cls(optuna.load_study(storage=storage, study_name=name))
+        return cls(optuna.load_study(storage=opened, study_name=name), file)
 
     @staticmethod
     def names(storage: Storage) -> list[str]:
         """All sweeps, the latest last; a study that knows nothing yet is none."""
-        summaries = optuna.get_all_study_summaries(storage, include_best_trial=False)
-        ordered = sorted(summaries, key=lambda summary: summary._study_id)
-        return [summary.study_name for summary in ordered if ABOUT in summary.user_attrs]
+        return _names(*open_storage(storage))
 
     @property
     def about(self) -> dict[str, Any]:
-        attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
-        begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
-        widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
-        return {**begun, **attributes, **widened}
+        """What is known of the sweep: what it was begun with, and what was noted since under the same or other keys."""
+        with decoding(self.file):
+            attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
+            begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
+            widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
+            if CORPUS in begun:
+                begun[CORPUS] = self._located(begun[CORPUS])
+            return {**begun, **attributes, **widened}
 
     @property
     def name(self) -> str:
@@ -150,7 +167,7 @@ class Ledger:
     @property
     def done(self) -> bool:
         """Whether all trials that were asked for have ended."""
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._frozen()
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def note(self, key: str, value: Any) -> None:
@@ -165,11 +182,10 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        notes = self.study.user_attrs
-        return [_record(trial, notes) for trial in self.study.get_trials(deepcopy=False)]
+        return self._records(self._frozen())
 
     def trial(self, number: int) -> TrialRecord:
-        return _record(self.study.get_trials(deepcopy=False)[number], self.study.user_attrs)
+        return self._records([self._frozen()[number]])[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
         """Adds the sampler's next proposal that is feasible, as a running trial with its parameter count.
@@ -177,7 +193,7 @@ class Ledger:
         Raises:
             InputError: the sampler found none.
         """
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._frozen()
         others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
         trial, proposal = propose(space, self._in(space, trials), feasible, others)
         names = {key: stored_name(key, each, trials) for key, each in trial.distributions.items()}
@@ -206,10 +222,11 @@ class Ledger:
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
         """Records an epoch's metrics; False where that epoch is on record already."""
         epoch = int(row["epoch"])
-        if epoch in self.study.get_trials(deepcopy=False)[number].intermediate_values:
+        if epoch in self._frozen()[number].intermediate_values:
             return False
         live = self._live(number)
-        live.set_user_attr(f"epoch:{epoch}", json.dumps(dict(row)))
+        stored = {**row, CHECKPOINT: self._stored(row[CHECKPOINT])} if CHECKPOINT in row else dict(row)
+        live.set_user_attr(f"epoch:{epoch}", json.dumps(stored))
         live.report(objective_value(row), epoch)
         return True
 
@@ -227,14 +244,42 @@ class Ledger:
                 self.finish(trial.number, "complete")
 
     def _live(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        return optuna.Trial(self.study, self._frozen()[number]._trial_id)
+
+    def _frozen(self) -> list[FrozenTrial]:
+        with decoding(self.file):
+            return self.study.get_trials(deepcopy=False)
+
+    def _records(self, trials: list[FrozenTrial]) -> list[TrialRecord]:
+        with decoding(self.file):
+            notes = self.study.user_attrs
+            found = [_record(trial, notes) for trial in trials]
+            for row in (row for trial in found for row in trial.curve):
+                if row.get(CHECKPOINT):
+                    row[CHECKPOINT] = self._located(row[CHECKPOINT])
+            return found
+
+    def _stored(self, path: str | None) -> str | None:
+        """A path as it is written: relative to the home where it lies there."""
+        home = f"{self.file.parent}/" if self.file else None
+        return path.removeprefix(home) if path and home else path
+
+    def _located(self, path: str) -> str:
+        """A stored path as an absolute one, wherever the home lies now; an address stays as it is.
+
+        Early ledgers have absolute paths. What follows their home's path, in those of checkpoints, is always
+        `sweeps/NAME/trials/...`.
+        """
+        if self.file is None or "://" in path:
+            return path
+        _, trials, tail = path.rpartition(f"/sweeps/{self.name}/trials/")
+        return os.path.join(self.file.parent, trials[1:] + tail if trials else path)
 
 
-def taken(name: str) -> InputError:
-    """What is wrong with the name of a sweep that exists."""
-    return InputError(
-        f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
-    )
+def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]:
+    with decoding(file):
+        studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
+        return [study.study_name for study in studies if ABOUT in study.user_attrs]
 
 
 def _exists(checkpoint: str | None) -> bool:

@@ -21,7 +21,7 @@ from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
-from asr_platform.home import Home
+from asr_platform.home import Home, taken
 from asr_platform.leaderboard import find
 from asr_platform.limits import Meter
 from asr_platform.mirror import Mirror
@@ -29,7 +29,7 @@ from asr_platform.notify import message
 from asr_platform.provenance import provenance, write_record
 from asr_platform.run_on_record import SPENT, STOPPED, RunOnRecord, RunState
 from asr_platform.significance import Standing
-from asr_platform.study import WARM_START, Ledger, TrialRecord, taken
+from asr_platform.study import WARM_START, Ledger, TrialRecord
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
 from asr_platform.warm_start import gather
@@ -101,11 +101,10 @@ def start(
         InputError: the name is taken, or no model of the space fits its budget and this corpus, or an earlier sweep is
             not there.
     """
-    names = Ledger.names(home.studies)
-    if name in names:
-        raise taken(name)
-    name = name or next(f"{space.name}-{n}" for n in range(1, len(names) + 2) if f"{space.name}-{n}" not in names)
-    home.sweep(name)  # refuses names that cannot be a folder's
+    if name is not None:
+        home.sweep(name)  # refuses names that cannot be a folder's
+        if name in Ledger.names(home.studies):
+            raise taken(name)
     known, lines = gather(home.studies, warm_start, space, corpus.hash)
     feasibility = Feasibility(space, corpus)
     lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
@@ -125,9 +124,10 @@ def start(
         "options": asdict(options),
         PROVENANCE: provenance(),
     }
-    with home.lock(name), interrupts() as interrupt, cluster.connect(options.address) as machine:
+    chosen = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
+    with chosen as own, interrupts() as interrupt, cluster.connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind
-        sweep = RunningSweep(home, name, Ledger.create(home.studies, name, about), feasibility, options)
+        sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
         return _run(sweep, machine, interrupt, view)
 
 

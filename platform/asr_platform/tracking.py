@@ -27,11 +27,13 @@ import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as mlflow_db
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.home import Store
+from asr_platform.ledger_storage import database_file, make_private
 from asr_platform.study import TrialRecord
 from trainables.metrics import objective, objective_value
 
@@ -138,6 +140,8 @@ class Tracker:
 
     def __init__(self, store: Store, experiment: str) -> None:
         quiet()
+        if not store.is_server and (database := database_file(store.uri)):
+            make_private(database)
         self.client = MlflowClient(tracking_uri=store.uri)
         location = None if store.is_server else store.artifacts.as_uri()
         found = self.client.get_experiment_by_name(experiment)
@@ -337,6 +341,14 @@ def patience() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """The first use of a store announces every migration of its tables: not on our terminal."""
+    """Before the first use of a store: no announcement of every migration of its tables, and no stray folders."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow (3.17) makes the folder of a SQLite file by the address's text: for `q%41` it would make `q%2541` besides.
+    mlflow_db._make_parent_dirs_if_sqlite = _make_folder
+
+
+def _make_folder(address: str) -> None:
+    path = database_file(address)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from asr_platform.ledger_storage import sqlite_address
 from asr_platform.study import Ledger, State, TrialRecord
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
@@ -81,7 +82,7 @@ def ledger_in_memory(trials: int) -> Ledger:
 
 
 def storage_in(folder: Path) -> str:
-    return f"sqlite:///{folder}/studies.db"
+    return sqlite_address(folder / "studies.db")
 
 
 def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = "") -> int:

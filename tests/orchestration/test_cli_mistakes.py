@@ -190,7 +190,7 @@ def test_a_home_without_a_sweep(run: Run, place: Path) -> None:
     assert run("--home", "refused", "sweep", "right.yaml", "--data", "no-dev").code == 2
     ended = run("--home", "refused", "leaderboard")
     assert ended.code == 2
-    assert "no sweep has been run here yet" in ended.err and "platform sweep SPACE --data DIR" in ended.err
+    assert "refused: nothing has been run here" in ended.err and "Run platform sweep first" in ended.err
 
 
 def test_an_error_of_the_program_is_not_hidden(run: Run, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import records
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asr_platform.home import Home
+from asr_platform.home import Home, plain_name, used, where_runs_live
+from asr_platform.ledger_storage import database_file, sqlite_address
+from asr_platform.relocation import LOCATIONS
 from asr_platform.study import Ledger
 from trainables.errors import InputError
 
@@ -19,7 +25,7 @@ def test_a_home_is_made_and_its_places_are_absolute(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     home = Home.at(Path("deep/mlruns"))
     assert home.path == tmp_path / "deep" / "mlruns"
-    assert home.path.is_dir() and list(home.path.iterdir()) == []
+    assert home.path.is_dir() and [path.name for path in home.path.iterdir()] == [LOCATIONS]
     assert home.studies == f"sqlite:///{home.path}/studies.db"
     assert home.tracking == f"sqlite:///{home.path}/mlflow.db"
     places = [home.artifacts, home.sweep("a"), home.model("a")]
@@ -52,20 +58,64 @@ def test_a_home_in_which_nothing_was_run(tmp_path: Path) -> None:
     assert Home.existing(tmp_path) == Home.at(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a folder", "50% done", "a&b=c;d", "c#1", "é"])
+@pytest.mark.parametrize(
+    "name", ["a folder", "50% done", "q%41", "feature%2Fasr", "a&b=c;d", "c#1", "what?x=1", "{SCHEMA_VERSION}", "é\n"]
+)
 def test_any_folder_may_be_home(name: str, tmp_path: Path) -> None:
     """The stores' addresses are URLs, in which some characters have meanings."""
+    (tmp_path / "qA").mkdir()
     home = Home.at(tmp_path / name)
     Ledger.create(home.studies, "first", {})
     assert Ledger.names(home.studies) == ["first"]
     assert (home.path / "studies.db").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {"qA", name}
+    assert list((tmp_path / "qA").iterdir()) == []
 
 
-def test_a_question_mark_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a question mark in the path"):
-        Home.at(tmp_path / "what?")
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_an_address_names_the_file_that_it_was_made_from(name: str) -> None:
+    path = Path("/") / name / "studies.db"
+    address = sqlite_address(path)
+    assert database_file(address) == path
+    assert address.format(SCHEMA_VERSION=1) == address, "Optuna fills in what is in braces"
+
+
+def test_a_path_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    for way in (Home.at, Home.existing):
+        with pytest.raises(InputError, match="caf\ufffd: a path that is not UTF-8"):
+            way(place)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/runs", "gs://bucket", "file:///tmp/x"])
+def test_an_address_is_no_home(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for way in (where_runs_live, lambda place: Home.at(Path(place))):
+        with pytest.raises(InputError, match="an address, not a path"):
+            way(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_users_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert where_runs_live("~/runs") == tmp_path / "runs"
+    monkeypatch.setenv("ASR_PLATFORM_HOME", "~")
+    assert where_runs_live() == tmp_path
+    assert where_runs_live("./~") == Path("~")
+
+
+def test_what_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the umask; a folder that a person made keeps its mode."""
+    before = os.umask(0)
+    try:
+        (tmp_path / "made").mkdir(mode=0o755)
+        for name in ("made", "new"):
+            records.ledger_in(Home.at(tmp_path / name).path)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("made", "new", "new/studies.db")}
+    assert modes == {"made": 0o755, "new": 0o700, "new/studies.db": 0o600}
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../a", "a b", "a\n", "-rf", "naïve", "a:1"])
@@ -84,6 +134,60 @@ def test_a_sweep_has_one_driver(tmp_path: Path) -> None:
             pass
     with home.lock("first"):
         pass
+
+
+def test_sweeps_that_begin_together_get_names_of_their_own(tmp_path: Path) -> None:
+    """A name is taken while its sweep is being started, and for good once the sweep is on record."""
+    home = Home.at(tmp_path)
+
+    def begun() -> list[str]:
+        return Ledger.names(home.studies)
+
+    with ExitStack() as starting:
+        first, second = (starting.enter_context(home.lock_new(None, "données (2)", begun)) for _ in range(2))
+        assert (first, second) == ("donnees-2-1", "donnees-2-2")
+        records.ledger_in(tmp_path, first)
+        with pytest.raises(InputError, match="sweep donnees-2-2 is running"), home.lock_new(second, "", begun):
+            pass
+    with home.lock_new(None, "données (2)", begun) as third:
+        assert third == "donnees-2-2", "the second was never begun"
+    with pytest.raises(InputError, match="sweep donnees-2-1 exists"), home.lock_new(first, "", begun):
+        pass
+
+
+@given(st.text())
+def test_any_space_has_a_name_that_a_sweep_may_have(stem: str) -> None:
+    assert Home(Path("/home")).sweep(f"{plain_name(stem)}-1").parent == Path("/home/sweeps")
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("digits", "digits"),
+        ("my space (copy)", "my-space-copy"),
+        ("données", "donnees"),
+        ("東京", "sweep"),
+        ("v1.2_b", "v1.2_b"),
+    ],
+)
+def test_the_name_stays_as_near_to_the_spaces_as_it_can(stem: str, name: str) -> None:
+    assert plain_name(stem) == name
+
+
+def test_files_that_vanish_count_as_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_bytes(b"12345")
+    (tmp_path / "two").write_bytes(b"123")
+    assert used(tmp_path) == 8
+    assert used(tmp_path / "absent") == 0
+    real = os.lstat
+
+    def lstat(path: str) -> os.stat_result:
+        Path(path).unlink()  # the moment between listing and asking
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert used(tmp_path) == 0
 
 
 def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:
