@@ -52,6 +52,13 @@ def database_file(address: str) -> Path | None:
     return None if url.get_backend_name() != "sqlite" or memory else Path(str(url.database))
 
 
+def make_folder_of(address: str) -> None:
+    """Makes the folder of a SQLite database by its address; nothing for other databases."""
+    path = database_file(address)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
     """An Optuna storage and, where it is a SQLite database, its file. A missing file is made, for its owner alone.
 

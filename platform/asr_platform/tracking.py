@@ -33,7 +33,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.home import Store
-from asr_platform.ledger_storage import database_file, make_private
+from asr_platform.ledger_storage import database_file, make_folder_of, make_private
 from asr_platform.study import TrialRecord
 from trainables.metrics import objective, objective_value
 
@@ -345,10 +345,4 @@ def quiet() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # MLflow (3.17) makes the folder of a SQLite file by the address's text: for `q%41` it would make `q%2541` besides.
-    mlflow_db._make_parent_dirs_if_sqlite = _make_folder
-
-
-def _make_folder(address: str) -> None:
-    path = database_file(address)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    mlflow_db._make_parent_dirs_if_sqlite = make_folder_of
