@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
+
 ROUNDING = 1e-8  # of steps: what Optuna forgives
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -153,7 +155,7 @@ def read_distribution(entry: Any, annotation: Any, report: Report) -> Distributi
         report(f"{kind} does not fit this key; what fits is {' or '.join(fitting) or 'nothing: it cannot vary'}")
         return None
     if kind == "choice":
-        return _read_choice(entry[kind], is_structured(annotation), report)
+        return _read_choice(entry[kind], annotation, report)
     return _read_range(kind, entry[kind], entry.get("step"), report)
 
 
@@ -233,18 +235,31 @@ def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str, 
             report(f"when {key} is {value!r} never holds; its values are {choices}")
 
 
-def _read_choice(values: Any, structured: bool, report: Report) -> Choice | None:
+def _read_choice(values: Any, annotation: Any, report: Report) -> Choice | None:
+    structured = is_structured(annotation)
     if not isinstance(values, list) or not values:
         report(f"choice needs a list of one or more values, but got {values!r}")
     elif not all(_is_tree(value) if structured else _is_scalar(value) for value in values):
         kinds = "lists and mappings of " if structured else ""
         report(f"choice takes {kinds}plain values (numbers, words, true, false, null), but got {values!r}")
     else:
-        choices = [as_text(value) for value in values] if structured else values
-        if len(set(choices)) == len(choices):
-            return Choice(tuple(choices))
+        meant = _as_configured(values, annotation)
+        if len(set(meant)) == len(meant):
+            return Choice(tuple(as_text(value) for value in values) if structured else tuple(values))
         report(f"choice has a value twice: {values!r}")
     return None
+
+
+def _as_configured(values: list[Any], annotation: Any) -> list[Any]:
+    """Hashable values as a configuration has them: "64" is 64 there; what it would refuse is its JSON text."""
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    meant: list[Any] = []
+    for value in values:
+        try:
+            meant.append(adapter.validate_python(value))
+        except ValidationError:
+            meant.append(as_text(value))
+    return meant
 
 
 def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution | None:

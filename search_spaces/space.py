@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import (
@@ -26,10 +25,10 @@ from search_spaces.distributions import (
     read_fit,
     read_when,
 )
-from search_spaces.document import Document
 from search_spaces.settings import Limits, Settings
 from search_spaces.start import complete_entry, read_entries
 from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
+from trainables.document import Document
 from trainables.errors import InputError
 
 SHIPPED = Path(__file__).parent
@@ -189,8 +188,8 @@ def shipped() -> list[str]:
 def is_space(path: Path) -> bool:
     """Whether a YAML file has a search space's keys, rather than a configuration's."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        tree = Document(path.read_text(encoding="utf-8"), str(path)).tree
+    except (OSError, ValueError):  # among them InputError
         return False
     return isinstance(tree, Mapping) and any(key in KEYS for key in tree)
 

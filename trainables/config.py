@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
+from trainables.document import Document
 from trainables.errors import InputError
 
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
@@ -352,11 +352,16 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Reads a YAML or JSON configuration file."""
+    """Reads a YAML or JSON configuration file.
+
+    Raises:
+        InputError: it cannot be read, or holds mistakes; the message names their lines or keys.
+    """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = Document(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {error}", "Give a configuration file.") from None
-    if not isinstance(tree, Mapping):
+    document.check()
+    if not isinstance(document.tree, Mapping):
         raise InputError(f"{path}: a configuration is a mapping of sections", f"Start from: {', '.join(known_keys())}.")
-    return parse_config(tree, str(path))
+    return parse_config(document.tree, str(path))

@@ -81,7 +81,7 @@ MISTAKES = [
     ("train right.yaml --from small --data corpus", "SPACE_OR_CONFIG or --from", "platform train --help"),
     ("train nosuch --data corpus", "nosuch: no such search space", "digits"),
     ("train config.yaml --data corpus", "config.yaml: model: heads must divide d_model", "trainign: unknown key"),
-    ("train not.yaml --data corpus", "not.yaml: not readable as YAML", "configuration file"),
+    ("train not.yaml --data corpus", "not.yaml, line 1: not valid YAML", "Correct the file's YAML"),
     ("train --from small:best --data corpus", "small:best: best is no trial's number", "NAME:TRIAL"),
     ("train --from smal --data corpus", "no sweep named smal", "small"),
     ("train --from small:7 --data corpus", "no trial 7 in the sweep small", "It has 2, counted from 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from reading import GOOD, mistakes
 
 from search_spaces.settings import Settings
-from search_spaces.space import DEFAULTS, Space
-from trainables.config import Config
+from search_spaces.space import DEFAULTS, Space, is_space
+from trainables.config import Config, load_config
 from trainables.errors import InputError
 
 
@@ -121,6 +122,12 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         ("model.dropout: {}", "needs exactly one of choice, int, float, log, but got nothing"),
         ("model.dropout: {choice: [0.1, 0.1]}", "a value twice"),
         ("optimizer.betas: {choice: [[0.9, 0.95], [0.90, 0.95]]}", "a value twice"),
+        ('model.d_model: {choice: ["64", 64]}', "a value twice: ['64', 64]"),
+        ("model.d_model: {choice: [64, 64.0]}", "a value twice"),
+        ('model.gated: {choice: [true, "on"]}', "a value twice"),
+        ('model.ff_expansion: {choice: [null, 4, "4.0"]}', "a value twice"),
+        ('optimizer.betas: {choice: [[0.9, 0.95], ["0.9", 0.95]]}', "a value twice"),
+        ("training.stages: {choice: [[{epochs: 1}], [{epochs: 1, data: 1}]]}", "a value twice"),
         ("optimizer.betas: {choice: [[0.9, 1.5]]}", "less than 1, but got 1.5"),
         ("optimizer.betas: {choice: [[0.9, 2020-01-01]]}", "lists and mappings of plain values"),
         ("optimizer.betas: {float: [0.9, 0.95]}", "float does not fit this key; what fits is choice"),
@@ -192,6 +199,90 @@ def test_mistakes_in_the_whole(text: str) -> None:
 def test_text_that_is_no_yaml(text: str, line: int) -> None:
     with pytest.raises(InputError, match=rf"my.yaml, line [{line}{line + 1}]: not valid YAML"):
         Space.parse(text, "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("limits:\n  hours: 1:30", "line 2: limits.hours: YAML 1.1 takes 1:30 for 90: write it as a decimal number"),
+        ("limits: {hours: 10:00}", "line 1: limits.hours: YAML 1.1 takes 10:00 for 600"),
+        ("limits: {hours: 1:30.5}", "line 1: limits.hours: YAML 1.1 takes 1:30.5 for 90.5"),
+        ("seed: 1\ntrials: 010", "line 2: trials: YAML 1.1 takes 010 for 8"),
+        ("trials: 0_10", "line 1: trials: YAML 1.1 takes 0_10 for 8"),
+        ("trials: !!int '010'", "line 1: trials: YAML 1.1 takes 010 for 8"),
+        ("vary:\n  model.heads: {int: [2,\n    010]}", "line 3: vary.model.heads.int.1: YAML 1.1 takes 010 for 8"),
+        ("base: {model: {gated: yes}}", "base.model.gated: YAML 1.1 takes yes for true: write true or false, or put"),
+        (
+            "vary:\n  model.norm:\n    choice: [layer, off]",
+            "line 3: vary.model.norm.choice.1: YAML 1.1 takes off for",
+        ),
+        ("on: 3", "line 1: on: YAML 1.1 takes on for true"),
+        ("010", "line 1: value: YAML 1.1 takes 010 for 8"),
+    ],
+)
+def test_values_that_yaml_reads_otherwise_are_refused(text: str, reason: str, tmp_path: Path) -> None:
+    """In spaces as in configurations: 1:30 was 90 hours."""
+    assert any(line.startswith(f"  {reason}") or reason in line for line in mistakes(text))
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_config(file)
+    assert reason in error.value.problem and "my.yaml" in error.value.problem
+
+
+def test_values_that_yaml_reads_as_people_do() -> None:
+    text = "{budget: 30_000_000, trials: '010', seed: 0x1F, limits: {hours: 1.5e1}, base: {data: {train: 'yes'}}}"
+    space = Space.parse(text.replace("'010'", "10"), "my.yaml")
+    assert (space.settings.budget, space.settings.seed, space.settings.limits.hours) == (30_000_000, 31, 15)
+    assert space.base["data.train"] == "yes"
+    assert mistakes(text) == ["  line 1: trials: must be a number, but got '010'"]
+
+
+@pytest.mark.parametrize("levels", [5, 8, 40])
+@pytest.mark.parametrize("merged", [False, True])
+def test_aliases_that_multiply_are_refused_before_they_are_built(levels: int, merged: bool, tmp_path: Path) -> None:
+    """Nested eight deep, 258 bytes took 20 seconds, and each further level 27 times as long."""
+    lines = ["a0: &a0 {x: 1}"] if merged else ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, levels):
+        nine = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(f"a{level}: &a{level} " + (f"{{<<: [{nine}]}}" if merged else f"[{nine}]"))
+    text = "\n".join(lines)
+    reason = r"my\.yaml, line [45]: more than 10,000 values, each alias counted as all that it stands for"
+    with pytest.raises(InputError, match=reason):
+        Space.parse(text, "my.yaml")
+    (tmp_path / "my.yaml").write_text(text)
+    assert not is_space(tmp_path / "my.yaml")
+    with pytest.raises(InputError, match=reason):
+        load_config(tmp_path / "my.yaml")
+
+
+def test_aliases_may_be_used() -> None:
+    text = "base: {training: &t {batch_seconds: 20, ema: 0.5}}\nseed: &n 3\nkeep: *n\n"
+    assert Space.parse(text, "my.yaml").settings.keep == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("trials: 10000000000000000000000000", "trials: Input should be less than or equal to 1000000"),
+        ("seed: 4294967296", "seed: Input should be less than or equal to 4294967295"),
+        ("limits: {hours: .nan}", "limits.hours: Input should be"),
+        ("limits: {disk_gb: .inf}", "limits.disk_gb: Input should be"),
+        ("asha: {reduction: 1.0e+300}", "asha.reduction: Input should be less than or equal to 1000"),
+        ("base: {model: {d_model: 1048576}}", "base.model.d_model: Input should be less than or equal to 262144"),
+        ("base: {model: {ff_expansion: 1.0e+9}}", "base.model: ff_expansion=1000000000.0 of d_model=256 is more than"),
+        (
+            "base: {model: {encoder_layers: 1000000000}}",
+            "base.model.encoder_layers: Input should be less than or",
+        ),
+        ("base: {decoding: {beam: 1000000000}}", "base.decoding.beam: Input should be less than or equal to 1000"),
+        ("base: {decoding: {length_penalty: 1.0e+9}}", "base.decoding.length_penalty: Input should be less than"),
+        ("vary: {model.d_model: {int: [64, 1048576]}}", "vary.model.d_model: Input should be less than or equal"),
+        ("vary: {model.feed_forward: {fit: [64, 1048576]}}", "vary.model.feed_forward: Input should be less than or"),
+    ],
+)
+def test_values_beyond_any_machine_are_refused(text: str, named: str) -> None:
+    assert any(named in line for line in mistakes(text))
 
 
 @pytest.mark.parametrize(
