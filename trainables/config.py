@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
+from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS, MOST_TOKENS
 from trainables.document import Document
 from trainables.errors import InputError
 
@@ -59,7 +59,7 @@ class SpecAugment(Section):
 class Tokenizer(Section):
     kind: Literal["char", "bpe", "unigram"] = "char"
     vocab_size: int | None = Field(
-        None, ge=8, le=1_000_000, description="tokens with the five special ones; subwords only"
+        None, ge=8, le=MOST_TOKENS, description="tokens with the five special ones; subwords only"
     )
 
     @model_validator(mode="after")
@@ -247,7 +247,7 @@ class Decoding(Section):
     repeat_penalty: float = Field(1.0, ge=1, le=1000, description="tokens already said lose by this factor; 1: none")
     length_penalty: float = Field(0.0, ge=0, le=10, description="a hypothesis is ranked by its score / length ^ this")
     ctc_weight: float = Field(0.3, ge=0, le=1, description="joint: (1 - w) x attention + w x CTC")
-    candidates: int = Field(20, ge=1, le=1_000_000, description="joint: tokens of each hypothesis that CTC scores")
+    candidates: int = Field(20, ge=1, le=MOST_TOKENS, description="joint: tokens of each hypothesis that CTC scores")
     language_model: str | None = Field(None, description="model directory of a language model to add (shallow fusion)")
     lm_weight: float = Field(0.0, ge=0, le=1000, description="its weight")
 

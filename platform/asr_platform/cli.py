@@ -18,6 +18,7 @@ from asr_platform.cli_doctor import doctor
 from asr_platform.cli_evaluate import evaluate
 from asr_platform.cli_export import export
 from asr_platform.cli_help import INTRODUCTION, Introduction
+from asr_platform.cli_numbers import EPOCHS, MORE_THAN_0, WORKERS
 from asr_platform.cli_paths import FILE, FOLDER, PATH_OR_NAME
 from asr_platform.cli_plan import plan
 from asr_platform.cli_prepare import prepare
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from asr_platform.sweep import Outcome
 
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
-MORE_THAN_0 = click.FloatRange(0, min_open=True)
 NO_MODEL, USER_MISTAKE = 1, 2
 # What the system refuses through no mistake of the program's.
 REMEDIES = {
@@ -139,9 +139,9 @@ def sweep(
     shell_complete=sweep_names,
     help="The configuration of a sweep's best trial, or of this one.",
 )
-@click.option("--epochs", metavar="N", type=click.IntRange(1), help="Default: as the configuration says.")
+@click.option("--epochs", metavar="N", type=EPOCHS, help="Default: as the configuration says.")
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
-@click.option("--workers", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: one a GPU, or 1.")
+@click.option("--workers", metavar="N", type=WORKERS, help="Ray Train workers; default: one a GPU, or 1.")
 @GPUS_PER_WORKER
 @ADDRESS
 @TRACKING_URI

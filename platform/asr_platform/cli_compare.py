@@ -12,6 +12,7 @@ from rich.console import Console
 
 from asr_platform.cli_completion import sweep_names
 from asr_platform.cli_evaluate import SEARCH, search_changes
+from asr_platform.cli_numbers import SEEDS, TRIALS
 from asr_platform.cli_paths import FOLDER, PATH_OR_NAME
 from asr_platform.cli_shared import INTERRUPTED, NOTIFY, WIDE, console, follow, options, platform
 
@@ -47,8 +48,8 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 
 @click.command()
 @click.argument("name", shell_complete=sweep_names)
-@click.option("--top", metavar="K", type=click.IntRange(1), default=3, show_default=True, help="Best configurations.")
-@click.option("--seeds", metavar="S", type=click.IntRange(1), default=3, show_default=True, help="Of each of them.")
+@click.option("--top", metavar="K", type=TRIALS, default=3, show_default=True, help="Best configurations.")
+@click.option("--seeds", metavar="S", type=SEEDS, default=3, show_default=True, help="Of each of them.")
 @click.option("--data", type=FOLDER, help="The sweep's corpus, where it has been moved.")
 @options(SEARCH)
 @NOTIFY

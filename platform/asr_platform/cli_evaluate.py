@@ -9,21 +9,21 @@ from typing import Any
 import click
 from rich.console import Console
 
+from asr_platform.cli_numbers import BEAM, CANDIDATES, FROM_1, MORE_THAN_0, NOT_NEGATIVE, SHARE
 from asr_platform.cli_paths import FOLDER
 from asr_platform.cli_shared import MODEL, MODEL_IS, options
 from trainables.errors import InputError
 
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
-NOT_NEGATIVE = click.FloatRange(0)
 # How to search for text, by the names of the configuration's section `decoding`.
 SEARCH = [
     click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC."),
-    click.option("--beam", metavar="N", type=click.IntRange(1), help="Hypotheses kept for each utterance."),
-    click.option("--temperature", metavar="X", type=click.FloatRange(0, min_open=True), help="Divides the logits."),
-    click.option("--repeat-penalty", metavar="X", type=click.FloatRange(1), help="On tokens already said; 1: none."),
+    click.option("--beam", metavar="N", type=BEAM, help="Hypotheses kept for each utterance."),
+    click.option("--temperature", metavar="X", type=MORE_THAN_0, help="Divides the logits."),
+    click.option("--repeat-penalty", metavar="X", type=FROM_1, help="On tokens already said; 1: none."),
     click.option("--length-penalty", metavar="X", type=NOT_NEGATIVE, help="Ranks by score / length ^ X."),
-    click.option("--ctc-weight", metavar="X", type=click.FloatRange(0, 1), help="CTC's share in joint."),
-    click.option("--candidates", metavar="N", type=click.IntRange(1), help="Tokens that CTC scores in joint."),
+    click.option("--ctc-weight", metavar="X", type=SHARE, help="CTC's share in joint."),
+    click.option("--candidates", metavar="N", type=CANDIDATES, help="Tokens that CTC scores in joint."),
     click.option(
         "--language-model", type=MODEL, help="A language model, named as MODEL is, for beam, greedy and joint."
     ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
+from asr_platform import cli_numbers
 from asr_platform.cli_paths import FILE, FOLDER
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 SEED = click.option(
-    "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
+    "--seed", metavar="N", type=cli_numbers.SEED, default=0, show_default=True, help="Of all that is random."
 )
 
 
 def output_options(command: Command) -> Command:
     """What every source shares: where to, which features, how many processes."""
     for option in (
-        click.option("--jobs", metavar="N", type=click.IntRange(1), help="Worker processes; default: one a CPU."),
+        click.option("--jobs", metavar="N", type=cli_numbers.WORKERS, help="Worker processes; default: one a CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
         click.option("--json", "as_json", is_flag=True, help="A JSON object of what was made."),
@@ -120,7 +121,7 @@ def manifest(file: Path, **output: Any) -> None:
 @click.argument("root", type=FOLDER)
 @click.option("--held-out-speakers", metavar="A,B", default="", help="These speakers make up the test split, alone.")
 @click.option(
-    "--train", metavar="N", type=click.IntRange(1), default=3000, show_default=True, help="Utterances to train on."
+    "--train", metavar="N", type=cli_numbers.UTTERANCES, default=3000, show_default=True, help="Utterances to train on."
 )
 @SEED
 @output_options
@@ -141,7 +142,7 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
 
 @prepare.command()
 @click.option(
-    "--train", metavar="N", type=click.IntRange(1), default=1500, show_default=True, help="Utterances to train on."
+    "--train", metavar="N", type=cli_numbers.UTTERANCES, default=1500, show_default=True, help="Utterances to train on."
 )
 @SEED
 @output_options

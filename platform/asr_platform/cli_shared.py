@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from rich.console import Console
 
+from asr_platform.cli_numbers import EPOCHS, GPUS, TRIALS, WORKERS
 from asr_platform.cli_paths import LocalPath
 from asr_platform.model_names import IN_MLFLOW, located
 from asr_platform.store_address import checked_uri, named_uri
@@ -23,7 +24,7 @@ Option: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 WIDE = 160  # columns, where no terminal says otherwise
 INTERRUPTED = 130  # exit code
 GPUS_PER_WORKER = click.option(
-    "--gpus-per-worker", metavar="X", type=click.FloatRange(0), help="Default: 1 where there are GPUs, else 0."
+    "--gpus-per-worker", metavar="X", type=GPUS, help="Default: 1 where there are GPUs, else 0."
 )
 TRACKING_URI = click.option(
     "--tracking-uri",
@@ -34,12 +35,10 @@ NOTIFY = click.option(
     "--notify", metavar="bell|URL", multiple=True, help="When it ends: ring the bell, or POST JSON to URL."
 )
 SIZE = [
-    click.option("--trials", metavar="N", type=click.IntRange(1), help="Trials in all; default: as the space says."),
-    click.option("--epochs", metavar="N", type=click.IntRange(1), help="A full trial's; default: as the space says."),
-    click.option(
-        "--max-concurrent", metavar="N", type=click.IntRange(1), help="Trials at once; default: as many as fit."
-    ),
-    click.option("--workers-per-trial", metavar="N", type=click.IntRange(1), help="Ray Train workers; default: 1."),
+    click.option("--trials", metavar="N", type=TRIALS, help="Trials in all; default: as the space says."),
+    click.option("--epochs", metavar="N", type=EPOCHS, help="A full trial's; default: as the space says."),
+    click.option("--max-concurrent", metavar="N", type=WORKERS, help="Trials at once; default: as many as fit."),
+    click.option("--workers-per-trial", metavar="N", type=WORKERS, help="Ray Train workers; default: 1."),
     GPUS_PER_WORKER,
 ]
 

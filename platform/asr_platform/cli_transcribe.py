@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from asr_platform.cli_numbers import PIECE_SECONDS
 from asr_platform.cli_paths import PATH_OR_NAME
 from asr_platform.cli_shared import MODEL, MODEL_IS
 
@@ -19,7 +20,7 @@ FORMATS = ["txt", "json", "srt", "vtt"]
 @click.option(
     "--out", type=PATH_OR_NAME, metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording."
 )
-@click.option("--piece-seconds", metavar="X", type=click.FloatRange(1),
+@click.option("--piece-seconds", metavar="X", type=PIECE_SECONDS,
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
 def transcribe(
     model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None

@@ -14,6 +14,7 @@ from asr_platform.home import where_runs_live
 from asr_platform.model_names import located
 from asr_platform.recordings import Recording
 from asr_platform.transcription import Transcript, as_tree, transcribe
+from trainables.bounds import LONGEST_PIECE
 from trainables.data.audio import mono
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
@@ -95,8 +96,11 @@ class LoadedModel:
     def _transcripts(
         self, audio: Audio | Sequence[Audio], sample_rate: int, piece_seconds: float | None, timed: bool
     ) -> Iterator[Transcript]:
-        if piece_seconds is not None and not piece_seconds >= 1:
-            raise InputError(f"piece_seconds must be 1 or more, but got {piece_seconds}", "Give more, or leave it out.")
+        if piece_seconds is not None and not 1 <= piece_seconds <= LONGEST_PIECE:
+            bound = f"{LONGEST_PIECE:g} or less" if piece_seconds > 1 else "1 or more"
+            raise InputError(
+                f"piece_seconds must be {bound}, but got {piece_seconds}", "Give such a number, or leave it out."
+            )
         several = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
         return transcribe(self.recognizer, [recording(each, sample_rate) for each in several], timed, piece_seconds)
 

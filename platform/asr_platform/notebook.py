@@ -29,6 +29,7 @@ from asr_platform.study import Ledger
 from asr_platform.terminal import View
 from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
+from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
 from trainables.config import Section, problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -175,16 +176,16 @@ class Sweep:
 class Sizes(Section):
     """The numbers that verbs take; None leaves one to the space or to the machine."""
 
-    trials: Whole | None = Field(None, ge=1)
-    epochs: Whole | None = Field(None, ge=1)
-    max_concurrent: Whole | None = Field(None, ge=1)
-    workers_per_trial: Whole | None = Field(None, ge=1)
-    gpus_per_worker: Number | None = Field(None, ge=0)
+    trials: Whole | None = Field(None, ge=1, le=MOST_TRIALS)
+    epochs: Whole | None = Field(None, ge=1, le=MOST_EPOCHS)
+    max_concurrent: Whole | None = Field(None, ge=1, le=MOST_WORKERS)
+    workers_per_trial: Whole | None = Field(None, ge=1, le=MOST_WORKERS)
+    gpus_per_worker: Number | None = Field(None, ge=0, le=MOST_WORKERS)
     max_hours: Number | None = Field(None, gt=0)
     max_device_hours: Number | None = Field(None, gt=0)
     max_disk_gb: Number | None = Field(None, gt=0)
-    top: Whole = Field(1, ge=1)
-    seeds: Whole = Field(1, ge=1)
+    top: Whole = Field(1, ge=1, le=MOST_TRIALS)
+    seeds: Whole = Field(1, ge=1, le=MOST_SEEDS)
 
 
 def check(**given: Any) -> None:

@@ -75,8 +75,9 @@ def test_long_samples_are_cut(model: LoadedModel) -> None:
     assert (
         [found["text"]] == model.transcribe(samples, piece_seconds=3.0) != model.transcribe(samples, piece_seconds=30)
     )
-    with pytest.raises(InputError, match=r"piece_seconds must be 1 or more, but got 0\.5"):
-        model.transcribe(samples, piece_seconds=0.5)
+    for seconds, bound in ((0.5, "1 or more"), (float("nan"), "1 or more"), (float("inf"), "86400 or less")):
+        with pytest.raises(InputError, match=f"piece_seconds must be {bound}, but got {seconds}"):
+            model.transcribe(samples, piece_seconds=seconds)
 
 
 def test_scores_are_the_commands(model: LoadedModel, place: Path, run: Run) -> None:
