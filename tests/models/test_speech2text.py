@@ -109,6 +109,34 @@ def test_what_theirs_cannot_express_is_named() -> None:
         speech2text_shape(transformers.Speech2TextConfig(**{**TINY, "decoder_ffn_dim": 48}))
 
 
+@pytest.mark.parametrize(
+    ("fields", "problem", "remedy"),
+    [
+        ({"conv_kernel_sizes": [3, 3]}, "conv_kernel_sizes=[3, 3] are not two of 5", "two convolutions of width 5"),
+        ({"conv_channels": 21}, "conv_channels=21 is odd", "even number of channels"),
+        ({"pad_token_id": None}, "pad_token_id: not set", "Give each of them its value"),
+        ({"pad_token_id": None, "d_model": None}, "d_model, pad_token_id: not set", "Give each"),
+        ({"pad_token_id": -2}, "model.first_position", ""),
+        ({"activation_function": "tanh"}, "model.activation: Input should be 'gelu', 'relu' or 'silu'", ""),
+    ],
+)
+def test_what_ours_cannot_express_is_named_with_its_remedy(fields: dict[str, Any], problem: str, remedy: str) -> None:
+    theirs = transformers.Speech2TextConfig(**TINY)
+    for name, value in fields.items():
+        object.__setattr__(theirs, name, value)
+    with pytest.raises(InputError) as error:
+        speech2text_shape(theirs)
+    assert problem in error.value.problem and remedy in error.value.remedy
+
+
+def test_weights_of_other_convolutions_say_which_configuration_is_needed() -> None:
+    theirs = theirs_of({**TINY, "conv_kernel_sizes": [3, 3]})
+    state = ours_of(theirs_of(TINY)).state_dict()
+    with pytest.raises(InputError, match=r"is \(20, 8, 3\) there and \(20, 8, 5\) here") as error:
+        from_speech2text(theirs.state_dict(), state)
+    assert "of the configuration that the weights were made with" in error.value.remedy
+
+
 def test_weights_of_another_shape_are_refused() -> None:
     theirs = theirs_of({**TINY, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32})
     state = ours_of(theirs_of(TINY)).state_dict()

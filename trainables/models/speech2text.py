@@ -44,6 +44,11 @@ FUSED = [  # ours, theirs with the names of its parts
     (r"decoder\.layers\.(\d+)\.cross_attention\.key_value\.", r"model.decoder.layers.\1.encoder_attn.{}_proj.", "kv"),
 ]
 LEFT_BEHIND = "ctc_head."
+NEEDED = (  # of a Speech2TextConfig
+    "activation_function", "conv_channels", "conv_kernel_sizes", "d_model", "decoder_attention_heads",
+    "decoder_ffn_dim", "decoder_layerdrop", "decoder_layers", "dropout", "encoder_attention_heads", "encoder_ffn_dim",
+    "encoder_layerdrop", "encoder_layers", "pad_token_id", "scale_embedding", "tie_word_embeddings",
+)  # fmt: skip
 
 
 def speech2text_shape(theirs: Any) -> Model:
@@ -52,17 +57,25 @@ def speech2text_shape(theirs: Any) -> Model:
     Raises:
         InputError: it describes one that ours cannot express; every reason is named.
     """
+    missing = [name for name in NEEDED if getattr(theirs, name, None) is None]
+    if missing:
+        raise InputError(f"Speech2TextConfig: {', '.join(missing)}: not set", "Give each of them its value.")
     pairs = [
-        ("encoder_ffn_dim", theirs.encoder_ffn_dim, "decoder_ffn_dim", theirs.decoder_ffn_dim),
-        ("encoder_attention_heads", theirs.encoder_attention_heads, "decoder_attention_heads",
-         theirs.decoder_attention_heads),
-        ("encoder_layerdrop", theirs.encoder_layerdrop, "decoder_layerdrop", theirs.decoder_layerdrop),
-    ]  # fmt: skip
-    mistakes = [f"{one}={a} and {other}={b} differ" for one, a, other, b in pairs if a != b]
+        ("encoder_ffn_dim", "decoder_ffn_dim"),
+        ("encoder_attention_heads", "decoder_attention_heads"),
+        ("encoder_layerdrop", "decoder_layerdrop"),
+    ]
+    values = [(one, getattr(theirs, one), other, getattr(theirs, other)) for one, other in pairs]
+    mistakes = [f"{one}={a} and {other}={b} differ" for one, a, other, b in values if a != b]
+    remedies = ["Only networks with equal halves move over."] if mistakes else []
     if list(theirs.conv_kernel_sizes) != [KERNEL, KERNEL]:
-        mistakes.append(f"conv_kernel_sizes={theirs.conv_kernel_sizes} are not two of {KERNEL}")
+        mistakes.append(f"conv_kernel_sizes={list(theirs.conv_kernel_sizes)} are not two of {KERNEL}")
+        remedies.append(f"Only networks with two convolutions of width {KERNEL} move over.")
+    if theirs.conv_channels % 2:
+        mistakes.append(f"conv_channels={theirs.conv_channels} is odd")
+        remedies.append("Only an even number of channels, which gated linear units halve, moves over.")
     if mistakes:
-        raise InputError(f"Speech2TextConfig: {'; '.join(mistakes)}", "Only networks with equal halves move over.")
+        raise InputError(f"Speech2TextConfig: {'; '.join(mistakes)}", " ".join(remedies))
     shape = {
         "d_model": theirs.d_model,
         "heads": theirs.encoder_attention_heads,
@@ -126,7 +139,10 @@ def from_speech2text(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -
     ]
     differing += [f"{name} has no counterpart here" for name in theirs if name not in expected]
     if differing:
-        raise InputError(f"weights of another shape: {'; '.join(differing)}", "Make our model with speech2text_shape.")
+        raise InputError(
+            f"weights of another shape: {'; '.join(differing)}",
+            "Make our model with speech2text_shape, of the configuration that the weights were made with.",
+        )
     state = {}
     for name, value in ours.items():
         there = list(to_speech2text({name: value}))
