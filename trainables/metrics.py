@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import jiwer
 
+from trainables.data.transcripts import normalized
+
 OBJECTIVES = {"val_cer": "val CER", "val_character_perplexity": "val perplexity"}
 """What an epoch's metrics may be ranked by, lower being better, with its name for people: a recogniser's validation CER
 (a fraction), or a language model's perplexity a character, which tokenizers of any size share."""
@@ -45,22 +47,27 @@ class Piece(NamedTuple):
 
 def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """CER over all characters of the split, not a mean of per-utterance rates. May exceed 1."""
-    return float(jiwer.cer(list(references), list(hypotheses)))
+    return float(jiwer.cer(_normalized(references), _normalized(hypotheses)))
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """WER over all words of the split, not a mean of per-utterance rates. May exceed 1."""
-    return float(jiwer.wer(list(references), list(hypotheses)))
+    return float(jiwer.wer(_normalized(references), _normalized(hypotheses)))
 
 
 def align_characters(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[Piece]]:
     """The alignment that CER counts, an utterance each: white space at a text's ends is no part of it."""
-    return _pieces(jiwer.process_characters(list(references), list(hypotheses)))
+    return _pieces(jiwer.process_characters(_normalized(references), _normalized(hypotheses)))
 
 
 def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[list[Piece]]:
     """The alignment that WER counts, an utterance each."""
-    return _pieces(jiwer.process_words(list(references), list(hypotheses)))
+    return _pieces(jiwer.process_words(_normalized(references), _normalized(hypotheses)))
+
+
+def _normalized(texts: Sequence[str]) -> list[str]:
+    """One normal form for both sides, so that letters that look the same count as the same."""
+    return [normalized(text) for text in texts]
 
 
 def _pieces(output: jiwer.CharacterOutput | jiwer.WordOutput) -> list[list[Piece]]:

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from asr_platform.leaderboard import ranked
 from asr_platform.study import TrialRecord
 from asr_platform.transcripts import html_page, text_page
-from trainables.data.tokenizer import SPACE
+from trainables.data.transcripts import SPACE
 from trainables.examples import Attention, Examples
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 

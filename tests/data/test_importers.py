@@ -20,6 +20,8 @@ from trainables.data.importers.fsdd import WORDS, JoinedDigits, fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances, read_course_features
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.importers.synthetic import HELD_OUT_SPEAKERS, SPEAKERS, SpokenText, synthetic_utterances
+from trainables.data.mistakes import BadRecordings
+from trainables.data.text import read_texts
 from trainables.data.utterance import Utterance
 from trainables.errors import InputError
 
@@ -85,6 +87,25 @@ def test_hw4_names_every_file_without_its_partner(tmp_path: Path) -> None:
         hw4_utterances(tmp_path)
     assert "train-clean-100/fbank/b.npy: no text" in caught.value.problem
     assert "dev-clean/text/c.npy: no features" in caught.value.problem
+
+
+def test_hw4_hidden_files_are_left_out(tmp_path: Path) -> None:
+    expected = hw4_utterances(course(tmp_path))
+    for path in list(tmp_path.rglob("*.npy")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "._dev-clean" / "fbank").mkdir(parents=True)
+    assert hw4_utterances(tmp_path) == expected
+    assert read_texts(tmp_path / "dev-clean" / "text") == ["HI"]
+
+
+def test_hw4_a_file_without_its_partner_can_be_left_out(tmp_path: Path) -> None:
+    course(tmp_path, train_fbank_b=np.zeros((80, 5), np.float32))
+    bad = BadRecordings(1)
+    assert [utterance.id for utterance in hw4_utterances(tmp_path, bad)] == ["a", "a"]
+    assert len(bad.problems) == 1 and "fbank/b.npy: no text" in bad.problems[0]
+    shutil.rmtree(tmp_path / "dev-clean" / "text")
+    with pytest.raises(InputError, match="dev-clean: no folder text"):
+        hw4_utterances(tmp_path, BadRecordings(100))
 
 
 def test_hw4_only_test_splits_may_lack_texts(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.importers.openslr import download
+from trainables.data.mistakes import BadRecordings
 from trainables.errors import InputError
 
 SPLIT = "test-clean"
@@ -64,6 +65,26 @@ def test_audio_and_transcripts_must_pair(root: Path) -> None:
     second_transcripts.unlink()
     with pytest.raises(InputError, match=r"1089-134691\.trans\.txt: no such file, but 2 FLAC files"):
         librispeech_utterances(root)
+
+
+def test_hidden_files_tabs_and_byte_order_marks(root: Path) -> None:
+    expected = librispeech_utterances(root)
+    for path in list(root.rglob("*.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    for path in root.glob("*/*/*/[0-9]*.trans.txt"):
+        path.write_text("\ufeff" + re.sub("(?m)^([^ ]+) ", r"\1\t", path.read_text()), encoding="utf-8")
+    assert librispeech_utterances(root) == expected
+
+
+def test_audio_without_a_transcript_can_be_left_out(root: Path) -> None:
+    first, second = sorted((root / SPLIT / "1089").iterdir())
+    (first / "1089-134686-0000.flac").unlink()
+    bad = BadRecordings(1)
+    assert len(librispeech_utterances(root, bad=bad)) == 3
+    assert len(bad.problems) == 1 and "no audio for 1089-134686-0000" in bad.problems[0]
+    (second / "1089-134691.trans.txt").unlink()
+    with pytest.raises(InputError, match=r"1089-134691\.trans\.txt: no such file, but 2 FLAC files"):
+        librispeech_utterances(root, bad=BadRecordings(100))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -13,6 +13,7 @@ import soundfile
 
 from trainables.data.features import Recipe
 from trainables.data.importers.manifest import manifest_utterances
+from trainables.data.mistakes import BadRecordings
 from trainables.errors import InputError
 
 HW4 = Recipe(name="hw4")
@@ -57,6 +58,26 @@ def test_good_lines(folder: Path) -> None:
     assert [item.source.features(HW4)[1] for item in utterances] == [1, 1, 2]
     assert utterances[1].source.features(HW4)[0].shape == (126, 80)
     assert pickle.loads(pickle.dumps(utterances)) == manifest_utterances(path)
+
+
+def test_byte_order_marks_and_home_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark inside comes from joined files."""
+    monkeypatch.setenv("HOME", str(folder))
+    line = json.dumps({"audio_filepath": "~/audio/a.wav", "text": "A\tB"})
+    utterances = manifest_utterances(
+        manifest(folder, "\ufeff" + line, "\ufeff" + line, '{"audio_filepath": "~/none"}'), BadRecordings(1)
+    )
+    assert [(item.text, item.source.features(HW4)[1]) for item in utterances] == 2 * [("A B", 1)]
+
+
+def test_lines_with_mistakes_can_be_left_out(folder: Path) -> None:
+    good = {"audio_filepath": "audio/a.wav", "text": "A"}
+    path = manifest(folder, "{", good, {"audio_filepath": "audio/none.wav", "text": 3})
+    bad = BadRecordings(2)
+    assert [item.id for item in manifest_utterances(path, bad)] == ["a-000002"]
+    assert [problem.partition(" ")[0] for problem in bad.problems] == [f"{path}:1:", f"{path}:3:"]
+    with pytest.raises(InputError, match="raise --skip-bad above 1"):
+        manifest_utterances(path, BadRecordings(1))
 
 
 MISTAKES: list[tuple[dict[str, Any] | str, str]] = [

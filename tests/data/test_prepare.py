@@ -19,7 +19,9 @@ from trainables.data.features import Recipe
 from trainables.data.importers.fsdd import fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances
 from trainables.data.importers.synthetic import synthetic_utterances
+from trainables.data.mistakes import BadRecordings
 from trainables.data.prepare import prepare
+from trainables.data.unfinished import UnfinishedFolder
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.data.workers import ordered_map
 from trainables.errors import InputError
@@ -95,6 +97,43 @@ def test_mistakes_are_collected(tmp_path: Path, jobs: int) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bad_utterances_can_be_left_out(tmp_path: Path, jobs: int) -> None:
+    utterances = ready(100)
+    utterances[3] = Utterance("x", "train", "X", AudioSegment(tmp_path / "none.wav"), "list:4")
+    utterances[50] = Utterance("y", "train", " ", Ready(), "list:51")
+    utterances[99] = Utterance("z", "train", "Z", Ready(np.nan), "list:100")
+    bad = BadRecordings(3)
+    corpus = prepare(utterances, HW4, tmp_path / "corpus", "test", jobs, bad=bad)
+    assert corpus.split("train").ids == [f"{index:03d}" for index in range(100) if index not in (3, 50, 99)]
+    assert bad.problems == [
+        "list:51: train/y: empty transcript",
+        f"list:4: {tmp_path / 'none.wav'}: no such file",
+        "list:100: train/z: features that are NaN or infinite",
+    ]
+    assert (tmp_path / "corpus" / "skipped.txt").read_text().splitlines() == bad.problems
+    good = [utterance for index, utterance in enumerate(utterances) if index not in (3, 50, 99)]
+    assert prepare(good, HW4, tmp_path / "good", "test", 1).hash == corpus.hash
+    assert not (tmp_path / "good" / "skipped.txt").exists()
+
+
+def test_more_bad_utterances_than_may_be_left_out(tmp_path: Path) -> None:
+    utterances = [Utterance(str(index), "train", "X", Ready(np.nan)) for index in range(100)]
+    seen: list[int] = []
+    with pytest.raises(InputError, match="raise --skip-bad above 5") as caught:
+        prepare(utterances, HW4, tmp_path / "c", "test", 1, lambda done, _: seen.append(done), BadRecordings(5))
+    assert len(caught.value.problem.splitlines()) == 6 and len(seen) < 6
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="leave N of them out with --skip-bad N"):
+        prepare(utterances, HW4, tmp_path / "c", "test", 1)
+
+
+def test_splits_in_capitals_serve_as_others_do(tmp_path: Path) -> None:
+    corpus = prepare(ready(3, "Train") + ready(2, "DEV"), HW4, tmp_path / "corpus", "test")
+    assert (corpus.training_name(), corpus.validation_name()) == ("Train", "DEV")
+    assert corpus.mean is not None
+
+
 def test_it_ends_early_when_everything_is_wrong(tmp_path: Path) -> None:
     utterances = [Utterance(str(index), "train", "X", Ready(np.nan)) for index in range(1000)]
     seen: list[int] = []
@@ -134,6 +173,19 @@ def test_ordered_map_passes_an_error_on() -> None:
         list(results)
 
 
+def end_process(number: float) -> float:
+    """Ends this process as the system does where memory runs out."""
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_worker_that_is_killed_is_explained() -> None:
+    results = ordered_map(end_process, range(100), 2)
+    with pytest.raises(InputError, match=r"(?s)a worker process was killed.*memory.*fewer than --jobs 2"):
+        list(results)
+
+
 # Prepares slowly enough to be interrupted in the middle, and says how far it is.
 PROGRAM = """
 import sys, time
@@ -152,33 +204,51 @@ if __name__ == "__main__":
     from trainables.data.features import Recipe
     from trainables.data.prepare import prepare
     utterances = [Utterance(str(index), "train", "A", Slow()) for index in range(2000)]
-    prepare(utterances, Recipe(), Path(sys.argv[1]), "test", 2, lambda done, _: print(done, flush=True))
+    from asr_platform.cli_prepare import ended_by_signals
+    with ended_by_signals():
+        prepare(utterances, Recipe(), Path(sys.argv[1]), "test", 2, lambda done, _: print(done, flush=True))
 """
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_nothing_that_looks_finished(tmp_path: Path, kind: signal.Signals) -> None:
     program, out = tmp_path / "program.py", tmp_path / "data" / "corpus"
     program.write_text(PROGRAM)
     command = [sys.executable, str(program), str(out)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'platform'}"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, start_new_session=True) as process:
         assert process.stdout is not None
         for _ in range(40):
             assert process.stdout.readline()
-        if kind == signal.SIGINT:
+        if kind in (signal.SIGINT, signal.SIGHUP):
             os.killpg(process.pid, kind)  # as a terminal does: workers get it too
         else:
-            process.kill()
+            process.send_signal(kind)
         # Reading to the end waits for the workers as well: they hold the other end of these pipes.
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and not out.exists()
     left = list(out.parent.iterdir())
-    if kind == signal.SIGINT:
-        assert left == [] and errors.decode().count("Traceback") == 1  # this process's own, none of a worker
+    if kind == signal.SIGKILL:
+        assert len(left) == 1
+    else:
+        assert left == []
+        # This process's own, none of a worker.
+        assert errors.decode().count("Traceback") == (1 if kind == signal.SIGINT else 0), errors.decode()
     for folder in left:
         assert folder.name.startswith(".corpus.unfinished-")
         with pytest.raises(InputError, match="no corpus here"):
             Corpus.open(folder)
     assert len(prepare(ready(3), HW4, out, "test").split("train")) == 3
+    assert list(out.parent.iterdir()) == [out]  # what the killed process left is gone
+
+
+def test_only_what_nobody_writes_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".corpus.unfinished-0").mkdir()
+    (tmp_path / ".other.unfinished-0").mkdir()
+    with UnfinishedFolder(tmp_path / "corpus") as first, UnfinishedFolder(tmp_path / "corpus") as second:
+        assert first.path.is_dir() and second.path.is_dir()
+        assert len(list(tmp_path.iterdir())) == 3
+        second.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.unfinished-0", "corpus"]

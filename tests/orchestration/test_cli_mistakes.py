@@ -154,6 +154,7 @@ MISTAKES = [
     ("prepare synthetic --out corpus", "corpus: exists and is not empty", "--out"),
     ("prepare synthetic --train 8 --jobs 1 --out file/corpus", "file: ", "Correct the path"),
     ("prepare synthetic --train 8 --jobs 1 --out /proc/x", "/proc: cannot hold a folder", "another place"),
+    ("prepare synthetic --skip-bad -1 --out new-corpus", "--skip-bad", "-1 is not in the range"),
     ("prepare hw4 absent", "Missing option '--out'", "platform prepare hw4"),
     # the command itself
     ("completion tcsh", "'tcsh' is not one of", "'fish'"),

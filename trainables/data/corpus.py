@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from trainables.data.features import Recipe
-from trainables.data.utterance import TRAINING_PREFIX, VALIDATION_PREFIXES
+from trainables.data.utterance import trains, validates
 from trainables.errors import InputError
 
 FORMAT_VERSION = 1
@@ -131,10 +131,19 @@ class Corpus:
         """The split to train on: `name` (the key `data.train`), or the only one named train*."""
         return self._with_texts(self.training_name(name), "training", "data.train")
 
+    @property
+    def training_splits(self) -> list[str]:
+        """The names of the splits to train on: train*, in upper or lower case."""
+        return [split for split in self.splits if trains(split)]
+
+    @property
+    def validation_splits(self) -> list[str]:
+        """The names of the splits to validate on: dev* and val*, in upper or lower case."""
+        return [split for split in self.splits if validates(split)]
+
     def training_name(self, name: str | None = None) -> str:
         """The same split's name; nothing is read for it."""
-        found = [split for split in self.splits if split.startswith(TRAINING_PREFIX)]
-        return self._chosen(name, found, "training", "data.train")
+        return self._chosen(name, self.training_splits, "training", "data.train")
 
     def validation_split(self, name: str | None = None) -> Split:
         """The split to validate on: `name` (the key `data.validation`), or the only one named dev* or val*.
@@ -145,7 +154,7 @@ class Corpus:
 
     def validation_name(self, name: str | None = None) -> str:
         """The same split's name; nothing is read for it."""
-        found = [split for split in self.splits if split.startswith(VALIDATION_PREFIXES)]
+        found = self.validation_splits
         return self._chosen(name, ["dev-clean"] if "dev-clean" in found else found, "validation", "data.validation")
 
     def _chosen(self, name: str | None, found: list[str], purpose: str, key: str) -> str:

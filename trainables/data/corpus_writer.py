@@ -11,10 +11,8 @@ import contextlib
 import hashlib
 import io
 import mmap
-import os
 import re
-import secrets
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -26,13 +24,14 @@ import pyarrow as pa
 from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, SPLIT_NAME, Corpus, Description, SplitSummary
 from trainables.data.features import Recipe
 from trainables.data.statistics import RunningStatistics
-from trainables.data.utterance import TRAINING_PREFIX, storable
+from trainables.data.unfinished import UnfinishedFolder
+from trainables.data.utterance import storable, trains
 from trainables.errors import InputError
-from trainables.folders import make_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+SKIPPED_FILE = "skipped.txt"
 WRITTEN_AT_ONCE = 1 << 24  # bytes
 
 
@@ -51,9 +50,8 @@ class CorpusWriter:
     def __init__(self, out: Path, recipe: Recipe, source: str) -> None:
         self.out, self.recipe, self.source = Path(out), recipe, source
         check_free(self.out)
-        target = self.out.resolve()
-        self._folder = target.with_name(f".{target.name}.unfinished-{secrets.token_hex(4)}")
-        make_folder(self._folder)
+        self._unfinished = UnfinishedFolder(self.out)
+        self._folder = self._unfinished.path
         self._splits: dict[str, _SplitWriter] = {}
         self._statistics = RunningStatistics(recipe.bins)
 
@@ -69,11 +67,15 @@ class CorpusWriter:
         writer = self._splits.get(split) or _SplitWriter(self._folder, split)
         writer.add(id, text, seconds, half)
         self._splits[split] = writer
-        if split.startswith(TRAINING_PREFIX):
+        if trains(split):
             self._statistics.add(half)
 
-    def finish(self) -> Corpus:
-        """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it."""
+    def finish(self, skipped: Sequence[str] = ()) -> Corpus:
+        """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it.
+
+        Args:
+            skipped: the recordings that were left out, and why: lines of the file `skipped.txt` beside `corpus.json`.
+        """
         splits = dict(sorted(self._splits.items()))
         if not splits:
             raise InputError(f"{self.out}: no utterances to write", "Check the source: nothing was found in it.")
@@ -90,8 +92,11 @@ class CorpusWriter:
         )
         text = description.model_dump_json(indent=2) + "\n"
         (self._folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        if skipped:
+            lines = "".join(f"{line}\n" for line in skipped)
+            (self._folder / SKIPPED_FILE).write_text(lines, encoding="utf-8", errors="backslashreplace")
         check_free(self.out)
-        os.rename(self._folder, self.out.resolve())
+        self._unfinished.finish()
         return Corpus.open(self.out)
 
     def _hash(self, splits: dict[str, _SplitWriter]) -> str:
@@ -109,7 +114,7 @@ class CorpusWriter:
         for writer in self._splits.values():
             with contextlib.suppress(OSError):  # on a full disk, what is still buffered fails to be written again
                 writer.raw.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._unfinished.close()
 
 
 class _SplitWriter:

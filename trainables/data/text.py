@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.data.files import load_array, read_lines, visible
 from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
+from trainables.data.transcripts import normalized, transcript, unusable
 from trainables.errors import InputError
 from trainables.masking import length_mask
 
@@ -23,22 +25,24 @@ REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of
 def read_texts(path: Path) -> list[str]:
     """Texts of a file with one a line (UTF-8), or of a folder of `.npy` files with one each, in order of their names.
 
+    They are in the normal form of a corpus's transcripts.
+
     Of a folder with a folder `train`, such as the course's `hw4p1_data`, that one's.
 
     Raises:
-        InputError: there is no such thing, it is empty, or a file in it is something else.
+        InputError: there is no such thing, it is empty, a file in it is something else, or a text holds characters that
+            no tokenizer can keep.
     """
     if (path / "train").is_dir():
         path = path / "train"
     if path.is_dir():
-        files = sorted(path.glob("*.npy"))
-        texts = [_read_array(file) for file in files]
+        found = ((str(file), _read_array(file)) for file in visible(path.glob("*.npy")))
     else:
-        try:
-            texts = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"data.text: {path}: not readable as text: {error}", REMEDY) from None
-    texts = [text for text in texts if text]
+        found = ((f"{path}:{number}", transcript(line)) for number, line in read_lines(path))
+    try:
+        texts = [_usable(text, place) for place, text in found if text]
+    except InputError as error:
+        raise InputError(f"data.text: {error.problem}", REMEDY) from None
     if not texts:
         raise InputError(f"data.text: {path}: no text in it", REMEDY)
     return texts
@@ -46,13 +50,17 @@ def read_texts(path: Path) -> list[str]:
 
 def _read_array(path: Path) -> str:
     """The course keeps a text as one string, or as one character an element."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"data.text: {path}: not readable as a .npy array: {error}", REMEDY) from None
+    array = load_array(path)
     if array.dtype.kind != "U":
-        raise InputError(f"data.text: {path}: holds {array.dtype}, not text", REMEDY)
-    return "".join(array.ravel().tolist())
+        raise InputError(f"{path}: holds {array.dtype}, not text", REMEDY)
+    return normalized("".join(array.ravel().tolist()))
+
+
+def _usable(text: str, place: str) -> str:
+    characters = unusable(text)
+    if characters:
+        raise InputError(f"{place}: characters that no tokenizer can keep: {', '.join(characters)}", REMEDY)
+    return text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import re
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 import sentencepiece
 
 from trainables.config import Tokenizer as TokenizerConfig
+from trainables.data.transcripts import RESERVED, SPACE, unusable
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus, Split
 
 PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
-
-SPACE = "▁"  # U+2581: what SentencePiece writes for a space
-RESERVED = "▅"  # U+2585: SentencePiece leaves out any text that holds it
 
 # Longer training lines are cut: unigram's search for seed pieces is quadratic in a line that repeats itself.
 LONGEST_LINE = 1000
@@ -181,20 +178,15 @@ def _special_pieces(kind: str) -> list[str]:
 def _training_lines(texts: Iterable[str], prefix: str) -> Iterator[str]:
     """What SentencePiece is given: the prefix and the text, cut where a line is too long."""
     for text in texts:
-        unusable = sorted(character for character in set(text) if _unusable(character))
-        if unusable:
-            names = ", ".join(f"U+{ord(character):04X}" for character in unusable)
+        found = ", ".join(unusable(text))
+        if found:
             raise InputError(
-                f"the training text {text[:80]!r} holds characters that a tokenizer cannot keep: {names}",
+                f"the training text {text[:80]!r} holds characters that a tokenizer cannot keep: {found}",
                 "Remove control characters, U+2581 and U+2585 from the transcripts and prepare the corpus again.",
             )
         if text:
             line = prefix + text
             yield from (line[start : start + LONGEST_LINE] for start in range(0, len(line), LONGEST_LINE))
-
-
-def _unusable(character: str) -> bool:
-    return character in SPACE + RESERVED or unicodedata.category(character) in ("Cc", "Cs")
 
 
 def _train(lines: list[str], kind: str, **options: Any) -> bytes:

@@ -13,11 +13,17 @@ from trainables.data.audio import read_audio
 from trainables.data.features import Recipe, Samples
 from trainables.errors import InputError
 
-# A split's name says what it may serve for.
-TRAINING_PREFIX = "train"
-VALIDATION_PREFIXES = ("dev", "val")
-
 Featurised = tuple[npt.NDArray[np.floating], float]  # features (T, F) and the duration in seconds
+
+
+def trains(split: str) -> bool:
+    """Whether a split is one to train on, by its name: train-clean-100, Train."""
+    return split.lower().startswith("train")
+
+
+def validates(split: str) -> bool:
+    """Whether a split is one to validate on, by its name: dev, Val-other."""
+    return split.lower().startswith(("dev", "val"))
 
 
 class Source(Protocol):

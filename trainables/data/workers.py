@@ -10,7 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from trainables.errors import InputError
 
 IN_FLIGHT_PER_JOB = 4  # enough to keep workers busy, few enough to stay small
 
@@ -22,13 +25,18 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
     """`map` over worker processes: results in order, a bounded number in flight.
 
     Closing the iterator, an exception and Ctrl-C end the workers; so does this process's death.
+
+    Raises:
+        InputError: the system ended a worker, which it does where memory runs out.
     """
     if jobs == 1:
         yield from map(function, items)
         return
     # Not forked from this process: its threads may hold locks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _start_worker) as pool:
+    with _interrupts_held():  # Python's own helper process starts here
+        pool = ProcessPoolExecutor(jobs, context, _start_worker)
+    with pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -38,14 +46,19 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"a worker process was killed: with {jobs} of them, memory may have run out",
+                f"Set fewer than --jobs {jobs}, or give more memory.",
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back for a moment. A process that starts meanwhile never sees it: it is this one's to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Holds back Ctrl-C and a closed terminal's signal: processes that start meanwhile leave them to this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainables.data.mistakes import raise_together
+from trainables.data.files import read_lines, visible
+from trainables.data.mistakes import BadRecordings, raise_together
+from trainables.data.transcripts import transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
+REMEDY = "Unpack the split again, or remove the utterances named."
 CORPUS_FOLDER = "LibriSpeech"  # what the corpus's archives unpack to
 
 
-def librispeech_utterances(root: Path, splits: Sequence[str] | None = None) -> list[Utterance]:
+def librispeech_utterances(
+    root: Path, splits: Sequence[str] | None = None, bad: BadRecordings | None = None
+) -> list[Utterance]:
     """All utterances of the given splits; default: every split found in `root` or `root/LibriSpeech`.
+
+    Args:
+        bad: takes up those that lack their audio or their transcript; default: an error.
 
     Raises:
         InputError: no splits there, an unknown one, audio without a transcript or the reverse.
     """
     folder = root / CORPUS_FOLDER if (root / CORPUS_FOLDER).is_dir() else root
-    found = sorted({path.parents[2].name for path in folder.glob("*/*/*/*.trans.txt")})
+    found = sorted({path.parents[2].name for path in visible(folder.glob("*/*/*/*.trans.txt"))})
     if not found:
         raise InputError(
             f"{folder}: no {{split}}/{{speaker}}/{{chapter}}/*.trans.txt here",
@@ -29,29 +37,36 @@ def librispeech_utterances(root: Path, splits: Sequence[str] | None = None) -> l
     if unknown:
         raise InputError(f"{folder}: no split {', '.join(unknown)}", f"The splits here are {', '.join(found)}.")
     utterances: list[Utterance] = []
-    mistakes: list[str] = []
+    bad, broken = bad or BadRecordings(), list[str]()
     for split in splits or found:
-        for chapter in sorted(path for path in (folder / split).glob("*/*") if path.is_dir()):
-            listed, wrong = _read_chapter(chapter, split)
+        for chapter in (path for path in visible((folder / split).glob("*/*")) if path.is_dir()):
+            try:
+                listed, wrong = _read_chapter(chapter, split)
+            except InputError as error:
+                broken.append(error.problem)
+                continue
             utterances += listed
-            mistakes += wrong
-    raise_together(mistakes, "Unpack the split again, or remove the utterances named.")
+            bad.add(wrong)
+    raise_together(broken, REMEDY)
+    bad.check(REMEDY.removesuffix("."))
     return utterances
 
 
 def _read_chapter(chapter: Path, split: str) -> tuple[list[Utterance], list[str]]:
-    """The utterances of a chapter, and what is wrong with it."""
-    audio = {path.stem: path for path in sorted(chapter.glob("*.flac"))}
+    """The utterances of a chapter, and what is wrong with others.
+
+    Raises:
+        InputError: there is audio, but no file of transcripts that can be read.
+    """
+    audio = {path.stem: path for path in visible(chapter.glob("*.flac"))}
     transcripts = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
     if not transcripts.is_file():
-        return [], [f"{transcripts}: no such file, but {len(audio)} FLAC files beside it"] if audio else []
-    try:
-        lines = transcripts.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        return [], [f"{transcripts}: not readable as UTF-8: {error}"]
+        if audio:
+            raise InputError(f"{transcripts}: no such file, but {len(audio)} FLAC files beside it", REMEDY)
+        return [], []
     utterances, mistakes = [], []
-    for number, line in enumerate(lines, start=1):
-        id, _, text = line.strip().partition(" ")
+    for number, line in read_lines(transcripts):
+        id, _, text = transcript(line).partition(" ")  # in some copies, a tab stands between them
         origin = f"{transcripts}:{number}"
         if not id:
             continue
@@ -59,6 +74,6 @@ def _read_chapter(chapter: Path, split: str) -> tuple[list[Utterance], list[str]
         if path is None:
             mistakes.append(f"{origin}: no audio for {id} (or two transcripts)")
         else:
-            utterances.append(Utterance(id, split, text.strip(), AudioSegment(path), origin))
+            utterances.append(Utterance(id, split, text, AudioSegment(path), origin))
     mistakes += [f"{path}: no transcript in {transcripts.name}" for path in audio.values()]
     return utterances, mistakes

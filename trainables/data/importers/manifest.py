@@ -4,45 +4,47 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from trainables.data.mistakes import raise_together
+from trainables.data.files import read_lines
+from trainables.data.mistakes import BadRecordings
+from trainables.data.transcripts import BYTE_ORDER_MARK, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
 DEFAULT_SPLIT = "train"
 
 
-def manifest_utterances(path: Path) -> list[Utterance]:
+def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Utterance]:
     """The utterances of a manifest.
 
-    Keys of a line: `audio_filepath` (absolute, or relative to the manifest's folder), `text` (may
+    Keys of a line: `audio_filepath` (absolute, from `~`, or relative to the manifest's folder), `text` (may
     be left out in every line of a test split), `offset` and `duration` in seconds, `split`, `id`.
     Others are not looked at. Without an `id`, the audio file's name and the line number make one.
+
+    Args:
+        bad: takes up lines with a mistake; default: an error.
 
     Raises:
         InputError: every line with a mistake, as file:line.
     """
     utterances: list[Utterance] = []
-    mistakes: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                origin = f"{path}:{number}"
-                record, wrong = _record(line)
-                wrong = wrong or _mistakes(record, path.parent)
-                if wrong:
-                    mistakes += [f"{origin}: {reason}" for reason in wrong]
-                else:
-                    utterances.append(_utterance(record, path.parent, number, origin))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: unreadable: {error}", "Give a JSONL file in UTF-8.") from None
-    if not utterances and not mistakes:
+    bad = bad or BadRecordings()
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        origin = f"{path}:{number}"
+        record, wrong = _record(line.lstrip(BYTE_ORDER_MARK))  # which a joined file has inside
+        wrong = wrong or _mistakes(record, path.parent)
+        if wrong:
+            bad.add([f"{origin}: {'; '.join(wrong)}"])
+        else:
+            utterances.append(_utterance(record, path.parent, number, origin))
+    bad.check("Correct these lines, or remove them")
+    if not utterances:
         raise InputError(f"{path}: no utterances", "Give a JSON object a line.")
-    raise_together(mistakes, "Correct these lines, or remove them.")
     return utterances
 
 
@@ -60,8 +62,8 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
     audio = record.get("audio_filepath")
     if not isinstance(audio, str) or not audio:
         mistakes.append(f"audio_filepath must be a path, but got {audio!r}")
-    elif not (folder / audio).is_file():
-        mistakes.append(f"no such file: {folder / audio}")
+    elif not _path(audio, folder).is_file():
+        mistakes.append(f"no such file: {_path(audio, folder)}")
     text = record.get("text")
     if text is not None and not isinstance(text, str):
         mistakes.append(f"text must be a string, but got {text!r}")
@@ -79,17 +81,21 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
     return mistakes
 
 
+def _path(audio: str, folder: Path) -> Path:
+    return folder / os.path.expanduser(audio)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _utterance(record: dict[str, Any], folder: Path, number: int, origin: str) -> Utterance:
-    audio = folder / record["audio_filepath"]
+    audio = _path(record["audio_filepath"], folder)
     text = record.get("text")
     return Utterance(
         id=record.get("id") or f"{audio.stem}-{number:06d}",
         split=record.get("split") or DEFAULT_SPLIT,
-        text=None if text is None else " ".join(text.split()),
+        text=None if text is None else transcript(text),
         source=AudioSegment(audio, record.get("offset") or 0.0, record.get("duration")),
         origin=origin,
     )

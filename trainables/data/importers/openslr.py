@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import secrets
-import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -13,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.data.importers.librispeech import CORPUS_FOLDER
+from trainables.data.unfinished import UnfinishedFolder
 from trainables.errors import InputError
 
 BASE_URL = "https://www.openslr.org/resources/12"
@@ -121,17 +120,15 @@ def _md5(path: Path) -> str:
 def _unpack(archive: Path, split: str, root: Path) -> Path:
     """Unpacks beside the final folder and renames, so that half a split never looks like one."""
     target = root / CORPUS_FOLDER / split
-    temporary = root / f".{split}.unfinished-{secrets.token_hex(4)}"
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(temporary, filter="data")
-        unpacked = temporary / CORPUS_FOLDER / split
+    with UnfinishedFolder(root / split) as temporary:
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(temporary.path, filter="data")
+        except tarfile.TarError as error:
+            raise InputError(f"{archive}: not an archive that can be unpacked: {error}", "Check the address.") from None
+        unpacked = temporary.path / CORPUS_FOLDER / split
         if not unpacked.is_dir():
             raise InputError(f"{archive}: no folder {CORPUS_FOLDER}/{split} in it", "Check the address.")
         target.parent.mkdir(exist_ok=True)
         unpacked.rename(target)
-    except tarfile.TarError as error:
-        raise InputError(f"{archive}: not an archive that can be unpacked: {error}", "Check the address.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -1,0 +1,61 @@
+"""What `platform prepare` says at its end: splits that serve, characters that training lacks, what was left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from place import Run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).normal(size=8000), 16_000)
+    return tmp_path
+
+
+def manifest(folder: Path, *lines: dict[str, Any]) -> str:
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps({"audio_filepath": "a.wav"} | line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_the_characters_that_training_lacks_are_named(run: Run, folder: Path) -> None:
+    texts = [("train", "DON'T STOP"), ("dev", "DON’T STOP"), ("dev", "CAN’T GO"), ("test", "STOP")]
+    path = manifest(folder, *[{"split": split, "text": text} for split, text in texts])
+    ended = run("prepare", "manifest", path, "--out", str(folder / "corpus"))
+    assert ended.code == 0, ended
+    rows = [line.split() for line in ended.out.splitlines() if "U+" in line]
+    assert ["dev", "’", "U+2019", "RIGHT", "SINGLE", "QUOTATION", "MARK", "2"] in rows
+    assert [row[2] for row in rows if row[0] == "dev"] == ["U+2019", "U+0041", "U+0043", "U+0047"]
+    assert "train on: train\nvalidate on: dev\n" in ended.out
+    told = json.loads(run("prepare", "manifest", path, "--json", "--out", str(folder / "again")).out)
+    assert told["unseen_characters"] == {"dev": {"’": 2, "C": 1, "A": 1, "G": 1}}
+    assert (told["train_on"], told["validate_on"], told["skipped"]) == (["train"], ["dev"], [])
+
+
+def test_it_says_which_splits_can_train_and_validate(run: Run, folder: Path) -> None:
+    path = manifest(folder, {"split": "Train", "text": "A"}, {"split": "evaluation", "text": "A"})
+    ended = run("prepare", "manifest", path, "--out", str(folder / "corpus"))
+    assert "train on: Train\n" in ended.out
+    assert "validate on: none (no name of a split begins with dev or val)\n" in ended.out
+    assert "U+" not in ended.out
+
+
+def test_what_was_left_out_is_listed(run: Run, folder: Path) -> None:
+    path = manifest(folder, {"text": "A"}, {"text": "B\a"}, {"text": "C", "audio_filepath": "none.wav"})
+    refused = run("prepare", "manifest", path, "--skip-bad", "1", "--out", str(folder / "corpus"))
+    assert refused.code == 2 and "raise --skip-bad above 1" in refused.err and not (folder / "corpus").exists()
+    ended = run("prepare", "manifest", path, "--skip-bad", "2", "--out", str(folder / "corpus"))
+    assert ended.code == 0, ended
+    reasons = [
+        f"{path}:3: no such file: {folder / 'none.wav'}",
+        f"{path}:2: train/a-000002: characters that no tokenizer",
+    ]
+    for reason in reasons:
+        assert f"left out: {reason}" in ended.out
+    assert f"left out: 2 in all, listed in {folder / 'corpus' / 'skipped.txt'}" in ended.out
