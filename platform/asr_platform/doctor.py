@@ -93,7 +93,7 @@ class Doctor:
             findings += self._check_mlflow(self._connect(), trials)
             findings += self._check_registry(self._connect(), trials)
         except FAILURES as error:
-            findings.append(Finding("mlflow", f"MLflow cannot be read ({' '.join(str(error).split())[:200]})"))
+            findings.append(Finding("mlflow", f"MLflow cannot be read ({' '.join(str(error).split())[:400]})"))
         findings += self._check_disk(trials)
         return [*findings, *self._check_model(trials)]
 

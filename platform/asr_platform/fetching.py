@@ -19,7 +19,7 @@ from asr_platform.ledger_storage import database_file
 from asr_platform.registry import CHAMPION
 from asr_platform.store_address import named_uri
 from asr_platform.study import Ledger
-from asr_platform.tracking import FAILURES, LEDGER, quiet
+from asr_platform.tracking import FAILURES, LEDGER, client_of
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.model_directory import CONFIG, MODEL
@@ -72,11 +72,13 @@ def _name(model: str) -> str:
 
 def _fetched(home: Home, store: str, model: str) -> Path:
     """From one store."""
-    quiet()
     database = None if Store(store, home.artifacts).is_server else database_file(store)
     if database is not None and not database.is_file():  # MLflow would make one
         raise InputError(f"{model}: {store}: there is no such file", "Give the model's directory, or MLflow's address.")
-    client = MlflowClient(store)
+    try:
+        client = client_of(store)
+    except FAILURES as error:
+        raise InputError(f"{model}: {' '.join(str(error).split())[:400]}", "Give the model's directory.") from None
     scheme, _, name = model.partition(":/")
     run_id, _, path = name.strip("/").partition("/")
     try:

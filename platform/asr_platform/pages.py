@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from asr_platform.home import Home, Store
+from asr_platform.ledger_storage import database_file
 from asr_platform.study import Ledger
+from asr_platform.tracking import check_readable
 from search_spaces.space import Space
 from trainables.errors import InputError
 
@@ -27,6 +31,7 @@ FIRST_PORT, PORTS_TRIED = 5000, 100
 VIEW = "mlflow_view"  # noted in the ledger: where in MLflow's pages the sweep is to be seen
 MOST_AXES = 8  # of the parallel coordinates: more cannot be told apart
 BEST, CURVES = "the best ten", "learning curves"  # sections of charts
+ENDING, ENDING_SECONDS = (signal.SIGTERM, signal.SIGHUP), 10.0  # what ends the server, and how long it may take
 HEIGHT = 380  # pixels of a chart
 
 
@@ -132,12 +137,15 @@ def open_pages(
     A store that is a server is told of; a database is served until Ctrl-C.
 
     Raises:
-        InputError: no such sweep, the port is taken, or none is free.
+        InputError: no such sweep, MLflow cannot read the database, the port is taken, or none is free.
     """
     names = Ledger.names(home.studies)
     sweep = name or (names[-1] if names else None)
     about = Ledger.open(home.studies, sweep).about if sweep else {}
     store = home.store(about, uri)
+    database = None if store.is_server else database_file(store.uri)
+    if not store.is_server and (database is None or database.is_file()):  # MLflow's server makes an absent one
+        check_readable(store.uri)
     port = 0 if store.is_server else free_port(host, port)
     address = store.uri.rstrip("/") if store.is_server else f"http://{host}:{port}"
     say(f"MLflow: {address}" + ("" if store.is_server else "   (Ctrl-C ends it)"))
@@ -147,21 +155,51 @@ def open_pages(
 
 
 def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:
-    """Serves MLflow's pages over a database until it is interrupted; returns the server's exit code."""
+    """Serves MLflow's pages over a database until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
+
+    The server is a group of processes, and none of them outlives this call.
+    """
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri,
         "--default-artifact-root", store.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
         "--uvicorn-opts", "--log-level critical",  # to some, Ctrl-C is an error
     ]  # fmt: skip
     # Jobs are for evaluating language models: several processes more, slow to start and loud when they end.
-    server = subprocess.Popen(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-    try:
-        code = server.wait()
-    except KeyboardInterrupt:  # which the server has seen as well
-        server.wait()
-        return 0
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _ended_by(*ENDING):
+        server = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _end(server)
     say(f"MLflow's server ended with exit code {code}")
     return code
+
+
+@contextmanager
+def _ended_by(*signals: signal.Signals) -> Iterator[None]:
+    """Raises KeyboardInterrupt in the block for these signals, as Python does for Ctrl-C."""
+    heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Ends the server's group of processes: at its leisure, or after some seconds by force."""
+    try:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait(ENDING_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def free_port(host: str, port: int | None) -> int:

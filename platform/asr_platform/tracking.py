@@ -30,11 +30,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as mlflow_db
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.version import VERSION as MLFLOW
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.home import Store
 from asr_platform.ledger_storage import database_file, make_folder_of, make_private
 from asr_platform.study import TrialRecord
+from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 # What a store that is away, full or locked raises.
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
+ACTIVE = "active"  # a lifecycle stage: not deleted
+DISCARDED = "discarded"  # the tag of a run that `discard` deleted: why
 NOT_METRICS = ("epoch", "checkpoint")
 LEDGER = "ledger"  # the tag of a sweep's own run: which ledger it shows
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
@@ -139,10 +143,9 @@ class Tracker:
     """
 
     def __init__(self, store: Store, experiment: str) -> None:
-        quiet()
         if not store.is_server and (database := database_file(store.uri)):
             make_private(database)
-        self.client = MlflowClient(tracking_uri=store.uri)
+        self.client = client_of(store.uri)
         location = None if store.is_server else store.artifacts.as_uri()
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
@@ -150,7 +153,7 @@ class Tracker:
                 self.client.create_experiment(experiment, artifact_location=location)
             found = self.client.get_experiment_by_name(experiment)
         self.experiment = found.experiment_id
-        if KIND not in found.tags:  # MLflow's pages would guess, and ask people about it
+        if KIND not in found.tags and found.lifecycle_stage == ACTIVE:  # MLflow's pages would guess, and ask about it
             self.client.set_experiment_tag(self.experiment, KIND, "custom_model_development")
 
     def start(
@@ -159,8 +162,10 @@ class Tracker:
     ) -> str:  # fmt: skip
         """A new run, nested under `parent`, or the one that a driver began before it was killed; returns its id.
 
-        What tells runs apart is the name under a parent, and the tag `ledger` of a sweep's own run.
+        What tells runs apart is the name under a parent, and the tag `ledger` of a sweep's own run. An experiment that
+        somebody has deleted is restored, with its runs: MLflow keeps the name, and takes no run in it meanwhile.
         """
+        self._restore()
         nesting = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         begun = self.children(parent, name) if parent else self._of_ledger(tags.get(LEDGER))
         if begun:
@@ -172,6 +177,14 @@ class Tracker:
                 self.client.log_inputs(run_id, datasets=list(datasets))
             self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         return run_id
+
+    def _restore(self) -> None:
+        """Restores the experiment where it is deleted; runs that `discard` has deleted stay so."""
+        if self.client.get_experiment(self.experiment).lifecycle_stage == ACTIVE:
+            return
+        self.client.restore_experiment(self.experiment)
+        for run in self._runs(f"tags.{DISCARDED} != ''"):
+            self.client.delete_run(run.id)
 
     def children(self, parent: str, name: str | None = None) -> list[Run]:
         """The runs nested under a sweep's own, all or those of one name, the oldest first."""
@@ -188,7 +201,7 @@ class Tracker:
 
     def discard(self, run_id: str, reason: str) -> None:
         """Tags a run with the reason and deletes it, as MLflow deletes: it can be restored there."""
-        self.client.set_tag(run_id, "discarded", reason)
+        self.client.set_tag(run_id, DISCARDED, reason)
         self.client.delete_run(run_id)
 
     def _of_ledger(self, ledger: str | None) -> list[Run]:
@@ -268,7 +281,7 @@ class Tracker:
     def knows(self, run_id: str) -> bool:
         """Whether the store has this run: it may be another store than the one that it was written to."""
         try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == ACTIVE)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
@@ -327,6 +340,37 @@ def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]
 
 def _plain(run: Any) -> Run:
     return Run(run.info.run_id, run.info.run_name, run.info.status)
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client of a store; a database must be of this version of MLflow.
+
+    Raises:
+        MlflowException: it is of another one; the message says what to do.
+    """
+    quiet()
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        if "mlflow db upgrade" not in str(error):
+            raise
+    raise MlflowException(
+        f"the database is of another version than MLflow {MLFLOW}; back it up, then run: mlflow db upgrade {uri} "
+        "(where that fails, it is of a newer MLflow: install that)"
+    )
+
+
+def check_readable(uri: str) -> None:
+    """Asks a database for its experiments.
+
+    Raises:
+        InputError: MLflow cannot read it.
+    """
+    try:
+        client_of(uri).search_experiments(max_results=1)
+    except FAILURES as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{uri}: cannot be read: {reason[:400]}", "Mend the database, or name another.") from None
 
 
 @contextlib.contextmanager

@@ -63,10 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Ite
     home = Home.at(tmp_path_factory.mktemp("home") / "50% of #1")
     shown.show(home, shown.finished_sweep(home, tiny_corpus), tiny_corpus)
     port = unused_port()
-    process = subprocess.Popen(
-        [str(PLATFORM), "--home", str(home.path), "ui", "--port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=OTHERS,
-    )  # fmt: skip
+    process = ui(home, port)
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
@@ -74,9 +71,15 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Ite
         wait_for(lambda: page(port) is not None, process)
         yield Served(home, process, lines)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
         process.communicate()
+
+
+def ui(home: Home, port: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(PLATFORM), "--home", str(home.path), "ui", "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=OTHERS,
+    )  # fmt: skip
 
 
 def page(port: int) -> str | None:
@@ -190,16 +193,31 @@ def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: P
     visitor.screenshot(pictures / "champion.png")
 
 
-def test_ctrl_c_ends_the_pages(served: Served) -> None:
-    """And nothing of the server outlives it."""
-    port = urlsplit(served.address).port
-    assert port and "MLflow" in (page(port) or "")
-    os.killpg(served.process.pid, signal.SIGINT)
-    out = served.process.communicate(timeout=PATIENCE)[0]
-    assert served.process.returncode == 0, out
-    assert "Traceback" not in out
-    with pytest.raises(ProcessLookupError):
-        os.killpg(served.process.pid, 0)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served: Served) -> None:
+    """Sent to the command alone, as systemd, a container or a closed terminal does; nothing is left that listens."""
+    port = unused_port()
+    process, server = ui(served.home, port), []
+    try:
+        wait_for(lambda: page(port) is not None, process)
+        server = children(process.pid)
+        assert server
+        process.send_signal(number)
+        out = process.communicate(timeout=PATIENCE)[0]
+        assert (process.returncode, "Traceback" in out) == (0, False), out
+        assert page(port) is None
+        for pid in (process.pid, *server):
+            with pytest.raises(ProcessLookupError):
+                os.killpg(pid, 0)
+    finally:
+        process.kill()
+        for pid in server:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) -> None:
