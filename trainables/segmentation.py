@@ -52,7 +52,7 @@ def pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
         raise ValueError(f"longest_seconds must be 1 or more, but got {longest_seconds}")
     levels_T = _levels(samples)
     silent_T = levels_T < _threshold(levels_T)
-    depth_T = np.minimum(_distance(silent_T), LONG_SILENCE)
+    depth_T = np.minimum(_depth(silent_T), LONG_SILENCE)
     longest = int(longest_seconds * SAMPLE_RATE / LEVEL_SAMPLES)
     overlap = int(min(OVERLAP_SECONDS * SAMPLE_RATE / LEVEL_SAMPLES, OVERLAP_SHARE * longest))
     found: list[Piece] = []
@@ -79,12 +79,15 @@ def _threshold(levels_T: npt.NDArray[np.float32]) -> float:
     return float(max(LOWEST_LEVEL, min(quietest + SILENT_SHARE * (loudest - quietest), loudest - CONTRAST)))
 
 
-def _distance(silent_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """How far each level is inside a silence: levels to the nearest sound or end of the recording; 0 for a sound."""
+def _depth(silent_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """How deep in a silence a cut before each level is: the silent levels on that side of it where there are fewer.
+
+    At most 0 beside a sound, and at an end of the recording.
+    """
     places = np.arange(len(silent_T))
     before = np.maximum.accumulate(np.where(silent_T, -1, places))
     behind = np.minimum.accumulate(np.where(silent_T, len(silent_T), places)[::-1])[::-1]
-    return np.minimum(places - before, behind - places)
+    return np.minimum(places - before - 1, behind - places)
 
 
 def _deepest(depth_T: npt.NDArray[np.int64], first: int, last: int) -> int | None:

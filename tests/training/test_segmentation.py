@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainables.data.features import SAMPLE_RATE, Samples
@@ -33,6 +33,10 @@ def recorded(turns: Sequence[tuple[float, float]], noise: float) -> tuple[Sample
     return np.concatenate([np.zeros(0), *parts]).astype(np.float32), quiet
 
 
+# A level with a few samples of sound in it counts as silent: the cut must be as far from it as from others.
+@example([(0.5937, 2.0), (1.0801, 0.0), (1.8663, 0.1), (4.4004, 0.3)], 0.02, 1.0)
+@example([(0.593715, 2.0), (1.080058, 0.0), (1.866238, 0.1), (4.400337, 0.3)], 0.02, 1.0)
+@example([(0.92025, 0.5), (1.15258, 2.0), (0.76347, 0.3)], 0.02, 1.0)
 @given(TURNS.filter(len), st.sampled_from([0.0, 1e-4, 0.02]), st.sampled_from([1.0, 2.5, 6.01, 30.0]))
 def test_pieces_cover_a_recording_and_end_in_silences(
     turns: list[tuple[float, float]], noise: float, longest: float
