@@ -114,7 +114,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     from trainables.data.importers.openslr import BASE_URL, download
 
     for split in downloads:
-        with progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
+        with ended_by_signals(), progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
             show = partial(_show, bar, bar.add_task("", total=None))
             download(split, root, base_url or BASE_URL, show)
     write_corpus(librispeech_utterances(root, bad=output["bad"]), "librispeech", **output)
