@@ -107,11 +107,9 @@ def _standard_input() -> Samples:
     """Samples (N,) at 16 kHz of the one audio file that comes from there."""
     if sys.stdin.isatty():
         raise InputError("-: standard input is a terminal", "Send audio into it: platform transcribe MODEL - < a.wav")
-    with tempfile.NamedTemporaryFile() as file:  # the length of a pipe is known at its end
+    with tempfile.TemporaryFile() as file:  # the length of a pipe is known at its end
         shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
         try:
-            return read_audio(Path(file.name))
+            return read_audio(file, name="standard input")
         except InputError as error:
-            problem = error.problem.replace(file.name, "standard input")
-            raise InputError(problem, "Send one WAV or FLAC file.") from None
+            raise InputError(error.problem, "Send one WAV or FLAC file.") from None

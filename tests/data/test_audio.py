@@ -211,6 +211,29 @@ def test_an_mp3_with_something_else_inside(tagged: bool) -> None:
         assert len(found) / SAMPLE_RATE == pytest.approx(4.0, abs=0.2)
 
 
+@pytest.mark.parametrize("length", [0, 2**40, 2**64 - 1])
+def test_a_wav_of_64_bits_without_a_length_is_read_to_its_end(length: int) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, noise(16_000), SAMPLE_RATE, format="RF64", subtype="PCM_16")
+    whole = content.getvalue()
+    place = whole.index(b"ds64") + 16
+    samples = read(whole)
+    assert len(samples) == 16_000
+    unknown = whole[:place] + length.to_bytes(8, "little") + whole[place + 8 :]
+    np.testing.assert_array_equal(read(unknown), samples)
+    with pytest.raises(InputError, match="truncated"):
+        read(whole[:-1000])
+
+
+@pytest.mark.parametrize("format", ["AIFF", "AU", "W64"])
+def test_other_formats_are_read_and_not_in_part(format: str) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, noise(16_000), SAMPLE_RATE, format=format, subtype="PCM_16")
+    assert len(read(content.getvalue())) == 16_000
+    with pytest.raises(InputError, match="truncated"):
+        read(content.getvalue()[:-1000])
+
+
 # Several files in one
 
 

@@ -114,6 +114,12 @@ def test_a_program_that_pipes_wav_cannot_know_its_length(length: int) -> None:
     assert heard(piped) == "- stdin False 8000"
 
 
+def test_a_program_that_pipes_flac_cannot_know_its_length() -> None:
+    flac = bytearray(sound("FLAC"))
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])
+    assert heard(bytes(flac)) == "- stdin False 8000"
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [(b"", "zero-length file"), (b"not audio", "unreadable"), (sound("WAV")[:-99], "truncated")],

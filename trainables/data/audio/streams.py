@@ -93,7 +93,7 @@ def find_streams(file: BinaryIO, whole: bool, name: str) -> list[Stream]:
     size = file.seek(0, io.SEEK_END)
     start = behind_id3(file, 0)
     magic = _at(file, start, 12)
-    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
         return list(_wav_streams(file, start, size, name))
     if magic[:4] == b"OggS":
         return list(_ogg_streams(file, start, size, name))
@@ -103,7 +103,18 @@ def find_streams(file: BinaryIO, whole: bool, name: str) -> list[Stream]:
     for run in runs:
         if run.truncated:
             raise truncated(name)
+    if not runs and size < _promised_end(_at(file, 0, 24)) < PIPED:
+        raise truncated(name)
     return [Stream(run.start, run.end, run.head) for run in runs] or [Stream(0, size)]
+
+
+def _promised_end(header: bytes) -> int:
+    """Where an AIFF, AU or W64 file ends by its first 24 bytes; 0 where they are of another kind."""
+    if header[:4] == b"FORM":
+        return 8 + int.from_bytes(header[4:8], "big")
+    if header[:4] == b".snd":
+        return int.from_bytes(header[4:8], "big") + int.from_bytes(header[8:12], "big")
+    return int.from_bytes(header[16:24], "little") if header[:4] == b"riff" else 0
 
 
 def truncated(name: str) -> InputError:
@@ -127,7 +138,8 @@ def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[S
         behind = data + promised + promised % 2
         if (promised >= PIPED and behind > size) or (not promised and _junk(file, data, size)[0]):
             rest = min(size - data, LARGEST)
-            yield Stream(data, size, _at(file, start, data - start - 4) + rest.to_bytes(4, "little"))
+            header = b"RIFF" + _at(file, start, data - start)[4:-4] + rest.to_bytes(4, "little")
+            yield Stream(data, size, header)
             return
         if data + promised > size:
             raise truncated(name)
@@ -144,12 +156,14 @@ def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[S
 
 def _wav_data(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, int]:
     """Where the samples of a WAV file begin, how many bytes are promised (None: no such chunk), and bytes a second."""
-    position, bytes_a_second = start + 12, 1
+    position, bytes_a_second, of_64_bits = start + 12, 1, None
     while position + 8 <= size:
         header = _at(file, position, 8)
         length = int.from_bytes(header[4:], "little")
         if header[:4] == b"data":
-            return position + 8, length, bytes_a_second
+            return position + 8, of_64_bits if of_64_bits is not None else length, bytes_a_second
+        if header[:4] == b"ds64":  # RF64: sizes beyond 4 GB are here
+            of_64_bits = int.from_bytes(_at(file, position + 16, 8), "little")
         if header[:4] == b"fmt ":
             bytes_a_second = int.from_bytes(_at(file, position + 16, 4), "little")
         position += 8 + length + length % 2
@@ -160,7 +174,7 @@ def _junk(file: BinaryIO, position: int, size: int) -> tuple[int, int | None]:
     """The bytes from `position` to `size` that are neither chunks, tags nor zeros; and where another WAV begins."""
     while position < size:
         header = _at(file, position, 12)
-        if header[:4] == b"RIFF" and header[8:] == b"WAVE":
+        if header[:4] in (b"RIFF", b"RF64") and header[8:] == b"WAVE":
             return 0, position
         length = int.from_bytes(header[4:8], "little")
         if header[:3] in (b"ID3", b"TAG"):
