@@ -7,11 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Protocol, TypeAlias, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+LARGEST_WHOLE = 10**15  # samplers calculate with 64 bits
+MOST_STEPS = 10**6  # of a range of real numbers
 ROUNDING = 1e-8  # of steps: what Optuna forgives
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -270,7 +272,9 @@ def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution
         report(f"{kind} needs two {'whole ' if whole else ''}numbers, [low, high], but got {ends!r}")
         return None
     low, high = ends
-    if low > high:
+    if whole and max(abs(low), abs(high)) > LARGEST_WHOLE:
+        report(f"{kind} needs numbers of at most {LARGEST_WHOLE:,}, but got {ends!r}")
+    elif low > high:
         report(f"low <= high must hold, but got low={low}, high={high}")
     elif kind == "log" and low <= 0:
         report(f"low > 0 must hold for log, but got low={low}")
@@ -280,8 +284,10 @@ def _read_range(kind: str, ends: Any, step: Any, report: Report) -> Distribution
         return Int(int(low), int(high)) if whole else Float(float(low), float(high))
     elif not is_right(step) or step <= 0:
         report(f"step must be a {'whole ' if whole else ''}number above 0, but got {step!r}")
-    elif (Decimal(str(high)) - Decimal(str(low))) % Decimal(str(step)):
+    elif (steps := (Fraction(str(high)) - Fraction(str(low))) / Fraction(str(step))) % 1:
         report(f"steps of {step} must lead from {low} to {high} exactly")
+    elif not whole and steps > MOST_STEPS:
+        report(f"at most {MOST_STEPS:,} steps must lead from {low} to {high}, but got a step of {step}")
     else:
         return Int(int(low), int(high), int(step)) if whole else Float(float(low), float(high), float(step))
     return None

@@ -81,7 +81,10 @@ class Model(Section):
     decoder_layers: int = Field(2, ge=1, le=MOST_LAYERS)
     feed_forward: int = Field(1024, ge=8, le=LARGEST_WIDTH, description="inner width of the feed-forward sublayers")
     ff_expansion: float | None = Field(
-        None, gt=0, description="inner width as a multiple of d_model, rounded down; in place of feed_forward"
+        None,
+        gt=0,
+        le=LARGEST_WIDTH,
+        description="inner width as a multiple of d_model, rounded down; in place of feed_forward",
     )
     activation: Literal["gelu", "relu", "silu"] = "gelu"
     gated: bool = Field(False, description="feed-forward with a gate: act(W x) * (V x), one matrix more")
@@ -249,7 +252,7 @@ class Decoding(Section):
     ctc_weight: float = Field(0.3, ge=0, le=1, description="joint: (1 - w) x attention + w x CTC")
     candidates: int = Field(20, ge=1, le=MOST_TOKENS, description="joint: tokens of each hypothesis that CTC scores")
     language_model: str | None = Field(None, description="model directory of a language model to add (shallow fusion)")
-    lm_weight: float = Field(0.0, ge=0, le=1000, description="its weight")
+    lm_weight: float = Field(0.0, ge=0, le=1e6, description="its weight")
 
     @model_validator(mode="after")
     def _weight_belongs_to_a_language_model(self) -> Decoding:

@@ -113,6 +113,9 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
     ("entry", "reason"),
     [
         ("model.dropout: {float: [0, 0.1], step: 0.03}", "steps of 0.03 must lead from 0 to 0.1 exactly"),
+        ("model.dropout: {float: [0, 0.1], step: 1.0e-300}", "at most 1,000,000 steps must lead from 0 to 0.1"),
+        ("optimizer.weight_decay: {int: [0, 1.0e+28], step: 1}", "int needs numbers of at most 1,000,000,000,000,000"),
+        ("model.ff_expansion: {float: [1, 1.0e+305]}", "less than or equal to 262144"),
         ("model.dropout: {float: [0, 0.1], step: 0}", "step must be a number above 0, but got 0"),
         ("model.dropout: {float: [0, .nan]}", "needs two numbers"),
         ("model.dropout: {float: [0, .inf]}", "needs two numbers"),
@@ -270,7 +273,7 @@ def test_aliases_may_be_used() -> None:
         ("limits: {disk_gb: .inf}", "limits.disk_gb: Input should be"),
         ("asha: {reduction: 1.0e+300}", "asha.reduction: Input should be less than or equal to 1000"),
         ("base: {model: {d_model: 1048576}}", "base.model.d_model: Input should be less than or equal to 262144"),
-        ("base: {model: {ff_expansion: 1.0e+9}}", "base.model: ff_expansion=1000000000.0 of d_model=256 is more than"),
+        ("base: {model: {ff_expansion: 10000}}", "base.model: ff_expansion=10000.0 of d_model=256 is more than"),
         (
             "base: {model: {encoder_layers: 1000000000}}",
             "base.model.encoder_layers: Input should be less than or",
