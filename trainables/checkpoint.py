@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from trainables.utterance_errors import ERRORS
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
 AVERAGES = "averages.safetensors"  # only where the weights that are trained are not the ones that were validated
 OF_TRAINING = (OPTIMIZER, AVERAGES, TRAINING)
-DATED = "checkpoint_"  # begins the names that Ray Train gives checkpoints; the date and time follow
+DATED = "checkpoint_[0-9][0-9][0-9][0-9]-*"  # Ray Train's names of a run's checkpoints: the date and the time
 # What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
@@ -73,8 +74,8 @@ def find_checkpoint(folder: Path) -> Path | None:
 def resume(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Path, list[dict[str, Any]]]:
     """Loads the checkpoint at `folder` or, where that is damaged, the latest whole one before it.
 
-    Earlier checkpoints are what a kill in the middle of a swap left beside it, and the folders `checkpoint_*` in the
-    same place, whose names sort by time. Each damaged one is named on standard error.
+    Earlier checkpoints are what a kill in the middle of a swap left beside it, and Ray Train's others of the run, which
+    lie in the same place under names that sort by time. Each damaged one is named on standard error.
 
     Returns:
         The folder that was loaded, and the history: one entry for each finished epoch.
@@ -96,7 +97,7 @@ def resume(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer
 def _candidates(folder: Path) -> list[Path]:
     """Folders to resume from, the latest first."""
     latest = find_checkpoint(folder) or folder
-    earlier = [path for path in folder.parent.glob(f"{DATED}*") if path.name < folder.name and DATED in folder.name]
+    earlier = [path for path in folder.parent.glob(DATED) if path.name < folder.name and fnmatch(folder.name, DATED)]
     others = [previous(folder), *sorted(earlier, reverse=True)]
     return [latest, *(place for place in others if place != latest and (place / TRAINING).is_file())]
 

@@ -341,6 +341,17 @@ def test_without_a_whole_checkpoint_the_latest_is_named(straight: Dated, tiny_co
     assert error.value.problem.startswith(f"{second / OPTIMIZER}: damaged")
 
 
+def test_downloaded_checkpoints_of_other_runs_are_left_alone(
+    straight: Dated, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    """Ray Train puts those of remote storage beside each other, whichever run they are of."""
+    for name, checkpoint in zip(("checkpoint_tmp_1", "checkpoint_tmp_2"), straight.checkpoints(), strict=False):
+        shutil.copytree(checkpoint, tmp_path / name)
+    flip(tmp_path / "checkpoint_tmp_2" / OPTIMIZER, 99)
+    with pytest.raises(DamagedError, match=OPTIMIZER):
+        train(tiny.config(EPOCHS), tiny_corpus, Recorder(), checkpoint=tmp_path / "checkpoint_tmp_2")
+
+
 def test_a_checkpoint_of_another_run_is_no_damage(straight: Dated, tiny_corpus: Corpus, tmp_path: Path) -> None:
     for checkpoint in straight.checkpoints()[:2]:
         shutil.copytree(checkpoint, tmp_path / checkpoint.name)
