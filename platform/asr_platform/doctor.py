@@ -86,7 +86,7 @@ class Doctor:
 
     def audit(self) -> list[Finding]:
         """All that is wrong, and whether the sweep is to be gone on with."""
-        trials, frozen = self.ledger.trials(), self.ledger.study.get_trials(deepcopy=False)
+        trials, frozen = self.ledger.trials(), self.ledger.frozen()
         findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
         findings += [*check_leaderboard(trials), *self._check_progress(trials)]
         try:

@@ -44,7 +44,7 @@ class Importances:
 
 def importances(ledger: Ledger) -> Importances:
     """Those of a sweep; the same for the same trials."""
-    trials = ledger.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    trials = [trial for trial in ledger.frozen() if trial.state == TrialState.COMPLETE]
     not_judged: dict[str, str] = {}
     judged: dict[str, BaseDistribution] = {}
     for key in dict.fromkeys(key for trial in trials for key in trial.params):

@@ -95,8 +95,9 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
 def explained(path: Path, error: BaseException | None) -> LedgerError | None:
     """A database's error in a person's words; None where it is a bug of the program's."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # text that is not UTF-8
-        return DamagedLedgerError(path, str(error)) if isinstance(error, sqlite3.OperationalError) else None
+    if code is None:  # text that is not UTF-8, be it that of the error
+        undecodable = isinstance(error, sqlite3.OperationalError | UnicodeDecodeError)
+        return DamagedLedgerError(path, str(error)) if undecodable else None
     match code & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return LedgerError(
@@ -147,19 +148,19 @@ def check(path: Path) -> None:
     try:
         with closing(connect(path)) as database:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise explained(path, error) or error from None
     if found != "ok":
         raise DamagedLedgerError(path, " ".join(str(found).split()))
 
 
-def connect(path: Path, timeout: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """A connection to a database that is there, without implicit transactions.
+def connect(path: Path, timeout: float | None = None) -> sqlite3.Connection:
+    """A connection to a database that is there, without implicit transactions; it waits for locks (BUSY_SECONDS).
 
     Not read-only: where a driver was killed in a write, SQLite takes that write back before it reads.
     """
-    uri = f"{path.resolve().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    uri, seconds = f"{path.resolve().as_uri()}?mode=rw", BUSY_SECONDS if timeout is None else timeout
+    return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None)
 
 
 def is_whole(path: Path) -> bool:
@@ -173,7 +174,7 @@ def is_whole(path: Path) -> bool:
             return bool(database.execute("SELECT 1 FROM alembic_version").fetchone())  # what Optuna writes last
     except sqlite3.OperationalError as error:
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise explained(path, error) or error from None
 
 

@@ -183,5 +183,5 @@ def state_of(about: Mapping[str, Any], done: bool, held: bool, modelled: bool) -
 
 def _latest_end(ledger: Ledger) -> float | None:
     """When the trial ended that ended last, in seconds since 1970."""
-    ends = [trial.datetime_complete for trial in ledger.study.get_trials(deepcopy=False) if trial.datetime_complete]
+    ends = [trial.datetime_complete for trial in ledger.frozen() if trial.datetime_complete]
     return max(ends).timestamp() if ends else None

@@ -131,7 +131,8 @@ class Ledger:
         names = _names(opened, file)
         if name not in names:
             raise InputError(f"no sweep named {name}", f"The sweeps are: {', '.join(names) or 'none yet'}.")
-        return cls(optuna.load_study(storage=opened, study_name=name), file)
+        with decoding(file):
+            return cls(optuna.load_study(storage=opened, study_name=name), file)
 
     @staticmethod
     def names(storage: Storage) -> list[str]:
@@ -167,7 +168,7 @@ class Ledger:
     @property
     def done(self) -> bool:
         """Whether all trials that were asked for have ended."""
-        trials = self._frozen()
+        trials = self.frozen()
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def note(self, key: str, value: Any) -> None:
@@ -182,10 +183,10 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials by number."""
-        return self._records(self._frozen())
+        return self._records(self.frozen())
 
     def trial(self, number: int) -> TrialRecord:
-        return self._records([self._frozen()[number]])[0]
+        return self._records([self.frozen()[number]])[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
         """Adds the sampler's next proposal that is feasible, as a running trial with its parameter count.
@@ -193,7 +194,7 @@ class Ledger:
         Raises:
             InputError: the sampler found none.
         """
-        trials = self._frozen()
+        trials = self.frozen()
         others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
         trial, proposal = propose(space, self._in(space, trials), feasible, others)
         names = {key: stored_name(key, each, trials) for key, each in trial.distributions.items()}
@@ -222,7 +223,7 @@ class Ledger:
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
         """Records an epoch's metrics; False where that epoch is on record already."""
         epoch = int(row["epoch"])
-        if epoch in self._frozen()[number].intermediate_values:
+        if epoch in self.frozen()[number].intermediate_values:
             return False
         live = self._live(number)
         stored = {**row, CHECKPOINT: self._stored(row[CHECKPOINT])} if CHECKPOINT in row else dict(row)
@@ -244,9 +245,10 @@ class Ledger:
                 self.finish(trial.number, "complete")
 
     def _live(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self._frozen()[number]._trial_id)
+        return optuna.Trial(self.study, self.frozen()[number]._trial_id)
 
-    def _frozen(self) -> list[FrozenTrial]:
+    def frozen(self) -> list[FrozenTrial]:
+        """All trials as Optuna knows them, by number; shared, not to be changed."""
         with decoding(self.file):
             return self.study.get_trials(deepcopy=False)
 

@@ -43,7 +43,7 @@ def _of(ledger: Ledger, space: Space, corpus_hash: str) -> tuple[list[dict[str, 
     ranked_by = "val_character_perplexity" if kind == "language_model" else "val_cer"
     fit: list[dict[str, Any]] = []
     misfits: Counter[str] = Counter()
-    for trial, record in zip(ledger.study.get_trials(deepcopy=False), ledger.trials(), strict=True):
+    for trial, record in zip(ledger.frozen(), ledger.trials(), strict=True):
         seen = observe(trial)
         if seen is None or seen.state == "running" or record.best is None:
             continue
