@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
 # What JSON files say
 
 
-def setting(*path: str, value: Any) -> Change:
+def setting(*path: Any, value: Any) -> Change:
     def change(tree: dict[str, Any]) -> None:
         for key in path[:-1]:
             tree = tree[key]
@@ -222,6 +222,56 @@ def test_statistics_that_cannot_be_are_refused(change: Change, named: str, saved
     with pytest.raises(DamagedError) as error:
         Recognizer.load(saved)
     assert named in error.value.problem and FEATURES in error.value.problem
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([0, 1, -1, 2**20, 10**9, 10**30, 1e300, [], {}]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places(tree: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values in a JSON tree."""
+    if isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield (*above, key)
+            yield from places(value, (*above, key))
+
+
+def read_or_refused(folder: Path) -> None:
+    try:
+        Recognizer.load(folder)
+    except InputError as error:
+        assert str(folder) in error.problem
+
+
+@settings(max_examples=100)
+@given(st.data(), st.sampled_from([CONFIG, FEATURES]), plain)
+def test_any_value_of_a_json_file_is_read_or_refused(
+    original: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str, value: Any
+) -> None:
+    model = copy_model(original, tmp_path_factory.mktemp("edited") / "model")
+    place = data.draw(st.sampled_from(list(places(json.loads((model / name).read_text())))))
+    edit(model / name, setting(*place, value=value))
+    read_or_refused(model)
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(Recognizer.FILES), st.integers(0, 2000), st.binary(min_size=1, max_size=4), st.booleans())
+def test_any_bytes_of_a_file_without_a_checksum_are_read_or_refused(
+    original: Path, tmp_path_factory: pytest.TempPathFactory, name: str, place: int, other: bytes, inserted: bool
+) -> None:
+    model = copy_model(original, tmp_path_factory.mktemp("edited") / "model")
+    (model / CHECKSUMS).unlink()
+    content = (model / name).read_bytes()
+    (model / name).write_bytes(content[:place] + other + content[place if inserted else place + len(other) :])
+    read_or_refused(model)
 
 
 def test_the_kind_of_model_is_read_from_a_whole_configuration(saved: Path) -> None:

@@ -54,9 +54,9 @@ class Tokenizer:
     def __init__(self, model: bytes, source: str = "tokenizer") -> None:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+            pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+        except (RuntimeError, UnicodeDecodeError):
             raise InputError(f"{source}: not a SentencePiece model", "Make the file again, from its text.") from None
-        pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
         kinds = [kind for kind in ("char", "bpe", "unigram") if pieces[: len(SPECIAL_IDS)] == _special_pieces(kind)]
         if not kinds:
             raise InputError(
