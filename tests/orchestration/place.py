@@ -14,7 +14,12 @@ import numpy as np
 import records
 import soundfile
 import tiny
+from safetensors.torch import load_file, save_file
 
+from trainables.checksums import CHECKSUMS
+from trainables.model_directory import CONFIG, WEIGHTS
+
+FILES = Path(__file__).parents[1] / "assets" / "mistakes" / "files"  # all of them are wrong
 Run = Callable[..., "Ended"]
 
 
@@ -59,8 +64,7 @@ def damage(place: Path) -> None:
     (place / "no-file/train.arrow").unlink()
     shutil.copytree(place / "model", place / "no-tokenizer")
     (place / "no-tokenizer/tokenizer.model").unlink()
-    shutil.copytree(place / "model", place / "cut-model")
-    os.truncate(place / "cut-model/model.safetensors", 1000)
+    damage_models(place)
     soundfile.write(place / "good.wav", 0.1 * np.random.default_rng(0).normal(size=8000), 16_000)
     (place / "cut.wav").write_bytes((place / "good.wav").read_bytes()[:-99])
     (place / "link.txt").symlink_to(place / "corpus" / "corpus.json")
@@ -68,7 +72,38 @@ def damage(place: Path) -> None:
         (place / name).touch()
 
 
+def damage_models(place: Path) -> None:
+    """Models that are not what was saved; those whose content was changed are from before there were checksums."""
+    os.truncate(_copy(place, "cut-model") / WEIGHTS, 1000)
+    weights = _copy(place, "flipped-model") / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    weights = _copy(place, "nan-model", checked=False) / WEIGHTS
+    tensors = load_file(str(weights))
+    tensors["ctc_head.bias"][0] = float("nan")
+    save_file(tensors, str(weights))
+    for name, change in {
+        "no-layers": {"active_layers": {}},
+        "many-layers": {"active_layers": {"encoder": 10**9, "decoder": 1}},
+        "fewer-layers": {"active_layers": {"encoder": -5, "decoder": 1}},
+        "no-hash": {"corpus_hash": None},
+        "wide-model": {"config": {"model": {"d_model": 2**20}}},
+    }.items():
+        about = _copy(place, name, checked=False) / CONFIG
+        about.write_text(json.dumps({**json.loads(about.read_text()), **change}))
+
+
+def _copy(place: Path, name: str, checked: bool = True) -> Path:
+    """A copy of the model, with its checksums or without."""
+    folder = shutil.copytree(place / "model", place / name)
+    if not checked:
+        (folder / CHECKSUMS).unlink()
+    return folder
+
+
 def write_spaces(place: Path) -> None:
+    shutil.copytree(FILES, place, dirs_exist_ok=True)
     (place / "right.yaml").write_text(records.SPACE)
     (place / "widths.yaml").write_text(records.SPACE.replace("  model.dropout: {float: [0, 0.2]}\n", ""))
     (place / "longer.yaml").write_text(records.SPACE.replace("epochs: 9", "epochs: 12"))
