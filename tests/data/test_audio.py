@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import tracemalloc
@@ -283,6 +284,35 @@ def test_damaged_files_are_read_or_refused(kind: str, damage: list[tuple[int, by
         assert error.problem.startswith("sent: ")
     else:
         assert samples.dtype == np.float32 and np.isfinite(samples).all()
+
+
+class Failing(io.BytesIO):
+    """A file on a disk with a bad sector: whoever reads across the byte `bad` gets an error."""
+
+    bad = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() <= self.bad < self.tell() + (size or 0):
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_system_cannot_read_is_said(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Failing(encoded(noise(64_000), kind))
+    file.bad = len(file.getvalue()) // 2
+    with pytest.raises(InputError, match="sent: cannot be read: Input/output error"):
+        read_audio(file, name="sent")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_a_file_made_to_keep_a_reader_busy_is_refused(kind: str) -> None:
+    """Chunks without content, and streams without end."""
+    content = encoded(noise(1600), kind)
+    for busy in (content[:12] + b"JUNK\0\0\0\0" * 10**6, content * 10_001):
+        with pytest.raises(InputError, match="sent: "):
+            read(busy)
 
 
 # Limits

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainables.data.features import Recipe
 from trainables.data.importers.manifest import manifest_utterances
 from trainables.data.mistakes import BadRecordings
+from trainables.data.utterance import AudioSegment
 from trainables.errors import InputError
 
 HW4 = Recipe(name="hw4")
@@ -110,6 +113,31 @@ def test_every_mistake_has_its_line(folder: Path) -> None:
     assert len(problems) == len(MISTAKES)
     for number, (problem, (_, expected)) in enumerate(zip(problems, MISTAKES, strict=True), start=1):
         assert problem.startswith(f"{path}:{number}: {expected}")
+
+
+KEYS = st.sampled_from(["audio_filepath", "text", "offset", "duration", "split", "id"])
+TEXTS = st.text(st.characters(exclude_categories=()))
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(st.integers(), max_size=2)
+
+
+@given(st.dictionaries(KEYS, VALUES | st.sampled_from([10**400, "a.wav", "~nobody/a.wav", "x" * 5000, "\0"])))
+def test_any_object_is_an_utterance_or_a_mistake(
+    tmp_path_factory: pytest.TempPathFactory, record: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "a.wav").touch()
+    path = manifest(folder, record)
+    try:
+        (utterance,) = manifest_utterances(path)
+    except InputError as error:
+        assert error.problem.startswith(f"{path}:1: ")
+    else:
+        assert utterance.source == AudioSegment(folder / "a.wav", record.get("offset") or 0.0, record.get("duration"))
+
+
+def test_nesting_without_end_is_no_json(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.jsonl:1: not JSON"):
+        manifest_utterances(manifest(folder, "[" * 100_000))
 
 
 def test_many_mistakes_are_counted(folder: Path) -> None:

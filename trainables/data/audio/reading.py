@@ -207,22 +207,29 @@ def _at_16_khz(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
 
 @contextmanager
 def _opened(source: Path | BinaryIO, name: str, whole: bool) -> Iterator[tuple[BinaryIO, list[Stream]]]:
-    """A file, and the streams in it."""
-    if not isinstance(source, Path):
-        if not source.seek(0, io.SEEK_END):
-            raise _zero_length(name)
-        yield source, find_streams(source, whole, name)
-        return
-    if not source.is_file():
-        raise InputError(f"{name}: no such file", "Correct the path.")
-    with source.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not status.st_size:
-            raise _zero_length(name)
-        if whole:
-            yield file, find_streams(file, whole, name)
-        else:
-            yield file, _streams_for_parts(source, status.st_size, status.st_mtime_ns)
+    """A file, and the streams in it.
+
+    Raises:
+        InputError: there is none, it is empty, or the system cannot read it, now or later.
+    """
+    try:
+        if not isinstance(source, Path):
+            if not source.seek(0, io.SEEK_END):
+                raise _zero_length(name)
+            yield source, find_streams(source, whole, name)
+            return
+        if not source.is_file():
+            raise InputError(f"{name}: no such file", "Correct the path.")
+        with source.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not status.st_size:
+                raise _zero_length(name)
+            if whole:
+                yield file, find_streams(file, whole, name)
+            else:
+                yield file, _streams_for_parts(source, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}", "Check its permissions and its disk.") from None
 
 
 @lru_cache(maxsize=64)
@@ -239,8 +246,9 @@ def _decoder(file: BinaryIO, stream: Stream, limits: Limits, name: str) -> Itera
     Raises:
         InputError: it is no audio, empty, or beyond the limits.
     """
+    content = stream.bytes_of(file)
     try:
-        with _Decoder(stream.bytes_of(file)) as decoder:
+        with _Decoder(content) as decoder:
             if not decoder.frames:
                 raise _empty(name)
             rate, channels = decoder.samplerate, decoder.channels
@@ -257,6 +265,9 @@ def _decoder(file: BinaryIO, stream: Stream, limits: Limits, name: str) -> Itera
         problem = getattr(error, "error_string", "") or "damaged"
         remedy = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
         raise InputError(f"{name}: unreadable or truncated audio: {problem}", remedy) from None
+    finally:
+        if content.error:  # the cause of whatever else was found
+            raise content.error
 
 
 def _too_long(name: str, limits: Limits) -> InputError:

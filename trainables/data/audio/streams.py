@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from trainables.data.audio.mpeg import behind_id3, mpeg_runs
@@ -24,7 +25,8 @@ LARGEST = 0xFFFF_FFFF
 JUNK_SECONDS = 0.1  # so much behind the samples that is no chunk is taken for more samples
 FLAC_STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the STREAMINFO block's type and length
 FLAC_HEADER = 26  # bytes up to the end of STREAMINFO's number of samples
-SEARCHED_AT_ONCE = 1 << 20  # bytes
+SEARCHED_AT_ONCE = 1 << 16  # bytes
+MOST_STREAMS, MOST_CHUNKS = 10_000, 10_000  # in a file: more are made to keep a reader busy
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class Stream:
 
 
 class Spliced(io.RawIOBase):
-    """Reads `head`, then the bytes of `file` from `start` to `end`."""
+    """Reads `head`, then the bytes of `file` from `start` to `end`.
+
+    What the system refuses ends the file here and is kept in `error`: libsndfile, which calls this, passes nothing on.
+    """
 
     def __init__(self, head: bytes, file: BinaryIO, start: int, end: int) -> None:
         self._head, self._file, self._start = head, file, start
         self._size = len(head) + end - start
         self._position = 0
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -64,8 +70,10 @@ class Spliced(io.RawIOBase):
         wanted = max(0, min(len(view), self._size - self._position))
         content = self._head[self._position : self._position + wanted]
         if not content:
-            self._file.seek(self._start + self._position - len(self._head))
-            content = self._file.read(wanted)
+            try:
+                content = _at(self._file, self._start + self._position - len(self._head), wanted)
+            except OSError as error:
+                self.error = error
         view[: len(content)] = content
         self._position += len(content)
         return len(content)
@@ -88,24 +96,35 @@ def find_streams(file: BinaryIO, whole: bool, name: str) -> list[Stream]:
         name: for messages.
 
     Raises:
-        InputError: the file ends before its structure does, or goes on behind the end that its header names.
+        InputError: the file ends before its structure does, goes on behind the end that its header names, or holds more
+            streams than anybody joins.
     """
+    streams = list(islice(_streams(file, whole, name), MOST_STREAMS + 1))
+    if len(streams) > MOST_STREAMS:
+        raise InputError(f"{name}: more than {MOST_STREAMS:,} audio files in one", "Split it.")
+    return streams
+
+
+def _streams(file: BinaryIO, whole: bool, name: str) -> Iterator[Stream]:
     size = file.seek(0, io.SEEK_END)
     start = behind_id3(file, 0)
     magic = _at(file, start, 12)
     if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
-        return list(_wav_streams(file, start, size, name))
+        yield from _wav_streams(file, start, size, name)
+        return
     if magic[:4] == b"OggS":
-        return list(_ogg_streams(file, start, size, name))
+        yield from _ogg_streams(file, start, size, name)
+        return
     if magic[:4] == b"fLaC":
-        return list(_flac_streams(file, start, size, whole))
+        yield from _flac_streams(file, start, size, whole)
+        return
     runs = mpeg_runs(file, start, size) if start or magic[:1] == b"\xff" else []
     for run in runs:
         if run.truncated:
             raise truncated(name)
     if not runs and size < _promised_end(_at(file, 0, 24)) < PIPED:
         raise truncated(name)
-    return [Stream(run.start, run.end, run.head) for run in runs] or [Stream(0, size)]
+    yield from [Stream(run.start, run.end, run.head) for run in runs] or [Stream(0, size)]
 
 
 def _promised_end(header: bytes) -> int:
@@ -157,8 +176,10 @@ def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[S
 def _wav_data(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, int]:
     """Where the samples of a WAV file begin, how many bytes are promised (None: no such chunk), and bytes a second."""
     position, bytes_a_second, of_64_bits = start + 12, 1, None
-    while position + 8 <= size:
+    for _ in range(MOST_CHUNKS):
         header = _at(file, position, 8)
+        if len(header) < 8:
+            break
         length = int.from_bytes(header[4:], "little")
         if header[:4] == b"data":
             return position + 8, of_64_bits if of_64_bits is not None else length, bytes_a_second
@@ -172,7 +193,7 @@ def _wav_data(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, i
 
 def _junk(file: BinaryIO, position: int, size: int) -> tuple[int, int | None]:
     """The bytes from `position` to `size` that are neither chunks, tags nor zeros; and where another WAV begins."""
-    while position < size:
+    for _ in range(MOST_CHUNKS):
         header = _at(file, position, 12)
         if header[:4] in (b"RIFF", b"RF64") and header[8:] == b"WAVE":
             return 0, position

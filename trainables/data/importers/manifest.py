@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
 DEFAULT_SPLIT = "train"
+MOST_SECONDS = 1e9  # 30 years
 
 
 def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Utterance]:
@@ -51,7 +51,7 @@ def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Ut
 def _record(line: str) -> tuple[dict[str, Any], list[str]]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {}, [f"not JSON: {error}"]
     return (record, []) if isinstance(record, dict) else ({}, ["not a JSON object"])
 
@@ -62,8 +62,8 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
     audio = record.get("audio_filepath")
     if not isinstance(audio, str) or not audio:
         mistakes.append(f"audio_filepath must be a path, but got {audio!r}")
-    elif not _path(audio, folder).is_file():
-        mistakes.append(f"no such file: {_path(audio, folder)}")
+    elif problem := _not_a_file(_path(audio, folder)):
+        mistakes.append(problem)
     text = record.get("text")
     if text is not None and not isinstance(text, str):
         mistakes.append(f"text must be a string, but got {text!r}")
@@ -85,8 +85,15 @@ def _path(audio: str, folder: Path) -> Path:
     return folder / os.path.expanduser(audio)
 
 
+def _not_a_file(path: Path) -> str | None:
+    try:
+        return None if path.is_file() else f"no such file: {path}"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_SECONDS
 
 
 def _utterance(record: dict[str, Any], folder: Path, number: int, origin: str) -> Utterance:
