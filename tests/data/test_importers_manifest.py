@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_byte_order_marks_and_home_folders(folder: Path, monkeypatch: pytest.Mon
         manifest(folder, "\ufeff" + line, "\ufeff" + line, '{"audio_filepath": "~/none"}'), BadRecordings(1)
     )
     assert [(item.text, item.source.features(HW4)[1]) for item in utterances] == 2 * [("A B", 1)]
+
+
+@pytest.mark.parametrize(("there", "named"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_are_found_in_either_form(folder: Path, there: Any, named: Any) -> None:
+    (folder / "audio" / "a.wav").rename(folder / "audio" / unicodedata.normalize(there, "été.wav"))
+    path = manifest(folder, {"audio_filepath": unicodedata.normalize(named, "audio/été.wav"), "text": "A"})
+    (utterance,) = manifest_utterances(path)
+    assert utterance.source.features(HW4)[1] == 1
 
 
 def test_lines_with_mistakes_can_be_left_out(folder: Path) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 PIPED = 0x7FFF_0000  # data sizes from here on stand for "unknown": SoX's 0x7FFFF000, ffmpeg's 0xFFFFFFFF
 LARGEST = 0xFFFF_FFFF
-JUNK_SECONDS = 0.1  # so much behind the samples that is no chunk is taken for more samples
+# More than so much behind the samples that is no chunk is taken for more samples.
+JUNK_SECONDS, JUNK_BYTES = 0.1, 4096
 FLAC_STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # with the STREAMINFO block's type and length
 FLAC_HEADER = 26  # bytes up to the end of STREAMINFO's number of samples
 SEARCHED_AT_ONCE = 1 << 16  # bytes
@@ -122,18 +123,52 @@ def _streams(file: BinaryIO, whole: bool, name: str) -> Iterator[Stream]:
     for run in runs:
         if run.truncated:
             raise truncated(name)
-    if not runs and size < _promised_end(_at(file, 0, 24)) < PIPED:
-        raise truncated(name)
+    if not runs:
+        _check_end(_promised_end(file, size), file, size, name)
     yield from [Stream(run.start, run.end, run.head) for run in runs] or [Stream(0, size)]
 
 
-def _promised_end(header: bytes) -> int:
-    """Where an AIFF, AU or W64 file ends by its first 24 bytes; 0 where they are of another kind."""
+def _promised_end(file: BinaryIO, size: int) -> int:
+    """Where an AIFF, AU, W64 or CAF file ends by its header; its real size where the header does not tell."""
+    header = _at(file, 0, 24)
     if header[:4] == b"FORM":
-        return 8 + int.from_bytes(header[4:8], "big")
-    if header[:4] == b".snd":
-        return int.from_bytes(header[4:8], "big") + int.from_bytes(header[8:12], "big")
-    return int.from_bytes(header[16:24], "little") if header[:4] == b"riff" else 0
+        end = 8 + int.from_bytes(header[4:8], "big")
+    elif header[:4] == b".snd":
+        end = int.from_bytes(header[4:8], "big") + int.from_bytes(header[8:12], "big")
+    elif header[:4] == b"riff":
+        end = int.from_bytes(header[16:24], "little")
+    elif header[:4] == b"caff":
+        end = _last_chunk_end(file, size)
+    else:
+        return size
+    return end if end < PIPED else size
+
+
+def _last_chunk_end(file: BinaryIO, size: int) -> int:
+    """Where the last chunk of a CAF file ends by its header: at the file's end, or behind it."""
+    position = 8
+    for _ in range(MOST_CHUNKS):
+        if position >= size:
+            return position
+        position += 12 + int.from_bytes(_at(file, position, 12)[4:], "big")
+    return size
+
+
+def _check_end(end: int, file: BinaryIO, size: int, name: str, tolerated: float = JUNK_BYTES) -> None:
+    """Raises an InputError unless a file of so many bytes ends at `end`, but for a few bytes, or zeros."""
+    if end > size:
+        raise truncated(name)
+    if size - end > tolerated and not _zeros(file, end):
+        raise InputError(
+            f"{name}: {size - end:,} bytes follow the samples that its header promises: the header was never finished",
+            "Write it anew, for example with `sox --ignore-length`, or with `ffmpeg -i`.",
+        )
+
+
+def _zeros(file: BinaryIO, position: int) -> bool:
+    """Whether only zeros follow."""
+    file.seek(position)
+    return all(not any(block) for block in iter(lambda: file.read(SEARCHED_AT_ONCE), b""))
 
 
 def truncated(name: str) -> InputError:
@@ -163,12 +198,7 @@ def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[S
         if data + promised > size:
             raise truncated(name)
         junk, following = _junk(file, behind, size)
-        if junk > JUNK_SECONDS * bytes_a_second:
-            raise InputError(
-                f"{name}: {junk:,} bytes follow the samples that its header promises, and are no chunk: the header "
-                "was never finished",
-                "Write it anew, for example with `sox --ignore-length`, or with `ffmpeg -i`.",
-            )
+        _check_end(size - junk, file, size, name, JUNK_SECONDS * bytes_a_second)
         yield Stream(start, min(behind, size))
         start = following
 
@@ -203,9 +233,7 @@ def _junk(file: BinaryIO, position: int, size: int) -> tuple[int, int | None]:
         if len(header) < 8 or not all(32 <= byte < 127 for byte in header[:4]) or position + 8 + length > size:
             break
         position += 8 + length + length % 2
-    file.seek(position)
-    zeros = all(not any(block) for block in iter(lambda: file.read(SEARCHED_AT_ONCE), b""))
-    return (0 if zeros else size - position), None
+    return (0 if _zeros(file, position) else size - position), None
 
 
 def _ogg_streams(file: BinaryIO, start: int, size: int, name: str) -> Iterator[Stream]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.data.files import read_lines, visible
 from trainables.data.mistakes import BadRecordings, raise_together
-from trainables.data.transcripts import transcript
+from trainables.data.transcripts import normalized, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
@@ -58,7 +58,7 @@ def _read_chapter(chapter: Path, split: str) -> tuple[list[Utterance], list[str]
     Raises:
         InputError: there is audio, but no file of transcripts that can be read.
     """
-    audio = {path.stem: path for path in visible(chapter.glob("*.flac"))}
+    audio = {normalized(path.stem): path for path in visible(chapter.glob("*.flac"))}
     transcripts = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
     if not transcripts.is_file():
         if audio:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _path(audio: str, folder: Path) -> Path:
-    return folder / os.path.expanduser(audio)
+    """The file of that name; macOS writes accents in names as characters of their own, and others do not."""
+    named = folder / os.path.expanduser(audio)
+    forms = (named, *(folder / unicodedata.normalize(form, str(named)) for form in ("NFC", "NFD")))
+    return next((path for path in forms if not _not_a_file(path)), named)
 
 
 def _not_a_file(path: Path) -> str | None:
