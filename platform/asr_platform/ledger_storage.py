@@ -52,11 +52,23 @@ def database_file(address: str) -> Path | None:
     return None if url.get_backend_name() != "sqlite" or memory else Path(str(url.database))
 
 
-def make_folder_of(address: str) -> None:
-    """Makes the folder of a SQLite database by its address; nothing for other databases."""
+def make_folder_of(address: str) -> Path | None:
+    """Makes the folder of a SQLite database, and returns the database's file; None for other databases."""
     path = database_file(address)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def make_database(address: str) -> Path | None:
+    """Makes a SQLite database that is missing, without tables and for its owner alone; returns its file.
+
+    None for other databases, which are left alone.
+    """
+    path = make_folder_of(address)
+    if path is not None:
+        make_private(path)
+    return path
 
 
 def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:

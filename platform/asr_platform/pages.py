@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from asr_platform.home import Home, Store
-from asr_platform.ledger_storage import database_file
+from asr_platform.ledger_storage import database_file, make_database, sqlite_address
 from asr_platform.study import Ledger
 from asr_platform.tracking import check_readable
 from search_spaces.space import Space
@@ -159,15 +160,18 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
 
     The server is a group of processes, and none of them outlives this call.
     """
+    # MLflow (3.17) would make a folder by an address's text as it stands: from inside the folder it needs no name.
+    database = make_database(store.uri)
+    uri, folder = (sqlite_address(Path(database.name)), database.parent) if database else (store.uri, None)
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri,
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
         "--default-artifact-root", store.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
         "--uvicorn-opts", "--log-level critical",  # to some, Ctrl-C is an error
     ]  # fmt: skip
     # Jobs are for evaluating language models: several processes more, slow to start and loud when they end.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _ended_by(*ENDING):
-        server = subprocess.Popen(command, env=environment, start_new_session=True)
+        server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         try:
             code = server.wait()
         except KeyboardInterrupt:

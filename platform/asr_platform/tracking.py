@@ -34,7 +34,7 @@ from mlflow.version import VERSION as MLFLOW
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.home import Store
-from asr_platform.ledger_storage import database_file, make_folder_of, make_private
+from asr_platform.ledger_storage import make_database, make_folder_of
 from asr_platform.study import TrialRecord
 from trainables.errors import InputError
 from trainables.metrics import objective, objective_value
@@ -143,8 +143,8 @@ class Tracker:
     """
 
     def __init__(self, store: Store, experiment: str) -> None:
-        if not store.is_server and (database := database_file(store.uri)):
-            make_private(database)
+        if not store.is_server:
+            make_database(store.uri)
         self.client = client_of(store.uri)
         location = None if store.is_server else store.artifacts.as_uri()
         found = self.client.get_experiment_by_name(experiment)

@@ -46,6 +46,13 @@ MISTAKES = [
     # a name, a home
     ("sweep right.yaml --data corpus --name small", "sweep small exists", "platform sweep --resume small"),
     ("sweep right.yaml --data corpus --name a/b", "--name 'a/b'", "letters, digits"),
+    ("sweep right.yaml --data corpus --name=", "--name ''", "letters, digits"),
+    ("sweep --resume small --name=", "--resume goes on as the sweep began", "SPACE, caps, --trials, --address"),
+    ("sweep --resume=", "no sweep named", "The sweeps are: small, moved"),
+    ("--home s3://bucket/runs status", "s3://bucket/runs: an address, not a path", "folder on this machine"),
+    ("sweep right.yaml --data s3://bucket/corpus", "s3://bucket/corpus: an address", "folder on this machine"),
+    ("prepare synthetic --out gs://bucket/corpus", "gs://bucket/corpus: an address", "folder on this machine"),
+    ("evaluate s3://bucket/model --data corpus --split dev", "s3://bucket/model: an address", "on this machine"),
     ("--home file sweep right.yaml --data corpus", "'file' is a file", "--home"),
     ("--home file/x sweep right.yaml --data corpus", "file/x: cannot be written to", "another --home"),
     ("sweep right.yaml --data corpus --notify beep", "--notify beep: neither bell nor", "--notify bell"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import damage
 import pytest
+import records
 from click.testing import CliRunner
 from place import Run
 
@@ -140,6 +144,41 @@ def test_a_ledger_that_stays_busy_is_named(run: Run, home: Home, monkeypatch: py
             ended = run("--home", str(home.path), *words.split())
             assert ended.code == 2 and "another process has kept the ledger locked" in ended.err, (words, ended)
     ledger.note("anything", 1)
+
+
+FILLS = """
+import sys, records
+from asr_platform.ledger_storage import LedgerError
+from asr_platform.study import Ledger
+ledger = Ledger.open(sys.argv[1], "small")
+number = records.add(ledger, "running")
+epoch = 0
+try:
+    while True:
+        epoch += 1
+        ledger.record(number, {**records.row(epoch, 0.5), "more": "x" * 10_000})
+except LedgerError as error:
+    print(epoch - 1, error.problem)
+"""
+
+
+def test_epochs_are_recorded_until_no_file_may_grow_and_stay(home: Home) -> None:
+    """As under a quota: what is on record is whole, and goes on once there is room."""
+    room = (home.path / STUDIES).stat().st_size + 300_000
+    ended = subprocess.run(
+        [sys.executable, "-c", FILLS, home.studies],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    epochs, _, problem = ended.stdout.strip().partition(" ")
+    assert problem.startswith(f"{home.path / STUDIES}: cannot be written or read"), ended
+    ledger_storage.check(home.path / STUDIES)
+    ledger = Ledger.open(home.studies, "small")
+    assert int(epochs) > 10 and ledger.trials()[-1].epochs == int(epochs)
+    assert ledger.record(ledger.trials()[-1].number, records.row(int(epochs) + 1, 0.4))
 
 
 def test_a_full_disk_is_named_and_the_ledger_stays_whole(home: Home) -> None:

@@ -13,9 +13,10 @@ import pytest
 import records
 from hypothesis import given
 from hypothesis import strategies as st
+from place import Run
 
 from asr_platform.home import Home, plain_name, used, where_runs_live
-from asr_platform.ledger_storage import database_file, sqlite_address
+from asr_platform.ledger_storage import database_file, make_database, sqlite_address
 from asr_platform.relocation import LOCATIONS
 from asr_platform.study import Ledger
 from trainables.errors import InputError
@@ -105,17 +106,38 @@ def test_a_tilde_is_the_users_own_directory(tmp_path: Path, monkeypatch: pytest.
     assert where_runs_live("./~") == Path("~")
 
 
+def test_a_tilde_is_expanded_in_every_path_of_the_command_line(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves it as it is where it does not begin a word: --data=~/corpus."""
+    monkeypatch.setenv("HOME", str(place))
+    out = tmp_path / "s.csv"
+    ended = run("submit", "~/model", "--data=~/corpus", "--split", "test", f"--out={out}")
+    assert ended.code == 0 and out.is_file(), ended
+    assert run("--home=~/mlruns", "leaderboard", "small").code == 0
+    for words in (("plan", "~/wrong.yaml", "--data=~/corpus"), ("train", "~/wrong.yaml", "--data=~/corpus")):
+        assert run(*words).err.startswith(f"platform: {place}/wrong.yaml: 3 mistakes")
+    assert "one of the recordings" in run("transcribe", "~/model", "~/good.wav", f"--out={place}/good.wav").err
+    assert not (place / "~").exists()
+
+
 def test_what_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
     """Whatever the umask; a folder that a person made keeps its mode."""
     before = os.umask(0)
     try:
         (tmp_path / "made").mkdir(mode=0o755)
         for name in ("made", "new"):
-            records.ledger_in(Home.at(tmp_path / name).path)
+            home = Home.at(tmp_path / name)
+            records.ledger_in(home.path)
+            make_database(home.tracking)
+            make_database(sqlite_address(tmp_path / name / "deep" / "store.db"))
     finally:
         os.umask(before)
-    modes = {path: stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("made", "new", "new/studies.db")}
-    assert modes == {"made": 0o755, "new": 0o700, "new/studies.db": 0o600}
+    databases = ("studies.db", "mlflow.db", "deep/store.db")
+    modes = {str(path): stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("made", "new")}
+    assert modes == {"made": 0o755, "new": 0o700}
+    for path in (tmp_path / name / file for name in modes for file in databases):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../a", "a b", "a\n", "-rf", "naïve", "a:1"])

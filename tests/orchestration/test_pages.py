@@ -60,7 +60,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Iterator[Served]:
-    home = Home.at(tmp_path_factory.mktemp("home") / "50% of #1")
+    home = Home.at(tmp_path_factory.mktemp("home") / "50% of #1 q%41?")
     shown.show(home, shown.finished_sweep(home, tiny_corpus), tiny_corpus)
     port = unused_port()
     process = ui(home, port)
@@ -73,6 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Ite
     finally:
         process.terminate()
         process.communicate()
+    assert list(home.path.parent.iterdir()) == [home.path], "nothing beside it by an address's text"
 
 
 def ui(home: Home, port: int) -> subprocess.Popen[str]:
