@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train.v2._internal.execution import context
 
+from trainables.errors import InputError
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.output import output_in, say
 
@@ -35,9 +36,13 @@ def train_worker(settings: dict[str, Any]) -> None:
     """What every worker of a trial runs.
 
     Args:
-        settings: `config`, a tree of plain values; `corpus`, its folder; `threads` for torch; `resources` of a
-            worker; `reported_epochs`, how many epochs the ledger has on record; `until`, the epoch to leave off at;
-            `log`, the file for what the first worker prints (the others' have their rank in their names).
+        settings: `config`, a tree of plain values; `corpus`, its folder, and the `corpus_hash` that it must have;
+            `threads` for torch; `resources` of a worker; `reported_epochs`, how many epochs the ledger has on record;
+            `until`, the epoch to leave off at; `log`, the file for what the first worker prints (the others' have
+            their rank in their names).
+
+    Raises:
+        InputError: another corpus has taken the place of the sweep's.
     """
     rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
     with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
@@ -55,6 +60,8 @@ def _train(settings: dict[str, Any]) -> None:
 
     config = parse_config(settings["config"], "trial")
     corpus = Corpus.open(Path(settings["corpus"]))
+    if corpus.hash != settings["corpus_hash"]:
+        raise InputError(f"{corpus.path}: not the corpus that the sweep began with", "Put that one back.")
     torch.set_num_threads(settings["threads"])
     # Without a GPU of its own a worker would still see those of the others.
     device = None if "GPU" in settings["resources"] else torch.device("cpu")

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from asr_platform.sweep import Outcome
 
 ADDRESS = click.option("--address", help="A running Ray cluster; default: one started here.")
-NO_MODEL, USER_MISTAKE = 1, 2
+FAILED, NO_MODEL, USER_MISTAKE = 1, 1, 2
 # What the system refuses through no mistake of the program's.
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
@@ -260,8 +260,9 @@ def _close(outcome: Outcome) -> None:
 
     print_leaderboard(console(), outcome.trials, outcome.standings, outcome.objectives)
     model = os.path.relpath(outcome.model) if outcome.model else None
-    if outcome.interrupted:
-        lines = [f"stopped; go on with: {platform()} sweep --resume {outcome.name}"]
+    go_on = f"{platform()} sweep --resume {outcome.name}"
+    if outcome.state == "stopped":
+        lines = [f"stopped; go on with: {go_on}"]
     elif model is None:
         lines = ["no model: no trial finished an epoch"]
     else:
@@ -275,12 +276,16 @@ def _close(outcome: Outcome) -> None:
             f"compare trials:  {platform()} ui",
             _registered(outcome),
         ]
-    if outcome.cap:
-        lines.append(f"stopped: {outcome.cap}; with more of them, go on: {platform()} sweep --resume {outcome.name}")
+    if outcome.state == "capped":
+        lines.append(f"stopped: {outcome.reason}; with more of them, go on: {go_on}")
+    if outcome.state == "failed":
+        lines += [f"stopped: {outcome.reason}", f"go on with: {go_on}"]
     for line in lines:
         say(console(), line)
-    if outcome.interrupted:
+    if outcome.state == "stopped":
         sys.exit(INTERRUPTED)
+    if outcome.state == "failed":
+        sys.exit(FAILED)
     if model is None:
         sys.exit(NO_MODEL)
 

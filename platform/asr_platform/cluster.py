@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import requests
+from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._private.utils import get_num_cpus
 from ray._raylet import PlacementGroupID
@@ -26,6 +30,10 @@ import search_spaces
 import trainables
 from trainables.errors import InputError
 
+SHUTDOWN_TIMEOUT = 30  # seconds
+LOOPBACK = "127.0.0.1"
+ADDRESS_TIMEOUT = 5  # seconds
+LONGEST_ERROR = 300  # characters of Ray's own message
 HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a matter of the machine, not of a sweep
 SECONDS_BETWEEN_LOOKS = 5.0
 LOOKS_BEFORE_FREEING = 6
@@ -70,12 +78,17 @@ class Workers:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has, where its dashboard is, and in which folder its own logs are."""
+    """What a cluster has, where its dashboard is, and in which folder its own logs are.
+
+    Args:
+        parts: host and port of each of its processes that a driver cannot do without, by names in words.
+    """
 
     cpus: float
     gpus: float
     dashboard: str
     logs: str = ""
+    parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def workers(self, options: Options) -> Workers:
         """One worker a trial, with one GPU where there are any and one CPU thread where there are none.
@@ -133,13 +146,24 @@ class Reaper:
         self.dashboard = dashboard
         self.job = ray.get_runtime_context().get_job_id()
         self.idle: dict[str, int] = {}
-        self.next_look = 0.0
+
+    @contextmanager
+    def reaping(self) -> Iterator[None]:
+        """Looks around for as long as the block lasts, in a thread: a dashboard that is away takes seconds a look."""
+        done = threading.Event()
+
+        def run() -> None:
+            while not done.wait(SECONDS_BETWEEN_LOOKS):
+                self.look()
+
+        threading.Thread(target=run, name="reaper", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def look(self) -> None:
-        """Looks around if the last time was long enough ago; called often."""
-        if time.monotonic() < self.next_look:
-            return
-        self.next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        """Frees the groups that nobody has been in for long enough."""
         try:
             groups = list_placement_groups(
                 self.dashboard, filters=[("state", "=", "CREATED")], limit=STATE_LIMIT, timeout=STATE_TIMEOUT
@@ -185,17 +209,103 @@ def connect(address: str | None) -> Iterator[Cluster]:
     if address:
         options |= {"address": address, "runtime_env": {"py_modules": [asr_platform, search_spaces, trainables]}}
     else:
-        options |= {"address": "local", "include_dashboard": True, "dashboard_host": os.environ.get(HOST, "127.0.0.1")}
+        # Everything of it listens on loopback alone.
+        options |= {
+            "address": "local",
+            "include_dashboard": True,
+            "dashboard_host": os.environ.get(HOST, LOOPBACK),
+            "_node_ip_address": LOOPBACK,
+        }
+    with nullcontext() if address else loopback_only():
+        context = _init(address, options)
+        try:
+            yield _described(context)
+        finally:
+            _shutdown()
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Lets all processes of a cluster that is started here listen on 127.0.0.1 alone.
+
+    Ray (2.60) replaces that address by one that other machines can reach, unless it takes this system for one without
+    clusters of several machines. It reads that from the environment when it is imported, and in each of its processes.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     try:
-        context = ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise InputError(
-            f"no Ray cluster {where}: {error}", "Check --address, free ports and free disk space."
-        ) from None
-    try:
-        resources = ray.cluster_resources()
-        logs = str(Path(context.address_info["session_dir"]) / "logs")
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), f"http://{context.dashboard_url}", logs)
+        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _described(context: Any) -> Cluster:
+    """What there is to know of the cluster that this process is connected to."""
+    here, resources = ray.get_runtime_context(), ray.cluster_resources()
+    host, _, port = here.gcs_address.rpartition(":")
+    own = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
+    dashboard = urlsplit(f"http://{context.dashboard_url}")
+    parts = {
+        "Ray's head": (host.strip("[]"), int(port)),
+        "the raylet of this machine": (own["NodeManagerAddress"], own["NodeManagerPort"]),
+    }
+    if dashboard.hostname and dashboard.port:
+        parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
+    logs = str(Path(context.address_info["session_dir"]) / "logs")
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard.geturl(), logs, parts)
+
+
+def _shutdown() -> None:
+    """Leaves the cluster, and ends one that was started here. Ray may wait for ever for one that is gone already."""
+    leaving = threading.Thread(target=ray.shutdown, name="shutdown", daemon=True)
+    leaving.start()
+    leaving.join(SHUTDOWN_TIMEOUT)
+
+
+def _init(address: str | None, options: dict[str, Any]) -> Any:
+    """Starts or joins a cluster; handlers of signals stay as they are, which ray.init would replace (SIGTERM; 2.60).
+
+    Raises:
+        InputError: that fails, or nobody is at the address.
+    """
+    if address:
+        check_address(address)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return ray.init(**options)
+    except Exception as error:  # a slow start is a bare Exception, a wrong address one of many kinds
+        where = f"at {address}" if address else "on this machine"
+        problem = " ".join(str(error).split())[:LONGEST_ERROR]
+        raise InputError(
+            f"no Ray cluster {where}: {type(error).__name__}: {problem}",
+            "Try again on a machine that is less busy; check --address, free ports, memory and disk space.",
+        ) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def check_address(address: str) -> None:
+    """Refuses the address of a cluster that this process cannot join, within seconds.
+
+    Raises:
+        InputError: it is a client's (ray://), is none, or nobody listens there.
+    """
+    if address == "auto":
+        return
+    if "://" in address:
+        raise InputError(
+            f"--address {address}: a sweep's driver runs within the cluster",
+            "Give HOST:PORT of Ray's head, on one of its machines; or ray job submit -- platform ... --address auto",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"--address {address}: not HOST:PORT", "For example: --address 10.0.0.1:6379, or auto.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT).close()
+    except OSError as error:
+        raise InputError(
+            f"--address {address}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
+        ) from None

@@ -6,29 +6,29 @@ it (searcher, stopper, callback) is a view of the ledger, and none of it is save
 
 from __future__ import annotations
 
-import signal
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.search import Searcher
 
-from asr_platform.cluster import TRIAL_CPUS, Reaper
+from asr_platform.cluster import TRIAL_CPUS
 from asr_platform.early_stopping import Looks, RungStopper
-from asr_platform.failures import reason_in
+from asr_platform.failures import Streak, blame, reason_in
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import trial_name
+from asr_platform.interrupts import Interrupt, Unsaved
 from asr_platform.limits import Meter
 from asr_platform.study import Ledger, State, TrialRecord
-from asr_platform.trial import Settings, run_trial
+from asr_platform.trial import Settings, SweepTrial
+from asr_platform.watch import Watch
 from trainables.errors import InputError
+
+RETRIES = 2  # of a trial that the machine took, in one run of a sweep
 
 
 def execute(
@@ -39,7 +39,8 @@ def execute(
     Trials that an interrupt (or a cap) stops stay running in the ledger: they go on when the sweep is resumed.
     """
     tuner = tune.Tuner(
-        tune.with_resources(_named(folder.name), {"CPU": TRIAL_CPUS}),
+        # The class carries the name by which Ray's dashboard knows the processes of trials.
+        tune.with_resources(type(folder.name, (SweepTrial,), {}), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
             search_alg=proposer,
             scheduler=stopper,
@@ -49,27 +50,15 @@ def execute(
             trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder), callbacks=[recorder], stop=interrupt, verbose=0
+            name="tune",
+            storage_path=str(folder),
+            callbacks=[recorder],
+            stop=interrupt,
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # Ray Train keeps the checkpoints
         ),
     )
     tuner.fit()
-
-
-def _named(sweep: str) -> Callable[[Settings], None]:
-    """What runs a trial, under the name by which Ray's dashboard knows those that do."""
-
-    def run(settings: Settings) -> None:
-        run_trial(settings)
-
-    run.__name__ = sweep
-    return run
-
-
-class Unsaved:
-    """Tune writes copies of what it is given into a file for its own restoring, which is never used here."""
-
-    def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        return object, ()
 
 
 class Proposer(Unsaved, Searcher):
@@ -90,7 +79,7 @@ class Proposer(Unsaved, Searcher):
         self.looks = Looks(feasibility.space.settings)
         self.unfinished: deque[int] = deque()
         self.exhausted = False  # the space has nothing more to propose
-        self.looked_at: dict[str, int] = {}  # Tune's name of a trial that is being looked at -> number
+        self.training: dict[str, int] = {}  # Tune's name of a trial that is being trained -> number
         for trial in ledger.trials():
             for row in trial.curve:
                 self.looks.record(trial.number, row)
@@ -113,11 +102,10 @@ class Proposer(Unsaved, Searcher):
         elif (last := self.looks.best()) is not None:
             trial = trials[last]
         else:
-            return None if self.looked_at else str(Searcher.FINISHED)
+            return None if self.training else str(Searcher.FINISHED)  # what is being trained may come back
         waiting.pop(trial.number, None)
         config = self.feasibility.space.config(trial.params)
-        if until is not None:
-            self.looked_at[trial_id] = trial.number
+        self.training[trial_id] = trial.number
         told = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
         return {**self.settings, **told, "config": config.model_dump(mode="json")}
 
@@ -134,13 +122,17 @@ class Proposer(Unsaved, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The recorder writes the ledger, and proposals are made from it: only looks matter here."""
-        number = self.looked_at.pop(trial_id, None)
+        number = self.training.pop(trial_id, None)
         if number is None or error:
             return
         trial = self.ledger.trial(number)
         if trial.curve:
             self.looks.record(number, trial.curve[-1])
             self.looks.wait(number, trial.epochs)
+
+    def again(self, number: int) -> None:
+        """A trial that has lost its processes goes on before all others."""
+        self.unfinished.appendleft(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: see `Unsaved`."""
@@ -152,39 +144,43 @@ class Proposer(Unsaved, Searcher):
 class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then wherever its followers do.
 
+    Tune's event loop waits for every method, so followers must return at once (see background.py).
+
     Args:
+        again: has a trial that the machine took go on.
+        watch: is told that something has happened.
         followers: told of each step in this order.
     """
 
     def __init__(
-        self, ledger: Ledger, stopper: RungStopper, interrupt: Interrupt, meter: Meter, reaper: Reaper,
-        followers: Sequence[Follower],
+        self, ledger: Ledger, stopper: RungStopper, interrupt: Interrupt, meter: Meter, watch: Watch,
+        again: Callable[[int], None], followers: Sequence[Follower],
     ) -> None:  # fmt: skip
         self.ledger, self.stopper, self.interrupt = ledger, stopper, interrupt
-        self.meter, self.reaper, self.followers = meter, reaper, followers
+        self.meter, self.watch, self.again, self.followers = meter, watch, again, followers
+        self.losses: Counter[int] = Counter()
+        self.streak = Streak()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.reaper.look()
+        self.watch.step(trials)
+        if cap := self.meter.reached():
+            self.interrupt.stop("capped", cap)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        begun = self.ledger.trial(trial.config["number"])
-        for follower in self.followers:
-            follower.started(begun)
+        self._tell("started", self.ledger.trial(trial.config["number"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if self.interrupt.asked:
+        if self.interrupt.asked or "metrics" not in result:
             return  # no early stopping was asked about this epoch: it is reported again when the sweep goes on
         number = trial.config["number"]
         # An epoch that a killed driver had not recorded is reported once more, and may come without its checkpoint.
-        row = {**result["metrics"], "checkpoint": result.get(CHECKPOINT_PATH_KEY)}
+        row = {**result["metrics"], "checkpoint": result["checkpoint"]}
         if self.ledger.record(number, row):
             self.meter.add(row)
-            progressed = self.ledger.trial(number)
-            for follower in self.followers:
-                follower.progressed(progressed)
-        self.interrupt.cap = self.meter.reached()
+            self.watch.heard(row["train_seconds"] + row["validation_seconds"])
+            self._tell("progressed", self.ledger.trial(number))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
@@ -193,57 +189,40 @@ class Recorder(Unsaved, tune.Callback):
         elif (now := self.ledger.trial(number)).epochs >= trial.config["config"]["training"]["epochs"]:
             self._finish(number, "complete")
         elif now.epochs >= trial.config["until"]:
-            for follower in self.followers:
-                follower.waits(now)
+            self._tell("waits", now)
         elif not self.interrupt.asked:
-            self._finish(number, "failed", "ended before its last epoch")
+            self._lost(number, "ended before its last epoch")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if not self.interrupt.asked:
-            reason = reason_in(trial.pickled_error_file, trial.error_file)
-            self._finish(trial.config["number"], "failed", reason)
+        if self.interrupt.asked:
+            return
+        number, reason = trial.config["number"], reason_in(trial.pickled_error_file, trial.error_file)
+        whose = blame(reason)
+        if whose == "configuration":
+            self._finish(number, "failed", reason)
+        elif whose == "machine":
+            self._lost(number, reason)
+        else:
+            self.interrupt.stop("failed", f"{reason} (trial {number}, which goes on with --resume)")
+
+    def _lost(self, number: int, reason: str) -> None:
+        """The trial is no worse for what the machine did: it stays unfinished, and goes on from its checkpoint."""
+        self.losses[number] += 1
+        again = self.losses[number] <= RETRIES
+        if again:
+            self.again(number)
+        for follower in self.followers:
+            follower.lost(self.ledger.trial(number), reason, again)
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
-        ended = self.ledger.trial(number)
+        self._tell("ended", self.ledger.trial(number))
+        trials = self.ledger.trials()
+        if same := self.streak.add(trials[number], trials):
+            begun, asked = len(trials), self.ledger.about["trials"]
+            self.interrupt.stop("failed", f"{same}. Not spent: {asked - begun} of {asked} trials, not begun yet")
+
+    def _tell(self, step: str, trial: TrialRecord) -> None:
+        self.watch.heard()
         for follower in self.followers:
-            follower.ended(ended)
-
-
-class Interrupt(Unsaved, tune.Stopper):
-    """Ends the whole run once Ctrl-C has been pressed or a cap has been reached.
-
-    Attributes:
-        cap: which, in words.
-    """
-
-    pressed = False
-    cap = ""
-
-    @property
-    def asked(self) -> bool:
-        return self.pressed or bool(self.cap)
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.asked
-
-    def stop_all(self) -> bool:
-        return self.asked
-
-
-@contextmanager
-def interrupts() -> Iterator[Interrupt]:
-    """Turns the first Ctrl-C (or SIGTERM) into a clean stop; the second one acts at once."""
-    interrupt = Interrupt()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.pressed:
-            raise KeyboardInterrupt
-        interrupt.pressed = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            getattr(follower, step)(trial)

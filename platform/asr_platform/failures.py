@@ -11,6 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from asr_platform.study import TrialRecord
 
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
 WIDEST = 200  # characters of a log's line that are shown with a failure
@@ -19,15 +22,28 @@ UNKNOWN = "unknown error"
 LAYERS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 
 
+IN_A_ROW = 3  # trials that fail alike: then a sweep stops
+Whose = Literal["configuration", "machine", "sweep"]
+
+
 @dataclass(frozen=True)
 class Cause:
-    """Why a trial failed, in words, and what to try: a phrase that goes on from "try"."""
+    """Why a trial failed.
+
+    Args:
+        words: the cause.
+        remedy: what to try: a phrase that goes on from "try".
+        whose: `configuration`: the trial would fail again, and has failed; `machine`: it lost a process and can go on
+            from its checkpoint; `sweep`: every trial would meet it, so the sweep stops, and the trial goes on with it.
+    """
 
     words: str
     remedy: str
+    whose: Whose = "configuration"
 
 
-OTHERS = "others in its place, with platform sweep --resume NAME --trials N"
+DIVERGED = "diverged: the loss is no longer a number"
+RESUME = "to go on from its checkpoint: platform sweep --resume NAME"
 KNOWN = {
     r"(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": Cause(
         "out of memory: that of the GPU",
@@ -43,12 +59,18 @@ KNOWN = {
         "a lower training.batch_seconds, a smaller model, or fewer trials at once: --max-concurrent",
     ),
     r"^DivergedError\b": Cause(
-        "diverged: the loss is no longer a number",
+        DIVERGED,
         "a lower optimizer.lr, a longer optimizer.warmup or a smaller training.clip_norm",
     ),
     r"No space left on device|Disk quota exceeded|OutOfDiskError|File too large|os error 28": Cause(
         "the disk is full",
         "more room where --home and Ray's /tmp/ray are, or --max-disk-gb, at which a sweep stops in time",
+        "sweep",
+    ),
+    r"^InputError: .*not the corpus that": Cause(
+        "the corpus is another than the sweep began with",
+        "the corpus of before in its place, then platform sweep --resume NAME; or a new sweep",
+        "sweep",
     ),
     r"^InputError\b|^Arrow\w+\b": Cause(
         "bad data, or a configuration that does not go with it",
@@ -56,19 +78,23 @@ KNOWN = {
     ),
     r"[Nn]ode (has )?died|NODE_DIED|NodeDiedError|raylet (has )?died|[Pp]reempted": Cause(
         "its node is lost",
-        f"{OTHERS}, once that machine has been looked after",
+        f"{RESUME}, once that machine has been looked after",
+        "machine",
     ),
     r"^ActorUnavailableError\b": Cause(
         "a process of the trial is out of reach: its node is lost, or it was killed",
-        f"{OTHERS}, once its machine has been looked after",
+        f"{RESUME}, once its machine has been looked after",
+        "machine",
     ),
     r"^ActorDiedError\b|^WorkerCrashedError\b": Cause(
         "a process of the trial was killed or crashed",
-        f"{OTHERS}; the system's log (dmesg) says whether memory ran out",
+        f"{RESUME}; the system's log (dmesg) says whether memory ran out",
+        "machine",
     ),
     r"^WorkerGroupStartup|^InsufficientClusterResources": Cause(
         "its workers did not start",
         "fewer --workers-per-trial or less --gpus-per-worker: the cluster must have what a trial asks for",
+        "machine",
     ),
 }
 """Patterns of what is on record; the first that is found counts, so what others could also be comes first."""
@@ -77,6 +103,43 @@ KNOWN = {
 def diagnose(reason: str) -> Cause | None:
     """The cause of a failure, by what is on record of it; None where that says no more than it says."""
     return next((cause for pattern, cause in KNOWN.items() if re.search(pattern, reason)), None)
+
+
+def blame(reason: str) -> Whose:
+    """Who has to change something before the trial can go on; an unknown failure is the configuration's."""
+    cause = diagnose(reason)
+    return cause.whose if cause else "configuration"
+
+
+class Streak:
+    """Notices that the same failure ends one trial after the other: the sweep is at fault, not the trials.
+
+    Divergence counts only as long as no trial has ended otherwise: to find out which configurations diverge is what a
+    search is for.
+    """
+
+    def __init__(self) -> None:
+        self.kind, self.numbers = "", list[int]()
+
+    def add(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> str:
+        """Takes in a trial that has ended; what is wrong, in words, once `IN_A_ROW` have failed alike.
+
+        Args:
+            trials: all of the sweep.
+        """
+        cause = diagnose(trial.reason)
+        kind = cause.words if cause else re.sub(r"\d+", "", trial.reason)
+        proved = kind == DIVERGED and any(one.state in ("complete", "pruned") for one in trials)
+        if trial.state != "failed" or proved:
+            self.kind, self.numbers = "", []
+            return ""
+        if kind != self.kind:
+            self.kind, self.numbers = kind, []
+        self.numbers.append(trial.number)
+        if len(self.numbers) < IN_A_ROW:
+            return ""
+        what = f"{cause.words}; try {cause.remedy}" if cause else trial.reason
+        return f"the same failure ended trials {', '.join(map(str, self.numbers))} one after the other: {what}"
 
 
 def reason_in(pickled: str | None, printed: str | None) -> str:

@@ -17,6 +17,14 @@ class Follower:
     def progressed(self, trial: TrialRecord) -> None:
         """It has another epoch."""
 
+    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        """The machine took one of its processes.
+
+        Args:
+            reason: what is known of that, in words.
+            again: whether it goes on from its checkpoint now, or waits until the sweep is resumed.
+        """
+
     def waits(self, trial: TrialRecord) -> None:
         """Its look is over: others go on before it."""
 

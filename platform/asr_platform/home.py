@@ -270,11 +270,11 @@ def trial_name(number: int) -> str:
 
 
 def used(folder: Path) -> int:
-    """Total size in bytes of the files below `folder`; files deleted during the walk count as 0."""
+    """Total size in bytes of the files below `folder`; files and folders deleted during the walk count as 0."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for place, _, names in os.walk(folder):  # it skips what it cannot list
         for name in names:
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with suppress(OSError):
                 total += os.lstat(os.path.join(place, name)).st_size
     return total
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asr_platform.following import Follower
 from asr_platform.home import used
 from asr_platform.run_on_record import SPENT
-from asr_platform.study import Ledger
+from asr_platform.study import Ledger, TrialRecord
 from search_spaces.settings import Limits
 
 if TYPE_CHECKING:
@@ -52,12 +53,16 @@ class Meter:
     Args:
         workers: of a trial.
         thinner: makes room on disk before that cap is said to be reached.
+
+    Attributes:
+        disk_bytes: of the sweep's folder, when it was last measured; 0 where there is no cap.
     """
 
     def __init__(self, ledger: Ledger, limits: Limits, workers: int, thinner: Thinner) -> None:
         self.ledger, self.limits, self.workers, self.thinner = ledger, limits, workers, thinner
         self.before, self.start = float(ledger.about.get(SPENT, 0.0)), time.monotonic()
         self.device_seconds = device_seconds((row for trial in ledger.trials() for row in trial.curve), workers)
+        self.disk_bytes = 0.0
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts an epoch that has gone on record."""
@@ -74,16 +79,29 @@ class Meter:
 
     def reached(self) -> str:
         """The cap that has been reached, in words; empty where none has."""
-        found = caps(self.limits, self.wall_seconds, self.device_seconds, self._disk())
+        found = caps(self.limits, self.wall_seconds, self.device_seconds, self.disk_bytes)
         return next((f"{cap} are spent" for cap in found if cap.most and cap.spent >= cap.most), "")
 
-    def _disk(self) -> float:
-        """Bytes of the sweep's folder, once what can go is gone; 0 where there is no cap: it takes a while."""
+    def measure(self) -> None:
+        """Measures the sweep's folder where there is a cap, once what can go is gone. That takes a while."""
         cap = self.limits.disk_gb
         if cap is None:
-            return 0.0
+            return
         size = used(self.thinner.folder)
         if size >= cap * GB:
             self.thinner.thin()
             size = used(self.thinner.folder)
-        return size
+        self.disk_bytes = size
+
+
+class DiskMeter(Follower):
+    """Measures the disk whenever a trial has written to it or left it."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def progressed(self, trial: TrialRecord) -> None:
+        self.meter.measure()
+
+    def ended(self, trial: TrialRecord) -> None:
+        self.meter.measure()

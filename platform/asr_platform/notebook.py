@@ -168,8 +168,8 @@ class Sweep:
 
     @classmethod
     def _ran(cls, home: Home, outcome: sweeps.Outcome) -> Self:
-        if outcome.interrupted:
-            view(home).say("stopped; go on with resume()")
+        if outcome.state in ("stopped", "failed"):
+            view(home).say("; ".join(filter(None, ["stopped", outcome.reason, "go on with resume()"])))
         return cls(home, outcome.name)
 
 

@@ -55,6 +55,9 @@ class RunOnRecord(Follower):
     def progressed(self, trial: TrialRecord) -> None:
         self._note(heard=time.time())
 
+    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        self.waits(trial)
+
     def waits(self, trial: TrialRecord) -> None:
         self._note(training=[number for number in self.told["training"] if number != trial.number])
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from asr_platform import cluster
+from asr_platform.background import Background, Beside
 from asr_platform.best_model import best_of, make_best_model
 from asr_platform.early_stopping import RungStopper
 from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.execution import Interrupt, Proposer, Recorder, execute, interrupts
+from asr_platform.execution import Proposer, Recorder, execute
 from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import Home, taken
+from asr_platform.interrupts import Interrupt, interrupts
 from asr_platform.leaderboard import find
-from asr_platform.limits import Meter
+from asr_platform.limits import DiskMeter, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.notify import message
 from asr_platform.provenance import provenance, write_record
@@ -33,6 +36,7 @@ from asr_platform.study import WARM_START, Ledger, TrialRecord
 from asr_platform.terminal import View
 from asr_platform.thinning import Thinner
 from asr_platform.warm_start import gather
+from asr_platform.watch import Watch
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
 from search_spaces.space import Space, is_space
@@ -69,10 +73,11 @@ class Outcome:
 
     Args:
         split: the validation split's name.
-        model: the best trial's model directory; None where no trial finished an epoch, or after Ctrl-C.
+        model: the best trial's model directory; None where no trial finished an epoch, or after a signal.
         registered: its name in MLflow's registry; empty where it could not be registered.
+        state: `finished`; or `stopped` by a signal, `capped`, `failed`, all of which --resume goes on with.
+        reason: which cap, or what failed, in words.
         standings: what is known of trials' CERs, by number.
-        cap: which cap ended the run, in words; empty where none did.
         objectives: what the sweep minimises.
     """
 
@@ -82,9 +87,9 @@ class Outcome:
     trials: list[TrialRecord]
     model: Path | None
     registered: str
-    interrupted: bool
+    state: RunState
+    reason: str
     standings: Mapping[int, Standing]
-    cap: str
     objectives: Sequence[str]
 
 
@@ -164,7 +169,7 @@ def resume(
         if trials is not None:
             ledger.note("trials", trials)
         ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
-        ledger.note("options", {**about["options"], "tracking_uri": options.tracking_uri})
+        ledger.note("options", asdict(options))
         if wider is not None:
             ledger.widen(space, Path.cwd(), values)
         sweep = RunningSweep(home, name, ledger, feasibility, options)
@@ -219,9 +224,8 @@ def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, vi
         with suppress(Exception):
             view.rests(_message(sweep, state, reason))
         raise
-    state = "stopped" if outcome.interrupted else "capped" if outcome.cap else "finished"
-    run.end(state, outcome.cap)
-    view.rests(_message(sweep, state, outcome.cap, outcome))
+    run.end(outcome.state, outcome.reason)
+    view.rests(_message(sweep, outcome.state, outcome.reason, outcome))
     return outcome
 
 
@@ -241,29 +245,40 @@ def _execute(
     _record(sweep, view)
     mirror = Mirror(home, ledger, space, corpus, view.say, machine.dashboard)
     errors = ErrorsOnRecord(folder)
-    thinner = Thinner(ledger, folder, space.settings.keep, lambda: not mirror.missed)
+    thinner = Thinner(ledger, folder, space.settings.keep, lambda number: number not in mirror.missed)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
-    followers: list[Follower] = [run, errors, mirror, view, thinner]  # what thinning removes has been kept and shown
+    beside: list[Follower] = [errors, mirror, thinner, DiskMeter(meter)]  # in this order: retention comes last
     ledger.settle(space.settings.epochs)
     begun = ledger.trials()
-    for follower in followers:
+    for follower in [run, errors, mirror, view, thinner]:
         follower.opened(begun)
+    meter.measure()
     settings = {
         "folder": str(folder),
         "corpus": str(corpus.path.resolve()),
+        "corpus_hash": corpus.hash,
         "workers": workers.count,
         "threads": workers.threads,
         "resources": workers.resources,
     }
-    with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
-        proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
-        stopper = RungStopper(space.settings, ledger.trials())
-        recorder = Recorder(ledger, stopper, interrupt, meter, cluster.Reaper(machine.dashboard), followers)
-        interrupt.cap = meter.reached()
-        if not interrupt.asked:
-            execute(proposer, stopper, recorder, interrupt, run.concurrency, folder)
+    background = Background(view.say)
+    try:
+        with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
+            proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
+            stopper = RungStopper(space.settings, ledger.trials())
+            watch = Watch(folder, interrupt, background, machine.parts, view.say)
+            followers = [run, view, Beside(background, beside)]
+            recorder = Recorder(ledger, stopper, interrupt, meter, watch, proposer.again, followers)
+            if cap := meter.reached():
+                interrupt.stop("capped", cap)
+            if not interrupt.asked:
+                with cluster.Reaper(machine.dashboard).reaping():
+                    watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
+            background.drain()
+    except Exception:
+        mirror.end("FAILED", best_of(ledger.trials()), None)
+        raise
     meter.note()
-    ledger.note(STOPPED, interrupt.cap)
     return _conclude(sweep, interrupt, mirror, errors, thinner, view)
 
 
@@ -276,15 +291,21 @@ def _record(sweep: RunningSweep, view: View) -> None:
         view.say(f"what this run rests on cannot be written down: {error}")
 
 
+ENDED = {"finished": "FINISHED", "capped": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""How MLflow calls the states in which a run of a sweep ends."""
+
+
 def _conclude(
     sweep: RunningSweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, view: View
 ) -> Outcome:
-    """Makes the winner's model directory, unless the sweep was interrupted, and closes what was open."""
-    trials = sweep.ledger.trials()
-    model = None
-    if not interrupt.pressed:
+    """Makes the winner's model directory, unless a signal wants an end at once, and closes what was open."""
+    trials, model = sweep.ledger.trials(), None
+    if interrupt.state != "stopped":
         model = make_best_model(sweep.home, sweep.ledger, sweep.space, sweep.corpus, view.say)
-    mirror.end("KILLED" if interrupt.asked else "FINISHED", best_of(trials), model, interrupt.cap)
+    if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
+        interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
+    sweep.ledger.note(STOPPED, interrupt.reason if interrupt.state == "capped" else "")
+    mirror.end(ENDED[interrupt.state], best_of(trials), model, interrupt.reason)
     thinner.thin()
     return Outcome(
         name=sweep.name,
@@ -293,9 +314,9 @@ def _conclude(
         trials=trials,
         model=model,
         registered=mirror.registered.uri if mirror.registered else "",
-        interrupted=interrupt.pressed,
+        state=interrupt.state,
+        reason=interrupt.reason,
         standings=errors.standings(trials),
-        cap=interrupt.cap,
         objectives=sweep.ledger.objectives,
     )
 

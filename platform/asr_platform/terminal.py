@@ -128,6 +128,12 @@ class View(Follower):
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
             )
 
+    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        """A lost process is said above the live table too: its cause is the machine, which somebody looks after."""
+        self.waiting.add(trial.number)
+        then = "goes on from its checkpoint" if again else "lost too often, it waits for --resume"
+        self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
+
     def waits(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)
         self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")

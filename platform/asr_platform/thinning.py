@@ -18,6 +18,7 @@ from asr_platform.leaderboard import pareto_front, ranked
 from asr_platform.study import REMOVED, Ledger, TrialRecord
 from asr_platform.trial import SNAPSHOT
 from trainables.checkpoint import AVERAGES, OPTIMIZER, TRAINING
+from trainables.examples import ATTENTION
 
 GOING = ".removed-"  # before the name of a folder that is being removed
 # What training alone needs, `training.json` first: a checkpoint that has it counts as whole.
@@ -30,12 +31,15 @@ class Thinner(Follower):
     Args:
         folder: the sweep's own.
         keep: so many best trials keep their models, and with several objectives those on the Pareto front.
-        ready: whether all that is shown of trials has been shown: it comes from their checkpoints.
+        drawn: whether the pictures of the trial with this number have been kept. Until then the small file that they
+            are drawn from stays, so that an MLflow server that is away does not stop retention.
     """
 
-    def __init__(self, ledger: Ledger, folder: Path, keep: int, ready: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, ledger: Ledger, folder: Path, keep: int, drawn: Callable[[int], bool] = lambda number: True
+    ) -> None:
         self.ledger, self.folder, self.trials, self.keep = ledger, folder, folder / "trials", keep
-        self.ready = ready
+        self.drawn = drawn
 
     def opened(self, trials: list[TrialRecord]) -> None:
         self.thin()
@@ -45,8 +49,6 @@ class Thinner(Follower):
 
     def thin(self) -> None:
         """Removes what ended trials no longer need; running trials are left alone."""
-        if not self.ready():
-            return
         ended = [trial for trial in self.ledger.trials() if trial.state != "running" and self._is_here(trial)]
         here = [trial for trial in ranked(ended) if trial.model]
         objectives = self.ledger.objectives
@@ -87,8 +89,9 @@ class Thinner(Follower):
         if trial.checkpoint:
             for name in OF_TRAINING:
                 (Path(trial.checkpoint) / name).unlink(missing_ok=True)
+            spared = "" if self.drawn(trial.number) else ATTENTION
             for path in [] if kept else Path(trial.checkpoint).iterdir():
-                if path.suffix != ".json":
+                if path.suffix != ".json" and path.name != spared:
                     path.unlink()
 
 

@@ -1,4 +1,10 @@
-"""One Tune trial: starts Ray Train on the training loop and passes its reports on.
+"""One Tune trial: starts Ray Train on the training loop and returns its reports, one for each step that Tune asks for.
+
+The idea: reports wait in the trial's own process, in a queue without a limit. The Train controller, which always runs
+on the same machine as the process that started it, hands each report over through a local socket. So no report can be
+left behind, however long the driver is busy: neither side ever waits for the other. (Ray's own TuneReportCallback
+passes reports through queues of one place, and deadlocks if the last one is still there as the trial's function
+returns; 2.60.)
 
 What a trial costs to start is the imports of the processes that Ray starts for it. So a single worker, which has nobody
 to exchange gradients with, gets Ray's plain trainer: importing `ray.train.torch` takes each of them seconds more.
@@ -8,26 +14,110 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import ray.train
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray import tune
+from ray.train import UserCallback
 
 from asr_platform.home import LOG, TRIALS, trial_name
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
+Report = dict[str, Any]
 # Ray keeps the latest besides. The second best is what the ledger knows as the best for as long as a report of the best
 # is on its way, which a stop or a kill can make for ever.
 KEPT = 2
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
 TRAINING = "training.json"  # what a whole checkpoint has (trainables.checkpoint; importing it would import torch)
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
+END: Report = {"done": True}  # the step after the last report; Tune ends the trial at it
 
 
-def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worker) -> None:
+class SweepTrial(tune.Trainable):
+    """A trial as Ray Tune runs it: each step is the next epoch's report, the last one `END`.
+
+    Raises:
+        Exception: in the step after the last report, what ended the Train run.
+    """
+
+    loop: Callable[[Settings], None] = staticmethod(train_worker)
+
+    def setup(self, config: Settings) -> None:
+        self.reports: SimpleQueue[Report | BaseException] = SimpleQueue()
+        self.mailbox = Mailbox(self.reports)
+        Thread(target=self._train, args=[config], daemon=True).start()
+
+    def step(self) -> Report:
+        report = self.reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    def cleanup(self) -> None:
+        self.mailbox.close()
+
+    def _train(self, settings: Settings) -> None:
+        try:
+            train(settings, type(self).loop, [self.mailbox.sender()])
+            self.reports.put(END)
+        except BaseException as error:  # the step raises it, which is how Tune hears of it
+            self.reports.put(error)
+
+
+class Mailbox:
+    """Receives reports from processes of this machine and puts them into a queue.
+
+    Args:
+        reports: the queue; what arrives is in it before the sender goes on.
+    """
+
+    def __init__(self, reports: SimpleQueue[Any]) -> None:
+        self.reports, self.key = reports, secrets.token_bytes(32)
+        self.listener = Listener(family="AF_UNIX", authkey=self.key)
+        Thread(target=self._receive, daemon=True).start()
+
+    def sender(self) -> Sender:
+        return Sender(str(self.listener.address), self.key)
+
+    def close(self) -> None:
+        """Removes the socket; what is sent from now on is an error of the sender's."""
+        self.listener.close()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                with self.listener.accept() as connection:
+                    self.reports.put(connection.recv())
+                    connection.send(None)
+            except EOFError:  # a sender was killed meanwhile
+                continue
+            except OSError:  # closed
+                return
+
+
+class Sender(UserCallback):
+    """Sends the first worker's metrics of each report, with the path of its checkpoint, to a mailbox.
+
+    It runs in the Train controller, once the checkpoint is in its place.
+    """
+
+    def __init__(self, address: str, key: bytes) -> None:
+        self.address, self.key = address, key
+
+    def after_report(self, run_context: Any, metrics: list[Report], checkpoint: ray.train.Checkpoint | None) -> None:
+        with Client(self.address, "AF_UNIX", self.key) as connection:
+            connection.send({**metrics[0], "checkpoint": checkpoint.path if checkpoint else None})
+            connection.recv()
+
+
+def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[UserCallback]) -> None:
     """Trains one configuration with Ray Train workers.
 
     The Train run carries the sweep's and the trial's names, which is where its checkpoints are found again after an
@@ -37,6 +127,7 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
         settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, and what
             the training loop needs (see `trainables.worker.train_worker`).
         loop: what each worker runs.
+        callbacks: told of each report.
     """
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # without it the dashboard lists no Train runs (2.60)
     sweep = Path(settings["folder"])
@@ -56,7 +147,7 @@ def run_trial(settings: Settings, loop: Callable[[Settings], None] = train_worke
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=KEPT, checkpoint_score_attribute="objective", checkpoint_score_order="min"
             ),
-            callbacks=[TuneReportCallback()],
+            callbacks=callbacks,
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # of each epoch, a kilobyte in the log
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),

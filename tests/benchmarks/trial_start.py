@@ -9,7 +9,6 @@ in the driver's callback. Both kinds run on the same Ray cluster, in one run.
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
 import tempfile
 import time
@@ -19,15 +18,21 @@ import ray.train
 from ray import tune
 
 from asr_platform import cluster
-from asr_platform.execution import Unsaved
-from asr_platform.trial import run_trial
+from asr_platform.interrupts import Unsaved
+from asr_platform.trial import SweepTrial
 
 
 def loop(settings: dict[str, Any]) -> None:
     """A training loop that has imported torch and reports at once."""
     import torch
 
-    ray.train.report({"threads": torch.get_num_threads()})
+    ray.train.report({"threads": torch.get_num_threads(), "objective": 0.0})
+
+
+class Nested(SweepTrial):
+    """The same as the platform runs it: Tune starts Ray Train."""
+
+    loop = staticmethod(loop)
 
 
 def bare(settings: dict[str, Any]) -> None:
@@ -71,7 +76,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     trials = parser.parse_args().trials
     with cluster.connect(None):
-        for name, function in (("bare", bare), ("nested", functools.partial(run_trial, loop=loop))):
+        for name, function in (("bare", bare), ("nested", Nested)):
             with tempfile.TemporaryDirectory() as folder:
                 seconds = measure(function, folder, trials)
             later = statistics.median(seconds[1:]) if len(seconds) > 1 else float("nan")
