@@ -34,7 +34,9 @@ class Asha(Section):
     metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
         None, description="what rungs compare; default: what ranks the trials. CTC's is smoother"
     )
-    unit: Literal["epochs", "updates", "hours"] = Field("epochs", description="what grace counts; hours of audio")
+    unit: Literal["epochs", "updates", "hours"] = Field(
+        "epochs", description="what grace counts; hours are of audio, updates are the base's, as hours"
+    )
     grace: Number | None = Field(
         None,
         gt=0,

@@ -122,6 +122,21 @@ class Space:
         """This space with trials of another length; None leaves it as it is."""
         return self if epochs is None else replace(self, settings=self.settings.lasting(epochs))
 
+    @property
+    def comparable_settings(self) -> Settings:
+        """The settings with ASHA's grace in a unit that means the same for every trial.
+
+        An update holds more audio in one trial than in another where batches or accumulation vary. So updates become
+        the hours of audio that so many updates of the base hold, padding aside. Language models, which have no audio,
+        keep them.
+        """
+        training, asha = self.config({}).training, self.settings.asha
+        if asha.unit != "updates" or asha.grace is None or self.base.get("model.kind") == "language_model":
+            return self.settings
+        hours = asha.grace * training.batch_seconds * training.accumulation / 3600
+        changed = asha.model_copy(update={"unit": "hours", "grace": hours})
+        return self.settings.model_copy(update={"asha": changed})
+
     def limited(self, limits: Limits) -> Space:
         """This space with those of these limits that there are in place of its own."""
         settings = self.settings.model_copy(update={"limits": self.settings.limits.raised(limits)})

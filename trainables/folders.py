@@ -77,3 +77,14 @@ def written_whole(path: Path) -> Iterator[TextIO]:
                 partial.unlink()
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
+
+
+def is_alive(process: str) -> bool:
+    """Whether a process of this machine has this id; True for what is no id, so that nothing of it is removed."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import tempfile
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ import ray.train
 from ray.train.v2._internal.execution import context
 
 from trainables.errors import InputError
+from trainables.folders import is_alive
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.output import output_in, say
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 # It tells of every report with all of its metrics, and Ray Train's own log level does not reach it (2.60).
 logging.getLogger(context.__file__).setLevel(logging.WARNING)
+
+
+UNSAVED = "asr-checkpoint_"  # begins the name of a temporary folder, in which the id of its process follows
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -46,6 +51,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
     with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
+        remove_unsaved()
         say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
         _train(settings)
         say("leaves off")
@@ -92,6 +98,13 @@ def report(metrics: Metrics, save: Save | None) -> None:
     if save is None:
         ray.train.report(message)
         return
-    with tempfile.TemporaryDirectory(prefix="checkpoint_") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{UNSAVED}{os.getpid()}_") as folder:
         save(Path(folder) / "checkpoint")
         ray.train.report(message, checkpoint=ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint")))
+
+
+def remove_unsaved() -> None:
+    """Removes the checkpoints that killed workers of this machine had not handed over: hundreds of megabytes each."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{UNSAVED}*"):
+        if not is_alive(folder.name.removeprefix(UNSAVED).partition("_")[0]):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import ray
 import requests
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._private.utils import get_num_cpus
@@ -29,7 +31,9 @@ import asr_platform
 import search_spaces
 import trainables
 from trainables.errors import InputError
+from trainables.folders import is_alive
 
+OWNER = "asr_platform.pid"  # in the folder of a cluster that a driver has started: the driver's process
 SHUTDOWN_TIMEOUT = 30  # seconds
 LOOPBACK = "127.0.0.1"
 ADDRESS_TIMEOUT = 5  # seconds
@@ -217,7 +221,10 @@ def connect(address: str | None) -> Iterator[Cluster]:
             "_node_ip_address": LOOPBACK,
         }
     with nullcontext() if address else loopback_only():
+        remove_old_sessions()
         context = _init(address, options)
+        if not address:
+            (Path(context.address_info["session_dir"]) / OWNER).write_text(str(os.getpid()))
         try:
             yield _described(context)
         finally:
@@ -238,6 +245,14 @@ def loopback_only() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def remove_old_sessions() -> None:
+    """Removes the folders of clusters that were started here by drivers that have ended: hundreds of megabytes each."""
+    for owner in Path(get_default_ray_temp_dir()).glob(f"session_*/{OWNER}"):
+        with suppress(OSError):
+            if not is_alive(owner.read_text()):
+                shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _described(context: Any) -> Cluster:

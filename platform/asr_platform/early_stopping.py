@@ -25,6 +25,7 @@ from trainables.metrics import OBJECTIVES, objective, objective_text, objective_
 
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
 EPOCHS_AFTER_WARMUP = 2
+HALF = -1  # the index of the rung at half of a trial
 METRICS = "metrics/"
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
@@ -90,26 +91,44 @@ class Rungs:
     def __init__(self, settings: Settings) -> None:
         self.asha, self.epochs = settings.asha, settings.epochs
         self.first = settings.first_rung
-        self.recorded: dict[float, dict[int, float]] = {}  # milestone -> trial -> value
+        self.recorded: dict[int, dict[int, float]] = {}  # a rung's index -> trial -> value
         self.dropped: set[int] = set()  # trials whose CER has been below `click`
 
-    def milestones(self, length: float) -> list[float]:
-        """The rungs below a full trial's length, both in the unit of grace.
+    def places(self, length: float) -> dict[int, float]:
+        """The rungs below a full trial's length, in order: where each lies, by its index.
 
-        Where late bloomers are spared in their first half, a rung lies where that ends: they are judged there at last.
+        Index 0 is the first rung, and each next one lies `reduction` times as far. Where late bloomers are spared in
+        their first half, there is one more where that ends, at which they are judged at last: `HALF`.
+
+        A rung is known by its index, since its place may differ from trial to trial, and in its last digits from epoch
+        to epoch.
+
+        Args:
+            length: of a full trial, in the unit of grace, as the places are.
         """
-        steps = (self.first * self.asha.reduction**rung for rung in itertools.count())
-        rungs = set(itertools.takewhile(lambda milestone: milestone < length, steps))
-        if self.asha.click is not None and self.first < LATE * length:
-            rungs.add(LATE * length)
-        return sorted(rungs)
+        steps = (self.first * self.asha.reduction**index for index in itertools.count())
+        places = dict(enumerate(itertools.takewhile(lambda place: place < length, steps)))
+        half = LATE * length
+        if (
+            self.asha.click is not None
+            and self.first < half
+            and not any(math.isclose(half, place) for place in places.values())
+        ):
+            places[HALF] = half
+        return dict(sorted(places.items(), key=lambda item: item[1]))
 
     def record(self, number: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Takes in an epoch; the rung that it has reached and that rung's cutoff so far, None where it reaches none."""
+        """Takes in an epoch.
+
+        Returns:
+            Where the rung lies that the trial has reached with it, and that rung's cutoff so far; None where it has
+            reached none that it was not at before.
+        """
         if self.asha.click is None or row.get("val_cer", 0.0) < self.asha.click:
             self.dropped.add(number)
         progress = row[PROGRESS[self.asha.unit]]
-        reached = [milestone for milestone in self.milestones(self._length(row)) if milestone <= progress]
+        places = self.places(self._length(row))
+        reached = [index for index, place in places.items() if place <= progress]
         rung = self.recorded.setdefault(reached[-1], {}) if reached else {}
         if not reached or number in rung or row["epoch"] >= self.epochs:
             return None
@@ -117,7 +136,7 @@ class Rungs:
         best = (1 - 1 / self.asha.reduction) * 100
         cutoff = -np.percentile([-value for value in rung.values()], best) if rung else math.inf
         rung[number] = ranking_value(self.asha, row)
-        return reached[-1], float(cutoff)
+        return places[reached[-1]], float(cutoff)
 
     def verdict(self, number: int, row: Mapping[str, Any], warmup: float) -> str | None:
         """Why a trial is stopped at this epoch, in words; None where it goes on.
@@ -140,7 +159,7 @@ class Rungs:
         return f"rung at {where}: {NAMES[key]} {ours} against a cutoff of {theirs}"
 
     def _length(self, row: Mapping[str, Any]) -> float:
-        """Of a full trial: its epochs are alike in updates and hours."""
+        """Length of a full trial in the unit of grace, as if all of its epochs were like those so far."""
         return float(row[PROGRESS[self.asha.unit]]) * self.epochs / float(row["epoch"])
 
 

@@ -148,7 +148,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         concurrency = machine.concurrency(workers, options)
     found = feasible_proposals(space, feasibility)
     sizes = np.quantile([parameters for _, parameters in found], list(QUANTILES.values()), method="nearest")
-    settings, count = space.settings, trials or space.settings.trials
+    settings, count = space.comparable_settings, trials or space.settings.trials
     workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
     config, seconds = found[0][0], float(feasibility.split.seconds.sum())
     stops = rungs(settings, length_of_an_epoch(settings.asha.unit, config, workloads(config), seconds))
@@ -190,8 +190,8 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
 
 def rungs(settings: Settings, of_an_epoch: float = 1.0) -> list[int]:
     """The epochs at which a trial may be stopped; `of_an_epoch` is an epoch in the unit of ASHA's grace."""
-    milestones = Rungs(settings).milestones(settings.epochs * of_an_epoch)
-    return sorted({math.ceil(milestone / of_an_epoch) for milestone in milestones} - {settings.epochs})
+    places = Rungs(settings).places(settings.epochs * of_an_epoch)
+    return sorted({math.ceil(place / of_an_epoch) for place in places.values()} - {settings.epochs})
 
 
 def length_of_an_epoch(unit: str, config: Config, workload: Workload, seconds: float) -> float:

@@ -181,7 +181,7 @@ def _data(found: Findings) -> list[Html]:
 
 
 def _search(found: Findings) -> list[tuple[str, str]]:
-    settings, about, asha = found.space.settings, found.about, found.space.settings.asha
+    settings, about, asha = found.space.settings, found.about, found.space.comparable_settings.asha
     rungs = listed([f"{rung:,.4g}" for rung in found.rungs]) or "none"
     told = {
         "budget": f"{settings.budget:,} parameters at most",

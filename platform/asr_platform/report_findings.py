@@ -131,15 +131,15 @@ class Findings:
 
     @property
     def rungs(self) -> list[float]:
-        """Where a trial may be stopped, in the unit of the space's grace."""
-        settings = self.space.settings
+        """Where a trial may be stopped: epochs, or hours of audio where the space counts updates or hours."""
+        settings = self.space.comparable_settings
         length = float(settings.epochs)
         if settings.asha.unit != "epochs":
             if self.best is None or self.best.best is None:
                 return []
             row = self.best.best
             length *= row[PROGRESS[settings.asha.unit]] / row["epoch"]
-        return Rungs(settings).milestones(length)
+        return list(Rungs(settings).places(length).values())
 
 
 def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:

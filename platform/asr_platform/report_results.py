@@ -87,7 +87,7 @@ def leaderboard(found: Findings) -> Html:
 def curves(found: Findings) -> Html:
     if not found.measured:
         return nothing_yet()
-    unit = found.space.settings.asha.unit
+    unit = found.space.comparable_settings.asha.unit
     drawn = figures.learning_curves(found.shown, PROGRESS[unit], AXES.get(unit, unit), found.rungs)
     text = f"A line a trial: its {found.ranked_by} after every epoch; the best are in colour."
     rungs = "Dotted lines are rungs, where weak trials are stopped." if found.rungs else ""

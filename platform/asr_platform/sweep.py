@@ -265,7 +265,7 @@ def _execute(
     try:
         with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
             proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
-            stopper = RungStopper(space.settings, ledger.trials())
+            stopper = RungStopper(space.comparable_settings, ledger.trials())
             watch = Watch(folder, interrupt, background, machine.parts, view.say)
             followers = [run, view, Beside(background, beside)]
             recorder = Recorder(ledger, stopper, interrupt, meter, watch, proposer.again, followers)

@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from queue import SimpleQueue
@@ -79,7 +80,7 @@ class Mailbox:
     """
 
     def __init__(self, reports: SimpleQueue[Any]) -> None:
-        self.reports, self.key = reports, secrets.token_bytes(32)
+        self.reports, self.key, self.closed = reports, secrets.token_bytes(32), False
         self.listener = Listener(family="AF_UNIX", authkey=self.key)
         Thread(target=self._receive, daemon=True).start()
 
@@ -88,6 +89,7 @@ class Mailbox:
 
     def close(self) -> None:
         """Removes the socket; what is sent from now on is an error of the sender's."""
+        self.closed = True
         self.listener.close()
 
     def _receive(self) -> None:
@@ -96,10 +98,9 @@ class Mailbox:
                 with self.listener.accept() as connection:
                     self.reports.put(connection.recv())
                     connection.send(None)
-            except EOFError:  # a sender was killed meanwhile
-                continue
-            except OSError:  # closed
-                return
+            except (EOFError, OSError, AuthenticationError):  # closed; or a sender was killed, or is none of ours
+                if self.closed:
+                    return
 
 
 class Sender(UserCallback):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from command import unused_port
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asr_platform.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers
+from asr_platform.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers, check_address, connect
 from trainables.errors import InputError
 
 
@@ -112,3 +113,25 @@ def test_workers_without_a_gpu_ask_for_none() -> None:
     """To Ray, a share of 0 is still a wish for a GPU."""
     assert Workers(2, 3, 0.0).resources == {"CPU": 3 - TRIAL_CPUS / 2}
     assert Workers(1, 1, 0.5).resources == {"CPU": 1 - TRIAL_CPUS, "GPU": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("ray://10.0.0.1:10001", "a sweep's driver runs within the cluster"),
+        ("10.0.0.1", "not HOST:PORT"),
+        ("10.0.0.1:port", "not HOST:PORT"),
+        ("10.0.0.1:99999", "not HOST:PORT"),
+        ("no.such.host.invalid:6379", "nobody answers"),
+    ],
+)
+def test_an_address_that_cannot_be_joined_is_refused(address: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem) as error:
+        check_address(address)
+    assert f"--address {address}" in error.value.problem and error.value.remedy
+
+
+def test_nobody_at_an_address_is_an_error_at_once() -> None:
+    address = f"127.0.0.1:{unused_port()}"
+    with pytest.raises(InputError, match=f"--address {address}: nobody answers"), connect(address):
+        pass

@@ -14,7 +14,6 @@ from asr_platform import cluster
 
 
 def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
     monkeypatch.setenv(cluster.HOST, "0.0.0.0")
     with cluster.connect(None) as machine:
         port = urlsplit(machine.dashboard).port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from asr_platform.early_stopping import RungStopper
+from asr_platform.early_stopping import HALF, Rungs, RungStopper
 from asr_platform.study import State, TrialRecord
 from search_spaces.settings import Asha, Settings
 
@@ -217,13 +218,43 @@ def test_rungs_may_compare_ctc() -> None:
     assert verdicts(rungs(2, 2, 12, metric="val_ctc_cer"), GOOD, better_by_ctc, BAD) == [0, 0, 2]
 
 
-def test_rungs_may_lie_at_updates_and_hours() -> None:
-    """An epoch has 100 updates and half an hour."""
-    assert verdicts(rungs(250, 2, 12, unit="updates"), GOOD, BAD) == [0, 3]
+def test_rungs_may_lie_at_hours() -> None:
+    """An epoch has half an hour."""
     assert verdicts(rungs(2.5, 2, 12, unit="hours"), GOOD, BAD) == [0, 5]
-    stopper = RungStopper(rungs(250, 2, 12, unit="updates"), [records.trial(0, "running", [0.2] * 3)])
+    stopper = RungStopper(rungs(1.5, 2, 12, unit="hours"), [records.trial(0, "running", [0.2] * 3)])
     stopper.on_trial_result(None, trial(1), result(3, 0.9))
-    assert stopper.stopped == {1: "rung at 250 updates: val CER 90.00% against a cutoff of 20.00%"}
+    assert stopper.stopped == {1: "rung at 1.5 hours: val CER 90.00% against a cutoff of 20.00%"}
+
+
+def test_updates_are_the_bases_in_hours_of_audio() -> None:
+    """So a trial that accumulates twice as much is judged after as much audio as the others."""
+    text = "base: {training: {batch_seconds: 90, accumulation: 4}}\nasha: {unit: updates, grace: 20}\n"
+    asha = records.space(records.SPACE.replace("asha: {grace: 3, reduction: 3}\n", text)).comparable_settings.asha
+    assert (asha.unit, asha.grace) == ("hours", 20 * 4 * 90 / 3600)
+    assert records.space().comparable_settings == records.space().settings
+
+
+@given(hours=st.floats(0.01, 50), epochs=st.integers(4, 60), grace=st.floats(0.05, 0.4))
+def test_a_trial_is_judged_at_most_once_at_each_rung(hours: float, epochs: int, grace: float) -> None:
+    """Whatever the last digits of the hours are: half of a trial is one rung, at which all trials meet."""
+    found = Rungs(rungs(grace * epochs * hours, 2, epochs, unit="hours", click=0.6))
+    judged = []
+    for number in range(3):
+        amounts = itertools.accumulate([hours / 3] * (3 * epochs))
+        rows = [records.row(epoch, 0.9) | {"audio_hours": total} for epoch, total in enumerate(list(amounts)[2::3], 1)]
+        judged.append([row["epoch"] for row in rows if found.record(number, row) is not None])
+    assert judged[0] == judged[1] == judged[2]
+    assert len(judged[0]) <= len(found.places(epochs * hours)) + 1, "one where a rung lies at the very end"
+    assert all(len(values) == 3 for values in found.recorded.values())
+
+
+def test_trials_of_other_lengths_in_updates_meet_at_half() -> None:
+    """With stages, or where accumulation varies, half of a trial is at another number of updates in each."""
+    found = Rungs(rungs(50, 2, 8, unit="updates", click=0.6))
+    for number, factor in enumerate((1, 3)):
+        for epoch in range(1, 5):
+            found.record(number, records.row(epoch, 0.9) | {"updates": 37 * factor * epoch})
+    assert set(found.recorded[HALF]) == {0, 1}
 
 
 def test_a_language_model_is_judged_by_its_perplexity() -> None:

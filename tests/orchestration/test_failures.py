@@ -6,11 +6,23 @@ import pickle
 from pathlib import Path
 
 import pytest
+import records
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
-from asr_platform.failures import KNOWN, LONGEST_REASON, UNKNOWN, diagnose, explained, reason_in, reason_of
+from asr_platform.failures import (
+    KNOWN,
+    LONGEST_REASON,
+    UNKNOWN,
+    Streak,
+    blame,
+    diagnose,
+    explained,
+    reason_in,
+    reason_of,
+)
+from asr_platform.study import State, TrialRecord
 from trainables.errors import DivergedError, InputError
 
 REASONS = {
@@ -49,6 +61,9 @@ REASONS = {
         "ActorUnavailableError: The actor 82 is unavailable: The actor is temporarily unavailable: RpcError"
     ],
     "killed or crashed": ["WorkerCrashedError: The worker died unexpectedly while executing this task."],
+    "another than the sweep began with": [
+        "InputError: /data/corpus: not the corpus that the sweep began with Put that one back."
+    ],
     "did not start": ["WorkerGroupStartupTimeoutError: The worker group startup timed out after 300.0 seconds"],
 }
 
@@ -63,6 +78,56 @@ def test_every_cause_is_met_and_what_is_unknown_stays_unknown() -> None:
     assert {diagnose(reason) for reasons in REASONS.values() for reason in reasons} == set(KNOWN.values())
     for reason in ("", UNKNOWN, "ended before its last epoch", "KeyError: 'memory'", "ValueError: a node is wrong"):
         assert diagnose(reason) is None
+
+
+@pytest.mark.parametrize(
+    ("whose", "words"),
+    [
+        ("configuration", ["GPU", "memory: that of the machine", "memory: Ray ended", "diverged", "bad data"]),
+        ("machine", ["node is lost", "out of reach", "killed or crashed", "did not start"]),
+        ("sweep", ["disk is full", "another than the sweep began with"]),
+    ],
+)
+def test_what_the_machine_took_is_not_the_configurations_failure(whose: str, words: list[str]) -> None:
+    assert {blame(reason) for word in words for reason in REASONS[word]} == {whose}
+    assert blame("ValueError: what nobody knows") == "configuration"
+
+
+def stopped_after(*endings: tuple[State, str]) -> int:
+    """After how many of these endings, one trial after the other, a sweep stops; 0 where it goes on."""
+    streak, trials = Streak(), list[TrialRecord]()
+    for number, (state, reason) in enumerate(endings):
+        trials.append(records.trial(number, state, reason=reason))
+        if streak.add(trials[-1], trials):
+            return number + 1
+    return 0
+
+
+GOOD: tuple[State, str] = ("complete", "")
+WRONG: tuple[State, str] = ("failed", "ValueError: no such file")
+DIVERGED: tuple[State, str] = ("failed", "DivergedError: the train_loss became nan in epoch 3")
+
+
+def test_three_trials_in_a_row_that_fail_alike_stop_a_sweep() -> None:
+    assert stopped_after(WRONG, WRONG, WRONG) == 3
+    assert stopped_after(GOOD, WRONG, WRONG, WRONG) == 4
+    assert stopped_after(WRONG, WRONG, GOOD, WRONG, ("pruned", "rung"), WRONG, WRONG) == 0
+    assert stopped_after(WRONG, ("failed", "KeyError: 'x'"), WRONG, WRONG) == 0
+    alike = [("failed", f"ValueError: item {number} is wrong") for number in range(3)]
+    assert stopped_after(*alike) == 3
+
+
+def test_divergence_stops_a_sweep_only_where_nothing_else_has_come_of_it() -> None:
+    """To find out which configurations diverge is what a search is for."""
+    assert stopped_after(DIVERGED, DIVERGED, DIVERGED) == 3
+    assert stopped_after(GOOD, DIVERGED, DIVERGED, DIVERGED, DIVERGED) == 0
+
+
+def test_why_a_sweep_stops_names_trials_cause_and_remedy() -> None:
+    streak, trials = Streak(), [records.trial(number, "failed", reason="MemoryError: ") for number in (4, 6, 7)]
+    *_, text = [streak.add(trial, trials) for trial in trials]
+    assert text.startswith("the same failure ended trials 4, 6, 7 one after the other: out of memory: that of")
+    assert "; try a lower training.batch_seconds" in text
 
 
 def died(detail: str) -> ActorDiedError:
