@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import trial_name
 from asr_platform.interrupts import Interrupt, Unsaved
+from asr_platform.ledger_storage import LedgerError
 from asr_platform.limits import Meter
 from asr_platform.study import Ledger, State, TrialRecord
 from asr_platform.trial import Settings, SweepTrial
@@ -115,6 +117,8 @@ class Proposer(Unsaved, Searcher):
             return None
         try:
             return self.ledger.propose(self.feasibility.space, self.feasibility)
+        except LedgerError:
+            raise
         except InputError as error:  # the trials that are running shall end well
             self.exhausted = True
             self.say(str(error))
@@ -141,6 +145,22 @@ class Proposer(Unsaved, Searcher):
         """Nothing: see `Unsaved`."""
 
 
+def _ends_the_sweep(method: Callable[..., None]) -> Callable[..., None]:
+    """A ledger that cannot be written (a full disk, another process that keeps it locked) stops the sweep cleanly.
+
+    Tune would wrap the error in the text of a traceback.
+    """
+
+    @wraps(method)
+    def guarded(self: Recorder, *arguments: Any, **information: Any) -> None:
+        try:
+            method(self, *arguments, **information)
+        except LedgerError as error:
+            self.interrupt.stop("failed", f"{error.problem}. {error.remedy}")
+
+    return guarded
+
+
 class Recorder(Unsaved, tune.Callback):
     """Writes down what happens to trials: first in the ledger, then wherever its followers do.
 
@@ -161,14 +181,17 @@ class Recorder(Unsaved, tune.Callback):
         self.losses: Counter[int] = Counter()
         self.streak = Streak()
 
+    @_ends_the_sweep
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.watch.step(trials)
         if cap := self.meter.reached():
             self.interrupt.stop("capped", cap)
 
+    @_ends_the_sweep
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._tell("started", self.ledger.trial(trial.config["number"]))
 
+    @_ends_the_sweep
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -182,6 +205,7 @@ class Recorder(Unsaved, tune.Callback):
             self.watch.heard(row["train_seconds"] + row["validation_seconds"])
             self._tell("progressed", self.ledger.trial(number))
 
+    @_ends_the_sweep
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
         if number in self.stopper.stopped:
@@ -193,6 +217,7 @@ class Recorder(Unsaved, tune.Callback):
         elif not self.interrupt.asked:
             self._lost(number, "ended before its last epoch")
 
+    @_ends_the_sweep
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self.interrupt.asked:
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 
+from asr_platform.following import Follower
 from asr_platform.home import COPY, LOCK, STUDIES, Home
 from asr_platform.ledger_storage import (
     DamagedLedgerError,
@@ -25,7 +26,7 @@ from asr_platform.ledger_storage import (
     open_storage,
     sqlite_address,
 )
-from asr_platform.study import ABOUT, Ledger
+from asr_platform.study import ABOUT, Ledger, TrialRecord
 
 # Optuna's tables (5.0).
 OF_STUDY = ("study_directions", "study_user_attributes", "study_system_attributes")
@@ -60,6 +61,19 @@ def keep_copy(home: Home, name: str) -> None:
         raise explained(ledger, error) or error from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+class CopyKeeper(Follower):
+    """Keeps a sweep's copy up to date: as a run begins, and whenever a trial has ended."""
+
+    def __init__(self, home: Home, name: str) -> None:
+        self.home, self.name = home, name
+
+    def opened(self, trials: list[TrialRecord]) -> None:
+        keep_copy(self.home, self.name)
+
+    def ended(self, trial: TrialRecord) -> None:
+        keep_copy(self.home, self.name)
 
 
 def restore(home: Home) -> list[str]:

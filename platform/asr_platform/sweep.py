@@ -26,6 +26,7 @@ from asr_platform.following import Follower
 from asr_platform.home import Home, taken
 from asr_platform.interrupts import Interrupt, interrupts
 from asr_platform.leaderboard import find
+from asr_platform.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.limits import DiskMeter, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.notify import message
@@ -247,10 +248,11 @@ def _execute(
     errors = ErrorsOnRecord(folder)
     thinner = Thinner(ledger, folder, space.settings.keep, lambda number: number not in mirror.missed)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
-    beside: list[Follower] = [errors, mirror, thinner, DiskMeter(meter)]  # in this order: retention comes last
+    copies = CopyKeeper(home, sweep.name)
+    beside: list[Follower] = [errors, mirror, thinner, DiskMeter(meter), copies]  # retention after what it takes away
     ledger.settle(space.settings.epochs)
     begun = ledger.trials()
-    for follower in [run, errors, mirror, view, thinner]:
+    for follower in [run, errors, mirror, view, thinner, copies]:
         follower.opened(begun)
     meter.measure()
     settings = {
@@ -279,7 +281,10 @@ def _execute(
         mirror.end("FAILED", best_of(ledger.trials()), None)
         raise
     meter.note()
-    return _conclude(sweep, interrupt, mirror, errors, thinner, view)
+    try:
+        return _conclude(sweep, interrupt, mirror, errors, thinner, view)
+    finally:
+        keep_copy(home, sweep.name)
 
 
 def _record(sweep: RunningSweep, view: View) -> None:
