@@ -15,8 +15,8 @@ sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 test: $(INSTALLED)  ## every test
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-soak: $(INSTALLED)  ## kills a real sweep at 20 random moments and audits it
-	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 20
+soak: $(INSTALLED)  ## kills a real sweep at 100 random moments and audits it
+	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 100
 
 check: $(INSTALLED)  ## style, types, import contracts
 	$(BIN)/ruff check .

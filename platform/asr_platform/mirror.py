@@ -23,7 +23,7 @@ from asr_platform.registry import Entry, Registered, Registry
 from asr_platform.significance import error_interval
 from asr_platform.study import Ledger, TrialRecord
 from asr_platform.terminal import interval_text
-from asr_platform.tracking import DESCRIPTION, FAILURES, LEDGER, Tracker, datasets_of, experiment_of
+from asr_platform.tracking import DESCRIPTION, FAILURES, LEDGER, LEFT, Tracker, datasets_of, experiment_of
 from search_spaces.space import Space
 from trainables.config import Config, flatten
 from trainables.data.corpus import Corpus
@@ -93,7 +93,7 @@ class Mirror(Follower):
         self.show()
         trials = self.ledger.trials()
         steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
-        steps += [partial(self._keep, trial=trial) for trial in trials if trial.state == "running"]
+        steps += [partial(self._leave, trial=trial) for trial in trials if trial.state == "running"]
         steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
         steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
         if best and model:
@@ -212,6 +212,12 @@ class Mirror(Follower):
         examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
             tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())
+
+    def _leave(self, tracker: Tracker, trial: TrialRecord) -> None:
+        """An interrupted trial's run is closed until the trial goes on: nobody writes to it meanwhile."""
+        self._keep(tracker, trial)
+        if run_id := trial.about.get("mlflow_run_id"):
+            tracker.close(run_id, LEFT)
 
     def _datasets(self, config: Config) -> list[Any]:
         data = config.data

@@ -278,7 +278,9 @@ def _execute(
                     watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
             background.drain()
     except Exception:
-        mirror.end("FAILED", best_of(ledger.trials()), None)
+        with suppress(Exception):  # the first error is the one to tell
+            background.drain()
+            mirror.end("FAILED", best_of(ledger.trials()), None)
         raise
     meter.note()
     try:
@@ -296,7 +298,7 @@ def _record(sweep: RunningSweep, view: View) -> None:
         view.say(f"what this run rests on cannot be written down: {error}")
 
 
-ENDED = {"finished": "FINISHED", "capped": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+ENDED = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 """How MLflow calls the states in which a run of a sweep ends."""
 
 

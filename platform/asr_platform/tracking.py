@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
+LEFT = "KILLED"  # the status of an interrupted trial's run, until the trial goes on
 # What a store that is away, full or locked raises.
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
 ACTIVE = "active"  # a lifecycle stage: not deleted
@@ -293,6 +294,10 @@ class Tracker:
             return False
         self.client.update_run(run_id, status="RUNNING")
         return True
+
+    def close(self, run_id: str, status: str) -> None:
+        """Ends a run with a status of MLflow's."""
+        self.client.set_terminated(run_id, status)
 
     def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, reason: str = "") -> None:
         """Closes the parent run with the best trial's figures.

@@ -6,6 +6,7 @@ As a script: `python soak.py --moments 20 --seed 0`, with `tests` on the path.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 import click
+import pytest
 import tiny
 from command import PATIENCE, Platform
 
@@ -41,9 +43,22 @@ seed: 3
 """
 WITH_LOOKS = SPACE.replace("asha: {", "asha: {look: 1, ")
 NAME = "soak"
-KINDS = ("driver", "everything", "head", "store", "interrupt")
+# What a process of a sweep is called in the list of processes, each of which may be killed.
+PROCESSES = {
+    "head": "gcs_server",
+    "raylet": "raylet/raylet",
+    "dashboard": "dashboard/dashboard.py",
+    "agent": "ray::DashboardAgent",
+    "trial": "ray::ResourceTrainable",
+    "controller": "ray::TrainController",
+    "worker": "ray::RayTrainWorker",
+}
+VITAL = ("head", "raylet", "dashboard", "agent")  # without them no sweep can go on; the others come again
+KINDS = (*PROCESSES, "driver", "everything", "store", "interrupt", "terminate", "pause", "full", "locked")
 MOST_EPOCHS, MOST_SECONDS = 4, 1.5  # of waiting before a moment
-HEAD_PATIENCE = 10  # seconds that a driver has to notice that its head is gone
+CLEAN = ("interrupt", "terminate")
+PATIENCE_WITH_LOSS = 90  # seconds that a driver has to notice on a busy machine that it cannot go on
+LONGEST_PAUSE, LOCKED = 20.0, 8.0  # seconds
 # What a kill may leave: all of it is mended by going on.
 MENDED = {*SOUND, "mlflow", "discard", "disk", "model", "registry"}
 HAS_BEGUN = "Ray dashboard: "  # printed once a sweep has mended what was left
@@ -81,12 +96,12 @@ class Soak:
             self.wait(epochs, seconds, process)
             at = f"{time.monotonic() - started:5.0f} s: moment {number}: {kind}"
             self.say(f"{at}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
-            alive = getattr(self, kind)(process)
+            alive = self.lose(process, kind) if kind in PROCESSES else getattr(self, kind)(process)
             if not alive:
                 out = self.check_output(process)
                 if self.exists():
                     # Ctrl-C leaves nothing to mend, unless it came before the sweep had mended what was left before it.
-                    self.audit(set(SOUND) if kind == "interrupt" and HAS_BEGUN in out else MENDED)
+                    self.audit(set(SOUND) if kind in CLEAN and HAS_BEGUN in out else MENDED)
                     words = ["--resume", NAME]
                 process = self.platform.start("sweep", *words)
         while process.poll() is None:  # as long as it takes, if only something is recorded
@@ -108,15 +123,23 @@ class Soak:
         kill([process.pid, *family(process)])
         return False
 
-    def head(self, process: subprocess.Popen[str]) -> bool:
-        """Ray's head dies: the driver has some time to notice."""
-        kill(family(process, "gcs_server"))
-        deadline = time.monotonic() + HEAD_PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if process.poll() is None:
-            kill([process.pid, *family(process)])
+    def lose(self, process: subprocess.Popen[str], kind: str) -> bool:
+        """One of the sweep's other processes dies; the driver ends by itself where it cannot go on."""
+        found = family(process, PROCESSES[kind])
+        kill(found[:1])
+        return bool(process.poll() is None) if kind not in VITAL or not found else self.ends(process)
+
+    def ends(self, process: subprocess.Popen[str]) -> bool:
+        """The driver notices that it cannot go on, and ends."""
+        try:
+            process.wait(PATIENCE_WITH_LOSS)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the driver has noticed nothing\n{self.stopped(process)}")
         return False
+
+    def stopped(self, process: subprocess.Popen[str]) -> str:
+        kill([process.pid, *family(process)])
+        return "\n".join(process.communicate())
 
     def store(self, process: subprocess.Popen[str]) -> bool:
         """MLflow's database is away for a while."""
@@ -134,6 +157,33 @@ class Soak:
         process.send_signal(signal.SIGINT)
         process.wait(PATIENCE)
         return False
+
+    def terminate(self, process: subprocess.Popen[str]) -> bool:
+        """What Slurm, containers and systemd send."""
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+        return False
+
+    def pause(self, process: subprocess.Popen[str]) -> bool:
+        """The driver stands still for a while, as behind a closed lid."""
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(self.random.uniform(1, LONGEST_PAUSE))
+        process.send_signal(signal.SIGCONT)
+        return process.poll() is None
+
+    def full(self, process: subprocess.Popen[str]) -> bool:
+        """No file of the driver's may grow any more, as on a full disk."""
+        if process.poll() is None:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+        return self.ends(process)
+
+    def locked(self, process: subprocess.Popen[str]) -> bool:
+        """Another process has locked the ledger for a while."""
+        if self.exists():
+            with closing(sqlite3.connect(self.platform.home / "studies.db", timeout=60)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+                time.sleep(LOCKED)
+        return process.poll() is None
 
     # What must hold
 
@@ -206,14 +256,14 @@ class Soak:
 
 
 def family(process: subprocess.Popen[str], command: str = "") -> list[int]:
-    """The ids of a process's descendants, those whose command begins so."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    """The ids of a process's descendants, those with this in their command."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     found, parents = [], [process.pid]
     for parent in parents:
         children = [(int(pid), name) for pid, above, name in rows if int(above) == parent]
         parents += [pid for pid, _ in children]
-        found += [pid for pid, name in children if name.startswith(command)]
+        found += [pid for pid, name in children if command in name]
     return found
 
 

@@ -195,8 +195,9 @@ def check_cap(platform: Platform, printed: str) -> None:
     assert (parent.info.status, parent.data.tags["stopped"]) == ("KILLED", about["stopped"])
 
 
-def test_three_random_moments(platform: Platform) -> None:
-    """`kill -9` of the driver, the loss of Ray's head, and of MLflow's store for a while; the audits are the soak's."""
-    trials = Soak(platform, Random(SEED), 2, SOAKED, print).run(["driver", "head", "store"])
+def test_six_random_moments(platform: Platform) -> None:
+    """A process dies, the store goes away, the driver is stopped and stands still; the audits are the soak's."""
+    kinds = ["driver", "worker", "head", "pause", "store", "terminate"]
+    trials = Soak(platform, Random(SEED), 2, SOAKED, print).run(kinds)
     assert len(trials) == 2 and all(trial.state != "running" for trial in trials)
     assert sum(trial.epochs for trial in trials) > 10, "the sweep had something to lose"
