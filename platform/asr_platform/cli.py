@@ -162,12 +162,11 @@ def train(
       platform train digits --data corpora/digits
       platform train --from digits-1 --data corpora/digits --epochs 30
     """
-    from asr_platform import sweep as sweeps
     from asr_platform.cluster import Options
 
     if bool(source) == bool(origin):
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")
-    space = sweeps.single(home, source, origin, epochs)
+    space = single(home, source, origin, epochs)
     store = store_of_new(tracking_uri)
     how = Options(None, workers, gpus_per_worker, address, alone=True, tracking_uri=store)
     _start(home, space, data, name, None, how, notify)

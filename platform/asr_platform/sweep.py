@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asr_platform import cluster
 from asr_platform.background import Background, Beside
 from asr_platform.best_model import best_of, make_best_model
@@ -25,7 +23,6 @@ from asr_platform.feasibility import Feasibility
 from asr_platform.following import Follower
 from asr_platform.home import Home, taken
 from asr_platform.interrupts import Interrupt, interrupts
-from asr_platform.leaderboard import find
 from asr_platform.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.limits import DiskMeter, Meter
 from asr_platform.mirror import Mirror
@@ -40,12 +37,10 @@ from asr_platform.warm_start import gather
 from asr_platform.watch import Watch
 from asr_platform.widening import check_widening
 from search_spaces.settings import Limits
-from search_spaces.space import Space, is_space
-from trainables.config import Config, load_config
+from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
-UNLIMITED = 10**12  # parameters
 PROVENANCE = "provenance"  # in what a sweep is begun with: git revision and package versions
 
 
@@ -326,35 +321,3 @@ def _conclude(
         standings=errors.standings(trials),
         objectives=sweep.ledger.objectives,
     )
-
-
-def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
-    """A space of one trial: the base of a space, a configuration file, or a trial of a sweep.
-
-    Args:
-        home: where the sweep was run.
-        source: a space (path or shipped name) or a configuration file.
-        origin: `NAME` or `NAME:TRIAL`, a sweep's best trial or the one of that number.
-        epochs: overrides the number of epochs.
-
-    Raises:
-        InputError: there is no such thing, or it is wrong inside.
-    """
-    if origin is not None:
-        storage = Home.existing(home).studies
-        name, trial = find(storage, origin)
-        space = recorded_space(Ledger.open(storage, name).about)
-        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
-    path = Path(source or "")
-    if path.is_file() and not is_space(path):
-        return _fixed(load_config(path), path.stem, None, epochs)
-    space = Space.load(str(source))
-    return _fixed(space.config({}), f"{space.name}-base", space.settings.budget, epochs)
-
-
-def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
-    """A space in which nothing varies; a configuration of one's own may have any size."""
-    base = config.model_dump(mode="json")
-    length = base["training"].pop("epochs")
-    tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
-    return Space.parse(yaml.safe_dump(tree), f"{name}.yaml")
