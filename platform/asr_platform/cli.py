@@ -163,6 +163,7 @@ def train(
       platform train --from digits-1 --data corpora/digits --epochs 30
     """
     from asr_platform.cluster import Options
+    from asr_platform.single import single
 
     if bool(source) == bool(origin):
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")

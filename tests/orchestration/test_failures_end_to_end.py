@@ -35,10 +35,11 @@ def log_of(platform: Platform, number: int) -> Path:
 
 
 def worker_of(platform: Platform, number: int, attempt: int) -> int | None:
-    """The process of a trial's latest worker, once it has begun so many times and trained an epoch since."""
+    """The process of a trial's worker, once it has begun so often and trained three epochs since: one is on record."""
     log = log_of(platform, number)
     starts = log.read_text().split("process ")[1:] if log.is_file() else []
-    return int(starts[-1].split()[0]) if len(starts) == attempt and ": val CER" in starts[-1] else None
+    trained = len(starts) == attempt and starts[-1].count(": val CER") >= 3
+    return int(starts[-1].split()[0]) if trained else None
 
 
 @pytest.fixture(scope="module")
