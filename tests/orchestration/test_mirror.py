@@ -234,12 +234,13 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
     sweep.mirror.end("KILLED", None, None)
     shown = sweep.runs()
     assert shown["small"].info.status == "KILLED"
-    assert shown["trial-0000"].info.status == "RUNNING"
+    assert shown["trial-0000"].info.status == "KILLED", "nobody writes to it until it goes on"
     assert sweep.artifacts(shown["trial-0000"]) == WHOLE
     assert sweep.artifacts(shown["trial-0001"]) == set(), "it has not finished an epoch"
     assert sweep.artifacts(shown["small"]) == {f"plots/{plots.SWEEP_CURVES}"}
 
     sweep.another_driver().show_all()
+    assert sweep.runs()["trial-0000"].info.status == "RUNNING"
     sweep.epoch(number, 2, 0.5, seen.checkpoint(sweep.folder / "2", epoch=2))
     sweep.ledger.finish(number, "complete")
     sweep.mirror.show(number)
