@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,12 +21,13 @@ from trainables.config import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.model_directory import CONFIG, MODEL, OWN_LANGUAGE_MODEL, kind_of, read_json
+from trainables.serving import RequestLimits
 
 SERVING = Path(__file__).with_name("serving.py")  # never imported here: MLflow runs its copies
 # What `serving.py` and what it takes from `trainables` import; the versions are those of the training.
 PACKAGES = (
-    "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML", "safetensors",
-    "sentencepiece", "soundfile", "soxr", "torch",
+    "fastapi", "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML",
+    "safetensors", "sentencepiece", "soundfile", "soxr", "torch",
 )  # fmt: skip
 # Without names, so that a list of recordings is as good as a table with one column.
 SIGNATURES = {
@@ -48,6 +50,7 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
         signature=SIGNATURES[kind],
         input_example=[example_recording()] if kind == "encoder_decoder" else ["A TEXT"],
         pip_requirements=requirements(),
+        model_config=asdict(RequestLimits()),
         mlflow_model=about,
     )
     files = (path for _, part in parts(model) for path in part.rglob("*") if path.is_file())

@@ -30,6 +30,7 @@ from found import Found
 from asr_platform import load_model
 from asr_platform.model_names import located
 from asr_platform.packaging import example_recording
+from trainables.checksums import CHECKSUMS
 from trainables.recognizer import Recognizer
 
 MODEL = "models:/small@champion"
@@ -206,6 +207,7 @@ def fused(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
     about = json.loads((checkpoint / "config.json").read_text())
     about["config"]["decoding"] |= {"method": "beam", "language_model": str(language_model), "lm_weight": 20.0}
     (checkpoint / "config.json").write_text(json.dumps(about))
+    (checkpoint / CHECKSUMS).unlink()
     sweep.end()
     return sweep
 
@@ -252,11 +254,17 @@ def test_it_loads_without_the_platform(plain: Any, found: Found, recordings: lis
 
 
 def imported(path: Path) -> set[str]:
-    """The packages that a file imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    """The packages that a file imports when it runs."""
+    tree = ast.parse(path.read_text())
+    checked = {node for block in ast.walk(tree) if is_for_type_checkers(block) for node in ast.walk(block)}
+    nodes = [node for node in ast.walk(tree) if node not in checked]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     return {name.partition(".")[0] for name in names}
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def test_a_recogniser_brings_the_language_model_that_it_listens_to(
