@@ -30,7 +30,7 @@ class Data(Section):
     train: str | None = Field(None, description="training split; default: the one named train*")
     validation: str | None = Field(None, description="validation split; default: the one named dev* or val*")
     speed_perturbation: float = Field(
-        0.0, ge=0, lt=1, description="0.1: each utterance plays at 0.9, 1.0 or 1.1 of its speed, drawn every epoch"
+        0.0, ge=0, le=0.9, description="0.1: each utterance plays at 0.9, 1.0 or 1.1 of its speed, drawn every epoch"
     )
     text: str | None = Field(
         None, description="more text for a language model: a file of lines, or a folder of the course's .npy"

@@ -278,6 +278,7 @@ def test_aliases_may_be_used() -> None:
             "base: {model: {encoder_layers: 1000000000}}",
             "base.model.encoder_layers: Input should be less than or",
         ),
+        ("base: {data: {speed_perturbation: 0.999999}}", "base.data.speed_perturbation: Input should be less than or"),
         ("base: {decoding: {beam: 1000000000}}", "base.decoding.beam: Input should be less than or equal to 1000"),
         ("base: {decoding: {length_penalty: 1.0e+9}}", "base.decoding.length_penalty: Input should be less than"),
         ("vary: {model.d_model: {int: [64, 1048576]}}", "vary.model.d_model: Input should be less than or equal"),
