@@ -64,13 +64,19 @@ def keep_copy(home: Home, name: str) -> None:
 
 
 class CopyKeeper(Follower):
-    """Keeps a sweep's copy up to date: as a run begins, and whenever a trial has ended."""
+    """Keeps a sweep's copy up to date: as a run begins, and whenever a trial has begun or ended.
+
+    Epochs that only the damaged ledger had are in the checkpoints of their trials, which report them again.
+    """
 
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
 
     def opened(self, trials: list[TrialRecord]) -> None:
         keep_copy(self.home, self.name)
+
+    def started(self, trial: TrialRecord) -> None:
+        keep_copy(self.home, self.name)  # else its folder, with checkpoints, would be of a trial that nobody knows
 
     def ended(self, trial: TrialRecord) -> None:
         keep_copy(self.home, self.name)

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import pytest
 import records
 
 from asr_platform.home import COPY, STUDIES, Home
-from asr_platform.ledger_copies import is_sound, keep_copy, restore
+from asr_platform.ledger_copies import CopyKeeper, is_sound, keep_copy, restore
 from asr_platform.ledger_storage import DamagedLedgerError, LedgerError, sqlite_address
+from asr_platform.relocation import LOCATIONS
 from asr_platform.study import Ledger
 from trainables.errors import InputError
 
@@ -97,6 +100,19 @@ def test_a_copy_follows_the_ledger(tables: Path, tmp_path: Path) -> None:
     assert (home.sweep("small") / COPY).stat().st_mode & 0o777 == 0o600
 
 
+def test_a_driver_copies_what_begins_and_ends(home: Home) -> None:
+    """So a restored ledger knows every trial that has a folder."""
+    ledger, keeper = Ledger.open(home.studies, "ant-2"), CopyKeeper(home, "ant-2")
+    keeper.opened(ledger.trials())
+    begun = ledger.propose(records.space(), records.parameters_of)
+    keeper.started(begun)
+    assert told(copy_of(home, "ant-2"), "ant-2") == told(home.studies, "ant-2")
+    ledger.record(begun.number, records.row(1, 0.5))
+    ledger.finish(begun.number, "failed", "it crashed")
+    keeper.ended(ledger.trial(begun.number))
+    assert told(copy_of(home, "ant-2"), "ant-2") == told(home.studies, "ant-2")
+
+
 def test_a_trial_that_has_ended_is_not_copied_again(home: Home) -> None:
     """So the cost does not grow with the sweep."""
     with closing(sqlite3.connect(home.sweep("ant-2") / COPY)) as copy:
@@ -141,6 +157,17 @@ def test_a_damaged_ledger_leaves_the_copy_as_it_was(home: Home, kind: damage.Dam
 
 
 # Restoring
+
+
+def test_processes_that_begin_together_make_one_ledger(tmp_path: Path) -> None:
+    """Whole at once: none finds half of its tables."""
+    home = Home.at(tmp_path / "home")
+    code = "import sys; from asr_platform.study import Ledger; Ledger.create(*sys.argv[1:3], {}); print('begun')"
+    words = [sys.executable, "-c", code, home.studies]
+    begun = [subprocess.Popen([*words, name], stdout=subprocess.PIPE, text=True) for name in NAMES]
+    assert [process.communicate()[0] for process in begun] == ["begun\n"] * len(NAMES)
+    assert set(Ledger.names(home.studies)) == set(NAMES)
+    assert sorted(path.name for path in home.path.iterdir()) == [LOCATIONS, STUDIES]
 
 
 @pytest.mark.parametrize("kind", damage.KINDS)
