@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 from command import unused_port
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asr_platform.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers, check_address, connect
+from asr_platform.cluster import (
+    OWNER,
+    TRIAL_CPUS,
+    UNITS,
+    Cluster,
+    Options,
+    Workers,
+    check_address,
+    connect,
+    remove_old_sessions,
+)
 from trainables.errors import InputError
 
 
@@ -135,3 +149,19 @@ def test_nobody_at_an_address_is_an_error_at_once() -> None:
     address = f"127.0.0.1:{unused_port()}"
     with pytest.raises(InputError, match=f"--address {address}: nobody answers"), connect(address):
         pass
+
+
+def test_folders_of_clusters_whose_drivers_have_ended_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that `ray start` made have no owner, and stay."""
+    monkeypatch.setattr("asr_platform.cluster.get_default_ray_temp_dir", lambda: str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, owner in (("dead", ended.pid), ("alive", os.getpid()), ("of-ray-start", None)):
+        folder = tmp_path / f"session_{name}"
+        (folder / "logs").mkdir(parents=True)
+        if owner:
+            (folder / OWNER).write_text(str(owner))
+    remove_old_sessions()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["session_alive", "session_of-ray-start"]

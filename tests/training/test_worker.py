@@ -1,0 +1,46 @@
+"""What a worker checks before it trains, and what killed workers leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from trainables import worker
+from trainables.errors import InputError
+
+
+def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:
+    return {"config": tiny.config({}).model_dump(mode="json"), "corpus": str(folder), "corpus_hash": corpus_hash}
+
+
+def test_another_corpus_in_the_place_of_the_sweeps_is_refused(tmp_path: Path) -> None:
+    """Its trials would stand in one leaderboard with those before it."""
+    corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": tiny.SENTENCES})
+    tiny.write_corpus(tmp_path / "other", {"train": tiny.SENTENCES[::-1], "dev": tiny.SENTENCES})
+    (tmp_path / "corpus").rename(tmp_path / "away")
+    (tmp_path / "other").rename(tmp_path / "corpus")
+    with pytest.raises(InputError, match="not the corpus that the sweep began with"):
+        worker._train(settings(tmp_path / "corpus", corpus.hash))
+    assert json.loads((tmp_path / "away" / "corpus.json").read_text())["hash"] == corpus.hash
+
+
+def test_checkpoints_of_killed_workers_are_removed_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = {"dead": f"{ended.pid}_x", "own": f"{os.getpid()}_x", "other": "letters_x"}
+    folders = {key: tmp_path / f"{worker.UNSAVED}{name}" for key, name in names.items()}
+    for folder in [*folders.values(), tmp_path / "checkpoint_1"]:
+        (folder / "checkpoint").mkdir(parents=True)
+    worker.remove_unsaved()
+    assert not folders["dead"].exists()
+    assert folders["own"].exists() and folders["other"].exists() and (tmp_path / "checkpoint_1").exists()
