@@ -37,6 +37,10 @@ OWNER = "asr_platform.pid"  # in the folder of a cluster that a driver has start
 SHUTDOWN_TIMEOUT = 30  # seconds
 LOOPBACK = "127.0.0.1"
 ADDRESS_TIMEOUT = 5  # seconds
+# What opens a connection to Ray's head (RFC 9113, section 3.4), and the type of the frame that it answers with. Ray
+# itself would wait for minutes for a server of another kind.
+HTTP2, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
+TLS = os.environ.get("RAY_USE_TLS", "0") != "0"  # then only Ray can ask
 LONGEST_ERROR = 300  # characters of Ray's own message
 HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a matter of the machine, not of a sweep
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -319,8 +323,12 @@ def check_address(address: str) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--address {address}: not HOST:PORT", "For example: --address 10.0.0.1:6379, or auto.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT) as connection:
+            connection.sendall(HTTP2)
+            answer = b"" if TLS else connection.recv(4)
     except OSError as error:
         raise InputError(
             f"--address {address}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
         ) from None
+    if not TLS and answer[3:] != SETTINGS:
+        raise InputError(f"--address {address}: not Ray's head", "ray status, on the head, says where that listens.")

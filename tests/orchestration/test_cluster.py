@@ -10,6 +10,7 @@ import pytest
 from command import unused_port
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from webhook import Webhook
 
 from asr_platform.cluster import (
     OWNER,
@@ -149,6 +150,12 @@ def test_nobody_at_an_address_is_an_error_at_once() -> None:
     address = f"127.0.0.1:{unused_port()}"
     with pytest.raises(InputError, match=f"--address {address}: nobody answers"), connect(address):
         pass
+
+
+def test_another_server_at_an_address_is_refused_at_once(webhook: Webhook) -> None:
+    address = webhook.url.removeprefix("http://").split("/")[0]
+    with pytest.raises(InputError, match=f"--address {address}: not Ray's head"):
+        check_address(address)
 
 
 def test_folders_of_clusters_whose_drivers_have_ended_are_removed(

@@ -36,6 +36,7 @@ def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.
             assert time.monotonic() < deadline, states
             reaper.look()
         assert _states()[used.id.hex()] == "CREATED"
+        cluster.check_address(ray.get_runtime_context().gcs_address)  # Ray's head is told from other servers
 
 
 def _states() -> dict[str, str]:
