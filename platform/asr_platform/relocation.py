@@ -7,6 +7,7 @@ each path that it has had.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -50,7 +51,21 @@ def settle(home: Path, database: Path) -> None:
         former = [place for place in known or _vanished(database) if place != here]
         if former and database.is_file():
             _rewrite(database, former, home)
-        (home / LOCATIONS).write_text(json.dumps([*former, here]) + "\n", encoding="utf-8")
+        partial = home / f".{LOCATIONS}.partial"
+        partial.write_text(json.dumps([*former, here]) + "\n", encoding="utf-8")
+        os.replace(partial, home / LOCATIONS)
+
+
+def moved_along(path: str, home: Path) -> str:
+    """Where a file or folder is now that was recorded as `path`: there, or where it was as seen from the home.
+
+    A project is moved as a whole, with the corpora beside its home. What is nowhere keeps its recorded path.
+    """
+    for former in [] if os.path.exists(path) else reversed(locations(home)):
+        now = os.path.normpath(home / os.path.relpath(path, former))
+        if os.path.exists(now):
+            return now
+    return path
 
 
 def _vanished(database: Path) -> list[str]:

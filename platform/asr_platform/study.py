@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.home import taken
 from asr_platform.ledger_storage import decoding, open_storage
+from asr_platform.relocation import moved_along
 from asr_platform.samplers import Feasible, Observation, propose
 from asr_platform.widening import plain_name, refit, stored_name
 from search_spaces.space import Space
@@ -148,6 +149,8 @@ class Ledger:
             widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
             if CORPUS in begun:
                 begun[CORPUS] = self._located(begun[CORPUS])
+                if self.file:
+                    begun[CORPUS] = moved_along(begun[CORPUS], self.file.parent)
             return {**begun, **attributes, **widened}
 
     @property

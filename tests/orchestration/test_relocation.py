@@ -131,6 +131,23 @@ def test_the_store_that_a_sweep_was_told_of_moves_with_the_home_that_it_is_in(tm
     assert moved.store({"options": {"tracking_uri": elsewhere}}).uri == elsewhere
 
 
+def test_a_corpus_beside_the_home_is_found_where_the_project_was_moved(tmp_path: Path) -> None:
+    """And the one that is still at its old place stays the one that is meant."""
+    corpus = tmp_path / "project" / "corpora" / "x"
+    corpus.mkdir(parents=True)
+    home = Home.at(tmp_path / "project" / "runs")
+    records.ledger_in(home.path, corpus=str(corpus))
+    shutil.copytree(tmp_path / "project", tmp_path / "copy")
+    found = {}
+    for place in ("copy", "moved"):
+        if place == "moved":
+            (tmp_path / "project").rename(tmp_path / "moved")
+        found[place] = Ledger.open(Home.existing(tmp_path / place / "runs").studies, "small").about["corpus"]
+    assert found == {"copy": str(corpus), "moved": str(tmp_path / "moved" / "corpora" / "x")}
+    shutil.rmtree(tmp_path / "moved" / "corpora")
+    assert Ledger.open(Home(tmp_path / "moved" / "runs").studies, "small").about["corpus"] == str(corpus)
+
+
 def test_what_lies_outside_the_home_keeps_its_path(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     ledger = records.ledger_in(tmp_path / "home", corpus="/corpora/x")
