@@ -186,6 +186,16 @@ def test_a_worker_that_is_killed_is_explained() -> None:
         list(results)
 
 
+def exhaust_memory(number: int) -> int:
+    return int(np.zeros(2**50 if number == 5 else 1)[0])
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_memory_that_runs_out_is_explained(jobs: int) -> None:
+    with pytest.raises(InputError, match=rf"(?s)out of memory with {jobs} worker processes: .*PiB.*fewer --jobs"):
+        list(ordered_map(exhaust_memory, range(100), jobs))
+
+
 # Prepares slowly enough to be interrupted in the middle, and says how far it is.
 PROGRAM = """
 import sys, time

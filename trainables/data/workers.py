@@ -27,11 +27,23 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
     Closing the iterator, an exception and Ctrl-C end the workers; so does this process's death.
 
     Raises:
-        InputError: the system ended a worker, which it does where memory runs out.
+        InputError: memory ran out, or the system ended a worker, which it does then.
     """
-    if jobs == 1:
-        yield from map(function, items)
-        return
+    try:
+        yield from map(function, items) if jobs == 1 else _pool_map(function, items, jobs)
+    except BrokenProcessPool:
+        raise InputError(
+            f"a worker process was killed: with {jobs} of them, memory may have run out",
+            f"Set fewer than --jobs {jobs}, or give more memory.",
+        ) from None
+    except MemoryError as error:
+        raise InputError(
+            f"out of memory with {jobs} worker processes: {error}",
+            "Set fewer --jobs, give more memory, or cut long recordings.",
+        ) from None
+
+
+def _pool_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
     # Not forked from this process: its threads may hold locks.
     context = multiprocessing.get_context("spawn")
     with _interrupts_held():  # Python's own helper process starts here
@@ -46,11 +58,6 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise InputError(
-                f"a worker process was killed: with {jobs} of them, memory may have run out",
-                f"Set fewer than --jobs {jobs}, or give more memory.",
-            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
