@@ -197,7 +197,7 @@ class Proposal:
 
 def shipped() -> list[str]:
     """Names of the spaces that lie beside this file."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    return sorted(path.stem for path in SHIPPED.glob("[!.]*.yaml"))
 
 
 def is_space(path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import optuna
 import pytest
 from proposals import NUM_FEATS, feasible
@@ -25,6 +27,13 @@ def test_what_ships() -> None:
         == set(shipped())
         == {path.stem for path in SHIPPED.glob("*.yaml")}
     )
+
+
+def test_hidden_files_are_no_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("digits.yaml", "._digits.yaml"):  # macOS leaves the second in archives
+        (tmp_path / name).touch()
+    monkeypatch.setattr("search_spaces.space.SHIPPED", tmp_path)
+    assert shipped() == ["digits"]
 
 
 @pytest.mark.parametrize("name", shipped())
