@@ -13,6 +13,18 @@ from typing import TextIO
 from trainables.errors import InputError
 
 
+def check_decodable(path: Path) -> None:
+    """Refuses a path with bytes that are not UTF-8, which Arrow and safetensors cannot open.
+
+    Raises:
+        InputError: it has some.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: a path that is not UTF-8", "Rename it, or choose another.") from None
+
+
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """Gives a fresh folder to write into; when the block has ended, that takes the place of `folder`.

@@ -27,7 +27,7 @@ from trainables.checksums import copy_checksums, record_checksums, verify_checks
 from trainables.config import Config, problems
 from trainables.data.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
-from trainables.folders import replaced
+from trainables.folders import check_decodable, replaced
 from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import stacks
 from trainables.utterance_errors import ERRORS
@@ -149,6 +149,7 @@ def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> About:
 
 def _about(folder: Path, files: tuple[str, ...]) -> About:
     """The content of `config.json`; where that is missing, the error names all of `files` that are."""
+    check_decodable(folder)
     path = folder / CONFIG
     _require(folder, (CONFIG,) if path.is_file() else files)
     tree = read_json(path, "format")

@@ -214,9 +214,9 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
         trials,
         place / "my models" / "small",
         "models:/small@champion",
-        interrupted=False,
+        state="finished",
+        reason="",
         standings={},
-        cap="",
         objectives=["val_cer"],
     )
     ended = close(whole)
@@ -227,7 +227,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert "in the registry: models:/small@champion\n" in ended.out
     assert "trial 1 failed: diverged: the loss is no longer a number; try " in ended.out
     ended = close(
-        dataclasses.replace(whole, model=None, registered="", interrupted=True),
+        dataclasses.replace(whole, model=None, registered="", state="stopped"),
         "--home",
         "my runs",
     )
@@ -237,10 +237,12 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert ended.code == 1
     assert "no model: no trial finished an epoch\n" in ended.out
     cap = "5 of 5 hours (--max-hours) are spent"
-    ended = close(dataclasses.replace(whole, cap=cap))
+    ended = close(dataclasses.replace(whole, state="capped", reason=cap))
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
     assert f"stopped: {cap}; with more of them, go on: platform sweep --resume small\n" in ended.out
+    ended = close(dataclasses.replace(whole, state="failed", reason="the node is gone"))
+    assert "stopped: the node is gone\ngo on with: platform sweep --resume small\n" in ended.out and ended.code == 1
     ended = close(dataclasses.replace(whole, registered=""), "--home", "my runs")
     mending = "not registered:  once MLflow can be written, platform --home 'my runs' doctor small --repair\n"
     assert mending in ended.out

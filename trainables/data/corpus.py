@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from trainables.data.features import Recipe
 from trainables.data.utterance import trains, validates
 from trainables.errors import InputError
+from trainables.folders import check_decodable
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "corpus.json"
@@ -97,6 +98,7 @@ class Corpus:
             InputError: no corpus there, one of another format version, or one with missing parts.
         """
         path = Path(path)
+        check_decodable(path)
         description = _read_description(path)
         missing = [str(path / f"{name}.arrow") for name in description.splits if not (path / f"{name}.arrow").is_file()]
         if missing:

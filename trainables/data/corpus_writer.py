@@ -27,6 +27,7 @@ from trainables.data.statistics import RunningStatistics
 from trainables.data.unfinished import UnfinishedFolder
 from trainables.data.utterance import storable, trains
 from trainables.errors import InputError
+from trainables.folders import check_decodable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -202,7 +203,8 @@ class _Sink(io.RawIOBase):
 
 
 def check_free(out: Path) -> None:
-    """Raises InputError unless a corpus can be made at `out`."""
+    """Raises InputError unless a new folder can be made at `out`."""
+    check_decodable(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: exists and is not empty", "Choose another folder with --out, or remove this one.")
 
