@@ -90,7 +90,8 @@ def load_language_model(folder: str, key: str, device: torch.device | str = "cpu
     try:
         return TextModel.load(Path(folder), device)
     except InputError as error:
-        raise InputError(f"{key}: {error.problem}", "Give the directory of a trained language model.") from None
+        remedy = f"{error.remedy} {key} takes the directory of a trained language model."
+        raise InputError(f"{key}: {error.problem}", remedy) from None
 
 
 def check_tokenizers(ours: Tokenizer, theirs: Tokenizer, folder: str, key: str) -> None:

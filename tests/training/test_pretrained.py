@@ -143,3 +143,7 @@ def test_what_is_no_language_model_is_refused(tiny_corpus: Corpus, tmp_path: Pat
         with pytest.raises(InputError, match=re.escape(reason)) as error:
             load_language_model(str(tmp_path / name), "pretrained.decoder")
         assert error.value.problem.startswith("pretrained.decoder: ")
+        assert error.value.remedy.endswith("pretrained.decoder takes the directory of a trained language model.")
+        assert name != "damaged" or error.value.remedy.startswith(
+            "Use another copy; if you changed the file on purpose"
+        )
