@@ -90,7 +90,9 @@ class Mirror(Follower):
         `reason` says why the sweep ended early. Trials that were interrupted keep their pictures as well.
         """
         self.rests_until = 0.0
-        self.show()
+        trials = self.ledger.trials()
+        # A trial that was proposed as the sweep stopped has never started, and nobody has told of it.
+        self.show(*(trial.number for trial in trials if "mlflow_run_id" not in trial.about))
         trials = self.ledger.trials()
         steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
         steps += [partial(self._leave, trial=trial) for trial in trials if trial.state == "running"]

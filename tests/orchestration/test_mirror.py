@@ -251,6 +251,14 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
         assert len(sweep.table(shown["trial-0000"], name)) == len(seen.PAIRS)
 
 
+def test_a_trial_that_never_started_has_a_run_in_the_end(sweep: Sweep) -> None:
+    """It was proposed as the sweep stopped."""
+    sweep.mirror.show_all()
+    records.add(sweep.ledger, "running")
+    sweep.mirror.end("KILLED", None, None)
+    assert sweep.runs()["trial-0000"].info.status == "KILLED"
+
+
 def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sweep) -> None:
     sweep.mirror.show_all()
     first = records.add(sweep.ledger, "running")
