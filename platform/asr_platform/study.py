@@ -38,7 +38,8 @@ OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
 ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
 OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
-CORPUS, CHECKPOINT = "corpus", "checkpoint"  # paths: of what a sweep is begun with, and of an epoch
+CORPUS, FOLDER = "corpus", "folder"  # paths in what a sweep is begun with; the latter is where its space's begin
+CHECKPOINT = "checkpoint"  # a path in an epoch's row
 FITTED = "fitted"  # the width that fills the budget: a value of the trial that the sampler was not asked for
 REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
 WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
@@ -147,11 +148,11 @@ class Ledger:
             attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
             widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
-            if CORPUS in begun:
-                begun[CORPUS] = self._located(begun[CORPUS])
-                if self.file:
-                    begun[CORPUS] = moved_along(begun[CORPUS], self.file.parent)
-            return {**begun, **attributes, **widened}
+            about = {**begun, **attributes, **widened}
+            if self.file:
+                places = {key: self._located(about[key]) for key in (CORPUS, FOLDER) if key in about}
+                about |= {key: moved_along(place, self.file.parent) for key, place in places.items()}
+            return about
 
     @property
     def name(self) -> str:
@@ -180,7 +181,7 @@ class Ledger:
 
     def widen(self, space: Space, folder: Path, params: Mapping[int, Mapping[str, Any]]) -> None:
         """Goes on with another space, in which the trials so far have these values; in one write."""
-        about = {"space": space.text, "source": space.source, "folder": str(folder)}
+        about = {"space": space.text, "source": space.source, FOLDER: str(folder)}
         told = {str(number): dict(values) for number, values in params.items()}
         self.study.set_user_attr(WIDENED, {**about, "params": told})
 

@@ -136,7 +136,8 @@ def test_a_corpus_beside_the_home_is_found_where_the_project_was_moved(tmp_path:
     corpus = tmp_path / "project" / "corpora" / "x"
     corpus.mkdir(parents=True)
     home = Home.at(tmp_path / "project" / "runs")
-    records.ledger_in(home.path, corpus=str(corpus))
+    about = {**records.ABOUT, "corpus": str(corpus), "folder": str(tmp_path / "project")}
+    Ledger.create(home.studies, "small", about)
     shutil.copytree(tmp_path / "project", tmp_path / "copy")
     found = {}
     for place in ("copy", "moved"):
@@ -144,6 +145,8 @@ def test_a_corpus_beside_the_home_is_found_where_the_project_was_moved(tmp_path:
             (tmp_path / "project").rename(tmp_path / "moved")
         found[place] = Ledger.open(Home.existing(tmp_path / place / "runs").studies, "small").about["corpus"]
     assert found == {"copy": str(corpus), "moved": str(tmp_path / "moved" / "corpora" / "x")}
+    moved = Ledger.open(Home(tmp_path / "moved" / "runs").studies, "small").about
+    assert moved["folder"] == str(tmp_path / "moved"), "where the paths in its space begin"
     shutil.rmtree(tmp_path / "moved" / "corpora")
     assert Ledger.open(Home(tmp_path / "moved" / "runs").studies, "small").about["corpus"] == str(corpus)
 
