@@ -246,7 +246,8 @@ def _resume(
     notify: tuple[str, ...],
 ) -> None:  # fmt: skip
     from asr_platform import sweep as sweeps
-    from asr_platform.home import Home, checked_uri
+    from asr_platform.home import Home
+    from asr_platform.store_address import checked_uri
     from search_spaces.space import Space
 
     view, place, wider = follow(console(), notify), Home.existing(home), Space.load(space) if space else None

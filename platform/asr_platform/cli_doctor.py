@@ -31,8 +31,9 @@ def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None,
       platform doctor digits-1 --repair
     """
     from asr_platform.doctor import Doctor
-    from asr_platform.home import Home, checked_uri
+    from asr_platform.home import Home
     from asr_platform.ledger_copies import keep_copy, restore
+    from asr_platform.store_address import checked_uri
     from asr_platform.study import Ledger
 
     if repair:

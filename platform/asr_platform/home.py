@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from asr_platform.ledger_storage import DamagedLedgerError, check, is_whole, sqlite_address
 from asr_platform.relocation import ARTIFACTS, locations, settle
 from asr_platform.store_address import SERVERS
-from asr_platform.store_address import checked_uri as checked_uri
 from trainables.errors import InputError
 
 STUDIES, STORE = "studies.db", "mlflow.db"

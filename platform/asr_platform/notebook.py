@@ -24,7 +24,8 @@ from asr_platform import sweep as sweeps
 from asr_platform.cli_shared import WIDE, store_of_new
 from asr_platform.cluster import Options
 from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.home import Home, checked_uri, where_runs_live
+from asr_platform.home import Home, where_runs_live
+from asr_platform.store_address import checked_uri
 from asr_platform.study import Ledger
 from asr_platform.terminal import View
 from search_spaces.settings import Limits, Number, Whole

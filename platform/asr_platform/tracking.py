@@ -172,11 +172,13 @@ class Tracker:
         if begun:
             run_id = begun[0].id
         else:
-            run_id = self.client.create_run(self.experiment, run_name=name, tags={**tags, **nesting}).info.run_id
+            run_id = self.client.create_run(
+                self.experiment, run_name=name, tags={**readable(tags), **nesting}
+            ).info.run_id
         if not self.client.get_run(run_id).data.params:
             if datasets:
                 self.client.log_inputs(run_id, datasets=list(datasets))
-            self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            self.client.log_batch(run_id, params=[Param(key, value) for key, value in readable(params).items()])
         return run_id
 
     def _restore(self) -> None:
@@ -268,7 +270,7 @@ class Tracker:
             self.client.log_table(run_id, dict(columns), name)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in readable(tags).items()])
 
     def describe(self, run_id: str, text: str, former: str | None) -> None:
         """Sets a run's description, in Markdown, unless a person has changed the `former` one."""
@@ -305,7 +307,7 @@ class Tracker:
         A reason to end early is in the tag `stopped`.
         """
         if reason:
-            self.client.set_tag(run_id, "stopped", reason)
+            self.tag(run_id, {"stopped": reason})
         elif "stopped" in self.client.get_run(run_id).data.tags:  # where the sweep ended the last time
             self.client.delete_tag(run_id, "stopped")
         if best and best.best:
@@ -345,6 +347,11 @@ def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]
 
 def _plain(run: Any) -> Run:
     return Run(run.info.run_id, run.info.run_name, run.info.status)
+
+
+def readable(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as texts that a database takes: bytes of file names that are not UTF-8 are written as \\udcXX."""
+    return {key: str(value).encode(errors="backslashreplace").decode() for key, value in values.items()}
 
 
 def client_of(uri: str) -> MlflowClient:

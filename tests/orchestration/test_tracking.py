@@ -158,6 +158,16 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
     assert "stopped" not in found.data.tags
 
 
+def test_names_that_are_not_utf8_are_escaped(tracker: Tracker) -> None:
+    """In parameters, tags and the reason of an end: a database takes no lone surrogates."""
+    run_id = tracker.start("odd", {"space": "caf\udce9.yaml"}, {"space": "caf\udce9.yaml"})
+    tracker.tag(run_id, {"corpus": "caf\udce9"})
+    tracker.end_sweep(run_id, "FAILED", None, "no such file: caf\udce9.wav")
+    data = tracker.client.get_run(run_id).data
+    assert data.params["space"] == data.tags["space"] == "caf\\udce9.yaml"
+    assert (data.tags["corpus"], data.tags["stopped"]) == ("caf\\udce9", "no such file: caf\\udce9.wav")
+
+
 def test_a_run_that_the_store_does_not_have_is_not_reopened(tracker: Tracker) -> None:
     """It was deleted, or written to another store."""
     run_id = tracker.start("trial-0000", {}, {})
