@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from asr_platform.home import Home, Store
+from asr_platform.home import STORE, Home, Store
 from asr_platform.ledger_storage import database_file
 from asr_platform.registry import CHAMPION
 from asr_platform.store_address import named_uri
@@ -37,6 +37,8 @@ def fetch(home: Path, model: str) -> Path:
     """
     named = named_uri()
     place = Home(home.resolve()) if named else Home.existing(home)
+    if named and place.path.joinpath(STORE).exists():  # it may be the one that is named
+        place.settle()
     failures: list[InputError] = []
     for store in _stores(place, named, _name(model)):
         try:

@@ -68,7 +68,7 @@ class Home:
         except OSError as error:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
         home.check()
-        home._settle()
+        home.settle()
         return home
 
     @classmethod
@@ -86,7 +86,7 @@ class Home:
                 f"{path}: nothing has been run here",
                 "Run platform sweep first, or say where that was: platform --home DIR ...",
             )
-        home._settle()
+        home.settle()
         return home
 
     @property
@@ -116,8 +116,11 @@ class Home:
         folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
         return [path.parent.name for path in folders if self.holder(path.parent.name)]
 
-    def _settle(self) -> None:
-        """See `relocation.settle`; never under a driver, which may see the home at another path (in a container)."""
+    def settle(self) -> None:
+        """Makes MLflow's addresses right again where the home was moved or copied (relocation.py).
+
+        Never under a driver, which may see the home at another path, as in a container.
+        """
         if locations(self.path)[-1:] != [str(self.path)] and not self.running():
             settle(self.path, self.path / STORE)
 
@@ -285,8 +288,8 @@ def _expressible(path: Path) -> Path:
         InputError: its bytes are not UTF-8, or it is an address.
     """
     try:
-        str(path).encode()
+        str(path.absolute()).encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="replace")
+        shown = os.fsencode(path.absolute()).decode(errors="replace")
         raise InputError(f"{shown}: a path that is not UTF-8", "Rename the folder, or choose another --home.") from None
     return local_path(path)

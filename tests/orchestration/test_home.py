@@ -81,12 +81,16 @@ def test_an_address_names_the_file_that_it_was_made_from(name: str) -> None:
     assert address.format(SCHEMA_VERSION=1) == address, "Optuna fills in what is in braces"
 
 
-def test_a_path_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf_8_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where only the working directory has such a name."""
     place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    monkeypatch.chdir(place)
     for way in (Home.at, Home.existing):
-        with pytest.raises(InputError, match="caf\ufffd: a path that is not UTF-8"):
-            way(place)
-    assert list(tmp_path.iterdir()) == []
+        for path in (place, Path("mlruns")):
+            with pytest.raises(InputError, match=r"caf\ufffd.*: a path that is not UTF-8"):
+                way(path)
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/runs", "gs://bucket", "file:///tmp/x"])

@@ -100,6 +100,15 @@ def test_a_home_from_before_paths_were_relative(original: Found, tmp_path: Path)
     check(place, original)
 
 
+def test_a_store_that_is_named_after_the_move_leads_to_the_model_at_once(
+    original: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(original.home.path, place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", Home(place).tracking)
+    assert located(place, CHAMPION).is_relative_to(place)
+
+
 def test_a_home_is_left_alone_while_one_of_its_sweeps_is_running(original: Found, tmp_path: Path) -> None:
     """Its driver may see it at another path, as in a container."""
     place = tmp_path / "copy"
