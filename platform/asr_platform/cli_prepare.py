@@ -46,7 +46,7 @@ def bad_recordings(context: click.Context, parameter: click.Parameter, limit: in
 def output_options(command: Command) -> Command:
     """What every source shares: where to, which features, how many processes."""
     for option in (
-        click.option("--skip-bad", "bad", metavar="N", type=click.IntRange(0), default=0, callback=bad_recordings,
+        click.option("--skip-bad", "bad", metavar="N", type=cli_numbers.BAD, default=0, callback=bad_recordings,
                      help="Leave out up to N utterances that cannot be used, and list them; default: none."),
         click.option("--jobs", metavar="N", type=cli_numbers.WORKERS, help="Worker processes; default: one a CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
