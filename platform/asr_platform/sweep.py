@@ -278,10 +278,9 @@ def _execute(
             mirror.end("FAILED", best_of(ledger.trials()), None)
         raise
     meter.note()
-    try:
-        return _conclude(sweep, interrupt, mirror, errors, thinner, view)
-    finally:
-        keep_copy(home, sweep.name)
+    outcome = _conclude(sweep, interrupt, mirror, errors, thinner, view)
+    keep_copy(home, sweep.name)
+    return outcome
 
 
 def _record(sweep: RunningSweep, view: View) -> None:
