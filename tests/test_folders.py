@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,3 +68,20 @@ def test_a_place_that_takes_nothing_is_refused() -> None:
         write(Path("/proc/x"))
     with pytest.raises(InputError, match="/proc: cannot hold a folder"), replaced(Path("/proc/x")):
         pass
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
+    """And nothing that a process is still writing; its old content stays until the new is whole."""
+    folder = tmp_path / "model"
+    program = (
+        "import os, pathlib, sys\nfrom trainables.folders import replaced\n"
+        "with replaced(pathlib.Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'half').write_text('')\n    os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+    with replaced(folder) as one, replaced(folder) as other:
+        (one / "content").write_text("first")
+        (other / "content").write_text("second")
+        assert set(tmp_path.iterdir()) == {one, other}
+    assert list(tmp_path.iterdir()) == [folder] and (folder / "content").read_text() == "first"

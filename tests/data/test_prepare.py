@@ -21,10 +21,10 @@ from trainables.data.importers.hw4 import hw4_utterances
 from trainables.data.importers.synthetic import synthetic_utterances
 from trainables.data.mistakes import BadRecordings
 from trainables.data.prepare import prepare
-from trainables.data.unfinished import UnfinishedFolder
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.data.workers import ordered_map
 from trainables.errors import InputError
+from trainables.folders import UnfinishedFolder
 
 HW4, KALDI = Recipe(name="hw4"), Recipe(name="kaldi")
 

@@ -24,10 +24,9 @@ import pyarrow as pa
 from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, SPLIT_NAME, Corpus, Description, SplitSummary
 from trainables.data.features import Recipe
 from trainables.data.statistics import RunningStatistics
-from trainables.data.unfinished import UnfinishedFolder
 from trainables.data.utterance import storable, trains
 from trainables.errors import InputError
-from trainables.folders import check_decodable
+from trainables.folders import UnfinishedFolder, check_decodable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -51,7 +50,7 @@ class CorpusWriter:
     def __init__(self, out: Path, recipe: Recipe, source: str) -> None:
         self.out, self.recipe, self.source = Path(out), recipe, source
         check_free(self.out)
-        self._unfinished = UnfinishedFolder(self.out)
+        self._unfinished = UnfinishedFolder(self.out.resolve())
         self._folder = self._unfinished.path
         self._splits: dict[str, _SplitWriter] = {}
         self._statistics = RunningStatistics(recipe.bins)

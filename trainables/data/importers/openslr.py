@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.data.importers.librispeech import CORPUS_FOLDER
-from trainables.data.unfinished import UnfinishedFolder
 from trainables.errors import InputError
+from trainables.folders import UnfinishedFolder
 
 BASE_URL = "https://www.openslr.org/resources/12"
 # md5sum.txt at that address
@@ -120,7 +120,7 @@ def _md5(path: Path) -> str:
 def _unpack(archive: Path, split: str, root: Path) -> Path:
     """Unpacks beside the final folder and renames, so that half a split never looks like one."""
     target = root / CORPUS_FOLDER / split
-    with UnfinishedFolder(root / split) as temporary:
+    with UnfinishedFolder((root / split).resolve()) as temporary:
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 tar.extractall(temporary.path, filter="data")
