@@ -16,7 +16,7 @@ from asr_platform.following import Follower
 from asr_platform.home import trial_name
 from asr_platform.leaderboard import pareto_front, ranked
 from asr_platform.study import REMOVED, Ledger, TrialRecord
-from asr_platform.trial import SNAPSHOT
+from asr_platform.trial import HALF_SNAPSHOT, SNAPSHOT
 from trainables.checkpoint import AVERAGES, OPTIMIZER, TRAINING
 from trainables.examples import ATTENTION
 
@@ -83,7 +83,8 @@ class Thinner(Follower):
 
     def _thin(self, trial: TrialRecord, kept: bool) -> None:
         """The best checkpoint becomes a model directory; without its model, records in JSON are what stays."""
-        (self.trials / trial_name(trial.number) / SNAPSHOT).unlink(missing_ok=True)  # it would name what is gone
+        for name in (SNAPSHOT, HALF_SNAPSHOT):  # they would name what is gone
+            (self.trials / trial_name(trial.number) / name).unlink(missing_ok=True)
         for folder in self.superfluous(trial):
             _remove(folder)
         if trial.checkpoint:

@@ -36,6 +36,7 @@ Report = dict[str, Any]
 # is on its way, which a stop or a kill can make for ever.
 KEPT = 2
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
+HALF_SNAPSHOT = f"half-{SNAPSHOT}"
 TRAINING = "training.json"  # what a whole checkpoint has (trainables.checkpoint; importing it would import torch)
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 END: Report = {"done": True}  # the step after the last report; Tune ends the trial at it
@@ -160,16 +161,18 @@ def mended(folder: Path) -> str | None:
     """Makes a trial's folder fit to go on from, and returns the latest checkpoint if Ray Train has lost sight of it.
 
     Ray Train writes its list of checkpoints in place (2.60): a kill or a full disk at that moment leaves half a list,
-    with which it would not start again. The checkpoints themselves are whole.
+    with which it would not start again. The checkpoints themselves are whole. Half a list is kept under another name,
+    which tells that the checkpoints are still to be used if this run is killed before it has written a list.
     """
     snapshot = folder / SNAPSHOT
     try:
         json.loads(snapshot.read_text(encoding="utf-8"))
         return None
     except FileNotFoundError:
-        return None
+        if not (folder / HALF_SNAPSHOT).exists():
+            return None
     except ValueError:
-        snapshot.unlink()
+        snapshot.replace(folder / HALF_SNAPSHOT)
     whole = sorted(path.parent for path in folder.glob(f"checkpoint_*/{TRAINING}"))
     return str(whole[-1]) if whole else None
 

@@ -35,8 +35,11 @@ def test_half_a_list_is_removed_and_the_latest_whole_checkpoint_found(tmp_path: 
     latest = checkpoint(tmp_path, "2026-11-21_10-00-09.000001")
     checkpoint(tmp_path, "2026-11-21_10-00-10.000001", whole=False)
     (tmp_path / SNAPSHOT).write_text('{"checkpoint_results": [')
-    assert mended(tmp_path) == str(latest)
-    assert not (tmp_path / SNAPSHOT).exists()
+    for _ in range(2):  # the run that finds it may be killed before it has written a list
+        assert mended(tmp_path) == str(latest)
+        assert not (tmp_path / SNAPSHOT).exists()
+    (tmp_path / SNAPSHOT).write_text("{}")
+    assert mended(tmp_path) is None
 
 
 def test_half_a_list_and_nothing_else(tmp_path: Path) -> None:
