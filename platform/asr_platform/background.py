@@ -30,7 +30,7 @@ class Background:
         self.failures: set[str] = set()
         self._jobs: dict[Hashable, tuple[str, Callable[[], None]]] = {}  # a dictionary keeps the order of arrival
         self._changed = threading.Condition()
-        threading.Thread(target=self._work, name="background", daemon=True).start()
+        self._start()
 
     def do(self, what: str, job: Callable[[], None], key: Hashable = None) -> None:
         """Asks for a job; `what` it does, in words. It takes the place of one that still waits under the same key."""
@@ -44,21 +44,31 @@ class Background:
             while self._jobs or self.current:
                 self._changed.wait(1)  # in steps: a signal is heeded between them
 
+    def do_next(self) -> bool:
+        """Does the job that has waited longest; False where there is none."""
+        with self._changed:
+            if not self._jobs:
+                return False
+            what, job = self._jobs.pop(next(iter(self._jobs)))
+            self.current = what
+        try:
+            job()
+        except Exception as error:
+            self._failed(f"{what} failed: {type(error).__name__}: {error}")
+        with self._changed:
+            self.current = ""
+            self._changed.notify_all()
+        return True
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name="background", daemon=True).start()
+
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not self._jobs:
                     self._changed.wait()
-                key = next(iter(self._jobs))
-                what, job = self._jobs.pop(key)
-                self.current = what
-            try:
-                job()
-            except Exception as error:
-                self._failed(f"{what} failed: {type(error).__name__}: {error}")
-            with self._changed:
-                self.current = ""
-                self._changed.notify_all()
+            self.do_next()
 
     def _failed(self, text: str) -> None:
         if text not in self.failures:

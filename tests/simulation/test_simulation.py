@@ -1,0 +1,55 @@
+"""A sweep survives its drivers: a thousand schedules of kills, full disks, signals, lost and late reports.
+
+A ledger in SQLite and an MLflow store are slow, so most schedules have their ledger in Optuna's memory and an MLflow
+store that is away; every 50th has its ledger in SQLite, with copies, and every 100th an MLflow store as well.
+`SIMULATION_SCHEDULES` says how many there are, `SIMULATION_FIRST` with which seed they begin; one that fails is told
+with the command that runs it again. `simulate.py --store mlflow` has all of them with everything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from schedules import Schedule
+from simulate import EVERY, ScheduleError, simulate
+from world import Templates, World
+
+from asr_platform.thinning import Thinner
+
+FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
+SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "1000"))
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(tmp_path_factory.mktemp("simulation") / "templates")
+
+
+def test_whatever_befalls_the_driver_all_is_on_record_once(templates: Templates) -> None:
+    ends = simulate(range(FIRST, FIRST + SCHEDULES), templates, templates.folder.parent)
+    assert ends["finished"] == SCHEDULES
+    if SCHEDULES >= 1000:
+        assert min(ends[end] for end in ("killed", "stopped", "failed", "capped")) > 50, ends
+
+
+@pytest.mark.parametrize("store", ["memory", *EVERY])
+def test_a_seed_is_one_schedule(store: str, templates: Templates, tmp_path: Path) -> None:
+    """What is printed and written is the same each time."""
+    told = []
+    for time in ("first", "second"):
+        world = World(Schedule.of(5, store), templates, tmp_path / time)  # type: ignore[arg-type]
+        world.run()
+        told.append((re.sub("first|second", "", world.printed.getvalue()), list(world.writes.latest)))
+    assert told[0] == told[1]
+    assert "killed" in told[0][0] or "failed" in told[0][0]
+
+
+def test_a_fault_is_told_with_its_seed(
+    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Thinner, "thin", lambda thinner: None)
+    with pytest.raises(ScheduleError, match=r"seed \d+(.|\n)*simulate.py --first \d+ --count 1"):
+        simulate(range(1, 20), templates, tmp_path)

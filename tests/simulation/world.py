@@ -1,0 +1,333 @@
+"""One sweep's world: its home, its drivers one after the other, and what must hold once they are done."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from crashes import Crash, Fault, Writes, watch_files_and_databases, watch_storage
+from hands import Clock, Hands
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+from mlflow.tracking import MlflowClient
+from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
+from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages._rdb.storage import _VersionManager as VersionManager
+from rich.console import Console
+from schedules import Schedule, Shape
+from workers import Speech
+
+from asr_platform import best_model, limits, mirror, provenance, run_on_record, sweep, tracking, watch
+from asr_platform.cluster import Cluster, Options
+from asr_platform.doctor import Doctor, Finding
+from asr_platform.feasibility import Feasibility
+from asr_platform.following import Follower
+from asr_platform.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
+from asr_platform.interrupts import Interrupt
+from asr_platform.ledger_storage import make_tables, open_storage, sqlite_address
+from asr_platform.study import Ledger, TrialRecord
+from asr_platform.terminal import View
+from asr_platform.tracking import quiet
+from search_spaces.settings import Limits
+from search_spaces.space import Space
+from trainables.errors import InputError
+from trainables.tasks import build_recognizer
+
+NAME = "simulated"
+MOST_DRIVERS = 12  # of one sweep, beside those whose ends are planned
+MENDED = {"interrupted", "late", "mlflow", "discard", "disk", "model", "registry"}
+"""Kinds of findings that going on mends."""
+AWAY = "MLflow cannot be read"
+
+
+@dataclass(frozen=True)
+class HomeInMemory(Home):
+    """A home whose ledger is no file."""
+
+    storage: BaseStorage
+
+    @property
+    def studies(self) -> Any:
+        return self.storage
+
+
+class Templates:
+    """What schedules have in common, made once: a corpus, a model, spaces, databases without a row."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.corpus = tiny.write_corpus(folder / "corpus", {"train": tiny.SENTENCES, "dev": tiny.SENTENCES[:2]})
+        self.model = folder / "model"
+        self.model.mkdir()
+        config = tiny.config({"model.encoder_layers": 1, "model.decoder_layers": 1})
+        build_recognizer(config, self.corpus, self.corpus.training_split(), torch.device("cpu")).save(self.model)
+        make_tables(folder / STUDIES)
+        storage = RDBStorage(sqlite_address(folder / STUDIES))
+        self.optuna_version = storage._version_manager.get_head_version()
+        storage.engine.dispose()
+        quiet()
+        MlflowClient(f"sqlite:///{folder / STORE}").search_experiments()
+        self.feasibility = cache(self._feasibility)
+
+    def _feasibility(self, shape: Shape) -> Feasibility:
+        return Feasibility(Space.parse(shape.space, "simulated.yaml", self.folder), self.corpus)
+
+
+class Doctors(Doctor):
+    """An audit that compares the best model's bytes: all trials have the same weights, and loading takes long."""
+
+    def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        folder, best = self.home.model(self.name), best_model.best_of(trials)
+        if folder.is_dir():
+            for path in sorted(folder.glob("*.safetensors")):
+                if best is None or path.read_bytes() != (Path(str(best.model)) / path.name).read_bytes():
+                    yield Finding("model", f"{path} is not the best trial's")
+        elif self._ended and best:
+            yield Finding("model", f"no model directory {folder}")
+
+
+class World:
+    """The sweep of one schedule.
+
+    Args:
+        folder: an empty one, for everything that the sweep writes.
+    """
+
+    def __init__(self, schedule: Schedule, templates: Templates, folder: Path) -> None:
+        self.schedule, self.templates, self.folder = schedule, templates, folder
+        self.writes, self.clock = Writes(folder), Clock()
+        self.speech = Speech(schedule.seed, templates.model, schedule.diverging)
+        self.stamps = itertools.count()
+        self.printed = io.StringIO()
+        self.before: list[TrialRecord] = []
+        self.told: list[str] = []  # how each driver ended
+        self.errors, self.temporary = folder / "errors", folder / "tmp"
+        self.uri = f"sqlite:///{folder / 'away' / STORE}"
+        home = folder / "home"
+        for place in (self.errors, self.temporary, home):
+            place.mkdir(parents=True)
+        if schedule.store == "memory":
+            storage = InMemoryStorage()
+            watch_storage(storage, self.writes)
+            self.home: Home = HomeInMemory(home, storage)
+        else:
+            self.home = Home(home)
+            shutil.copyfile(templates.folder / STUDIES, home / STUDIES)
+        if schedule.store == "mlflow":
+            shutil.copyfile(templates.folder / STORE, home / STORE)
+            self.uri = self.home.tracking
+        else:
+            (folder / "away").touch()  # a file where a folder should be
+
+    # Drivers
+
+    def run(self) -> None:
+        """Lives through the schedule to the sweep's end, and checks what must hold after each driver."""
+        ends = [*self.schedule.ends, *[None] * MOST_DRIVERS]
+        with self._patched():
+            for number, end in enumerate(ends):
+                self._drive(number, end.fault if end else None, end.interrupt if end else None)
+                self._check_between()
+                if self.told[-1] == "finished":
+                    break
+            else:
+                raise AssertionError("the sweep does not come to its end")
+            self._check_end()
+
+    def open(self) -> Ledger | None:
+        """The ledger; None before it is made."""
+        storage, _ = open_storage(self.home.studies)
+        return Ledger.open(storage, NAME) if NAME in Ledger.names(storage) else None
+
+    def _drive(self, number: int, fault: Fault | None, interrupt_at: int | None) -> None:
+        """One driver's life."""
+        ended = {trial.number for trial in self.before if trial.state != "running"}
+        random = Random(f"{self.schedule.seed} {number}")
+        hands = Hands(
+            random, self.writes, self.clock, self.speech, self._stamp, self.errors, interrupt_at, ended
+        )  # fmt: skip
+        self.writes.begin(fault)
+        full = ""
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sweep, "execute", hands.execute)
+                patch.setattr(sweep, "Background", hands.beside)
+                outcome = self._live()
+            self.told.append(outcome.state)
+        except Crash:
+            self.told.append("killed")
+        except (InputError, OSError) as error:
+            if not self.writes.full:
+                raise
+            full = f": {error}"
+            self.told.append("failed")
+        finally:
+            self._process_ends(hands)
+        self._log(f"driver {number} {self.told[-1]}{full} after {self.writes.count} writes, {hands.steps} steps")
+
+    def _live(self) -> sweep.Outcome:
+        """What `sweep.start` and `sweep.resume` do between reading their arguments and telling the outcome."""
+        schedule = self.schedule
+        feasibility = self.templates.feasibility(schedule.shape)
+        with self.home.lock(NAME):
+            ledger = self.open() or Ledger.create(self.home.studies, NAME, self._about(feasibility.space))
+            if self.told[-1:] == ["capped"]:
+                ledger.note("limits", Limits().model_dump())
+            running = sweep.RunningSweep(self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri))
+            view = View(Console(file=self.printed, width=200))
+            machine = Cluster(cpus=float(schedule.concurrency), gpus=0.0, dashboard="")
+            return sweep._run(running, machine, Interrupt(), view)
+
+    def _about(self, space: Space) -> dict[str, Any]:
+        """What `sweep.start` begins a sweep with."""
+        corpus = self.templates.corpus
+        return {
+            "space": space.text,
+            "source": space.source,
+            "folder": str(self.templates.folder),
+            "corpus": str(corpus.path),
+            "corpus_hash": corpus.hash,
+            "trials": self.schedule.trials,
+            "limits": Limits(hours=self.schedule.hours).model_dump(),
+            "epochs": space.settings.epochs,
+            "objectives": space.settings.objectives,
+            "options": asdict(Options(tracking_uri=self.uri)),
+        }
+
+    def _stamp(self) -> str:
+        return f"{next(self.stamps):06}"
+
+    def _process_ends(self, hands: Hands) -> None:
+        hands.let_linger()
+        self.writes.end()
+        for store in (TrackingStore, RegistryStore):
+            engine = store._engine_map.pop(self.uri, None)
+            if engine is not None:
+                engine.dispose()
+        TrackingStoreRegistry._get_store_with_resolved_uri.cache_clear()
+        ModelRegistryStoreRegistry._get_store_with_resolved_uri.cache_clear()
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        """What is not the project's own, or takes long and is nobody's state, is replaced.
+
+        That is: time; Ray's placement groups; pictures, for which an empty file stands; and what is always the same,
+        which is asked once: what git, pip and Optuna's migrations say of this installation, and what a space's text
+        means.
+        """
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (limits, mirror, run_on_record, tracking, watch):
+                patch.setattr(module, "time", self.clock)
+            patch.setattr(sweep.cluster, "Reaper", _NoReaper)
+            patch.setattr(provenance, "_git", _git)
+            patch.setattr(provenance, "distributions", lambda: _distributions)
+            patch.setattr(Space, "parse", _parse)
+            patch.setattr(VersionManager, "get_head_version", lambda manager: self.templates.optuna_version)
+            for module in (best_model, mirror):
+                patch.setattr(module, "draw_trial", _draw)
+                patch.setattr(module, "draw_sweep", _draw)
+            patch.setattr("tempfile.tempdir", str(self.temporary))
+            if self.schedule.store == "memory":
+                patch.setattr(sweep, "CopyKeeper", lambda home, name: Follower())
+                patch.setattr(sweep, "keep_copy", lambda home, name: None)
+            watch_files_and_databases(patch, self.writes)
+            yield
+
+    def _log(self, text: str) -> None:
+        print(text, file=self.printed)
+
+    # What must hold
+
+    def audit(self) -> list[Finding]:
+        doctor = Doctor if self.schedule.store == "mlflow" else Doctors
+        findings = doctor(self.home, NAME).audit()
+        return findings if self.schedule.store == "mlflow" else [one for one in findings if AWAY not in one.text]
+
+    def _check_between(self) -> None:
+        """Nothing that was on record has changed, and nothing is wrong but what going on mends."""
+        ledger = self.open()
+        if ledger is None:
+            return
+        now = ledger.trials()
+        assert len(now) >= len(self.before), "trials are gone"
+        for earlier, later in zip(self.before, now, strict=False):
+            assert later.curve[: earlier.epochs] == earlier.curve, f"the curve of trial {earlier.number} has changed"
+            if earlier.state != "running":
+                assert later.state == earlier.state, f"trial {later.number} was {earlier.state}, and is {later.state}"
+                assert later.epochs == earlier.epochs, f"trial {later.number} has ended, and was trained on"
+        self.before = now
+        mended = set() if self.told[-1] == "finished" else MENDED
+        wrong = [str(finding) for finding in self.audit() if finding.kind not in mended]
+        assert not wrong, wrong
+
+    def _check_end(self) -> None:
+        """Everything is on record once, and nothing else is left."""
+        trials, epochs = self.before, self.schedule.shape.epochs
+        assert len(trials) == self.schedule.trials
+        for trial in trials:
+            fate = self.schedule.diverging.get(trial.number)
+            assert [row["epoch"] for row in trial.curve] == list(range(1, trial.epochs + 1))
+            for row in trial.curve:
+                expected = self.speech.row(trial.number, row["epoch"])
+                assert {key: row[key] for key in expected} == expected
+            if trial.state == "failed":
+                assert trial.reason.startswith("DivergedError") and trial.epochs + 1 == fate, trial.reason
+            elif trial.state == "complete":
+                assert fate is None and trial.epochs == epochs
+            else:
+                assert trial.state == "pruned" and trial.reason.startswith("rung at epoch"), trial
+                assert trial.epochs < epochs
+        left = sorted(str(path.relative_to(self.home.path)) for path in self._unexpected())
+        assert not left, f"left behind: {left}"
+
+    def _unexpected(self) -> Iterator[Path]:
+        """Files and folders of the home that a sound sweep has not."""
+        home, sweeps = self.home.path, self.home.sweep(NAME)
+        known = {
+            home: {STUDIES, STORE, "sweeps", "models", "artifacts"},
+            home / "sweeps": {NAME},
+            home / "models": {NAME},
+            sweeps: {TRIALS, LOCK, COPY, "errors", "record"},
+            sweeps / TRIALS: {f"trial-{number:04}" for number in range(self.schedule.trials)},
+            sweeps / "errors": {f"trial-{number:04}.json" for number in range(self.schedule.trials)},
+        }
+        for folder, names in known.items():
+            if folder.is_dir():
+                yield from (path for path in sorted(folder.iterdir()) if path.name not in names)
+
+
+class _NoReaper:
+    """Ray's placement groups, of which there are none."""
+
+    def __init__(self, dashboard: str) -> None:
+        self.dashboard = dashboard
+
+    @contextmanager
+    def reaping(self) -> Iterator[None]:
+        yield
+
+
+def _draw(what: Any, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "picture.png").write_bytes(b"")
+
+
+_git = cache(provenance._git)
+_parse = staticmethod(cache(Space.parse))
+
+
+_distributions = [SimpleNamespace(name=one.name, version=one.version) for one in provenance.distributions()]
