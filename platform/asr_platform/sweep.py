@@ -102,6 +102,8 @@ def start(
         InputError: the name is taken, or no model of the space fits its budget and this corpus, or an earlier sweep is
             not there.
     """
+    if options.address:
+        cluster.check_address(options.address)
     if name is not None:
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
@@ -162,14 +164,15 @@ def resume(
             trials = trials or changed_trials(about, wider)
         feasibility = Feasibility(space, corpus)
         feasibility.check()
-        if trials is not None:
-            ledger.note("trials", trials)
-        ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
-        ledger.note("options", asdict(options))
-        if wider is not None:
-            ledger.widen(space, Path.cwd(), values)
         sweep = RunningSweep(home, name, ledger, feasibility, options)
         with interrupts() as interrupt, cluster.connect(options.address) as machine:
+            machine.workers(options)  # a cluster that cannot be used leaves the sweep as it was
+            if trials is not None:
+                ledger.note("trials", trials)
+            ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
+            ledger.note("options", asdict(options))
+            if wider is not None:
+                ledger.widen(space, Path.cwd(), values)
             return _run(sweep, machine, interrupt, view)
 
 
