@@ -117,8 +117,6 @@ def export(recognizer: Recognizer, out: Path) -> None:
         InputError: `out` holds something, or what torch's exporter needs is not installed.
     """
     check_free(out)
-    if out.is_symlink():
-        raise InputError(f"{out}: a symbolic link, which is not replaced", "Choose another --out.")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"exporting to ONNX needs {' and '.join(missing)}", f"pip install {' '.join(PACKAGES)}")

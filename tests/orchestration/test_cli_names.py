@@ -31,9 +31,12 @@ def test_a_file_that_is_written(words: str, run: Run, place: Path) -> None:
     (place / NAME).unlink()
 
 
-def test_export_follows_no_link(run: Run, place: Path) -> None:
-    (place / "empty").mkdir()
-    (place / "link").symlink_to("empty")
-    ended = run("export", "model", "--out", "link")
+@pytest.mark.parametrize("target", ["empty", "absent"])
+@pytest.mark.parametrize("words", ["export model --out link", "prepare synthetic --train 8 --jobs 1 --out link"])
+def test_no_folder_is_made_through_a_link(words: str, target: str, run: Run, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (place / "link").symlink_to(tmp_path / target)
+    ended = run(*words.split())
+    (place / "link").unlink()  # which is still there
     assert (ended.code, ended.out) == (2, "") and "link: a symbolic link" in ended.err
-    assert (place / "link").is_symlink() and not any((place / "empty").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"] and not any((tmp_path / "empty").iterdir())

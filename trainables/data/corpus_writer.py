@@ -204,6 +204,8 @@ class _Sink(io.RawIOBase):
 def check_free(out: Path) -> None:
     """Raises InputError unless a new folder can be made at `out`."""
     check_decodable(out)
+    if out.is_symlink():
+        raise InputError(f"{out}: a symbolic link, which is not followed", "Choose another folder with --out.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: exists and is not empty", "Choose another folder with --out, or remove this one.")
 
