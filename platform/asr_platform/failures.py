@@ -91,6 +91,11 @@ KNOWN = {
         f"{RESUME}; the system's log (dmesg) says whether memory ran out",
         "machine",
     ),
+    r"[Cc]onnection (closed|reset) by peer|[Rr]emote process exited|NCCL.*([Tt]imed? ?out|network error)": Cause(
+        "its workers lost touch with each other: one of them, or its node, is gone",
+        f"{RESUME}, once the network and the machines have been looked after",
+        "machine",
+    ),
     r"^WorkerGroupStartup|^InsufficientClusterResources": Cause(
         "its workers did not start",
         "fewer --workers-per-trial or less --gpus-per-worker: the cluster must have what a trial asks for",

@@ -64,6 +64,11 @@ REASONS = {
     "another than the sweep began with": [
         "InputError: /data/corpus: not the corpus that the sweep began with Put that one back."
     ],
+    "lost touch": [
+        "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:33221",
+        "DistBackendError: NCCL error, remote process exited or there was a network error",
+        "DistBackendError: [Rank 1] Watchdog caught collective operation timeout: NCCL operation timed out",
+    ],
     "did not start": ["WorkerGroupStartupTimeoutError: The worker group startup timed out after 300.0 seconds"],
 }
 
@@ -84,7 +89,7 @@ def test_every_cause_is_met_and_what_is_unknown_stays_unknown() -> None:
     ("whose", "words"),
     [
         ("configuration", ["GPU", "memory: that of the machine", "memory: Ray ended", "diverged", "bad data"]),
-        ("machine", ["node is lost", "out of reach", "killed or crashed", "did not start"]),
+        ("machine", ["node is lost", "out of reach", "killed or crashed", "lost touch", "did not start"]),
         ("sweep", ["disk is full", "another than the sweep began with"]),
     ],
 )
