@@ -39,17 +39,22 @@ OF_TRIAL = (
 def keep_copy(home: Home, name: str) -> None:
     """Brings a sweep's own copy of the ledger up to date: what changed since, in one transaction.
 
-    It may be called from any thread, and killed at any moment. A copy that is damaged, or of an earlier sweep of that
-    name, is made anew.
+    It may be called from any thread, and killed at any moment. A copy that is missing, damaged, or of an earlier sweep
+    of that name is made anew; one that is locked, or on a full disk, is not, since that would fail for the same reason.
 
     Raises:
         LedgerError: the ledger or the copy cannot be read or written; the copy stays as it was.
     """
     copy, ledger = home.sweep(name) / COPY, home.path / STUDIES
-    with suppress(sqlite3.DatabaseError), _transaction(copy, ledger) as database:
-        if _is_copy(database, name):
-            _update(database, name)
-            return
+    try:
+        with _transaction(copy, ledger) as database:
+            if _is_copy(database, name):
+                _update(database, name)
+                return
+    except sqlite3.DatabaseError as error:
+        failure = explained(ledger, error)
+        if copy.exists() and failure and not isinstance(failure, DamagedLedgerError):
+            raise failure from None
     partial = copy.with_name(f".{COPY}.{uuid.uuid4().hex}")
     try:
         make_private(partial)

@@ -18,7 +18,7 @@ import records
 
 from asr_platform.home import COPY, STUDIES, Home
 from asr_platform.ledger_copies import CopyKeeper, is_sound, keep_copy, restore
-from asr_platform.ledger_storage import DamagedLedgerError, LedgerError, sqlite_address
+from asr_platform.ledger_storage import DamagedLedgerError, LedgerError, connect, sqlite_address
 from asr_platform.relocation import LOCATIONS
 from asr_platform.study import Ledger
 from trainables.errors import InputError
@@ -154,6 +154,48 @@ def test_a_damaged_ledger_leaves_the_copy_as_it_was(home: Home, kind: damage.Dam
         keep_copy(home, "ant-2")
     assert (home.sweep("ant-2") / COPY).read_bytes() == before
     assert sorted(path.name for path in home.sweep("ant-2").iterdir()) == [COPY, "lock"]
+
+
+@pytest.mark.parametrize("locked", ["ledger", "copy"])
+def test_a_locked_database_is_waited_for_once(home: Home, locked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the copy stays as it was: another one would meet the same lock."""
+    Ledger.open(home.studies, "ant-2").finish(3, "complete")
+    copy, connections = home.sweep("ant-2") / COPY, []
+
+    def impatient(path: Path) -> sqlite3.Connection:
+        connections.append(path)
+        return connect(path, timeout=0.1)
+
+    before = copy.read_bytes()
+    with closing(connect(home.path / STUDIES if locked == "ledger" else copy)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr("asr_platform.ledger_copies.connect", impatient)
+        with pytest.raises(LedgerError, match="locked"):
+            keep_copy(home, "ant-2")
+    assert connections == [copy]
+    assert copy.read_bytes() == before
+    keep_copy(home, "ant-2")
+    assert told(copy_of(home, "ant-2"), "ant-2") == told(home.studies, "ant-2")
+
+
+def test_a_full_disk_is_met_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole new copy would need more room than what has changed."""
+    ledger, copy, connections = Ledger.open(home.studies, "ant-2"), home.sweep("ant-2") / COPY, []
+    for epoch in range(3, 200):
+        ledger.record(3, records.row(epoch, 0.5))
+    before = copy.read_bytes()
+
+    def without_room(path: Path) -> sqlite3.Connection:
+        connections.append(path)
+        database = connect(path)
+        database.execute("PRAGMA max_page_count = 1")  # SQLite's own full disk: no page may be added
+        return database
+
+    monkeypatch.setattr("asr_platform.ledger_copies.connect", without_room)
+    with pytest.raises(LedgerError, match="the disk is full"):
+        keep_copy(home, "ant-2")
+    assert connections == [copy]
+    assert copy.read_bytes() == before
 
 
 # Restoring
