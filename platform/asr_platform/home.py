@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import time
 import unicodedata
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from asr_platform.ledger_storage import DamagedLedgerError, check, is_whole, sqlite_address
+from asr_platform.ledger_storage import PRIVATE, DamagedLedgerError, check, is_whole, sqlite_address
 from asr_platform.relocation import ARTIFACTS, locations, settle
 from asr_platform.store_address import SERVERS
 from trainables.errors import InputError
@@ -27,6 +28,7 @@ COPY = "ledger.db"  # in a sweep's folder: its own copy of what the ledger knows
 LOCK, SWEEP = "lock", "sweep"
 TRIALS = "trials"  # in a sweep's folder: those of its trials
 LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
+SHARED = stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH  # modes of a home that several users write to
 TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
 
 
@@ -54,7 +56,11 @@ class Home:
 
     @classmethod
     def at(cls, path: Path) -> Home:
-        """The home at `path`; a folder that is missing is made, for its owner alone.
+        """The home at `path`, made where it is missing, in which a sweep may begin.
+
+        It is for its owner alone: the folder gets mode 0700 and its databases 0600, also where they exist with wider
+        ones. The home of another user keeps its modes, and so does one that is shared on purpose: its folder has the
+        setgid bit, or its group or everybody may write there.
 
         Raises:
             InputError: nothing can be written there.
@@ -67,6 +73,7 @@ class Home:
             tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
+        _make_private(home.path)
         home.check()
         home.settle()
         return home
@@ -231,6 +238,17 @@ class Home:
             except OSError:
                 return file.read() or f"{SWEEP} 0"
         return ""
+
+
+def _make_private(home: Path) -> None:
+    """Takes everybody else's permissions off a home and its databases, unless it is another user's or shared."""
+    about = home.stat()
+    if about.st_uid != os.geteuid() or about.st_mode & SHARED:
+        return
+    for path, mode in ((home, 0o700), (home / STUDIES, PRIVATE), (home / STORE, PRIVATE)):
+        with suppress(OSError):  # not there yet, another user's, or a file system without modes
+            if path.stat().st_mode & 0o077:
+                path.chmod(mode)
 
 
 def where_runs_live(home: str | Path | None = None) -> Path:

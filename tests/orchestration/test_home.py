@@ -125,8 +125,12 @@ def test_a_tilde_is_expanded_in_every_path_of_the_command_line(
     assert not (place / "~").exists()
 
 
-def test_what_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """Whatever the umask; a folder that a person made keeps its mode."""
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_home_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the umask, and also where a person, or git, made the folder."""
     before = os.umask(0)
     try:
         (tmp_path / "made").mkdir(mode=0o755)
@@ -137,11 +141,26 @@ def test_what_is_made_is_for_its_owner_alone(tmp_path: Path) -> None:
             make_database(sqlite_address(tmp_path / name / "deep" / "store.db"))
     finally:
         os.umask(before)
-    databases = ("studies.db", "mlflow.db", "deep/store.db")
-    modes = {str(path): stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("made", "new")}
-    assert modes == {"made": 0o755, "new": 0o700}
-    for path in (tmp_path / name / file for name in modes for file in databases):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for name in ("made", "new"):
+        assert mode_of(tmp_path / name) == 0o700
+        for file in ("studies.db", "mlflow.db", "deep/store.db"):
+            assert mode_of(tmp_path / name / file) == 0o600, file
+
+
+@pytest.mark.parametrize("shared", [0o775, 0o2755, 0o1777], ids=["group-writable", "setgid", "for all"])
+def test_a_home_that_is_shared_on_purpose_keeps_its_modes(shared: int, tmp_path: Path) -> None:
+    """One that everybody may read was perhaps not meant to be."""
+    home = Home.at(tmp_path)
+    records.ledger_in(home.path)
+    make_database(home.tracking)
+    databases = [tmp_path / "studies.db", tmp_path / "mlflow.db"]
+    for folder_before, folder_after, database_after in ((shared, shared, 0o664), (0o755, 0o700, 0o600)):
+        tmp_path.chmod(folder_before)
+        for database in databases:
+            database.chmod(0o664)
+        Home.at(tmp_path)
+        assert mode_of(tmp_path) == folder_after
+        assert [mode_of(database) for database in databases] == [database_after] * 2
 
 
 @pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../a", "a b", "a\n", "-rf", "naïve", "a:1"])
