@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
 import sys
@@ -11,8 +12,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 OUT, ERR = 1, 2  # standard output and error, as the system numbers them
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # errors after which a later write may succeed
 ESCAPES = "asr_platform.escapes"  # the name of the codec error handler
 
 
@@ -58,6 +61,40 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
+
+
+class LastingOutput:
+    """A text stream to which writing never fails; every other attribute is the stream's own.
+
+    What cannot be written is dropped. Once the reader is gone (a closed terminal gives EIO, a closed pipe EPIPE), the
+    stream's descriptor leads to /dev/null, so that nothing else in the process, and no flush at exit, fails there.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in PASSING:
+                with suppress(OSError, ValueError):  # a stream without a descriptor
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, self._stream.fileno())
+                    os.close(nowhere)
 
 
 def say(line: str) -> None:

@@ -256,10 +256,11 @@ def _resume(
 
 
 def _close(outcome: Outcome) -> None:
-    """The leaderboard and where to look next."""
-    from asr_platform.terminal import print_leaderboard, say
+    """The leaderboard and where to look next; the exit code tells how the sweep ended, whether or not anybody reads."""
+    from asr_platform.terminal import lasting, print_leaderboard, say
 
-    print_leaderboard(console(), outcome.trials, outcome.standings, outcome.objectives)
+    out = lasting(console())
+    print_leaderboard(out, outcome.trials, outcome.standings, outcome.objectives)
     model = os.path.relpath(outcome.model) if outcome.model else None
     go_on = f"{platform()} sweep --resume {outcome.name}"
     if outcome.state == "stopped":
@@ -282,7 +283,7 @@ def _close(outcome: Outcome) -> None:
     if outcome.state == "failed":
         lines += [f"stopped: {outcome.reason}", f"go on with: {go_on}"]
     for line in lines:
-        say(console(), line)
+        say(out, line)
     if outcome.state == "stopped":
         sys.exit(INTERRUPTED)
     if outcome.state == "failed":

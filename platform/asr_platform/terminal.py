@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
@@ -28,7 +28,7 @@ from asr_platform.study import Ledger, TrialRecord
 from asr_platform.time_left import in_words, time_left
 from asr_platform.trial_logs import last_lines
 from trainables.metrics import OBJECTIVES, objective, objective_text
-from trainables.output import ERR, output_in
+from trainables.output import ERR, LastingOutput, output_in
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
@@ -45,13 +45,16 @@ UNBOUNDED = 10_000  # columns
 class View(Follower):
     """Follows a sweep on the terminal. Not a terminal: one plain line an event.
 
+    Where the terminal or pipe goes away, the sweep goes on in silence.
+
     Args:
+        console: what to print on; from now on, writing to it never fails.
         platform: the command, for hints to copy.
         notify: whom to tell when the sweep has come to rest (`notify.py`).
     """
 
     def __init__(self, console: Console, platform: str = "platform", notify: Sequence[str] = ()) -> None:
-        self.console, self.platform, self.targets = console, platform, notify
+        self.console, self.platform, self.targets = lasting(console), platform, notify
         self.ledger: Ledger | None = None
         self.epochs: int | None = None
         self.header = ""
@@ -173,6 +176,12 @@ class View(Follower):
         """A line for terminals and log files alike."""
         say(self.console, text)
         self.console.file.flush()  # a log file is read while the sweep runs
+
+
+def lasting(console: Console) -> Console:
+    """The console itself, whose output is dropped from now on where its terminal or pipe has gone away."""
+    console.file = cast(IO[str], LastingOutput(console.file))
+    return console
 
 
 def near(path: Path) -> Path:

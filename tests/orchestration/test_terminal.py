@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 import records
@@ -51,8 +52,7 @@ def console(width: int, height: int = 40, terminal: bool = False) -> Console:
 
 
 def text_of(target: Console) -> str:
-    assert isinstance(target.file, io.StringIO)
-    return target.file.getvalue()
+    return str(cast(io.StringIO, target.file).getvalue())
 
 
 def rendered(target: Console, item: RenderableType) -> list[str]:
@@ -193,6 +193,54 @@ def test_nothing_but_the_table_writes_on_a_terminal(tmp_path: Path) -> None:
     assert "what was printed meanwhile: driver.log; Ray's logs: unknown" in text
     assert text.rstrip().endswith("RuntimeError: Ray is gone"), "once the table is gone"
     assert (tmp_path / "driver.log").read_text() == "a library in C\na warning\n"
+
+
+GONE = """
+import sys; sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+import records
+from asr_platform import cli, cli_shared
+from asr_platform.sweep import Outcome
+
+@cli.cli.command("watched")
+def watched():
+    view, ledger = cli_shared.follow(cli_shared.console(), ()), records.ledger_in_memory(trials=5)
+    shown = sys.stdout.isatty()
+    with view.sweep("small", "http://127.0.0.1:1", ledger, 9, Path(sys.argv[1])):
+        view.say("begun")
+        sys.stdin.readline()  # by now, nobody reads any more
+        trial = ledger.trial(records.add(ledger, "running", [0.5]))
+        for _ in range(3):
+            view.started(trial)
+            view.lost(trial, "its machine is gone", True)
+            view.say("x" * 100_000)
+        if shown:
+            print("said meanwhile", file=sys.stderr)
+    (Path(sys.argv[1]) / "ended").touch()
+    cli._close(Outcome("small", None, "dev", ledger.trials(), None, "", "stopped", "", {}, ["val_cer"]))
+
+cli.cli.main(["watched"], standalone_mode=False)
+"""
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_a_sweep_goes_on_when_its_terminal_or_pipe_is_gone(kind: str, tmp_path: Path) -> None:
+    """It ends with its own exit code, here that of one that was stopped; the table's file has what it always has."""
+    reader, writer = pty.openpty() if kind == "terminal" else os.pipe()
+    words = [sys.executable, "-c", GONE, str(tmp_path), str(Path(__file__).parent), *sys.path]
+    errors = tmp_path / "errors"
+    with errors.open("wb") as file:
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=writer, stderr=file, cwd=tmp_path)
+    os.close(writer)
+    shown = b""
+    while b"begun" not in shown:
+        shown += os.read(reader, 4096)
+    os.close(reader)
+    process.communicate(b"\n")
+    assert (process.returncode, errors.read_text()) == (130, "")
+    assert (tmp_path / "ended").exists()
+    if kind == "terminal":
+        assert (tmp_path / "driver.log").read_text() == "said meanwhile\n"
 
 
 def picture(ledger: Ledger, target: Console) -> list[str]:
