@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,12 +156,19 @@ def written_whole(path: Path) -> Iterator[TextIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
 
 
-def is_alive(process: str) -> bool:
-    """Whether a process of this machine has this id; True for what is no id, so that nothing of it is removed."""
+def this_process() -> str:
+    """The name of this process among those of all machines that may share a folder: `HOST-ID`."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def has_ended(process: str) -> bool:
+    """Whether the process of that name (see `this_process`) has ended; False where that cannot be known from here."""
+    host, _, number = process.rpartition("-")
     try:
-        os.kill(int(process), 0)
+        if host == socket.gethostname():
+            os.kill(int(number), 0)
     except ProcessLookupError:
-        return False
-    except (ValueError, OverflowError, PermissionError):
         return True
-    return True
+    except (ValueError, OverflowError, PermissionError):
+        return False
+    return False

@@ -22,7 +22,7 @@ import ray.train
 from ray.train.v2._internal.execution import context
 
 from trainables.errors import InputError
-from trainables.folders import is_alive
+from trainables.folders import has_ended, this_process
 from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.output import output_in, say
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logging.getLogger(context.__file__).setLevel(logging.WARNING)
 
 
-UNSAVED = "asr-checkpoint_"  # begins the name of a temporary folder, in which the id of its process follows
+UNSAVED = "asr-checkpoint_"  # begins the name of a temporary folder, in which its process follows
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ def report(metrics: Metrics, save: Save | None) -> None:
     if save is None:
         ray.train.report(message)
         return
-    with tempfile.TemporaryDirectory(prefix=f"{UNSAVED}{os.getpid()}_") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{UNSAVED}{this_process()}_") as folder:
         save(Path(folder) / "checkpoint")
         ray.train.report(message, checkpoint=ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint")))
 
@@ -106,5 +106,5 @@ def report(metrics: Metrics, save: Save | None) -> None:
 def remove_unsaved() -> None:
     """Removes the checkpoints that killed workers of this machine had not handed over: hundreds of megabytes each."""
     for folder in Path(tempfile.gettempdir()).glob(f"{UNSAVED}*"):
-        if not is_alive(folder.name.removeprefix(UNSAVED).partition("_")[0]):
+        if has_ended(folder.name.removeprefix(UNSAVED).rpartition("_")[0]):
             shutil.rmtree(folder, ignore_errors=True)

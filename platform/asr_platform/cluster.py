@@ -31,12 +31,15 @@ import asr_platform
 import search_spaces
 import trainables
 from trainables.errors import InputError
-from trainables.folders import is_alive
+from trainables.folders import has_ended, this_process
 
 OWNER = "asr_platform.pid"  # in the folder of a cluster that a driver has started: the driver's process
 SHUTDOWN_TIMEOUT = 30  # seconds
 LOOPBACK = "127.0.0.1"
 ADDRESS_TIMEOUT = 5  # seconds
+Address = tuple[str, int]
+"""Host and port."""
+PATIENCE = 2.0  # seconds for a connection to be accepted
 # What opens a connection to Ray's head (RFC 9113, section 3.4), and the type of the frame that it answers with. Ray
 # itself would wait for minutes for a server of another kind.
 HTTP2, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
@@ -96,7 +99,7 @@ class Cluster:
     gpus: float
     dashboard: str
     logs: str = ""
-    parts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    parts: Mapping[str, Address] = field(default_factory=dict)
 
     def workers(self, options: Options) -> Workers:
         """One worker a trial, with one GPU where there are any and one CPU thread where there are none.
@@ -228,7 +231,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
         remove_old_sessions()
         context = _init(address, options)
         if not address:
-            (Path(context.address_info["session_dir"]) / OWNER).write_text(str(os.getpid()))
+            (Path(context.address_info["session_dir"]) / OWNER).write_text(this_process())
         try:
             yield _described(context)
         finally:
@@ -255,7 +258,7 @@ def remove_old_sessions() -> None:
     """Removes the folders of clusters that were started here by drivers that have ended: hundreds of megabytes each."""
     for owner in Path(get_default_ray_temp_dir()).glob(f"session_*/{OWNER}"):
         with suppress(OSError):
-            if not is_alive(owner.read_text()):
+            if has_ended(owner.read_text()):
                 shutil.rmtree(owner.parent, ignore_errors=True)
 
 
@@ -269,7 +272,8 @@ def _described(context: Any) -> Cluster:
         "Ray's head": (host.strip("[]"), int(port)),
         "the raylet of this machine": (own["NodeManagerAddress"], own["NodeManagerPort"]),
     }
-    if dashboard.hostname and dashboard.port:
+    # On another machine it may listen for that machine alone, and then nobody here can watch it.
+    if dashboard.hostname and dashboard.port and accepts((dashboard.hostname, dashboard.port)):
         parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
     logs = str(Path(context.address_info["session_dir"]) / "logs")
     return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard.geturl(), logs, parts)
@@ -306,6 +310,15 @@ def _init(address: str | None, options: dict[str, Any]) -> Any:
             signal.signal(signal.SIGTERM, handler)
 
 
+def accepts(address: Address) -> bool:
+    """Whether a connection to this host and port is accepted within `PATIENCE`."""
+    try:
+        socket.create_connection(address, timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
 def check_address(address: str) -> None:
     """Refuses the address of a cluster that this process cannot join, within seconds.
 
@@ -325,7 +338,7 @@ def check_address(address: str) -> None:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT) as connection:
             connection.sendall(HTTP2)
-            answer = b"" if TLS else connection.recv(4)
+            answer = b"" if TLS else connection.recv(4, socket.MSG_WAITALL)
     except OSError as error:
         raise InputError(
             f"--address {address}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."

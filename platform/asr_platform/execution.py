@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,11 @@ class Proposer(Unsaved, Searcher):
         """Nothing: see `Unsaved`."""
 
 
+def result_epoch(trial: Trial) -> int:
+    """The epoch of the latest report that Tune has of a trial; 0 before any."""
+    return int(trial.last_result.get("epoch", 0)) if trial.last_result else 0
+
+
 def _ends_the_sweep(method: Callable[..., None]) -> Callable[..., None]:
     """A ledger that cannot be written (a full disk, another process that keeps it locked) stops the sweep cleanly.
 
@@ -208,6 +214,8 @@ class Recorder(Unsaved, tune.Callback):
     @_ends_the_sweep
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
+        if self.interrupt.asked and self.ledger.trial(number).epochs < result_epoch(trial):
+            return  # its last report came too late to be recorded: it is reported again when the sweep goes on
         if number in self.stopper.stopped:
             self._finish(number, "pruned", self.stopper.stopped[number])
         elif (now := self.ledger.trial(number)).epochs >= trial.config["config"]["training"]["epochs"]:
@@ -236,14 +244,23 @@ class Recorder(Unsaved, tune.Callback):
         again = self.losses[number] <= RETRIES
         if again:
             self.again(number)
+        self.watch.heard()
+        lost = self.ledger.trial(number)
         for follower in self.followers:
-            follower.lost(self.ledger.trial(number), reason, again)
+            follower.lost(lost, reason, again)
+        if not again:
+            self._count(replace(lost, state="failed", reason=reason))
 
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
-        self._tell("ended", self.ledger.trial(number))
+        ended = self.ledger.trial(number)
+        self._tell("ended", ended)
+        self._count(ended)
+
+    def _count(self, ended: TrialRecord) -> None:
+        """Stops the sweep where the same failure has ended one trial after the other."""
         trials = self.ledger.trials()
-        if same := self.streak.add(trials[number], trials):
+        if same := self.streak.add(ended, trials):
             begun, asked = len(trials), self.ledger.about["trials"]
             self.interrupt.stop("failed", f"{same}. Not spent: {asked - begun} of {asked} trials, not begun yet")
 

@@ -72,7 +72,7 @@ KNOWN = {
         "the corpus of before in its place, then platform sweep --resume NAME; or a new sweep",
         "sweep",
     ),
-    r"^InputError\b|^Arrow\w+\b": Cause(
+    r"^(Input|Damaged)Error\b|^Arrow\w+\b": Cause(
         "bad data, or a configuration that does not go with it",
         "platform logs NAME TRIAL for the whole error; a damaged corpus is prepared or copied again",
     ),
@@ -91,9 +91,15 @@ KNOWN = {
         f"{RESUME}; the system's log (dmesg) says whether memory ran out",
         "machine",
     ),
-    r"[Cc]onnection (closed|reset) by peer|[Rr]emote process exited|NCCL.*([Tt]imed? ?out|network error)": Cause(
+    r"[Cc]onnection (closed|reset|refused)|[Rr]emote process exited|NCCL.*([Tt]imed? ?out|network error)|"
+    r"^(WorkerHealthCheckTimeout|BroadcastCollectiveTimeout|Rpc|OwnerDied|ObjectLost)": Cause(
         "its workers lost touch with each other: one of them, or its node, is gone",
         f"{RESUME}, once the network and the machines have been looked after",
+        "machine",
+    ),
+    r"\[Errno 5\]|Input/output error|Stale file handle|Transport endpoint": Cause(
+        "a disk, or a network's file system, has failed",
+        f"{RESUME}, once it has been looked after",
         "machine",
     ),
     r"^WorkerGroupStartup|^InsufficientClusterResources": Cause(

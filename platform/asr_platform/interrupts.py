@@ -6,6 +6,7 @@ stay unfinished in the ledger and go on with --resume.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
@@ -67,10 +68,12 @@ def interrupts() -> Iterator[Interrupt]:
         yield interrupt
         return
 
+    signals = itertools.count(1)
+
     def ask(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked:
+        interrupt.stop("stopped")  # a cap or a failure that came first stays the reason
+        if next(signals) > 1:
             raise KeyboardInterrupt
-        interrupt.stop("stopped")
 
     former = {number: signal.getsignal(number) for number in SIGNALS}
     heeded = [number for number, handler in former.items() if handler is not signal.SIG_IGN]

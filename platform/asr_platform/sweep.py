@@ -6,8 +6,8 @@ one; then the same few lines ask it what is left to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from asr_platform.following import Follower
 from asr_platform.home import Home, taken
 from asr_platform.interrupts import Interrupt, interrupts
 from asr_platform.ledger_copies import CopyKeeper, keep_copy
+from asr_platform.ledger_storage import LedgerError
 from asr_platform.limits import DiskMeter, Meter
 from asr_platform.mirror import Mirror
 from asr_platform.notify import message
@@ -223,9 +224,25 @@ def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, vi
         with suppress(Exception):
             view.rests(_message(sweep, state, reason))
         raise
-    run.end(outcome.state, outcome.reason)
+    with _as_far_as_it_goes(outcome.state, view):
+        run.end(outcome.state, outcome.reason)
     view.rests(_message(sweep, outcome.state, outcome.reason, outcome))
     return outcome
+
+
+@contextmanager
+def _as_far_as_it_goes(state: RunState, view: View) -> Iterator[None]:
+    """Around the last steps of a run: one that has failed, for want of disk say, ends in order for all that.
+
+    Raises:
+        InputError, OSError: what the block raised, where the run has not failed.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        if state != "failed":
+            raise
+        view.say(f"left undone: {error}")
 
 
 def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
@@ -247,12 +264,8 @@ def _execute(
     thinner = Thinner(ledger, folder, space.settings.keep, lambda number: number not in mirror.missed)
     meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
     copies = CopyKeeper(home, sweep.name)
-    beside: list[Follower] = [errors, mirror, thinner, DiskMeter(meter), copies]  # retention after what it takes away
-    ledger.settle(space.settings.epochs)
-    begun = ledger.trials()
-    for follower in [run, errors, mirror, view, thinner, copies]:
-        follower.opened(begun)
-    meter.measure()
+    # Retention comes after what it takes away, and after a copy of the ledger that knows of it.
+    beside: list[Follower] = [errors, mirror, copies, thinner, DiskMeter(meter)]
     settings = {
         "folder": str(folder),
         "corpus": str(corpus.path.resolve()),
@@ -263,6 +276,11 @@ def _execute(
     }
     background = Background(view.say)
     try:
+        ledger.settle(space.settings.epochs)
+        begun = ledger.trials()
+        for follower in [run, errors, mirror, view, copies, thinner]:
+            follower.opened(begun)
+        meter.measure()
         with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
             proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
             stopper = RungStopper(space.comparable_settings, ledger.trials())
@@ -272,18 +290,18 @@ def _execute(
             if cap := meter.reached():
                 interrupt.stop("capped", cap)
             if not interrupt.asked:
-                with cluster.Reaper(machine.dashboard).reaping():
-                    watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
+                try:
+                    with cluster.Reaper(machine.dashboard).reaping():
+                        watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
+                except LedgerError as error:
+                    interrupt.stop("failed", f"{error.problem}. {error.remedy}")
             background.drain()
+        return _conclude(sweep, interrupt, mirror, errors, thinner, meter, view)
     except Exception:
         with suppress(Exception):  # the first error is the one to tell
             background.drain()
             mirror.end("FAILED", best_of(ledger.trials()), None)
         raise
-    meter.note()
-    outcome = _conclude(sweep, interrupt, mirror, errors, thinner, view)
-    keep_copy(home, sweep.name)
-    return outcome
 
 
 def _record(sweep: RunningSweep, view: View) -> None:
@@ -300,17 +318,26 @@ ENDED = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "faile
 
 
 def _conclude(
-    sweep: RunningSweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, view: View
-) -> Outcome:
+    sweep: RunningSweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, meter: Meter,
+    view: View,
+) -> Outcome:  # fmt: skip
     """Makes the winner's model directory, unless a signal wants an end at once, and closes what was open."""
-    trials, model = sweep.ledger.trials(), None
+    ledger, trials, model = sweep.ledger, sweep.ledger.trials(), None
     if interrupt.state != "stopped":
-        model = make_best_model(sweep.home, sweep.ledger, sweep.space, sweep.corpus, view.say)
+        with _as_far_as_it_goes(interrupt.state, view):
+            model = make_best_model(sweep.home, ledger, sweep.space, sweep.corpus, view.say)
     if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
         interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
-    sweep.ledger.note(STOPPED, interrupt.reason if interrupt.state == "capped" else "")
-    mirror.end(ENDED[interrupt.state], best_of(trials), model, interrupt.reason)
-    thinner.thin()
+    steps = (
+        meter.note,
+        partial(ledger.note, STOPPED, interrupt.reason if interrupt.state == "capped" else ""),
+        partial(mirror.end, ENDED[interrupt.state], best_of(trials), model, interrupt.reason),
+        thinner.thin,
+        partial(keep_copy, sweep.home, sweep.name),
+    )
+    for step in steps:
+        with _as_far_as_it_goes(interrupt.state, view):
+            step()
     return Outcome(
         name=sweep.name,
         corpus=sweep.corpus,
@@ -321,5 +348,5 @@ def _conclude(
         state=interrupt.state,
         reason=interrupt.reason,
         standings=errors.standings(trials),
-        objectives=sweep.ledger.objectives,
+        objectives=ledger.objectives,
     )

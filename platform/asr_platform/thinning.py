@@ -63,8 +63,9 @@ class Thinner(Follower):
 
     def leftovers(self) -> list[Path]:
         """Folders whose removal was begun, and those of no trial in the ledger."""
+        folders = list(_folders(self.trials))  # before the ledger is read: trials that begin meanwhile are in that
         names = {trial_name(trial.number) for trial in self.ledger.trials()}
-        strays = [path for path in _folders(self.trials) if path.name not in names]
+        strays = [path for path in folders if path.name not in names]
         return strays + [path for path in self.trials.glob(f"*/{GOING}*") if path.is_dir()]
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -28,10 +25,10 @@ from ray import tune
 from ray.train import UserCallback
 
 from asr_platform.home import LOG, TRIALS, trial_name
+from asr_platform.mailbox import Mailbox, Report
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
-Report = dict[str, Any]
 # Ray keeps the latest besides. The second best is what the ledger knows as the best for as long as a report of the best
 # is on its way, which a stop or a kill can make for ever.
 KEPT = 2
@@ -71,52 +68,6 @@ class SweepTrial(tune.Trainable):
             self.reports.put(END)
         except BaseException as error:  # the step raises it, which is how Tune hears of it
             self.reports.put(error)
-
-
-class Mailbox:
-    """Receives reports from processes of this machine and puts them into a queue.
-
-    Args:
-        reports: the queue; what arrives is in it before the sender goes on.
-    """
-
-    def __init__(self, reports: SimpleQueue[Any]) -> None:
-        self.reports, self.key, self.closed = reports, secrets.token_bytes(32), False
-        self.listener = Listener(family="AF_UNIX", authkey=self.key)
-        Thread(target=self._receive, daemon=True).start()
-
-    def sender(self) -> Sender:
-        return Sender(str(self.listener.address), self.key)
-
-    def close(self) -> None:
-        """Removes the socket; what is sent from now on is an error of the sender's."""
-        self.closed = True
-        self.listener.close()
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                with self.listener.accept() as connection:
-                    self.reports.put(connection.recv())
-                    connection.send(None)
-            except (EOFError, OSError, AuthenticationError):  # closed; or a sender was killed, or is none of ours
-                if self.closed:
-                    return
-
-
-class Sender(UserCallback):
-    """Sends the first worker's metrics of each report, with the path of its checkpoint, to a mailbox.
-
-    It runs in the Train controller, once the checkpoint is in its place.
-    """
-
-    def __init__(self, address: str, key: bytes) -> None:
-        self.address, self.key = address, key
-
-    def after_report(self, run_context: Any, metrics: list[Report], checkpoint: ray.train.Checkpoint | None) -> None:
-        with Client(self.address, "AF_UNIX", self.key) as connection:
-            connection.send({**metrics[0], "checkpoint": checkpoint.path if checkpoint else None})
-            connection.recv()
 
 
 def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[UserCallback]) -> None:

@@ -7,7 +7,6 @@ nothing has happened for long.
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 import time
@@ -18,15 +17,13 @@ from pathlib import Path
 from ray.tune.experiment import Trial
 
 from asr_platform.background import Background
+from asr_platform.cluster import Address, accepts
 from asr_platform.home import TRIALS, trial_name
 from asr_platform.interrupts import Interrupt
 from asr_platform.trial_logs import last_lines
 
-Address = tuple[str, int]
-"""Host and port."""
 EVERY = 1.0  # seconds between looks
-MISSED = 8  # looks in a row without an answer, after which a part of the cluster is gone
-PATIENCE = 2.0  # seconds for a connection to be accepted
+GONE_AFTER = 12.0  # seconds without an answer, after which a part of the cluster is gone
 SILENCE = 600.0  # seconds without an event after which that is said, unless epochs take long
 LONG_EPOCHS = 3.0  # so many times the longest epoch so far
 
@@ -49,7 +46,7 @@ class Watch:
     ) -> None:  # fmt: skip
         self.folder, self.interrupt, self.background = folder, interrupt, background
         self.parts, self.say, self.silence = parts, say, silence
-        self.missed = dict.fromkeys(parts, 0)  # looks in a row without an answer
+        self.answered = dict.fromkeys(parts, time.monotonic())  # when each part answered last
         self.trials: Sequence[Trial] = ()
         self.quiet_for = silence  # doubles each time that silence is told
         self.longest_epoch = 0.0
@@ -83,7 +80,7 @@ class Watch:
                 self._tell_silence()
         # An error may be the first sign of a lost cluster, which tells more.
         while raised and not (gone := self._gone()):
-            if not any(self.missed.values()):
+            if all(map(accepts, self.parts.values())):
                 raise raised[0]
             time.sleep(EVERY)
         if raised:
@@ -95,10 +92,14 @@ class Watch:
         self.say(f"{reason}: the sweep stops")
 
     def _gone(self) -> list[str]:
-        """The parts of the cluster that have not answered for a while."""
+        """The parts of the cluster that have not answered for `GONE_AFTER`.
+
+        Only a connection is asked for: a process that stands still (SIGSTOP) is not noticed here, but by its silence.
+        """
         for part, address in self.parts.items():
-            self.missed[part] = 0 if accepts(address) else self.missed[part] + 1
-        return [part for part, looks in self.missed.items() if looks >= MISSED]
+            if accepts(address):
+                self.answered[part] = time.monotonic()
+        return [part for part, when in self.answered.items() if time.monotonic() - when > GONE_AFTER]
 
     def _tell_silence(self) -> None:
         minutes = (time.monotonic() - self.last_event) / 60
@@ -131,12 +132,3 @@ def _catching(loop: Callable[[], None], raised: list[BaseException]) -> None:
         loop()
     except BaseException as error:
         raised.append(error)
-
-
-def accepts(address: Address) -> bool:
-    """Whether a connection to this host and port is accepted within `PATIENCE`."""
-    try:
-        socket.create_connection(address, timeout=PATIENCE).close()
-    except OSError:
-        return False
-    return True

@@ -79,6 +79,7 @@ class Soak:
     space: str
     say: Callable[[str], None]
     before: list[TrialRecord] = field(default_factory=list)
+    processes: set[int] = field(default_factory=set)  # all that the sweep was seen to have
     ledger: Ledger | None = None  # kept open: opening takes longer than the sweep can spare, ten times a second
 
     def run(self, kinds: Sequence[str]) -> list[TrialRecord]:
@@ -94,6 +95,7 @@ class Soak:
                 break
             epochs, seconds = self.random.randint(0, MOST_EPOCHS), self.random.uniform(0, MOST_SECONDS)
             self.wait(epochs, seconds, process)
+            self.processes.update(family(process))
             at = f"{time.monotonic() - started:5.0f} s: moment {number}: {kind}"
             self.say(f"{at}, {epochs} epochs and {seconds:.2f} s after the last; {self.state()}")
             alive = self.lose(process, kind) if kind in PROCESSES else getattr(self, kind)(process)
@@ -108,6 +110,7 @@ class Soak:
             self.wait(1, 0.0, process)
         self.check_output(process, end=True)
         self.audit({"late"})
+        self.check_processes()
         self.say(f"{time.monotonic() - started:5.0f} s: the end: {self.state()}")
         return self.before
 
@@ -125,9 +128,17 @@ class Soak:
 
     def lose(self, process: subprocess.Popen[str], kind: str) -> bool:
         """One of the sweep's other processes dies; the driver ends by itself where it cannot go on."""
-        found = family(process, PROCESSES[kind])
+        found = self.members(process, PROCESSES[kind])
         kill(found[:1])
         return bool(process.poll() is None) if kind not in VITAL or not found else self.ends(process)
+
+    def members(self, process: subprocess.Popen[str], command: str) -> list[int]:
+        """The sweep's processes of that kind: of a sweep that runs there is one, or soon will be."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := family(process, command)) and process.poll() is None:
+            assert time.monotonic() < deadline, f"no process is called {command}"
+            time.sleep(0.1)
+        return found
 
     def ends(self, process: subprocess.Popen[str]) -> bool:
         """The driver notices that it cannot go on, and ends."""
@@ -205,6 +216,13 @@ class Soak:
         self.say("  " + ("; ".join(self.shortened(findings)) or "sound"))
         self.before = now
 
+    def check_processes(self) -> None:
+        """Of all runs of the sweep no process is left; Ray's own take a while to notice that their head is gone."""
+        deadline = time.monotonic() + PATIENCE_WITH_LOSS
+        while left := [one for one in self.processes if is_running(one)]:
+            assert time.monotonic() < deadline, f"processes that are left: {left}"
+            time.sleep(0.5)
+
     def check_output(self, process: subprocess.Popen[str], end: bool = False) -> str:
         """No trial that had ended was started again, and the sweep ended well if it was to end; what it printed."""
         out, err = process.communicate(timeout=PATIENCE)
@@ -265,6 +283,15 @@ def family(process: subprocess.Popen[str], command: str = "") -> list[int]:
         parents += [pid for pid, _ in children]
         found += [pid for pid, name in children if command in name]
     return found
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of that id is there and has not ended (a zombie has)."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def kill(processes: list[int]) -> None:

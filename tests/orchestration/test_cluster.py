@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from asr_platform.cluster import (
     remove_old_sessions,
 )
 from trainables.errors import InputError
+from trainables.folders import this_process
 
 
 def cluster(cpus: float, gpus: float = 0) -> Cluster:
@@ -165,10 +165,16 @@ def test_folders_of_clusters_whose_drivers_have_ended_are_removed(
     monkeypatch.setattr("asr_platform.cluster.get_default_ray_temp_dir", lambda: str(tmp_path))
     ended = subprocess.Popen(["true"])
     ended.wait()
-    for name, owner in (("dead", ended.pid), ("alive", os.getpid()), ("of-ray-start", None)):
+    here = this_process().rpartition("-")[0]
+    owners = {
+        "dead": f"{here}-{ended.pid}", "alive": this_process(), "elsewhere": f"x-{ended.pid}", "of-ray-start": None,
+    }  # fmt: skip
+    for name, owner in owners.items():
         folder = tmp_path / f"session_{name}"
         (folder / "logs").mkdir(parents=True)
         if owner:
-            (folder / OWNER).write_text(str(owner))
+            (folder / OWNER).write_text(owner)
     remove_old_sessions()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["session_alive", "session_of-ray-start"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"session_{name}" for name in ("alive", "elsewhere", "of-ray-start")
+    ]

@@ -55,6 +55,7 @@ REASONS = {
     "bad data": [
         "InputError: corpora/x: no corpus here Run platform prepare",
         "ArrowInvalid: Not an Arrow file",
+        "DamagedError: checkpoint_1/model.safetensors: damaged: its SHA-256 is not the one in checksums.json",
     ],
     "node is lost": ["NodeDiedError: the node is unreachable", "LocalRayletDiedError: The task's local raylet died."],
     "out of reach": [
@@ -67,8 +68,13 @@ REASONS = {
     "lost touch": [
         "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:33221",
         "DistBackendError: NCCL error, remote process exited or there was a network error",
+        "ConnectionRefusedError: [Errno 111] Connection refused",
+        "WorkerHealthCheckTimeoutError: A worker health check has been hanging for 600 seconds",
+        "BroadcastCollectiveTimeoutError: The broadcast operation timed out after 30.0 seconds",
+        "OwnerDiedError: Failed to retrieve object",
         "DistBackendError: [Rank 1] Watchdog caught collective operation timeout: NCCL operation timed out",
     ],
+    "file system": ["OSError: [Errno 5] Input/output error: '/home/x'", "OSError: [Errno 116] Stale file handle"],
     "did not start": ["WorkerGroupStartupTimeoutError: The worker group startup timed out after 300.0 seconds"],
 }
 
@@ -89,7 +95,10 @@ def test_every_cause_is_met_and_what_is_unknown_stays_unknown() -> None:
     ("whose", "words"),
     [
         ("configuration", ["GPU", "memory: that of the machine", "memory: Ray ended", "diverged", "bad data"]),
-        ("machine", ["node is lost", "out of reach", "killed or crashed", "lost touch", "did not start"]),
+        (
+            "machine",
+            ["node is lost", "out of reach", "killed or crashed", "lost touch", "file system", "did not start"],
+        ),
         ("sweep", ["disk is full", "another than the sweep began with"]),
     ],
 )

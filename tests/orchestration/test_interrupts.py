@@ -32,6 +32,16 @@ def test_the_first_reason_counts() -> None:
         assert (interrupt.state, interrupt.reason) == ("capped", "1 of 1 hours")
 
 
+def test_the_first_signal_after_another_reason_is_still_the_first() -> None:
+    """A cap is reached, the best model is being made, and Slurm sends its first SIGTERM."""
+    with interrupts() as interrupt:
+        interrupt.stop("capped", "1 of 1 hours")
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.state == "capped"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_signal_that_is_to_be_ignored_stays_ignored() -> None:
     """As nohup asks for."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -44,7 +44,7 @@ class Sweep:
 
     def __init__(self, folder: Path, ledger: Ledger, trials: int) -> None:
         self.folder, self.ledger, self.interrupt, self.steps = folder, ledger, Interrupt(), Steps()
-        self.again: list[int] = []
+        self.again, self.reported = list[int](), dict[int, int]()
         for _ in range(trials):
             records.add(ledger, "running")
         watch = Watch(folder, self.interrupt, Background(print), {}, print)
@@ -55,13 +55,16 @@ class Sweep:
 
     def trial(self, number: int) -> Any:
         config = {"number": number, "until": 9, "config": {"training": {"epochs": 9}}}
-        return SimpleNamespace(config=config, pickled_error_file=None, error_file=str(self.folder / "error.txt"))
+        last = {"epoch": self.reported.get(number, 0)}
+        error = str(self.folder / "error.txt")
+        return SimpleNamespace(config=config, pickled_error_file=None, error_file=error, last_result=last)
 
     def fails(self, number: int, reason: str) -> None:
         (self.folder / "error.txt").write_text(f"Failure # 1\n{reason}\n")
         self.recorder.on_trial_error(1, [], self.trial(number))
 
     def reports(self, number: int, epoch: int) -> None:
+        self.reported[number] = epoch
         result = {"metrics": records.row(epoch, 0.5), "checkpoint": None}
         self.recorder.on_trial_result(1, [], self.trial(number), result)
 
@@ -82,6 +85,16 @@ def test_what_the_machine_took_goes_on_twice_and_then_waits(sweep: Sweep) -> Non
     assert sweep.steps.lost_trials == [(0, True), (0, True), (0, False)]
     assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
     assert not sweep.interrupt.asked, "the others go on"
+
+
+def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(sweep: Sweep) -> None:
+    """A driver that makes every worker crash would else be tried with each trial of the sweep, three times."""
+    for number in range(3):
+        for _ in range(RETRIES + 1):
+            assert not sweep.interrupt.asked
+            sweep.fails(number, LOST)
+    assert sweep.interrupt.reason.startswith("the same failure ended trials 0, 1, 2 one after the other: a process of")
+    assert sweep.states() == ["running"] * 3
 
 
 def test_a_trial_that_ends_before_its_last_epoch_without_a_word_is_lost_too(sweep: Sweep) -> None:
@@ -110,6 +123,16 @@ def test_what_every_trial_would_meet_stops_the_sweep_and_fails_none(sweep: Sweep
     assert sweep.states() == ["running"] * 3
     sweep.fails(1, "MemoryError: ")
     assert sweep.states() == ["running"] * 3, "what ends as the sweep stops is tried again when it goes on"
+
+
+def test_a_trial_is_not_pruned_by_an_epoch_that_is_not_on_record(sweep: Sweep) -> None:
+    """A signal came between the decision and its record: the epoch is reported again when the sweep goes on."""
+    sweep.reports(0, 1)
+    sweep.interrupt.stop("stopped")
+    sweep.recorder.stopper.stopped[0] = "rung at epoch 2"
+    sweep.reports(0, 2)
+    sweep.recorder.on_trial_complete(1, [], sweep.trial(0))
+    assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
 
 
 def test_a_ledger_that_cannot_be_written_stops_the_sweep(tmp_path: Path) -> None:

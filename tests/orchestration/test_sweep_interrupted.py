@@ -195,7 +195,7 @@ def check_cap(platform: Platform, printed: str) -> None:
     assert (parent.info.status, parent.data.tags["stopped"]) == ("KILLED", about["stopped"])
 
 
-def test_six_random_moments(platform: Platform) -> None:
+def test_six_moments(platform: Platform) -> None:
     """A process dies, the store goes away, the driver is stopped and stands still; the audits are the soak's."""
     kinds = ["driver", "worker", "head", "pause", "store", "terminate"]
     trials = Soak(platform, Random(SEED), 2, SOAKED, print).run(kinds)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import ray.train
 
-from asr_platform.trial import SNAPSHOT, TRAINING, Mailbox, mended
+from asr_platform.mailbox import Mailbox
+from asr_platform.trial import SNAPSHOT, TRAINING, mended
 
 
 def checkpoint(folder: Path, name: str, whole: bool = True) -> Path:
@@ -70,7 +71,7 @@ def test_a_sender_in_another_process_that_is_killed_takes_no_other_report_with_i
     mailbox = Mailbox(reports)
     program = (
         "import os, signal\nfrom multiprocessing.connection import Client\n"
-        f"Client({mailbox.listener.address!r}, 'AF_UNIX', {mailbox.key!r})\n"
+        f"Client({mailbox.address!r}, 'AF_UNIX', {mailbox.key!r})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
@@ -82,7 +83,7 @@ def test_a_sender_in_another_process_that_is_killed_takes_no_other_report_with_i
 def test_who_does_not_know_the_key_is_turned_away(reports: SimpleQueue[Any]) -> None:
     mailbox = Mailbox(reports)
     with pytest.raises(Exception, match="digest"):
-        Client(str(mailbox.listener.address), "AF_UNIX", b"another")
+        Client(mailbox.address, "AF_UNIX", b"another")
     mailbox.sender().after_report(None, [{"epoch": 1}], None)
     assert reports.qsize() == 1
     mailbox.close()

@@ -29,6 +29,7 @@ class Watched:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watches, "EVERY", 0.02)
+    monkeypatch.setattr(watches, "GONE_AFTER", 0.3)
 
 
 def test_a_loop_that_ends_is_over(tmp_path: Path) -> None:

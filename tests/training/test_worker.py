@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ import tiny
 
 from trainables import worker
 from trainables.errors import InputError
+from trainables.folders import this_process
 
 
 def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:
@@ -37,10 +37,17 @@ def test_checkpoints_of_killed_workers_are_removed_and_others_are_not(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ended = subprocess.Popen(["true"])
     ended.wait()
-    names = {"dead": f"{ended.pid}_x", "own": f"{os.getpid()}_x", "other": "letters_x"}
+    here = this_process().rpartition("-")[0]
+    names = {
+        "dead": f"{here}-{ended.pid}_x",
+        "own": f"{this_process()}_x",
+        "other": "letters_x",
+        "elsewhere": f"another-machine-{ended.pid}_x",
+    }
     folders = {key: tmp_path / f"{worker.UNSAVED}{name}" for key, name in names.items()}
     for folder in [*folders.values(), tmp_path / "checkpoint_1"]:
         (folder / "checkpoint").mkdir(parents=True)
     worker.remove_unsaved()
     assert not folders["dead"].exists()
-    assert folders["own"].exists() and folders["other"].exists() and (tmp_path / "checkpoint_1").exists()
+    assert all(folders[key].exists() for key in ("own", "other", "elsewhere"))
+    assert (tmp_path / "checkpoint_1").exists()
