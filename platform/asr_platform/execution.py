@@ -42,7 +42,7 @@ def execute(
     Trials that an interrupt (or a cap) stops stay running in the ledger: they go on when the sweep is resumed.
     """
     tuner = tune.Tuner(
-        # The class carries the name by which Ray's dashboard knows the processes of trials.
+        # A class of the sweep's name: `with_resources` keeps it, and Ray's dashboard shows it for each trial's process.
         tune.with_resources(type(folder.name, (SweepTrial,), {}), {"CPU": TRIAL_CPUS}),
         tune_config=tune.TuneConfig(
             search_alg=proposer,

@@ -48,6 +48,10 @@ class SweepTrial(tune.Trainable):
 
     loop: Callable[[Settings], None] = staticmethod(train_worker)
 
+    def __repr__(self) -> str:
+        """The name of the class, which is the sweep's (see `execution.execute`): Ray's dashboard shows it."""
+        return type(self).__name__
+
     def setup(self, config: Settings) -> None:
         self.reports: SimpleQueue[Report | BaseException] = SimpleQueue()
         self.mailbox = Mailbox(self.reports)

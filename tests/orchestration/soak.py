@@ -49,7 +49,7 @@ PROCESSES = {
     "raylet": "raylet/raylet",
     "dashboard": "dashboard/dashboard.py",
     "agent": "ray::DashboardAgent",
-    "trial": "ray::ResourceTrainable",
+    "trial": "ray::soak",  # the sweep's name
     "controller": "ray::TrainController",
     "worker": "ray::RayTrainWorker",
 }
