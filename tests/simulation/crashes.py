@@ -23,9 +23,10 @@ from typing import Any, Literal
 import pytest
 from optuna.storages import BaseStorage
 
+from asr_platform.home import STORE
 from asr_platform.ledger_storage import LedgerError
 
-Kind = Literal["before", "after", "full"]
+Kind = Literal["before", "after", "full", "away"]
 STORAGE = (
     "create_new_study", "set_study_user_attr", "create_new_trial", "set_trial_user_attr",
     "set_trial_intermediate_value", "set_trial_state_values",
@@ -35,6 +36,7 @@ FILES = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
 """The functions of `os` that change a folder; the first argument says where."""
 GROWING = ("mkdir", "link")  # those of them that a full disk refuses
 RANDOM = re.compile(r"[0-9a-f]{32}|(?<=tmp)[a-z0-9_]{8}")  # in names: what differs from run to run
+AWAY = 60  # writes for which MLflow's store fails
 REMEMBERED = 12  # writes that are told of a schedule that fails
 
 
@@ -47,16 +49,16 @@ class Fault:
     """What happens at a driver's n-th write, counted from 0.
 
     Args:
-        kind: the driver is killed `before` or `after` it, or the disk is `full` from then on.
+        kind: the driver is killed `before` or `after` it, or from then on the disk is `full`, or for a while MLflow's
+            store fails (`away`).
     """
 
     kind: Kind
     write: int
 
     def __str__(self) -> str:
-        return (
-            f"disk full from write {self.write} on" if self.kind == "full" else f"killed {self.kind} write {self.write}"
-        )
+        words = {"full": "disk full from", "away": "MLflow away from"}
+        return f"{words.get(self.kind, f'killed {self.kind}')} write {self.write}"
 
 
 class Writes:
@@ -65,6 +67,7 @@ class Writes:
     Attributes:
         root: of the file system, only what lies below this folder is counted.
         count: writes of the present driver so far.
+        failed: whether any of them failed.
         latest: what the latest writes were, in words.
     """
 
@@ -77,6 +80,7 @@ class Writes:
     def begin(self, fault: Fault | None) -> None:
         """A driver begins."""
         self.fault, self.count, self.dead, self.counting = fault, 0, False, True
+        self.failed = False
         self.latest: deque[str] = deque(maxlen=REMEMBERED)
         self.connections: list[sqlite3.Connection] = []
 
@@ -100,21 +104,29 @@ class Writes:
 
     @property
     def full(self) -> bool:
+        """Whether the disk is full."""
         return self.counting and self.fault is not None and self.fault.kind == "full" and self.count >= self.fault.write
 
-    def pass_on(self, what: str, write: Callable[[], Any], full: Callable[[], BaseException] | None = None) -> Any:
+    def is_away(self, what: str) -> bool:
+        """Whether a write is MLflow's, and its store fails."""
+        if self.fault is None or self.fault.kind != "away" or what != f"commit {STORE}":
+            return False
+        return self.fault.write <= self.count < self.fault.write + AWAY
+
+    def pass_on(self, what: str, write: Callable[[], Any], fail: Callable[[], BaseException] | None = None) -> Any:
         """Does a write, unless a fault comes first.
 
         Args:
-            full: the error of this write where the disk is full; None for those that need no room.
+            fail: the error of this write where the disk is full; None for those that need no room.
         """
         if self.dead:
             raise Crash
         if not self.counting:
             return write()
-        if full is not None and self.full:
+        if fail is not None and (self.full or self.is_away(what)):
             self.count += 1
-            raise full()
+            self.failed = True
+            raise fail()
         number, fault = self.count, self.fault
         self.count += 1
         self.latest.append(f"{number}: {RANDOM.sub('*', what)}")

@@ -21,7 +21,7 @@ from workers import Message, Speech, Worker, pickled
 
 from asr_platform.background import Background
 from asr_platform.early_stopping import RungStopper
-from asr_platform.execution import Proposer, Recorder
+from asr_platform.execution import RETRIES, Proposer, Recorder
 from asr_platform.interrupts import Interrupt
 
 MOST_STEPS = 1000  # of one run, which needs fewer than a hundred
@@ -122,6 +122,19 @@ class Hands:
                     self._end_worker(trial, "TERMINATED")
             recorder.on_step_end(self.steps, self.trials)
         self.let_linger()
+        if not self.writes.failed:
+            self._check()
+
+    def _check(self) -> None:
+        """What early stopping knows is what the ledger knows, and no trial was given up that can go on."""
+        trials = self.proposer.ledger.trials()
+        settings = self.proposer.feasibility.space.comparable_settings
+        recorded = {rung: values for rung, values in self.stopper.rungs.recorded.items() if values}
+        assert recorded == RungStopper(settings, trials).rungs.recorded, "rungs differ from those of the ledger"
+        if not self.interrupt.asked:
+            left = [trial.number for trial in trials if trial.state == "running"]
+            assert all(self.recorder.losses[number] > RETRIES for number in left), f"given up: {left}"
+            assert left or len(trials) == self.proposer.ledger.about["trials"], "trials are left out"
 
     def let_linger(self) -> None:
         """Whatever runs on without a driver comes to its end."""

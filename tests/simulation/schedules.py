@@ -118,7 +118,8 @@ class Schedule:
 
 
 def _end(random: Random, store: Store) -> End:
-    kind: Kind | Literal["interrupt"] = random.choice(["before", "after", "before", "after", "full", "interrupt"])
-    if kind == "interrupt":
+    faults: list[Kind] = ["before", "after", "before", "after", "full", *(["away"] if store == "mlflow" else [])]
+    kind = random.choice([*faults, None])
+    if kind is None:
         return End(interrupt=random.randint(1, 30))
     return End(Fault(kind, random.randrange(WRITES[store])))
