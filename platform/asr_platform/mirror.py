@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from asr_platform.errors_on_record import ErrorsOnRecord
 from asr_platform.following import Follower
 from asr_platform.home import Home, trial_name
+from asr_platform.ledger_storage import LedgerError
 from asr_platform.pages import VIEW, address_of_view, view_of_sweep
 from asr_platform.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.provenance import RECORD, provenance
@@ -92,7 +94,8 @@ class Mirror(Follower):
         self.rests_until = 0.0
         trials = self.ledger.trials()
         # A trial that was proposed as the sweep stopped has never started, and nobody has told of it.
-        self.show(*(trial.number for trial in trials if "mlflow_run_id" not in trial.about))
+        with suppress(LedgerError):  # its disk may be full, and MLflow elsewhere
+            self.show(*(trial.number for trial in trials if "mlflow_run_id" not in trial.about))
         trials = self.ledger.trials()
         steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
         steps += [partial(self._leave, trial=trial) for trial in trials if trial.state == "running"]

@@ -36,6 +36,7 @@ FILES = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link")
 """The functions of `os` that change a folder; the first argument says where."""
 GROWING = ("mkdir", "link")  # those of them that a full disk refuses
 RANDOM = re.compile(r"[0-9a-f]{32}|(?<=tmp)[a-z0-9_]{8}")  # in names: what differs from run to run
+OF_MLFLOW = f"commit {STORE}"
 AWAY = 60  # writes for which MLflow's store fails
 REMEMBERED = 12  # writes that are told of a schedule that fails
 
@@ -49,8 +50,8 @@ class Fault:
     """What happens at a driver's n-th write, counted from 0.
 
     Args:
-        kind: the driver is killed `before` or `after` it, or from then on the disk is `full`, or for a while MLflow's
-            store fails (`away`).
+        kind: the driver is killed `before` or `after` it; or from then on the disk is `full` (MLflow's database lies on
+            another one); or for a while MLflow's database fails (`away`).
     """
 
     kind: Kind
@@ -108,8 +109,8 @@ class Writes:
         return self.counting and self.fault is not None and self.fault.kind == "full" and self.count >= self.fault.write
 
     def is_away(self, what: str) -> bool:
-        """Whether a write is MLflow's, and its store fails."""
-        if self.fault is None or self.fault.kind != "away" or what != f"commit {STORE}":
+        """Whether a write is one of MLflow's database, and that fails."""
+        if self.fault is None or self.fault.kind != "away" or what != OF_MLFLOW:
             return False
         return self.fault.write <= self.count < self.fault.write + AWAY
 
@@ -123,7 +124,7 @@ class Writes:
             raise Crash
         if not self.counting:
             return write()
-        if fail is not None and (self.full or self.is_away(what)):
+        if fail is not None and ((self.full and what != OF_MLFLOW) or self.is_away(what)):
             self.count += 1
             self.failed = True
             raise fail()

@@ -156,6 +156,8 @@ class Hands:
                 return
             number = told["number"]
             assert number not in self.ended, f"trial {number} has ended, and is run again"
+            left = told["until"] - told["reported_epochs"]
+            assert left > 0 or self.recorder.losses[number], f"trial {number} has all its epochs, and is run again"
             assert number not in [trial.config["number"] for trial in self.live], f"trial {number} runs already"
             self.trials.append(Trial(name, told, Worker(told, self.speech, self.tell_apart)))
 

@@ -105,7 +105,7 @@ class Schedule:
             concurrency=random.randint(1, 3),
             diverging={number: random.randint(1, shape.epochs) for number in range(trials) if random.random() < 0.15},
             ends=ends,
-            hours=random.uniform(0.05, 0.4) if random.random() < 0.1 else None,
+            hours=random.uniform(0.01, 0.1) if random.random() < 0.15 else None,
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Runs schedules: `PYTHONPATH=tests:tests/simulation python tests/simulation/simulate.py --first 0 --count 1000`."""
+"""Runs schedules: `PYTHONPATH=tests python tests/simulation/simulate.py --first 0 --count 1000`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def _told(world: World, error: Exception) -> str:
             *(f"  | {line}" for line in world.printed.getvalue().splitlines()),
             "the last driver's last writes:",
             *(f"  {line}" for line in world.writes.latest),
-            f"again: python tests/simulation/simulate.py --first {seed} --count 1 --store {world.schedule.store}",
+            "again: PYTHONPATH=tests python "
+            f"tests/simulation/simulate.py --first {seed} --count 1 --store {world.schedule.store}",
             f"its files: {world.folder}",
         ]
     )

@@ -9,10 +9,10 @@ with the command that runs it again. `simulate.py --store mlflow` has all of the
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
+from crashes import RANDOM
 from schedules import Schedule
 from simulate import EVERY, ScheduleError, simulate
 from world import Templates, World
@@ -29,10 +29,12 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
 
 
 def test_whatever_befalls_the_driver_all_is_on_record_once(templates: Templates) -> None:
+    """And no kind of fault is so rare that this would say little."""
     ends = simulate(range(FIRST, FIRST + SCHEDULES), templates, templates.folder.parent)
+    print(ends)
     assert ends["finished"] == SCHEDULES
     if SCHEDULES >= 1000:
-        assert min(ends[end] for end in ("killed", "stopped", "failed", "capped")) > 50, ends
+        assert min(ends.get(end, 0) for end in ("killed", "stopped", "failed", "capped")) >= SCHEDULES / 50
 
 
 @pytest.mark.parametrize("store", ["memory", *EVERY])
@@ -42,14 +44,13 @@ def test_a_seed_is_one_schedule(store: str, templates: Templates, tmp_path: Path
     for time in ("first", "second"):
         world = World(Schedule.of(5, store), templates, tmp_path / time)  # type: ignore[arg-type]
         world.run()
-        told.append((re.sub("first|second", "", world.printed.getvalue()), list(world.writes.latest)))
+        printed = RANDOM.sub("*", world.printed.getvalue().replace(str(world.folder), ""))
+        told.append((printed, list(world.writes.latest)))
     assert told[0] == told[1]
-    assert "killed" in told[0][0] or "failed" in told[0][0]
 
 
-def test_a_fault_is_told_with_its_seed(
-    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_a_fault_is_told_with_its_seed(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a checkpoint retention that removes nothing."""
     monkeypatch.setattr(Thinner, "thin", lambda thinner: None)
     with pytest.raises(ScheduleError, match=r"seed \d+(.|\n)*simulate.py --first \d+ --count 1"):
         simulate(range(1, 20), templates, tmp_path)

@@ -89,7 +89,7 @@ class Templates:
         return Feasibility(Space.parse(shape.space, "simulated.yaml", self.folder), self.corpus)
 
 
-class Doctors(Doctor):
+class QuickDoctor(Doctor):
     """An audit that compares the best model's bytes: all trials have the same weights, and loading takes long."""
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
@@ -117,6 +117,7 @@ class World:
         self.printed = io.StringIO()
         self.before: list[TrialRecord] = []
         self.told: list[str] = []  # how each driver ended
+        self.began = False  # whether the latest one began to train
         self.errors, self.temporary = folder / "errors", folder / "tmp"
         self.uri = f"sqlite:///{folder / 'away' / STORE}"
         home = folder / "home"
@@ -161,9 +162,7 @@ class World:
         """One driver's life."""
         ended = {trial.number for trial in self.before if trial.state != "running"}
         random = Random(f"{self.schedule.seed} {number}")
-        hands = Hands(
-            random, self.writes, self.clock, self.speech, self._stamp, self.errors, interrupt_at, ended
-        )  # fmt: skip
+        hands = Hands(random, self.writes, self.clock, self.speech, self._stamp, self.errors, interrupt_at, ended)
         self.writes.begin(fault)
         full = ""
         try:
@@ -181,6 +180,7 @@ class World:
             self.told.append("failed")
         finally:
             self._process_ends(hands)
+        self.began = hands.steps > 0
         self._log(f"driver {number} {self.told[-1]}{full} after {self.writes.count} writes, {hands.steps} steps")
 
     def _live(self) -> sweep.Outcome:
@@ -258,7 +258,7 @@ class World:
     # What must hold
 
     def audit(self) -> list[Finding]:
-        doctor = Doctor if self.schedule.store == "mlflow" else Doctors
+        doctor = Doctor if self.schedule.store == "mlflow" else QuickDoctor
         findings = doctor(self.home, NAME).audit()
         return findings if self.schedule.store == "mlflow" else [one for one in findings if AWAY not in one.text]
 
@@ -275,6 +275,7 @@ class World:
                 assert later.state == earlier.state, f"trial {later.number} was {earlier.state}, and is {later.state}"
                 assert later.epochs == earlier.epochs, f"trial {later.number} has ended, and was trained on"
         self.before = now
+        self._check_sweeps_run(ledger)
         findings = self.audit()
         wrong = [str(finding) for finding in findings if finding.kind not in MENDED]
         assert not wrong, wrong
@@ -282,6 +283,13 @@ class World:
             Doctor(self.home, NAME).repair(findings)
             findings = self.audit()
         assert self.told[-1] != "finished" or not findings, list(map(str, findings))
+
+    def _check_sweeps_run(self, ledger: Ledger) -> None:
+        """A driver that began to train and was not killed has closed the sweep's run in MLflow."""
+        parent, fault = ledger.about.get("mlflow_run_id"), self.writes.fault
+        reached = self.began and self.told[-1] != "killed" and (fault is None or fault.kind != "away")
+        if parent is not None and reached:
+            assert MlflowClient(self.uri).get_run(parent).info.status != "RUNNING", "the sweep's run is RUNNING"
 
     def _check_end(self) -> None:
         """Everything is on record once, and nothing else is left."""
