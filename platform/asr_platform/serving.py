@@ -5,7 +5,7 @@ A copy of this file lies in every registered model (MLflow's "models from code")
 
 Under `mlflow models serve`, requests have limits (`RequestLimits`), whose values are the model's `config` in its file
 MLmodel; SERVING_MODEL_CONFIG='{"seconds": 3600}' in the server's environment changes them. What is too large is refused
-with status 413 before it is read or decoded, what is beyond another limit with 400.
+with status 413 before it is read or decoded, what is beyond another limit with 400, what comes too slowly with 408.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from trainables.text_model import TextModel
 
 SERVER = "mlflow.pyfunc.scoring_server.app"  # the module that loads the model where it is served (MLflow 3.17)
 JSON = "application/json"
+IDLE_SECONDS = 5.0  # between two parts of a request's body
+SLOWEST = 32_000  # bytes a second of a body, once these seconds have passed: 16-bit speech at 16 kHz as it is spoken
 DRAINED = 10**9  # bytes of a refused request that are still read, and forgotten
 
 Message = MutableMapping[str, Any]
@@ -69,6 +71,10 @@ class BadInput(MlflowException):
 
 class TooLarge(BadInput):
     status = 413
+
+
+class TooSlow(BadInput):
+    status = 408
 
 
 class Unsupported(BadInput):
@@ -228,7 +234,7 @@ class Guard:
         try:
             async with self.held(self.announced(dict(scope["headers"]))):
                 async with self.soon():
-                    body = await self.body(receive)
+                    body = await self.body(steadily(receive))
                 await self.app(scope, replay(body, receive), send)
         except BadInput as error:
             await self.refuse(error, receive, send)
@@ -278,6 +284,7 @@ class Guard:
 
         Raises:
             TooLarge: it has more bytes or values than the limits.
+            TooSlow: it comes too slowly (`steadily`).
             ConnectionResetError: the client has gone away.
         """
         parts, size, values = [], 0, 0
@@ -312,6 +319,29 @@ class Guard:
                     size += len(message.get("body", b""))
                     more = message["type"] == "http.request" and message.get("more_body", False)
         await send({"type": "http.response.body", "body": b""})
+
+
+def steadily(receive: Receive) -> Receive:
+    """Hands on a body's parts as long as they come fast enough, since an unfinished body keeps others waiting for room.
+
+    What it returns raises TooSlow where no part comes for IDLE_SECONDS, or where all parts so far, but for those
+    seconds, have come at less than SLOWEST bytes a second.
+    """
+    begun, size = time.monotonic(), 0
+
+    async def next_part() -> Message:
+        nonlocal size
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(f"nothing more of the request came for {IDLE_SECONDS:g} s") from None
+        size += len(message.get("body", b""))
+        if message.get("more_body") and size < SLOWEST * (time.monotonic() - begun - IDLE_SECONDS):
+            raise TooSlow(f"the request comes at less than {SLOWEST // 1000} kB/s")
+        return message
+
+    return next_part
 
 
 def replay(parts: list[bytes], receive: Receive) -> Receive:

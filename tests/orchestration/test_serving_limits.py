@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -146,12 +147,44 @@ def test_more_at_once_than_there_is_room_for_wait(server: Server) -> None:
         assert [status for status, _ in pool.map(server.ask, [body] * 8)] == [200] * 8
 
 
-def test_a_client_that_never_sends_its_body_blocks_nobody(server: Server) -> None:
+def begin(server: Server) -> socket.socket:
+    """A connection with a request whose body, of nearly all that one may have, has only just begun."""
     lines = ["POST /invocations HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 1900000"]
-    with socket.create_connection(("127.0.0.1", server.port)) as slow:
-        slow.sendall("\r\n".join([*lines, "", "{"]).encode())
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall("\r\n".join([*lines, "", "{"]).encode())
+    return connection
+
+
+def test_a_client_that_never_sends_its_body_blocks_nobody(server: Server) -> None:
+    with begin(server):
         assert server.ask(asking(sound(1)))[0] == 200
         assert answers(f"http://127.0.0.1:{server.port}/ping")
+
+
+@pytest.mark.parametrize(
+    ("trickle", "message"),
+    [(b"", "nothing more of the request came for 5 s"), (b" ", "the request comes at less than 32 kB/s")],
+    ids=["idle", "trickling"],
+)
+def test_clients_that_send_too_slowly_lose_their_room(trickle: bytes, message: str, server: Server) -> None:
+    """Two of them hold all that there is; a third waits for it, and so does an honest request, which is answered."""
+    body = asking(sound(18, 32_000, format="WAV"))
+    with contextlib.ExitStack() as open_ones, ThreadPoolExecutor(1) as pool:
+        slow = [open_ones.enter_context(begin(server)) for _ in range(3)]
+        honest = pool.submit(server.ask, body)
+        waiting = set(slow)
+        heads: dict[socket.socket, bytes] = dict.fromkeys(slow, b"")
+        while waiting:
+            for connection in select.select(waiting, [], [], 1)[0]:
+                piece = connection.recv(4096)
+                assert piece, heads
+                heads[connection] += piece
+                if message.encode() in heads[connection]:
+                    waiting.remove(connection)
+            for connection in waiting:
+                connection.sendall(trickle)
+        assert {head.split(b"\r\n")[0] for head in heads.values()} == {b"HTTP/1.1 408 Request Timeout"}
+        assert honest.result()[0] == 200
 
 
 def test_the_models_own_file_has_the_limits(tmp_path: Path) -> None:
