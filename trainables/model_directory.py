@@ -127,6 +127,15 @@ def kind_of(folder: Path) -> str:
     return _about(folder, (CONFIG,)).config.model.kind
 
 
+def corpus_hash_of(folder: Path) -> str:
+    """The hash of the corpus that the model in a model directory was trained on.
+
+    Raises:
+        InputError: it is no model directory.
+    """
+    return _about(folder, (CONFIG,)).corpus_hash
+
+
 def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> About:
     """What `config.json` says of a model directory, once all of the directory's `files` are known to be whole.
 

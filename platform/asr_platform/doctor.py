@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +27,14 @@ from asr_platform.tracking import FAILURES, LEFT, NAMES, STATUS, Run, Tracker, e
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.metrics import OBJECTIVES, objective_value
-from trainables.model_directory import WEIGHTS, kind_of
+from trainables.model_directory import WEIGHTS, corpus_hash_of, kind_of
 from trainables.recognizer import Recognizer
 from trainables.text_model import TextModel
 
 REMEDIES = {
     "interrupted": "go on with --resume",
     "ledger": "the ledger cannot be changed: leave the trial out",
+    "corpus": "put that one back, or begin a new sweep",
     "checkpoint": "it cannot be made again",
     "mlflow": "--repair shows the ledger's record",
     "discard": "--repair puts a fresh run in its place, or none",
@@ -88,7 +90,7 @@ class Doctor:
         """All that is wrong, and whether the sweep is to be gone on with."""
         trials, frozen = self.ledger.trials(), self.ledger.frozen()
         findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
-        findings += [*check_leaderboard(trials), *self._check_progress(trials)]
+        findings += [*check_leaderboard(trials), *self._check_progress(trials), *self._check_corpus(trials)]
         try:
             findings += self._check_mlflow(self._connect(), trials)
             findings += self._check_registry(self._connect(), trials)
@@ -98,11 +100,17 @@ class Doctor:
         return [*findings, *self._check_model(trials)]
 
     def repair(self, findings: list[Finding]) -> list[str]:
-        """Mends what the ledger knows better; returns what was done, in words."""
-        done = []
+        """Mends what the ledger knows better; returns what was done, in words.
+
+        Nothing is done while another corpus than the sweep's lies in its place: it names the MLflow experiment and
+        feeds the best model's plots.
+        """
+        done: list[str] = []
+        kinds = {finding.kind for finding in findings}
+        if "corpus" in kinds:
+            return done
         if self.tracking_uri:
             self.ledger.note("options", {**self.ledger.about.get("options", {}), "tracking_uri": self.tracking_uri})
-        kinds = {finding.kind for finding in findings}
         for run, why in {finding.run: finding.text for finding in findings if finding.run}.items():
             self._connect().discard(run, why)
             done.append(f"discarded the MLflow run {run}: {why}")
@@ -161,6 +169,19 @@ class Doctor:
             best = objective_value(trial.best) if trial.best else None
             if not frozen.values or frozen.values[0] != best:
                 yield Finding("ledger", f"value {frozen.values} where the best of its curve is {best}", trial.number)
+
+    def _check_corpus(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """The corpus is the one that the sweep began with, by its hash, and trials were trained on that one."""
+        corpus, begun = corpus_of(self.ledger), self.ledger.about["corpus_hash"]
+        if corpus.hash != begun:
+            text = f"{corpus.path}: its hash is {corpus.hash[:12]}, but the sweep began with corpus {begun[:12]}"
+            yield Finding("corpus", text)
+        for trial in trials:
+            with suppress(InputError):  # one that is damaged, or gone, tells nothing
+                found = corpus_hash_of(Path(trial.model)) if trial.model else begun
+                if found != begun:
+                    text = f"trained on corpus {found[:12]}, but the sweep began with corpus {begun[:12]}"
+                    yield Finding("ledger", text, trial.number)
 
     def _check_mlflow(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
         """Each trial has one run, which tells what the ledger tells, and each run a trial."""
@@ -255,4 +276,9 @@ def check_leaderboard(trials: list[TrialRecord]) -> Iterator[Finding]:
 
 
 def corpus_of(ledger: Ledger) -> Corpus:
+    """The corpus in the folder of the one that the sweep began with; `_check_corpus` tells whether it is that one.
+
+    Raises:
+        InputError: there is none.
+    """
     return Corpus.open(Path(ledger.about["corpus"]))

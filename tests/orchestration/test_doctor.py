@@ -250,6 +250,39 @@ def test_a_checkpoint_that_is_gone_is_told(patient: Patient) -> None:
     aside.rename(weights)
 
 
+@contextmanager
+def with_another_hash(file: Path, key: str) -> Iterator[None]:
+    """The JSON file with another corpus's hash under `key`."""
+    before = file.read_text(encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(before), key: "f" * 64}), encoding="utf-8")
+    yield
+    file.write_text(before, encoding="utf-8")
+
+
+def test_another_corpus_is_told(patient: Patient) -> None:
+    """It lies where the sweep's lay; nothing else is found, and nothing is repaired meanwhile."""
+    corpus, begun = patient.corpus, patient.corpus.hash[:12]
+    with with_another_hash(corpus.path / "corpus.json", "hash"):
+        found = patient.findings()
+        assert [(finding.kind, finding.sound, str(finding)) for finding in found] == [
+            ("corpus", False, f"{corpus.path}: its hash is ffffffffffff, but the sweep began with corpus {begun}: "
+             "put that one back, or begin a new sweep")
+        ]  # fmt: skip
+        a_run_that_never_ended(patient)
+        assert Doctor(patient.home, NAME).repair(patient.findings()) == []
+    patient.doctor("--repair")
+    assert patient.findings() == []
+
+
+def test_a_trial_that_was_trained_on_another_corpus_is_told(patient: Patient) -> None:
+    with with_another_hash(patient.checkpoint(0, 2) / "config.json", "corpus_hash"):
+        assert [str(finding) for finding in patient.findings()] == [
+            f"trial 0: trained on corpus ffffffffffff, but the sweep began with corpus {patient.corpus.hash[:12]}: "
+            "the ledger cannot be changed: leave the trial out"
+        ]
+    assert patient.findings() == []
+
+
 def test_an_interrupted_sweep_is_sound(patient: Patient) -> None:
     """Its running trial has a running MLflow run, and there are trials to come: --resume is what it needs."""
     patient.ledger.note("trials", 4)
