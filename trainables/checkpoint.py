@@ -147,7 +147,7 @@ def load_averages(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The per-parameter state as `"<parameter's name>.<its name>"`: momenta and step counts are all tensors.
+    """An optimiser's per-parameter state by `"<parameter's name>.<its name>"`: momenta and step counts, all tensors.
 
     By name, for the order of parameters depends on groups and rates, which a resumed run may change.
     """
@@ -161,7 +161,14 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def _optimizer_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> dict[int, dict[str, torch.Tensor]]:
-    """The same by the number that torch gives each parameter. A KeyError names a parameter that is not here."""
+    """An optimiser's per-parameter state by the number that torch gives each parameter of `model`.
+
+    Args:
+        tensors: the state by `"<parameter's name>.<its name>"`, as `_optimizer_tensors` returns it.
+
+    Raises:
+        KeyError: `model` has no parameter of such a name.
+    """
     listed = (parameter for group in optimizer.param_groups for parameter in group["params"])
     numbers = {id(parameter): number for number, parameter in enumerate(listed)}
     parameters = dict(model.named_parameters())

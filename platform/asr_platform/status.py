@@ -33,14 +33,14 @@ class Status:
 
     Args:
         state: `finished`: all trials have ended; `capped`, `stopped` (by Ctrl-C) and `failed` (with an error of the
-            platform's): it can be gone on with; `died`: the same, and its driver could not say why.
-        reason: more of that, in words.
-        asked: the number of trials that it is to have.
-        epochs: a full trial's.
+            platform's): it can be resumed; `died`: its driver could not say why it ended, and it can be resumed.
+        reason: why the sweep is in this state, in words.
+        asked: the number of trials that the sweep is to have.
+        epochs: the number of epochs of a full trial.
         training: numbers of the trials that workers train now.
-        left: seconds that it will still take; None where it is not running, or nothing is known yet.
-        heard: when the latest epoch went on record or the sweep ended, in seconds since 1970; None where that is not
-            on record.
+        left: seconds that the sweep will still take; None if it is not running, or nothing is known yet.
+        heard: when the latest epoch went on record or the sweep ended, in seconds since 1970; None if that is not on
+            record.
     """
 
     name: str
@@ -62,13 +62,13 @@ class Status:
 
     @property
     def unfinished(self) -> list[TrialRecord]:
-        """Those in training first, then those that wait for their turn, or for a driver."""
+        """Trials that have not ended: first those in training, then those that wait for their turn, or for a driver."""
         found = [trial for trial in self.trials if trial.state == "running"]
         return sorted(found, key=lambda trial: (trial.number not in self.training, trial.number))
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many trials there are of each kind."""
+        """Number of trials asked for, begun, running, waiting, complete, pruned and failed."""
         ended = Counter(trial.state for trial in self.trials)
         waiting = ended.pop("running", 0) - len(self.training)
         return {"asked": self.asked, "begun": len(self.trials), "running": len(self.training), "waiting": waiting} | {
@@ -76,7 +76,7 @@ class Status:
         }
 
     def as_tree(self) -> dict[str, Any]:
-        """For machines; rates are fractions, and times are in seconds."""
+        """The status as a JSON tree; rates are fractions, and times are in seconds."""
         best = self.best
         return {
             "sweep": self.name,
@@ -104,7 +104,7 @@ class Status:
 
 
 def _figure(trial: TrialRecord) -> dict[str, float | None]:
-    """What the trial is ranked by, at its best epoch."""
+    """The objective of a trial at its best epoch, by its metric's name; a CER of None before the first epoch."""
     return {objective(trial.best): objective_value(trial.best)} if trial.best else {"val_cer": None}
 
 
@@ -114,7 +114,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
     The lock is looked at before and after the ledger: a driver that begins or ends meanwhile has not died.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no sweep of that name.
     """
     ledger = Ledger.open(storage or home.studies, name)
     before = home.holder(name)
@@ -153,13 +153,13 @@ def training(home: Home, ledger: Ledger) -> frozenset[int]:
 
 
 def all_statuses(home: Home) -> list[Status]:
-    """Those of all sweeps, the latest last."""
+    """Status of every sweep in a home, the latest last."""
     storage, _ = open_storage(home.studies)
     return [status(home, name, storage) for name in Ledger.names(storage)]
 
 
 def state_of(about: Mapping[str, Any], done: bool, held: bool, modelled: bool) -> tuple[State, str]:
-    """The state of a sweep, and more of it in words.
+    """The state of a sweep, and the reason for it in words.
 
     Args:
         about: what its ledger notes.

@@ -69,18 +69,18 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch that ranks first, the last of equals, as Ray keeps checkpoints; None before any."""
+        """Metrics of the best epoch, of equal ones the last, which is what Ray keeps; None before the first epoch."""
         return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
     def checkpoint(self) -> str | None:
-        """The checkpoint of the best epoch whose folder is still there, whatever is left in it."""
+        """Path of the best epoch's checkpoint among those whose folder exists, even if files in it are missing."""
         rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
 
     @property
     def model(self) -> str | None:
-        """The same as a model directory; None where there is none (any more)."""
+        """Path of the trial's model directory, its best checkpoint on disk; None if there is none or it was removed."""
         return None if self.about.get(REMOVED) else self.checkpoint
 
     @property
@@ -138,7 +138,7 @@ class Ledger:
 
     @staticmethod
     def names(storage: Storage) -> list[str]:
-        """All sweeps, the latest last; a study that knows nothing yet is none."""
+        """Names of all sweeps in a storage, the latest last, without studies that hold nothing yet."""
         return _names(*open_storage(storage))
 
     @property
@@ -156,22 +156,22 @@ class Ledger:
 
     @property
     def name(self) -> str:
-        """The sweep's."""
+        """Name of the sweep."""
         return str(self.study.study_name)
 
     @property
     def id(self) -> str:
-        """What tells it from every other ledger, whatever their names."""
+        """Unique identifier of the ledger: a later sweep of the same name has another one."""
         return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the sweep minimises."""
+        """Names of the metrics that the sweep minimises."""
         return tuple(self.about.get("objectives", ["val_cer"]))
 
     @property
     def done(self) -> bool:
-        """Whether all trials that were asked for have ended."""
+        """Whether all trials that the sweep was asked for have ended."""
         trials = self.frozen()
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
 
@@ -180,16 +180,17 @@ class Ledger:
         self.study.set_user_attr(key, value)
 
     def widen(self, space: Space, folder: Path, params: Mapping[int, Mapping[str, Any]]) -> None:
-        """Goes on with another space, in which the trials so far have these values; in one write."""
+        """Replaces the sweep's space in one write; `params` are the trials' values in the new one, by trial number."""
         about = {"space": space.text, "source": space.source, FOLDER: str(folder)}
         told = {str(number): dict(values) for number, values in params.items()}
         self.study.set_user_attr(WIDENED, {**about, "params": told})
 
     def trials(self) -> list[TrialRecord]:
-        """All trials by number."""
+        """All trials of the sweep, ordered by number."""
         return self._records(self.frozen())
 
     def trial(self, number: int) -> TrialRecord:
+        """The trial with this number."""
         return self._records([self.frozen()[number]])[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
@@ -214,7 +215,7 @@ class Ledger:
         return self.trial(len(trials))
 
     def _in(self, space: Space, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The trials as a sampler of the space takes them, once the sweep's space has changed."""
+        """The trials as a sampler of `space` takes them: refitted to it if the sweep's space has been widened."""
         if WIDENED not in self.study.user_attrs:
             return trials
         refitted = [refit(trial, record.params, space) for trial, record in zip(trials, self.trials(), strict=True)]
@@ -243,7 +244,7 @@ class Ledger:
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def settle(self, epochs: int) -> None:
-        """Ends the trials that have all of these epochs: a driver was killed before it could."""
+        """Completes running trials that have `epochs` epochs: a driver was killed before it could."""
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")

@@ -29,7 +29,7 @@ MOST_MISTAKEN = 100_000  # places that look like a frame and are none: with more
 
 @dataclass(frozen=True)
 class Header:
-    """What a frame's four bytes say."""
+    """Header of an MPEG frame: its first four bytes, parsed."""
 
     length: int  # bytes of the frame
     format: tuple[int, int, int, bool]  # version, layer, rate, mono: constant in a stream
@@ -63,7 +63,7 @@ class Run:
 
 @lru_cache(maxsize=1024)
 def parse(header: bytes) -> Header | None:
-    """A frame's header; None where these four bytes are none, or are of the free format (which nobody writes)."""
+    """Parses the four bytes of a frame's header; None if they are none, or of the free format (which nobody writes)."""
     bits = int.from_bytes(header, "big")
     version, layer, mono = bits >> 19 & 3, bits >> 17 & 3, bits >> 6 & 3 == MONO
     bitrate, rate_index, padding = bits >> 12 & 15, bits >> 10 & 3, bits >> 9 & 1
@@ -93,7 +93,7 @@ def behind_id3(file: BinaryIO, position: int) -> int:
 
 
 def mpeg_runs(file: BinaryIO, start: int, size: int) -> list[Run]:
-    """The runs of MPEG frames between these places of a file; tags and whatever else is no frame are left out.
+    """The runs of MPEG frames between `start` and `size` in a file, without tags and whatever else is no frame.
 
     A run begins at every Xing or Info frame and where the format changes, so that joined files are apart again. Where
     that first frame is missing or wrong about the number of frames, one that is right becomes the run's head.
@@ -128,7 +128,7 @@ def mpeg_runs(file: BinaryIO, start: int, size: int) -> list[Run]:
 
 
 def _followed(file: BinaryIO, position: int, header: Header, size: int) -> bool:
-    """Whether another frame of the same format, or the file's end, follows a frame: else it is one by chance."""
+    """Whether a frame is followed by one of its format or by the file's end; else its header is one by chance."""
     behind = position + header.length
     file.seek(behind)
     following = parse(file.read(4))
@@ -136,7 +136,7 @@ def _followed(file: BinaryIO, position: int, header: Header, size: int) -> bool:
 
 
 def _next_frame(file: BinaryIO, position: int, size: int) -> int:
-    """The next place behind this one where a frame may begin."""
+    """The next place behind `position` where a frame may begin; `size` if there is none."""
     tagged = behind_id3(file, position)
     if tagged > position:
         return tagged

@@ -84,7 +84,7 @@ def read_audio(
 
 
 def check_audio(source: Path | BinaryIO, limits: Limits = UNLIMITED, name: str | None = None) -> None:
-    """What `read_audio` would refuse, as far as it can be told without decoding.
+    """Refuses an audio file that `read_audio` would refuse, as far as can be told without decoding.
 
     Raises:
         InputError: the file is missing, not audio, empty, truncated or beyond the limits.
@@ -109,7 +109,10 @@ def _mean(samples: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 class _Decoder(soundfile.SoundFile):
-    """Reads on until nothing comes: soundfile asks a file that can seek where it is, which fails without a length."""
+    """A decoder that reads until the stream ends, whatever its length.
+
+    soundfile asks a file that can seek for its position, which fails if the length is unknown.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -125,7 +128,7 @@ class _Audio:
     name: str
 
     def blocks(self) -> Iterator[Samples]:
-        """All of it at 16 kHz, block by block."""
+        """All samples of the file at 16 kHz, block by block."""
         for stream in self.streams:
             with _decoder(self.file, stream, self.limits, self.name) as decoder:
                 known = decoder.frames if decoder.frames < UNKNOWN_LENGTH else 0
@@ -133,7 +136,7 @@ class _Audio:
                 yield from _at_16_khz(self._decoded(decoder, None, promised), decoder.samplerate)
 
     def part(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        """The seconds from `offset` on at 16 kHz, block by block: sought where there is one stream of known length."""
+        """Samples of the seconds from `offset` on at 16 kHz, by seeking where one stream has a known length."""
         if len(self.streams) == 1:
             with _decoder(self.file, self.streams[0], self.limits, self.name) as decoder:
                 if decoder.frames < UNKNOWN_LENGTH:
@@ -147,7 +150,7 @@ class _Audio:
         yield from self._decoded_part(offset, duration)
 
     def _decoded_part(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        """The same, where everything before it must be decoded."""
+        """Samples of the seconds from `offset` on at 16 kHz, block by block, decoding everything before them."""
         start = round(offset * SAMPLE_RATE)
         wanted = None if duration is None else round(duration * SAMPLE_RATE)
         behind = math.inf if wanted is None else start + wanted
@@ -162,10 +165,10 @@ class _Audio:
     def _inside(
         self, start: int, wanted: int | None, total: int, rate: int, offset: float, duration: float | None
     ) -> int:
-        """The samples from `start` on that there are, of those that are wanted.
+        """Number of samples to read from `start` on: `wanted` or, within rounding, as many as there are.
 
         Raises:
-            InputError: fewer than that, by more than rounding explains.
+            InputError: there are fewer than `wanted` by more than rounding explains, or none.
         """
         there = total - start
         if there <= 0 or (wanted is not None and wanted - there > SEGMENT_TOLERANCE * rate):
@@ -207,10 +210,10 @@ def _at_16_khz(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
 
 @contextmanager
 def _opened(source: Path | BinaryIO, name: str, whole: bool) -> Iterator[tuple[BinaryIO, list[Stream]]]:
-    """A file, and the streams in it.
+    """An open audio file, and the streams in it.
 
     Raises:
-        InputError: there is none, it is empty, or the system cannot read it, now or later.
+        InputError: the file is missing or empty, or the system cannot read it, now or later.
     """
     try:
         if not isinstance(source, Path):
@@ -234,17 +237,17 @@ def _opened(source: Path | BinaryIO, name: str, whole: bool) -> Iterator[tuple[B
 
 @lru_cache(maxsize=64)
 def _streams_for_parts(path: Path, size: int, changed: int) -> list[Stream]:
-    """The streams of a file from which many parts may be read, each by a call of its own."""
+    """The streams of an audio file, cached: many parts may be read from it, each by a call of its own."""
     with path.open("rb") as file:
         return find_streams(file, whole=False, name=str(path))
 
 
 @contextmanager
 def _decoder(file: BinaryIO, stream: Stream, limits: Limits, name: str) -> Iterator[_Decoder]:
-    """What decodes a stream.
+    """An open decoder of one stream.
 
     Raises:
-        InputError: it is no audio, empty, or beyond the limits.
+        InputError: the stream is no audio, empty, or beyond the limits.
     """
     content = stream.bytes_of(file)
     try:

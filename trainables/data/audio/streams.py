@@ -44,7 +44,7 @@ class Stream:
     promised: int | None = None
 
     def bytes_of(self, file: BinaryIO) -> Spliced:
-        """The stream as a file of its own."""
+        """The stream's bytes, as a binary file of its own."""
         return Spliced(self.head, file, self.start, self.end)
 
 
@@ -155,7 +155,7 @@ def _last_chunk_end(file: BinaryIO, size: int) -> int:
 
 
 def _check_end(end: int, file: BinaryIO, size: int, name: str, tolerated: float = JUNK_BYTES) -> None:
-    """Raises an InputError unless a file of so many bytes ends at `end`, but for a few bytes, or zeros."""
+    """Raises an InputError unless a file of `size` bytes ends at `end`, but for `tolerated` bytes, or zeros."""
     if end > size:
         raise truncated(name)
     if size - end > tolerated and not _zeros(file, end):
@@ -166,7 +166,7 @@ def _check_end(end: int, file: BinaryIO, size: int, name: str, tolerated: float 
 
 
 def _zeros(file: BinaryIO, position: int) -> bool:
-    """Whether only zeros follow."""
+    """Whether a file has only zeros from `position` on."""
     file.seek(position)
     return all(not any(block) for block in iter(lambda: file.read(SEARCHED_AT_ONCE), b""))
 
@@ -182,7 +182,7 @@ def _at(file: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _wav_streams(file: BinaryIO, first: int, size: int, name: str) -> Iterator[Stream]:
-    """WAV files, one behind the other."""
+    """The streams of WAV files that are joined in one file."""
     start: int | None = first
     while start is not None:
         data, promised, bytes_a_second = _wav_data(file, start, size)
@@ -257,7 +257,7 @@ def _ogg_streams(file: BinaryIO, start: int, size: int, name: str) -> Iterator[S
 
 
 def _flac_streams(file: BinaryIO, start: int, size: int, whole: bool) -> Iterator[Stream]:
-    """FLAC files, one behind the other; for a reader of the `whole`, with headers that promise nothing."""
+    """The streams of FLAC files joined in one file; for a reader of the `whole`, with headers that promise nothing."""
     while start < size:
         end = _find(file, FLAC_STARTS, start + 1, size)
         header = bytearray(_at(file, start, FLAC_HEADER))
@@ -271,7 +271,7 @@ def _flac_streams(file: BinaryIO, start: int, size: int, whole: bool) -> Iterato
 
 
 def _find(file: BinaryIO, patterns: tuple[bytes, ...], start: int, size: int) -> int:
-    """Where the first of these patterns is, from `start` on; `size` where there is none."""
+    """Position of the first match of any pattern in a file, from `start` on; `size` if there is none."""
     overlap = max(map(len, patterns)) - 1
     while start < size:
         block = _at(file, start, SEARCHED_AT_ONCE)
