@@ -55,8 +55,9 @@ def keep_copy(home: Home, name: str) -> None:
         failure = explained(ledger, error)
         if copy.exists() and failure and not isinstance(failure, DamagedLedgerError):
             raise failure from None
-    partial = copy.with_name(f".{COPY}.{uuid.uuid4().hex}")
+    partial = copy.with_name(f".{COPY}.partial")
     try:
+        partial.unlink(missing_ok=True)  # of a process that was killed here
         make_private(partial)
         with _transaction(partial, ledger) as database:
             _make_tables_as_in_source(database)
