@@ -234,7 +234,9 @@ def test_a_sweep_goes_on_when_its_terminal_or_pipe_is_gone(kind: str, tmp_path: 
     os.close(writer)
     shown = b""
     while b"begun" not in shown:
-        shown += os.read(reader, 4096)
+        piece = os.read(reader, 4096)
+        assert piece, errors.read_text()
+        shown += piece
     os.close(reader)
     process.communicate(b"\n")
     assert (process.returncode, errors.read_text()) == (130, "")
