@@ -39,8 +39,9 @@ OF_TRIAL = (
 def keep_copy(home: Home, name: str) -> None:
     """Brings a sweep's own copy of the ledger up to date: what changed since, in one transaction.
 
-    It may be called from any thread, and killed at any moment. A copy that is missing, damaged, or of an earlier sweep
-    of that name is made anew; one that is locked, or on a full disk, is not, since that would fail for the same reason.
+    Called by the holder of the sweep's lock, from one thread at a time; it may be killed at any moment. A copy that is
+    missing, damaged, or of an earlier sweep of that name is made anew; one that is locked, or on a full disk, is not,
+    since that would fail for the same reason.
 
     Raises:
         LedgerError: the ledger or the copy cannot be read or written; the copy stays as it was.

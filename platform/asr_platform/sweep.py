@@ -183,7 +183,7 @@ def recorded_space(about: dict[str, Any]) -> Space:
 
 
 def written_space(about: dict[str, Any]) -> Space:
-    """The same as its file has it: a sweep may have been started with trials of another length."""
+    """The space as its file has it, where the sweep may have been started with trials of another length."""
     return Space.parse(about["space"], about["source"], Path(about.get("folder", Path.cwd())))
 
 
