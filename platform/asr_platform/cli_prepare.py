@@ -37,7 +37,7 @@ SEED = click.option(
 
 
 def bad_recordings(context: click.Context, parameter: click.Parameter, limit: int) -> BadRecordings:
-    """What an importer and the preparation note unusable utterances in."""
+    """The list in which unusable recordings are noted, at most as many as `--skip-bad` says."""
     from trainables.data.mistakes import BadRecordings
 
     return BadRecordings(limit)
@@ -205,7 +205,7 @@ def write_corpus(
 
 
 def print_json(corpus: Corpus, bad: BadRecordings) -> None:
-    """What was made, for machines."""
+    """Prints the corpus that was made as JSON."""
     from trainables.data.transcripts import unseen_characters
 
     tree = {
@@ -221,7 +221,7 @@ def print_json(corpus: Corpus, bad: BadRecordings) -> None:
 
 
 def print_tables(corpus: Corpus, bad: BadRecordings) -> None:
-    """What was made, what it can serve for, what training lacks, and what was left out."""
+    """Prints tables of the splits, of characters that training lacks, and of the utterances left out."""
     from asr_platform.terminal import corpus_table, say
     from trainables.data.corpus_writer import SKIPPED_FILE
     from trainables.data.mistakes import SHOWN

@@ -89,7 +89,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has, where its dashboard is, and in which folder its own logs are.
+    """The resources of a Ray cluster, the address of its dashboard, and the folder of its logs.
 
     Args:
         parts: host and port of each of its processes that a driver cannot do without, by names in words.
@@ -263,7 +263,7 @@ def remove_old_sessions() -> None:
 
 
 def _described(context: Any) -> Cluster:
-    """What there is to know of the cluster that this process is connected to."""
+    """Describes the cluster that this process is connected to."""
     here, resources = ray.get_runtime_context(), ray.cluster_resources()
     host, _, port = here.gcs_address.rpartition(":")
     own = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())

@@ -278,7 +278,7 @@ def plain_name(text: str) -> str:
 
 
 def taken(name: str) -> InputError:
-    """What is wrong with the name of a sweep that exists."""
+    """The error for a new sweep under the name of one that exists."""
     return InputError(
         f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
     )

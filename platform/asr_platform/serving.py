@@ -345,7 +345,7 @@ def steadily(receive: Receive) -> Receive:
 
 
 def replay(parts: list[bytes], receive: Receive) -> Receive:
-    """What gives a body that has been received once more, and then what comes after it."""
+    """An ASGI `receive` that first returns a body received before, as one message, and then later messages."""
 
     async def again() -> Message:
         if not parts:

@@ -143,7 +143,7 @@ class Ledger:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What is known of the sweep: what it was begun with, and what was noted since under the same or other keys."""
+        """Facts about the sweep by key: those it was begun with, overridden by those noted since."""
         with decoding(self.file):
             attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}

@@ -109,7 +109,7 @@ class Watch:
             self.say(f"  {line}")
 
     def waiting_for(self) -> list[str]:
-        """What each process of the sweep is doing or waiting for, a line each."""
+        """One line for each unfinished trial, the event loop and the background: what it does or waits for."""
         lines = [self._trial_waits_for(trial) for trial in self.trials if not trial.is_finished()]
         frame = sys._current_frames().get(self.loop.ident or 0)
         if frame:

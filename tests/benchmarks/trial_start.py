@@ -30,7 +30,7 @@ def loop(settings: dict[str, Any]) -> None:
 
 
 class Nested(SweepTrial):
-    """The same as the platform runs it: Tune starts Ray Train."""
+    """The loop as the platform runs it: Tune starts Ray Train."""
 
     loop = staticmethod(loop)
 

@@ -170,7 +170,7 @@ class Soak:
         return False
 
     def terminate(self, process: subprocess.Popen[str]) -> bool:
-        """What Slurm, containers and systemd send."""
+        """Sends SIGTERM, as Slurm, containers and systemd do."""
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
         return False
@@ -217,7 +217,7 @@ class Soak:
         self.before = now
 
     def check_processes(self) -> None:
-        """Of all runs of the sweep no process is left; Ray's own take a while to notice that their head is gone."""
+        """Fails if a process of any run is left; Ray's own take a while to notice that their head is gone."""
         deadline = time.monotonic() + PATIENCE_WITH_LOSS
         while left := [one for one in self.processes if is_running(one)]:
             assert time.monotonic() < deadline, f"processes that are left: {left}"
