@@ -16,7 +16,7 @@ test: $(INSTALLED)  ## every test
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)  ## kills a real sweep at 100 random moments and audits it
-	PYTHONPATH=tests $(BIN)/python tests/orchestration/soak.py --moments 100
+	PYTHONPATH=tests/support $(BIN)/python tests/end_to_end/soak.py --moments 100
 
 check: $(INSTALLED)  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -1,17 +1,26 @@
-"""What every test may ask for: real speech, where there is some, and a tiny corpus."""
+"""What every test may ask for: real speech, where there is some, a tiny corpus, a trained recogniser, the command."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import place as places
 import pytest
 import tiny
 import torch
+from browser import browser as browser
+from browser import pictures as pictures
+from command import Platform
+from place import Ended, Run
+from webhook import Webhook, listening
 
+from asr_platform.cli import main as cli
 from trainables.data.corpus import Corpus
+from trainables.training.loop import Metrics, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -38,3 +47,54 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Twenty training and ten validation utterances of the same sentences."""
     folder = tmp_path_factory.mktemp("corpora") / "tiny"
     return tiny.write_corpus(folder, {"train": tiny.SENTENCES * 2, "dev": tiny.SENTENCES})
+
+
+@pytest.fixture(scope="session")
+def learned(tiny_corpus: Corpus) -> tiny.Learned:
+    """Trained until it transcribes the tiny corpus."""
+    history: list[Metrics] = []
+    leaves = {
+        "training.epochs": 36,
+        "optimizer.lr": 4e-3,
+        "model.encoder_layers": 1,
+        "model.decoder_layers": 1,
+    }
+    recognizer = train(tiny.config(leaves), tiny_corpus, lambda metrics, save: history.append(metrics))
+    return tiny.Learned(recognizer, history)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    running = Platform(tmp_path_factory.mktemp("platform"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus, a model, a home with a sweep, and much that is wrong."""
+    return places.furnish(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with listening() as server:
+        yield server
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, in the place."""
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("ASR_PLATFORM_HOME", raising=False)
+
+    def call(*words: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["platform", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Ended(code, *capfd.readouterr())
+
+    return call

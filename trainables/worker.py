@@ -22,12 +22,12 @@ import ray.train
 from ray.train.v2._internal.execution import context
 
 from trainables.errors import InputError
+from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.folders import has_ended, this_process
-from trainables.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.output import output_in, say
 
 if TYPE_CHECKING:
-    from trainables.training import Metrics, Save
+    from trainables.training.loop import Metrics, Save
 
 
 # It tells of every report with all of its metrics, and Ray Train's own log level does not reach it (2.60).
@@ -62,7 +62,7 @@ def _train(settings: dict[str, Any]) -> None:
 
     from trainables.config import parse_config
     from trainables.data.corpus import Corpus
-    from trainables.training import train
+    from trainables.training.loop import train
 
     config = parse_config(settings["config"], "trial")
     corpus = Corpus.open(Path(settings["corpus"]))

@@ -19,15 +19,18 @@ import yaml
 from pydantic import Field, ValidationError
 from rich.console import Console
 
-from asr_platform import compare, confirm, importances, leaderboard, plan
-from asr_platform import sweep as sweeps
-from asr_platform.cli_shared import WIDE, store_of_new
-from asr_platform.cluster import Options
-from asr_platform.errors_on_record import ErrorsOnRecord
-from asr_platform.home import Home, where_runs_live
-from asr_platform.store_address import checked_uri
-from asr_platform.study import Ledger
-from asr_platform.terminal import View
+from asr_platform.analysis import importances, leaderboard
+from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.cli.live import View
+from asr_platform.cli.options import WIDE, store_of_new
+from asr_platform.inference import compare
+from asr_platform.monitoring import plan
+from asr_platform.storage.home import Home, where_runs_live
+from asr_platform.storage.store_address import checked_uri
+from asr_platform.study.ledger import Ledger
+from asr_platform.tuning import confirm
+from asr_platform.tuning import sweep as sweeps
+from asr_platform.tuning.cluster import Options
 from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS

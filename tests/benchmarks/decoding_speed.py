@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import Speech2TextConfig, Speech2TextForConditionalGeneration
 
-from trainables.data.tokenizer import EOS
+from trainables.data.text.tokenizer import EOS
 from trainables.decoding import beam_search, greedy
 from trainables.decoding.scorers import DecoderScorer
 from trainables.models.decoder import Decoder, DecoderState

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from asr_platform.home import Home
-from asr_platform.study import Ledger
+from asr_platform.storage.home import Home
+from asr_platform.study.ledger import Ledger
 
 PLATFORM = Path(sys.executable).parent / "platform"
 NAME = "planned"

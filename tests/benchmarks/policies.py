@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from replay import (
     SPACE,
     TABLE,
@@ -44,7 +44,7 @@ from replay import (
     seconds_to,
 )
 
-from asr_platform.samplers import distributions_of, propose
+from asr_platform.study.samplers import distributions_of, propose
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
 

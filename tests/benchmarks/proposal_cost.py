@@ -17,7 +17,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.study import propose
+from asr_platform.study.ledger import propose
 from search_spaces import counting
 from search_spaces.budget import complete
 from search_spaces.space import SHIPPED, Proposal, Space

@@ -22,7 +22,7 @@ from typing import Any
 
 import optuna
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from replay import SPACE, TABLE
 
 from search_spaces.counting import count_parameters
@@ -44,7 +44,7 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
 
     from trainables.data.corpus import Corpus
     from trainables.errors import DivergedError
-    from trainables.training import Trainer
+    from trainables.training.loop import Trainer
 
     torch.set_num_threads(1)
     space = Space.load(str(SPACE))

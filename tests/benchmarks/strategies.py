@@ -61,7 +61,7 @@ def trained(config: Config, corpus: Path, folder: Path | None = None) -> list[di
     import torch
 
     from trainables.data.corpus import Corpus
-    from trainables.training import train
+    from trainables.training.loop import train
 
     torch.set_num_threads(1)
     history: list[dict[str, Any]] = []

@@ -37,10 +37,10 @@ from search_spaces.space import Space
 from trainables.config import Config, Model, Tokenizer, load_config
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
-from trainables.data.tokenizer import BLANK, EOS, PAD, SOS
+from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
 from trainables.models.positions import sinusoids
 from trainables.models.subsampling import KERNEL, STRIDES
-from trainables.training import Trainer, default_device
+from trainables.training.loop import Trainer, default_device
 
 REFERENCE_BATCH = 16  # utterances
 

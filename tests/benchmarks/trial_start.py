@@ -17,9 +17,9 @@ from typing import Any
 import ray.train
 from ray import tune
 
-from asr_platform import cluster
-from asr_platform.interrupts import Unsaved
-from asr_platform.trial import SweepTrial
+from asr_platform.tuning import cluster
+from asr_platform.tuning.interrupts import Unsaved
+from asr_platform.tuning.trial import SweepTrial
 
 
 def loop(settings: dict[str, Any]) -> None:

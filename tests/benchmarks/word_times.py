@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_platform.recordings import Recording
-from asr_platform.transcription import transcribe
-from asr_platform.using import load
+from asr_platform.inference.evaluate import load
+from asr_platform.inference.recordings import Recording
+from asr_platform.inference.transcribe import transcribe
 from trainables.data.audio import read_audio
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.data.importers.fsdd import JoinedDigits, fsdd_utterances
 from trainables.decoding import Word
-from trainables.metrics import align_words, word_error_rate
-from trainables.recognizer import Recognizer
+from trainables.evaluation.metrics import align_words, word_error_rate
+from trainables.inference.recognizer import Recognizer
 
 Spoken = tuple[Samples, list[Word]]
 

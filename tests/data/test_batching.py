@@ -16,8 +16,8 @@ from trainables.config import Features, SpecAugment
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, in_batches, worker_share
 from trainables.data.corpus import Corpus
-from trainables.data.text import gather_rows
-from trainables.data.tokenizer import EOS, PAD, SOS, Tokenizer
+from trainables.data.text.token_batches import gather_rows
+from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
 
 CPU = torch.device("cpu")
 

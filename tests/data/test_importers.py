@@ -21,7 +21,7 @@ from trainables.data.importers.hw4 import hw4_utterances, read_course_features
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.importers.synthetic import HELD_OUT_SPEAKERS, SPEAKERS, SpokenText, synthetic_utterances
 from trainables.data.mistakes import BadRecordings
-from trainables.data.text import read_texts
+from trainables.data.text.token_batches import read_texts
 from trainables.data.utterance import Utterance
 from trainables.errors import InputError
 

@@ -214,7 +214,7 @@ if __name__ == "__main__":
     from trainables.data.features import Recipe
     from trainables.data.prepare import prepare
     utterances = [Utterance(str(index), "train", "A", Slow()) for index in range(2000)]
-    from asr_platform.cli_prepare import ended_by_signals
+    from asr_platform.cli.data import ended_by_signals
     with ended_by_signals():
         prepare(utterances, Recipe(), Path(sys.argv[1]), "test", 2, lambda done, _: print(done, flush=True))
 """

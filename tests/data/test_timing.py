@@ -16,9 +16,9 @@ from trainables.config import Features
 from trainables.data.augmentation import EpochTiming, stretched
 from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, gather_between
 from trainables.data.corpus import Corpus
-from trainables.data.text import gather_rows
-from trainables.data.tokenizer import corpus_tokenizer
-from trainables.training import Trainer
+from trainables.data.text.token_batches import gather_rows
+from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.training.loop import Trainer
 
 CPU = torch.device("cpu")
 UTTERANCES = 60

@@ -14,12 +14,12 @@ from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.features import Recipe
 from trainables.data.prepare import prepare
-from trainables.data.text import read_texts
-from trainables.data.tokenizer import Tokenizer
-from trainables.data.transcripts import transcript, unseen_characters, unusable
+from trainables.data.text.token_batches import read_texts
+from trainables.data.text.tokenizer import Tokenizer
+from trainables.data.text.transcripts import transcript, unseen_characters, unusable
 from trainables.data.utterance import Utterance
 from trainables.errors import InputError
-from trainables.metrics import character_error_rate, word_error_rate
+from trainables.evaluation.metrics import character_error_rate, word_error_rate
 
 COMPOSED, DECOMPOSED = "CAFÉ À LA CRÈME", unicodedata.normalize("NFD", "CAFÉ À LA CRÈME")
 

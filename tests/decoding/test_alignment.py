@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK
+from trainables.data.text.tokenizer import BLANK
 from trainables.decoding import ctc_align
 
 LETTERS = [5, 6, 7]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 from trainables.decoding import ctc_beam, ctc_greedy
 from trainables.decoding.scorers import CTCPrefixScorer
 

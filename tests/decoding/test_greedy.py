@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 from trainables.decoding import greedy
 from trainables.models.decoder import Decoder
 

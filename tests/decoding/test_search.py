@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tables import Path, Rules, Table, spoken
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 from trainables.decoding import Hypotheses, beam_search, greedy
 from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
 from trainables.models.decoder import Decoder

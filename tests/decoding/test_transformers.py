@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.data.tokenizer import EOS, SOS
+from trainables.data.text.tokenizer import EOS, SOS
 from trainables.decoding import beam_search, greedy
 from trainables.decoding.scorers import DecoderScorer
 from trainables.decoding.tokens import NEVER_SAID

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.config import Model
-from trainables.data.tokenizer import SOS
+from trainables.data.text.tokenizer import SOS
 from trainables.models.attention import SelfAttention
 from trainables.models.speech_transformer import SpeechTransformer
 

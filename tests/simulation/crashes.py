@@ -23,8 +23,8 @@ from typing import Any, Literal
 import pytest
 from optuna.storages import BaseStorage
 
-from asr_platform.home import STORE
-from asr_platform.ledger_storage import LedgerError
+from asr_platform.storage.database import LedgerError
+from asr_platform.storage.home import STORE
 
 Kind = Literal["before", "after", "full", "away"]
 STORAGE = (

@@ -1,4 +1,4 @@
-"""Runs schedules: `PYTHONPATH=tests python tests/simulation/simulate.py --first 0 --count 1000`."""
+"""Runs schedules: `PYTHONPATH=tests/support python tests/simulation/simulate.py --first 0 --count 1000`."""
 
 from __future__ import annotations
 

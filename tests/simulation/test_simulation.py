@@ -17,7 +17,7 @@ from schedules import Schedule
 from simulate import EVERY, ScheduleError, simulate
 from world import Templates, World
 
-from asr_platform.thinning import Thinner
+from asr_platform.tuning.callbacks.retention import Thinner
 
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "1000"))

@@ -1,4 +1,4 @@
-"""What stands for a trial's own processes: Ray Train's controller and the training loop of `trainables.training`.
+"""What stands for a trial's own processes: Ray Train's controller and the training loop of `trainables.training.loop`.
 
 An epoch takes no time here and its CER is drawn from the seed, the trial and the epoch: the same whenever it is trained
 again. Checkpoints, Ray Train's list of them, and their removal are as Ray Train does it, kills in between included.
@@ -18,12 +18,12 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
-from asr_platform.home import TRIALS, trial_name
-from asr_platform.trial import END, KEPT, SNAPSHOT, TRAINING, mended
-from trainables.checkpoint import OPTIMIZER
+from asr_platform.storage.home import TRIALS, trial_name
+from asr_platform.tuning.trial import END, KEPT, SNAPSHOT, TRAINING, mended
 from trainables.errors import DivergedError
-from trainables.examples import ATTENTION
-from trainables.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.examples import ATTENTION
+from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.training.checkpoint import OPTIMIZER
 
 LETTERS = 40  # of each utterance
 Row = dict[str, Any]

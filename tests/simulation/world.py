@@ -31,22 +31,27 @@ from rich.console import Console
 from schedules import Schedule, Shape
 from workers import Speech
 
-from asr_platform import best_model, limits, mirror, provenance, run_on_record, sweep, tracking, watch
-from asr_platform.cluster import Cluster, Options
-from asr_platform.doctor import Doctor, Finding
-from asr_platform.feasibility import Feasibility
-from asr_platform.following import Follower
-from asr_platform.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
-from asr_platform.interrupts import Interrupt
-from asr_platform.ledger_copies import restore
-from asr_platform.ledger_storage import make_tables, open_storage, sqlite_address
-from asr_platform.study import Ledger, TrialRecord
-from asr_platform.terminal import View
-from asr_platform.tracking import quiet
+from asr_platform.cli.live import View
+from asr_platform.storage.database import make_tables, open_storage, sqlite_address
+from asr_platform.storage.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
+from asr_platform.study import provenance
+from asr_platform.study import run_record as run_on_record
+from asr_platform.study import spending as limits
+from asr_platform.study.callbacks import Follower
+from asr_platform.study.feasibility import Feasibility
+from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.ledger_copies import restore
+from asr_platform.tracking import runs as tracking
+from asr_platform.tracking.runs import quiet
+from asr_platform.tuning import best_model, sweep, watch
+from asr_platform.tuning.callbacks import mlflow as mirror
+from asr_platform.tuning.cluster import Cluster, Options
+from asr_platform.tuning.doctor import Doctor, Finding
+from asr_platform.tuning.interrupts import Interrupt
 from search_spaces.settings import Limits
 from search_spaces.space import Space
 from trainables.errors import InputError
-from trainables.tasks import build_recognizer
+from trainables.training.tasks import build_recognizer
 
 NAME = "simulated"
 MOST_DRIVERS = 12  # of one sweep, beside those whose ends are planned

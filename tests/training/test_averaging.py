@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 from tiny import Recorder, assert_same_weights
 
-from trainables.averaging import WeightAverages
-from trainables.checkpoint import AVERAGES, load_averages
 from trainables.checksums import CHECKSUMS
 from trainables.config import Config, Training
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.model_directory import TrainedModel
-from trainables.recognizer import Recognizer
-from trainables.training import Trainer, train
+from trainables.inference.model_directory import TrainedModel
+from trainables.inference.recognizer import Recognizer
+from trainables.training.averaging import WeightAverages
+from trainables.training.checkpoint import AVERAGES, load_averages
+from trainables.training.loop import Trainer, train
 
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {

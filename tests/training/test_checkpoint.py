@@ -17,12 +17,12 @@ import tiny
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainables.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
 from trainables.checksums import CHECKSUMS
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.recognizer import Recognizer
-from trainables.training import Trainer
+from trainables.inference.recognizer import Recognizer
+from trainables.training.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.training.loop import Trainer
 
 CPU = torch.device("cpu")
 ALL_FILES = (*Recognizer.FILES, OPTIMIZER, TRAINING)
@@ -113,9 +113,9 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(trained: Trainer, tm
 KILLED_WHILE_SAVING = """
 import os, sys
 from pathlib import Path
-from trainables.checkpoint import save_checkpoint
-from trainables.optimizer import build_optimizer
-from trainables.recognizer import Recognizer
+from trainables.training.checkpoint import save_checkpoint
+from trainables.training.optimizer import build_optimizer
+from trainables.inference.recognizer import Recognizer
 
 folder, deadly = Path(sys.argv[1]), int(sys.argv[2])
 recognizer = Recognizer.load(folder if folder.is_dir() else folder.with_name(".checkpoint.previous"))
@@ -230,10 +230,10 @@ POISONED = """
 import pickle, sys
 from pathlib import Path
 import torch
-from trainables.checkpoint import load_checkpoint
+from trainables.training.checkpoint import load_checkpoint
 from trainables.config import Optimizer
-from trainables.optimizer import build_optimizer
-from trainables.recognizer import Recognizer
+from trainables.training.optimizer import build_optimizer
+from trainables.inference.recognizer import Recognizer
 
 # What torch imports with its first optimizer is not what is tested here.
 build_optimizer(Optimizer(), torch.nn.Linear(2, 2))

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from trainables.data.batching import BatchPlan
 from trainables.data.corpus import Corpus
-from trainables.training import Metrics, Save, train
+from trainables.training.loop import Metrics, Save, train
 
 WORLD = 2
 COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss", "gradient_norm")

@@ -16,7 +16,7 @@ import tiny
 import torch
 
 from trainables.data.corpus import Corpus
-from trainables.training import train
+from trainables.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "assets" / "losses"
 TOLERANCE = 1e-4  # relative: other processors add in another order

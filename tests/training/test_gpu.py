@@ -13,10 +13,10 @@ import torch
 from trainables.config import Decoding, Features, SpecAugment
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
-from trainables.data.tokenizer import Tokenizer
+from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search
 from trainables.models.attention import attend_to_valid
-from trainables.training import Metrics, train
+from trainables.training.loop import Metrics, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

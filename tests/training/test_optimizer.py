@@ -10,7 +10,7 @@ import torch
 
 from trainables.config import Optimizer
 from trainables.errors import InputError
-from trainables.optimizer import build_optimizer, layer_scales
+from trainables.training.optimizer import build_optimizer, layer_scales
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -15,12 +15,12 @@ from tiny import Recorder, assert_same_weights
 from trainables.checksums import CHECKSUMS
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
-from trainables.data.tokenizer import corpus_tokenizer
+from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
-from trainables.model_directory import WEIGHTS
+from trainables.inference.language_model import TextModel, load_language_model
+from trainables.inference.model_directory import WEIGHTS
 from trainables.models.speech_transformer import LanguageModel
-from trainables.text_model import TextModel, load_language_model
-from trainables.training import Trainer, train
+from trainables.training.loop import Trainer, train
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import (
 
 from trainables.config import Optimizer
 from trainables.data.corpus import Corpus
-from trainables.schedules import ONE_CYCLE_START, learning_rate
-from trainables.training import train
+from trainables.training.loop import train
+from trainables.training.schedules import ONE_CYCLE_START, learning_rate
 
 PEAK = 2e-3
 SCHEDULES = ["cosine", "cosine_restarts", "plateau", "noam", "one_cycle", "constant"]

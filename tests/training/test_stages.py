@@ -16,10 +16,10 @@ from tiny import Recorder, assert_same_weights
 from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.recognizer import Recognizer
-from trainables.stages import enter, members, phase_of, trained_names
-from trainables.text_model import TextModel
-from trainables.training import Trainer, train
+from trainables.inference.language_model import TextModel
+from trainables.inference.recognizer import Recognizer
+from trainables.training.loop import Trainer, train
+from trainables.training.stages import enter, members, phase_of, trained_names
 
 CPU = torch.device("cpu")
 STAGES: list[dict[str, Any]] = [

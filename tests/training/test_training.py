@@ -16,9 +16,9 @@ from tiny import Learned, Recorder, assert_same_weights
 from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError, InputError
-from trainables.recognizer import Recognizer
-from trainables.tasks import FAST_SPEECH
-from trainables.training import Metrics, Trainer, train
+from trainables.inference.recognizer import Recognizer
+from trainables.training.loop import Metrics, Trainer, train
+from trainables.training.tasks import FAST_SPEECH
 
 CPU = torch.device("cpu")
 LOSSES = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")

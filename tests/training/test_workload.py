@@ -10,14 +10,14 @@ import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables import profile as profiles
 from trainables.config import Config
 from trainables.data.corpus import Corpus
-from trainables.data.tokenizer import corpus_tokenizer
+from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.models.speech_transformer import make_model
-from trainables.profile import Watched, profile, validation_seconds
-from trainables.training import Trainer
-from trainables.workload import Workload, Workloads, checkpoint_bytes, multiplications
+from trainables.training import profile as profiles
+from trainables.training.loop import Trainer
+from trainables.training.profile import Watched, profile, validation_seconds
+from trainables.training.workload import Workload, Workloads, checkpoint_bytes, multiplications
 
 CPU = torch.device("cpu")
 FEATURES, TOKENS = (2, 13, tiny.BINS), (2, 5)

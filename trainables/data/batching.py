@@ -21,8 +21,8 @@ from torch import Tensor
 from trainables.config import Features, SpecAugment
 from trainables.data.augmentation import EpochMasks, EpochTiming
 from trainables.data.corpus import Split
-from trainables.data.text import DeviceTexts, TextBatch, gather_rows
-from trainables.data.tokenizer import Tokenizer
+from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
+from trainables.data.text.tokenizer import Tokenizer
 from trainables.masking import length_mask
 
 MAX_BUCKETS = 32

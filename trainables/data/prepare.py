@@ -10,7 +10,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.data.mistakes import BadRecordings
-from trainables.data.transcripts import normalized, unusable
+from trainables.data.text.transcripts import normalized, unusable
 from trainables.data.utterance import Featurised, Utterance, featurise, trains, validates
 from trainables.data.workers import available_cpus, ordered_map
 from trainables.errors import InputError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from trainables.data.tokenizer import BLANK
+from trainables.data.text.tokenizer import BLANK
 from trainables.masking import length_mask
 
 Span = tuple[float, float]  # the states of a token: from its first to behind its last

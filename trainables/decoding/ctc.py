@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS
+from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.decoding.search import Hypotheses
 from trainables.decoding.tokens import NEVER_SAID
 from trainables.masking import length_mask

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import EOS, SOS
+from trainables.data.text.tokenizer import EOS, SOS
 from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
 from trainables.models.decoder import Decoder
 

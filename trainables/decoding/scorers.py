@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS
+from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.masking import length_mask
 from trainables.models.decoder import Decoder, DecoderState
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import EOS, SOS
+from trainables.data.text.tokenizer import EOS, SOS
 from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainables.data.tokenizer import BLANK, EOS, PAD, SOS, UNK
+from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 
 NEVER_SAID = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
 

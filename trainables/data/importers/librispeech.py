@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.data.files import read_lines, visible
 from trainables.data.mistakes import BadRecordings, raise_together
-from trainables.data.transcripts import normalized, transcript
+from trainables.data.text.transcripts import normalized, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainables.data.files import read_lines
 from trainables.data.mistakes import BadRecordings
-from trainables.data.transcripts import BYTE_ORDER_MARK, transcript
+from trainables.data.text.transcripts import BYTE_ORDER_MARK, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 

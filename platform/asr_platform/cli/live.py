@@ -1,0 +1,175 @@
+"""A running sweep on the terminal: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from asr_platform.analysis.leaderboard import ranked
+from asr_platform.monitoring.time_left import in_words, time_left
+from asr_platform.storage.home import TRIALS, trial_name
+from asr_platform.storage.trial_logs import last_lines
+from asr_platform.study.callbacks import Display
+from asr_platform.study.failures import Cause, diagnose, explained
+from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.run_record import RUN
+from asr_platform.tuning.callbacks.notify import notify
+from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
+from trainables.output import ERR, output_in
+
+if TYPE_CHECKING:
+    pass
+
+from asr_platform.cli.printing import lasting, near, say
+from asr_platform.cli.tables.leaderboard import short_value, trial_table
+
+COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
+LINES_AROUND_TABLE = 11
+DRIVER_LOG = "driver.log"  # in the sweep's folder: what its own process printed around the live table
+LAST_LINES = 5  # of a failed trial's log
+NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
+EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard, where it does not fit: this one first
+UNBOUNDED = 10_000  # columns
+
+
+class View(Display):
+    """Follows a sweep on the terminal. Not a terminal: one plain line an event.
+
+    Where the terminal or pipe goes away, the sweep goes on in silence.
+
+    Args:
+        console: what to print on; from now on, writing to it never fails.
+        platform: the command, for hints to copy.
+        notify: whom to tell when the sweep has come to rest (`notify.py`).
+    """
+
+    def __init__(self, console: Console, platform: str = "platform", notify: Sequence[str] = ()) -> None:
+        self.console, self.platform, self.targets = lasting(console), platform, notify
+        self.ledger: Ledger | None = None
+        self.epochs: int | None = None
+        self.header = ""
+        self.folder = Path()
+        self.explained: list[Cause] = []  # what has been said of failures
+        self.waiting: set[int] = set()  # unfinished trials that nobody is training
+
+    @contextmanager
+    def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path) -> Iterator[None]:
+        """Shows the sweep for as long as the block lasts; `folder` is the sweep's own.
+
+        Around the table nothing else may write on the terminal: it would be torn and scroll away. So what libraries
+        print goes into a file meanwhile.
+        """
+        self.ledger, self.epochs, self.folder = ledger, epochs, folder
+        self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
+        printed, where = folder / DRIVER_LOG, f"Ray's logs: {self._ray_logs()}"
+        with ExitStack() as stack:
+            if self.console.is_terminal:
+                where = f"what was printed meanwhile: {near(printed)}; {where}"
+                stack.enter_context(output_in(printed, [ERR]))
+                stack.enter_context(self._table())
+            else:
+                self.line(self.header)
+            try:
+                yield
+            except Exception:
+                stack.close()
+                self.say(where)
+                raise
+
+    def _table(self) -> Live:
+        return Live(console=self.console, get_renderable=self.picture, refresh_per_second=2, redirect_stderr=False)
+
+    def picture(self) -> Group:
+        """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
+        assert self.ledger is not None
+        trials = self.ledger.trials()
+        trained = {trial.number for trial in trials if trial.state == "running"} - self.waiting
+        running = [trial for trial in trials if trial.number in trained]
+        others = [trial for trial in ranked(trials) if trial.number not in trained]
+        room = max(6, self.console.height - LINES_AROUND_TABLE)
+        shown = running[: room - min(3, len(others))]
+        shown += others[: room - len(shown)]
+        hidden = len(trials) - len(shown)
+        footer = f"{hidden} more in {self.platform} leaderboard; " if hidden else ""
+        about = self.ledger.about
+        footer += f"{len(trials)} of {about['trials']} trials begun.\n"
+        left = time_left(about, trials, self.epochs or 0, time.time())
+        footer += f"Time left: {in_words(left)}. Ctrl-C stops cleanly."
+        table = trial_table(shown, self.epochs, self.console.width, self.waiting)
+        return Group(Text(self.header), table, Text(footer, style="dim"))
+
+    def opened(self, trials: list[TrialRecord]) -> None:
+        self.waiting = {trial.number for trial in trials if trial.state == "running"}
+
+    def started(self, trial: TrialRecord) -> None:
+        self.waiting.discard(trial.number)
+        varied = " ".join(f"{key}={short_value(value)}" for key, value in trial.params.items())
+        went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
+        self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
+
+    def progressed(self, trial: TrialRecord) -> None:
+        row = trial.curve[-1]
+        self.line(
+            f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
+            f"{OBJECTIVES[objective(row)]} {objective_text(row)}"
+            + (f" CTC {row['val_ctc_cer']:.2%}" if "val_ctc_cer" in row else "")
+            + f" train loss {row['train_loss']:.3f}"
+        )
+        if row["epoch"] == 1 and row.get("infeasible_ctc"):
+            self.line(
+                f"trial {trial.number}: {row['infeasible_ctc']} training utterances have more tokens than states, "
+                "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
+            )
+
+    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        """A lost process is said above the live table too: its cause is the machine, which somebody looks after."""
+        self.waiting.add(trial.number)
+        then = "goes on from its checkpoint" if again else "lost too often, it waits for --resume"
+        self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
+
+    def waits(self, trial: TrialRecord) -> None:
+        self.waiting.add(trial.number)
+        self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
+
+    def ended(self, trial: TrialRecord) -> None:
+        """A failure's reason is said above the live table too, which has room for its beginning alone."""
+        show = self.say if trial.state == "failed" else self.line
+        show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
+        if trial.state == "failed":
+            self.explain(trial)
+
+    def explain(self, trial: TrialRecord) -> None:
+        """What there is to say of a failure; of a cause that has been explained before, where to look."""
+        cause = diagnose(trial.reason)
+        log, lines = last_lines(self.folder / TRIALS / trial_name(trial.number), LAST_LINES)
+        if cause in self.explained:
+            cause, lines = None, []
+        elif cause:
+            self.explained.append(cause)
+        for line in explained(cause, log and near(log), lines, self._ray_logs()):
+            self.say(f"  {line}")
+
+    def _ray_logs(self) -> str:
+        about = self.ledger.about if self.ledger else {}
+        return str(about.get(RUN, {}).get("ray_logs", "unknown"))
+
+    def rests(self, message: Mapping[str, Any]) -> None:
+        """The sweep has ended, or been ended: whoever is to be told of that is told."""
+        notify(self.targets, message, self.say)
+
+    def line(self, text: str) -> None:
+        """An event, where no table shows it."""
+        if not self.console.is_terminal:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line for terminals and log files alike."""
+        say(self.console, text)
+        self.console.file.flush()  # a log file is read while the sweep runs

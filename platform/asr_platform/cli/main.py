@@ -1,0 +1,75 @@
+"""The `platform` command: its groups of commands, and how mistakes end it. Commands parse, call one function, print."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from asr_platform.cli.completion import completion
+from asr_platform.cli.data import prepare
+from asr_platform.cli.help import INTRODUCTION, Introduction
+from asr_platform.cli.models import evaluate, export, submit, transcribe
+from asr_platform.cli.monitoring import doctor, logs, status
+from asr_platform.cli.options import INTERRUPTED
+from asr_platform.cli.parameters import FOLDER
+from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
+from asr_platform.cli.sweeps import plan, sweep, train
+from trainables.errors import InputError
+from trainables.output import escape_unencodable
+
+USER_MISTAKE = 2  # exit code
+# What the system refuses through no mistake of the program's.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a place that you may write to."),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "Correct the path."),
+}
+
+# Commands import what they need when they run: `platform --help` need not wait for torch and Ray.
+
+
+@click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
+              show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
+@click.pass_context
+def cli(context: click.Context, home: Path) -> None:
+    context.obj = home
+
+
+COMMANDS = (
+    prepare, plan, sweep, train, status, logs, leaderboard, compare, confirm, importances, report, ui, doctor, evaluate,
+    transcribe, export, submit, completion,
+)  # fmt: skip
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The `platform` command. A user's mistake ends with exit code 2 and no traceback."""
+    escape_unencodable()
+    try:
+        cli.main(standalone_mode=False)
+    except InputError as error:
+        _refuse(error.problem, error.remedy)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USER_MISTAKE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        place = error.filename2 or error.filename
+        _refuse(f"{place}: {error.strerror}" if place else str(error.strerror), REMEDIES[error.errno])
+
+
+def _refuse(problem: str, remedy: str) -> None:
+    click.echo(f"platform: {problem}\n{remedy}", err=True)
+    sys.exit(USER_MISTAKE)

@@ -1,0 +1,174 @@
+"""`platform evaluate`, `transcribe`, `export` and `submit`: what a trained model is used for."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from asr_platform.cli.options import (
+    MODEL,
+    MODEL_IS,
+    options,
+)
+from asr_platform.cli.parameters import (
+    BEAM,
+    CANDIDATES,
+    FILE,
+    FOLDER,
+    FROM_1,
+    MORE_THAN_0,
+    NOT_NEGATIVE,
+    PATH_OR_NAME,
+    PIECE_SECONDS,
+    SHARE,
+)
+from trainables.errors import InputError
+
+METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
+# How to search for text, by the names of the configuration's section `decoding`.
+SEARCH = [
+    click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC."),
+    click.option("--beam", metavar="N", type=BEAM, help="Hypotheses kept for each utterance."),
+    click.option("--temperature", metavar="X", type=MORE_THAN_0, help="Divides the logits."),
+    click.option("--repeat-penalty", metavar="X", type=FROM_1, help="On tokens already said; 1: none."),
+    click.option("--length-penalty", metavar="X", type=NOT_NEGATIVE, help="Ranks by score / length ^ X."),
+    click.option("--ctc-weight", metavar="X", type=SHARE, help="CTC's share in joint."),
+    click.option("--candidates", metavar="N", type=CANDIDATES, help="Tokens that CTC scores in joint."),
+    click.option(
+        "--language-model", type=MODEL, help="A language model, named as MODEL is, for beam, greedy and joint."
+    ),
+    click.option("--lm-weight", metavar="X", type=NOT_NEGATIVE, help="The language model's weight, such as 0.3."),
+]
+
+
+def search_changes(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of them that were given, as changes of that section."""
+    changes = {key: value for key, value in given.items() if value is not None}
+    if "language_model" in changes:
+        changes["language_model"] = str(changes["language_model"])
+    return changes
+
+
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
+@click.option("--split", required=True, help="Such as dev-clean.")
+@options(SEARCH)
+@click.option("--compare", is_flag=True, help="Runs every method, with and without a language model.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object (--compare: a list); rates are fractions.")
+def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **search: Any) -> None:
+    """Scores MODEL on a split: CER and WER, or perplexity.
+
+    What is not said of the search is as the model's configuration says.
+
+    \b
+    For example:
+      platform evaluate mlruns/models/digits-1 --data corpora/digits --split dev
+    """
+    from asr_platform.cli.tables.leaderboard import comparison_table
+    from asr_platform.inference.evaluate import compare_methods, evaluate_model
+
+    changes = search_changes(search)
+    if compare:
+        if "method" in changes:
+            raise InputError("--compare runs every method", "Leave out --method.")
+        rows = compare_methods(model, data, split, changes, METHODS)
+        if as_json:
+            click.echo(json.dumps(rows, indent=2))
+        else:
+            Console().print(comparison_table(rows))
+        return
+    scores = evaluate_model(model, data, split, changes)
+    if as_json:
+        click.echo(json.dumps(scores))
+        return
+    for key, value in scores.items():
+        kind = ".2%" if key in ("cer", "wer") else ",.3f" if isinstance(value, float) else ","
+        click.echo(f"{key:>20}  {value:{kind}}")
+
+
+FORMATS = ["txt", "json", "srt", "vtt"]
+
+
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@click.argument("paths", type=PATH_OR_NAME, nargs=-1, required=True, metavar="PATH...")
+@click.option("--format", "format", type=click.Choice(FORMATS), help="Default: as --out ends, or txt.")
+@click.option(
+    "--out", type=PATH_OR_NAME, metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording."
+)
+@click.option("--piece-seconds", metavar="X", type=PIECE_SECONDS,
+              help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
+def transcribe(
+    model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None
+) -> None:
+    """Prints what is said in recordings of any length.
+
+    PATH is audio of any sample rate (WAV, FLAC, OGG, MP3), a .npy file with features of the course, a folder of these,
+    a quoted pattern such as 'calls/**/*.wav', or - for audio on standard input.
+
+    \b
+    txt   a line for each recording: its path, a tab, the text
+    json  a list: file, duration, text, and phrases with a start and an end
+          for every word, in seconds
+    srt, vtt  subtitles of one recording; of several with --out FOLDER/
+
+    Times of words come from the model's CTC head. A byte of a file name that is not UTF-8 is written as \\udcXX.
+
+    \b
+    For example:
+      platform transcribe mlruns/models/digits-1 recording.flac
+      platform transcribe mlruns/models/digits-1 lecture.mp3 --out lecture.srt
+    """
+    from asr_platform.inference.transcribe import transcribe_to
+
+    suffix = Path(out or "").suffix[1:]
+    chosen = format or (suffix if suffix in FORMATS else "txt")
+    for line in transcribe_to(model, paths, chosen, out, piece_seconds):
+        click.echo(line)
+
+
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@click.option("--out", type=FOLDER, required=True, help="The folder to write; it must not hold anything yet.")
+def export(model: Path, out: Path) -> None:
+    """Writes MODEL as ONNX graphs, for use without torch.
+
+    The folder has the encoder, the decoder, the tokenizer, what else a program must know, and a script that transcribes
+    with numpy, onnxruntime and sentencepiece alone, by greedy search.
+
+    \b
+    For example:
+      platform export mlruns/models/digits-1 --out digits.onnx
+    """
+    from trainables.inference.export import SCRIPT, export
+    from trainables.inference.recognizer import Recognizer
+
+    export(Recognizer.load(model), out)
+    click.echo(f"model:       {out}")
+    click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")
+
+
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
+@click.option("--split", required=True, help="Such as test-clean.")
+@click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")
+def submit(model: Path, data: Path, split: str, out: Path) -> None:
+    """Writes the course's submission file for a split.
+
+    Its ids count from 0, in sorted order of the utterances' file names.
+
+    \b
+    For example:
+      platform submit MODEL --data corpora/hw4 --split test-clean --out test.csv
+    """
+    from asr_platform.inference.evaluate import write_submission
+
+    count = write_submission(model, data, split, out)
+    click.echo(f"{out}: {count} transcriptions")

@@ -1,0 +1,142 @@
+"""`platform status`, `logs` and `doctor`: a sweep seen from another terminal, and whether its records agree."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from asr_platform.cli.completion import sweep_names, trial_numbers
+from asr_platform.cli.options import console, platform
+from trainables.errors import InputError
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object; without NAME: a list, the latest sweep last.")
+@click.pass_obj
+def status(home: Path, name: str | None, as_json: bool) -> None:
+    """Says how sweeps stand: running, finished, stopped or died.
+
+    Without NAME, a line for each of them; with it, what that one is doing, what it has spent and how long it will
+    still take. It may be asked from another terminal at any time.
+
+    \b
+    For example:
+      platform status
+      platform status digits-1
+    """
+    from asr_platform.cli.tables.monitoring import print_status, print_statuses
+    from asr_platform.monitoring.status import all_statuses
+    from asr_platform.monitoring.status import status as status_of
+    from asr_platform.storage.home import Home
+
+    place = Home.existing(home)
+    if name is not None:
+        one = status_of(place, name)
+        if as_json:
+            click.echo(json.dumps(one.as_tree(), indent=2))
+        else:
+            print_status(console(), one, platform())
+        return
+    found = all_statuses(place)
+    if as_json:
+        click.echo(json.dumps([one.as_tree() for one in found], indent=2))
+    else:
+        print_statuses(console(), found, platform())
+
+
+@click.command()
+@click.argument("name", shell_complete=sweep_names)
+@click.argument("trial", type=click.IntRange(0), shell_complete=trial_numbers)
+@click.option("--follow", "-f", is_flag=True, help="Goes on until the trial is no longer trained, or Ctrl-C.")
+@click.pass_obj
+def logs(home: Path, name: str, trial: int, follow: bool) -> None:
+    """Prints what a trial's workers printed, tracebacks included.
+
+    \b
+    For example:
+      platform logs digits-1 3
+      platform logs digits-1 3 --follow
+    """
+    from asr_platform.analysis.leaderboard import pick
+    from asr_platform.monitoring.status import training
+    from asr_platform.storage.home import Home
+    from asr_platform.storage.trial_logs import log_files, printed
+    from asr_platform.study.failures import diagnose
+    from asr_platform.study.ledger import Ledger
+
+    place = Home.existing(home)
+    ledger = Ledger.open(place.studies, name)
+    pick(ledger, trial)  # refuses what there is not
+    folder = place.trial(name, trial)
+
+    def in_training() -> bool:
+        return trial in training(place, ledger)
+
+    if not log_files(folder) and not (follow and in_training()):
+        raise InputError(
+            f"trial {trial} of {name} has no log in {folder}", "Its workers have not begun, or were not logged."
+        )
+    for text in printed(folder, in_training if follow else lambda: False):
+        click.echo(text, nl=False)
+    ended = ledger.trial(trial)
+    if ended.state != "running":
+        click.echo(f"trial {trial} {ended.state}" + (f": {ended.reason}" if ended.reason else ""))
+    if ended.state == "failed" and (cause := diagnose(ended.reason)):
+        click.echo(f"cause: {cause.words}\ntry:   {cause.remedy}")
+
+
+UNSOUND = 1
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option(
+    "--repair", is_flag=True, help="Mends what can be made again, a damaged ledger from sweeps' copies of it."
+)
+@click.option("--tracking-uri", metavar="URI", help="The MLflow store to audit; default: the sweep's.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list of what is found (after --repair: still found).")
+@click.pass_obj
+def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None, as_json: bool) -> None:
+    """Audits the sweep NAME, or the ledger alone.
+
+    Ledger, leaderboard, MLflow and checkpoints must tell the same story. Ends with exit code 0 where they do.
+
+    \b
+    For example:
+      platform doctor digits-1 --repair
+    """
+    from asr_platform.storage.home import Home
+    from asr_platform.storage.store_address import checked_uri
+    from asr_platform.study.ledger import Ledger
+    from asr_platform.study.ledger_copies import keep_copy, restore
+    from asr_platform.tuning.doctor import Doctor
+
+    if repair:
+        for line in restore(Home(home.resolve())):
+            click.echo(line, err=as_json)
+    place = Home.existing(home)
+    if name is None:
+        click.echo(json.dumps([]) if as_json else f"the ledger is sound: {', '.join(Ledger.names(place.studies))}")
+        return
+    opened = Doctor(place, name, checked_uri(tracking_uri) if tracking_uri else None)
+    with place.lock(name, "doctor"):
+        findings = opened.audit()
+        if repair:
+            for line in opened.repair(findings):
+                click.echo(line, err=as_json)
+            keep_copy(place, name)
+            findings = opened.audit()
+    if as_json:
+        rows = [{"kind": one.kind, "trial": one.trial, "finding": str(one), "sound": one.sound} for one in findings]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for finding in findings:
+            click.echo(str(finding))
+    sound = all(finding.sound for finding in findings)
+    if sound and not as_json:
+        click.echo(f"sweep {name} is sound")
+    sys.exit(0 if sound else UNSOUND)

@@ -1,0 +1,201 @@
+"""What a sweep has found: `platform leaderboard`, `compare`, `confirm`, `importances`, `report` and `ui`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from asr_platform.cli.completion import sweep_names
+from asr_platform.cli.models import SEARCH, search_changes
+from asr_platform.cli.options import (
+    INTERRUPTED,
+    NOTIFY,
+    WIDE,
+    console,
+    follow,
+    options,
+    platform,
+)
+from asr_platform.cli.parameters import FILE, FOLDER, PATH_OR_NAME, SEEDS, TRIALS
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
+@click.pass_obj
+def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
+    """Lists a sweep's trials, best first.
+
+    Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
+    that a paired bootstrap cannot tell from the best.
+
+    \b
+    For example:
+      platform leaderboard digits-1
+    """
+    from asr_platform.analysis.leaderboard import latest, rows
+    from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+    from asr_platform.cli.tables.leaderboard import print_leaderboard
+    from asr_platform.storage.home import Home
+    from asr_platform.study.ledger import Ledger
+
+    place = Home.existing(home)
+    ledger = Ledger.open(place.studies, latest(place.studies, name))
+    trials = ledger.trials()
+    standings = ErrorsOnRecord(place.sweep(ledger.study.study_name)).standings(trials)
+    if as_json:
+        click.echo(json.dumps(rows(trials, standings, ledger.objectives), indent=2))
+    else:
+        print_leaderboard(console(), trials, standings, ledger.objectives)
+
+
+@click.command()
+@click.argument("a", type=PATH_OR_NAME, shell_complete=sweep_names)
+@click.argument("b", type=PATH_OR_NAME, shell_complete=sweep_names)
+@click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
+@click.option("--split", help="Such as test-clean: both models transcribe it.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")
+@click.pass_obj
+def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as_json: bool) -> None:
+    """Says whether two models can be told apart.
+
+    A and B are trials of a sweep, NAME:TRIAL, or NAME for its best; or model directories; or MLflow's
+    models:/NAME@champion, models:/NAME/3 and runs:/ID. Without --data and --split, they are compared by the errors of
+    their validations.
+
+    \b
+    For example:
+      platform compare digits-1:0 digits-1:2
+      platform compare digits-1 digits-2 --data corpora/digits --split test
+    """
+    from asr_platform.cli.tables.comparison import print_comparison
+    from asr_platform.inference.compare import compare
+
+    found = compare(home, a, b, data, split)
+    if as_json:
+        click.echo(json.dumps(found.as_tree(), indent=2, ensure_ascii=False))
+    else:
+        print_comparison(Console(), found)
+
+
+@click.command()
+@click.argument("name", shell_complete=sweep_names)
+@click.option("--top", metavar="K", type=TRIALS, default=3, show_default=True, help="Best configurations.")
+@click.option("--seeds", metavar="S", type=SEEDS, default=3, show_default=True, help="Of each of them.")
+@click.option("--data", type=FOLDER, help="The sweep's corpus, where it has been moved.")
+@options(SEARCH)
+@NOTIFY
+@click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
+@click.pass_obj
+def confirm(
+    home: Path,
+    name: str,
+    top: int,
+    seeds: int,
+    data: Path | None,
+    notify: tuple[str, ...],
+    as_json: bool,
+    **search: Any,
+) -> None:
+    """Trains a sweep's best configurations again.
+
+    Each is trained at full length from several new seeds, and validated with the search asked for, or the
+    configuration's own; they are ranked by their means. That is a sweep, NAME-confirm-1, which the same command goes on
+    with; once it is done, the command prints its result.
+
+    \b
+    For example:
+      platform confirm digits-1 --top 3 --seeds 3 --method joint
+    """
+    from asr_platform.cli.printing import say
+    from asr_platform.cli.tables.comparison import print_confirmation
+    from asr_platform.storage.home import Home
+    from asr_platform.tuning import confirm as confirmations
+
+    messages = Console(stderr=True, width=WIDE) if as_json else console()
+    view = follow(messages, notify)
+    found = confirmations.confirm(Home.existing(home), name, top, seeds, search_changes(search), data, view)
+    if as_json:
+        click.echo(json.dumps(found.as_tree(), indent=2))
+    else:
+        print_confirmation(messages, found)
+    if found.interrupted:
+        say(messages, f"stopped; go on with: {platform()} sweep --resume {found.name}")
+        sys.exit(INTERRUPTED)
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object; shares are fractions.")
+@click.pass_obj
+def importances(home: Path, name: str | None, as_json: bool) -> None:
+    """Says which keys a sweep's result depends on.
+
+    Without NAME, of the latest sweep. By fANOVA, over the trials that were trained to the end.
+
+    \b
+    For example:
+      platform importances digits-1
+    """
+    from asr_platform.analysis.importances import importances
+    from asr_platform.analysis.leaderboard import latest
+    from asr_platform.cli.tables.comparison import print_importances
+    from asr_platform.storage.home import Home
+    from asr_platform.study.ledger import Ledger
+
+    studies = Home.existing(home).studies
+    found = importances(Ledger.open(studies, latest(studies, name)))
+    if as_json:
+        click.echo(json.dumps(found.as_tree(), indent=2))
+    else:
+        print_importances(Console(), found)
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option("--out", metavar="FILE", type=FILE, help="Default: NAME.html here.")
+@click.pass_obj
+def report(home: Path, name: str | None, out: Path | None) -> None:
+    """Writes a page about a sweep, for a browser or paper.
+
+    Without NAME, about the latest sweep. It says what was searched, who won and how sure that is, which keys matter,
+    what the best model gets wrong, and how to get it again. The page is one file, and needs no network.
+
+    \b
+    For example:
+      platform report digits-1
+    """
+    from asr_platform.reporting.report import write_report
+    from asr_platform.storage.home import Home
+
+    path = write_report(Home.existing(home), name, out, platform())
+    click.echo(f"{path}: open it in a browser")
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=sweep_names)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
+@click.option("--tracking-uri", metavar="URI", help="An MLflow server or database; default: the sweep's.")
+@click.pass_obj
+def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: str | None) -> None:
+    """Opens MLflow's pages at the sweep NAME, until Ctrl-C.
+
+    Without NAME, at the latest sweep. The second address that is printed shows its trials, best first; each sweep
+    has such a view in the menu "Views" of MLflow's runs. Where the store is a server, the addresses are all.
+
+    \b
+    For example:
+      platform ui digits-1 --port 5001
+    """
+    from asr_platform.storage.home import Home
+    from asr_platform.storage.store_address import checked_uri
+    from asr_platform.tracking.ui import open_pages
+
+    uri = checked_uri(tracking_uri, existing=True) if tracking_uri else None
+    sys.exit(open_pages(Home.existing(home), name, uri, host, port, click.echo))

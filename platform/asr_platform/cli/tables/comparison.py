@@ -1,0 +1,106 @@
+"""What a person sees of differences between models: comparisons, confirmations, importances."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asr_platform.analysis.bootstrap import Difference
+from asr_platform.analysis.wording import heading_of, interval_text
+from asr_platform.cli.printing import say
+from asr_platform.cli.tables.leaderboard import side_by_side
+from asr_platform.reporting.transcripts import LEGEND, text_lines
+from asr_platform.study.ledger import TrialRecord
+from trainables.evaluation.metrics import objective, objective_text
+
+if TYPE_CHECKING:
+    from asr_platform.analysis.comparison import Comparison, Measure
+    from asr_platform.analysis.importances import Importances
+    from asr_platform.tuning.confirm import Confirmation
+
+
+def print_comparison(console: Console, found: Comparison) -> None:
+    """Both models' rates, the difference with its interval, and the utterances that differ most."""
+    for letter, name in zip("AB", found.names, strict=True):
+        say(console, f"{letter}  {name}")
+    caption = f"{found.a.split}, {len(found.a.ids):,} utterances; intervals: 95%, bootstrap over the utterances"
+    table = Table("", box=SIMPLE, caption=caption, caption_justify="left")
+    for heading in ("CER", "interval", "WER", "interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    measures = found.cer, found.wer
+    table.add_row("A", *(text for one in measures for text in (f"{one.a:.2%}", interval_text(one.a_interval))))
+    table.add_row("B", *(text for one in measures for text in (f"{one.b:.2%}", interval_text(one.b_interval))))
+    table.add_row("A - B", *(text for one in measures for text in _difference(one.difference)))
+    table.add_row("A better in", *(text for one in measures for text in (f"{one.difference.better:.1%}", "")))
+    console.print(table)
+    say(console, verdict(found.cer))
+    for place in found.most_different:
+        a, b = found.a, found.b
+        errors = f"A {a.character_errors[place]} errors, B {b.character_errors[place]}"
+        say(console, f"\n{a.ids[place]}   {errors}")
+        for letter, model in (("A", a), ("B", b)):
+            for line in text_lines(a.references[place], model.hypotheses[place], letter):
+                say(console, line)
+    if found.most_different:
+        say(console, f"\n{LEGEND}")
+
+
+def _difference(difference: Difference) -> tuple[str, str]:
+    low, high = difference.interval
+    return f"{difference.value:+.2%}", f"{100 * low:+.2f} to {high:+.2%}"
+
+
+def verdict(measure: Measure) -> str:
+    """Whether the two can be told apart by their CERs."""
+    if measure.difference.tied:
+        return "By CER they cannot be told apart: the difference's interval has 0 in it."
+    return f"By CER, {'A' if measure.difference.value < 0 else 'B'} is better."
+
+
+def print_confirmation(console: Console, found: Confirmation) -> None:
+    """The configurations by their means, with the spread between seeds, and how they differ."""
+    trials = [one.candidate.trial for one in found.results]
+    caption = f"{heading_of(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
+    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+    for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "seeds", "parameters"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rank, one in enumerate(found.results, start=1):
+        text = partial(_value_text, one.candidate.trial)
+        table.add_row(
+            str(rank),
+            str(one.candidate.trial.number),
+            text(one.mean),
+            text(one.deviation),
+            text(min(one.values, default=None)),
+            text(max(one.values, default=None)),
+            f"{len(one.values)}" + (f", {one.failed} failed" if one.failed else ""),
+            f"{one.candidate.trial.about['parameters']:,}",
+        )
+    console.print(table)
+    if keys := list(dict.fromkeys(key for one in found.results for key in one.candidate.active)):
+        console.print(side_by_side(console, trials, keys))
+
+
+def _value_text(trial: TrialRecord, value: float | None) -> str:
+    """A figure of the kind that the trial is ranked by."""
+    return "" if value is None or trial.best is None else objective_text({objective(trial.best): value})
+
+
+def print_importances(console: Console, found: Importances) -> None:
+    """What each key explains, and what that rests on; or that it cannot be said."""
+    if found.shares:
+        caption = "share of the trials' variance that a key explains alone (fANOVA); the rest is interplay"
+        table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+        table.add_column("key", no_wrap=True)
+        table.add_column("importance", justify="right", no_wrap=True)
+        for key, share in found.shares.items():
+            table.add_row(Text(key), f"{share:.1%}")
+        console.print(table)
+    say(console, found.basis)
+    for key, reason in found.not_judged.items() if found.shares else ():
+        say(console, f"not judged: {key}: {reason}")

@@ -1,0 +1,216 @@
+"""Tables of trials, of corpora and of searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.leaderboard import pareto_front, ranked
+from asr_platform.analysis.wording import heading_of, interval_text
+from asr_platform.study.failures import diagnose
+from asr_platform.study.ledger import TrialRecord
+from trainables.evaluation.metrics import objective_text
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus
+
+from asr_platform.cli.printing import say
+
+COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
+NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
+EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard, where it does not fit: this one first
+UNBOUNDED = 10_000  # columns
+
+
+def trial_table(
+    trials: list[TrialRecord], epochs: int | None, width: int, waiting: Collection[int] = frozenset()
+) -> Table:
+    """Trials in the order given, a line each.
+
+    Args:
+        epochs: a full trial's length.
+        width: that of the terminal.
+        waiting: numbers of unfinished trials that nobody is training.
+    """
+    table = Table(box=SIMPLE)
+    wide, narrow = width >= NARROW, width < NARROWER
+    sizes, ctc = ([] if narrow else ["parameters"]), (["CTC CER"] if wide else [])
+    for heading in ("trial", "epoch", *sizes, heading_of(trials), *ctc):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    if not narrow:
+        table.add_column("what stopped it")
+    for trial in trials:
+        best = trial.best or {}
+        state = "waiting" if trial.number in waiting else trial.state
+        table.add_row(
+            str(trial.number),
+            f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
+            *([] if narrow else [f"{trial.about.get('parameters', 0):,}"]),
+            objective_text(best) if best else "",
+            *([_percent(best.get("val_ctc_cer"))] if wide else []),
+            Text(state, style=COLOURS[state]),
+            *([] if narrow else [Text(_why(trial), no_wrap=True, overflow="ellipsis")]),
+        )
+    return table
+
+
+def _why(trial: TrialRecord) -> str:
+    """What ended a trial early; of a failure its cause, where that is known."""
+    cause = diagnose(trial.reason) if trial.state == "failed" else None
+    return cause.words if cause else trial.reason
+
+
+def print_leaderboard(
+    console: Console,
+    trials: list[TrialRecord],
+    standings: Mapping[int, Standing] = MappingProxyType({}),
+    objectives: Sequence[str] = ("val_cer",),
+) -> None:
+    """The ranking with what each trial varied, and why some failed.
+
+    Where the console is too narrow for a column a key, a second table has the best trials side by side; where it is
+    narrower still, the first table leaves out columns (`EXPENDABLE`), never ranks, trial numbers or error rates.
+    """
+    ranking = ranked(trials)
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    whole = ranking_table(ranking, keys, standings, objectives)
+    if _width(console, whole) <= console.width:
+        console.print(whole)
+    else:
+        left_out: list[str] = []
+        for heading in ("", *EXPENDABLE):
+            left_out.append(heading)
+            table = ranking_table(ranking, [], standings, objectives, left_out)
+            if _width(console, table) <= console.width:
+                break
+        console.print(table)
+        console.print(side_by_side(console, ranking, keys))
+    failures: dict[str, list[TrialRecord]] = {}
+    for trial in trials:
+        if trial.state == "failed":
+            failures.setdefault(_why(trial), []).append(trial)
+    for why, failed in failures.items():
+        cause = diagnose(failed[0].reason)
+        numbers = ", ".join(str(trial.number) for trial in failed)
+        say(console, f"trial {numbers} failed: {why}" + (f"; try {cause.remedy}" if cause else ""))
+
+
+def ranking_table(
+    ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing], objectives: Sequence[str],
+    left_out: Collection[str] = (),
+) -> Table:  # fmt: skip
+    """A row a trial, in the order given, with a column for each of these varied keys.
+
+    Where intervals are known they have a column, and ties with the best a mark, as the Pareto front has one.
+
+    Args:
+        left_out: headings of columns to leave out.
+    """
+    caption = f"{heading_of(ranking)} is that of each trial's best epoch"
+    if standings and "interval" not in left_out:
+        caption += "; its interval: 95%, over the utterances"
+    if any(standing.tied for standing in standings.values()):
+        caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
+    front = pareto_front(ranking, objectives) if len(objectives) > 1 else set()
+    if front:
+        caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
+    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
+    columns: dict[str, Callable[[TrialRecord], RenderableType]] = {
+        "trial": lambda trial: str(trial.number),
+        heading_of(ranking): lambda trial: objective_text(trial.best) if trial.best else "",
+        "interval": lambda trial: interval_text(standings[trial.number].interval) if trial.number in standings else "",
+        "parameters": lambda trial: f"{trial.about.get('parameters', 0):,}",
+        "real-time\nfactor": _factor,
+        "epochs": lambda trial: str(trial.epochs),
+        "state": lambda trial: Text(trial.state, style=COLOURS[trial.state]),
+    }
+    absent = {*left_out, *([] if standings else ["interval"])}
+    absent |= set() if "real_time_factor" in objectives else {"real-time\nfactor"}
+    shown = [heading for heading in columns if heading not in absent]
+    for heading in ("rank", *shown):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for key in keys:
+        # The section is dropped where the rest of the key says enough.
+        table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
+    for rank, trial in enumerate(ranking, start=1):
+        standing = standings.get(trial.number)
+        mark = f"{'*' * (trial.number in front)}{'=' * bool(standing and standing.tied)}"
+        cells = (columns[heading](trial) for heading in shown)
+        table.add_row(f"{mark}{rank}", *cells, *(_value(trial, key) for key in keys))
+    return table
+
+
+def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
+    """What the best trials varied: a row a key, and a column for each of as many trials as the console has room for."""
+
+    def table(shown: list[TrialRecord]) -> Table:
+        rest = "; all of them: leaderboard --json" if len(shown) < len(ranking) else ""
+        result = Table(box=SIMPLE, caption=f"the best trials' values{rest}", caption_justify="left")
+        result.add_column("trial", overflow="fold")
+        for trial in shown:
+            result.add_column(str(trial.number), justify="right", no_wrap=True)
+        for key in keys:
+            result.add_row(key, *(_value(trial, key) for trial in shown))
+        return result
+
+    count = 1
+    while count < len(ranking) and _width(console, table(ranking[: count + 1])) <= console.width:
+        count += 1
+    return table(ranking[:count])
+
+
+def _width(console: Console, table: Table) -> int:
+    """The columns that a table takes where it need not shorten anything."""
+    return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
+
+
+def corpus_table(corpus: Corpus) -> Table:
+    """What was prepared, a row a split."""
+    table = Table("split", box=SIMPLE)
+    for heading in ("utterances", "hours", "characters", "mean seconds"):
+        table.add_column(heading, justify="right")
+    for name, split in corpus.splits.items():
+        table.add_row(
+            name,
+            f"{split.utterances:,}",
+            f"{split.seconds / 3600:.2f}",
+            f"{split.characters:,}",
+            f"{split.seconds / max(1, split.utterances):.2f}",
+        )
+    return table
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Searches beside each other, a row each."""
+    table = Table("method", box=SIMPLE)
+    for heading in ("CER", "WER", "real-time factor"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row["method"], _percent(row["cer"]), _percent(row["wer"]), f"{row['real_time_factor']:.4f}")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _factor(trial: TrialRecord) -> str:
+    factor = (trial.best or {}).get("real_time_factor")
+    return "" if factor is None else f"{factor:.4f}"
+
+
+def _value(trial: TrialRecord, key: str) -> Text:
+    return Text(short_value(trial.params[key]) if key in trial.params else "")
+
+
+def short_value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

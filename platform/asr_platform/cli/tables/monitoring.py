@@ -1,0 +1,126 @@
+"""Plans of sweeps, and how sweeps stand, as people read them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asr_platform.cli.printing import say
+from asr_platform.cli.tables.leaderboard import trial_table
+from asr_platform.monitoring.plan import Plan
+from asr_platform.monitoring.status import Status
+from asr_platform.monitoring.time_left import in_words
+from asr_platform.study.spending import Cap
+from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
+
+MINUTES_BELOW = 2.0  # hours: less is said in minutes
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """The space, the rungs, and what the sweep will take with what that assumes."""
+    say(console, f"{plan.feasible:,} of {plan.proposals:,} random proposals are feasible")
+    sizes = Table("parameters", *plan.parameters, box=SIMPLE)
+    sizes.add_row("of these", *(f"{count:,}" for count in plan.parameters.values()))
+    console.print(sizes)
+    stops = Table("epoch", *(str(rung.epoch) for rung in plan.rungs), box=SIMPLE)
+    stops.add_row(f"of {plan.trials} trials reach it", *(f"{rung.trials:.1f}" for rung in plan.rungs))
+    console.print(stops)
+    expense = plan.expense
+    if expense is None:
+        return
+    takes = Table("the sweep takes", "", box=SIMPLE, show_header=True)
+    takes.add_column("of which", overflow="fold")
+    at_once = f"{plan.concurrency} trials at once, {plan.workers} worker{'s' * (plan.workers > 1)} each"
+    takes.add_row("wall time", _time(expense.wall_hours), at_once)
+    takes.add_row("device time", _time(expense.device_hours), "training and validation, of all workers")
+    takes.add_row("memory", _size(expense.memory_bytes), f"{_size(expense.worker_memory_bytes)} a worker")
+    if expense.gpu_memory_bytes:
+        takes.add_row("GPU memory", _size(expense.gpu_memory_bytes), "a worker")
+    takes.add_row("disk", _size(expense.disk_bytes), "checkpoints, and the winner")
+    console.print(takes)
+    for name, profile in (("cheapest", expense.cheapest), ("dearest", expense.dearest)):
+        say(
+            console,
+            f"{name} of those profiled: {profile.batch:.2f} s a batch, validation {profile.validation:.1f} s "
+            f"({profile.first_validation:.1f} s before it has learned to end)",
+        )
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= MINUTES_BELOW else f"{hours * 60:.0f} min"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+WHEN = {"running": "time left", "died": "last heard of"}
+COLOURS = {"running": "cyan", "finished": "green", "capped": "yellow", "stopped": "yellow"}
+
+
+def print_statuses(console: Console, statuses: Sequence[Status], platform: str) -> None:
+    """A line a sweep, and how to go on with those whose driver is gone."""
+    table = Table("sweep", "state", box=SIMPLE)
+    for heading in ("trials ended", "best"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("left, or ended", no_wrap=True)
+    for one in statuses:
+        ended = sum(trial.state != "running" for trial in one.trials)
+        table.add_row(one.name, _state(one), f"{ended} of {one.asked}", _best(one), when(one))
+    console.print(table)
+    for one in statuses:
+        if one.state in ("died", "failed"):
+            say(console, f"{one.name}: {one.reason}; go on with: {platform} sweep --resume {one.name}")
+
+
+def print_status(console: Console, one: Status, platform: str) -> None:
+    """One sweep: its state, what it has and what it may spend, and its unfinished trials."""
+    counts = one.counts
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in list(counts)[2:] if counts[kind])
+    lines = {
+        "state": one.state + (f": {one.reason}" if one.reason else ""),
+        "trials": f"{counts['begun']} of {one.asked} begun" + (f": {kinds}" if kinds else ""),
+        "best": f"trial {one.best.number}, {_best(one, heading=True)}" if one.best else "no epoch on record yet",
+        WHEN.get(one.state, "ended"): when(one),
+        "spent": ", ".join(_spent(cap) for cap in one.caps if cap.spent),
+        "driver": f"process {one.process}" if one.process else "none",
+        "dashboard": one.dashboard,
+    }  # fmt: skip
+    say(console, f"sweep {one.name}")
+    for name, text in lines.items():
+        if text:
+            say(console, f"  {name + ':':15}{text}")
+    if one.unfinished:
+        waiting = {trial.number for trial in one.unfinished} - one.training
+        console.print(trial_table(one.unfinished, one.epochs, console.width, waiting))
+        first = one.unfinished[0].number
+        say(console, f"what trial {first} prints: {platform} logs {one.name} {first}")
+    if one.state not in ("running", "finished"):
+        say(console, f"go on with: {platform} sweep --resume {one.name}")
+
+
+def when(one: Status) -> str:
+    """The time left of what is running, and of the rest when it was last heard of."""
+    if one.state == "running":
+        return in_words(one.left)
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(one.heard)) if one.heard else ""
+
+
+def _spent(cap: Cap) -> str:
+    return str(cap) if cap.most else f"{cap.spent:.2f} {cap.name.partition(' (')[0]}"
+
+
+def _state(one: Status) -> Text:
+    return Text(one.state, style=COLOURS.get(one.state, "red"))
+
+
+def _best(one: Status, heading: bool = False) -> str:
+    if one.best is None or one.best.best is None:
+        return ""
+    text = objective_text(one.best.best)
+    return f"{OBJECTIVES[objective(one.best.best)]} {text}" if heading else text

@@ -1,0 +1,68 @@
+"""Compares two models by the errors on record of their validations, or by letting both transcribe a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asr_platform.analysis.comparison import Comparison, Measure
+from asr_platform.analysis.leaderboard import find
+from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.storage.home import Home
+from asr_platform.tracking.model_names import IN_MLFLOW, located
+from trainables.errors import InputError
+from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+
+
+def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:
+    """Compares two models, each a model directory, one of MLflow's (see `located`), or `NAME:TRIAL` (`NAME`: the best
+    one) of a sweep in this home.
+
+    Without `data` and `split`, by the errors of the validations that they are ranked by; else both transcribe the
+    split, each as its configuration says.
+
+    Raises:
+        InputError: there is no such model, or no errors of it, or they are of different utterances.
+    """
+    if data is not None and split is not None:
+        one, other = (_transcribed(home, name, data, split) for name in (a, b))
+    elif data is None and split is None:
+        one, other = (_kept(home, name) for name in (a, b))
+    else:
+        raise InputError("--data and --split go together", "Give both, or neither for the errors kept with the models.")
+    if not one.same_utterances(other):
+        raise InputError(
+            f"{a} and {b} were validated on different utterances (splits {one.split} and {other.split})",
+            "Give --data and --split: both models transcribe that.",
+        )
+    return Comparison((a, b), one, other, Measure.of(one, other, words=False), Measure.of(one, other, words=True))
+
+
+def _directory(home: Path, name: str) -> Path | None:
+    """The model directory of that name; None where it names a trial."""
+    return located(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
+
+
+def _kept(home: Path, name: str) -> UtteranceErrors:
+    """The errors of the validation that a model is ranked by."""
+    if directory := _directory(home, name):
+        errors = UtteranceErrors.load(directory / ERRORS)
+    else:
+        place = Home.existing(home)
+        sweep, trial = find(place.studies, name)
+        errors = ErrorsOnRecord(place.sweep(sweep)).of(trial)
+    if errors is None:
+        raise InputError(
+            f"{name}: no errors of its validation are kept", "Give --data and --split: both models transcribe that."
+        )
+    return errors
+
+
+def _transcribed(home: Path, name: str, data: Path, split: str) -> UtteranceErrors:
+    from asr_platform.inference.evaluate import utterance_errors  # torch
+
+    if directory := _directory(home, name):
+        return utterance_errors(directory, data, split)
+    _, trial = find(Home.existing(home).studies, name)
+    if trial.model is None:
+        raise InputError(f"{name}: none of its checkpoints is there", "Compare without --data and --split.")
+    return utterance_errors(Path(trial.model), data, split)

@@ -1,0 +1,169 @@
+"""What a trained model is for: scores and submissions (transcription.py: transcripts)."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.config import Decoding, parse_config
+from trainables.data.corpus import Corpus, Split
+from trainables.decoding import Search
+from trainables.errors import InputError
+from trainables.evaluation.metrics import character_error_rate, word_error_rate
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.folders import written_whole
+from trainables.inference.language_model import TextModel
+from trainables.inference.model_directory import CONFIG, kind_of
+from trainables.inference.recognizer import Recognizer
+
+ALONE = {"language_model": None, "lm_weight": 0.0}
+WARM_UP = 4  # utterances transcribed before the clock of a comparison starts
+
+
+def load(model: Path) -> Recognizer:
+    """The recogniser in a model directory, on the GPU where there is one."""
+    return Recognizer.load(model, _device())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def evaluate_model(
+    model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """CER and WER (fractions) over a split, with its size; of a language model, perplexities of its texts.
+
+    Args:
+        decoding: keys of the configuration's section `decoding`, in place of the model's own.
+
+    Raises:
+        InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` asks
+            for what cannot be done.
+    """
+    if (model / CONFIG).is_file() and kind_of(model) == "language_model":
+        return _perplexities(model, data, split, decoding)
+    recognizer, utterances = _open_scored(model, data, split)
+    return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))
+
+
+def compare_methods(
+    model: Path, data: Path, split: str, decoding: Mapping[str, Any], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row a search: its name, CER, WER, and how long it took as a share of the audio's length.
+
+    Where there is a language model with a weight, searches that can listen to it run a second time, with it.
+
+    Raises:
+        InputError: as `evaluate_model`.
+    """
+    recognizer, utterances = _open_scored(model, data, split)
+    own = _decoding(recognizer, {**decoding, "method": "beam"})
+    searches = {method: _changed(own, {"method": method, **ALONE}) for method in methods}
+    if own.lm_weight:
+        for method in ("greedy", "beam", "joint"):
+            searches[f"{method} + language model"] = _changed(own, {"method": method})
+    rows = []
+    ready = {name: recognizer.search(decoding) for name, decoding in searches.items()}
+    recognizer.transcribe(_frames(utterances)[:WARM_UP], ready["greedy"])
+    for name, search in ready.items():
+        start = time.perf_counter()
+        scores = _scores(recognizer, utterances, search)
+        factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
+        rows.append({"method": name, "cer": scores["cer"], "wer": scores["wer"], "real_time_factor": factor})
+    return rows
+
+
+def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
+    """The errors of a model in each utterance of a split, with the search of its configuration.
+
+    Raises:
+        InputError: as `evaluate_model`; a language model has none.
+    """
+    recognizer, utterances = _open_scored(model, data, split)
+    hypotheses = recognizer.transcribe(_frames(utterances))
+    return UtteranceErrors.of(split, None, utterances.ids, utterances.texts or [], hypotheses)
+
+
+def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:
+    texts = utterances.texts or []
+    hypotheses = recognizer.transcribe(_frames(utterances), search)
+    return {
+        "cer": character_error_rate(texts, hypotheses),
+        "wer": word_error_rate(texts, hypotheses),
+        "utterances": len(hypotheses),
+        "characters": sum(map(len, texts)),
+    }
+
+
+def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> dict[str, Any]:
+    if decoding:
+        raise InputError(f"{model}: a language model, which searches nothing", f"Leave out {', '.join(decoding)}.")
+    texts = Corpus.open(data).split(split).texts
+    if texts is None:
+        raise InputError(f"{data}: split {split} has no texts to score against", "Choose a split with transcripts.")
+    found = TextModel.load(model, _device()).perplexities(texts)
+    return {**found, "texts": len(texts), "characters": sum(map(len, texts))}
+
+
+def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
+    if changes.get("method") in ("ctc", "ctc_beam") and "lm_weight" not in changes:
+        changes = {**changes, **ALONE}  # what the model's own configuration may add does not go with these
+    decoding = _changed(recognizer.config.decoding, changes)
+    if changes.get("language_model") is not None and not decoding.lm_weight:
+        raise InputError(
+            f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
+        )
+    return decoding
+
+
+def _changed(decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
+    return parse_config({"decoding": {**decoding.model_dump(), **changes}}, "this search").decoding
+
+
+def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
+    """Writes `id,transcription` rows, ids counting from 0 in sorted order of the utterances' file names.
+
+    Returns the number of rows. The file appears whole or not at all.
+
+    Raises:
+        InputError: model, corpus and split do not fit together, or the file cannot be written.
+    """
+    recognizer, utterances = _open(model, data, split)
+    order = sorted(range(len(utterances.ids)), key=lambda index: utterances.ids[index])
+    with written_whole(out) as file:  # opened before the work of transcribing
+        hypotheses = recognizer.transcribe(_frames(utterances))
+        writer = csv.writer(file)
+        writer.writerow(["id", "transcription"])
+        writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
+    return len(order)
+
+
+def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+    recognizer, corpus = load(model), Corpus.open(data)
+    if corpus.recipe != recognizer.recipe:
+        raise InputError(
+            f"{data}: features {corpus.recipe.name} with {corpus.recipe.bins} bins, but the model {model} "
+            f"wants {recognizer.recipe.name} with {recognizer.recipe.bins}",
+            f"Prepare the corpus with --features {recognizer.recipe.name}.",
+        )
+    return recognizer, corpus.split(split)
+
+
+def _open_scored(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+    recognizer, utterances = _open(model, data, split)
+    if utterances.texts is None:
+        raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
+    return recognizer, utterances
+
+
+def _frames(split: Split) -> list[np.ndarray | torch.Tensor]:
+    spans = zip(split.offsets, split.frames, strict=True)
+    return [split.features[offset : offset + frames] for offset, frames in spans]

@@ -1,0 +1,313 @@
+"""Where a person's runs live: by default the folder `mlruns` where the command is run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from asr_platform.storage.database import PRIVATE, DamagedLedgerError, check, is_whole, sqlite_address
+from asr_platform.storage.relocation import ARTIFACTS, locations, settle
+from asr_platform.storage.store_address import SERVERS
+from trainables.errors import InputError
+
+STUDIES, STORE = "studies.db", "mlflow.db"
+COPY = "ledger.db"  # in a sweep's folder: its own copy of what the ledger knows of it (ledger_copies.py)
+LOCK, SWEEP = "lock", "sweep"
+TRIALS = "trials"  # in a sweep's folder: those of its trials
+LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
+SHARED = stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH  # modes of a home that several users write to
+TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
+
+
+class RunningError(InputError):
+    """Another process runs the sweep, or audits it."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store: a server, which looks after artifacts itself, or a database with a folder for them."""
+
+    uri: str
+    artifacts: Path
+
+    @property
+    def is_server(self) -> bool:
+        return urlsplit(self.uri).scheme in SERVERS
+
+
+@dataclass(frozen=True)
+class Home:
+    """The run state's folders and stores, all under one absolute path."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> Home:
+        """The home at `path`, made where it is missing, in which a sweep may begin.
+
+        It is for its owner alone: the folder gets mode 0700 and its databases 0600, also where they exist with wider
+        ones. The home of another user keeps its modes, and so does one that is shared on purpose: its folder has the
+        setgid bit, or its group or everybody may write there.
+
+        Raises:
+            InputError: nothing can be written there.
+            DamagedLedgerError: its ledger is damaged.
+        """
+        home = cls(_expressible(path).resolve())
+        try:
+            home.path.parent.mkdir(parents=True, exist_ok=True)
+            home.path.mkdir(mode=0o700, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
+        _make_private(home.path)
+        home.check()
+        home.settle()
+        return home
+
+    @classmethod
+    def existing(cls, path: Path) -> Home:
+        """A home in which something has been run.
+
+        Raises:
+            InputError: nothing has.
+            DamagedLedgerError: its ledger is damaged.
+        """
+        home = cls(_expressible(path).resolve())
+        home.check()
+        if not home.begun:
+            raise InputError(
+                f"{path}: nothing has been run here",
+                "Run platform sweep first, or say where that was: platform --home DIR ...",
+            )
+        home.settle()
+        return home
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been run here."""
+        return (self.path / STUDIES).exists() and is_whole(self.path / STUDIES)
+
+    def check(self) -> None:
+        """Reads the ledger's database, if there is one.
+
+        Raises:
+            DamagedLedgerError: it is damaged, or gone where sweeps have copies of it.
+            LedgerError: it cannot be read now.
+        """
+        studies = self.path / STUDIES
+        if studies.exists():
+            check(studies)
+        if not self.begun and self.copies():
+            raise DamagedLedgerError(studies, "its tables are gone" if studies.exists() else "the file is gone")
+
+    def copies(self) -> list[Path]:
+        """The sweeps' own copies of the ledger."""
+        return sorted(self.path.glob(f"sweeps/*/{COPY}"))
+
+    def running(self) -> list[str]:
+        """The sweeps that a process holds the lock of."""
+        folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
+        return [path.parent.name for path in folders if self.holder(path.parent.name)]
+
+    def settle(self) -> None:
+        """Makes MLflow's addresses right again where the home was moved or copied (relocation.py).
+
+        Never under a driver, which may see the home at another path, as in a container.
+        """
+        if locations(self.path)[-1:] != [str(self.path)] and not self.running():
+            settle(self.path, self.path / STORE)
+
+    @property
+    def studies(self) -> str:
+        """The Optuna storage: one study for each sweep."""
+        return sqlite_address(self.path / STUDIES)
+
+    @property
+    def tracking(self) -> str:
+        """The MLflow store."""
+        return sqlite_address(self.path / STORE)
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / ARTIFACTS
+
+    def store(self, about: Mapping[str, Any], uri: str | None = None) -> Store:
+        """The MLflow store at the address `uri`; without one, that of the sweep of which a ledger notes `about`."""
+        found = uri or about.get("options", {}).get("tracking_uri") or self.tracking
+        own = {sqlite_address(Path(place) / STORE) for place in locations(self.path)}
+        return Store(self.tracking if found in own and not uri else found, self.artifacts)
+
+    def plan(self, space: str, corpus: str) -> Path:
+        """Where the latest plan for a space, by its text, on a corpus, by its hash, is kept."""
+        return self.path / "plans" / f"{hashlib.sha256(f'{corpus}{space}'.encode()).hexdigest()[:16]}.json"
+
+    def keep_plan(self, space: str, corpus: str, text: str) -> None:
+        path = self.plan(space, corpus)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def sweep(self, name: str) -> Path:
+        """A sweep's own folder: its trials' checkpoints and logs.
+
+        Raises:
+            InputError: the name is no good as a folder's.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise InputError(f"--name {name!r}", "Use letters, digits, dots, dashes and underscores.")
+        return self.path / "sweeps" / name
+
+    def model(self, name: str) -> Path:
+        """The model directory of a sweep's best trial."""
+        return self.path / "models" / name
+
+    def trial(self, name: str, number: int) -> Path:
+        """The folder of one of a sweep's trials."""
+        return self.sweep(name) / TRIALS / trial_name(number)
+
+    @contextmanager
+    def lock(self, name: str, holder: str = SWEEP) -> Iterator[None]:
+        """Keeps a second driver off a sweep. The system frees the lock however the process ends.
+
+        Raises:
+            RunningError: another process holds it.
+        """
+        folder = self.sweep(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a+") as file:
+            for left in reversed(range(TRIES)):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if not left:
+                        raise RunningError(
+                            f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C."
+                        ) from None
+                    time.sleep(BETWEEN_TRIES)
+            file.truncate(0)
+            file.write(f"{holder} {os.getpid()}")
+            file.flush()
+            yield
+
+    @contextmanager
+    def lock_new(self, name: str | None, base: str, begun: Callable[[], list[str]]) -> Iterator[str]:
+        """Keeps a name for a new sweep and holds its lock: `name`, or else the first free one of BASE-1, BASE-2, ...
+
+        Args:
+            begun: names all sweeps; asked under the lock, since two sweeps may choose at the same time.
+
+        Raises:
+            InputError: there is a sweep called `name`, it is being started, or the name is no good as a folder's.
+        """
+        for number in count(1):
+            chosen = f"{plain_name(base)}-{number}" if name is None else name
+            if name is None and chosen in begun():
+                continue
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(self.lock(chosen))
+                except RunningError:
+                    if name is not None:
+                        raise
+                    continue
+                if chosen not in begun():
+                    yield chosen
+                    return
+            if name is not None:
+                raise taken(name)
+
+    def holder(self, name: str) -> str:
+        """Who holds a sweep's lock, such as `sweep 4711` with the process's id; empty where nobody does."""
+        with suppress(FileNotFoundError), (self.sweep(name) / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read() or f"{SWEEP} 0"
+        return ""
+
+
+def _make_private(home: Path) -> None:
+    """Takes everybody else's permissions off a home and its databases, unless it is another user's or shared."""
+    about = home.stat()
+    if about.st_uid != os.geteuid() or about.st_mode & SHARED:
+        return
+    for path, mode in ((home, 0o700), (home / STUDIES, PRIVATE), (home / STORE, PRIVATE)):
+        with suppress(OSError):  # not there yet, another user's, or a file system without modes
+            if path.stat().st_mode & 0o077:
+                path.chmod(mode)
+
+
+def where_runs_live(home: str | Path | None = None) -> Path:
+    """A home's folder, as the command finds it: what is given, else $ASR_PLATFORM_HOME, else `mlruns` here.
+
+    Raises:
+        InputError: an address such as `s3://BUCKET`.
+    """
+    return local_path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
+
+
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """A path on this machine, with `~` and `~NAME` as the home directory of a user.
+
+    Raises:
+        InputError: an address such as `s3://BUCKET/FOLDER`.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(text)):
+        raise InputError(f"{os.fspath(text)}: an address, not a path", "Give a file or folder on this machine.")
+    return Path(os.path.expanduser(text))
+
+
+def plain_name(text: str) -> str:
+    """A sweep's name made from any text: accents are dropped, other characters become dashes."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "sweep"
+
+
+def taken(name: str) -> InputError:
+    """The error for a new sweep under the name of one that exists."""
+    return InputError(
+        f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
+    )
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial's folder, run and row: `trial-0007`."""
+    return f"trial-{number:04d}"
+
+
+def used(folder: Path) -> int:
+    """Total size in bytes of the files below `folder`; files and folders deleted during the walk count as 0."""
+    total = 0
+    for place, _, names in os.walk(folder):  # it skips what it cannot list
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
+
+
+def _expressible(path: Path) -> Path:
+    """A path that can stand in an address and in JSON.
+
+    Raises:
+        InputError: its bytes are not UTF-8, or it is an address.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path.absolute()).decode(errors="replace")
+        raise InputError(f"{shown}: a path that is not UTF-8", "Rename the folder, or choose another --home.") from None
+    return local_path(path)

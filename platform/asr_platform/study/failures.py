@@ -1,0 +1,205 @@
+"""Why a trial failed: the error itself out of Ray's layers, its cause in words, and what to try.
+
+What is on record of a failure is one line, `Type: message`. The cause is told from that line alone, so a sweep of last
+year can be asked as well as the one that is running.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from asr_platform.study.ledger import TrialRecord
+
+LONGEST_REASON = 500  # characters of an error message worth keeping in a table
+WIDEST = 200  # characters of a log's line that are shown with a failure
+UNKNOWN = "unknown error"
+# What holds the error that counts, in the layers of Ray Tune, of Ray Train's trainer, its controller and its workers.
+LAYERS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
+
+
+IN_A_ROW = 3  # trials that fail alike: then a sweep stops
+Whose = Literal["configuration", "machine", "sweep"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a trial failed.
+
+    Args:
+        words: the cause.
+        remedy: what to try: a phrase that goes on from "try".
+        whose: `configuration`: the trial would fail again, and has failed; `machine`: it lost a process and can go on
+            from its checkpoint; `sweep`: every trial would meet it, so the sweep stops, and the trial goes on with it.
+    """
+
+    words: str
+    remedy: str
+    whose: Whose = "configuration"
+
+
+DIVERGED = "diverged: the loss is no longer a number"
+RESUME = "to go on from its checkpoint: platform sweep --resume NAME"
+KNOWN = {
+    r"(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": Cause(
+        "out of memory: that of the GPU",
+        "a lower training.batch_seconds (with more training.accumulation), a smaller model, or fewer trials a GPU: "
+        "--gpus-per-worker 1",
+    ),
+    r"low on memory|NODE_OUT_OF_MEMORY|memory usage threshold": Cause(
+        "out of memory: Ray ended a worker because its machine was nearly full",
+        "fewer trials at once (--max-concurrent), a lower training.batch_seconds, or end what else runs there",
+    ),
+    r"^\w*MemoryError\b|DefaultCPUAllocator|Cannot allocate memory|bad_alloc": Cause(
+        "out of memory: that of the machine",
+        "a lower training.batch_seconds, a smaller model, or fewer trials at once: --max-concurrent",
+    ),
+    r"^DivergedError\b": Cause(
+        DIVERGED,
+        "a lower optimizer.lr, a longer optimizer.warmup or a smaller training.clip_norm",
+    ),
+    r"No space left on device|Disk quota exceeded|OutOfDiskError|File too large|os error 28": Cause(
+        "the disk is full",
+        "more room where --home and Ray's /tmp/ray are, or --max-disk-gb, at which a sweep stops in time",
+        "sweep",
+    ),
+    r"^InputError: .*not the corpus that": Cause(
+        "the corpus is another than the sweep began with",
+        "the corpus of before in its place, then platform sweep --resume NAME; or a new sweep",
+        "sweep",
+    ),
+    r"^(Input|Damaged)Error\b|^Arrow\w+\b": Cause(
+        "bad data, or a configuration that does not go with it",
+        "platform logs NAME TRIAL for the whole error; a damaged corpus is prepared or copied again",
+    ),
+    r"[Nn]ode (has )?died|NODE_DIED|NodeDiedError|raylet (has )?died|[Pp]reempted": Cause(
+        "its node is lost",
+        f"{RESUME}, once that machine has been looked after",
+        "machine",
+    ),
+    r"^ActorUnavailableError\b": Cause(
+        "a process of the trial is out of reach: its node is lost, or it was killed",
+        f"{RESUME}, once its machine has been looked after",
+        "machine",
+    ),
+    r"^ActorDiedError\b|^WorkerCrashedError\b": Cause(
+        "a process of the trial was killed or crashed",
+        f"{RESUME}; the system's log (dmesg) says whether memory ran out",
+        "machine",
+    ),
+    r"[Cc]onnection (closed|reset|refused)|[Rr]emote process exited|NCCL.*([Tt]imed? ?out|network error)|"
+    r"^(WorkerHealthCheckTimeout|BroadcastCollectiveTimeout|Rpc|OwnerDied|ObjectLost)": Cause(
+        "its workers lost touch with each other: one of them, or its node, is gone",
+        f"{RESUME}, once the network and the machines have been looked after",
+        "machine",
+    ),
+    r"\[Errno 5\]|Input/output error|Stale file handle|Transport endpoint": Cause(
+        "a disk, or a network's file system, has failed",
+        f"{RESUME}, once it has been looked after",
+        "machine",
+    ),
+    r"^WorkerGroupStartup|^InsufficientClusterResources": Cause(
+        "its workers did not start",
+        "fewer --workers-per-trial or less --gpus-per-worker: the cluster must have what a trial asks for",
+        "machine",
+    ),
+}
+"""Patterns of what is on record; the first that is found counts, so what others could also be comes first."""
+
+
+def diagnose(reason: str) -> Cause | None:
+    """The cause of a failure, by what is on record of it; None where that says no more than it says."""
+    return next((cause for pattern, cause in KNOWN.items() if re.search(pattern, reason)), None)
+
+
+def blame(reason: str) -> Whose:
+    """Who has to change something before the trial can go on; an unknown failure is the configuration's."""
+    cause = diagnose(reason)
+    return cause.whose if cause else "configuration"
+
+
+class Streak:
+    """Notices that the same failure ends one trial after the other: the sweep is at fault, not the trials.
+
+    Divergence counts only as long as no trial has ended otherwise: to find out which configurations diverge is what a
+    search is for.
+    """
+
+    def __init__(self) -> None:
+        self.kind, self.numbers = "", list[int]()
+
+    def add(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> str:
+        """Takes in a trial that has ended; what is wrong, in words, once `IN_A_ROW` have failed alike.
+
+        Args:
+            trials: all of the sweep.
+        """
+        cause = diagnose(trial.reason)
+        kind = cause.words if cause else re.sub(r"\d+", "", trial.reason)
+        proved = kind == DIVERGED and any(one.state in ("complete", "pruned") for one in trials)
+        if trial.state != "failed" or proved:
+            self.kind, self.numbers = "", []
+            return ""
+        if kind != self.kind:
+            self.kind, self.numbers = kind, []
+        self.numbers.append(trial.number)
+        if len(self.numbers) < IN_A_ROW:
+            return ""
+        what = f"{cause.words}; try {cause.remedy}" if cause else trial.reason
+        return f"the same failure ended trials {', '.join(map(str, self.numbers))} one after the other: {what}"
+
+
+def reason_in(pickled: str | None, printed: str | None) -> str:
+    """What goes on record of a failure, from the files in which Ray Tune leaves a trial's error.
+
+    Args:
+        pickled: the error itself, which Tune leaves of some kinds of errors alone.
+        printed: its text.
+    """
+    try:
+        # The local file: the one in storage is written later than this is asked.
+        with open(pickled or "", "rb") as file:
+            return reason_of(pickle.load(file))
+    except Exception:  # it may hold classes that only the worker has: no reason to end a sweep
+        return _reason_of_text(Path(printed)) if printed and Path(printed).is_file() else UNKNOWN
+
+
+def _reason_of_text(file: Path) -> str:
+    """One line of what Tune has printed of an error: of a traceback its end, of a message all."""
+    _, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")  # the first says when
+    words = [" ".join(line.split()) for line in lines if line.strip()] or [UNKNOWN]
+    return (words[-1] if "ray::" in words[0] else " ".join(words))[:LONGEST_REASON]
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line: of those that several workers had, the one whose cause is known best."""
+    lines = [f"{type(one).__name__}: {' '.join(str(one).split())}"[:LONGEST_REASON] for one in unwrapped(error)]
+    causes = list(KNOWN.values())
+    known = {line: causes.index(cause) for line in lines if (cause := diagnose(line)) is not None}
+    return min(known, key=lambda line: known[line], default=lines[0])
+
+
+def unwrapped(error: BaseException) -> Sequence[BaseException]:
+    """The errors under the layers that Ray has put around them, those of workers in the order of their ranks."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return [own for rank in sorted(failures) for own in unwrapped(failures[rank])]
+    inner = next((found for layer in LAYERS if (found := getattr(error, layer, None)) is not None), None)
+    return unwrapped(inner) if isinstance(inner, BaseException) else [error]
+
+
+def explained(cause: Cause | None, log: Path | None, lines: Sequence[str], elsewhere: str) -> list[str]:
+    """What there is to say of a failure beside its reason, a line each.
+
+    Args:
+        log: the trial's own, if its workers have begun one; `lines` are its last.
+        elsewhere: the folder of Ray's logs.
+    """
+    found = [f"cause: {cause.words}", f"try:   {cause.remedy}"] if cause else []
+    if log is None:
+        return [*found, f"log:   none of its own; Ray's: {elsewhere}"]
+    return [*found, f"log:   {log}" + (", which ends:" if lines else ""), *(f"  | {line[:WIDEST]}" for line in lines)]

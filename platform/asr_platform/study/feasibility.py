@@ -1,0 +1,128 @@
+"""Which proposals of a space can become trials on a corpus.
+
+They are within the budget, with tokens that the text can give; what they name is there, and fits them. All of this is
+known before anything is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_platform.study.samplers import propose
+from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
+from search_spaces.space import Proposal, Space
+from trainables.config import Config, Model
+from trainables.config import Tokenizer as TokenizerConfig
+from trainables.data.corpus import Corpus
+from trainables.data.text.token_batches import read_texts
+from trainables.data.text.tokenizer import Tokenizer, corpus_tokenizer
+from trainables.errors import InputError
+from trainables.inference.language_model import check_tokenizers, load_language_model
+from trainables.inference.recognizer import LANGUAGE_MODEL
+from trainables.models.speech_transformer import make_model
+from trainables.training.pretrained import KEY, check_pretrained, moved_names
+from trainables.training.stages import check_phases
+
+
+class Feasibility:
+    """A space on a corpus: a proposal's values -> the trial that it would be, or None where it cannot be one.
+
+    Attributes:
+        refusal: why the last refused proposal cannot be a trial, those over the budget aside.
+
+    Raises:
+        InputError: the corpus lacks a split to train or to validate on.
+    """
+
+    def __init__(self, space: Space, corpus: Corpus) -> None:
+        self.space, self.corpus = space, corpus
+        splits = space.config({}).data
+        corpus.validation_split(splits.validation)  # where there is none, no trial need find out
+        self.split = corpus.training_split(splits.train)
+        self.tokenizer = cache(self._tokenizer)
+        self.vocab_size = remembered(lambda config: self.tokenizer(config).vocab_size)
+        self.language_model = cache(load_language_model)
+        self.texts = cache(read_texts)
+        self.refusal: InputError | None = None
+        self.refused: set[tuple[tuple[str, Any], ...]] = set()
+
+    def _tokenizer(self, config: TokenizerConfig) -> Tokenizer:
+        return corpus_tokenizer(self.corpus, self.split, config)
+
+    def __call__(self, values: Mapping[str, Any]) -> Proposal | None:
+        tried = tuple(sorted(values.items()))
+        if tried in self.refused:
+            return None  # a grid comes by again each time
+        try:
+            return self.trial(values)
+        except OverBudgetError:
+            pass
+        except InputError as error:
+            self.refusal = error
+        self.refused.add(tried)
+        return None
+
+    def trial(self, values: Mapping[str, Any]) -> Proposal:
+        """The trial that a proposal's values make.
+
+        Raises:
+            InputError: they make none.
+        """
+        proposal = complete(self.space, values, self.vocab_size, self.corpus.recipe.bins)
+        self._check(proposal.config)
+        return proposal
+
+    def check(self) -> list[str]:
+        """Why some vocabularies of the space will not be tried: the text cannot give them.
+
+        Raises:
+            InputError: nothing in the space can be a trial, or an entry of its start cannot; the message says why.
+        """
+        left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
+        for number, values in enumerate(self.space.start):
+            try:
+                self.trial(values)
+            except InputError as error:
+                place = f"{self.space.source}: start.{number}"
+                problem = error.problem.removeprefix(f"{self.space.source}: ")
+                raise InputError(f"{place}: {problem}", f"Change or remove the entry. {error.remedy}") from None
+        try:
+            propose(replace(self.space, start=()), [], self)
+        except InputError as error:
+            raise self.refusal or error from None
+        return left_out
+
+    def _check(self, config: Config) -> None:
+        """Refuses a configuration that a trial would refuse as it begins."""
+        bins, kept = self.corpus.recipe.bins, config.features.num_feats
+        if kept is not None and kept > bins:
+            raise InputError(
+                f"features.num_feats: {kept}, but {self.corpus.path} has {bins} bins", f"Say at most {bins}."
+            )
+        moved: set[str] = set()
+        tokenizer = self.tokenizer(config.tokenizer)
+        if config.pretrained.decoder is not None:
+            language = self.language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
+            moved = moved_names(language)
+        if config.decoding.language_model is not None:
+            language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
+            check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)
+        if config.data.text is not None:
+            self.texts(Path(config.data.text))
+        if config.optimizer.groups or config.training.stages or moved:
+            shape = config.model.model_copy(update={"dropout": 0.0, "layer_drop": 0.0})  # so that fewer models differ
+            check_phases(config, parameter_names(shape, tokenizer.vocab_size, bins), moved)
+
+
+@lru_cache(maxsize=256)
+def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
+    """Those of a model, of which nothing is allocated."""
+    with torch.device("meta"):
+        return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]

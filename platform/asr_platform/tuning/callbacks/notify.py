@@ -1,0 +1,91 @@
+"""Tells a person that a sweep has come to rest: by the terminal's bell, or by a POST to an address of theirs.
+
+Whom to tell is said anew each time and is not kept with the sweep: such addresses are often secrets.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.leaderboard import rows
+from asr_platform.study.ledger import TrialRecord
+from trainables.errors import InputError
+from trainables.evaluation.metrics import OBJECTIVES, objective_text
+
+BELL = "bell"
+TIMEOUT = 10  # seconds
+
+
+def check_targets(targets: Sequence[str]) -> Sequence[str]:
+    """The targets as they are.
+
+    Raises:
+        InputError: one is neither `bell` nor an address that can be posted to.
+    """
+    for target in targets:
+        if target != BELL and not _is_address(target):
+            raise InputError(f"--notify {target}: neither bell nor an http address", "For example: --notify bell.")
+    return targets
+
+
+def _is_address(target: str) -> bool:
+    try:
+        parts = urlsplit(target)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as an IPv6 address without its end
+        return False
+
+
+def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Rings the bell where there is a terminal, and posts the message as JSON; `say` is told what could not be told.
+
+    A target that is away is tried once: nothing waits for it, and nothing fails with it.
+    """
+    for target in targets:
+        if target == BELL:
+            if sys.stdout.isatty():
+                print("\a", end="", flush=True)
+            continue
+        try:
+            requests.post(target, json=dict(message), timeout=TIMEOUT).raise_for_status()
+        except requests.RequestException as error:
+            # Neither the whole address nor the error's text, which repeats it: whoever has it may post there.
+            answer = getattr(error.response, "status_code", None)
+            why = f"it answered {answer}" if answer else type(error).__name__
+            say(f"{urlsplit(target).hostname} could not be notified: {why}")
+
+
+def message(
+    name: str, state: str, reason: str, trials: list[TrialRecord], standings: Mapping[int, Standing],
+    model: Path | None, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """What there is to say of a sweep that has come to rest; rates are fractions.
+
+    Args:
+        state: `finished`, `capped`, `stopped` or `failed`; `reason` says more of the last three.
+        seconds: all of the sweep's runs have taken.
+    """
+    best = next(iter(rows(trials, standings)), None)
+    key = next((key for key in OBJECTIVES if best and best.get(key) is not None), None)
+    minutes = round(seconds / 60, 1)
+    text = f"sweep {name} {state} after {minutes:g} min" + (f" ({reason})" if reason else "")
+    if best and key:
+        text += f"; best: trial {best['trial']}, {OBJECTIVES[key]} {objective_text({key: best[key]})}"
+    return {
+        "name": name,
+        "state": state,
+        "reason": reason,
+        "best_trial": best["trial"] if best and key else None,
+        key or "val_cer": best[key] if best and key else None,
+        "val_cer_interval": best["val_cer_interval"] if best else None,
+        "model": str(model) if model else None,
+        "minutes": minutes,
+        "text": text,  # what Slack and Mattermost show
+    }

@@ -1,0 +1,284 @@
+"""Audits a sweep: do the ledger, the leaderboard, MLflow and the disk tell one story, whatever was killed meanwhile?
+
+The ledger is the measure. What MLflow or the disk lacks of it can be made again; what the ledger itself has wrong can
+only be told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from asr_platform.analysis.leaderboard import ranked, rows
+from asr_platform.storage.home import Home, trial_name
+from asr_platform.study.ledger import REMOVED, Ledger, State, TrialRecord
+from asr_platform.study.recorded_space import recorded_space
+from asr_platform.study.run_record import STOPPED
+from asr_platform.tracking.registry import Entry, Registry
+from asr_platform.tracking.runs import FAILURES, LEFT, NAMES, STATUS, Run, Tracker, experiment_of, histories
+from asr_platform.tuning.best_model import best_of, make_best_model
+from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.retention import Thinner
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.evaluation.metrics import OBJECTIVES, objective_value
+from trainables.inference.language_model import TextModel
+from trainables.inference.model_directory import WEIGHTS, corpus_hash_of, kind_of
+from trainables.inference.recognizer import Recognizer
+
+REMEDIES = {
+    "interrupted": "go on with --resume",
+    "ledger": "the ledger cannot be changed: leave the trial out",
+    "corpus": "put that one back, or begin a new sweep",
+    "checkpoint": "it cannot be made again",
+    "mlflow": "--repair shows the ledger's record",
+    "discard": "--repair puts a fresh run in its place, or none",
+    "disk": "--repair removes it",
+    "late": "--repair removes it, or --resume",
+    "model": "--repair copies it from the best trial",
+    "registry": "--repair registers it",
+}
+"""Kinds of findings, and what can be done about them."""
+SOUND = ("interrupted", "late")
+"""Those that say nothing against a sweep: it has not ended, or a worker that was being stopped wrote once more."""
+RANKING = {NAMES[key] for key in OBJECTIVES}  # what ranks epochs, by MLflow's names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit found.
+
+    Args:
+        kind: one of `REMEDIES`.
+        run: the MLflow run to discard.
+    """
+
+    kind: str
+    text: str
+    trial: int | None = None
+    run: str | None = None
+
+    @property
+    def sound(self) -> bool:
+        return self.kind in SOUND
+
+    def __str__(self) -> str:
+        where = f"trial {self.trial}: " if self.trial is not None else ""
+        return f"{where}{self.text}: {REMEDIES[self.kind]}"
+
+
+class Doctor:
+    """One sweep under audit. Its lock must be held: what is being written tells no story yet.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+
+    def __init__(self, home: Home, name: str, tracking_uri: str | None = None) -> None:
+        self.home, self.name, self.tracking_uri = home, name, tracking_uri
+        self.ledger = Ledger.open(home.studies, name)
+        self.space = recorded_space(self.ledger.about)
+        self.thinner = Thinner(self.ledger, home.sweep(name), self.space.settings.keep)
+        self.tracker: Tracker | None = None
+
+    def audit(self) -> list[Finding]:
+        """All that is wrong, and whether the sweep is to be gone on with."""
+        trials, frozen = self.ledger.trials(), self.ledger.frozen()
+        findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
+        findings += [*check_leaderboard(trials), *self._check_progress(trials), *self._check_corpus(trials)]
+        try:
+            findings += self._check_mlflow(self._connect(), trials)
+            findings += self._check_registry(self._connect(), trials)
+        except FAILURES as error:
+            findings.append(Finding("mlflow", f"MLflow cannot be read ({' '.join(str(error).split())[:400]})"))
+        findings += self._check_disk(trials)
+        return [*findings, *self._check_model(trials)]
+
+    def repair(self, findings: list[Finding]) -> list[str]:
+        """Mends what the ledger knows better; returns what was done, in words.
+
+        Nothing is done while another corpus than the sweep's lies in its place: it names the MLflow experiment and
+        feeds the best model's plots.
+        """
+        done: list[str] = []
+        kinds = {finding.kind for finding in findings}
+        if "corpus" in kinds:
+            return done
+        if self.tracking_uri:
+            self.ledger.note("options", {**self.ledger.about.get("options", {}), "tracking_uri": self.tracking_uri})
+        for run, why in {finding.run: finding.text for finding in findings if finding.run}.items():
+            self._connect().discard(run, why)
+            done.append(f"discarded the MLflow run {run}: {why}")
+        model = None
+        if kinds & {"model", "registry"}:
+            model = make_best_model(self.home, self.ledger, self.space, corpus_of(self.ledger), done.append)
+            done += [f"copied the best model to {model}"] if model else []
+        if model or kinds & {"mlflow", "discard"}:
+            done += self._show(model)
+        if kinds & {"disk", "late"}:
+            self.thinner.thin()
+            done.append("removed what lay in the sweep's folder without need")
+        return done
+
+    def _show(self, model: Path | None) -> list[str]:
+        """MLflow as the ledger has it, with the sweep's own run closed again: no driver holds it."""
+        said: list[str] = []
+        mirror = Mirror(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
+        mirror.show_all()
+        mirror.end("FINISHED" if self.ledger.done else "KILLED", best_of(self.ledger.trials()), model)
+        return said or ["brought MLflow up to the ledger"]
+
+    def _connect(self) -> Tracker:
+        if self.tracker is None:
+            store = self.home.store(self.ledger.about, self.tracking_uri)
+            self.tracker = Tracker(store, experiment_of(corpus_of(self.ledger)))
+        return self.tracker
+
+    @property
+    def _ended(self) -> bool:
+        """Whether the sweep has come to its end, or to a cap."""
+        return self.ledger.done or bool(self.ledger.about.get(STOPPED))
+
+    def _check_progress(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        for trial in trials:
+            if trial.state == "running":
+                yield Finding("interrupted", f"interrupted after epoch {trial.epochs}", trial.number)
+        asked = self.ledger.about["trials"]
+        if len(trials) < asked:
+            yield Finding("interrupted", f"{len(trials)} of {asked} trials begun")
+
+    def _check_record(self, trial: TrialRecord, frozen: FrozenTrial) -> Iterator[Finding]:
+        """The ledger's own record of a trial: its value, and a curve without gaps whose rows all count."""
+        values = frozen.intermediate_values
+        if sorted(values) != list(range(1, len(values) + 1)):
+            yield Finding("ledger", f"epochs {sorted(values)}", trial.number)
+        if values != {row["epoch"]: objective_value(row) for row in trial.curve}:
+            yield Finding("ledger", "metrics and values differ", trial.number)
+        written = [key for key in frozen.user_attrs if key.startswith("epoch:")]
+        if trial.state != "running" and len(written) != len(values):
+            yield Finding("ledger", "an epoch that is half recorded", trial.number)
+        if trial.state == "complete":
+            epochs = self.ledger.about["epochs"]
+            if trial.epochs != epochs:
+                yield Finding("ledger", f"complete after {trial.epochs} of {epochs} epochs", trial.number)
+            best = objective_value(trial.best) if trial.best else None
+            if not frozen.values or frozen.values[0] != best:
+                yield Finding("ledger", f"value {frozen.values} where the best of its curve is {best}", trial.number)
+
+    def _check_corpus(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """The corpus is the one that the sweep began with, by its hash, and trials were trained on that one."""
+        corpus, begun = corpus_of(self.ledger), self.ledger.about["corpus_hash"]
+        if corpus.hash != begun:
+            text = f"{corpus.path}: its hash is {corpus.hash[:12]}, but the sweep began with corpus {begun[:12]}"
+            yield Finding("corpus", text)
+        for trial in trials:
+            with suppress(InputError):  # one that is damaged, or gone, tells nothing
+                found = corpus_hash_of(Path(trial.model)) if trial.model else begun
+                if found != begun:
+                    text = f"trained on corpus {found[:12]}, but the sweep began with corpus {begun[:12]}"
+                    yield Finding("ledger", text, trial.number)
+
+    def _check_mlflow(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """Each trial has one run, which tells what the ledger tells, and each run a trial."""
+        claimed = Counter(trial.about.get("mlflow_run_id") for trial in trials)
+        parent_id = self.ledger.about.get("mlflow_run_id")
+        parent = tracker.run(parent_id) if parent_id else None
+        if parent is None and trials:
+            yield Finding("mlflow", "the sweep has no MLflow run")
+        elif parent and parent.status == "RUNNING" and self.ledger.done:
+            yield Finding("mlflow", "the sweep's MLflow run is RUNNING, and all its trials have ended")
+        for child in tracker.children(parent.id) if parent else []:
+            if child.id not in claimed:
+                yield Finding("discard", f"an MLflow run ({child.name}) that no trial has", run=child.id)
+        for trial in trials:
+            run_id = trial.about.get("mlflow_run_id")
+            run = tracker.run(run_id) if run_id else None
+            if run is None:
+                yield Finding("mlflow", "no MLflow run", trial.number)
+            elif claimed[run.id] > 1:
+                yield Finding("discard", "its MLflow run is another trial's as well", trial.number, run.id)
+            else:
+                yield from _check_run(tracker, run, trial)
+
+    def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """A sweep that has ended with a model has registered it, unless its best is no longer on disk."""
+        best, model = best_of(trials), self.home.model(self.name)
+        if not (self._ended and best and best is ranked(trials)[0] and model.is_dir()):
+            return
+        if Registry(tracker.client).lacks(Entry.of(self.ledger, best, model)):
+            yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
+
+    def _check_disk(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        for folder in self.thinner.leftovers():
+            yield Finding("disk", f"{folder}: of no trial, or half removed")
+        for trial in trials:
+            if trial.state == "running":
+                continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
+            named = any(row["checkpoint"] for row in trial.curve)
+            superfluous = self.thinner.superfluous(trial)  # of a stopped one also the epochs that overtook the record
+            if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not superfluous:
+                yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
+            elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
+                yield Finding("checkpoint", f"{trial.model} has no weights", trial.number)
+            for folder in superfluous:
+                yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
+
+    def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        """The winner's model directory, which a sweep has once it has ended, can be loaded."""
+        folder = self.home.model(self.name)
+        if folder.is_dir():
+            try:
+                (TextModel if kind_of(folder) == "language_model" else Recognizer).load(folder)
+            except InputError as error:
+                yield Finding("model", f"the model cannot be loaded: {error.problem}")
+        elif self._ended and any(trial.model for trial in trials):
+            yield Finding("model", f"no model directory {folder}")
+
+
+def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Finding]:
+    """One run against its trial: name, status, and every metric of every epoch once."""
+    if run.name != trial_name(trial.number):
+        yield Finding("discard", f"its MLflow run is named {run.name}", trial.number, run.id)
+        return
+    missing: set[int] = set()
+    told = histories(trial.curve)
+    for name in sorted(told, key=lambda name: name not in RANKING):
+        logged = tracker.history(run.id, name)
+        lacking = {epoch for epoch, _ in set(told[name]) - set(logged)}
+        if name in RANKING:
+            missing = lacking
+        elif lacking != missing & {epoch for epoch, _ in told[name]}:
+            yield Finding("discard", f"MLflow has epochs without {name}", trial.number, run.id)
+            return
+        if len(logged) + len(lacking) != len(told[name]):
+            yield Finding("discard", f"MLflow has {name} of other epochs, or twice", trial.number, run.id)
+            return
+    if missing:
+        yield Finding("mlflow", f"MLflow lacks {len(missing)} of its {trial.epochs} epochs", trial.number)
+    closed = trial.state == "running" and run.status == LEFT  # its driver ended, and nobody goes on with it yet
+    if run.status != STATUS[trial.state] and not closed:
+        yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)
+
+
+def check_leaderboard(trials: list[TrialRecord]) -> Iterator[Finding]:
+    """The leaderboard lists each trial once, as the ledger has it."""
+    listed: dict[int, list[tuple[State, int]]] = {}
+    for row in rows(trials):
+        listed.setdefault(row["trial"], []).append((row["state"], row["epochs"]))
+    for trial in trials:
+        if listed.get(trial.number) != [(trial.state, trial.epochs)]:
+            yield Finding("ledger", f"the leaderboard has it as {listed.get(trial.number)}", trial.number)
+
+
+def corpus_of(ledger: Ledger) -> Corpus:
+    """The corpus in the folder of the one that the sweep began with; `_check_corpus` tells whether it is that one.
+
+    Raises:
+        InputError: there is none.
+    """
+    return Corpus.open(Path(ledger.about["corpus"]))

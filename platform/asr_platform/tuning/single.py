@@ -1,0 +1,48 @@
+"""A training of one configuration as a space in which nothing varies, so that it resumes and is logged like a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from asr_platform.analysis.leaderboard import find
+from asr_platform.storage.home import Home
+from asr_platform.study.ledger import Ledger
+from asr_platform.study.recorded_space import recorded_space
+from search_spaces.space import Space, is_space
+from trainables.config import Config, load_config
+
+UNLIMITED = 10**12  # parameters
+
+
+def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
+    """A space of one trial: the base of a space, a configuration file, or a trial of a sweep.
+
+    Args:
+        home: where the sweep was run.
+        source: a space (path or shipped name) or a configuration file.
+        origin: `NAME` or `NAME:TRIAL`, a sweep's best trial or the one of that number.
+        epochs: overrides the number of epochs.
+
+    Raises:
+        InputError: there is no such thing, or it is wrong inside.
+    """
+    if origin is not None:
+        storage = Home.existing(home).studies
+        name, trial = find(storage, origin)
+        space = recorded_space(Ledger.open(storage, name).about)
+        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
+    path = Path(source or "")
+    if path.is_file() and not is_space(path):
+        return _fixed(load_config(path), path.stem, None, epochs)
+    space = Space.load(str(source))
+    return _fixed(space.config({}), f"{space.name}-base", space.settings.budget, epochs)
+
+
+def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
+    """A space in which nothing varies; a configuration of one's own may have any size."""
+    base = config.model_dump(mode="json")
+    length = base["training"].pop("epochs")
+    tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
+    return Space.parse(yaml.safe_dump(tree), f"{name}.yaml")

@@ -1,0 +1,188 @@
+"""The bootstrap is the textbook's, and says no more than the data does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import errors_of
+from scipy import stats
+
+from asr_platform.analysis import bootstrap as significance
+from asr_platform.analysis.bootstrap import Difference, Interval, difference, interval, rates, standings
+
+counts = st.lists(st.integers(0, 20), min_size=5, max_size=40)
+
+
+def drawn(seed: int, utterances: int, rate: float) -> list[int]:
+    """Errors in utterances of 20 characters; some are harder than others."""
+    random = np.random.default_rng(seed)
+    return random.binomial(20, rate * random.choice([0.5, 1.5], utterances)).tolist()
+
+
+# The textbook's
+
+
+def test_rates_are_those_of_a_direct_loop() -> None:
+    random = np.random.default_rng(1)
+    errors, lengths = random.integers(0, 9, (50, 3)), random.integers(1, 30, 50)
+    found = rates(errors, lengths, resamples=40)
+    again = np.random.default_rng(significance.SEED).integers(50, size=(40, 50))
+    for rate_M, chosen in zip(found, again, strict=True):
+        for model in range(3):
+            wrong, length = 0, 0
+            for utterance in chosen:
+                wrong += errors[utterance, model]
+                length += lengths[utterance]
+            assert rate_M[model] == pytest.approx(wrong / length, rel=1e-12)
+
+
+def test_every_draw_is_as_likely() -> None:
+    """Of three utterances there are 27, which give these rates."""
+    errors, lengths = [1, 0, 5], [2, 10, 5]
+    expected = Counter(
+        round(sum(errors[i] for i in draw) / sum(lengths[i] for i in draw), 9) for draw in product(range(3), repeat=3)
+    )
+    found = Counter(np.round(rates(np.array([errors]).T, lengths, resamples=27_000)[:, 0], 9).tolist())
+    assert found.keys() == expected.keys()
+    for rate, ways in expected.items():
+        assert found[rate] == pytest.approx(1000 * ways, abs=5 * (1000 * ways) ** 0.5)
+
+
+def test_intervals_are_scipys() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 40, 200)
+    errors, other = random.binomial(lengths, 0.2), random.binomial(lengths, 0.22)
+    found_RM = rates(np.column_stack([errors, other]), lengths, resamples=20_000)
+
+    def reference(*columns: np.ndarray, paired_difference: bool = False) -> tuple[float, float]:
+        def statistic(*data: np.ndarray, axis: int = -1) -> np.ndarray:
+            *wrong, length = (column.sum(axis=axis) for column in data)
+            return (wrong[0] - wrong[1]) / length if paired_difference else wrong[0] / length
+
+        found = stats.bootstrap(
+            columns, statistic, paired=True, vectorized=True, method="percentile", n_resamples=20_000, random_state=1
+        )
+        return found.confidence_interval
+
+    width = np.ptp(interval(found_RM[:, 0]))
+    assert interval(found_RM[:, 0]) == pytest.approx(reference(errors, lengths), abs=0.03 * width)
+    expected = reference(errors, other, lengths, paired_difference=True)
+    assert interval(found_RM[:, 0] - found_RM[:, 1]) == pytest.approx(expected, abs=0.03 * np.ptp(expected))
+
+
+def test_the_true_rate_lies_in_95_of_100_intervals() -> None:
+    inside = 0
+    for seed in range(300):
+        low, high = interval(rates(np.array([drawn(seed, 150, 0.1)]).T, [20] * 150, resamples=400)[:, 0])
+        inside += low <= 0.1 <= high
+    assert 0.91 <= inside / 300 <= 0.98
+
+
+def test_memory_is_bounded_however_long_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = np.array([drawn(0, 100, 0.1)]).T
+    whole = interval(rates(errors, [20] * 100)[:, 0])
+    monkeypatch.setattr(significance, "DRAWN_AT_ONCE", 250)
+    in_parts = rates(errors, [20] * 100)
+    assert len(in_parts) == significance.RESAMPLES
+    assert interval(in_parts[:, 0]) == pytest.approx(whole, abs=0.003)
+
+
+# What it says
+
+
+@settings(max_examples=50)
+@given(counts)
+def test_an_interval_holds_the_rate_and_is_the_same_each_time(errors: list[int]) -> None:
+    one = errors_of(errors)
+    (standing,) = standings(0, {0: one}).values()
+    assert standing.interval.low <= one.cer <= standing.interval.high
+    assert standings(0, {0: one})[0] == standing
+    assert standing.tied is False, "there is nobody to be tied with"
+
+
+@settings(max_examples=50)
+@given(counts, st.integers(1, 5))
+def test_identical_models_are_tied_and_a_constant_shift_is_not(errors: list[int], shift: int) -> None:
+    """Where one model is worse by the same number on every utterance of one length, no resample thinks otherwise."""
+    one, worse = errors_of(errors), errors_of([count + shift for count in errors])
+    same = difference(one, one)
+    assert same == Difference(0, Interval(0, 0), 0.5)
+    assert same.tied
+    apart = difference(one, worse)
+    assert apart.value == pytest.approx(-shift / 20)
+    assert apart.interval == pytest.approx((-shift / 20, -shift / 20))
+    assert apart.better == 1 and not apart.tied
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=5, max_size=40))
+def test_a_comparison_read_from_the_other_side_is_its_mirror(pairs: list[tuple[int, int]]) -> None:
+    one, other = (errors_of(column) for column in zip(*pairs, strict=True))
+    there, back = difference(one, other), difference(other, one)
+    assert back.value == -there.value
+    assert back.interval == pytest.approx((-there.interval.high, -there.interval.low))
+    assert back.better == pytest.approx(1 - there.better)
+    assert back.tied == there.tied
+    assert there.interval.low - 1e-12 <= there.value <= there.interval.high + 1e-12
+
+
+def test_more_utterances_say_more() -> None:
+    widths = []
+    for utterances in (50, 200, 800):
+        one, other = errors_of(drawn(0, utterances, 0.10)), errors_of(drawn(1, utterances, 0.12))
+        widths.append(np.ptp(difference(one, other).interval))
+    assert widths[0] > 1.5 * widths[1] > 2.2 * widths[2]
+
+
+def test_pairs_tell_apart_what_intervals_alone_cannot() -> None:
+    """Both find the same utterances hard; one is a little better on most of them."""
+    hard = drawn(3, 300, 0.2)
+    better, worse = errors_of(hard), errors_of([count + (number % 3 == 0) for number, count in enumerate(hard)])
+    found = standings(0, {0: better, 1: worse})
+    assert found[0].interval.high > found[1].interval.low, "the intervals overlap"
+    assert not difference(better, worse).tied
+    assert (found[0].tied, found[1].tied) == (False, False)
+
+
+def test_words_have_a_difference_of_their_own() -> None:
+    one, other = errors_of([0, 0, 0, 9] * 20), errors_of([1, 1, 1, 0] * 20)
+    assert difference(one, other).value == pytest.approx(6 / 80)
+    assert difference(one, other, words=True).value == pytest.approx(-0.5)
+
+
+# A leaderboard
+
+
+def test_standings_are_those_of_comparisons_one_by_one() -> None:
+    errors = {number: errors_of(drawn(number, 200, 0.1 + 0.006 * number)) for number in range(10)}
+    best = min(errors, key=lambda number: errors[number].cer)
+    found = standings(best, errors)
+    for number, one in errors.items():
+        assert found[number].interval == standings(number, {number: one})[number].interval
+        if number != best:
+            assert found[number].tied == difference(errors[best], one).tied
+    ties = [number for number in errors if found[number].tied]
+    assert best in ties and 1 < len(ties) < len(errors)
+
+
+@pytest.mark.parametrize("best", [1, 7])
+def test_what_cannot_be_paired_with_the_best_has_an_interval_alone(best: int) -> None:
+    """Another split, or a best trial that has no errors on record."""
+    errors = {0: errors_of([1, 2, 3]), 1: errors_of([1, 2]), 2: errors_of([1, 2, 3])}
+    found = standings(best, errors)
+    assert found[0] == found[2]
+    expected: Sequence[bool | None] = [None, False, None] if best == 1 else [None] * 3
+    assert [found[number].tied for number in range(3)] == expected
+    assert standings(best, {}) == {}
+
+
+def test_empty_references_are_no_division_by_zero() -> None:
+    """As in the rates: an error where nothing was said is one."""
+    (standing,) = standings(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
+    assert 0 <= standing.interval.low <= 1 / 3 <= standing.interval.high <= 3

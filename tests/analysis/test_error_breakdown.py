@@ -1,0 +1,66 @@
+"""Errors by length and by word are the errors that CER and WER count, each once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from records import errors_of
+
+from asr_platform.analysis.bootstrap import error_interval
+from asr_platform.analysis.error_breakdown import FEWEST_IN_A_GROUP, MOST_GROUPS, by_length, by_word
+from trainables.evaluation.utterance_errors import UtteranceErrors
+
+texts = st.lists(st.sampled_from(["ONE", "TWO", "THREE"]), max_size=6).map(" ".join)
+
+
+def heard(*pairs: tuple[str, str]) -> UtteranceErrors:
+    return UtteranceErrors.of("dev", 1, [str(n) for n in range(len(pairs))], *map(list, zip(*pairs, strict=True)))
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 5)), min_size=1, max_size=300))
+def test_every_utterance_is_in_one_group_of_its_length(pairs: list[tuple[int, int]]) -> None:
+    lengths, counts = zip(*pairs, strict=True)
+    groups = by_length(errors_of(counts, lengths))
+    assert sum(group.utterances for group in groups) == len(pairs)
+    assert len(groups) <= max(1, min(MOST_GROUPS, len(pairs) // FEWEST_IN_A_GROUP))
+    assert all(one.longest < other.shortest for one, other in pairwise(groups))
+    for group in groups:
+        there = [(length, count) for length, count in pairs if group.shortest <= length <= group.longest]
+        assert group.utterances == len(there)
+        assert group.cer == pytest.approx(sum(count for _, count in there) / sum(length for length, _ in there))
+        assert group.interval.low <= group.cer <= group.interval.high
+
+
+def test_groups_are_about_as_large_and_have_the_interval_of_their_own_utterances() -> None:
+    lengths = list(range(1, 121))
+    short, *_, long = groups = by_length(errors_of([0] * 60 + [2, 0, 5] * 20, lengths))
+    assert [group.utterances for group in groups] == [20] * MOST_GROUPS
+    assert (short.cer, short.interval) == (0, (0, 0))
+    own = errors_of(([2, 0, 5] * 20)[40:], lengths[100:])
+    assert (long.cer, long.interval) == (own.cer, error_interval(own))
+
+
+def test_utterances_of_one_length_are_one_group() -> None:
+    assert [group.utterances for group in by_length(errors_of([1] * 200))] == [200]
+
+
+def test_words_are_counted_with_what_was_heard_instead() -> None:
+    found = by_word(heard(("ONE TWO THREE", "ONE TOO"), ("TWO TWO", "TOO TWO"), ("ONE", "ONE SIX"), ("", "SIX")))
+    assert [(word.word, word.said, dict(word.heard)) for word in found.words] == [
+        ("TWO", 3, {"TOO": 2}),
+        ("THREE", 1, {"": 1}),
+        ("ONE", 2, {}),
+    ]
+    assert (found.replaced, found.left_out, dict(found.added)) == (2, 1, {"SIX": 2})
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=10))
+def test_they_are_the_errors_that_wer_counts(pairs: list[tuple[str, str]]) -> None:
+    errors = heard(*pairs)
+    found = by_word(errors)
+    assert found.replaced + found.left_out + found.added.total() == sum(errors.word_errors)
+    assert sum(word.said for word in found.words) == sum(errors.words)
+    assert [word.wrong for word in found.words] == sorted((word.wrong for word in found.words), reverse=True)

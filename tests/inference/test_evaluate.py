@@ -1,0 +1,188 @@
+"""What a model directory is for: scores and submissions, in the right order and whole."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import babbler
+import pytest
+import tiny
+
+from asr_platform.cli.models import METHODS
+from asr_platform.inference.evaluate import compare_methods, evaluate_model, write_submission
+from trainables.config import Decoding
+from trainables.data.corpus import Corpus
+from trainables.data.features import Recipe
+from trainables.errors import InputError
+from trainables.evaluation.metrics import character_error_rate, word_error_rate
+from trainables.inference.recognizer import Recognizer
+
+
+@dataclass(frozen=True)
+class Made:
+    corpus: Corpus
+    model: Path
+    recognizer: Recognizer
+
+    def texts(self, split: str, decoding: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """What the recogniser says to each utterance of a split, by id."""
+        found = self.corpus.split(split)
+        frames = [
+            found.features[start : start + count] for start, count in zip(found.offsets, found.frames, strict=True)
+        ]
+        search = None if decoding is None else self.recognizer.search(Decoding.model_validate(decoding))
+        return dict(zip(found.ids, self.recognizer.transcribe(frames, search), strict=True))
+
+
+def make(folder: Path, recipe: Recipe) -> Made:
+    corpus = babbler.write_corpus(folder / "corpus", recipe)
+    return Made(corpus, folder / "model", babbler.save_model(corpus, folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A corpus and a model of the recipe kaldi with a few bins."""
+    return make(tmp_path_factory.mktemp("kaldi"), tiny.RECIPE)
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A corpus and a model of the course's recipe."""
+    return make(tmp_path_factory.mktemp("hw4"), Recipe(name="hw4"))
+
+
+@pytest.fixture(scope="module")
+def language_model(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save_language_model(made.recognizer, tmp_path_factory.mktemp("language") / "lm"))
+
+
+# Scores
+
+
+def test_scores_are_those_of_the_whole_split(made: Made) -> None:
+    texts, hypotheses = made.corpus.split("dev").texts or [], list(made.texts("dev").values())
+    assert evaluate_model(made.model, made.corpus.path, "dev") == {
+        "cer": character_error_rate(texts, hypotheses),
+        "wer": word_error_rate(texts, hypotheses),
+        "utterances": 3,
+        "characters": sum(map(len, texts)),
+    }
+
+
+def test_a_split_without_texts_has_no_score(made: Made) -> None:
+    with pytest.raises(InputError, match="split test has no texts to score against") as error:
+        evaluate_model(made.model, made.corpus.path, "test")
+    assert "platform submit" in error.value.remedy
+
+
+def test_features_of_another_recipe_are_refused(made: Made, course: Made) -> None:
+    with pytest.raises(InputError, match=r"features hw4 with 80 bins, but the model .* wants kaldi with 8") as error:
+        evaluate_model(made.model, course.corpus.path, "dev")
+    assert "--features kaldi" in error.value.remedy
+
+
+def test_scores_are_those_of_the_search_asked_for(made: Made) -> None:
+    """And of the model's own, for what is not said."""
+    texts = made.corpus.split("dev").texts or []
+    asked = {"method": "beam", "beam": 3, "repeat_penalty": 3.0}
+    assert made.texts("dev", asked) != made.texts("dev")
+    hypotheses = list(made.texts("dev", asked).values())
+    assert evaluate_model(made.model, made.corpus.path, "dev", asked)["cer"] == character_error_rate(texts, hypotheses)
+
+
+def test_a_comparison_has_a_row_a_method(made: Made, language_model: str) -> None:
+    """With the settings asked for; a language model joins those that can listen to it."""
+    asked = {"beam": 3, "repeat_penalty": 3.0, "language_model": language_model, "lm_weight": 20.0}
+    rows = compare_methods(made.model, made.corpus.path, "dev", asked, METHODS)
+    listening = [f"{method} + language model" for method in ("greedy", "beam", "joint")]
+    assert [row["method"] for row in rows] == [*METHODS, *listening]
+    for row in rows:
+        method, *added = row["method"].split(" + ")
+        search = {**asked, "method": method} if added else {"beam": 3, "repeat_penalty": 3.0, "method": method}
+        scores = evaluate_model(made.model, made.corpus.path, "dev", search)
+        assert (row["cer"], row["wer"]) == (scores["cer"], scores["wer"])
+        assert row["real_time_factor"] > 0
+    assert len({row["cer"] for row in rows}) > 3
+    alone = compare_methods(made.model, made.corpus.path, "dev", {}, METHODS)
+    assert [row["method"] for row in alone] == METHODS
+
+
+def test_a_language_model_is_scored_by_its_perplexity(made: Made, language_model: str) -> None:
+    scores = evaluate_model(Path(language_model), made.corpus.path, "dev")
+    texts = made.corpus.split("dev").texts or []
+    assert scores["texts"] == len(texts) and scores["characters"] == sum(map(len, texts))
+    assert scores["perplexity"] == pytest.approx(scores["character_perplexity"])  # its tokens are characters
+    with pytest.raises(InputError, match="a language model, which searches nothing"):
+        evaluate_model(Path(language_model), made.corpus.path, "dev", {"beam": 3})
+
+
+def test_ctc_needs_none_of_the_model_s_own_language_model(made: Made, language_model: str, tmp_path: Path) -> None:
+    """Its configuration fuses one, which CTC alone cannot listen to."""
+    fused = {"decoding": {**made.recognizer.config.decoding.model_dump(), "method": "joint"}}
+    fused["decoding"] |= {"language_model": language_model, "lm_weight": 0.5}
+    config = made.recognizer.config.model_copy(update={"decoding": Decoding.model_validate(fused["decoding"])})
+    (tmp_path / "model").mkdir()
+    replace(made.recognizer, config=config).save(tmp_path / "model")
+    for method in ("ctc", "ctc_beam"):
+        found = evaluate_model(tmp_path / "model", made.corpus.path, "dev", {"method": method})
+        assert found == evaluate_model(made.model, made.corpus.path, "dev", {"method": method})
+
+
+def test_a_language_model_without_a_weight_is_refused(made: Made) -> None:
+    with pytest.raises(InputError, match="--language-model lm has no weight") as error:
+        evaluate_model(made.model, made.corpus.path, "dev", {"method": "beam", "language_model": "lm"})
+    assert "--lm-weight" in error.value.remedy
+
+
+def test_the_command_offers_every_method() -> None:
+    assert tuple(METHODS) == get_args(Decoding.model_fields["method"].annotation)
+
+
+# Submissions
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_a_submission_counts_from_zero_in_sorted_order(made: Made, tmp_path: Path) -> None:
+    """Whatever the order in the corpus; commas and quotes in a text come back as they were."""
+    texts = made.texts("test")
+    assert list(texts) == babbler.TEST_IDS
+    assert len(set(texts.values())) > 3 and any('"' in text and "," in text for text in texts.values())
+    out = tmp_path / "submission.csv"
+    assert write_submission(made.model, made.corpus.path, "test", out) == 5
+    expected = [[str(row), texts[id]] for row, id in enumerate(sorted(babbler.TEST_IDS))]
+    assert read_csv(out) == [["id", "transcription"], *expected]
+
+
+def test_a_submission_replaces_an_earlier_one_and_leaves_nothing_else(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "submission.csv"
+    out.write_text("from before\n" * 100)
+    write_submission(made.model, made.corpus.path, "dev", out)
+    assert [row[0] for row in read_csv(out)] == ["id", "0", "1", "2"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("place", ["absent/submission.csv", "file/submission.csv", "folder"])
+def test_a_submission_that_cannot_be_written_is_refused(made: Made, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=f"{place}: (cannot be written|not a regular file)") as error:
+        write_submission(made.model, made.corpus.path, "test", tmp_path / place)
+    assert "--out" in error.value.remedy
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_submission_that_fails_leaves_the_earlier_one(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "submission.csv"
+    out.write_text("from before")
+    with pytest.raises(InputError, match="no split named 'tset'"):
+        write_submission(made.model, made.corpus.path, "tset", out)
+    assert out.read_text() == "from before"
+    assert list(tmp_path.iterdir()) == [out]

@@ -1,0 +1,132 @@
+"""What cannot be a trial is known before anything is started, and told with both values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+
+from asr_platform.study.feasibility import Feasibility
+from search_spaces.space import Space
+from trainables.config import flatten
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.training.loop import Trainer, default_device
+
+VARY = {"optimizer.lr": {"log": [1e-4, 1e-2]}}
+
+
+def space(leaves: dict[str, Any], vary: dict[str, Any] | None = None, epochs: int = 4, **more: Any) -> Space:
+    """A space around the tiny configuration."""
+    base: dict[str, Any] = {key: dict(value) for key, value in tiny.TREE.items()}
+    base["training"].pop("epochs")
+    for key, value in leaves.items():
+        section, name = key.split(".")
+        base.setdefault(section, {})[name] = value
+    return Space.parse(yaml.safe_dump({"base": base, "vary": vary or VARY, "epochs": epochs, **more}), "space.yaml")
+
+
+@pytest.fixture(scope="module")
+def language(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained language model that fits the tiny decoder."""
+    folder = tmp_path_factory.mktemp("language_model")
+    config = tiny.config({"model.kind": "language_model"})
+    Trainer(config, tiny_corpus, default_device()).task.trained.save(folder)
+    return folder
+
+
+def test_the_tiny_space_can_run(tiny_corpus: Corpus, language: Path) -> None:
+    for leaves in ({}, {"pretrained.decoder": str(language), "decoding.language_model": str(language)}):
+        feasibility = Feasibility(space(leaves), tiny_corpus)
+        assert feasibility.check() == []
+        proposal = feasibility({"optimizer.lr": 1e-3})
+        model = Trainer(tiny.config(leaves), tiny_corpus, default_device()).task.trained
+        assert proposal is not None and proposal.parameters == model.parameters
+
+
+def test_a_fitted_model_has_as_many_parameters_as_it_says(tiny_corpus: Corpus) -> None:
+    fitted = space({}, {"model.feed_forward": "fit"}, budget=100_000)
+    feasibility = Feasibility(fitted, tiny_corpus)
+    assert feasibility.check() == []
+    proposal = feasibility({})
+    assert proposal is not None and 98_000 <= proposal.parameters <= 100_000
+    assert Trainer(proposal.config, tiny_corpus, default_device()).task.trained.parameters == proposal.parameters
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"model.feed_forward": 5000}, "start.1: budget: a model of .* is over the 100,000 allowed"),
+        ({"tokenizer": {"kind": "bpe", "vocab_size": 5000}}, "start.1: .*vocab_size"),
+        ({"features.num_feats": 99}, "start.1: features.num_feats: 99, but .* has 8 bins"),
+    ],
+)
+def test_an_entry_of_the_start_that_cannot_be_a_trial_is_named(
+    entry: dict[str, Any], reason: str, tiny_corpus: Corpus
+) -> None:
+    vary = {
+        "model.feed_forward": {"choice": [48, 5000]},
+        "tokenizer.kind": {"choice": ["char", "bpe"]},
+        "tokenizer.vocab_size": {"choice": [5000], "when": {"tokenizer.kind": "bpe"}},
+        "features.num_feats": {"choice": [8, 99]},
+    }
+    known = {"features.num_feats": 8}
+    start = [known, {**known, **entry}]
+    with pytest.raises(InputError, match=reason) as error:
+        Feasibility(space({}, vary, budget=100_000, start=start), tiny_corpus).check()
+    assert "Change or remove the entry" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("leaves", "vary", "reason"),
+    [
+        ({"features.num_feats": 99}, None, r"features.num_feats: 99, but .* has 8 bins"),
+        ({"data.text": "/absent.txt", "model.kind": "language_model"}, None, "/absent.txt"),
+        ({"pretrained.decoder": "/absent"}, None, "pretrained.decoder: /absent"),
+        ({"decoding.language_model": "/absent"}, None, "decoding.language_model: /absent"),
+        ({"pretrained.decoder": "LM", "model.d_model": 48}, None, "model.d_model is 32 there and 48 here"),
+        (
+            {"pretrained.decoder": "LM"},
+            {"model.d_model": {"choice": [48, 64]}},
+            r"model.d_model is 32 there and (48|64) here",
+        ),
+        (
+            {"pretrained.decoder": "LM", "tokenizer.kind": "bpe", "tokenizer.vocab_size": 20},
+            None,
+            r"another tokenizer \(char of 12 tokens\) than the recogniser \(bpe of 20 tokens\)",
+        ),
+        ({"optimizer.groups": [{"pattern": "encodr.*"}]}, None, r"optimizer.groups.0.pattern: .*encodr"),
+        ({"training.stages": [{"freeze": ["decodr.*"]}]}, None, r"training.stages.0.freeze.0: .*decodr"),
+        ({"training.stages": [{"freeze": ["*"]}]}, None, "every parameter is frozen"),
+    ],
+)  # fmt: skip
+def test_what_no_trial_could_do_is_refused(
+    leaves: dict[str, Any], vary: dict[str, Any] | None, reason: str, tiny_corpus: Corpus, language: Path
+) -> None:
+    leaves = {key: str(language) if value == "LM" else value for key, value in leaves.items()}
+    with pytest.raises(InputError, match=reason):
+        Feasibility(space(leaves, vary), tiny_corpus).check()
+
+
+def test_only_what_fits_the_language_model_is_proposed(tiny_corpus: Corpus, language: Path) -> None:
+    varied = {"model.d_model": {"choice": [32, 48]}, "pretrained.decoder": {"choice": [None, str(language)]}}
+    feasibility = Feasibility(space({}, varied), tiny_corpus)
+    assert feasibility.check() == []
+    fits = {
+        (width, decoder is not None): feasibility({"model.d_model": width, "pretrained.decoder": decoder}) is not None
+        for width in (32, 48)
+        for decoder in (None, str(language))
+    }
+    assert fits == {(32, False): True, (32, True): True, (48, False): True, (48, True): False}
+    assert feasibility.refusal is not None and "48 here" in feasibility.refusal.problem
+
+
+def test_every_leaf_of_the_tiny_tree_is_set() -> None:
+    """The space above is the configuration that the trainer gets."""
+    found = dict(flatten(space({}).config({}).model_dump()))
+    assert {key: found[key] for key in dict(flatten(tiny.TREE)) if key != "training.epochs"} == {
+        key: value for key, value in flatten(tiny.TREE) if key != "training.epochs"
+    }

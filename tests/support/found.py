@@ -1,0 +1,84 @@
+"""Sweeps that have found something, without training: real models, ledger, home and MLflow store."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import babbler
+import pytest
+import records
+from mlflow.tracking import MlflowClient
+
+from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.storage.home import Home, trial_name
+from asr_platform.study.ledger import Ledger
+from asr_platform.study.recorded_space import recorded_space
+from asr_platform.tracking.registry import Registered
+from asr_platform.tracking.runs import Tracker, experiment_of
+from asr_platform.tuning.best_model import best_of, make_best_model
+from asr_platform.tuning.callbacks.mlflow import Mirror
+from trainables.data.corpus import Corpus
+from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+
+SPLIT = "dev"
+USUAL_SECONDS = 1.5  # longer recordings are heard in pieces
+
+
+class Found:
+    """A sweep whose trials have one epoch each.
+
+    Args:
+        store: the address of another MLflow store than its home's own.
+    """
+
+    def __init__(self, home: Path, corpus: Corpus, name: str = "small", store: str = "") -> None:
+        self.home, self.corpus, self.name = Home.at(home), corpus, name
+        about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash, "epochs": 1, "trials": 0}
+        about |= {"options": {"tracking_uri": store or None}}
+        self.ledger: Ledger = records.ledger_in(self.home.path, name, **about)
+        self.said: list[str] = []
+
+    def trial(self, wrong: int) -> Path:
+        """A trial that heard nothing in so many validation utterances, and all of the others; returns its model."""
+        number = self.ledger.propose(records.space(), records.parameters_of).number
+        checkpoint = self.home.sweep(self.name) / "trials" / trial_name(number) / "checkpoint_1"
+        babbler.save_model(self.corpus, checkpoint, seed=number + 1, usual_seconds=USUAL_SECONDS)
+        split = self.corpus.split(SPLIT)
+        references = list(split.texts or [])
+        hypotheses = ["" if place < wrong else text for place, text in enumerate(references)]
+        errors = UtteranceErrors.of(SPLIT, 1, split.ids, references, hypotheses)
+        errors.save(checkpoint / ERRORS)
+        self.ledger.record(number, {**records.row(1, errors.cer), "checkpoint": str(checkpoint)})
+        self.ledger.finish(number, "complete")
+        self.ledger.note("trials", number + 1)
+        return checkpoint
+
+    def tracker(self) -> Tracker:
+        return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        return self.tracker().client
+
+    def end(self) -> Registered | None:
+        """What a run of the sweep does at its end, by a driver of its own."""
+        space, trials = recorded_space(self.ledger.about), self.ledger.trials()
+        mirror = Mirror(self.home, self.ledger, space, self.corpus, self.said.append)
+        with pytest.MonkeyPatch.context() as patch:
+            for drawing in ("mirror.draw_trial", "mirror.draw_sweep", "best_model.draw_trial", "best_model.draw_sweep"):
+                patch.setattr(f"asr_platform.{drawing}", lambda *_: None)  # it would take most of the time
+            mirror.show_all()
+            ErrorsOnRecord(self.home.sweep(self.name)).opened(trials)
+            model = make_best_model(self.home, self.ledger, space, self.corpus, self.said.append)
+            mirror.end("FINISHED", best_of(trials), model)
+        return mirror.registered
+
+    @property
+    def parent(self) -> str:
+        """The id of the sweep's own run."""
+        return str(self.ledger.about["mlflow_run_id"])
+
+    def run(self, number: int) -> str:
+        """The id of a trial's."""
+        return str(self.ledger.trial(number).about["mlflow_run_id"])

@@ -1,0 +1,59 @@
+"""Made-up examples, for tests of what draws and keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trainables.evaluation.examples import Attention, Examples, Transcript, commonest
+from trainables.evaluation.metrics import align_characters, align_words
+from trainables.evaluation.utterance_errors import UtteranceErrors
+
+# Reference and hypothesis: markup, what matplotlib would set as mathematics, other scripts, nothing at all.
+PAIRS = [
+    ("THE CAT SAT", "THE BAT HAS SAT"),
+    ("<b>BOLD & BRAVE</b>", "<script>alert('x')</script>"),
+    ("COSTS $5 OR $6", "COSTS $5"),
+    ("", "A"),
+    ("A", ""),
+    ("ÉTÉ 東京", "ETE 東 京"),
+    ("ONE TWO THREE FOUR " * 30, "ONE TWO THREE TEN " * 30),
+]
+
+
+def attention(tokens: Sequence[str], states: int, layers: int = 2, heads: int = 2) -> Attention:
+    """Weights drawn at random, for an utterance of these tokens."""
+    generator = torch.Generator().manual_seed(0)
+    count = len(tokens) + 1
+    to_tokens = torch.rand(layers, heads, count, count, generator=generator).tril()
+    to_states = torch.rand(layers, heads, count, states, generator=generator)
+    return Attention(
+        r"utterance-$\wrong$",
+        ["<sos>", *tokens],
+        [*tokens, "<eos>"],
+        0.04,
+        to_tokens / to_tokens.sum(-1, keepdim=True),
+        to_states / to_states.sum(-1, keepdim=True),
+    )
+
+
+def examples(pairs: Sequence[tuple[str, str]] = PAIRS, epoch: int = 2) -> Examples:
+    references, hypotheses = [one for one, _ in pairs], [other for _, other in pairs]
+    rows = [
+        Transcript(f"{number:03}<i>", 1.5, reference, hypothesis, sum(piece.errors for piece in pieces))
+        for number, (reference, hypothesis, pieces) in enumerate(
+            zip(references, hypotheses, align_characters(references, hypotheses), strict=True)
+        )
+    ]
+    tokens = ["$", "A", " ", "京", "<unk>"]
+    errors = UtteranceErrors.of("dev", epoch, [row.id for row in rows], references, hypotheses)
+    return Examples(epoch, "dev", rows, commonest(align_words(references, hypotheses)), attention(tokens, 9), errors)
+
+
+def checkpoint(folder: Path, epoch: int = 2) -> str:
+    """A folder that has examples in it; returns its path."""
+    folder.mkdir(parents=True)
+    examples(epoch=epoch).save(folder)
+    return str(folder)

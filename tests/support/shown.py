@@ -1,0 +1,69 @@
+"""A made-up sweep of ten trials with a CER and one without, which has ended, and MLflow told of it and of its model."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import babbler
+import pytest
+import records
+
+from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.storage.home import Home, trial_name
+from asr_platform.study.ledger import Ledger
+from asr_platform.study.provenance import write_record
+from asr_platform.tracking.model_card import CARD, About, model_card
+from asr_platform.tuning.callbacks.mlflow import Mirror
+from trainables.data.corpus import Corpus
+
+NAME = "shown"
+TRIALS = 11
+UTTERANCES, CHARACTERS = 200, 20
+
+
+def finished_sweep(home: Home, corpus: Corpus) -> Ledger:
+    """Half of the trials are complete, others were stopped at a rung, and the last one failed at once."""
+    about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash, "trials": TRIALS, "epochs": 9}
+    ledger = records.ledger_in(home.path, NAME, **about)
+    for number in range(TRIALS - 1):
+        complete = number % 2 == 0
+        cers = [_cer(0.9 / epoch + 0.02 * number) for epoch in range(1, 10 if complete else 4)]
+        reason = "" if complete else f"rung at epoch 3: val CER {cers[-1]:.2%} against a cutoff of 30.00%"
+        records.add(ledger, "complete" if complete else "pruned", cers, reason)
+        _write_errors(home, number, cers)
+    records.add(ledger, "failed", reason="DivergedError: the train_loss became nan in epoch 1")
+    return ledger
+
+
+def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
+    write_record(home.sweep(NAME), records.SPACE, home.path / "no plan")
+    mirror = Mirror(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
+    mirror.show_all()
+    mirror.end("FINISHED", ledger.trial(0), _model(home, ledger, corpus))
+
+
+def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
+    """A model directory with a card; nobody has trained it."""
+    model, best, errors = home.model(NAME), ledger.trial(0), ErrorsOnRecord(home.sweep(NAME))
+    babbler.save_model(corpus, model)
+    trials = ledger.trials()
+    standings, store = errors.standings(trials), home.tracking
+    about = About(NAME, records.space(), corpus, trials, best, standings, errors.of(best), store)
+    (model / CARD).write_text(model_card(about), encoding="utf-8")
+    return model
+
+
+def _cer(wanted: float) -> float:
+    """The nearest that so many characters can have."""
+    return round(wanted * UTTERANCES * CHARACTERS) / (UTTERANCES * CHARACTERS)
+
+
+def _write_errors(home: Home, number: int, cers: list[float]) -> None:
+    """Spread over the utterances at random."""
+    counts, dice = [0] * UTTERANCES, random.Random(number)
+    for _ in range(round(cers[-1] * UTTERANCES * CHARACTERS)):
+        counts[dice.randrange(UTTERANCES)] += 1
+    folder = ErrorsOnRecord(home.sweep(NAME)).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    records.errors_of(counts, epoch=len(cers)).save(folder / f"{trial_name(number)}.json")

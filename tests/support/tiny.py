@@ -1,0 +1,157 @@
+"""Corpora and configurations so small that a test trains on them in a second.
+
+The speech is made up: each character has its own fixed spectrum, which lasts a few frames above a noise floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainables.config import Config, Model, flatten, parse_config, unflatten
+from trainables.data.corpus import Corpus
+from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.features import Recipe
+from trainables.data.text.tokenizer import Tokenizer
+from trainables.inference.language_model import TextModel
+from trainables.inference.model_directory import TrainedModel
+from trainables.inference.recognizer import Recognizer
+from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
+from trainables.training.loop import Metrics, Save
+
+BINS = 8
+RECIPE = Recipe(name="kaldi", bins=BINS)
+FRAMES_PER_CHARACTER = (5, 8)
+SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
+VOCABULARY = 20
+CLOCK = {
+    "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "cpu_utilization",
+    "memory_gb",
+}  # fmt: skip
+
+
+TREE: dict[str, Any] = {
+    "model": {
+        "d_model": 32,
+        "heads": 2,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "feed_forward": 48,
+        "conv_channels": 16,
+        "dropout": 0.0,
+    },
+    "loss": {"label_smoothing": 0.0, "ctc_weight": 0.3},
+    "training": {"epochs": 3, "batch_seconds": 4.0, "precision": "float32"},
+}
+# Everything that draws random numbers in training.
+RANDOM: dict[str, Any] = {
+    "model.dropout": 0.1,
+    "model.layer_drop": 0.2,
+    "specaugment.frequency_masks": 1,
+    "specaugment.frequency_width": 2,
+    "specaugment.time_masks": 2,
+    "specaugment.time_width": 0.1,
+}
+
+
+def timeless(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same however busy the machine is."""
+    return {key: value for key, value in metrics.items() if key not in CLOCK}
+
+
+def config(leaves: Mapping[str, Any] | None = None) -> Config:
+    """A tiny run, with the leaves given, such as `{"model.dropout": 0.1}`, in place of its own."""
+    return parse_config(unflatten(dict(flatten(TREE)) | dict(leaves or {})), "test")
+
+
+def shape(**fields: Any) -> Model:
+    """A tiny model section."""
+    return Model.model_validate({**TREE["model"], **fields})
+
+
+def model(seed: int = 0, **fields: Any) -> SpeechTransformer:
+    """An untrained model of `VOCABULARY` tokens in evaluation mode, with every bias drawn at random."""
+    torch.manual_seed(seed)
+    result = SpeechTransformer(shape(**fields), VOCABULARY, BINS)
+    for parameter in result.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    return result.eval()
+
+
+def utterance(text: str, random: np.random.Generator, bins: int = BINS) -> npt.NDArray[np.float32]:
+    """Features (T, F) in dB of a made-up voice that says `text`."""
+    frames = []
+    for character in text:
+        spectrum = np.random.default_rng(ord(character)).normal(0, 10, bins)
+        frames.append(np.repeat(spectrum[None], random.integers(*FRAMES_PER_CHARACTER, endpoint=True), axis=0))
+    speech = np.concatenate(frames)
+    return (speech - 40 + random.normal(0, 3, speech.shape)).astype(np.float32)
+
+
+def write_corpus(
+    folder: Path, splits: Mapping[str, Sequence[str | tuple[str, str]]], bins: int = BINS, seed: int = 0
+) -> Corpus:
+    """Writes a corpus with one utterance for each text, or for each (reference, what is really said)."""
+    random = np.random.default_rng(seed)
+    recipe = RECIPE.model_copy(update={"bins": bins})
+    with CorpusWriter(folder, recipe, "tiny") as writer:
+        for split, texts in splits.items():
+            for number, text in enumerate(texts):
+                reference, said = (text, text) if isinstance(text, str) else text
+                features = utterance(said, random, bins)
+                writer.add(split, f"{number:03}", reference, len(features) * recipe.hop_seconds, features)
+        return writer.finish()
+
+
+@dataclass
+class Learned:
+    """What a whole training gave."""
+
+    recognizer: Recognizer
+    history: list[Metrics]
+
+
+class Recorder:
+    """Takes reports: keeps the metrics, and writes each checkpoint that comes with them into `folder`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.history: list[Metrics] = []
+        self.saved: list[int] = []
+
+    def __call__(self, metrics: Metrics, save: Save | None) -> None:
+        self.history.append(metrics)
+        if save and self.folder:
+            save(self.folder / f"epoch_{metrics['epoch']}")
+            self.saved.append(metrics["epoch"])
+
+    def comparable(self) -> list[Metrics]:
+        """All but what a clock measured."""
+        return [timeless(row) for row in self.history]
+
+
+def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
+    """Bit by bit."""
+    there = other.model.state_dict()
+    for name, weight in one.model.state_dict().items():
+        assert torch.equal(weight, there[name]), name
+
+
+def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
+    """Writes an untrained language model, sure of every token, with the recogniser's tokenizer or another one."""
+    tokenizer = tokenizer or recognizer.tokenizer
+    settings = config({"model.kind": "language_model", "model.decoder_layers": 1})
+    torch.manual_seed(0)
+    network = LanguageModel(settings.model, tokenizer.vocab_size)
+    with torch.no_grad():
+        network.output.weight.mul_(10)
+    folder.mkdir()
+    TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
+    return folder

@@ -1,0 +1,271 @@
+"""MLflow's pages are served, and show of a sweep what a person wants to know first: seen in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import records
+import shown
+from browser import Browser
+from command import OTHERS, PATIENCE, PLATFORM, unused_port, wait_for
+from mlflow.tracking import MlflowClient
+from place import Ended, Run
+
+from asr_platform.storage.home import Home
+from asr_platform.tracking import ui as pages
+from asr_platform.tracking.ui import free_port
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+
+HEADINGS = ["asr/cer_percent", "interval", "parameters", "stopped"]
+ROWS = "[...document.querySelectorAll('.ag-center-cols-container [role=row]')]"
+AXES = "[...document.querySelectorAll('.parcoords .axis-title')].map(axis => axis.textContent)"  # of compared runs
+LABELS = "[...document.querySelectorAll('.parcoords .label')].map(label => label.textContent)"  # among charts
+SECTIONS = "[...document.querySelectorAll('[data-testid=experiment-view-compare-runs-section-header]')]"
+
+
+@dataclass
+class Served:
+    """`platform ui` over a home with one sweep.
+
+    Attributes:
+        lines: what it has said before it served.
+    """
+
+    home: Home
+    process: subprocess.Popen[str]
+    lines: list[str]
+
+    @property
+    def address(self) -> str:
+        return self.lines[0].split()[1]
+
+    @property
+    def view(self) -> str:
+        """The address of the sweep's trials."""
+        return self.lines[1].split()[1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Iterator[Served]:
+    home = Home.at(tmp_path_factory.mktemp("home") / "50% of #1 q%41?")
+    shown.show(home, shown.finished_sweep(home, tiny_corpus), tiny_corpus)
+    port = unused_port()
+    process = ui(home, port)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0] == f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+        wait_for(lambda: page(port) is not None, process)
+        yield Served(home, process, lines)
+    finally:
+        process.terminate()
+        process.communicate()
+    assert list(home.path.parent.iterdir()) == [home.path], "nothing beside it by an address's text"
+
+
+def ui(home: Home, port: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(PLATFORM), "--home", str(home.path), "ui", "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=OTHERS,
+    )  # fmt: skip
+
+
+def page(port: int) -> str | None:
+    """The first page, once the server answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
+
+
+def cells(browser: Browser) -> list[dict[str, str]]:
+    """The table of runs as it is seen, a row each, with the run's name."""
+    script = f"""
+        const names = Object.fromEntries([...document.querySelectorAll('[col-id][role=columnheader]')].map(
+            heading => [heading.getAttribute('col-id'), heading.innerText.trim()]));
+        return {ROWS}.map(row => {{
+            const id = row.getAttribute('row-id');
+            const parts = [...document.querySelectorAll(`[row-id="${{id}}"] [role=gridcell]`)];
+            const text = cell => cell.innerText.trim().split('\\n').pop();  // without the colour of a run
+            return Object.fromEntries(parts.map(cell => [names[cell.getAttribute('col-id')], text(cell)]));
+        }});
+    """
+    found: list[dict[str, str]] = browser.run(script)
+    return found
+
+
+@pytest.fixture(scope="module")
+def visitor(served: Served, browser: Browser, pictures: Path) -> Browser:
+    """Who has been here before: MLflow's assistant, which opens by itself the first time, is closed."""
+    browser.resize(1600, 900)
+    browser.open(served.view)
+    closing = "document.querySelector('[data-assistant-ui] [aria-label^=Close]')"
+    browser.wait(closing)
+    browser.wait(f"{ROWS}.length == {shown.TRIALS}")
+    browser.screenshot(pictures / "first_visit.png")
+    browser.run(f"{closing}.click()")
+    browser.resize(2200, 1000)  # as wide as all columns: others are not in the page
+    return browser
+
+
+def test_the_view_shows_the_trials_best_first(served: Served, visitor: Browser, pictures: Path) -> None:
+    """With CER, interval, size, what stopped it, and what varied: nothing has to be clicked."""
+    visitor.open(served.view)
+    visitor.wait(f"{ROWS}.length == {shown.TRIALS}")
+    visitor.screenshot(pictures / "runs.png")
+    rows = cells(visitor)
+    assert {*HEADINGS, *records.space().vary} <= set(rows[0])
+    assert [row["Run Name"] for row in rows][:4] == ["trial-0000", "trial-0002", "trial-0004", "trial-0006"]
+    assert float(rows[0]["asr/cer_percent"]) == 10
+    low, high = rows[0]["interval"].rstrip("%").split("–")
+    assert float(low) < 10 < float(high)
+    assert rows[0]["parameters"].isdigit() and rows[0]["stopped"] in ("", "-")
+    assert any(row["stopped"].startswith("rung at epoch 3") for row in rows)
+    assert rows[-1]["stopped"].startswith("DivergedError") and rows[-1]["asr/cer_percent"] in ("", "-")
+
+
+def test_the_best_ten_are_compared(served: Served, visitor: Browser, pictures: Path) -> None:
+    """Ticked and compared, they show parallel coordinates of what varied and the CER."""
+    visitor.open(served.view)
+    visitor.wait(f"{ROWS}.length == {shown.TRIALS}")
+    visitor.run("""
+        const boxes = [...document.querySelectorAll('.ag-pinned-left-cols-container .ag-selection-checkbox input')];
+        boxes.slice(0, 10).forEach(box => box.click());
+    """)
+    visitor.wait("[...document.querySelectorAll('button')].some(button => button.innerText == 'Compare')")
+    visitor.run("[...document.querySelectorAll('button')].find(button => button.innerText == 'Compare').click()")
+    visitor.wait("document.querySelectorAll('.parcoords .axis-title').length")
+    visitor.screenshot(pictures / "compared.png", whole=True)
+    runs = json.loads(parse_qs(urlsplit(visitor.driver.current_url).fragment.partition("?")[2])["runs"][0])
+    assert len(runs) == 10
+    axes = visitor.run(f"return {AXES}")
+    assert "asr/cer_percent" in axes
+    assert len(set(axes) & set(records.space().vary)) >= 3
+
+
+def test_the_charts_begin_with_what_varied(served: Served, visitor: Browser, pictures: Path) -> None:
+    """Learning curves are next, by epochs and by hours of audio."""
+    visitor.open(served.view.replace("&workflowType", "&compareRunsMode=CHART&workflowType"))
+    visitor.wait(f"{LABELS}.length")
+    visitor.screenshot(pictures / "charts.png")
+    always = {key for key, variable in records.space().vary.items() if not variable.when}
+    assert set(visitor.run(f"return {LABELS}")) == {*always, "asr/cer_percent"}
+    visitor.run(f"{SECTIONS}.find(section => section.innerText.startsWith('learning curves')).scrollIntoView()")
+    titles = "[...document.querySelectorAll('.xtitle')].map(title => title.textContent)"
+    visitor.wait(f"['Step', 'train/audio_hours'].every(title => {titles}.includes(title))")
+    visitor.screenshot(pictures / "curves.png")
+
+
+def test_the_sweeps_run_leads_to_the_view(served: Served, visitor: Browser, pictures: Path) -> None:
+    client = MlflowClient(served.home.tracking)
+    (experiment,) = client.search_experiments(filter_string="name LIKE 'tiny%'")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'")
+    visitor.open(f"{served.address}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
+    links = "[...document.querySelectorAll('a')].map(link => link.getAttribute('href') || '')"
+    visitor.wait(f"{links}.some(link => link.includes('viewStateShareKey'))")
+    visitor.screenshot(pictures / "sweep.png")
+    found: list[Any] = visitor.run(f"return {links}")
+    assert "http://127.0.0.1:8265" in found
+    assert any(link in served.view for link in found if "viewStateShareKey" in link)
+
+
+def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: Path) -> None:
+    visitor.open(f"{served.address}/#/models/{shown.NAME}")
+    text = "document.body.innerText"
+    visitor.wait(f"/Version 1\\b/.test({text}) && /@\\s*champion/.test({text})")
+    visitor.open(f"{served.address}/#/models/{shown.NAME}/versions/1")
+    visitor.wait(f"['How good it is', 'What it cannot do'].every(title => {text}.includes(title))")
+    figures = "[...document.querySelectorAll('td')].map(cell => cell.innerText.trim())"
+    assert {"CER", "10.00%"} <= set(visitor.run(f"return {figures}"))
+    visitor.screenshot(pictures / "champion.png")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served: Served) -> None:
+    """Sent to the command alone, as systemd, a container or a closed terminal does; nothing is left that listens."""
+    port = unused_port()
+    process, server = ui(served.home, port), []
+    try:
+        wait_for(lambda: page(port) is not None, process)
+        server = children(process.pid)
+        assert server
+        process.send_signal(number)
+        out = process.communicate(timeout=PATIENCE)[0]
+        assert (process.returncode, "Traceback" in out) == (0, False), out
+        assert page(port) is None
+        for pid in (process.pid, *server):
+            with pytest.raises(ProcessLookupError):
+                os.killpg(pid, 0)
+    finally:
+        process.kill()
+        for pid in server:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) -> None:
+    """There is nothing to serve then; the sweep's view is told where MLflow has been told of the sweep."""
+    server = "http://mlflow.example:5000/"
+    assert run("ui", "--tracking-uri", server) == Ended(0, "MLflow: http://mlflow.example:5000\n", "")
+    about = {"options": {"tracking_uri": server}, pages.VIEW: "/#/experiments/1/runs?viewStateShareKey=there"}
+    records.ledger_in(place / "mlruns", "elsewhere", **about)
+    expected = f"MLflow: {server[:-1]}\nelsewhere: {server[:-1]}{about[pages.VIEW]}\n"
+    assert run("ui") == run("ui", "elsewhere") == Ended(0, expected, "")
+
+
+# Ports
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port of 127.0.0.1 on which something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_free_port_is_given_back(taken: int) -> None:
+    port = unused_port()
+    assert free_port("127.0.0.1", port) == port
+
+
+def test_without_a_wish_the_first_free_port_is_taken(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "FIRST_PORT", taken)
+    assert taken < free_port("127.0.0.1", None) < taken + pages.PORTS_TRIED
+
+
+def test_a_taken_port_is_refused(taken: int) -> None:
+    with pytest.raises(InputError, match=f"port {taken} of 127.0.0.1: Address already in use") as error:
+        free_port("127.0.0.1", taken)
+    assert "--port" in error.value.remedy
+
+
+def test_no_free_port_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "FIRST_PORT", taken)
+    monkeypatch.setattr(pages, "PORTS_TRIED", 1)
+    with pytest.raises(InputError, match=f"no free port on 127.0.0.1 from {taken} on"):
+        free_port("127.0.0.1", None)
+
+
+def test_a_host_of_another_machine_is_refused() -> None:
+    """192.0.2.0/24 is kept for documentation: no machine has such an address."""
+    with pytest.raises(InputError, match=r"port 5000 of 192\.0\.2\.1: Cannot assign requested address") as error:
+        free_port("192.0.2.1", 5000)
+    assert "--host" in error.value.remedy

@@ -1,0 +1,65 @@
+"""Work beside the event loop: in order, none twice, none lost, failures said."""
+
+from __future__ import annotations
+
+import threading
+
+import records
+
+from asr_platform.study.callbacks import Follower
+from asr_platform.study.ledger import TrialRecord
+from asr_platform.tuning.callbacks.background import Background, Beside
+
+
+class Told(Follower):
+    """Remembers what it is told; with a gate, it waits there first."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.steps: list[tuple[str, int, int]] = []
+
+    def started(self, trial: TrialRecord) -> None:
+        self._remember("started", trial)
+
+    def progressed(self, trial: TrialRecord) -> None:
+        self._remember("progressed", trial)
+
+    def ended(self, trial: TrialRecord) -> None:
+        self._remember("ended", trial)
+
+    def _remember(self, step: str, trial: TrialRecord) -> None:
+        assert self.gate.wait(60)
+        self.steps.append((step, trial.number, trial.epochs))
+
+
+def test_the_caller_does_not_wait_and_the_order_stays() -> None:
+    """Of one trial's progress that still waits to be told, the latest is told: everything is on record."""
+    background, told = Background(print), Told()
+    beside = Beside(background, [told])
+    beside.started(records.trial(0, "running"))
+    while background.current != "Told of trial 0 (started)":
+        pass
+    for epochs in (1, 2, 3):
+        beside.progressed(records.trial(0, "running", [0.5] * epochs))
+        beside.progressed(records.trial(1, "running", [0.5] * epochs))
+    beside.ended(records.trial(0, "complete", [0.5] * 3))
+    assert told.steps == []
+    told.gate.set()
+    background.drain()
+    assert told.steps == [("started", 0, 0), ("progressed", 0, 3), ("progressed", 1, 3), ("ended", 0, 3)]
+    assert background.current == ""
+
+
+def test_a_failure_is_said_once_and_ends_nothing() -> None:
+    said: list[str] = []
+    background, done = Background(said.append), list[int]()
+
+    def fail() -> None:
+        raise ValueError("no room for pictures")
+
+    for number in range(3):
+        background.do("drawing", fail)
+        background.do("more", lambda number=number: done.append(number))
+    background.drain()
+    assert said == ["drawing failed: ValueError: no room for pictures"]
+    assert done == [0, 1, 2]

@@ -1,0 +1,148 @@
+"""What becomes of a trial that ends early, by whose fault it does."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import records
+from ray.exceptions import ActorDiedError
+
+from asr_platform.study.callbacks import Follower
+from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.tuning.callbacks.background import Background
+from asr_platform.tuning.callbacks.meter import Meter
+from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.execution import RETRIES, Recorder
+from asr_platform.tuning.interrupts import Interrupt
+from asr_platform.tuning.scheduler import RungStopper
+from asr_platform.tuning.watch import Watch
+from search_spaces.settings import Limits
+
+LOST = f"ActorDiedError: {ActorDiedError.BASE_ERROR_MSG}"
+
+
+class Steps(Follower):
+    """Remembers what is lost and what ends."""
+
+    def __init__(self) -> None:
+        self.lost_trials: list[tuple[int, bool]] = []
+        self.ended_trials: list[tuple[int, str]] = []
+
+    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        self.lost_trials.append((trial.number, again))
+
+    def ended(self, trial: TrialRecord) -> None:
+        self.ended_trials.append((trial.number, trial.state))
+
+
+class Sweep:
+    """A recorder over a ledger, told what Tune would tell it."""
+
+    def __init__(self, folder: Path, ledger: Ledger, trials: int) -> None:
+        self.folder, self.ledger, self.interrupt, self.steps = folder, ledger, Interrupt(), Steps()
+        self.again, self.reported = list[int](), dict[int, int]()
+        for _ in range(trials):
+            records.add(ledger, "running")
+        watch = Watch(folder, self.interrupt, Background(print), {}, print)
+        meter = Meter(ledger, Limits(), 1, Thinner(ledger, folder, 3))
+        stopper = RungStopper(records.space().settings, [])
+        followers = [self.steps]
+        self.recorder = Recorder(ledger, stopper, self.interrupt, meter, watch, self.again.append, followers)
+
+    def trial(self, number: int) -> Any:
+        config = {"number": number, "until": 9, "config": {"training": {"epochs": 9}}}
+        last = {"epoch": self.reported.get(number, 0)}
+        error = str(self.folder / "error.txt")
+        return SimpleNamespace(config=config, pickled_error_file=None, error_file=error, last_result=last)
+
+    def fails(self, number: int, reason: str) -> None:
+        (self.folder / "error.txt").write_text(f"Failure # 1\n{reason}\n")
+        self.recorder.on_trial_error(1, [], self.trial(number))
+
+    def reports(self, number: int, epoch: int) -> None:
+        self.reported[number] = epoch
+        result = {"metrics": records.row(epoch, 0.5), "checkpoint": None}
+        self.recorder.on_trial_result(1, [], self.trial(number), result)
+
+    def states(self) -> list[str]:
+        return [trial.state for trial in self.ledger.trials()]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path, records.ledger_in_memory(20), 3)
+
+
+def test_what_the_machine_took_goes_on_twice_and_then_waits(sweep: Sweep) -> None:
+    sweep.reports(0, 1)
+    for _ in range(RETRIES + 1):
+        sweep.fails(0, LOST)
+    assert sweep.again == [0] * RETRIES
+    assert sweep.steps.lost_trials == [(0, True), (0, True), (0, False)]
+    assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
+    assert not sweep.interrupt.asked, "the others go on"
+
+
+def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(sweep: Sweep) -> None:
+    """A driver that makes every worker crash would else be tried with each trial of the sweep, three times."""
+    for number in range(3):
+        for _ in range(RETRIES + 1):
+            assert not sweep.interrupt.asked
+            sweep.fails(number, LOST)
+    assert sweep.interrupt.reason.startswith("the same failure ended trials 0, 1, 2 one after the other: a process of")
+    assert sweep.states() == ["running"] * 3
+
+
+def test_a_trial_that_ends_before_its_last_epoch_without_a_word_is_lost_too(sweep: Sweep) -> None:
+    sweep.recorder.on_trial_complete(1, [], sweep.trial(1))
+    assert sweep.again == [1] and sweep.states()[1] == "running"
+
+
+def test_what_the_configuration_did_fails_at_once(sweep: Sweep) -> None:
+    sweep.fails(0, "MemoryError: ")
+    assert sweep.steps.ended_trials == [(0, "failed")] and sweep.again == []
+    assert sweep.ledger.trial(0).reason == "MemoryError:"
+
+
+def test_the_same_failure_of_three_trials_stops_the_sweep(sweep: Sweep) -> None:
+    for number in range(3):
+        assert not sweep.interrupt.asked
+        sweep.fails(number, "ValueError: no such file")
+    assert sweep.interrupt.state == "failed"
+    assert sweep.interrupt.reason.startswith("the same failure ended trials 0, 1, 2 one after the other: ValueError")
+    assert sweep.interrupt.reason.endswith("Not spent: 17 of 20 trials, not begun yet")
+
+
+def test_what_every_trial_would_meet_stops_the_sweep_and_fails_none(sweep: Sweep) -> None:
+    sweep.fails(2, "OSError: [Errno 28] No space left on device")
+    assert sweep.interrupt.state == "failed" and "No space left on device (trial 2" in sweep.interrupt.reason
+    assert sweep.states() == ["running"] * 3
+    sweep.fails(1, "MemoryError: ")
+    assert sweep.states() == ["running"] * 3, "what ends as the sweep stops is tried again when it goes on"
+
+
+def test_a_trial_is_not_pruned_by_an_epoch_that_is_not_on_record(sweep: Sweep) -> None:
+    """A signal came between the decision and its record: the epoch is reported again when the sweep goes on."""
+    sweep.reports(0, 1)
+    sweep.interrupt.stop("stopped")
+    sweep.recorder.stopper.stopped[0] = "rung at epoch 2"
+    sweep.reports(0, 2)
+    sweep.recorder.on_trial_complete(1, [], sweep.trial(0))
+    assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_sweep(tmp_path: Path) -> None:
+    """As on a full disk: no file may grow."""
+    sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        sweep.reports(0, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sweep.interrupt.state == "failed" and "Free space" in sweep.interrupt.reason
+    assert sweep.ledger.trial(0).epochs == 0

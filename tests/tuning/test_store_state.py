@@ -1,0 +1,99 @@
+"""A store whose experiment somebody has deleted, or that another version of MLflow has written."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from command import OTHERS, PLATFORM
+from test_doctor import NAME, Patient
+
+from asr_platform.study.recorded_space import recorded_space
+from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.doctor import Doctor
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
+    return Patient(tmp_path_factory.mktemp("patient"))
+
+
+def runs(patient: Patient) -> list[tuple[str, str]]:
+    """Names and statuses of the runs that are not deleted."""
+    found = patient.client.search_runs([patient.tracker().experiment])
+    return sorted((run.info.run_name, run.info.status) for run in found)
+
+
+def test_doctor_restores_a_deleted_experiment(patient: Patient) -> None:
+    """With all runs but those that it had discarded itself; an audit alone restores nothing."""
+    extra = patient.client.create_run(patient.tracker().experiment, run_name="trial-0001",
+                                      tags={"mlflow.parentRunId": patient.parent}).info.run_id  # fmt: skip
+    patient.tracker().discard(extra, "a test")
+    before = runs(patient)
+    assert len(before) == 4
+    patient.client.delete_experiment(patient.tracker().experiment)
+    found = patient.findings()
+    assert any("has no MLflow run" in str(finding) for finding in found)
+    assert runs(patient) == []
+    assert Doctor(patient.home, NAME).repair(found)
+    assert patient.findings() == [] and runs(patient) == before
+
+
+def test_a_sweep_goes_on_in_a_deleted_experiment(patient: Patient) -> None:
+    """Deleted while its driver writes: the next epoch of a trial restores it."""
+    said: list[str] = []
+    mirror = Mirror(patient.home, patient.ledger, recorded_space(patient.ledger.about), patient.corpus, said.append)
+    mirror.show_all()
+    patient.client.delete_experiment(patient.tracker().experiment)
+    mirror.show(0)
+    mirror.end("FINISHED", patient.ledger.trial(0), patient.model)
+    assert said == []
+    assert patient.findings() == []
+
+
+EARLY, FUTURE = "451aebb31d03", "ffffffffffff"  # revisions of MLflow's tables
+
+
+@pytest.mark.parametrize(("version", "words"), [
+    (EARLY, "ui"), (FUTURE, "ui"), (EARLY, "evaluate models:/small@champion --data {corpus} --split dev"),
+    (EARLY, "doctor small"),
+])  # fmt: skip
+def test_a_store_of_another_version_is_named_with_the_remedy(version: str, words: str, patient: Patient) -> None:
+    """By every command that reads it, without a traceback; each in a process: MLflow keeps what it has opened."""
+    database = patient.home.path / "mlflow.db"
+    with set_version(database, version):
+        ended = command(patient, *words.format(corpus=patient.corpus.path).split())
+    assert ended.returncode in (1, 2) and "Traceback" not in ended.stderr
+    said = ended.stderr if ended.returncode == 2 else ended.stdout
+    assert f"mlflow db upgrade sqlite:///{database}" in said and "another version than MLflow" in said
+    assert patient.findings() == []
+
+
+@contextmanager
+def set_version(database: Path, version: str) -> Iterator[None]:
+    """MLflow's database as if another version had written it."""
+    with closing(sqlite3.connect(database)) as connection:
+        (before,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        for current in (version, before):
+            connection.execute("UPDATE alembic_version SET version_num = ?", (current,))
+            connection.commit()
+            if current != before:
+                yield
+
+
+def command(patient: Patient, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PLATFORM, "--home", patient.home.path, *words], capture_output=True, text=True, check=False, env=OTHERS
+    )
+
+
+def test_a_file_that_is_no_database_is_named(patient: Patient, tmp_path: Path) -> None:
+    file = tmp_path / "m.db"
+    file.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    ended = command(patient, "ui", "--tracking-uri", f"sqlite:///{file}")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert ended.stderr.startswith(f"platform: sqlite:///{file}: cannot be read: ")

@@ -1,0 +1,220 @@
+"""Text to token ids and back: SentencePiece characters, byte-pair merges and unigram pieces.
+
+Five ids are the same in every tokenizer: padding, unknown, start, end, and the blank of CTC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sentencepiece
+
+from trainables.config import Tokenizer as TokenizerConfig
+from trainables.data.text.transcripts import RESERVED, SPACE, unusable
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus, Split
+
+PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
+
+# Longer training lines are cut: unigram's search for seed pieces is quadratic in a line that repeats itself.
+LONGEST_LINE = 1000
+# More pieces than SentencePiece seeds a unigram model with (1,000,000): a size that never limits.
+UNLIMITED = 2**20
+
+
+class Tokenizer:
+    """One trained SentencePiece model.
+
+    `decode(encode([text])[0]) == text` for every text of training characters, spaces at its ends and repeated
+    ones included. Subword text is encoded behind one extra space, which `decode` takes off again, so that a word
+    has the same pieces at the start of a text as inside it.
+
+    Args:
+        model: the bytes of a model that `train` made.
+        source: what to name in an error.
+
+    Raises:
+        InputError: these are not such bytes.
+    """
+
+    kind: str
+    vocab_size: int
+    content_hash: str
+
+    def __init__(self, model: bytes, source: str = "tokenizer") -> None:
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            pieces = [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+        except (RuntimeError, UnicodeDecodeError):
+            raise InputError(f"{source}: not a SentencePiece model", "Make the file again, from its text.") from None
+        kinds = [kind for kind in ("char", "bpe", "unigram") if pieces[: len(SPECIAL_IDS)] == _special_pieces(kind)]
+        if not kinds:
+            raise InputError(
+                f"{source}: a SentencePiece model that was not trained here: its special tokens differ",
+                "Train a tokenizer on the corpus instead.",
+            )
+        self._model = model
+        self.kind = kinds[0]
+        self.vocab_size = len(pieces)
+        self.content_hash = hashlib.sha256(model).hexdigest()
+        self._texts = [piece.replace(SPACE, " ") for piece in pieces]
+        characters = sorted(text for text in self._texts if len(text) == 1)
+        self._unknown = re.compile(f"[^{''.join(re.escape(character) for character in characters)}]")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+        """Learns the vocabulary of `texts`: the same texts in the same order give the same bytes.
+
+        Raises:
+            InputError: there is no text, it holds characters that no tokenizer can keep, or its vocabulary
+                cannot have `config.vocab_size` tokens; the message then says the largest or smallest possible.
+        """
+        lines = list(_training_lines(texts, _prefix(config.kind)))
+        if not lines:
+            raise InputError("the training text is empty", "Give a training split that has transcripts.")
+        if config.vocab_size is None:
+            return cls(_train(lines, config.kind, use_all_vocab=True))
+        asked = f"tokenizer.vocab_size={config.vocab_size} with kind={config.kind}"
+        smallest = len(SPECIAL_IDS) + len(set().union(*lines))
+        if config.vocab_size < smallest:
+            raise InputError(
+                f"{asked}: too small for the characters of the training text: the smallest possible is {smallest}",
+                f"Set tokenizer.vocab_size to {smallest} or more.",
+            )
+        try:
+            return cls(_train(lines, config.kind, vocab_size=config.vocab_size))
+        except RuntimeError:
+            # The limit is a fact of the text: a model trained without a size to reach has exactly so many tokens.
+            unlimited = _train(lines, config.kind, vocab_size=UNLIMITED, hard_vocab_limit=False)
+            largest = cls(unlimited).vocab_size
+            if config.vocab_size <= largest:
+                raise
+        raise InputError(
+            f"{asked}: more than the training text can give: the largest possible is {largest}",
+            f"Set tokenizer.vocab_size to {largest} or less, or use kind=char.",
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads what `save` wrote; an InputError names a file that is missing or something else."""
+        try:
+            return cls(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: no tokenizer: {error.strerror}", "Restore the file or make it again.") from None
+
+    def save(self, path: Path) -> None:
+        """Writes the SentencePiece model, under a temporary name first: never half a file under `path`."""
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            temporary.write_bytes(self._model)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without start or end; every character not seen in training is one UNK."""
+        return [self._encode(_prefix(self.kind) + text) for text in texts]
+
+    def _encode(self, text: str) -> list[int]:
+        first, *others = (self._processor.encode(part) for part in self._unknown.split(text))
+        return first + [token for part in others for token in (UNK, *part)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of one sequence; special tokens are dropped, and nothing ends it: cut it at EOS before."""
+        text = "".join(self._texts[i] for i in ids if i not in SPECIAL_IDS)
+        return text.removeprefix(_prefix(self.kind))
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """Each token's text, for people; of special ones the name, such as `<sos>`."""
+        return [f"<{self._texts[i].strip(RESERVED)}>" if i in SPECIAL_IDS else self._texts[i] for i in ids]
+
+
+def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer of a training split's text, trained or found."""
+    key = hashlib.sha256(f"{corpus.hash}/{split.name}".encode()).hexdigest()
+    return cached_tokenizer(corpus.path, key, lambda: split.texts or [], config)
+
+
+def cached_tokenizer(folder: Path, key: str, texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer of this training text, kind and size: trained once, then found by every trial that asks.
+
+    Args:
+        folder: where the corpus lies; the models are in its subfolder `tokenizers`.
+        key: a hash that stands for `texts`.
+        texts: gives the training transcripts, and only those; called only when the tokenizer must be trained.
+
+    Processes that race train the same bytes, and each puts its file there whole.
+    """
+    size = "all" if config.vocab_size is None else config.vocab_size
+    path = folder / "tokenizers" / f"{config.kind}-{size}-{key[:16]}.model"
+    if path.exists():
+        return Tokenizer.load(path)
+    tokenizer = Tokenizer.train(texts(), config)
+    with contextlib.suppress(OSError):  # a corpus that cannot be written to: every trial trains its own
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
+    return tokenizer
+
+
+def _prefix(kind: str) -> str:
+    return "" if kind == "char" else " "
+
+
+def _special_pieces(kind: str) -> list[str]:
+    """Names of the special tokens; a transcript may say `<unk>`, but cannot hold these. The last tells the kind."""
+    return [f"{RESERVED}{name}{RESERVED}" for name in ("pad", "unk", "sos", "eos", f"blank:{kind}")]
+
+
+def _training_lines(texts: Iterable[str], prefix: str) -> Iterator[str]:
+    """What SentencePiece is given: the prefix and the text, cut where a line is too long."""
+    for text in texts:
+        found = ", ".join(unusable(text))
+        if found:
+            raise InputError(
+                f"the training text {text[:80]!r} holds characters that a tokenizer cannot keep: {found}",
+                "Remove control characters, U+2581 and U+2585 from the transcripts and prepare the corpus again.",
+            )
+        if text:
+            line = prefix + text
+            yield from (line[start : start + LONGEST_LINE] for start in range(0, len(line), LONGEST_LINE))
+
+
+def _train(lines: list[str], kind: str, **options: Any) -> bytes:
+    """Trains on every line, as it is, in one thread: several would make the bytes depend on their number."""
+    pad, unk, sos, eos, blank = _special_pieces(kind)
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type=kind,
+        pad_id=PAD,
+        unk_id=UNK,
+        bos_id=SOS,
+        eos_id=EOS,
+        pad_piece=pad,
+        unk_piece=unk,
+        bos_piece=sos,
+        eos_piece=eos,
+        control_symbols=[blank],  # the first control symbol takes the first free id, BLANK
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        character_coverage=1.0,
+        max_sentence_length=8 * LONGEST_LINE,  # in bytes
+        input_sentence_size=0,  # all of them
+        shuffle_input_sentence=False,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
+    return model.getvalue()

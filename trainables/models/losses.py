@@ -1,0 +1,69 @@
+"""The training loss: label-smoothed cross-entropy on the decoder plus weighted CTC on the encoder.
+
+Both are sums, to be divided by the tokens of the whole update, on all workers and in all accumulated batches. That
+makes the gradient the same however an update is cut into pieces.
+
+Shapes: B batch, S subsampled frames, U tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.config import Loss
+from trainables.data.batching import Batch
+from trainables.data.text.tokenizer import BLANK, PAD
+
+
+@dataclass
+class LossSums:
+    """Sums over a batch: loss terms, the tokens they stand for, and utterances that CTC cannot align."""
+
+    cross_entropy: Tensor
+    ctc: Tensor
+    tokens: Tensor
+    infeasible: Tensor
+
+
+def loss_sums(
+    config: Loss, logits_BUV: Tensor, ctc_logits_BSV: Tensor, state_lengths_B: Tensor, batch: Batch
+) -> LossSums:
+    """Cross-entropy against the golden tokens (EOS included) and CTC against the transcript (EOS excluded).
+
+    A transcript with more tokens (and blanks forced between repeats) than the utterance has states has no CTC
+    alignment: it adds 0 to the CTC sum, and is counted.
+    """
+    sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
+    transcript_lengths_B = batch.target_lengths_B - 1
+    ctc_B = F.ctc_loss(
+        ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),
+        batch.targets_BU,
+        state_lengths_B,
+        transcript_lengths_B,
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )
+    infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
+    return replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+
+
+def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: Tensor, weights_B: Tensor) -> LossSums:
+    """Cross-entropy against the golden tokens (EOS included) alone."""
+    weights_BU = weights_B[:, None] * (targets_BU != PAD)
+    cross_entropy_BU = F.cross_entropy(
+        logits_BUV.float().flatten(0, 1), targets_BU.flatten(), reduction="none", label_smoothing=label_smoothing
+    ).view_as(targets_BU)
+    zero = weights_BU.new_zeros(())
+    return LossSums((cross_entropy_BU * weights_BU).sum(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero)
+
+
+def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:
+    """States that CTC needs for each transcript: one a token, and one for the blank between equal neighbours."""
+    pair = torch.arange(1, targets_BU.shape[1], device=targets_BU.device)
+    repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (pair < lengths_B[:, None])
+    return lengths_B + repeats_BU.sum(1)
