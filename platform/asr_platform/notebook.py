@@ -20,8 +20,8 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 
 from asr_platform.analysis import importances, leaderboard
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
-from asr_platform.cli.live import View
+from asr_platform.analysis.recorded_errors import RecordedErrors
+from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.options import WIDE, store_of_new
 from asr_platform.inference import compare
 from asr_platform.monitoring import plan
@@ -167,8 +167,8 @@ class Sweep:
     def _rows(self) -> list[dict[str, Any]]:
         ledger = self._ledger
         trials = ledger.trials()
-        standings = ErrorsOnRecord(self.home.sweep(self.name)).standings(trials)
-        return leaderboard.rows(trials, standings, ledger.objectives)
+        intervals = RecordedErrors(self.home.sweep(self.name)).intervals(trials)
+        return leaderboard.rows(trials, intervals, ledger.objectives)
 
     @classmethod
     def _ran(cls, home: Home, outcome: sweeps.Outcome) -> Self:
@@ -205,11 +205,11 @@ def limits(max_hours: float | None, max_device_hours: float | None, max_disk_gb:
     return Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
 
 
-def view(home: Home) -> View:
+def view(home: Home) -> LiveDisplay:
     """What says how a sweep goes on. The commands that it tells people to type find the home from anywhere."""
     console = Console()
     command = shlex.join(["platform", "--home", str(home.path)])
-    return View(console if console.is_terminal else Console(width=WIDE), command)
+    return LiveDisplay(console if console.is_terminal else Console(width=WIDE), command)
 
 
 def read_space(space: AnySpace) -> Space:

@@ -14,7 +14,7 @@ from records import errors_of
 from scipy import stats
 
 from asr_platform.analysis import bootstrap as significance
-from asr_platform.analysis.bootstrap import Difference, Interval, difference, interval, rates, standings
+from asr_platform.analysis.bootstrap import Difference, Interval, difference, interval, intervals, rates
 
 counts = st.lists(st.integers(0, 20), min_size=5, max_size=40)
 
@@ -100,10 +100,10 @@ def test_memory_is_bounded_however_long_the_split(monkeypatch: pytest.MonkeyPatc
 @given(counts)
 def test_an_interval_holds_the_rate_and_is_the_same_each_time(errors: list[int]) -> None:
     one = errors_of(errors)
-    (standing,) = standings(0, {0: one}).values()
-    assert standing.interval.low <= one.cer <= standing.interval.high
-    assert standings(0, {0: one})[0] == standing
-    assert standing.tied is False, "there is nobody to be tied with"
+    (confidence,) = intervals(0, {0: one}).values()
+    assert confidence.interval.low <= one.cer <= confidence.interval.high
+    assert intervals(0, {0: one})[0] == confidence
+    assert confidence.tied is False, "there is nobody to be tied with"
 
 
 @settings(max_examples=50)
@@ -144,7 +144,7 @@ def test_pairs_tell_apart_what_intervals_alone_cannot() -> None:
     """Both find the same utterances hard; one is a little better on most of them."""
     hard = drawn(3, 300, 0.2)
     better, worse = errors_of(hard), errors_of([count + (number % 3 == 0) for number, count in enumerate(hard)])
-    found = standings(0, {0: better, 1: worse})
+    found = intervals(0, {0: better, 1: worse})
     assert found[0].interval.high > found[1].interval.low, "the intervals overlap"
     assert not difference(better, worse).tied
     assert (found[0].tied, found[1].tied) == (False, False)
@@ -162,9 +162,9 @@ def test_words_have_a_difference_of_their_own() -> None:
 def test_standings_are_those_of_comparisons_one_by_one() -> None:
     errors = {number: errors_of(drawn(number, 200, 0.1 + 0.006 * number)) for number in range(10)}
     best = min(errors, key=lambda number: errors[number].cer)
-    found = standings(best, errors)
+    found = intervals(best, errors)
     for number, one in errors.items():
-        assert found[number].interval == standings(number, {number: one})[number].interval
+        assert found[number].interval == intervals(number, {number: one})[number].interval
         if number != best:
             assert found[number].tied == difference(errors[best], one).tied
     ties = [number for number in errors if found[number].tied]
@@ -175,14 +175,14 @@ def test_standings_are_those_of_comparisons_one_by_one() -> None:
 def test_what_cannot_be_paired_with_the_best_has_an_interval_alone(best: int) -> None:
     """Another split, or a best trial that has no errors on record."""
     errors = {0: errors_of([1, 2, 3]), 1: errors_of([1, 2]), 2: errors_of([1, 2, 3])}
-    found = standings(best, errors)
+    found = intervals(best, errors)
     assert found[0] == found[2]
     expected: Sequence[bool | None] = [None, False, None] if best == 1 else [None] * 3
     assert [found[number].tied for number in range(3)] == expected
-    assert standings(best, {}) == {}
+    assert intervals(best, {}) == {}
 
 
 def test_empty_references_are_no_division_by_zero() -> None:
     """As in the rates: an error where nothing was said is one."""
-    (standing,) = standings(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
-    assert 0 <= standing.interval.low <= 1 / 3 <= standing.interval.high <= 3
+    (confidence,) = intervals(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
+    assert 0 <= confidence.interval.low <= 1 / 3 <= confidence.interval.high <= 3

@@ -9,7 +9,7 @@ import records
 from records import errors_of
 
 from asr_platform.analysis.leaderboard import rows
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.utterance_errors import ERRORS
 
@@ -27,54 +27,54 @@ def trial(number: int, cers: list[float], folder: Path | None = None, wrong: lis
 
 
 def test_they_outlive_the_checkpoint(tmp_path: Path) -> None:
-    store, kept = ErrorsOnRecord(tmp_path / "sweep"), trial(7, [0.5, 0.1], tmp_path, [1, 2, 3])
+    store, kept = RecordedErrors(tmp_path / "sweep"), trial(7, [0.5, 0.1], tmp_path, [1, 2, 3])
     assert store.of(kept) is None
-    store.progressed(kept)
+    store.on_epoch_end(kept)
     checkpoint = Path(kept.best["checkpoint"]) if kept.best else tmp_path
     (checkpoint / ERRORS).unlink()
     checkpoint.rmdir()
-    store.progressed(kept)
+    store.on_epoch_end(kept)
     assert store.of(kept) == errors_of([1, 2, 3], epoch=2)
     assert [path.name for path in (tmp_path / "sweep/errors").iterdir()] == ["trial-0007.json"]
 
 
 def test_a_better_epoch_takes_their_place_and_a_worse_one_does_not(tmp_path: Path) -> None:
-    store = ErrorsOnRecord(tmp_path)
-    store.progressed(trial(0, [0.5], tmp_path, [9, 9]))
+    store = RecordedErrors(tmp_path)
+    store.on_epoch_end(trial(0, [0.5], tmp_path, [9, 9]))
     better = trial(0, [0.5, 0.1, 0.3], tmp_path, [1, 1])
     assert store.of(better) is None, "epoch 1's errors are not epoch 2's"
-    store.progressed(better)
+    store.on_epoch_end(better)
     assert store.of(better) == errors_of([1, 1], epoch=2)
 
 
 @pytest.mark.parametrize("place", [None, "s3://bucket/checkpoint", "/not/mounted/here"])
 def test_a_checkpoint_out_of_reach_leaves_none(place: str | None, tmp_path: Path) -> None:
-    store, far = ErrorsOnRecord(tmp_path), trial(0, [0.5])
+    store, far = RecordedErrors(tmp_path), trial(0, [0.5])
     assert far.best is not None
     far.best["checkpoint"] = place
-    store.progressed(far)
+    store.on_epoch_end(far)
     assert store.of(far) is None
 
 
 def test_what_cannot_be_written_ends_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "errors").touch()
-    store, kept = ErrorsOnRecord(tmp_path), trial(0, [0.5], tmp_path, [1])
-    store.progressed(kept)
+    store, kept = RecordedErrors(tmp_path), trial(0, [0.5], tmp_path, [1])
+    store.on_epoch_end(kept)
     assert store.of(kept) is None
     (tmp_path / "errors").unlink()
-    store.progressed(kept)
+    store.on_epoch_end(kept)
     assert store.of(kept) is not None, "the next time"
 
 
 def test_the_leaderboard_knows_intervals_and_ties(tmp_path: Path) -> None:
     """1 is best, 0 nearly as good, 2 clearly worse; 3 has no errors on record, 4 no epoch."""
-    store = ErrorsOnRecord(tmp_path)
+    store = RecordedErrors(tmp_path)
     wrong = {0: [2, 0] * 49 + [2, 1], 1: [2, 0] * 50, 2: [3, 1] * 50}
     trials = [trial(number, [sum(counts) / 2000], tmp_path, counts) for number, counts in wrong.items()]
     trials += [trial(3, [0.07], tmp_path), trial(4, [])]
     for each in trials:
-        store.progressed(each)
-    table = rows(trials, store.standings(trials))
+        store.on_epoch_end(each)
+    table = rows(trials, store.intervals(trials))
     assert [(row["trial"], row["tied"]) for row in table] == [(1, True), (0, True), (3, None), (2, False), (4, None)]
     for row in table:
         if row["trial"] in wrong:
@@ -85,4 +85,4 @@ def test_the_leaderboard_knows_intervals_and_ties(tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_a_trial_has_no_standings(tmp_path: Path) -> None:
-    assert ErrorsOnRecord(tmp_path).standings([]) == {}
+    assert RecordedErrors(tmp_path).intervals([]) == {}

@@ -216,7 +216,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
         "models:/small@champion",
         state="finished",
         reason="",
-        standings={},
+        intervals={},
         objectives=["val_cer"],
     )
     ended = close(whole)

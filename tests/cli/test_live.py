@@ -19,9 +19,9 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from asr_platform.analysis.bootstrap import Interval, Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
 from asr_platform.analysis.leaderboard import rows
-from asr_platform.cli.live import View
+from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import corpus_table, print_leaderboard, trial_table
 from asr_platform.study.ledger import Ledger, State, TrialRecord
@@ -83,20 +83,20 @@ def ledger() -> Ledger:
     return records.ledger_in_memory(trials=5)
 
 
-def follow(view: View, ledger: Ledger, folder: Path) -> None:
+def follow(view: LiveDisplay, ledger: Ledger, folder: Path) -> None:
     """One trial that goes on and ends well, one that is stopped, two that fail, the first of them with a log."""
     log = folder / "trials" / "trial-0002" / "log.txt"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(9)))
     with view.sweep("small", "http://127.0.0.1:8265", ledger, 9, folder):
         number = records.add(ledger, "running", [0.5])
-        view.started(ledger.trial(number))
+        view.on_trial_start(ledger.trial(number))
         ledger.record(number, records.row(2, 0.25))
-        view.progressed(ledger.trial(number))
+        view.on_epoch_end(ledger.trial(number))
         ledger.finish(number, "complete")
-        view.ended(ledger.trial(number))
+        view.on_trial_end(ledger.trial(number))
         for state in STATES[1:3] + STATES[2:3]:
-            view.ended(ledger.trial(records.add(ledger, state, [0.9], REASONS[state])))
+            view.on_trial_end(ledger.trial(records.add(ledger, state, [0.9], REASONS[state])))
 
 
 def explanation(folder: Path) -> list[str]:
@@ -114,7 +114,7 @@ def explanation(folder: Path) -> list[str]:
 def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> None:
     """And a few lines more of a failure."""
     target = console(60)
-    follow(View(target), ledger, tmp_path)
+    follow(LiveDisplay(target), ledger, tmp_path)
     params = ledger.trial(0).params
     lines = text_of(target).splitlines()
     assert lines[0] == "sweep small   Ray dashboard: http://127.0.0.1:8265   MLflow: platform ui"
@@ -133,11 +133,11 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> No
 
 def test_a_log_warns_once_of_utterances_that_ctc_leaves_out(ledger: Ledger) -> None:
     target = console(60)
-    view = View(target)
+    view = LiveDisplay(target)
     number = records.add(ledger, "running", [])
     for epoch in (1, 2):
         ledger.record(number, {**records.row(epoch, 0.5), "infeasible_ctc": 17})
-        view.progressed(ledger.trial(number))
+        view.on_epoch_end(ledger.trial(number))
     warnings = [line for line in text_of(target).splitlines() if "CTC leaves them out" in line]
     assert len(warnings) == 1 and "17 training utterances" in warnings[0]
 
@@ -145,7 +145,7 @@ def test_a_log_warns_once_of_utterances_that_ctc_leaves_out(ledger: Ledger) -> N
 def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger, tmp_path: Path) -> None:
     """Failures are said in full above the table; the rest the table tells."""
     target = console(80, terminal=True)
-    follow(View(target, "platform --home elsewhere"), ledger, tmp_path)
+    follow(LiveDisplay(target, "platform --home elsewhere"), ledger, tmp_path)
     shown = text_of(target)
     for line in (f"trial 2 failed: {REASONS['failed']}", *explanation(tmp_path)):
         assert line in shown
@@ -160,7 +160,7 @@ def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger, tm
 
 def test_the_footer_says_how_long_it_will_take(ledger: Ledger) -> None:
     """Eight of nine epochs of one trial, at 12 seconds each, and four more trials."""
-    view = View(console(80))
+    view = LiveDisplay(console(80))
     ledger.note(RUN, {"concurrency": 1, "heard": time.time()})
     ledger.note(SPENT, 12.0)
     records.add(ledger, "running", [0.5])
@@ -173,8 +173,8 @@ def test_nothing_but_the_table_writes_on_a_terminal(tmp_path: Path) -> None:
     code = (
         "import ctypes, os, sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path; import records; from rich.console import Console\n"
-        "from asr_platform.cli.live import View\n"
-        "view = View(Console())\n"
+        "from asr_platform.cli.live import LiveDisplay\n"
+        "view = LiveDisplay(Console())\n"
         "with view.sweep('small', 'http://127.0.0.1:1', records.ledger_in_memory(5), 9, Path(sys.argv[1])):\n"
         "    os.write(2, b'a library in C\\n'); print('a warning', file=sys.stderr)\n"
         "    raise RuntimeError('Ray is gone')\n"
@@ -214,8 +214,8 @@ def watched():
         sys.stdin.readline()  # by now, nobody reads any more
         trial = ledger.trial(records.add(ledger, "running", [0.5]))
         for _ in range(3):
-            view.started(trial)
-            view.lost(trial, "its machine is gone", True)
+            view.on_trial_start(trial)
+            view.on_worker_lost(trial, "its machine is gone", True)
             view.say("x" * 100_000)
         if shown:
             print("said meanwhile", file=sys.stderr)
@@ -249,7 +249,7 @@ def test_a_sweep_goes_on_when_its_terminal_or_pipe_is_gone(kind: str, tmp_path: 
 
 
 def picture(ledger: Ledger, target: Console) -> list[str]:
-    view = View(target)
+    view = LiveDisplay(target)
     view.ledger, view.epochs, view.header = ledger, 70, "sweep small"
     return rendered(target, view.picture())
 
@@ -336,9 +336,9 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
 def test_a_narrow_terminal_shows_ranks_trials_and_error_rates(width: int) -> None:
     """Whole, whatever else there is no room for; so does the live table."""
     trials = [records.trial(number, "complete", [0.01 * (number + 1)], {"a.long_key": 1}) for number in range(12)]
-    standings = {number: Standing(Interval(0.005, 0.0149), number < 2) for number in range(12)}
+    intervals = {number: ConfidenceInterval(Interval(0.005, 0.0149), number < 2) for number in range(12)}
     target = console(width)
-    print_leaderboard(target, trials, standings)
+    print_leaderboard(target, trials, intervals)
     lines = text_of(target).splitlines()
     assert max(map(len, lines)) <= width and "…" not in text_of(target)
     for number in range(12):
@@ -354,13 +354,13 @@ def test_a_narrow_terminal_shows_ranks_trials_and_error_rates(width: int) -> Non
 def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
     """Where some trials' errors are on record; the caption says what the mark means."""
     trials = [records.trial(number, "complete", [0.01 * (number + 1)]) for number in range(4)]
-    standings = {
-        0: Standing(Interval(0.005, 0.0149), True),
-        1: Standing(Interval(0.01, 0.03), True),
-        2: Standing(Interval(0.02, 1.04), False),
+    intervals = {
+        0: ConfidenceInterval(Interval(0.005, 0.0149), True),
+        1: ConfidenceInterval(Interval(0.01, 0.03), True),
+        2: ConfidenceInterval(Interval(0.02, 1.04), False),
     }
     target = console(width)
-    print_leaderboard(target, trials, standings)
+    print_leaderboard(target, trials, intervals)
     lines = text_of(target).splitlines()
     assert cells(lines, "=1")[1:4] == ["0", "1.00%", "0.50–1.49%"]
     assert cells(lines, "=2")[1:4] == ["1", "2.00%", "1.00–3.00%"]
@@ -368,7 +368,7 @@ def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
     assert cells(lines, "4")[1:4] == ["3", "4.00%", "1,234,567"]
     assert "= cannot be told from the best" in " ".join(text_of(target).split())
     alone = console(width)
-    print_leaderboard(alone, trials, {0: Standing(Interval(0.005, 0.0149), False)})
+    print_leaderboard(alone, trials, {0: ConfidenceInterval(Interval(0.005, 0.0149), False)})
     assert "=" not in text_of(alone)
 
 

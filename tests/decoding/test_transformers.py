@@ -10,7 +10,7 @@ import torch
 from trainables.data.text.tokenizer import EOS, SOS
 from trainables.decoding import beam_search, greedy
 from trainables.decoding.scorers import DecoderScorer
-from trainables.decoding.tokens import NEVER_SAID
+from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.models.speech2text import from_speech2text, speech2text_shape
 from trainables.models.speech_transformer import SpeechTransformer
 
@@ -54,7 +54,7 @@ def generate(theirs: Any, features_BTF: torch.Tensor, **options: Any) -> tuple[l
         features_BTF,
         do_sample=False,
         max_new_tokens=TOKENS,
-        suppress_tokens=NEVER_SAID,
+        suppress_tokens=SUPPRESSED_TOKENS,
         return_dict_in_generate=True,
         output_scores=True,
         **options,

@@ -127,7 +127,7 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     )
     wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
     (going,) = (trial.number for trial in recorded(platform, "stopped") if not trial.state.is_finished())
-    follower = platform.start("logs", "stopped", going, "--follow")
+    callback = platform.start("logs", "stopped", going, "--follow")
     with paused(platform, "stopped", going):
         check_while_it_runs(platform, process.pid, going)
         check_dashboard(platform, "stopped", going)
@@ -137,7 +137,7 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     assert "platform sweep --resume stopped" in out
     assert "Traceback" not in out + err
     before = curves(platform, "stopped")
-    followed, _ = follower.communicate(timeout=PATIENCE)
+    followed, _ = callback.communicate(timeout=PATIENCE)
     assert all(f" epoch {epoch}: val CER " in followed for epoch in before[going])
     check_cap(platform, platform.run("sweep", "--resume", "stopped", "--max-device-hours", 1e-9, *tell))
     assert curves(platform, "stopped") == before, "no epoch is trained beyond a cap"

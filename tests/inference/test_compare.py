@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from asr_platform.analysis.comparison import SHOWN, Comparison, Measure
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.cli.main import cli
 from asr_platform.cli.tables.comparison import print_comparison
 from asr_platform.inference.compare import compare
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     babbler.save_model(babbler.write_corpus(place / "corpus"), place / "babbler")
     home = Home.at(place / "mlruns")
     ledger = records.ledger_in(home.path)
-    store = ErrorsOnRecord(home.sweep("small"))
+    store = RecordedErrors(home.sweep("small"))
     for hypotheses in (WORSE, SAID, None):
         if hypotheses is not None:
             (place / "checkpoint").mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = ledger.trial(trial)
         if hypotheses is not None and record.best:
             record.best["checkpoint"] = str(place / "checkpoint")
-            store.progressed(record)
+            store.on_epoch_end(record)
     return place
 
 

@@ -131,8 +131,8 @@ def test_a_pipe_without_audio_is_refused(content: bytes, problem: str) -> None:
 
 
 def test_a_terminal_is_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    leader, follower = os.openpty()
-    with os.fdopen(leader), os.fdopen(follower) as terminal:
+    leader, callback = os.openpty()
+    with os.fdopen(leader), os.fdopen(callback) as terminal:
         monkeypatch.setattr("sys.stdin", terminal)
         with pytest.raises(InputError, match="standard input is a terminal"):
             find_recordings(["-"])

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from asr_platform.cli.tables.monitoring import print_plan
 from asr_platform.monitoring.plan import PROPOSALS, Candidate, Measured, expected, plan, priced, rungs
-from asr_platform.monitoring.simulation import Costs, Rehearsal, Rules, rehearse
+from asr_platform.monitoring.simulation import Costs, Rules, Simulation, simulate
 from asr_platform.tuning.cluster import Options
 from search_spaces.settings import Settings
 from search_spaces.space import Space
@@ -72,7 +72,7 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
 ) -> None:
     milestones = sorted({math.ceil(grace * reduction**power) for power in range(9)} & set(range(10)))
     trials = [Costs(0.0, np.full(10, float(length)), np.full(10, 2.0 * length), disk=7) for length in lengths]
-    found = rehearse(trials, Rules(milestones, reduction, spared), concurrency, np.random.default_rng(seed))
+    found = simulate(trials, Rules(milestones, reduction, spared), concurrency, np.random.default_rng(seed))
     assert found.reached[0] == len(trials)
     assert found.reached == sorted(found.reached, reverse=True) and found.reached[-1] >= 1
     least = milestones[0] if milestones else 10
@@ -85,16 +85,16 @@ def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
 def test_a_rehearsal_without_rungs_and_one_after_another() -> None:
     trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]), 100)] * 4
     random = np.random.default_rng(0)
-    assert rehearse(trials, Rules([], 3), 1, random) == Rehearsal(32.0, 8.0, 100, [4])
-    assert rehearse(trials, Rules([], 3), 2, random) == Rehearsal(16.0, 8.0, 200, [4])
-    assert rehearse(trials, Rules([], 3), 9, random) == Rehearsal(8.0, 8.0, 400, [4])
-    assert rehearse(trials, Rules([], 3, waiting=True), 2, random) == Rehearsal(16.0, 8.0, 400, [4])
+    assert simulate(trials, Rules([], 3), 1, random) == Simulation(32.0, 8.0, 100, [4])
+    assert simulate(trials, Rules([], 3), 2, random) == Simulation(16.0, 8.0, 200, [4])
+    assert simulate(trials, Rules([], 3), 9, random) == Simulation(8.0, 8.0, 400, [4])
+    assert simulate(trials, Rules([], 3, waiting=True), 2, random) == Simulation(16.0, 8.0, 400, [4])
 
 
 def test_about_one_in_so_many_goes_on() -> None:
     """A little more than that, for the first ones do whatever they are."""
     trials = [Costs.even(27)] * 2000
-    first, second, third = rehearse(trials, Rules([3, 9], 3), 8, np.random.default_rng(0)).reached
+    first, second, third = simulate(trials, Rules([3, 9], 3), 8, np.random.default_rng(0)).reached
     assert first == 2000
     assert 2000 / 3 < second < 1.2 * 2000 / 3
     assert second / 3 < third < 1.5 * second / 3
@@ -103,7 +103,7 @@ def test_about_one_in_so_many_goes_on() -> None:
 def test_what_does_not_attend_yet_is_spared() -> None:
     """At epoch 3 of 12 that is half of those that are spared until the sixth, and all of them go on to there."""
     trials = [Costs.even(12)] * 2000
-    first, second, third, _ = rehearse(trials, Rules([3, 6, 9], 3, spared=6), 8, np.random.default_rng(0)).reached
+    first, second, third, _ = simulate(trials, Rules([3, 6, 9], 3, spared=6), 8, np.random.default_rng(0)).reached
     assert first == 2000
     assert second == pytest.approx(2000 * (1 / 2 + 1 / 2 * 1 / 3), rel=0.05)
     assert third < 1.5 * second / 3
@@ -136,7 +136,7 @@ def test_others_tell_how_far_off_the_multiplications_are() -> None:
 
 def test_room_is_for_the_dearest() -> None:
     ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
-    few, many = (expected(ends, [Rehearsal(3600, 7200, 10**6, [1])] * 3, 2, concurrency, 3) for concurrency in (1, 4))
+    few, many = (expected(ends, [Simulation(3600, 7200, 10**6, [1])] * 3, 2, concurrency, 3) for concurrency in (1, 4))
     assert few.device_hours == 2
     assert few.wall_hours == pytest.approx(1, abs=0.05)
     assert few.worker_memory_bytes == DEAR.memory

@@ -20,7 +20,7 @@ from asr_platform.cli.tables.monitoring import print_status, print_statuses
 from asr_platform.monitoring.status import State, all_statuses, state_of, status, training
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
-from asr_platform.study.run_record import RUN, SPENT, STOPPED, RunOnRecord
+from asr_platform.study.run_record import RUN, SPENT, STOPPED, RunRecord
 
 
 class Place:
@@ -34,13 +34,13 @@ class Place:
     def lock(self) -> None:
         self.stack.enter_context(self.home.lock("small"))
 
-    def run(self) -> RunOnRecord:
-        return RunOnRecord(self.ledger, 2, 1, "http://127.0.0.1:8265", "/tmp/ray/logs")
+    def run(self) -> RunRecord:
+        return RunRecord(self.ledger, 2, 1, "http://127.0.0.1:8265", "/tmp/ray/logs")
 
-    def add(self, run: RunOnRecord, cers: list[float]) -> int:
+    def add(self, run: RunRecord, cers: list[float]) -> int:
         number = records.add(self.ledger, "running", cers)
-        run.started(self.ledger.trial(number))
-        run.progressed(self.ledger.trial(number))
+        run.on_trial_start(self.ledger.trial(number))
+        run.on_epoch_end(self.ledger.trial(number))
         return number
 
     @property
@@ -60,10 +60,10 @@ def test_a_sweep_that_runs(place: Place) -> None:
     run = place.run()
     place.add(run, [0.5, 0.25])
     waiting = place.add(run, [0.9])
-    run.waits(place.ledger.trial(waiting))
+    run.on_trial_paused(place.ledger.trial(waiting))
     ended = records.add(place.ledger, "pruned", [0.7], "rung at epoch 1")
-    run.started(place.ledger.trial(ended))
-    run.ended(place.ledger.trial(ended))
+    run.on_trial_start(place.ledger.trial(ended))
+    run.on_trial_end(place.ledger.trial(ended))
     place.add(run, [])
     found = status(place.home, "small")
     assert (found.state, found.process, found.dashboard) == ("running", os.getpid(), "http://127.0.0.1:8265")
@@ -104,11 +104,11 @@ def test_a_driver_that_was_killed(place: Place) -> None:
     """It holds the lock no more, and what it last noted is that it is running; a doctor's look changes nothing."""
     code = (
         "import pathlib, signal, sys; sys.path[:0] = sys.argv[2:]; from test_status import Place\n"
-        "from asr_platform.storage.home import Home; from asr_platform.study.run_record import RunOnRecord\n"
+        "from asr_platform.storage.home import Home; from asr_platform.study.run_record import RunRecord\n"
         "from asr_platform.study.ledger import Ledger\n"
         "home = Home.at(pathlib.Path(sys.argv[1]))\n"
         "with home.lock('small'):\n"
-        "    RunOnRecord(Ledger.open(home.studies, 'small'), 1, 1, 'http://127.0.0.1:1', '')\n"
+        "    RunRecord(Ledger.open(home.studies, 'small'), 1, 1, 'http://127.0.0.1:1', '')\n"
         "    print('running', flush=True); signal.pause()\n"
     )
     words = [sys.executable, "-c", code, str(place.home.path), str(Path(__file__).parent), *sys.path]

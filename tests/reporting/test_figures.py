@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from asr_platform.analysis.bootstrap import Interval, Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
 from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import pareto_front
 from asr_platform.reporting.figures import (
@@ -133,9 +133,9 @@ def test_the_front_is_the_leaderboards(drawn: list[tuple[int, int]]) -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_intervals_are_bars() -> None:
-    standings = {1: Standing(Interval(0.01, 0.06), None)}
+    intervals = {1: ConfidenceInterval(Interval(0.01, 0.06), None)}
     sizes = {0: 3.0, 1: 2.0}
-    figure = against(shown(), lambda trial: sizes.get(trial.number), "real-time factor", standings)
+    figure = against(shown(), lambda trial: sizes.get(trial.number), "real-time factor", intervals)
     front = named(figure)["Pareto front"]
     assert (list(front.x), list(front.y), list(front.text)) == ([2.0], [4], ["1"])
     assert (front.error_y.array[0], front.error_y.arrayminus[0]) == (pytest.approx(2), pytest.approx(3))

@@ -171,7 +171,7 @@ def test_every_trial_is_there_once(
         for row in trial.curve if factor is not None else ():
             row["real_time_factor"] = factor
         trials.append(trial)
-    found = replace(whole, trials=ranked(trials), standings={}, errors=None, attention=[])
+    found = replace(whole, trials=ranked(trials), intervals={}, errors=None, attention=[])
     page = Page(report_page(found))
     assert [section for section in page.texts if section] == SECTIONS
     assert all(address.startswith("data:") for address in page.loaded)
@@ -187,11 +187,11 @@ def test_it_says_who_won_and_whether_that_is_certain(whole: Findings, pages: dic
     assert "The best is trial 0: val CER 2.00% (95% interval " in said
     assert [trial.number for trial in whole.tied] == [2], "it has one error more"
     assert "Whether it is really better than trial 2 cannot be said" in said and "platform confirm whole" in said
-    alone = {number: each for number, each in whole.standings.items() if number != 2}
+    alone = {number: each for number, each in whole.intervals.items() if number != 2}
     alone[0] = alone[0]._replace(tied=False)
-    certain = Page(report_page(replace(whole, standings=alone))).texts[""]
+    certain = Page(report_page(replace(whole, intervals=alone))).texts[""]
     assert "better than every other trial whose errors are on record (10 of 11)" in certain
-    unknown = Page(report_page(replace(whole, standings={}))).texts[""]
+    unknown = Page(report_page(replace(whole, intervals={}))).texts[""]
     assert "No errors of its utterances are on record" in unknown
     assert "nothing to compare it with" in pages["alone"].texts[""]
 

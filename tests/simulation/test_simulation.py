@@ -17,7 +17,7 @@ from schedules import Schedule
 from simulate import EVERY, ScheduleError, simulate
 from world import Templates, World
 
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.retention import Retention
 
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 SCHEDULES = int(os.environ.get("SIMULATION_SCHEDULES", "1000"))
@@ -51,6 +51,6 @@ def test_a_seed_is_one_schedule(store: str, templates: Templates, tmp_path: Path
 
 def test_a_fault_is_told_with_its_seed(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a checkpoint retention that removes nothing."""
-    monkeypatch.setattr(Thinner, "thin", lambda thinner: None)
+    monkeypatch.setattr(Retention, "thin", lambda retention: None)
     with pytest.raises(ScheduleError, match=r"seed \d+(.|\n)*simulate.py --first \d+ --count 1"):
         simulate(range(1, 20), templates, tmp_path)

@@ -31,20 +31,20 @@ from rich.console import Console
 from schedules import Schedule, Shape
 from workers import Speech
 
-from asr_platform.cli.live import View
+from asr_platform.cli.live import LiveDisplay
 from asr_platform.storage.database import make_tables, open_storage, sqlite_address
 from asr_platform.storage.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
 from asr_platform.study import provenance
 from asr_platform.study import run_record as run_on_record
 from asr_platform.study import spending as limits
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.ledger_copies import restore
 from asr_platform.tracking import runs as tracking
 from asr_platform.tracking.runs import quiet
 from asr_platform.tuning import best_model, sweep, watch
-from asr_platform.tuning.callbacks import mlflow as mirror
+from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.interrupts import Interrupt
@@ -197,7 +197,7 @@ class World:
             if self.told[-1:] == ["capped"]:
                 ledger.note("limits", Limits().model_dump())
             running = sweep.RunningSweep(self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri))
-            view = View(Console(file=self.printed, width=200))
+            view = LiveDisplay(Console(file=self.printed, width=200))
             machine = Cluster(cpus=float(schedule.concurrency), gpus=0.0, dashboard="")
             return sweep._run(running, machine, Interrupt(), view)
 
@@ -239,19 +239,19 @@ class World:
         means.
         """
         with pytest.MonkeyPatch.context() as patch:
-            for module in (limits, mirror, run_on_record, tracking, watch):
+            for module in (limits, mlflow_callback, run_on_record, tracking, watch):
                 patch.setattr(module, "time", self.clock)
             patch.setattr(sweep.cluster, "Reaper", _NoReaper)
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
             patch.setattr(Space, "parse", _parse)
             patch.setattr(VersionManager, "get_head_version", lambda manager: self.templates.optuna_version)
-            for module in (best_model, mirror):
+            for module in (best_model, mlflow_callback):
                 patch.setattr(module, "draw_trial", _draw)
                 patch.setattr(module, "draw_sweep", _draw)
             patch.setattr("tempfile.tempdir", str(self.temporary))
             if self.schedule.store == "memory":
-                patch.setattr(sweep, "CopyKeeper", lambda home, name: Follower())
+                patch.setattr(sweep, "CopyKeeper", lambda home, name: Callback())
                 patch.setattr(sweep, "keep_copy", lambda home, name: None)
             watch_files_and_databases(patch, self.writes)
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks of its own

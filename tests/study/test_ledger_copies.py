@@ -103,13 +103,13 @@ def test_a_copy_follows_the_ledger(tables: Path, tmp_path: Path) -> None:
 def test_a_driver_copies_what_begins_and_ends(home: Home) -> None:
     """So a restored ledger knows every trial that has a folder."""
     ledger, keeper = Ledger.open(home.studies, "ant-2"), CopyKeeper(home, "ant-2")
-    keeper.opened(ledger.trials())
+    keeper.on_sweep_start(ledger.trials())
     begun = ledger.propose(records.space(), records.parameters_of)
-    keeper.started(begun)
+    keeper.on_trial_start(begun)
     assert told(copy_of(home, "ant-2"), "ant-2") == told(home.studies, "ant-2")
     ledger.record(begun.number, records.row(1, 0.5))
     ledger.finish(begun.number, "failed", "it crashed")
-    keeper.ended(ledger.trial(begun.number))
+    keeper.on_trial_end(ledger.trial(begun.number))
     assert told(copy_of(home, "ant-2"), "ant-2") == told(home.studies, "ant-2")
 
 

@@ -10,14 +10,14 @@ import pytest
 import records
 from mlflow.tracking import MlflowClient
 
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tracking.registry import Registered
 from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import best_of, make_best_model
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
@@ -64,15 +64,20 @@ class Found:
     def end(self) -> Registered | None:
         """What a run of the sweep does at its end, by a driver of its own."""
         space, trials = recorded_space(self.ledger.about), self.ledger.trials()
-        mirror = Mirror(self.home, self.ledger, space, self.corpus, self.said.append)
+        mlflow_callback = MLflowCallback(self.home, self.ledger, space, self.corpus, self.said.append)
         with pytest.MonkeyPatch.context() as patch:
-            for drawing in ("mirror.draw_trial", "mirror.draw_sweep", "best_model.draw_trial", "best_model.draw_sweep"):
+            for drawing in (
+                "tuning.callbacks.mlflow.draw_trial",
+                "tuning.callbacks.mlflow.draw_sweep",
+                "tuning.best_model.draw_trial",
+                "tuning.best_model.draw_sweep",
+            ):
                 patch.setattr(f"asr_platform.{drawing}", lambda *_: None)  # it would take most of the time
-            mirror.show_all()
-            ErrorsOnRecord(self.home.sweep(self.name)).opened(trials)
+            mlflow_callback.show_all()
+            RecordedErrors(self.home.sweep(self.name)).on_sweep_start(trials)
             model = make_best_model(self.home, self.ledger, space, self.corpus, self.said.append)
-            mirror.end("FINISHED", best_of(trials), model)
-        return mirror.registered
+            mlflow_callback.end("FINISHED", best_of(trials), model)
+        return mlflow_callback.registered
 
     @property
     def parent(self) -> str:

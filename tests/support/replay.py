@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asr_platform.study.halving import Looks, Rungs
+from asr_platform.study.halving import Promotions, Rungs
 from search_spaces.distributions import Choice, Float
 from search_spaces.settings import Settings
 from search_spaces.space import Space
@@ -74,7 +74,7 @@ class Stopping(RandomOrder):
 
     def __init__(self, seed: int, settings: Settings) -> None:
         super().__init__(seed)
-        self.rungs, self.looks = Rungs(settings), Looks(settings)
+        self.rungs, self.looks = Rungs(settings), Promotions(settings)
         self.begun: dict[int, Curve] = {}
         self.last_lap = set[int]()  # they go on when no new trial is left, and wait no more
 

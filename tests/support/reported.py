@@ -10,7 +10,7 @@ import records
 import seen
 import tiny
 
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, State
 from asr_platform.study.provenance import PROVENANCE
@@ -111,7 +111,7 @@ def perplexity(epoch: int, value: float) -> dict[str, Any]:
 
 def remember(home: Home, name: str, ledger: Ledger) -> None:
     """Puts errors on record: of the best trial next to none, of the second one more, of all others many."""
-    store = ErrorsOnRecord(home.sweep(name))
+    store = RecordedErrors(home.sweep(name))
     store.folder.mkdir(parents=True)
     for trial in ledger.trials():
         if trial.best:

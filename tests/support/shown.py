@@ -9,12 +9,12 @@ import babbler
 import pytest
 import records
 
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.model_card import CARD, About, model_card
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 
 NAME = "shown"
@@ -38,18 +38,18 @@ def finished_sweep(home: Home, corpus: Corpus) -> Ledger:
 
 def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
     write_record(home.sweep(NAME), records.SPACE, home.path / "no plan")
-    mirror = Mirror(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
-    mirror.show_all()
-    mirror.end("FINISHED", ledger.trial(0), _model(home, ledger, corpus))
+    mlflow_callback = MLflowCallback(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
+    mlflow_callback.show_all()
+    mlflow_callback.end("FINISHED", ledger.trial(0), _model(home, ledger, corpus))
 
 
 def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
     """A model directory with a card; nobody has trained it."""
-    model, best, errors = home.model(NAME), ledger.trial(0), ErrorsOnRecord(home.sweep(NAME))
+    model, best, errors = home.model(NAME), ledger.trial(0), RecordedErrors(home.sweep(NAME))
     babbler.save_model(corpus, model)
     trials = ledger.trials()
-    standings, store = errors.standings(trials), home.tracking
-    about = About(NAME, records.space(), corpus, trials, best, standings, errors.of(best), store)
+    intervals, store = errors.intervals(trials), home.tracking
+    about = About(NAME, records.space(), corpus, trials, best, intervals, errors.of(best), store)
     (model / CARD).write_text(model_card(about), encoding="utf-8")
     return model
 
@@ -64,6 +64,6 @@ def _write_errors(home: Home, number: int, cers: list[float]) -> None:
     counts, dice = [0] * UTTERANCES, random.Random(number)
     for _ in range(round(cers[-1] * UTTERANCES * CHARACTERS)):
         counts[dice.randrange(UTTERANCES)] += 1
-    folder = ErrorsOnRecord(home.sweep(NAME)).folder
+    folder = RecordedErrors(home.sweep(NAME)).folder
     folder.mkdir(parents=True, exist_ok=True)
     records.errors_of(counts, epoch=len(cers)).save(folder / f"{trial_name(number)}.json")

@@ -6,25 +6,25 @@ import threading
 
 import records
 
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.tuning.callbacks.background import Background, Beside
 
 
-class Told(Follower):
+class Told(Callback):
     """Remembers what it is told; with a gate, it waits there first."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.steps: list[tuple[str, int, int]] = []
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         self._remember("started", trial)
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         self._remember("progressed", trial)
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         self._remember("ended", trial)
 
     def _remember(self, step: str, trial: TrialRecord) -> None:
@@ -36,13 +36,13 @@ def test_the_caller_does_not_wait_and_the_order_stays() -> None:
     """Of one trial's progress that still waits to be told, the latest is told: everything is on record."""
     background, told = Background(print), Told()
     beside = Beside(background, [told])
-    beside.started(records.trial(0, "running"))
+    beside.on_trial_start(records.trial(0, "running"))
     while background.current != "Told of trial 0 (started)":
         pass
     for epochs in (1, 2, 3):
-        beside.progressed(records.trial(0, "running", [0.5] * epochs))
-        beside.progressed(records.trial(1, "running", [0.5] * epochs))
-    beside.ended(records.trial(0, "complete", [0.5] * 3))
+        beside.on_epoch_end(records.trial(0, "running", [0.5] * epochs))
+        beside.on_epoch_end(records.trial(1, "running", [0.5] * epochs))
+    beside.on_trial_end(records.trial(0, "complete", [0.5] * 3))
     assert told.steps == []
     told.gate.set()
     background.drain()

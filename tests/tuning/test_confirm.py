@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asr_platform.cli.live import View
+from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.main import cli
 from asr_platform.cli.tables.comparison import print_confirmation
 from asr_platform.storage.home import Home
@@ -192,7 +192,7 @@ def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: P
         number = own.propose(again, feasibility).number
         own.record(number, records.row(9, cer))
         own.finish(number, "complete")
-    found = confirm(home, "small", 2, 2, {}, None, View(Console(file=io.StringIO())))
+    found = confirm(home, "small", 2, 2, {}, None, LiveDisplay(Console(file=io.StringIO())))
     assert (found.name, found.interrupted) == ("small-confirm-1", False)
     assert [(row["trial"], row["values"]) for row in found.as_tree()] == [(2, [0.1, 0.1]), (1, [0.15, 0.25])]
     printed = CliRunner().invoke(cli, ["--home", str(tmp_path), "confirm", "small", "--top", "2", "--seeds", "2"])

@@ -21,7 +21,7 @@ from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tracking.runs import Tracker, entries, experiment_of
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.trial import trial_name
 from trainables.errors import InputError
@@ -44,11 +44,11 @@ class Patient:
                 babbler.save_model(corpus, self.checkpoint(number, row["epoch"]))
                 self.ledger.record(number, {**row, "checkpoint": str(self.checkpoint(number, row["epoch"]))})
             self.ledger.finish(number, state, f"it was {state}")
-        Doctor(self.home, NAME).thinner.thin()
+        Doctor(self.home, NAME).retention.apply()
         self.model = copy_model(self.checkpoint(0, 2), self.home.model(NAME))
-        mirror = Mirror(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
-        mirror.show_all()
-        mirror.end("FINISHED", self.ledger.trial(0), self.model)
+        mlflow_callback = MLflowCallback(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
+        mlflow_callback.show_all()
+        mlflow_callback.end("FINISHED", self.ledger.trial(0), self.model)
 
     def checkpoint(self, number: int, epoch: int) -> Path:
         return self.home.sweep(NAME) / "trials" / trial_name(number) / f"checkpoint_{epoch}"

@@ -25,8 +25,8 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tracking.ui import VIEW
-from asr_platform.tuning.callbacks import mlflow as mirror
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks import mlflow as mlflow_callback
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 
 CURVES = f"plots/{plots.LEARNING_CURVES}"
@@ -36,7 +36,7 @@ WHOLE = {f"plots/{name}" for name in (
 
 
 class Sweep:
-    """A ledger and its mirror in a real store."""
+    """A ledger and its mlflow_callback in a real store."""
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder, corpus
@@ -45,7 +45,7 @@ class Sweep:
         about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash}
         self.ledger: Ledger = records.ledger_in(folder, **about)
         self.database = folder / "mlflow.db"
-        self.mirror = self.another_driver()
+        self.mlflow_callback = self.another_driver()
 
     @property
     def database(self) -> Path:
@@ -58,13 +58,13 @@ class Sweep:
     def tracker(self) -> Tracker:
         return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
 
-    def another_driver(self) -> Mirror:
-        self.mirror = Mirror(self.home, self.ledger, records.space(), self.corpus, self.said.append)
-        return self.mirror
+    def another_driver(self) -> MLflowCallback:
+        self.mlflow_callback = MLflowCallback(self.home, self.ledger, records.space(), self.corpus, self.said.append)
+        return self.mlflow_callback
 
     def epoch(self, number: int, epoch: int, cer: float, checkpoint: str | None = None) -> None:
         self.ledger.record(number, {**records.row(epoch, cer), "checkpoint": checkpoint})
-        self.mirror.show(number)
+        self.mlflow_callback.show(number)
 
     @contextlib.contextmanager
     def without_store(self) -> Iterator[None]:
@@ -123,21 +123,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture
 def sweep(empty_store: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     monkeypatch.setattr(
-        mirror, "LONG", math.inf
+        mlflow_callback, "LONG", math.inf
     )  # a busy machine is slow to fail; test_mirror_server.py has slow stores
     shutil.copy(empty_store, tmp_path)
     return Sweep(tmp_path, corpus)
 
 
 def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     assert sweep.runs()["small"].info.status == "RUNNING"
     number = records.add(sweep.ledger, "running")
-    sweep.mirror.show(number)
+    sweep.mlflow_callback.show(number)
     sweep.epoch(number, 1, 0.9)
     shown = sweep.runs()
     trial = shown["trial-0000"]
-    assert trial.data.tags["mlflow.parentRunId"] == shown["small"].info.run_id == sweep.mirror.parent
+    assert trial.data.tags["mlflow.parentRunId"] == shown["small"].info.run_id == sweep.mlflow_callback.parent
     assert trial.data.params["optimizer.lr"] and trial.data.params["parameters"]
     assert trial.info.status == "RUNNING"
     assert sweep.curve(trial) == [(1, 0.9)]
@@ -147,7 +147,7 @@ def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
 
 def test_runs_name_what_they_used(sweep: Sweep) -> None:
     """The splits with the corpus' hash and their sizes."""
-    sweep.mirror.show(records.add(sweep.ledger, "running"))
+    sweep.mlflow_callback.show(records.add(sweep.ledger, "running"))
     for run in sweep.runs().values():
         found = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
         assert {context: dataset.name for context, dataset in found.items()} == {
@@ -165,7 +165,7 @@ def test_a_trial_tells_its_interval_and_what_it_varied(sweep: Sweep) -> None:
     number = records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9)
     assert "interval" not in sweep.runs()["trial-0000"].data.tags, "its errors are not on record"
-    errors = sweep.mirror.errors.folder
+    errors = sweep.mlflow_callback.errors.folder
     errors.mkdir(parents=True)
     records.errors_of([10, 0, 20, 10], epoch=2).save(errors / "trial-0000.json")
     sweep.epoch(number, 2, 0.5)
@@ -180,8 +180,10 @@ def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> 
     plan = sweep.home.path / "plan.json"
     plan.write_text("{}")
     write_record(sweep.home.sweep("small"), records.SPACE, plan)
-    mirror = Mirror(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, "http://127.0.0.1:1")
-    mirror.show_all()
+    mlflow_callback = MLflowCallback(
+        sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, "http://127.0.0.1:1"
+    )
+    mlflow_callback.show_all()
     run = sweep.runs()["small"]
     assert {"record/space.yaml", "record/plan.json", "record/packages.txt"} <= sweep.artifacts(run, "record")
     assert run.data.tags["ray_dashboard"] == "http://127.0.0.1:1"
@@ -196,19 +198,19 @@ def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
     """What the platform has written itself is brought up to date: the dashboard has another port the next time."""
 
     def described(dashboard: str) -> str:
-        Mirror(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).show_all()
+        MLflowCallback(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).show_all()
         return str(sweep.runs()["small"].data.tags["mlflow.note.content"])
 
     assert "http://127.0.0.1:1)" in described("http://127.0.0.1:1")
     assert "http://127.0.0.1:2)" in described("http://127.0.0.1:2")
-    sweep.tracker().client.set_tag(sweep.mirror.ledger.about["mlflow_run_id"], "mlflow.note.content", "mine")
+    sweep.tracker().client.set_tag(sweep.mlflow_callback.ledger.about["mlflow_run_id"], "mlflow.note.content", "mine")
     assert described("http://127.0.0.1:3") == described("http://127.0.0.1:4") == "mine"
 
 
 def test_a_wider_space_has_a_wider_view(sweep: Sweep) -> None:
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     wider = records.space(records.SPACE.replace("vary:", "vary:\n  loss.ctc_weight: {float: [0.1, 0.5]}"))
-    Mirror(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).show_all()
+    MLflowCallback(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).show_all()
     assert "params.`loss.ctc_weight`" in sweep.view(sweep.ledger.about[VIEW])["selectedColumns"]
 
 
@@ -219,7 +221,7 @@ def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) 
     sweep.epoch(number, 3, 0.7, None)
     sweep.ledger.finish(number, "pruned", "rung at epoch 3")
     for _ in range(2):  # the second time adds nothing
-        sweep.mirror.show(number)
+        sweep.mlflow_callback.show(number)
         sweep.another_driver().show_all()
     trial = sweep.runs()["trial-0000"]
     assert trial.info.status == "KILLED"
@@ -231,8 +233,8 @@ def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) 
 def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep: Sweep) -> None:
     number, other = records.add(sweep.ledger, "running"), records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9, seen.checkpoint(sweep.folder / "1", epoch=1))
-    sweep.mirror.show(other)
-    sweep.mirror.end("KILLED", None, None)
+    sweep.mlflow_callback.show(other)
+    sweep.mlflow_callback.end("KILLED", None, None)
     shown = sweep.runs()
     assert shown["small"].info.status == "KILLED"
     assert shown["trial-0000"].info.status == "KILLED", "nobody writes to it until it goes on"
@@ -244,8 +246,8 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
     assert sweep.runs()["trial-0000"].info.status == "RUNNING"
     sweep.epoch(number, 2, 0.5, seen.checkpoint(sweep.folder / "2", epoch=2))
     sweep.ledger.finish(number, "complete")
-    sweep.mirror.show(number)
-    sweep.mirror.end("FINISHED", sweep.ledger.trial(number), None)
+    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
     shown = sweep.runs()
     assert shown["small"].info.status == shown["trial-0000"].info.status == "FINISHED"
     for name in ("examples_epoch_1.json", "examples_epoch_2.json"):
@@ -254,14 +256,14 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
 
 def test_a_trial_that_never_started_has_a_run_in_the_end(sweep: Sweep) -> None:
     """It was proposed as the sweep stopped."""
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     records.add(sweep.ledger, "running")
-    sweep.mirror.end("KILLED", None, None)
+    sweep.mlflow_callback.end("KILLED", None, None)
     assert sweep.runs()["trial-0000"].info.status == "KILLED"
 
 
 def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sweep) -> None:
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     first = records.add(sweep.ledger, "running")
     sweep.epoch(first, 1, 0.9)
     with sweep.without_store():
@@ -269,14 +271,14 @@ def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sw
         assert len(sweep.said) == 1 and "MLflow cannot be written" in sweep.said[0] and "later" in sweep.said[0]
         sweep.epoch(first, 3, 0.4)
         sweep.ledger.finish(first, "complete")
-        sweep.mirror.show(first)
+        sweep.mlflow_callback.show(first)
         second = records.add(sweep.ledger, "running")
         sweep.epoch(second, 1, 0.8)
     assert len(sweep.said) == 1, "told once"
     sweep.epoch(second, 2, 0.6)
     assert sweep.curve(sweep.runs()["trial-0001"]) == [(1, 0.8), (2, 0.6)]
     sweep.ledger.finish(second, "pruned", "rung at epoch 2")
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5), (3, 0.4)]
     assert [shown[f"trial-000{n}"].info.status for n in range(2)] == ["FINISHED", "KILLED"]
@@ -285,11 +287,11 @@ def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sw
 
 
 def test_what_a_store_missed_it_is_told_when_the_sweep_ends(sweep: Sweep) -> None:
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     with sweep.without_store():
         number = records.add(sweep.ledger, "complete", [0.9, 0.5])
-        sweep.mirror.show(number)
-    sweep.mirror.end("FINISHED", sweep.ledger.trial(number), None)
+        sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5)]
     assert shown["trial-0000"].info.status == shown["small"].info.status == "FINISHED"
@@ -306,7 +308,7 @@ def test_each_time_that_the_store_goes_away_is_told(sweep: Sweep) -> None:
     with sweep.without_store():
         sweep.epoch(number, 5, 0.5)
     assert len(sweep.said) == 2
-    sweep.mirror.show(number)
+    sweep.mlflow_callback.show(number)
     assert [epoch for epoch, _ in sweep.curve(sweep.runs()["trial-0000"])] == [1, 2, 3, 4, 5]
 
 
@@ -314,7 +316,7 @@ def test_a_store_that_was_away_from_the_start_is_connected_to_later(sweep: Sweep
     place = sweep.folder / "not there yet"
     sweep.database = place / "mlflow.db"
     place.write_text("a file where a folder should be")
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     number = records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9)
     assert len(sweep.said) == 1
@@ -326,9 +328,9 @@ def test_a_store_that_was_away_from_the_start_is_connected_to_later(sweep: Sweep
 
 
 def test_a_store_that_was_lost_is_filled_anew(sweep: Sweep) -> None:
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     for cers in ([0.9, 0.5], [0.8]):
-        sweep.mirror.show(records.add(sweep.ledger, "complete", cers))
+        sweep.mlflow_callback.show(records.add(sweep.ledger, "complete", cers))
     before = sweep.runs()
     sweep.database = sweep.folder / "new.db"
     sweep.another_driver().show_all()
@@ -345,15 +347,15 @@ def test_a_store_that_was_lost_is_filled_anew(sweep: Sweep) -> None:
 
 def test_artifacts_that_cannot_be_written_do_not_end_a_sweep(sweep: Sweep) -> None:
     """The trial's end is told once they can."""
-    sweep.mirror.show_all()
+    sweep.mlflow_callback.show_all()
     (sweep.folder / "artifacts").write_text("a file where a folder should be")
     number = records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9)
     sweep.ledger.finish(number, "complete")
-    sweep.mirror.show(number)
+    sweep.mlflow_callback.show(number)
     assert len(sweep.said) == 1
     (sweep.folder / "artifacts").unlink()
-    sweep.mirror.show(number)
+    sweep.mlflow_callback.show(number)
     trial = sweep.runs()["trial-0000"]
     assert trial.info.status == "FINISHED" and sweep.artifacts(trial) == {CURVES}
 

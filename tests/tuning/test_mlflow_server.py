@@ -26,7 +26,7 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.model_names import located
 from asr_platform.tuning.callbacks import mlflow as module
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor
 from trainables.data.corpus import Corpus
 
@@ -77,7 +77,7 @@ class Sweep:
         about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash, "trials": 2, "epochs": 3}
         self.ledger: Ledger = records.ledger_in(self.home.path, **about, options={"tracking_uri": address})
         write_record(self.home.sweep("small"), records.SPACE, folder / "no plan")
-        self.mirror = Mirror(self.home, self.ledger, records.space(), corpus, self.said.append)
+        self.mlflow_callback = MLflowCallback(self.home, self.ledger, records.space(), corpus, self.said.append)
         self.client = MlflowClient(address)
 
     def epoch(self, number: int, epoch: int, cer: float) -> None:
@@ -85,11 +85,11 @@ class Sweep:
         checkpoint = self.home.sweep("small") / "trials" / f"trial-{number:04}" / f"checkpoint_{epoch}"
         row = {**records.row(epoch, cer), "checkpoint": seen.checkpoint(checkpoint, epoch=epoch)}
         self.ledger.record(number, row)
-        self.mirror.progressed(self.ledger.trial(number))
+        self.mlflow_callback.on_epoch_end(self.ledger.trial(number))
 
     def end(self, number: int) -> None:
         self.ledger.finish(number, "complete")
-        self.mirror.ended(self.ledger.trial(number))
+        self.mlflow_callback.on_trial_end(self.ledger.trial(number))
 
     def curve(self, number: int) -> list[tuple[int, float]]:
         run = self.ledger.trial(number).about["mlflow_run_id"]
@@ -102,7 +102,7 @@ class Sweep:
 def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, tiny_corpus, server.address)
     first, second = records.add(sweep.ledger, "running"), records.add(sweep.ledger, "running")
-    sweep.mirror.opened(sweep.ledger.trials())
+    sweep.mlflow_callback.on_sweep_start(sweep.ledger.trials())
     sweep.epoch(first, 1, 0.9)
     assert len(sweep.said) == 1 and "Connection refused" in sweep.said[0] and "told later" in sweep.said[0]
 
@@ -116,7 +116,7 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
         sweep.epoch(first, epoch, cer)
     sweep.end(first)
     assert len(sweep.said) == 2, "told once more, and no more often"
-    assert sweep.mirror.missed, "what is missing is known: no checkpoint is thinned out before it has been told"
+    assert sweep.mlflow_callback.missed, "no checkpoint is removed before MLflow has its trial"
 
     server.start()
     sweep.epoch(second, 2, 0.7)
@@ -126,13 +126,13 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
     assert sweep.artifacts(run, "plots") == {
         plots.LEARNING_CURVES, plots.CROSS_ATTENTION, plots.SELF_ATTENTION, plots.PAGE, plots.TEXT,
     }  # fmt: skip
-    assert not sweep.mirror.missed
+    assert not sweep.mlflow_callback.missed
 
     sweep.epoch(second, 3, 0.6)
     sweep.end(second)
     model = tmp_path / "model"
     babbler.save_model(tiny_corpus, model)
-    sweep.mirror.end("FINISHED", sweep.ledger.trial(first), model)
+    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(first), model)
     fetched = located(sweep.home.path, "models:/small@champion")
     assert {path.name for path in fetched.iterdir()} == {path.name for path in model.iterdir()}
     assert fetched.is_relative_to(sweep.home.path / "downloads")
@@ -165,14 +165,14 @@ def test_a_server_that_does_not_answer_is_left_alone_for_a_while(
         threading.Thread(target=accept, daemon=True).start()
         sweep = Sweep(tmp_path, tiny_corpus, f"http://127.0.0.1:{deaf.getsockname()[1]}")
         number = records.add(sweep.ledger, "running")
-        sweep.mirror.opened(sweep.ledger.trials())
+        sweep.mlflow_callback.on_sweep_start(sweep.ledger.trials())
         first = len(asked)
         assert first > 0
         for epoch in (1, 2, 3):
             sweep.epoch(number, epoch, 1 / epoch)
         sweep.end(number)
         assert len(asked) == first and len(sweep.said) == 1
-        sweep.mirror.end("FINISHED", sweep.ledger.trial(number), None)
+        sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
         assert len(asked) > first, "it is asked once more before the driver ends"
         assert len(sweep.said) == 2 and "platform doctor small --repair" in sweep.said[1]
         deaf.shutdown(socket.SHUT_RDWR)
@@ -185,5 +185,5 @@ def test_a_store_that_fails_at_once_is_asked_again_at_once(
 ) -> None:
     monkeypatch.setattr(module, "LONG", 60)  # however busy the machine
     sweep = Sweep(tmp_path, tiny_corpus, f"http://127.0.0.1:{unused_port()}")
-    sweep.mirror.opened([])
-    assert sweep.said and sweep.mirror.rests_until == 0.0
+    sweep.mlflow_callback.on_sweep_start([])
+    assert sweep.said and sweep.mlflow_callback.rests_until == 0.0

@@ -14,7 +14,7 @@ import pytest
 import records
 from webhook import Webhook
 
-from asr_platform.analysis.bootstrap import Interval, Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
 from asr_platform.tuning.callbacks.notify import check_targets, message, notify
 from trainables.errors import InputError
 
@@ -23,8 +23,8 @@ TRIALS = [records.trial(0, "pruned", [0.5]), records.trial(1, "complete", [0.5, 
 
 
 def test_what_is_told() -> None:
-    standings = {1: Standing(Interval(0.2, 0.3), False)}
-    told = message("small", "finished", "", TRIALS, standings, Path("/home/models/small"), 90.0)
+    intervals = {1: ConfidenceInterval(Interval(0.2, 0.3), False)}
+    told = message("small", "finished", "", TRIALS, intervals, Path("/home/models/small"), 90.0)
     assert told == {
         "name": "small", "state": "finished", "reason": "", "best_trial": 1, "val_cer": 0.25,
         "val_cer_interval": [0.2, 0.3], "model": "/home/models/small", "minutes": 1.5,

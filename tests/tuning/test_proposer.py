@@ -9,7 +9,7 @@ import records
 from ray.tune.search import Searcher
 
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.halving import Looks
+from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger
 from asr_platform.tuning.execution import Proposer
 from search_spaces.settings import Asha, Settings
@@ -136,7 +136,7 @@ def test_a_space_with_nothing_new_lets_the_waiting_go_on(tiny_corpus: Corpus) ->
 
 @pytest.mark.parametrize(("count", "ahead"), [(1, []), (2, [1]), (5, [4, 3]), (6, [5, 4, 3])])
 def test_as_many_go_on_as_the_reduction_lets(count: int, ahead: list[int]) -> None:
-    looks = Looks(Settings(epochs=10, asha=Asha(look=2, reduction=2)))
+    looks = Promotions(Settings(epochs=10, asha=Asha(look=2, reduction=2)))
     for number in range(count):
         for entry in records.curve([0.5, 1 - number / 10, 0.1]):
             looks.record(number, entry)
@@ -149,7 +149,7 @@ def test_as_many_go_on_as_the_reduction_lets(count: int, ahead: list[int]) -> No
 
 
 def test_a_look_compares_what_the_rungs_compare() -> None:
-    looks = Looks(Settings(asha=Asha(look=1, metric="val_ctc_cer")))
+    looks = Promotions(Settings(asha=Asha(look=1, metric="val_ctc_cer")))
     looks.record(0, {**records.row(1, 0.5), "val_ctc_cer": 0.9})
     looks.record(1, {**records.row(1, 0.8), "val_ctc_cer": 0.3})
     assert looks.wait(0, 1) and looks.wait(1, 1) and not looks.wait(2, 2)
@@ -157,7 +157,7 @@ def test_a_look_compares_what_the_rungs_compare() -> None:
 
 
 def test_who_has_come_farther_goes_first() -> None:
-    looks = Looks(Settings(epochs=10, asha=Asha(look=1, reduction=2)))
+    looks = Promotions(Settings(epochs=10, asha=Asha(look=1, reduction=2)))
     for number, cers in enumerate([[0.9, 0.8], [0.5, 0.7], [0.4], [0.3]]):
         for entry in records.curve(cers):
             looks.record(number, entry)

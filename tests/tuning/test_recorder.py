@@ -11,11 +11,11 @@ import pytest
 import records
 from ray.exceptions import ActorDiedError
 
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.callbacks.meter import Meter
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.execution import RETRIES, Recorder
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.scheduler import RungStopper
@@ -25,17 +25,17 @@ from search_spaces.settings import Limits
 LOST = f"ActorDiedError: {ActorDiedError.BASE_ERROR_MSG}"
 
 
-class Steps(Follower):
+class Steps(Callback):
     """Remembers what is lost and what ends."""
 
     def __init__(self) -> None:
         self.lost_trials: list[tuple[int, bool]] = []
         self.ended_trials: list[tuple[int, str]] = []
 
-    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
         self.lost_trials.append((trial.number, again))
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         self.ended_trials.append((trial.number, trial.state))
 
 
@@ -48,10 +48,10 @@ class Sweep:
         for _ in range(trials):
             records.add(ledger, "running")
         watch = Watch(folder, self.interrupt, Background(print), {}, print)
-        meter = Meter(ledger, Limits(), 1, Thinner(ledger, folder, 3))
+        meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
-        followers = [self.steps]
-        self.recorder = Recorder(ledger, stopper, self.interrupt, meter, watch, self.again.append, followers)
+        callbacks = [self.steps]
+        self.recorder = Recorder(ledger, stopper, self.interrupt, meter, watch, self.again.append, callbacks)
 
     def trial(self, number: int) -> Any:
         config = {"number": number, "until": 9, "config": {"training": {"epochs": 9}}}

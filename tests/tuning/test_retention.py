@@ -16,7 +16,7 @@ from asr_platform.storage.home import trial_name, used
 from asr_platform.study.ledger import Ledger, State
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.trial import SNAPSHOT
 from search_spaces.settings import Limits
 from trainables.evaluation.examples import ATTENTION
@@ -67,8 +67,8 @@ class Sweep:
     def checkpoint(self, number: int, epoch: int) -> Path:
         return self.trial(number) / f"checkpoint_{epoch}"
 
-    def thin(self, keep: int = 2) -> None:
-        Thinner(self.ledger, self.folder, keep).thin()
+    def apply(self, keep: int = 2) -> None:
+        Retention(self.ledger, self.folder, keep).apply()
 
     def files(self) -> set[str]:
         """Relative to the folder of trials."""
@@ -185,7 +185,7 @@ def test_nothing_is_removed_where_a_home_was_moved(sweep: Sweep) -> None:
     """The ledger names checkpoints where they were before: none here is known for the best."""
     moved = sweep.folder.rename(sweep.folder.with_name("moved"))
     before = set(moved.rglob("checkpoint_*/*"))
-    Thinner(sweep.ledger, moved, 1).thin()
+    Retention(sweep.ledger, moved, 1).apply()
     assert set(moved.rglob("checkpoint_*/*")) == before
 
 
@@ -202,7 +202,7 @@ def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -
     before = used(sweep.folder)
 
     def reached(limit: float | None) -> str:
-        meter = Meter(sweep.ledger, Limits(disk_gb=limit), 1, Thinner(sweep.ledger, sweep.folder, 2))
+        meter = Meter(sweep.ledger, Limits(disk_gb=limit), 1, Retention(sweep.ledger, sweep.folder, 2))
         meter.measure()
         return meter.reached()
 
@@ -217,7 +217,7 @@ def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -
 def test_what_pictures_are_drawn_from_stays_until_they_are_drawn(sweep: Sweep) -> None:
     """So an MLflow server that is away holds up neither retention nor, by the disk's cap, the sweep."""
     (sweep.checkpoint(0, 2) / ATTENTION).write_bytes(bytes(10))
-    Thinner(sweep.ledger, sweep.folder, 2, drawn=lambda number: number != 0).thin()
+    Retention(sweep.ledger, sweep.folder, 2, drawn=lambda number: number != 0).apply()
     assert sweep.files() == expected_files() | {f"trial-0000/checkpoint_2/{ATTENTION}"}
     sweep.thin()
     assert sweep.files() == expected_files()

@@ -13,7 +13,7 @@ from command import OTHERS, PLATFORM
 from test_doctor import NAME, Patient
 
 from asr_platform.study.recorded_space import recorded_space
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor
 
 
@@ -46,11 +46,13 @@ def test_doctor_restores_a_deleted_experiment(patient: Patient) -> None:
 def test_a_sweep_goes_on_in_a_deleted_experiment(patient: Patient) -> None:
     """Deleted while its driver writes: the next epoch of a trial restores it."""
     said: list[str] = []
-    mirror = Mirror(patient.home, patient.ledger, recorded_space(patient.ledger.about), patient.corpus, said.append)
-    mirror.show_all()
+    mlflow_callback = MLflowCallback(
+        patient.home, patient.ledger, recorded_space(patient.ledger.about), patient.corpus, said.append
+    )
+    mlflow_callback.show_all()
     patient.client.delete_experiment(patient.tracker().experiment)
-    mirror.show(0)
-    mirror.end("FINISHED", patient.ledger.trial(0), patient.model)
+    mlflow_callback.show(0)
+    mlflow_callback.end("FINISHED", patient.ledger.trial(0), patient.model)
     assert said == []
     assert patient.findings() == []
 

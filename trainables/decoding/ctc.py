@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.decoding.search import Hypotheses
-from trainables.decoding.tokens import NEVER_SAID
+from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.masking import length_mask
 
 # Hashes of prefixes grow as hash x HASH_FACTOR + token, modulo 2^64; the factor is an odd random number. Two of the few
@@ -130,7 +130,7 @@ class Prefixes:
 
 def _unspoken(device: torch.device) -> Tensor:
     """Tokens that CTC never says; a blank has its own part."""
-    return torch.tensor([EOS, *(token for token in NEVER_SAID if token != BLANK)], device=device)
+    return torch.tensor([EOS, *(token for token in SUPPRESSED_TOKENS if token != BLANK)], device=device)
 
 
 def _trace_back(said_SBK: list[Tensor], origin_SBK: list[Tensor], place_BK: Tensor) -> Tensor:

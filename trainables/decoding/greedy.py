@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.text.tokenizer import EOS, SOS
-from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
+from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_between_checks, until_eos
 from trainables.models.decoder import Decoder
 
 
@@ -32,7 +32,7 @@ def greedy(
     tokens_BU = torch.full((len(states_BSD), steps + 1), EOS, device=states_BSD.device)
     latest_B = torch.full_like(tokens_BU[:, 0], SOS)
     ended_B = max_tokens_B <= 0
-    never_said = torch.tensor(NEVER_SAID, device=states_BSD.device)
+    never_said = torch.tensor(SUPPRESSED_TOKENS, device=states_BSD.device)
     interval = steps_between_checks(states_BSD.device)
     for step in range(steps):
         if step % interval == 0 and bool(ended_B.all()):

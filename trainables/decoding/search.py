@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.text.tokenizer import EOS, SOS
-from trainables.decoding.tokens import NEVER_SAID, penalize, steps_between_checks, until_eos
+from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_between_checks, until_eos
 
 
 class Scorer(Protocol):
@@ -81,7 +81,7 @@ def beam_search(
     """
     device, batch, steps = max_tokens_B.device, len(max_tokens_B), int(max_tokens_B.max())
     longest_B1 = max_tokens_B.clamp(min=1)[:, None] ** length_penalty
-    never_said = torch.tensor([*NEVER_SAID, EOS], device=device)
+    never_said = torch.tensor([*SUPPRESSED_TOKENS, EOS], device=device)
     latest_BK = torch.full((batch, beam), SOS, device=device)
     parents_BK = torch.arange(beam, device=device).expand(batch, beam)
     # The hypotheses are one and the same at first: all but one of them are impossible.

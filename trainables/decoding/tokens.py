@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 
-NEVER_SAID = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
+SUPPRESSED_TOKENS = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
 
 
 def steps_between_checks(device: torch.device) -> int:

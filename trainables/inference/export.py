@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from trainables.data.corpus_writer import check_free
 from trainables.data.text.tokenizer import EOS, SOS
-from trainables.decoding.tokens import NEVER_SAID
+from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.inference import onnx_transcribe
@@ -138,7 +138,7 @@ def about(recognizer: Recognizer) -> dict[str, Any]:
         "recipe": recognizer.recipe.model_dump(mode="json"),
         "start": SOS,
         "end": EOS,
-        "never_said": NEVER_SAID,
+        "never_said": SUPPRESSED_TOKENS,
         "tokens_per_frame": SPARE_RATE * recognizer.tokens_per_frame,
         "spare_tokens": SPARE_TOKENS,
         "parameters": recognizer.parameters,

@@ -53,7 +53,7 @@ class Difference(NamedTuple):
         return self.interval.low <= 0 <= self.interval.high
 
 
-class Standing(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """What is known of a model's rate beside those of others.
 
     Args:
@@ -106,9 +106,9 @@ def difference(a: UtteranceErrors, b: UtteranceErrors, words: bool = False) -> D
     return Difference(value, interval(samples_R), better)
 
 
-def standings(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int, Standing]:
+def intervals(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int, ConfidenceInterval]:
     """Of each trial's CER; `best` is the number of the trial that ranks first, which may have no errors on record."""
-    found: dict[int, Standing] = {}
+    found: dict[int, ConfidenceInterval] = {}
     for numbers in _groups(errors):
         lengths = errors[numbers[0]].characters
         rates_RM = rates(np.column_stack([errors[number].character_errors for number in numbers]), lengths)
@@ -120,7 +120,7 @@ def standings(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int, Sta
             tied[best] = sum(map(bool, tied.values())) > 1
         low_M, high_M = np.percentile(rates_RM, TAILS, axis=0)
         for number, low, high in zip(numbers, low_M.tolist(), high_M.tolist(), strict=True):
-            found[number] = Standing(Interval(low, high), tied[number])
+            found[number] = ConfidenceInterval(Interval(low, high), tied[number])
     return found
 
 

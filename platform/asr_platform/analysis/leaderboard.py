@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective, objective_value
@@ -38,7 +38,7 @@ def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
 
 def rows(
     trials: list[TrialRecord],
-    standings: Mapping[int, Standing] = MappingProxyType({}),
+    intervals: Mapping[int, ConfidenceInterval] = MappingProxyType({}),
     objectives: Sequence[str] = ("val_cer",),
 ) -> list[dict[str, Any]]:
     """The leaderboard for machines: one object a trial, best first.
@@ -58,8 +58,8 @@ def rows(
             "trial": trial.number,
             "state": trial.state,
             key: objective_value(trial.best) if trial.best else None,
-            "val_cer_interval": list(standing.interval) if standing else None,
-            "tied": standing.tied if standing else None,
+            "val_cer_interval": list(confidence.interval) if confidence else None,
+            "tied": confidence.tied if confidence else None,
             "parameters": trial.about.get("parameters"),
             **{name: (trial.best or {}).get(name) for name in measured},
             **({"pareto": trial.number in front} if len(objectives) > 1 else {}),
@@ -70,7 +70,7 @@ def rows(
             "model_removed": bool(trial.about.get(REMOVED)),
         }
         for trial in ranked(trials)
-        for standing in [standings.get(trial.number)]
+        for confidence in [intervals.get(trial.number)]
     ]
 
 

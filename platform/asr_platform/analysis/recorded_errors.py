@@ -7,15 +7,15 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from asr_platform.analysis.bootstrap import Standing, standings
+from asr_platform.analysis.bootstrap import ConfidenceInterval, intervals
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.storage.home import trial_name
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
 
-class ErrorsOnRecord(Follower):
+class RecordedErrors(Callback):
     """One file a trial, which is replaced whole when a better epoch is on record.
 
     Args:
@@ -25,11 +25,11 @@ class ErrorsOnRecord(Follower):
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "errors"
 
-    def opened(self, trials: list[TrialRecord]) -> None:
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         for trial in trials:
-            self.progressed(trial)
+            self.on_epoch_end(trial)
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         """Copies the errors of the trial's best epoch from its checkpoint, where they are not here yet.
 
         Nothing where the checkpoint has none (a language model's), is on remote storage, or on a disk that this machine
@@ -53,11 +53,11 @@ class ErrorsOnRecord(Follower):
         errors = UtteranceErrors.load(self._path(trial))
         return errors if errors and trial.best and errors.epoch == trial.best["epoch"] else None
 
-    def standings(self, trials: list[TrialRecord]) -> dict[int, Standing]:
+    def intervals(self, trials: list[TrialRecord]) -> dict[int, ConfidenceInterval]:
         """Intervals and ties of the trials whose errors are on record, by number."""
         found = {trial.number: self.of(trial) for trial in ranked(trials)}
         best = next(iter(found), 0)
-        return standings(best, {number: errors for number, errors in found.items() if errors})
+        return intervals(best, {number: errors for number, errors in found.items() if errors})
 
     def _path(self, trial: TrialRecord) -> Path:
         return self.folder / f"{trial_name(trial.number)}.json"

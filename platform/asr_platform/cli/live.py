@@ -39,7 +39,7 @@ EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard
 UNBOUNDED = 10_000  # columns
 
 
-class View(Display):
+class LiveDisplay(Display):
     """Follows a sweep on the terminal. Not a terminal: one plain line an event.
 
     Where the terminal or pipe goes away, the sweep goes on in silence.
@@ -105,16 +105,16 @@ class View(Display):
         table = trial_table(shown, self.epochs, self.console.width, self.waiting)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 
-    def opened(self, trials: list[TrialRecord]) -> None:
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         self.waiting = {trial.number for trial in trials if trial.state == "running"}
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         self.waiting.discard(trial.number)
         varied = " ".join(f"{key}={short_value(value)}" for key, value in trial.params.items())
         went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
         self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         row = trial.curve[-1]
         self.line(
             f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
@@ -128,17 +128,17 @@ class View(Display):
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
             )
 
-    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
         """A lost process is said above the live table too: its cause is the machine, which somebody looks after."""
         self.waiting.add(trial.number)
         then = "goes on from its checkpoint" if again else "lost too often, it waits for --resume"
         self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
 
-    def waits(self, trial: TrialRecord) -> None:
+    def on_trial_paused(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)
         self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         """A failure's reason is said above the live table too, which has room for its beginning alone."""
         show = self.say if trial.state == "failed" else self.line
         show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
@@ -160,7 +160,7 @@ class View(Display):
         about = self.ledger.about if self.ledger else {}
         return str(about.get(RUN, {}).get("ray_logs", "unknown"))
 
-    def rests(self, message: Mapping[str, Any]) -> None:
+    def on_finish(self, message: Mapping[str, Any]) -> None:
         """The sweep has ended, or been ended: whoever is to be told of that is told."""
         notify(self.targets, message, self.say)
 

@@ -16,7 +16,7 @@ from asr_platform.storage.store_address import checked_uri, named_uri
 from asr_platform.tracking.model_names import IN_MLFLOW, located
 
 if TYPE_CHECKING:
-    from asr_platform.cli.live import View
+    from asr_platform.cli.live import LiveDisplay
 
 Option: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -81,12 +81,12 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
-def follow(console: Console, notify: Sequence[str]) -> View:
+def follow(console: Console, notify: Sequence[str]) -> LiveDisplay:
     """What shows a sweep there, and tells these when it has come to rest."""
-    from asr_platform.cli.live import View
+    from asr_platform.cli.live import LiveDisplay
     from asr_platform.tuning.callbacks.notify import check_targets
 
-    return View(console, platform(), check_targets(notify))
+    return LiveDisplay(console, platform(), check_targets(notify))
 
 
 def platform() -> str:

@@ -39,7 +39,7 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
       platform leaderboard digits-1
     """
     from asr_platform.analysis.leaderboard import latest, rows
-    from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+    from asr_platform.analysis.recorded_errors import RecordedErrors
     from asr_platform.cli.tables.leaderboard import print_leaderboard
     from asr_platform.storage.home import Home
     from asr_platform.study.ledger import Ledger
@@ -47,11 +47,11 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     place = Home.existing(home)
     ledger = Ledger.open(place.studies, latest(place.studies, name))
     trials = ledger.trials()
-    standings = ErrorsOnRecord(place.sweep(ledger.study.study_name)).standings(trials)
+    intervals = RecordedErrors(place.sweep(ledger.study.study_name)).intervals(trials)
     if as_json:
-        click.echo(json.dumps(rows(trials, standings, ledger.objectives), indent=2))
+        click.echo(json.dumps(rows(trials, intervals, ledger.objectives), indent=2))
     else:
-        print_leaderboard(console(), trials, standings, ledger.objectives)
+        print_leaderboard(console(), trials, intervals, ledger.objectives)
 
 
 @click.command()

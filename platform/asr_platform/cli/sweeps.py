@@ -220,7 +220,7 @@ def _close(outcome: Outcome) -> None:
     from asr_platform.cli.tables.leaderboard import print_leaderboard
 
     out = lasting(console())
-    print_leaderboard(out, outcome.trials, outcome.standings, outcome.objectives)
+    print_leaderboard(out, outcome.trials, outcome.intervals, outcome.objectives)
     model = os.path.relpath(outcome.model) if outcome.model else None
     go_on = f"{platform()} sweep --resume {outcome.name}"
     if outcome.state == "stopped":

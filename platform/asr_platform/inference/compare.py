@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asr_platform.analysis.comparison import Comparison, Measure
 from asr_platform.analysis.leaderboard import find
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home
 from asr_platform.tracking.model_names import IN_MLFLOW, located
 from trainables.errors import InputError
@@ -49,7 +49,7 @@ def _kept(home: Path, name: str) -> UtteranceErrors:
     else:
         place = Home.existing(home)
         sweep, trial = find(place.studies, name)
-        errors = ErrorsOnRecord(place.sweep(sweep)).of(trial)
+        errors = RecordedErrors(place.sweep(sweep)).of(trial)
     if errors is None:
         raise InputError(
             f"{name}: no errors of its validation are kept", "Give --data and --split: both models transcribe that."

@@ -1,6 +1,6 @@
 """What a sweep will take, before anything of it starts.
 
-Three steps. Proposals drawn by chance say how much of the space is feasible. The cheapest and the dearest of some of
+Three steps. Proposals drawn by chance say how much of the space is feasible. The cheapest and the most expensive of
 these are trained for seconds, which gives every other one its price: what a batch takes grows about as the
 multiplications in it, and how far from that it is, the batches of some others say, those that the sweep begins with
 among them. And sweeps of such trials are played through, each trial with a quality drawn by chance.
@@ -20,7 +20,7 @@ import numpy as np
 import optuna
 import torch
 
-from asr_platform.monitoring.simulation import Costs, Rehearsal, Rules, rehearse
+from asr_platform.monitoring.simulation import Costs, Rules, Simulation, simulate
 from asr_platform.study.failures import LONGEST_REASON
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.halving import Rungs
@@ -38,7 +38,7 @@ from trainables.training.workload import BYTES, Workload, Workloads, checkpoint_
 
 PROPOSALS = 1000
 BLIND = 10  # proposals before the samplers look at results
-WATCHED = 8  # candidates besides the cheapest and the dearest whose batches are timed, three seconds each
+WATCHED = 8  # candidates besides the cheapest and the most expensive whose batches are timed, three seconds each
 PRICED = 64  # of the feasible proposals; their mean is within some percent of all of them, and each takes 50 ms
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 REHEARSALS = 100
@@ -70,7 +70,7 @@ class Expense:
     gpu_memory_bytes: int
     disk_bytes: int
     cheapest: Profile
-    dearest: Profile
+    most_expensive: Profile
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,19 @@ class Measured:
 
     Args:
         cheapest: the candidate whose batches have the fewest multiplications; `low` is its profile.
-        dearest: that with the most; `high` is its profile.
+        most_expensive: that with the most; `high` is its profile.
         batches: others, with the seconds of a batch.
     """
 
     cheapest: Candidate
     low: Profile
-    dearest: Candidate
+    most_expensive: Candidate
     high: Profile
     batches: Sequence[tuple[Candidate, float]] = ()
 
     def between(self, candidate: Candidate, name: str) -> float:
         """A figure of the profiles, as the candidate's multiplications lie between theirs."""
-        reach = [self.cheapest.workload.multiplications, self.dearest.workload.multiplications]
+        reach = [self.cheapest.workload.multiplications, self.most_expensive.workload.multiplications]
         figures = [getattr(self.low, name), getattr(self.high, name)]
         return float(np.interp(candidate.workload.multiplications, reach, figures))
 
@@ -169,7 +169,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     played = []
     for _ in range(REHEARSALS):
         rest = [drawn[number] for number in random.choice(len(drawn), count - len(first))]
-        played.append(rehearse([*first, *rest], rules, concurrency, random))
+        played.append(simulate([*first, *rest], rules, concurrency, random))
     reached = np.mean([one.reached for one in played], axis=0).tolist()
     steps = [Rung(epoch, trials) for epoch, trials in zip([*stops, settings.epochs], reached, strict=True)]
     return Plan(
@@ -301,7 +301,7 @@ def priced(candidate: Candidate, measured: Measured, workers: int, grace: int, s
     )
 
 
-def expected(measured: Measured, played: list[Rehearsal], workers: int, concurrency: int, keep: int) -> Expense:
+def expected(measured: Measured, played: list[Simulation], workers: int, concurrency: int, keep: int) -> Expense:
     """Means over the rehearsals; room for as much as there can be at one time.
 
     On disk are the checkpoints of trials that have not ended, the weights of the best that have, and the winner's twice
@@ -310,7 +310,7 @@ def expected(measured: Measured, played: list[Rehearsal], workers: int, concurre
     Args:
         keep: trials whose models stay.
     """
-    low, dearest, high = measured.low, measured.dearest, measured.high
+    low, most_expensive, high = measured.low, measured.most_expensive, measured.high
     wall, device, disk = (float(np.mean([getattr(one, name) for one in played])) for name in ("wall", "device", "disk"))
     of_worker = max(low.memory, high.memory)
     return Expense(
@@ -319,7 +319,7 @@ def expected(measured: Measured, played: list[Rehearsal], workers: int, concurre
         memory_bytes=SWEEP_MEMORY + concurrency * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,
         gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
-        disk_bytes=int(disk) + (keep + 2) * BYTES * dearest.parameters,
+        disk_bytes=int(disk) + (keep + 2) * BYTES * most_expensive.parameters,
         cheapest=low,
-        dearest=high,
+        most_expensive=high,
     )

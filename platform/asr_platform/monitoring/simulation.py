@@ -49,7 +49,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Simulation:
     """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end.
 
     Args:
@@ -62,7 +62,7 @@ class Rehearsal:
     reached: list[int]
 
 
-def rehearse(trials: Sequence[Costs], rules: Rules, concurrency: int, random: np.random.Generator) -> Rehearsal:
+def simulate(trials: Sequence[Costs], rules: Rules, concurrency: int, random: np.random.Generator) -> Simulation:
     """Plays trials in their order, so many at once, under asynchronous successive halving (arXiv 1810.05934).
 
     Each trial has one quality, drawn by chance, which ranks it at every rung: it goes on if it is within the best
@@ -98,4 +98,4 @@ def rehearse(trials: Sequence[Costs], rules: Rules, concurrency: int, random: np
             held += trials[following].disk
             disk = max(disk, held)
             heapq.heappush(events, (wall + float(at[following][0]), following, 0))
-    return Rehearsal(wall, device, sum(costs.disk for costs in trials) if rules.waiting else disk, reached)
+    return Simulation(wall, device, sum(costs.disk for costs in trials) if rules.waiting else disk, reached)

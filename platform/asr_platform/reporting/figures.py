@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
 from optuna.visualization import plot_intermediate_values, plot_optimization_history, plot_pareto_front
 
-from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.reporting.plots import COLOURS, GREY, HIGHEST, LOWEST
@@ -181,7 +181,7 @@ def history(shown: Shown) -> go.Figure:
 
 
 def against(
-    shown: Shown, measure: Callable[[TrialRecord], float | None], name: str, standings: Mapping[int, Standing]
+    shown: Shown, measure: Callable[[TrialRecord], float | None], name: str, intervals: Mapping[int, ConfidenceInterval]
 ) -> go.Figure:
     """What every trial is ranked by against another measure, lower being better in both, with the Pareto front."""
     study, trials = optuna.create_study(directions=["minimize"] * 2), []
@@ -204,7 +204,7 @@ def against(
             textfont={"size": 11},
             customdata=[f"trial {trial.number}: {best_text(trial)}, {measure(trial):,.5g} {name}" for trial in there],
             hovertemplate="%{customdata}<extra></extra>",
-            error_y=_bars(there, trace.y, standings, colour) if shown.suffix else None,
+            error_y=_bars(there, trace.y, intervals, colour) if shown.suffix else None,
             showlegend=True,
             cliponaxis=False,
         )
@@ -277,11 +277,11 @@ def _between(group: LengthGroup) -> str:
 
 
 def _bars(
-    trials: Sequence[TrialRecord], values: Sequence[float], standings: Mapping[int, Standing], colour: str
+    trials: Sequence[TrialRecord], values: Sequence[float], intervals: Mapping[int, ConfidenceInterval], colour: str
 ) -> dict[str, Any]:
     """Intervals of CERs in percent; none where none is known."""
-    intervals = [standings[trial.number].interval if trial.number in standings else None for trial in trials]
-    pairs = list(zip(intervals, values, strict=True))
+    known = [intervals[trial.number].interval if trial.number in intervals else None for trial in trials]
+    pairs = list(zip(known, values, strict=True))
     return {
         "type": "data",
         "array": [100 * one.high - value if one else 0 for one, value in pairs],

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.analysis.importances import Importances, importances
 from asr_platform.analysis.leaderboard import ranked
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.wording import heading_of
 from asr_platform.reporting.figures import Shown
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
@@ -41,7 +41,7 @@ class Findings:
         done: whether all trials that were asked for have ended.
         running: whether a driver is at it.
         trials: best first.
-        standings: intervals and ties, by trial.
+        intervals: intervals and ties, by trial.
         errors: of the best trial's utterances; None where they are not on record.
         corpus: None where it is not to be had any more, and `corpus_problem` says why.
         model: where the best model lies; None where it does not any more.
@@ -55,7 +55,7 @@ class Findings:
     done: bool
     running: bool
     trials: list[TrialRecord]
-    standings: Mapping[int, Standing]
+    intervals: Mapping[int, ConfidenceInterval]
     importances: Importances
     errors: UtteranceErrors | None
     corpus: Corpus | None
@@ -72,7 +72,7 @@ class Findings:
         """
         ledger = Ledger.open(home.studies, name)
         about, trials = ledger.about, ranked(ledger.trials())
-        store = ErrorsOnRecord(home.sweep(name))
+        store = RecordedErrors(home.sweep(name))
         best = next((trial for trial in trials if trial.best), None)
         errors = store.of(best) if best else None
         corpus, problem = _corpus(about)
@@ -85,7 +85,7 @@ class Findings:
             done=ledger.done,
             running=home.holder(name).startswith(SWEEP),
             trials=trials,
-            standings=store.standings(trials),
+            intervals=store.intervals(trials),
             importances=importances(ledger),
             errors=errors,
             corpus=corpus,
@@ -107,7 +107,9 @@ class Findings:
     @property
     def tied(self) -> list[TrialRecord]:
         """Those that cannot be told from the best, which is none of them."""
-        return [trial for trial in self.trials[1:] if (standing := self.standings.get(trial.number)) and standing.tied]
+        return [
+            trial for trial in self.trials[1:] if (confidence := self.intervals.get(trial.number)) and confidence.tied
+        ]
 
     @property
     def ranked_by(self) -> str:

@@ -108,8 +108,8 @@ def opening(found: Findings, platform: str) -> Html:
     said = paragraph(state, *to_go_on)
     if best is None or best.best is None:
         return joined([said, conclusion("No trial has finished an epoch, so there is no model.")])
-    standing = found.standings.get(best.number)
-    interval = f" (95% interval {interval_text(standing.interval)})" if standing else ""
+    confidence = found.intervals.get(best.number)
+    interval = f" (95% interval {interval_text(confidence.interval)})" if confidence else ""
     value = f"{found.ranked_by} {objective_text(best.best)}{interval}"
     size = f"{best.about.get('parameters', 0):,} parameters, {counted(best.epochs, 'epoch')}"
     first = f"The best is trial {best.number}: {value}, {size}."
@@ -121,10 +121,10 @@ def _certain(found: Findings, platform: str) -> list[str]:
     """Whether the best is the best, in sentences."""
     best = found.measured[0]
     others = len(found.measured) - 1
-    standing = found.standings.get(best.number)
+    confidence = found.intervals.get(best.number)
     if not others:
         return ["No other trial has finished an epoch, so there is nothing to compare it with."]
-    if standing is None or standing.tied is None:
+    if confidence is None or confidence.tied is None:
         return ["No errors of its utterances are on record, so whether another is as good cannot be said."]
     if found.tied:
         names = trials_listed([trial.number for trial in found.tied])
@@ -134,7 +134,7 @@ def _certain(found: Findings, platform: str) -> list[str]:
             "Training them again from other seeds may tell:",
             tagged("code", f"{platform} confirm {found.name}"),
         ]
-    known = sum(trial.number in found.standings for trial in found.measured) - 1
+    known = sum(trial.number in found.intervals for trial in found.measured) - 1
     rest = "" if known == others else f" whose errors are on record ({known} of {others})"
     return [
         f"On these utterances it is better than every other trial{rest}: no 95% interval of a paired difference has 0 "

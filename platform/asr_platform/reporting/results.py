@@ -44,7 +44,7 @@ AXES = {"epochs": "epoch", "hours": "hours of audio"}  # what a unit is called o
 
 
 def leaderboard(found: Findings) -> Html:
-    board = rows(found.trials, found.standings, found.objectives)
+    board = rows(found.trials, found.intervals, found.objectives)
     if not board:
         return paragraph("No trial has been begun.")
     name = found.ranked_by
@@ -56,7 +56,7 @@ def leaderboard(found: Findings) -> Html:
             f"{'*' * bool(row.get('pareto'))}{'=' * bool(row['tied'])}{rank}",
             row["trial"],
             objective_text(trial.best) if trial.best else "",
-            interval_text(standing.interval) if (standing := found.standings.get(trial.number)) else "",
+            interval_text(confidence.interval) if (confidence := found.intervals.get(trial.number)) else "",
             f"{row['parameters'] or 0:,}",
             *([factor_text(row["real_time_factor"])] if timed else []),
             row["epochs"],
@@ -68,7 +68,7 @@ def leaderboard(found: Findings) -> Html:
     ]
     what = "the character error rate" if found.transcribes else "the perplexity a character"
     text = [f"{name} is {what} on the validation split, at each trial's best epoch."]
-    if found.standings:
+    if found.intervals:
         text.append("The interval is by bootstrap over its utterances.")
     if found.tied:
         text.append("Those marked = cannot be told apart from the best.")
@@ -194,7 +194,7 @@ def _against(
         return nothing_yet()
     front = pareto_front(known, ("val_cer", key))
     along = sorted((trial for trial in known if trial.number in front), key=measure)
-    drawn = figure(figures.against(found.shown, measure, name, found.standings), key.replace("_", "-"))
+    drawn = figure(figures.against(found.shown, measure, name, found.intervals), key.replace("_", "-"))
     names = [f"trial {trial.number} ({text(measure(trial))}, {value_text(trial)})" for trial in along]
     last = [f"On the front, where no other trial is as good in both: {listed(names)}."]
     best = found.measured[0]
@@ -204,7 +204,7 @@ def _against(
         last.append(
             f"Trial {least.number} has {share:.0%} of the best trial's {name}, and cannot be told from it by its CER."
         )
-    bars = " Bars are 95% intervals." if found.standings else ""
+    bars = " Bars are 95% intervals." if found.intervals else ""
     shown = f"{found.ranked_by} against {name}, both better the lower; the line is the Pareto front.{bars}"
     return joined([paragraph(shown), drawn, conclusion(*last)])
 

@@ -10,19 +10,19 @@ from typing import Any
 from asr_platform.study.ledger import Ledger, TrialRecord
 
 
-class Follower:
+class Callback:
     """Told of every trial of a sweep, as the ledger has it."""
 
-    def opened(self, trials: list[TrialRecord]) -> None:
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         """A run of the sweep begins with these, of which a killed driver may not have told everything."""
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         """Its training begins, or goes on."""
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         """It has another epoch."""
 
-    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
         """The machine took one of its processes.
 
         Args:
@@ -30,14 +30,14 @@ class Follower:
             again: whether it goes on from its checkpoint now, or waits until the sweep is resumed.
         """
 
-    def waits(self, trial: TrialRecord) -> None:
+    def on_trial_paused(self, trial: TrialRecord) -> None:
         """Its look is over: others go on before it."""
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         """It is complete, stopped early or failed."""
 
 
-class Display(Follower):
+class Display(Callback):
     """What a running sweep shows itself on, such as a terminal (`cli/live.py`)."""
 
     def sweep(
@@ -56,6 +56,6 @@ class Display(Follower):
         """Shows a line of text."""
         raise NotImplementedError
 
-    def rests(self, message: Mapping[str, Any]) -> None:
+    def on_finish(self, message: Mapping[str, Any]) -> None:
         """Tells that the run has ended, with a summary of it."""
         raise NotImplementedError

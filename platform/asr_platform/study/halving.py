@@ -31,7 +31,7 @@ def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
     return float(row[asha.metric]) if asha.metric else objective_value(row)
 
 
-class Looks:
+class Promotions:
     """Who goes on first, of trials that have been looked at.
 
     So early a stop would be a guess, and often a wrong one; to wait costs a trial nothing but its turn. The rule is

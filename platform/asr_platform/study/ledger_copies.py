@@ -25,7 +25,7 @@ from asr_platform.storage.database import (
     sqlite_address,
 )
 from asr_platform.storage.home import COPY, LOCK, STUDIES, Home
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 
 # Optuna's tables (5.0).
@@ -70,7 +70,7 @@ def keep_copy(home: Home, name: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-class CopyKeeper(Follower):
+class CopyKeeper(Callback):
     """Keeps a sweep's copy up to date: as a run begins, and whenever a trial has begun or ended.
 
     Epochs that only the damaged ledger had are in the checkpoints of their trials, which report them again.
@@ -79,13 +79,13 @@ class CopyKeeper(Follower):
     def __init__(self, home: Home, name: str) -> None:
         self.home, self.name = home, name
 
-    def opened(self, trials: list[TrialRecord]) -> None:
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         keep_copy(self.home, self.name)
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         keep_copy(self.home, self.name)  # else its folder, with checkpoints, would be of a trial that nobody knows
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         keep_copy(self.home, self.name)
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any, Literal
 
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 
 # What the ledger notes of a sweep's runs.
@@ -21,7 +21,7 @@ STOPPED = "stopped"  # the cap at which the latest one ended; empty where it did
 RunState = Literal["running", "finished", "stopped", "capped", "failed"]
 
 
-class RunOnRecord(Follower):
+class RunRecord(Callback):
     """Notes when the run began and ended and how, and which trials are being trained; each time in one write.
 
     Args:
@@ -49,20 +49,20 @@ class RunOnRecord(Follower):
         }
         self._note()
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         self._note(training=[*self.told["training"], trial.number])
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         self._note(heard=time.time())
 
-    def lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
-        self.waits(trial)
+    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+        self.on_trial_paused(trial)
 
-    def waits(self, trial: TrialRecord) -> None:
+    def on_trial_paused(self, trial: TrialRecord) -> None:
         self._note(training=[number for number in self.told["training"] if number != trial.number])
 
-    def ended(self, trial: TrialRecord) -> None:
-        self.waits(trial)
+    def on_trial_end(self, trial: TrialRecord) -> None:
+        self.on_trial_paused(trial)
 
     def end(self, state: RunState, reason: str = "") -> None:
         self._note(state=state, reason=reason, heard=time.time(), training=[])

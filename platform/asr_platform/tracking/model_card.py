@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from asr_platform.analysis.bootstrap import Interval, Standing, error_interval
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval, error_interval
 from asr_platform.analysis.wording import trials_listed
 from asr_platform.study.ledger import TrialRecord
 from search_spaces.space import Space
@@ -33,7 +33,7 @@ class About:
     Args:
         name: the sweep's.
         best: its best trial, which has finished an epoch.
-        standings: what is known of the trials' CERs, by number.
+        intervals: what is known of the trials' CERs, by number.
         errors: the best trial's, where they are on record.
         store: MLflow's address.
     """
@@ -43,7 +43,7 @@ class About:
     corpus: Corpus
     trials: Sequence[TrialRecord]
     best: TrialRecord
-    standings: Mapping[int, Standing]
+    intervals: Mapping[int, ConfidenceInterval]
     errors: UtteranceErrors | None
     store: str
 
@@ -96,7 +96,9 @@ def _figures(about: About) -> str:
 
 
 def _ties(about: About) -> str:
-    others = [number for number, standing in about.standings.items() if standing.tied and number != about.best.number]
+    others = [
+        number for number, confidence in about.intervals.items() if confidence.tied and number != about.best.number
+    ]
     if len(about.trials) == 1:
         return "The sweep had no other trial."
     if not others:

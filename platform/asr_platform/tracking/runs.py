@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no git on the machine is no reason to complain
-# MLflow's own patience with a server that is away is minutes a request; ours is the ledger's (see Mirror).
+# MLflow's own patience with a server that is away is minutes a request; ours is the ledger's (see MLflowCallback).
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # at once: for a connection that was closed meanwhile
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines into a live table for each run

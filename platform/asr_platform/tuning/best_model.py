@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asr_platform.analysis.leaderboard import ranked
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
@@ -34,8 +34,8 @@ def make_best_model(
     if best is None or best.model is None:
         return None
     model = copy_model(Path(best.model), home.model(name))
-    errors, store = ErrorsOnRecord(home.sweep(name)), home.store(ledger.about).uri
-    about = About(name, space, corpus, trials, best, errors.standings(trials), errors.of(best), store)
+    errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
+    about = About(name, space, corpus, trials, best, errors.intervals(trials), errors.of(best), store)
     try:
         draw_trial(best, model / PLOTS)
         if len(trials) > 1:

@@ -159,7 +159,7 @@ class Reaper:
 
     @contextmanager
     def reaping(self) -> Iterator[None]:
-        """Looks around for as long as the block lasts, in a thread: a dashboard that is away takes seconds a look."""
+        """Frees what nobody holds, in a thread, for as long as the block lasts."""
         done = threading.Event()
 
         def run() -> None:

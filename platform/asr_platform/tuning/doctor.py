@@ -22,8 +22,8 @@ from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.registry import Entry, Registry
 from asr_platform.tracking.runs import FAILURES, LEFT, NAMES, STATUS, Run, Tracker, experiment_of, histories
 from asr_platform.tuning.best_model import best_of, make_best_model
-from asr_platform.tuning.callbacks.mlflow import Mirror
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
+from asr_platform.tuning.callbacks.retention import Retention
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective_value
@@ -83,7 +83,7 @@ class Doctor:
         self.home, self.name, self.tracking_uri = home, name, tracking_uri
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
-        self.thinner = Thinner(self.ledger, home.sweep(name), self.space.settings.keep)
+        self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep)
         self.tracker: Tracker | None = None
 
     def audit(self) -> list[Finding]:
@@ -121,16 +121,16 @@ class Doctor:
         if model or kinds & {"mlflow", "discard"}:
             done += self._show(model)
         if kinds & {"disk", "late"}:
-            self.thinner.thin()
+            self.retention.apply()
             done.append("removed what lay in the sweep's folder without need")
         return done
 
     def _show(self, model: Path | None) -> list[str]:
         """MLflow as the ledger has it, with the sweep's own run closed again: no driver holds it."""
         said: list[str] = []
-        mirror = Mirror(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
-        mirror.show_all()
-        mirror.end("FINISHED" if self.ledger.done else "KILLED", best_of(self.ledger.trials()), model)
+        mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
+        mlflow_callback.show_all()
+        mlflow_callback.end("FINISHED" if self.ledger.done else "KILLED", best_of(self.ledger.trials()), model)
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:
@@ -214,13 +214,13 @@ class Doctor:
             yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
 
     def _check_disk(self, trials: list[TrialRecord]) -> Iterator[Finding]:
-        for folder in self.thinner.leftovers():
+        for folder in self.retention.leftovers():
             yield Finding("disk", f"{folder}: of no trial, or half removed")
         for trial in trials:
             if trial.state == "running":
                 continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
             named = any(row["checkpoint"] for row in trial.curve)
-            superfluous = self.thinner.superfluous(trial)  # of a stopped one also the epochs that overtook the record
+            superfluous = self.retention.superfluous(trial)  # of a stopped one also the epochs that overtook the record
             if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not superfluous:
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
             elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():

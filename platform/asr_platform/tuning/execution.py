@@ -19,10 +19,10 @@ from ray.tune.search import Searcher
 
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import trial_name
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.failures import Streak, blame, reason_in
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.halving import Looks
+from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger, State, TrialRecord
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.cluster import TRIAL_CPUS
@@ -80,7 +80,7 @@ class Proposer(Unsaved, Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
-        self.looks = Looks(feasibility.space.settings)
+        self.looks = Promotions(feasibility.space.settings)
         self.unfinished: deque[int] = deque()
         self.exhausted = False  # the space has nothing more to propose
         self.training: dict[str, int] = {}  # Tune's name of a trial that is being trained -> number
@@ -169,22 +169,22 @@ def _ends_the_sweep(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Recorder(Unsaved, tune.Callback):
-    """Writes down what happens to trials: first in the ledger, then wherever its followers do.
+    """Writes down what happens to trials: first in the ledger, then wherever its callbacks do.
 
-    Tune's event loop waits for every method, so followers must return at once (see background.py).
+    Tune's event loop waits for every method, so callbacks must return at once (see background.py).
 
     Args:
         again: has a trial that the machine took go on.
         watch: is told that something has happened.
-        followers: told of each step in this order.
+        callbacks: told of each step in this order.
     """
 
     def __init__(
         self, ledger: Ledger, stopper: RungStopper, interrupt: Interrupt, meter: Meter, watch: Watch,
-        again: Callable[[int], None], followers: Sequence[Follower],
+        again: Callable[[int], None], callbacks: Sequence[Callback],
     ) -> None:  # fmt: skip
         self.ledger, self.stopper, self.interrupt = ledger, stopper, interrupt
-        self.meter, self.watch, self.again, self.followers = meter, watch, again, followers
+        self.meter, self.watch, self.again, self.callbacks = meter, watch, again, callbacks
         self.losses: Counter[int] = Counter()
         self.streak = Streak()
 
@@ -247,8 +247,8 @@ class Recorder(Unsaved, tune.Callback):
             self.again(number)
         self.watch.heard()
         lost = self.ledger.trial(number)
-        for follower in self.followers:
-            follower.lost(lost, reason, again)
+        for callback in self.callbacks:
+            callback.on_worker_lost(lost, reason, again)
         if not again:
             self._count(replace(lost, state="failed", reason=reason))
 
@@ -267,5 +267,5 @@ class Recorder(Unsaved, tune.Callback):
 
     def _tell(self, step: str, trial: TrialRecord) -> None:
         self.watch.heard()
-        for follower in self.followers:
-            getattr(follower, step)(trial)
+        for callback in self.callbacks:
+            getattr(callback, step)(trial)

@@ -13,26 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asr_platform.analysis.bootstrap import Standing
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, taken
-from asr_platform.study.callbacks import Display, Follower
+from asr_platform.study.callbacks import Callback, Display
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
 from asr_platform.study.recorded_space import changed_trials, recorded_limits, recorded_space, written_space
-from asr_platform.study.run_record import SPENT, STOPPED, RunOnRecord, RunState
+from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.study.warm_start import gather
 from asr_platform.study.widening import check_widening
 from asr_platform.tuning import cluster
 from asr_platform.tuning.best_model import best_of, make_best_model
 from asr_platform.tuning.callbacks.background import Background, Beside
 from asr_platform.tuning.callbacks.meter import DiskMeter, Meter
-from asr_platform.tuning.callbacks.mlflow import Mirror
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.notify import message
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.execution import Proposer, Recorder, execute
 from asr_platform.tuning.interrupts import Interrupt, interrupts
 from asr_platform.tuning.scheduler import RungStopper
@@ -72,7 +72,7 @@ class Outcome:
         registered: its name in MLflow's registry; empty where it could not be registered.
         state: `finished`; or `stopped` by a signal, `capped`, `failed`, all of which --resume goes on with.
         reason: which cap, or what failed, in words.
-        standings: what is known of trials' CERs, by number.
+        intervals: what is known of trials' CERs, by number.
         objectives: what the sweep minimises.
     """
 
@@ -84,7 +84,7 @@ class Outcome:
     registered: str
     state: RunState
     reason: str
-    standings: Mapping[int, Standing]
+    intervals: Mapping[int, ConfidenceInterval]
     objectives: Sequence[str]
 
 
@@ -191,7 +191,7 @@ def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, vi
     """Executes what the ledger has left to do, and lets it be known how that ended."""
     workers = machine.workers(sweep.options)
     concurrency = machine.concurrency(workers, sweep.options)
-    run = RunOnRecord(sweep.ledger, concurrency, workers.count, machine.dashboard, machine.logs)
+    run = RunRecord(sweep.ledger, concurrency, workers.count, machine.dashboard, machine.logs)
     try:
         outcome = _execute(sweep, machine, interrupt, view, run)
     except BaseException as error:
@@ -200,11 +200,11 @@ def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, vi
         with suppress(Exception):  # what keeps the ledger from being written may be what went wrong
             run.end(state, reason)
         with suppress(Exception):
-            view.rests(_message(sweep, state, reason))
+            view.on_finish(_message(sweep, state, reason))
         raise
     with _as_far_as_it_goes(outcome.state, view):
         run.end(outcome.state, outcome.reason)
-    view.rests(_message(sweep, outcome.state, outcome.reason, outcome))
+    view.on_finish(_message(sweep, outcome.state, outcome.reason, outcome))
     return outcome
 
 
@@ -225,25 +225,25 @@ def _as_far_as_it_goes(state: RunState, view: Display) -> Iterator[None]:
 
 def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
     """What is told of a sweep that has come to rest."""
-    standings, model = (outcome.standings, outcome.model) if outcome else ({}, None)
+    intervals, model = (outcome.intervals, outcome.model) if outcome else ({}, None)
     seconds = sweep.ledger.about.get(SPENT, 0.0)
-    return message(sweep.name, state, reason, sweep.ledger.trials(), standings, model, seconds)
+    return message(sweep.name, state, reason, sweep.ledger.trials(), intervals, model, seconds)
 
 
 def _execute(
-    sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: Display, run: RunOnRecord
+    sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: Display, run: RunRecord
 ) -> Outcome:
     """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
     _record(sweep, view)
-    mirror = Mirror(home, ledger, space, corpus, view.say, machine.dashboard)
-    errors = ErrorsOnRecord(folder)
-    thinner = Thinner(ledger, folder, space.settings.keep, lambda number: number not in mirror.missed)
-    meter = Meter(ledger, recorded_limits(ledger.about), workers.count, thinner)
+    mlflow_callback = MLflowCallback(home, ledger, space, corpus, view.say, machine.dashboard)
+    errors = RecordedErrors(folder)
+    retention = Retention(ledger, folder, space.settings.keep, lambda number: number not in mlflow_callback.missed)
+    meter = Meter(ledger, recorded_limits(ledger.about), workers.count, retention)
     copies = CopyKeeper(home, sweep.name)
     # Retention comes after what it takes away, and after a copy of the ledger that knows of it.
-    beside: list[Follower] = [errors, mirror, copies, thinner, DiskMeter(meter)]
+    beside: list[Callback] = [errors, mlflow_callback, copies, retention, DiskMeter(meter)]
     settings = {
         "folder": str(folder),
         "corpus": str(corpus.path.resolve()),
@@ -256,15 +256,15 @@ def _execute(
     try:
         ledger.settle(space.settings.epochs)
         begun = ledger.trials()
-        for follower in [run, errors, mirror, view, copies, thinner]:
-            follower.opened(begun)
+        for callback in [run, errors, mlflow_callback, view, copies, retention]:
+            callback.on_sweep_start(begun)
         meter.measure()
         with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
             proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
             stopper = RungStopper(space.comparable_settings, ledger.trials())
             watch = Watch(folder, interrupt, background, machine.parts, view.say)
-            followers = [run, view, Beside(background, beside)]
-            recorder = Recorder(ledger, stopper, interrupt, meter, watch, proposer.again, followers)
+            callbacks = [run, view, Beside(background, beside)]
+            recorder = Recorder(ledger, stopper, interrupt, meter, watch, proposer.again, callbacks)
             if cap := meter.reached():
                 interrupt.stop("capped", cap)
             if not interrupt.asked:
@@ -274,11 +274,11 @@ def _execute(
                 except LedgerError as error:
                     interrupt.stop("failed", f"{error.problem}. {error.remedy}")
             background.drain()
-        return _conclude(sweep, interrupt, mirror, errors, thinner, meter, view)
+        return _conclude(sweep, interrupt, mlflow_callback, errors, retention, meter, view)
     except Exception:
         with suppress(Exception):  # the first error is the one to tell
             background.drain()
-            mirror.end("FAILED", best_of(ledger.trials()), None)
+            mlflow_callback.end("FAILED", best_of(ledger.trials()), None)
         raise
 
 
@@ -296,8 +296,8 @@ ENDED = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "faile
 
 
 def _conclude(
-    sweep: RunningSweep, interrupt: Interrupt, mirror: Mirror, errors: ErrorsOnRecord, thinner: Thinner, meter: Meter,
-    view: Display,
+    sweep: RunningSweep, interrupt: Interrupt, mlflow_callback: MLflowCallback, errors: RecordedErrors,
+    retention: Retention, meter: Meter, view: Display,
 ) -> Outcome:  # fmt: skip
     """Makes the winner's model directory, unless a signal wants an end at once, and closes what was open."""
     ledger, trials, model = sweep.ledger, sweep.ledger.trials(), None
@@ -309,8 +309,8 @@ def _conclude(
     steps = (
         meter.note,
         partial(ledger.note, STOPPED, interrupt.reason if interrupt.state == "capped" else ""),
-        partial(mirror.end, ENDED[interrupt.state], best_of(trials), model, interrupt.reason),
-        thinner.thin,
+        partial(mlflow_callback.end, ENDED[interrupt.state], best_of(trials), model, interrupt.reason),
+        retention.apply,
         partial(keep_copy, sweep.home, sweep.name),
     )
     for step in steps:
@@ -322,9 +322,9 @@ def _conclude(
         split=sweep.corpus.validation_split(sweep.space.config({}).data.validation).name,
         trials=trials,
         model=model,
-        registered=mirror.registered.uri if mirror.registered else "",
+        registered=mlflow_callback.registered.uri if mlflow_callback.registered else "",
         state=interrupt.state,
         reason=interrupt.reason,
-        standings=errors.standings(trials),
+        intervals=errors.intervals(trials),
         objectives=ledger.objectives,
     )

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.analysis.leaderboard import pareto_front, ranked
 from asr_platform.analysis.wording import heading_of, interval_text
 from asr_platform.study.failures import diagnose
@@ -72,7 +72,7 @@ def _why(trial: TrialRecord) -> str:
 def print_leaderboard(
     console: Console,
     trials: list[TrialRecord],
-    standings: Mapping[int, Standing] = MappingProxyType({}),
+    intervals: Mapping[int, ConfidenceInterval] = MappingProxyType({}),
     objectives: Sequence[str] = ("val_cer",),
 ) -> None:
     """The ranking with what each trial varied, and why some failed.
@@ -82,14 +82,14 @@ def print_leaderboard(
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    whole = ranking_table(ranking, keys, standings, objectives)
+    whole = ranking_table(ranking, keys, intervals, objectives)
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
         left_out: list[str] = []
         for heading in ("", *EXPENDABLE):
             left_out.append(heading)
-            table = ranking_table(ranking, [], standings, objectives, left_out)
+            table = ranking_table(ranking, [], intervals, objectives, left_out)
             if _width(console, table) <= console.width:
                 break
         console.print(table)
@@ -105,7 +105,7 @@ def print_leaderboard(
 
 
 def ranking_table(
-    ranking: list[TrialRecord], keys: list[str], standings: Mapping[int, Standing], objectives: Sequence[str],
+    ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, ConfidenceInterval], objectives: Sequence[str],
     left_out: Collection[str] = (),
 ) -> Table:  # fmt: skip
     """A row a trial, in the order given, with a column for each of these varied keys.
@@ -116,9 +116,9 @@ def ranking_table(
         left_out: headings of columns to leave out.
     """
     caption = f"{heading_of(ranking)} is that of each trial's best epoch"
-    if standings and "interval" not in left_out:
+    if intervals and "interval" not in left_out:
         caption += "; its interval: 95%, over the utterances"
-    if any(standing.tied for standing in standings.values()):
+    if any(confidence.tied for confidence in intervals.values()):
         caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
     front = pareto_front(ranking, objectives) if len(objectives) > 1 else set()
     if front:
@@ -127,13 +127,13 @@ def ranking_table(
     columns: dict[str, Callable[[TrialRecord], RenderableType]] = {
         "trial": lambda trial: str(trial.number),
         heading_of(ranking): lambda trial: objective_text(trial.best) if trial.best else "",
-        "interval": lambda trial: interval_text(standings[trial.number].interval) if trial.number in standings else "",
+        "interval": lambda trial: interval_text(intervals[trial.number].interval) if trial.number in intervals else "",
         "parameters": lambda trial: f"{trial.about.get('parameters', 0):,}",
         "real-time\nfactor": _factor,
         "epochs": lambda trial: str(trial.epochs),
         "state": lambda trial: Text(trial.state, style=COLOURS[trial.state]),
     }
-    absent = {*left_out, *([] if standings else ["interval"])}
+    absent = {*left_out, *([] if intervals else ["interval"])}
     absent |= set() if "real_time_factor" in objectives else {"real-time\nfactor"}
     shown = [heading for heading in columns if heading not in absent]
     for heading in ("rank", *shown):
@@ -142,8 +142,8 @@ def ranking_table(
         # The section is dropped where the rest of the key says enough.
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for rank, trial in enumerate(ranking, start=1):
-        standing = standings.get(trial.number)
-        mark = f"{'*' * (trial.number in front)}{'=' * bool(standing and standing.tied)}"
+        confidence = intervals.get(trial.number)
+        mark = f"{'*' * (trial.number in front)}{'=' * bool(confidence and confidence.tied)}"
         cells = (columns[heading](trial) for heading in shown)
         table.add_row(f"{mark}{rank}", *cells, *(_value(trial, key) for key in keys))
     return table

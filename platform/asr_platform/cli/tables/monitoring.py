@@ -43,7 +43,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         takes.add_row("GPU memory", _size(expense.gpu_memory_bytes), "a worker")
     takes.add_row("disk", _size(expense.disk_bytes), "checkpoints, and the winner")
     console.print(takes)
-    for name, profile in (("cheapest", expense.cheapest), ("dearest", expense.dearest)):
+    for name, profile in (("cheapest", expense.cheapest), ("most_expensive", expense.most_expensive)):
         say(
             console,
             f"{name} of those profiled: {profile.batch:.2f} s a batch, validation {profile.validation:.1f} s "

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
 
 
@@ -76,29 +76,29 @@ class Background:
             self.say(text)
 
 
-class Beside(Follower):
-    """Tells followers of each step in the background, in their order.
+class Beside(Callback):
+    """Tells callbacks of each step in the background, in their order.
 
-    Where the same step of a trial is still waiting to be told, it is told once: followers look at what is on record.
+    Where the same step of a trial is still waiting to be told, it is told once: callbacks look at what is on record.
     """
 
-    def __init__(self, background: Background, followers: Sequence[Follower]) -> None:
-        self.background, self.followers = background, followers
+    def __init__(self, background: Background, callbacks: Sequence[Callback]) -> None:
+        self.background, self.callbacks = background, callbacks
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         self._tell("started", trial)
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         self._tell("progressed", trial)
 
-    def waits(self, trial: TrialRecord) -> None:
+    def on_trial_paused(self, trial: TrialRecord) -> None:
         self._tell("waits", trial)
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         self._tell("ended", trial)
 
     def _tell(self, step: str, trial: TrialRecord) -> None:
-        for follower in self.followers:
-            name = type(follower).__name__
+        for callback in self.callbacks:
+            name = type(callback).__name__
             what = f"{name} of trial {trial.number} ({step})"
-            self.background.do(what, partial(getattr(follower, step), trial), (name, step, trial.number))
+            self.background.do(what, partial(getattr(callback, step), trial), (name, step, trial.number))

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from asr_platform.storage.home import used
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import SPENT
 from asr_platform.study.spending import GB, caps, device_seconds
-from asr_platform.tuning.callbacks.retention import Thinner
+from asr_platform.tuning.callbacks.retention import Retention
 from search_spaces.settings import Limits
 
 
@@ -23,14 +23,14 @@ class Meter:
 
     Args:
         workers: of a trial.
-        thinner: makes room on disk before that cap is said to be reached.
+        retention: makes room on disk before that cap is said to be reached.
 
     Attributes:
         disk_bytes: of the sweep's folder, when it was last measured; 0 where there is no cap.
     """
 
-    def __init__(self, ledger: Ledger, limits: Limits, workers: int, thinner: Thinner) -> None:
-        self.ledger, self.limits, self.workers, self.thinner = ledger, limits, workers, thinner
+    def __init__(self, ledger: Ledger, limits: Limits, workers: int, retention: Retention) -> None:
+        self.ledger, self.limits, self.workers, self.retention = ledger, limits, workers, retention
         self.before, self.start = float(ledger.about.get(SPENT, 0.0)), time.monotonic()
         self.device_seconds = device_seconds((row for trial in ledger.trials() for row in trial.curve), workers)
         self.disk_bytes = 0.0
@@ -58,21 +58,21 @@ class Meter:
         cap = self.limits.disk_gb
         if cap is None:
             return
-        size = used(self.thinner.folder)
+        size = used(self.retention.folder)
         if size >= cap * GB:
-            self.thinner.thin()
-            size = used(self.thinner.folder)
+            self.retention.apply()
+            size = used(self.retention.folder)
         self.disk_bytes = size
 
 
-class DiskMeter(Follower):
+class DiskMeter(Callback):
     """Measures the disk whenever a trial has written to it or left it."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         self.meter.measure()
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         self.meter.measure()

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from asr_platform.analysis.bootstrap import error_interval
-from asr_platform.analysis.recorded_errors import ErrorsOnRecord
+from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.wording import interval_text
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, trial_name
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
 from asr_platform.tracking.registry import Entry, Registered, Registry
@@ -36,7 +36,7 @@ LONG = 1.0  # seconds after which a store that fails is left alone for a while
 REST = 20  # times as long as its failure took: so one that does not answer takes a twentieth of the driver's time
 
 
-class Mirror(Follower):
+class MLflowCallback(Callback):
     """One sweep in MLflow.
 
     Args:
@@ -50,7 +50,7 @@ class Mirror(Follower):
         self.home, self.ledger, self.space, self.corpus = home, ledger, space, corpus
         self.say, self.dashboard = say, dashboard
         self.folder = home.sweep(ledger.name)
-        self.errors = ErrorsOnRecord(self.folder)
+        self.errors = RecordedErrors(self.folder)
         self.tracker: Tracker | None = None
         self.parent = ""
         self.away = False
@@ -59,16 +59,16 @@ class Mirror(Follower):
         self.rests_until = 0.0
         self.registered: Registered | None = None  # the best model, once it is
 
-    def opened(self, trials: list[TrialRecord]) -> None:
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         self.show_all()
 
-    def started(self, trial: TrialRecord) -> None:
+    def on_trial_start(self, trial: TrialRecord) -> None:
         self.show(trial.number)
 
-    def progressed(self, trial: TrialRecord) -> None:
+    def on_epoch_end(self, trial: TrialRecord) -> None:
         self.show(trial.number)
 
-    def ended(self, trial: TrialRecord) -> None:
+    def on_trial_end(self, trial: TrialRecord) -> None:
         self.show(trial.number)
 
     def show(self, *numbers: int) -> None:

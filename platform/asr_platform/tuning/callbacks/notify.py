@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from asr_platform.analysis.bootstrap import Standing
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.study.ledger import TrialRecord
 from trainables.errors import InputError
@@ -63,7 +63,7 @@ def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[st
 
 
 def message(
-    name: str, state: str, reason: str, trials: list[TrialRecord], standings: Mapping[int, Standing],
+    name: str, state: str, reason: str, trials: list[TrialRecord], intervals: Mapping[int, ConfidenceInterval],
     model: Path | None, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What there is to say of a sweep that has come to rest; rates are fractions.
@@ -72,7 +72,7 @@ def message(
         state: `finished`, `capped`, `stopped` or `failed`; `reason` says more of the last three.
         seconds: all of the sweep's runs have taken.
     """
-    best = next(iter(rows(trials, standings)), None)
+    best = next(iter(rows(trials, intervals)), None)
     key = next((key for key in OBJECTIVES if best and best.get(key) is not None), None)
     minutes = round(seconds / 60, 1)
     text = f"sweep {name} {state} after {minutes:g} min" + (f" ({reason})" if reason else "")

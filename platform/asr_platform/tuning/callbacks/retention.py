@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr_platform.analysis.leaderboard import pareto_front, ranked
 from asr_platform.storage.home import trial_name
-from asr_platform.study.callbacks import Follower
+from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from asr_platform.tuning.trial import HALF_SNAPSHOT, SNAPSHOT
 from trainables.evaluation.examples import ATTENTION
@@ -25,7 +25,7 @@ GOING = ".removed-"  # before the name of a folder that is being removed
 OF_TRAINING = (TRAINING, OPTIMIZER, AVERAGES)
 
 
-class Thinner(Follower):
+class Retention(Callback):
     """Thins out the checkpoints of one sweep.
 
     Args:
@@ -41,13 +41,13 @@ class Thinner(Follower):
         self.ledger, self.folder, self.trials, self.keep = ledger, folder, folder / "trials", keep
         self.drawn = drawn
 
-    def opened(self, trials: list[TrialRecord]) -> None:
-        self.thin()
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
+        self.apply()
 
-    def ended(self, trial: TrialRecord) -> None:
-        self.thin()
+    def on_trial_end(self, trial: TrialRecord) -> None:
+        self.apply()
 
-    def thin(self) -> None:
+    def apply(self) -> None:
         """Removes what ended trials no longer need; running trials are left alone."""
         ended = [trial for trial in self.ledger.trials() if trial.state != "running" and self._is_here(trial)]
         here = [trial for trial in ranked(ended) if trial.model]
