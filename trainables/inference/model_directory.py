@@ -35,8 +35,6 @@ FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 FEATURES = "features.json"  # a recogniser's
 ERRORS = "errors.json"  # those of its last validation, where they were kept
-# In a registered model: the directory, and beside it MLflow's file and the language model that it listens to.
-MODEL, MLMODEL, OWN_LANGUAGE_MODEL = "model", "MLmodel", "language_model"
 DAMAGED = "The file is damaged; use another copy."
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -241,17 +239,6 @@ def not_finite(network: nn.Module) -> str:
         if not parameter.sum().isfinite() and not parameter.isfinite().all():
             return name
     return ""
-
-
-def with_own_language_model(config: Config, folder: Path) -> Config:
-    """The configuration of a registered model, which has the language model that it listens to beside it.
-
-    The path in it is that of the machine where it was trained.
-    """
-    if not (folder.with_name(MLMODEL).is_file() and folder.with_name(OWN_LANGUAGE_MODEL).is_dir()):
-        return config
-    decoding = config.decoding.model_copy(update={"language_model": str(folder.with_name(OWN_LANGUAGE_MODEL))})
-    return config.model_copy(update={"decoding": decoding})
 
 
 def copy_model(checkpoint: Path, folder: Path) -> Path:

@@ -33,7 +33,6 @@ from trainables.inference.model_directory import (
     load_network,
     read_about,
     read_json,
-    with_own_language_model,
 )
 from trainables.models.speech_transformer import SpeechTransformer
 
@@ -192,15 +191,21 @@ class Recognizer(TrainedModel):
         (folder / FEATURES).write_text(statistics.model_dump_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
+    def load(cls, folder: Path, device: torch.device | str = "cpu", language_model: Path | None = None) -> Self:
         """Reads a model directory.
+
+        Args:
+            language_model: a language model's directory, which replaces `decoding.language_model` of the configuration.
 
         Raises:
             InputError: the directory is of another format or kind.
             DamagedError: a file is missing, is not what was saved, or does not fit the others.
         """
         about = read_about(folder, "encoder_decoder", cls.FILES)
-        config = with_own_language_model(about.config, folder)
+        config = about.config
+        if language_model is not None:
+            decoding = config.decoding.model_copy(update={"language_model": str(language_model)})
+            config = config.model_copy(update={"decoding": decoding})
         try:
             found = FeatureStatistics.model_validate(read_json(folder / FEATURES))
         except ValidationError as error:

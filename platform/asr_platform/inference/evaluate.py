@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from asr_platform.tracking.model_names import registered_language_model
 from trainables.config import Decoding, parse_config
 from trainables.data.corpus import Corpus, Split
 from trainables.decoding import Search
@@ -29,7 +30,7 @@ WARM_UP = 4  # utterances transcribed before the clock of a comparison starts
 
 def load(model: Path) -> Recognizer:
     """The recogniser in a model directory, on the GPU where there is one."""
-    return Recognizer.load(model, _device())
+    return Recognizer.load(model, _device(), registered_language_model(model))
 
 
 def _device() -> str:

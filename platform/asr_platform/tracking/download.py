@@ -18,11 +18,12 @@ from asr_platform.storage.database import database_file
 from asr_platform.storage.home import STORE, Home, Store
 from asr_platform.storage.store_address import named_uri
 from asr_platform.study.ledger import Ledger
+from asr_platform.tracking.model_names import MODEL
 from asr_platform.tracking.registry import CHAMPION
 from asr_platform.tracking.runs import FAILURES, LEDGER, client_of
 from trainables.errors import InputError
 from trainables.folders import replaced
-from trainables.inference.model_directory import CONFIG, MODEL
+from trainables.inference.model_directory import CONFIG
 
 
 def fetch(home: Path, model: str) -> Path:

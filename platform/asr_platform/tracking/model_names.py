@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 IN_MLFLOW = ("models:/", "runs:/")
+# The folder of a registered model: MLflow's file, the model directory, and the language model that its search uses.
+MLMODEL, MODEL, LANGUAGE_MODEL = "MLmodel", "model", "language_model"
+
+
+def registered_language_model(model: Path) -> Path | None:
+    """The language model's directory that was registered together with the model directory `model`, if any."""
+    language_model = model.with_name(LANGUAGE_MODEL)
+    return language_model if model.with_name(MLMODEL).is_file() and language_model.is_dir() else None
 
 
 def located(home: Path, model: str) -> Path:

@@ -17,10 +17,11 @@ from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, Schema
 
 import trainables
+from asr_platform.tracking.model_names import LANGUAGE_MODEL, MODEL
 from trainables.config import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
-from trainables.inference.model_directory import CONFIG, MODEL, OWN_LANGUAGE_MODEL, kind_of, read_json
+from trainables.inference.model_directory import CONFIG, kind_of, read_json
 from trainables.inference.serving import RequestLimits
 
 SERVING = Path(__file__).with_name("serving.py")  # never imported here: MLflow runs its copies
@@ -72,7 +73,7 @@ def parts(model: Path) -> Iterator[tuple[str, Path]]:
             raise InputError(
                 f"decoding.language_model: {language_model} is not there", "Put it back, or set lm_weight to 0."
             )
-        yield OWN_LANGUAGE_MODEL, language_model
+        yield LANGUAGE_MODEL, language_model
 
 
 def requirements() -> list[str]:

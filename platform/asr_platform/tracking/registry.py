@@ -22,11 +22,12 @@ from mlflow.tracking import MlflowClient
 
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, HEAD
+from asr_platform.tracking.model_names import MODEL
 from asr_platform.tracking.packaging import parts, write_around
 from asr_platform.tracking.runs import patience
 from trainables.evaluation.metrics import objective, objective_value
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
-from trainables.inference.model_directory import MODEL, copy_model, kind_of
+from trainables.inference.model_directory import copy_model, kind_of
 
 CHAMPION = "champion"
 IDENTITY = ("ledger", "trial", "epoch")  # tags: no two models have the same

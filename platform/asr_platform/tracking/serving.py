@@ -35,9 +35,10 @@ from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel
 from trainables.inference.long_form import Cut, cut, longest_piece, transcribe_cuts
-from trainables.inference.model_directory import MODEL, kind_of
+from trainables.inference.model_directory import kind_of
 from trainables.inference.serving import UNLIMITED, LateError, RequestLimits, SharedRecognizer, Turns
 
+MODEL, LANGUAGE_MODEL = "model", "language_model"  # beside this file's copy (model_names.py)
 SERVER = "mlflow.pyfunc.scoring_server.app"  # the module that loads the model where it is served (MLflow 3.17)
 JSON = "application/json"
 IDLE_SECONDS = 5.0  # between two parts of a request's body
@@ -112,7 +113,9 @@ class Texts:
     """A recogniser, with the search of its configuration. It hears what `platform transcribe` hears."""
 
     def __init__(self, folder: Path, device: str, limits: RequestLimits) -> None:
-        self.recognizer = SharedRecognizer.load(folder, device)
+        language_model = folder.with_name(LANGUAGE_MODEL)
+        registered = language_model if language_model.is_dir() else None
+        self.recognizer = SharedRecognizer.load(folder, device, registered)
         self.search = self.recognizer.search()
         self.limits = limits
 
