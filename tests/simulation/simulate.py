@@ -56,7 +56,7 @@ def _told(world: World, error: Exception) -> str:
             *(f"  | {line}" for line in world.printed.getvalue().splitlines()),
             "the last driver's last writes:",
             *(f"  {line}" for line in world.writes.latest),
-            "again: PYTHONPATH=tests python "
+            "again: PYTHONPATH=tests/support python "
             f"tests/simulation/simulate.py --first {seed} --count 1 --store {world.schedule.store}",
             f"its files: {world.folder}",
         ]

@@ -51,6 +51,6 @@ def test_a_seed_is_one_schedule(store: str, templates: Templates, tmp_path: Path
 
 def test_a_fault_is_told_with_its_seed(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a checkpoint retention that removes nothing."""
-    monkeypatch.setattr(Retention, "thin", lambda retention: None)
+    monkeypatch.setattr(Retention, "apply", lambda retention: None)
     with pytest.raises(ScheduleError, match=r"seed \d+(.|\n)*simulate.py --first \d+ --count 1"):
         simulate(range(1, 20), templates, tmp_path)

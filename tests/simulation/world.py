@@ -36,7 +36,6 @@ from asr_platform.storage.database import make_tables, open_storage, sqlite_addr
 from asr_platform.storage.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
 from asr_platform.study import provenance
 from asr_platform.study import run_record as run_on_record
-from asr_platform.study import spending as limits
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
@@ -44,6 +43,7 @@ from asr_platform.study.ledger_copies import restore
 from asr_platform.tracking import runs as tracking
 from asr_platform.tracking.runs import quiet
 from asr_platform.tuning import best_model, sweep, watch
+from asr_platform.tuning.callbacks import meter
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.doctor import Doctor, Finding
@@ -239,7 +239,7 @@ class World:
         means.
         """
         with pytest.MonkeyPatch.context() as patch:
-            for module in (limits, mlflow_callback, run_on_record, tracking, watch):
+            for module in (meter, mlflow_callback, run_on_record, tracking, watch):
                 patch.setattr(module, "time", self.clock)
             patch.setattr(sweep.cluster, "Reaper", _NoReaper)
             patch.setattr(provenance, "_git", _git)

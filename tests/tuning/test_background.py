@@ -19,13 +19,13 @@ class Told(Callback):
         self.steps: list[tuple[str, int, int]] = []
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        self._remember("started", trial)
+        self._remember("on_trial_start", trial)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        self._remember("progressed", trial)
+        self._remember("on_epoch_end", trial)
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        self._remember("ended", trial)
+        self._remember("on_trial_end", trial)
 
     def _remember(self, step: str, trial: TrialRecord) -> None:
         assert self.gate.wait(60)
@@ -37,7 +37,7 @@ def test_the_caller_does_not_wait_and_the_order_stays() -> None:
     background, told = Background(print), Told()
     beside = Beside(background, [told])
     beside.on_trial_start(records.trial(0, "running"))
-    while background.current != "Told of trial 0 (started)":
+    while background.current != "Told.on_trial_start of trial 0":
         pass
     for epochs in (1, 2, 3):
         beside.on_epoch_end(records.trial(0, "running", [0.5] * epochs))
@@ -46,7 +46,12 @@ def test_the_caller_does_not_wait_and_the_order_stays() -> None:
     assert told.steps == []
     told.gate.set()
     background.drain()
-    assert told.steps == [("started", 0, 0), ("progressed", 0, 3), ("progressed", 1, 3), ("ended", 0, 3)]
+    assert told.steps == [
+        ("on_trial_start", 0, 0),
+        ("on_epoch_end", 0, 3),
+        ("on_epoch_end", 1, 3),
+        ("on_trial_end", 0, 3),
+    ]
     assert background.current == ""
 
 

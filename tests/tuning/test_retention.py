@@ -94,7 +94,7 @@ def expected_files() -> set[str]:
 def test_the_best_keep_their_models_and_running_trials_everything(sweep: Sweep) -> None:
     """Of the others, what was seen of them stays, in JSON; the ledger knows that their models are gone by intent."""
     for _ in range(2):
-        sweep.thin()
+        sweep.apply()
         assert sweep.files() == expected_files()
         trials = sweep.ledger.trials()
         assert [bool(trial.model) for trial in trials] == [False, True, False, True, True, False]
@@ -108,7 +108,7 @@ def test_the_pareto_front_keeps_its_models(sweep: Sweep) -> None:
     """Of several objectives; the smallest model is on the front, whatever its CER."""
     sweep.ledger.note("objectives", ["val_cer", "parameters"])
     sweep.ledger.describe(2, "parameters", 1)
-    sweep.thin()
+    sweep.apply()
     assert [trial.number for trial in sweep.ledger.trials() if trial.state != "running" and trial.model] == [1, 2, 3]
 
 
@@ -116,20 +116,20 @@ def test_of_a_trial_whose_worker_ran_on_nothing_stays(sweep: Sweep) -> None:
     """Ray Train has removed the epochs on record for later, better ones."""
     late = sweep.checkpoint(2, 9)
     sweep.checkpoint(2, 1).rename(late)
-    sweep.thin()
+    sweep.apply()
     assert not late.exists() and sweep.ledger.trial(2).about["model_removed"]
     shutil.rmtree(sweep.checkpoint(3, 2))
-    sweep.thin()
+    sweep.apply()
     assert not sweep.ledger.trial(3).about.get("model_removed"), "a complete trial's model is missed"
 
 
 def test_a_better_trial_takes_the_place_of_the_worst_that_was_kept(sweep: Sweep) -> None:
     """And a model that is gone does not come back when more are to be kept."""
-    sweep.thin()
+    sweep.apply()
     sweep.ledger.finish(4, "complete")
-    sweep.thin()
+    sweep.apply()
     assert [trial.number for trial in sweep.ledger.trials() if trial.model] == [1, 4]
-    sweep.thin(keep=5)
+    sweep.apply(keep=5)
     assert [trial.number for trial in sweep.ledger.trials() if trial.model] == [1, 4]
     assert sweep.checkpoint(4, 1).is_dir() and not sweep.checkpoint(4, 2).exists()
 
@@ -159,13 +159,13 @@ def test_it_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.Monkey
             for owner, name in ((Path, "unlink"), (Path, "rename"), (shutil, "rmtree"), (sweep.ledger, "describe")):
                 patch.setattr(owner, name, counted(getattr(owner, name)))
             try:
-                sweep.thin()
+                sweep.apply()
                 lived = True
             except KilledError:
                 pass
         for trial in sweep.ledger.trials():
             assert not trial.model or {path.name for path in Path(trial.model).iterdir()} >= MODEL
-        sweep.thin()
+        sweep.apply()
         assert sweep.files() == expected_files()
         assert not list(sweep.folder.rglob(".removed-*"))
         step += 1
@@ -176,7 +176,7 @@ def test_what_lies_on_remote_storage_is_left_alone(sweep: Sweep) -> None:
     number = sweep.ledger.propose(records.space(), lambda values: records.counting(7)).number
     sweep.ledger.record(number, {**records.row(1, 0.99), "checkpoint": "s3://bucket/checkpoint_1"})
     sweep.ledger.finish(number, "complete")
-    sweep.thin()
+    sweep.apply()
     trial = sweep.ledger.trial(number)
     assert trial.model == "s3://bucket/checkpoint_1" and not trial.about.get("model_removed")
 
@@ -192,7 +192,7 @@ def test_nothing_is_removed_where_a_home_was_moved(sweep: Sweep) -> None:
 def test_folders_of_no_trial_go(sweep: Sweep) -> None:
     for name in ("trial-0099/checkpoint_1", ".removed-trial-0000", "trial-0004/.removed-checkpoint_7"):
         (sweep.folder / "trials" / name).mkdir(parents=True)
-    sweep.thin()
+    sweep.apply()
     assert {path.name for path in (sweep.folder / "trials").iterdir()} == {trial_name(n) for n in range(6)}
     assert not list(sweep.folder.rglob(".removed-*"))
 
@@ -219,5 +219,5 @@ def test_what_pictures_are_drawn_from_stays_until_they_are_drawn(sweep: Sweep) -
     (sweep.checkpoint(0, 2) / ATTENTION).write_bytes(bytes(10))
     Retention(sweep.ledger, sweep.folder, 2, drawn=lambda number: number != 0).apply()
     assert sweep.files() == expected_files() | {f"trial-0000/checkpoint_2/{ATTENTION}"}
-    sweep.thin()
+    sweep.apply()
     assert sweep.files() == expected_files()

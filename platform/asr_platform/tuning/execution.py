@@ -196,7 +196,7 @@ class Recorder(Unsaved, tune.Callback):
 
     @_ends_the_sweep
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._tell("started", self.ledger.trial(trial.config["number"]))
+        self._tell("on_trial_start", self.ledger.trial(trial.config["number"]))
 
     @_ends_the_sweep
     def on_trial_result(
@@ -210,7 +210,7 @@ class Recorder(Unsaved, tune.Callback):
         if self.ledger.record(number, row):
             self.meter.add(row)
             self.watch.heard(row["train_seconds"] + row["validation_seconds"])
-            self._tell("progressed", self.ledger.trial(number))
+            self._tell("on_epoch_end", self.ledger.trial(number))
 
     @_ends_the_sweep
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -222,7 +222,7 @@ class Recorder(Unsaved, tune.Callback):
         elif (now := self.ledger.trial(number)).epochs >= trial.config["config"]["training"]["epochs"]:
             self._finish(number, "complete")
         elif now.epochs >= trial.config["until"]:
-            self._tell("waits", now)
+            self._tell("on_trial_paused", now)
         elif not self.interrupt.asked:
             self._lost(number, "ended before its last epoch")
 
@@ -255,7 +255,7 @@ class Recorder(Unsaved, tune.Callback):
     def _finish(self, number: int, state: State, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
         ended = self.ledger.trial(number)
-        self._tell("ended", ended)
+        self._tell("on_trial_end", ended)
         self._count(ended)
 
     def _count(self, ended: TrialRecord) -> None:

@@ -86,19 +86,19 @@ class Beside(Callback):
         self.background, self.callbacks = background, callbacks
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        self._tell("started", trial)
+        self._tell("on_trial_start", trial)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        self._tell("progressed", trial)
+        self._tell("on_epoch_end", trial)
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
-        self._tell("waits", trial)
+        self._tell("on_trial_paused", trial)
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        self._tell("ended", trial)
+        self._tell("on_trial_end", trial)
 
     def _tell(self, step: str, trial: TrialRecord) -> None:
         for callback in self.callbacks:
             name = type(callback).__name__
-            what = f"{name} of trial {trial.number} ({step})"
+            what = f"{name}.{step} of trial {trial.number}"
             self.background.do(what, partial(getattr(callback, step), trial), (name, step, trial.number))
