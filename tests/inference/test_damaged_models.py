@@ -26,7 +26,8 @@ from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model, kind_of, load_network
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech_transformer import SpeechTransformer
-from trainables.training.checkpoint import AVERAGES, OPTIMIZER, TRAINING, save_checkpoint
+from trainables.training.checkpoint import save_checkpoint
+from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, TRAINING
 from trainables.training.loop import train
 
 Change = Callable[[dict[str, Any]], Any]

@@ -19,11 +19,11 @@ from typing import Any
 from ray.exceptions import ActorDiedError
 
 from asr_platform.storage.home import TRIALS, trial_name
-from asr_platform.tuning.trial import END, KEPT, SNAPSHOT, TRAINING, mended
+from asr_platform.tuning.trial import END, KEPT, SNAPSHOT, mended
 from trainables.errors import DivergedError
 from trainables.evaluation.examples import ATTENTION
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
-from trainables.training.checkpoint import OPTIMIZER
+from trainables.training.checkpoint_files import OPTIMIZER, TRAINING
 
 LETTERS = 40  # of each utterance
 Row = dict[str, Any]

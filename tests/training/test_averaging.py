@@ -21,7 +21,8 @@ from trainables.errors import InputError
 from trainables.inference.model_directory import TrainedModel
 from trainables.inference.recognizer import Recognizer
 from trainables.training.averaging import WeightAverages
-from trainables.training.checkpoint import AVERAGES, load_averages
+from trainables.training.checkpoint import load_averages
+from trainables.training.checkpoint_files import AVERAGES
 from trainables.training.loop import Trainer, train
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from trainables.checksums import CHECKSUMS
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
-from trainables.training.checkpoint import OPTIMIZER, TRAINING, find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.training.checkpoint_files import OPTIMIZER, TRAINING
 from trainables.training.loop import Trainer
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ import pytest
 import ray.train
 
 from asr_platform.tuning.mailbox import Mailbox
-from asr_platform.tuning.trial import SNAPSHOT, TRAINING, mended
+from asr_platform.tuning.trial import SNAPSHOT, mended
+from trainables.training.checkpoint_files import TRAINING
 
 
 def checkpoint(folder: Path, name: str, whole: bool = True) -> Path:

@@ -25,10 +25,8 @@ from trainables.evaluation.utterance_errors import ERRORS
 from trainables.folders import previous, replaced
 from trainables.inference.model_directory import TrainedModel
 from trainables.output import say
+from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, TRAINING, TRAINING_FILES
 
-OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
-AVERAGES = "averages.safetensors"  # only where the weights that are trained are not the ones that were validated
-OF_TRAINING = (OPTIMIZER, AVERAGES, TRAINING)
 DATED = "checkpoint_[0-9][0-9][0-9][0-9]-*"  # Ray Train's names of a run's checkpoints: the date and the time
 # What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
@@ -60,7 +58,7 @@ def save_checkpoint(
         (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
         if examples is not None:
             examples.save(partial)
-        record_checksums(partial, (*OF_TRAINING, EXAMPLES, ATTENTION, ERRORS))
+        record_checksums(partial, (*TRAINING_FILES, EXAMPLES, ATTENTION, ERRORS))
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -120,7 +118,7 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
         raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
-    verify_checksums(folder, OF_TRAINING)
+    verify_checksums(folder, TRAINING_FILES)
     try:
         tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
         state = _optimizer_state(trained.model, optimizer, tensors)

@@ -26,6 +26,7 @@ from ray.train import UserCallback
 
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.mailbox import Mailbox, Report
+from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
@@ -34,7 +35,6 @@ Settings = dict[str, Any]
 KEPT = 2
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
 HALF_SNAPSHOT = f"half-{SNAPSHOT}"
-TRAINING = "training.json"  # what a whole checkpoint has (training/checkpoint.py; importing it would import torch)
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 END: Report = {"done": True}  # the step after the last report; Tune ends the trial at it
 

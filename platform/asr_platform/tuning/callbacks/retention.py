@@ -18,11 +18,9 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from asr_platform.tuning.trial import HALF_SNAPSHOT, SNAPSHOT
 from trainables.evaluation.examples import ATTENTION
-from trainables.training.checkpoint import AVERAGES, OPTIMIZER, TRAINING
+from trainables.training.checkpoint_files import TRAINING_FILES
 
 GOING = ".removed-"  # before the name of a folder that is being removed
-# What training alone needs, `training.json` first: a checkpoint that has it counts as whole.
-OF_TRAINING = (TRAINING, OPTIMIZER, AVERAGES)
 
 
 class Retention(Callback):
@@ -89,7 +87,7 @@ class Retention(Callback):
         for folder in self.superfluous(trial):
             _remove(folder)
         if trial.checkpoint:
-            for name in OF_TRAINING:
+            for name in TRAINING_FILES:
                 (Path(trial.checkpoint) / name).unlink(missing_ok=True)
             spared = "" if self.drawn(trial.number) else ATTENTION
             for path in [] if kept else Path(trial.checkpoint).iterdir():
