@@ -55,12 +55,12 @@ def measure(recognizer: Recognizer, recordings: list[Spoken], piece_seconds: flo
         [" ".join(word.text for word in words) for words in rows] for rows in ([said for _, said in recordings], found)
     )
     errors = []
-    for (_, said), heard, parts in zip(recordings, found, align_words(references, hypotheses), strict=True):
+    for (_, said), heard, alignment in zip(recordings, found, align_words(references, hypotheses), strict=True):
         one, other = iter(said), iter(heard)
-        for part in parts:
-            true, times = [next(one) for _ in part.reference], [next(other) for _ in part.hypothesis]
-            if part.kind == "equal":
-                errors += [(b.start - a.start, b.end - a.end) for a, b in zip(true, times, strict=True)]
+        for pair in alignment:
+            true, timed = next(one) if pair.reference else None, next(other) if pair.hypothesis else None
+            if true and timed and pair.operation == "equal":
+                errors.append((timed.start - true.start, timed.end - true.end))
     return word_error_rate(references, hypotheses), np.array(errors)
 
 

@@ -17,12 +17,12 @@ from trainables.evaluation import examples
 from trainables.evaluation.examples import (
     ATTENTION,
     EXAMPLES,
+    Example,
     Examples,
-    Transcript,
     attention_weights,
-    chosen,
-    commonest,
-    watched,
+    captured_attention,
+    most_frequent,
+    select,
 )
 from trainables.evaluation.metrics import align_characters, align_words, character_error_rate, word_error_rate
 from trainables.evaluation.utterance_errors import ERRORS
@@ -59,26 +59,24 @@ def test_marks_add_up_to_the_errors_that_are_counted(pairs: list[tuple[str, str]
         (align_characters(references, hypotheses), character_error_rate, characters),
         (align_words(references, hypotheses), word_error_rate, words),
     ):
-        errors = sum(piece.errors for pieces in aligned for piece in pieces)
+        errors = sum(pair.operation != "equal" for alignment in aligned for pair in alignment)
         if length:
             assert errors / length == pytest.approx(rate(references, hypotheses))
 
 
 @given(texts, texts)
 def test_an_alignment_holds_both_texts_whole(reference: str, hypothesis: str) -> None:
-    (pieces,) = align_characters([reference], [hypothesis])
-    assert "".join(character for piece in pieces for character in piece.reference) == reference.strip()
-    assert "".join(character for piece in pieces for character in piece.hypothesis) == hypothesis.strip()
-    for piece in pieces:
-        lengths = len(piece.reference), len(piece.hypothesis)
-        assert (piece.kind == "insert") == (lengths[0] == 0) and (piece.kind == "delete") == (lengths[1] == 0)
-        if piece.kind in ("equal", "substitute"):
-            assert lengths[0] == lengths[1] > 0
-            assert (piece.reference == piece.hypothesis) == (piece.kind == "equal")
+    (alignment,) = align_characters([reference], [hypothesis])
+    assert "".join(pair.reference for pair in alignment) == reference.strip()
+    assert "".join(pair.hypothesis for pair in alignment) == hypothesis.strip()
+    for pair in alignment:
+        lengths = len(pair.reference), len(pair.hypothesis)
+        expected = {(0, 1): "insert", (1, 0): "delete", (1, 1): "substitute"}[lengths]
+        assert pair.operation == ("equal" if pair.reference == pair.hypothesis else expected)
 
 
 def test_word_errors_are_counted_over_the_whole_split() -> None:
-    found = commonest(align_words(["A CAT SAT", "A CAT", "THE CAT", "A"], ["A BAT SAT", "THE BAT", "THE", "A A"]))
+    found = most_frequent(align_words(["A CAT SAT", "A CAT", "THE CAT", "A"], ["A BAT SAT", "THE BAT", "THE", "A A"]))
     assert [(row.reference, row.hypothesis, row.count) for row in found] == [
         ("CAT", "BAT", 2), ("", "A", 1), ("A", "THE", 1), ("CAT", "", 1),
     ]  # fmt: skip
@@ -86,8 +84,8 @@ def test_word_errors_are_counted_over_the_whole_split() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 50, 51, 60, 100, 101, 2703])
 def test_the_worst_are_kept_and_others_evenly_spread(count: int) -> None:
-    rows = [Transcript(str(number), 1.0, "", "", count - number) for number in range(count)]
-    found = chosen(rows)
+    rows = [Example(str(number), 1.0, "", "", count - number) for number in range(count)]
+    found = select(rows)
     assert len(found) == min(count, examples.WORST + examples.SPREAD)
     assert found[: examples.WORST] == rows[: examples.WORST]
     numbers = [int(row.id) for row in found[examples.WORST :]]
@@ -154,7 +152,7 @@ def test_the_weights_are_those_that_the_model_used(qk_norm: str) -> None:
         layer.self_attention.register_forward_hook(lambda module, given, _: values.append(module.project(given[0])[2]))
         for layer in model.decoder.stack
     ]
-    with torch.no_grad(), watched(model.decoder) as (to_tokens, to_states):
+    with torch.no_grad(), captured_attention(model.decoder) as (to_tokens, to_states):
         logits = model.decoder(*arguments)
     for hook in hooks:
         hook.remove()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from trainables.evaluation.examples import Attention, Examples, Transcript, commonest
+from trainables.evaluation.examples import Attention, Example, Examples, most_frequent
 from trainables.evaluation.metrics import align_characters, align_words
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
@@ -42,14 +42,16 @@ def attention(tokens: Sequence[str], states: int, layers: int = 2, heads: int = 
 def examples(pairs: Sequence[tuple[str, str]] = PAIRS, epoch: int = 2) -> Examples:
     references, hypotheses = [one for one, _ in pairs], [other for _, other in pairs]
     rows = [
-        Transcript(f"{number:03}<i>", 1.5, reference, hypothesis, sum(piece.errors for piece in pieces))
-        for number, (reference, hypothesis, pieces) in enumerate(
+        Example(f"{number:03}<i>", 1.5, reference, hypothesis, sum(pair.operation != "equal" for pair in pairs))
+        for number, (reference, hypothesis, pairs) in enumerate(
             zip(references, hypotheses, align_characters(references, hypotheses), strict=True)
         )
     ]
     tokens = ["$", "A", " ", "京", "<unk>"]
     errors = UtteranceErrors.of("dev", epoch, [row.id for row in rows], references, hypotheses)
-    return Examples(epoch, "dev", rows, commonest(align_words(references, hypotheses)), attention(tokens, 9), errors)
+    return Examples(
+        epoch, "dev", rows, most_frequent(align_words(references, hypotheses)), attention(tokens, 9), errors
+    )
 
 
 def checkpoint(folder: Path, epoch: int = 2) -> str:

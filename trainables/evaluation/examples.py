@@ -1,6 +1,6 @@
-"""What a validation saw, as plain data to be drawn: transcripts with their errors, and where the decoder looked.
+"""Examples of a validation for people to look at: transcripts with errors, and the attention of the decoder.
 
-A checkpoint carries it in three files, which no model needs: `examples.json`, `attention.safetensors`, and
+A checkpoint has them in three files, which loading a model does not need: `examples.json`, `attention.safetensors`, and
 `errors.json` with every utterance of the split (utterance_errors.py).
 
 Shapes: L decoder layers, H heads, U tokens, S subsampled frames, E head width.
@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from trainables.data.batching import DeviceSplit
 from trainables.data.text.tokenizer import EOS, SOS
-from trainables.evaluation.metrics import Piece, align_words
+from trainables.evaluation.metrics import Alignment, align_words
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 from trainables.inference.recognizer import Recognizer
 from trainables.models.decoder import Decoder
 
 EXAMPLES, ATTENTION = "examples.json", "attention.safetensors"
-WORST, SPREAD = 50, 50  # utterances kept: those with the most errors, and some evenly spread over the rest
-COMMONEST = 20  # word errors kept
+WORST, SPREAD = 50, 50  # utterances kept: those with the most errors, and others evenly spread over the rest
+MOST_FREQUENT = 20  # word errors kept
 
 
 @dataclass(frozen=True)
-class Transcript:
-    """One utterance: what was said, what was understood, and in how many characters they differ."""
+class Example:
+    """Reference and hypothesis of one utterance, and the number of character errors."""
 
     id: str
     seconds: float
@@ -47,7 +47,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class WordError:
-    """An error that occurred `count` times in the split; one side is empty where a word was left out or added."""
+    """A word error and its count in the split; `hypothesis` is empty for a deletion, `reference` for an insertion."""
 
     reference: str
     hypothesis: str
@@ -56,15 +56,15 @@ class WordError:
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the decoder looked in one utterance while it was given the reference, token by token.
+    """Attention weights of the decoder for one utterance, with the reference as its input (teacher forcing).
 
     Args:
-        id: the utterance.
-        inputs: the U tokens given, from SOS on.
-        targets: the token to say after each, up to EOS.
-        seconds_per_state: the time that an encoder state stands for.
-        tokens_LHUU: attention to the inputs; each row sums to 1.
-        states_LHUS: attention to the encoder's states; each row sums to 1.
+        id: utterance ID.
+        inputs: the U input tokens, from SOS on.
+        targets: the token to predict after each input, up to EOS.
+        seconds_per_state: duration of an encoder state.
+        tokens_LHUU: self-attention weights; each row sums to 1.
+        states_LHUS: cross-attention weights over the encoder states; each row sums to 1.
     """
 
     id: str
@@ -77,23 +77,23 @@ class Attention:
 
 @dataclass(frozen=True)
 class Examples:
-    """What the validation after an epoch saw.
+    """Examples from the validation after an epoch.
 
     Args:
         transcripts: the utterances with the most errors, then others evenly spread; by falling number of errors.
-        word_errors: the commonest of the whole split.
-        errors: those of every utterance.
+        word_errors: the most frequent word errors of the whole split.
+        errors: error counts of every utterance of the split.
     """
 
     epoch: int
     split: str
-    transcripts: list[Transcript]
+    transcripts: list[Example]
     word_errors: list[WordError]
     attention: Attention
     errors: UtteranceErrors
 
     def save(self, folder: Path) -> None:
-        """Writes the three files into an existing folder."""
+        """Writes `examples.json`, `attention.safetensors` and `errors.json` into an existing folder."""
         attention = {key: value for key, value in vars(self.attention).items() if not isinstance(value, Tensor)}
         about = {
             "epoch": self.epoch,
@@ -109,12 +109,12 @@ class Examples:
         self.errors.save(folder / ERRORS)
 
     def columns(self) -> dict[str, list[Any]]:
-        """The transcripts as a table: a list for each column."""
-        return {field.name: [getattr(item, field.name) for item in self.transcripts] for field in fields(Transcript)}
+        """The transcripts as a table: a list of values for each column name."""
+        return {field.name: [getattr(item, field.name) for item in self.transcripts] for field in fields(Example)}
 
     @classmethod
     def load(cls, folder: Path) -> Examples | None:
-        """Reads what `save` wrote; None where it is not there, or not whole: nothing depends on it."""
+        """Examples saved in a folder; None where a file is missing or damaged."""
         errors = UtteranceErrors.load(folder / ERRORS)
         if errors is None:
             return None
@@ -124,7 +124,7 @@ class Examples:
             return cls(
                 about["epoch"],
                 about["split"],
-                [Transcript(**item) for item in about["transcripts"]],
+                [Example(**item) for item in about["transcripts"]],
                 [WordError(**item) for item in about["word_errors"]],
                 Attention(
                     **about["attention"],
@@ -140,62 +140,58 @@ class Examples:
 def collect(
     recognizer: Recognizer, data: DeviceSplit, epoch: int, indices: Sequence[int], hypotheses: Sequence[str]
 ) -> Examples:
-    """What is kept of a validation.
+    """Examples from a validation.
 
-    The attention is that of the utterance of median length, to its reference: the same one after every epoch of every
-    trial, so that pictures can be laid side by side.
+    The attention weights are those of the utterance of median length, which does not depend on the model: plots of
+    different epochs and trials show the same utterance.
 
     Args:
         data: the validation split.
-        indices: its utterances in the order of `hypotheses`.
+        indices: numbers of the split's utterances, in the order of `hypotheses`.
     """
     split = data.split
     median = int(np.argsort(split.frames, kind="stable")[len(split) // 2])
     order = sorted(zip(indices, hypotheses, strict=True))
-    rows, heard = [index for index, _ in order], [hypothesis for _, hypothesis in order]
+    rows, ordered = [index for index, _ in order], [hypothesis for _, hypothesis in order]
     texts = [(split.texts or [])[row] for row in rows]
-    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, heard)
+    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered)
     return Examples(
         epoch,
         split.name,
-        chosen(transcripts(errors, split.seconds[rows])),
-        commonest(align_words(texts, heard)),
+        select(by_errors(errors, split.seconds[rows])),
+        most_frequent(align_words(texts, ordered)),
         decoder_attention(recognizer, data, median),
         errors,
     )
 
 
-def transcripts(errors: UtteranceErrors, seconds_N: np.ndarray) -> list[Transcript]:
-    """All utterances by falling number of errors."""
+def by_errors(errors: UtteranceErrors, seconds_N: np.ndarray) -> list[Example]:
+    """All utterances by falling number of character errors; `seconds_N` are their durations."""
     columns = errors.ids, map(float, seconds_N), errors.references, errors.hypotheses, errors.character_errors
-    return sorted(map(Transcript, *columns), key=lambda row: (-row.errors, row.id))
+    return sorted(map(Example, *columns), key=lambda row: (-row.errors, row.id))
 
 
-def chosen(rows: list[Transcript]) -> list[Transcript]:
-    """The first `WORST`, then at most `SPREAD` at even distances through the rest."""
+def select(rows: list[Example]) -> list[Example]:
+    """The first `WORST` rows, then at most `SPREAD` rows at equal distances in the rest."""
     rest = rows[WORST:]
     places = np.linspace(0, len(rest) - 1, min(SPREAD, len(rest))).round().astype(int)
     return rows[:WORST] + [rest[place] for place in places]
 
 
-def commonest(aligned: list[list[Piece]]) -> list[WordError]:
-    """The commonest word errors; of a substitution of several words, each with the one in its place."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for piece in (piece for pieces in aligned for piece in pieces if piece.kind != "equal"):
-        width = piece.errors
-        reference, hypothesis = piece.reference or ("",) * width, piece.hypothesis or ("",) * width
-        counts.update(zip(reference, hypothesis, strict=True))
+def most_frequent(alignments: list[Alignment]) -> list[WordError]:
+    """The `MOST_FREQUENT` most frequent word errors of aligned utterances, by falling count."""
+    counts = Counter(pair for alignment in alignments for pair in alignment if pair.operation != "equal")
     ranking = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [WordError(*words, count) for words, count in ranking[:COMMONEST]]
+    return [WordError(*pair, count) for pair, count in ranking[:MOST_FREQUENT]]
 
 
 @torch.no_grad()
 def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> Attention:
-    """The decoder's attention weights for one utterance of a split; the model must be in evaluation mode."""
+    """Attention weights for utterance number `index` of a split; the model must be in evaluation mode."""
     edge = int(data.split.frames[index])
     batch = data.gather(np.array([index]), edge, np.ones(1, dtype=np.float32))
     model = recognizer.model
-    with recognizer.autocast(), watched(model.decoder) as (to_tokens, to_states):
+    with recognizer.autocast(), captured_attention(model.decoder) as (to_tokens, to_states):
         states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
         model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
     count = int(state_lengths_B)
@@ -210,36 +206,40 @@ def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> 
     )
 
 
-Seen = list[tuple[Tensor, Tensor]]
+QueriesAndKeys = list[tuple[Tensor, Tensor]]
 
 
 @contextlib.contextmanager
-def watched(decoder: Decoder) -> Iterator[tuple[Seen, Seen]]:
-    """Notes queries and keys of each layer that tokens pass through: of its self-attention, and its cross-attention.
+def captured_attention(decoder: Decoder) -> Iterator[tuple[QueriesAndKeys, QueriesAndKeys]]:
+    """Two lists that receive queries and keys of the self-attention and the cross-attention of each active layer.
 
-    The fused kernels that the model runs do not give the weights themselves.
+    The fused attention kernels return no weights: `attention_weights` computes them from queries and keys.
     """
-    to_tokens: Seen = []
-    to_states: Seen = []
+    to_tokens: QueriesAndKeys = []
+    to_states: QueriesAndKeys = []
 
-    def note_tokens(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def capture_self(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         query, key, _ = module.project(arguments[0])  # type: ignore[operator]
         to_tokens.append((query, key))
 
-    def note_states(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def capture_cross(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         x_BUD, (key, _) = arguments[:2]
         to_states.append((module.project_query(x_BUD), key))  # type: ignore[operator]
 
     with contextlib.ExitStack() as hooks:
         for layer in decoder.stack:
-            hooks.enter_context(layer.self_attention.register_forward_pre_hook(note_tokens))
+            hooks.enter_context(layer.self_attention.register_forward_pre_hook(capture_self))
             if layer.cross_attention is not None:
-                hooks.enter_context(layer.cross_attention.register_forward_pre_hook(note_states))
+                hooks.enter_context(layer.cross_attention.register_forward_pre_hook(capture_cross))
         yield to_tokens, to_states
 
 
 def attention_weights(query_BHQE: Tensor, key_BHKE: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(E)), (B, H, Q, K) in float32 (Vaswani et al., 2017, arXiv 1706.03762, equation 1)."""
+    """softmax(q k^T / sqrt(E)), (B, H, Q, K) in float32 (Vaswani et al., 2017, arXiv 1706.03762, equation 1).
+
+    Args:
+        causal: whether a query attends only to keys at its own position and before.
+    """
     scores_BHQK = query_BHQE.float() @ key_BHKE.float().transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
     if causal:
         hidden_QK = torch.ones(scores_BHQK.shape[-2:], dtype=torch.bool, device=scores_BHQK.device).triu(1)

@@ -1,6 +1,6 @@
-"""Every utterance's errors at one validation: what a difference between two models is judged by.
+"""Error counts of every utterance of a split, which the comparison of two models is based on.
 
-One file, `errors.json`: beside a checkpoint's other files, in model directories, and in a sweep's folder.
+They are kept as `errors.json` in checkpoints, model directories and the folder of a sweep.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainables.evaluation.metrics import Piece, align_characters, align_words
+from trainables.evaluation.metrics import Alignment, align_characters, align_words
 from trainables.inference.model_directory import ERRORS as ERRORS
 
 
 @dataclass(frozen=True)
 class UtteranceErrors:
-    """What was said and heard in each utterance of a split, in the corpus' order, and how many errors that is.
+    """References, hypotheses and error counts of the utterances of a split, in the order of the corpus.
 
     Args:
-        epoch: the one that the validation followed; None for one outside of training.
-        character_errors, word_errors: of each utterance: substitutions, deletions and insertions.
-        characters, words: of each reference.
+        epoch: epoch after which the split was transcribed; None outside of training.
+        character_errors, word_errors: substitutions + deletions + insertions in each utterance.
+        characters, words: length of each reference.
     """
 
     split: str
@@ -38,7 +38,7 @@ class UtteranceErrors:
     def of(
         cls, split: str, epoch: int | None, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
     ) -> UtteranceErrors:
-        """Counts errors as `metrics.character_error_rate` and `word_error_rate` do."""
+        """Counts the errors of hypotheses as `metrics.character_error_rate` and `metrics.word_error_rate` do."""
         character_errors, characters = _counts(align_characters(references, hypotheses))
         word_errors, words = _counts(align_words(references, hypotheses))
         texts = list(ids), list(references), list(hypotheses)
@@ -46,31 +46,32 @@ class UtteranceErrors:
 
     @property
     def cer(self) -> float:
-        """Over all characters of the split: a sum of errors over a sum of characters."""
+        """Character error rate over the whole split, a fraction."""
         return sum(self.character_errors) / max(1, sum(self.characters))
 
     @property
     def wer(self) -> float:
-        """Over all words of the split."""
+        """Word error rate over the whole split, a fraction."""
         return sum(self.word_errors) / max(1, sum(self.words))
 
     def same_utterances(self, other: UtteranceErrors) -> bool:
-        """Whether both are of the same utterances, so that each error of one has its counterpart."""
+        """Whether both have the same utterances and references, so that errors can be compared in pairs."""
         return self.ids == other.ids and self.references == other.references
 
     def save(self, path: Path) -> None:
+        """Writes a JSON file."""
         path.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> UtteranceErrors | None:
-        """Reads what `save` wrote; None where it is not there, or not whole: no model depends on it."""
+        """Content of a file that `save` wrote; None where it is missing or damaged."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
 
-def _counts(aligned: list[list[Piece]]) -> tuple[list[int], list[int]]:
-    """Errors and reference length, an utterance each."""
-    errors = [sum(piece.errors for piece in pieces) for pieces in aligned]
-    return errors, [sum(len(piece.reference) for piece in pieces) for pieces in aligned]
+def _counts(alignments: list[Alignment]) -> tuple[list[int], list[int]]:
+    """Number of errors and length of the reference of each utterance."""
+    errors = [sum(pair.operation != "equal" for pair in alignment) for alignment in alignments]
+    return errors, [sum(pair.operation != "insert" for pair in alignment) for alignment in alignments]

@@ -81,16 +81,16 @@ def _group(lengths: np.ndarray, counts: np.ndarray) -> LengthGroup:
 
 
 def by_word(errors: UtteranceErrors) -> WordBreakdown:
-    """Of a substitution of several words, each goes with the one in its place."""
+    """Word errors of all utterances, grouped by the word of the reference."""
     words: dict[str, WordErrors] = {}
     added: Counter[str] = Counter()
-    for piece in (piece for pieces in align_words(errors.references, errors.hypotheses) for piece in pieces):
-        if piece.kind == "insert":
-            added.update(piece.hypothesis)
-            continue
-        for place, word in enumerate(piece.reference):
-            entry = words.setdefault(word, WordErrors(word))
+    for alignment in align_words(errors.references, errors.hypotheses):
+        for pair in alignment:
+            if pair.operation == "insert":
+                added[pair.hypothesis] += 1
+                continue
+            entry = words.setdefault(pair.reference, WordErrors(pair.reference))
             entry.said += 1
-            if piece.kind != "equal":
-                entry.heard[piece.hypothesis[place] if piece.hypothesis else ""] += 1
+            if pair.operation != "equal":
+                entry.heard[pair.hypothesis] += 1
     return WordBreakdown(sorted(words.values(), key=lambda entry: (-entry.wrong, entry.word)), added)

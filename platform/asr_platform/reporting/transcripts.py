@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainables.evaluation.metrics import align_characters
 
 if TYPE_CHECKING:  # importing it imports torch
-    from trainables.evaluation.examples import Examples, Transcript, WordError
+    from trainables.evaluation.examples import Example, Examples, WordError
 
 WIDTH = 100  # characters a line
 GAP = "·"  # where the other line has a character more
@@ -51,13 +51,13 @@ class Column(NamedTuple):
 
 def columns(reference: str, hypothesis: str) -> list[Column]:
     """The alignment of two texts, a column each character; a gap where a line has none."""
-    (pieces,) = align_characters([reference], [hypothesis])
+    (alignment,) = align_characters([reference], [hypothesis])
     found = []
-    for kind, there, here in pieces:
-        for one, other in zip_longest(there, here, fillvalue=GAP):
-            if kind != "equal":
-                one, other = one.replace(" ", BLANK), other.replace(" ", BLANK)
-            found.append(Column(kind, one, other))
+    for pair in alignment:
+        one, other = pair.reference or GAP, pair.hypothesis or GAP
+        if pair.operation != "equal":
+            one, other = one.replace(" ", BLANK), other.replace(" ", BLANK)
+        found.append(Column(pair.operation, one, other))
     return found
 
 
@@ -107,7 +107,7 @@ def html_page(examples: Examples) -> str:
     )
 
 
-def _section(item: Transcript) -> str:
+def _section(item: Example) -> str:
     pairs = "\n\n".join(
         "\n".join(
             [
@@ -134,7 +134,7 @@ def _title(examples: Examples) -> str:
     return f"{examples.split} after epoch {examples.epoch}: {len(examples.transcripts)} utterances, the worst first"
 
 
-def _facts(item: Transcript) -> str:
+def _facts(item: Example) -> str:
     rate = f", CER {item.errors / len(item.reference):.1%}" if item.reference else ""
     return f"{item.seconds:.1f} s, {item.errors} error{'s' * (item.errors != 1)}{rate}"
 
