@@ -16,7 +16,7 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tracking.registry import Registered
 from asr_platform.tracking.runs import Tracker, experiment_of
-from asr_platform.tuning.best_model import best_of, make_best_model
+from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
@@ -76,8 +76,10 @@ class Found:
             mlflow_callback.show_all()
             RecordedErrors(self.home.sweep(self.name)).on_sweep_start(trials)
             model = make_best_model(self.home, self.ledger, space, self.corpus, self.said.append)
-            mlflow_callback.end("FINISHED", best_of(trials), model)
-        return mlflow_callback.registered
+            best = best_of(trials)
+            mlflow_callback.end("FINISHED", best)
+            assert best is not None and model is not None
+            return register_best_model(mlflow_callback, self.ledger, best, model, self.said.append)
 
     @property
     def parent(self) -> str:

@@ -14,6 +14,7 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.model_card import CARD, About, model_card
+from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 
@@ -40,7 +41,8 @@ def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
     write_record(home.sweep(NAME), records.SPACE, home.path / "no plan")
     mlflow_callback = MLflowCallback(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
     mlflow_callback.show_all()
-    mlflow_callback.end("FINISHED", ledger.trial(0), _model(home, ledger, corpus))
+    mlflow_callback.end("FINISHED", ledger.trial(0))
+    register_best_model(mlflow_callback, ledger, ledger.trial(0), _model(home, ledger, corpus), pytest.fail)
 
 
 def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:

@@ -21,6 +21,7 @@ from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tracking.runs import Tracker, entries, experiment_of
+from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.trial import trial_name
@@ -48,7 +49,8 @@ class Patient:
         self.model = copy_model(self.checkpoint(0, 2), self.home.model(NAME))
         mlflow_callback = MLflowCallback(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
         mlflow_callback.show_all()
-        mlflow_callback.end("FINISHED", self.ledger.trial(0), self.model)
+        mlflow_callback.end("FINISHED", self.ledger.trial(0))
+        register_best_model(mlflow_callback, self.ledger, self.ledger.trial(0), self.model, pytest.fail)
 
     def checkpoint(self, number: int, epoch: int) -> Path:
         return self.home.sweep(NAME) / "trials" / trial_name(number) / f"checkpoint_{epoch}"

@@ -234,7 +234,7 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
     number, other = records.add(sweep.ledger, "running"), records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9, seen.checkpoint(sweep.folder / "1", epoch=1))
     sweep.mlflow_callback.show(other)
-    sweep.mlflow_callback.end("KILLED", None, None)
+    sweep.mlflow_callback.end("KILLED", None)
     shown = sweep.runs()
     assert shown["small"].info.status == "KILLED"
     assert shown["trial-0000"].info.status == "KILLED", "nobody writes to it until it goes on"
@@ -247,7 +247,7 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
     sweep.epoch(number, 2, 0.5, seen.checkpoint(sweep.folder / "2", epoch=2))
     sweep.ledger.finish(number, "complete")
     sweep.mlflow_callback.show(number)
-    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
+    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number))
     shown = sweep.runs()
     assert shown["small"].info.status == shown["trial-0000"].info.status == "FINISHED"
     for name in ("examples_epoch_1.json", "examples_epoch_2.json"):
@@ -258,7 +258,7 @@ def test_a_trial_that_never_started_has_a_run_in_the_end(sweep: Sweep) -> None:
     """It was proposed as the sweep stopped."""
     sweep.mlflow_callback.show_all()
     records.add(sweep.ledger, "running")
-    sweep.mlflow_callback.end("KILLED", None, None)
+    sweep.mlflow_callback.end("KILLED", None)
     assert sweep.runs()["trial-0000"].info.status == "KILLED"
 
 
@@ -291,7 +291,7 @@ def test_what_a_store_missed_it_is_told_when_the_sweep_ends(sweep: Sweep) -> Non
     with sweep.without_store():
         number = records.add(sweep.ledger, "complete", [0.9, 0.5])
         sweep.mlflow_callback.show(number)
-    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
+    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number))
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5)]
     assert shown["trial-0000"].info.status == shown["small"].info.status == "FINISHED"

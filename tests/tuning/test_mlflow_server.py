@@ -25,6 +25,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.model_names import located
+from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks import mlflow as module
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor
@@ -132,7 +133,9 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
     sweep.end(second)
     model = tmp_path / "model"
     babbler.save_model(tiny_corpus, model)
-    sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(first), model)
+    best = sweep.ledger.trial(first)
+    sweep.mlflow_callback.end("FINISHED", best)
+    register_best_model(sweep.mlflow_callback, sweep.ledger, best, model, sweep.said.append)
     fetched = located(sweep.home.path, "models:/small@champion")
     assert {path.name for path in fetched.iterdir()} == {path.name for path in model.iterdir()}
     assert fetched.is_relative_to(sweep.home.path / "downloads")
@@ -172,7 +175,7 @@ def test_a_server_that_does_not_answer_is_left_alone_for_a_while(
             sweep.epoch(number, epoch, 1 / epoch)
         sweep.end(number)
         assert len(asked) == first and len(sweep.said) == 1
-        sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number), None)
+        sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number))
         assert len(asked) > first, "it is asked once more before the driver ends"
         assert len(sweep.said) == 2 and "platform doctor small --repair" in sweep.said[1]
         deaf.shutdown(socket.SHUT_RDWR)

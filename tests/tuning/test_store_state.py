@@ -52,7 +52,7 @@ def test_a_sweep_goes_on_in_a_deleted_experiment(patient: Patient) -> None:
     mlflow_callback.show_all()
     patient.client.delete_experiment(patient.tracker().experiment)
     mlflow_callback.show(0)
-    mlflow_callback.end("FINISHED", patient.ledger.trial(0), patient.model)
+    mlflow_callback.end("FINISHED", patient.ledger.trial(0))
     assert said == []
     assert patient.findings() == []
 

@@ -1,4 +1,4 @@
-"""What a sweep ends with: its best model in a directory, with pictures and a card."""
+"""A sweep's best model: copied into a directory with plots and a model card, and registered in MLflow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, About, model_card
+from asr_platform.tracking.registry import Entry, Registered, Registry
+from asr_platform.tracking.runs import FAILURES, Tracker
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -18,16 +21,16 @@ from trainables.inference.model_directory import copy_model
 
 
 def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The first in the ranking whose model is on disk."""
+    """The highest-ranked trial whose model is on disk; None where there is none."""
     return next((trial for trial in ranked(list(trials)) if trial.model), None)
 
 
 def make_best_model(
     home: Home, ledger: Ledger, space: Space, corpus: Corpus, say: Callable[[str], None]
 ) -> Path | None:
-    """The model directory of a sweep's best trial, made anew; None where no trial has a model.
+    """Copies the best trial's model to the home's folder `models`; returns it, or None where no trial has a model.
 
-    Without room for the pictures and the card the model is still one.
+    Plots and a model card are added. Where one of them cannot be written, `say` gets a message.
     """
     name, trials = ledger.name, ledger.trials()
     best = best_of(trials)
@@ -44,3 +47,30 @@ def make_best_model(
     except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")
     return model
+
+
+def register_best_model(
+    mlflow_callback: MLflowCallback, ledger: Ledger, best: TrialRecord, model: Path, say: Callable[[str], None]
+) -> Registered | None:
+    """Registers a model directory in MLflow under the sweep's name; None, after a message, where that fails.
+
+    Args:
+        mlflow_callback: has the sweep's run, and the connection to its store.
+        best: the trial whose model it is.
+    """
+    known, registered = mlflow_callback.away, None
+
+    def register(tracker: Tracker) -> None:
+        nonlocal registered
+        try:
+            registered = Registry(tracker.client).register(Entry.of(ledger, best, model), mlflow_callback.parent)
+        except FAILURES:
+            raise
+        except Exception as error:  # whatever is wrong with a model, such as a missing language model, ends no sweep
+            say(f"the best model cannot be registered: {type(error).__name__}: {error}")
+
+    if not mlflow_callback.attempt(register) and not known:
+        say(f"the best model is not registered: platform doctor {ledger.name} --repair registers it")
+    if registered and registered.kept:
+        say(f"{registered.uri} is not the champion: {registered.kept}")
+    return registered

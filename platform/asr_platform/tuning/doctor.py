@@ -21,7 +21,7 @@ from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.registry import Entry, Registry
 from asr_platform.tracking.runs import FAILURES, LEFT, NAMES, STATUS, Run, Tracker, experiment_of, histories
-from asr_platform.tuning.best_model import best_of, make_best_model
+from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.retention import Retention
 from trainables.data.corpus import Corpus
@@ -130,7 +130,10 @@ class Doctor:
         said: list[str] = []
         mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
         mlflow_callback.show_all()
-        mlflow_callback.end("FINISHED" if self.ledger.done else "KILLED", best_of(self.ledger.trials()), model)
+        best = best_of(self.ledger.trials())
+        mlflow_callback.end("FINISHED" if self.ledger.done else "KILLED", best)
+        if best and model:
+            register_best_model(mlflow_callback, self.ledger, best, model, said.append)
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:

@@ -27,7 +27,7 @@ from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.study.warm_start import gather
 from asr_platform.study.widening import check_widening
 from asr_platform.tuning import cluster
-from asr_platform.tuning.best_model import best_of, make_best_model
+from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.background import Background, Beside
 from asr_platform.tuning.callbacks.meter import DiskMeter, Meter
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -278,7 +278,7 @@ def _execute(
     except Exception:
         with suppress(Exception):  # the first error is the one to tell
             background.drain()
-            mlflow_callback.end("FAILED", best_of(ledger.trials()), None)
+            mlflow_callback.end("FAILED", best_of(ledger.trials()))
         raise
 
 
@@ -299,8 +299,12 @@ def _conclude(
     sweep: RunningSweep, interrupt: Interrupt, mlflow_callback: MLflowCallback, errors: RecordedErrors,
     retention: Retention, meter: Meter, view: Display,
 ) -> Outcome:  # fmt: skip
-    """Makes the winner's model directory, unless a signal wants an end at once, and closes what was open."""
+    """Copies the best model, closes the records of the run and registers the model.
+
+    After a signal, which asks for an end at once, no model is made.
+    """
     ledger, trials, model = sweep.ledger, sweep.ledger.trials(), None
+    best, registered = best_of(trials), None
     if interrupt.state != "stopped":
         with _as_far_as_it_goes(interrupt.state, view):
             model = make_best_model(sweep.home, ledger, sweep.space, sweep.corpus, view.say)
@@ -309,20 +313,22 @@ def _conclude(
     steps = (
         meter.note,
         partial(ledger.note, STOPPED, interrupt.reason if interrupt.state == "capped" else ""),
-        partial(mlflow_callback.end, ENDED[interrupt.state], best_of(trials), model, interrupt.reason),
+        partial(mlflow_callback.end, ENDED[interrupt.state], best, interrupt.reason),
         retention.apply,
         partial(keep_copy, sweep.home, sweep.name),
     )
     for step in steps:
         with _as_far_as_it_goes(interrupt.state, view):
             step()
+    if best and model:
+        registered = register_best_model(mlflow_callback, ledger, best, model, view.say)
     return Outcome(
         name=sweep.name,
         corpus=sweep.corpus,
         split=sweep.corpus.validation_split(sweep.space.config({}).data.validation).name,
         trials=trials,
         model=model,
-        registered=mlflow_callback.registered.uri if mlflow_callback.registered else "",
+        registered=registered.uri if registered else "",
         state=interrupt.state,
         reason=interrupt.reason,
         intervals=errors.intervals(trials),

@@ -23,7 +23,6 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
-from asr_platform.tracking.registry import Entry, Registered, Registry
 from asr_platform.tracking.runs import DESCRIPTION, FAILURES, LEDGER, LEFT, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.ui import VIEW, address_of_view, view_of_sweep
 from search_spaces.space import Space
@@ -57,7 +56,6 @@ class MLflowCallback(Callback):
         self.missed: set[int] = set()  # trials whose runs are behind the ledger
         self.recorded = False  # whether what the sweep rests on has been kept
         self.rests_until = 0.0
-        self.registered: Registered | None = None  # the best model, once it is
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         self.show_all()
@@ -76,7 +74,7 @@ class MLflowCallback(Callback):
         others = sorted(self.missed.difference(numbers))
         self.missed.update(numbers)
         for number in [*numbers, *others]:
-            if not self._try(partial(self._show, number=number)):
+            if not self.attempt(partial(self._show, number=number)):
                 return
             self.missed.discard(number)
         self.away = False
@@ -84,12 +82,15 @@ class MLflowCallback(Callback):
     def show_all(self) -> None:
         """The same for every trial: what a sweep begins with."""
         self.show(*(trial.number for trial in self.ledger.trials()))
-        self._try(self._keep_record)
+        self.attempt(self._keep_record)
 
-    def end(self, status: str, best: TrialRecord | None, model: Path | None, reason: str = "") -> None:
-        """Closes the parent run with the best trial's figures and the sweep's curves; registers its model.
+    def end(self, status: str, best: TrialRecord | None, reason: str = "") -> None:
+        """Closes the sweep's run and the runs of interrupted trials, with their plots.
 
-        `reason` says why the sweep ended early. Trials that were interrupted keep their pictures as well.
+        Args:
+            status: MLflow's name of the state in which the sweep ends, such as FINISHED.
+            best: the trial whose metrics the sweep's run gets.
+            reason: why the sweep ended early.
         """
         self.rests_until = 0.0
         trials = self.ledger.trials()
@@ -101,14 +102,12 @@ class MLflowCallback(Callback):
         steps += [partial(self._leave, trial=trial) for trial in trials if trial.state == "running"]
         steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
         steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
-        if best and model:
-            steps.append(partial(self._register, best=best, model=model))
-        done = [self._try(step) for step in steps]
+        done = [self.attempt(step) for step in steps]
         if self.missed or not all(done):
             self.say(f"MLflow has not been told everything: platform doctor {self.ledger.name} --repair will tell it")
 
-    def _try(self, step: Callable[[Tracker], None]) -> bool:
-        """Whether the store took it."""
+    def attempt(self, step: Callable[[Tracker], None]) -> bool:
+        """Connects to the store and runs `step`; returns False, after a message, where the store fails."""
         start = time.monotonic()
         if start < self.rests_until:
             return False
@@ -130,17 +129,6 @@ class MLflowCallback(Callback):
 
     def _connect(self) -> Tracker:
         return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
-
-    def _register(self, tracker: Tracker, best: TrialRecord, model: Path) -> None:
-        """Whatever is wrong with a model, such as a language model of its own that is gone, ends no sweep."""
-        try:
-            self.registered = Registry(tracker.client).register(Entry.of(self.ledger, best, model), self.parent)
-        except FAILURES:
-            raise
-        except Exception as error:
-            self.say(f"the best model cannot be registered: {type(error).__name__}: {error}")
-        if self.registered and self.registered.kept:
-            self.say(f"{self.registered.uri} is not the champion: {self.registered.kept}")
 
     def _open_parent(self, tracker: Tracker) -> str:
         """The sweep's own run, reopened, or made where there is none (any more), with what is known of the sweep."""
