@@ -20,7 +20,7 @@ from transformers import Speech2TextConfig, Speech2TextForConditionalGeneration
 from trainables.data.text.tokenizer import EOS
 from trainables.decoding import beam_search, greedy
 from trainables.decoding.scorers import DecoderScorer
-from trainables.models.decoder import Decoder, DecoderState
+from trainables.models.decoder import Decoder, DecoderCache
 from trainables.models.speech2text import from_speech2text, speech2text_shape
 from trainables.models.speech_transformer import SpeechTransformer
 
@@ -31,8 +31,8 @@ CASES = [(1, 1), (1, 5), (32, 1), (32, 5), (32, 10)]  # utterances, beam
 class NeverEnding(Decoder):
     """Never says EOS, as `min_new_tokens` makes theirs."""
 
-    def step(self, tokens: Tensor, state: DecoderState, parents_BK: Tensor | None = None) -> Tensor:
-        logits = super().step(tokens, state, parents_BK)
+    def step(self, tokens: Tensor, cache: DecoderCache, parents_BK: Tensor | None = None) -> Tensor:
+        logits = super().step(tokens, cache, parents_BK)
         logits[..., EOS] = -torch.inf
         return logits
 

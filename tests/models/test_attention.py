@@ -14,7 +14,6 @@ from trainables.masking import length_mask
 from trainables.models.attention import (
     CrossAttention,
     KeyValueCache,
-    Residual,
     SelfAttention,
     attend_to_valid,
     causal,
@@ -23,6 +22,7 @@ from trainables.models.attention import (
 )
 from trainables.models.decoder import DecoderLayer
 from trainables.models.encoder import EncoderLayer
+from trainables.models.layers import Residual
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
 LENGTHS = torch.tensor([7, 4, 1])
@@ -124,11 +124,8 @@ def test_cross_attention_equals_torch() -> None:
 def test_steps_with_a_cache_equal_causal_attention() -> None:
     attention = randomized(SelfAttention(SHAPE))
     x_BUD = torch.randn(BATCH, QUERIES, WIDTH)
-    cache: KeyValueCache | None = None
-    found = []
-    for position in range(QUERIES):
-        step, cache = attention.step(x_BUD[:, position : position + 1], cache, position, QUERIES, None)
-        found.append(step)
+    cache = KeyValueCache(QUERIES)
+    found = [attention(x_B1D, cache.attend(None)) for x_B1D in x_BUD.split(1, dim=1)]
     assert_equal(torch.cat(found, 1), attention(x_BUD, causal))
 
 
@@ -165,7 +162,7 @@ def test_a_decoder_layer_equals_torch() -> None:
     copy(theirs.linear2, ours.feed_forward.outer)
     x_BUD, states_BSD = torch.randn(BATCH, QUERIES, WIDTH), torch.randn(BATCH, KEYS, WIDTH)
     valid_BS = length_mask(KEY_LENGTHS, KEYS)
-    found = ours(x_BUD, states_BSD, valid_BS[:, None, None])
+    found = ours(x_BUD, causal, ours.cross_attention.project(states_BSD), valid_BS[:, None, None])
     expected = theirs(x_BUD, states_BSD, tgt_mask=causal_mask(QUERIES), memory_key_padding_mask=~valid_BS)
     assert_equal(found, expected)
 
@@ -188,9 +185,9 @@ def test_layer_drop_skips_whole_layers_of_some_utterances() -> None:
     config = tiny.shape(layer_drop=0.5)
     layer = randomized(DecoderLayer(config, cross_attention=True))
     x_BUD, states_BSD = torch.randn(64, 5, config.d_model), torch.randn(64, 6, config.d_model)
-    mask_B11S = torch.ones(64, 1, 1, 6, dtype=torch.bool)
-    whole = layer(x_BUD, states_BSD, mask_B11S)
-    found = layer.train()(x_BUD, states_BSD, mask_B11S)
+    key_value = layer.cross_attention.project(states_BSD)
+    whole = layer(x_BUD, causal, key_value, None)
+    found = layer.train()(x_BUD, causal, key_value, None)
     skipped = [torch.equal(row, same) for row, same in zip(found, x_BUD, strict=True)]
     assert 16 < sum(skipped) < 48
     kept = ~torch.tensor(skipped)

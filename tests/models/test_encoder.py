@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.attention import FeedForward, SelfAttention, _flex, attend_to_valid, make_norm
+from trainables.models.attention import SelfAttention, _flex, attend_to_valid
 from trainables.models.encoder import Encoder
+from trainables.models.layers import FeedForward, make_norm
 from trainables.models.positions import BUCKETS, FARTHEST, RelativeBias, Rotation, distance_bucket, sinusoids
 from trainables.models.subsampling import StackSubsampling
 
@@ -35,6 +36,8 @@ def encoder(**fields: Any) -> Encoder:
     for parameter in result.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.3)
+    if result.relative_bias is not None:
+        nn.init.normal_(result.relative_bias.table.weight)
     return result
 
 

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainables.masking import length_mask
-from trainables.models.subsampling import STRIDES, StackedLSTM, StackSubsampling, make_subsampling, stacked, turned
+from trainables.models.subsampling import (
+    STRIDES,
+    StackedLSTM,
+    StackSubsampling,
+    make_subsampling,
+    reversed_in_time,
+    stacked,
+)
 
 FACTORS = sorted(STRIDES)
 NUM_FEATS, WIDTH = 5, 8
@@ -97,7 +104,7 @@ def test_stacking_lays_frames_side_by_side_in_order() -> None:
 
 def test_turning_round_stays_within_each_length() -> None:
     x_BSF = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 4]])[..., None]
-    assert turned(x_BSF, torch.tensor([4, 2]))[..., 0].tolist() == [[4, 3, 2, 1], [2, 1, 3, 4]]
+    assert reversed_in_time(x_BSF, torch.tensor([4, 2]))[..., 0].tolist() == [[4, 3, 2, 1], [2, 1, 3, 4]]
 
 
 def test_a_bidirectional_lstm_equals_torch() -> None:

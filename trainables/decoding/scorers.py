@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.masking import length_mask
-from trainables.models.decoder import Decoder, DecoderState
+from trainables.models.decoder import Decoder, DecoderCache
 
 LEAST = torch.finfo(torch.float64).min  # in place of minus infinity, which cannot be subtracted from itself
 
@@ -23,7 +23,7 @@ class DecoderScorer:
         temperature: the logits are divided by it.
     """
 
-    def __init__(self, decoder: Decoder, state: DecoderState, temperature: float = 1.0) -> None:
+    def __init__(self, decoder: Decoder, state: DecoderCache, temperature: float = 1.0) -> None:
         self.decoder = decoder
         self.state = state
         self.temperature = temperature

@@ -1,12 +1,13 @@
-"""The pre-norm transformer decoder: all tokens at once in training, one at a time in search.
+"""The pre-norm transformer decoder: all tokens at once in training, one at a time in a search.
 
-Shapes: B batch, S subsampled frames, U tokens, D model width, V vocabulary.
+Shapes: B batch, S encoder states, U tokens, Q queries (U tokens, or K hypotheses of an utterance in a search), D model
+width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,39 +15,41 @@ from torch import Tensor, nn
 
 from trainables.config import Model
 from trainables.masking import length_mask
-from trainables.models.attention import (
-    CrossAttention,
-    FeedForward,
-    KeyValueCache,
-    Residual,
-    SelfAttention,
-    causal,
-    make_norm,
-)
-from trainables.models.positions import sinusoids
+from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal
+from trainables.models.layers import FeedForward, Residual, make_norm
+from trainables.models.positions import position_table
 
 
 @dataclass
-class DecoderState:
-    """What a search keeps between steps: per layer the encoder's keys and values and the tokens' cache.
+class DecoderCache:
+    """Everything that a search keeps between the steps of a decoder.
 
-    `ancestors` (B, K, U, K) is True where the hypothesis continues the one that held the slot (position, beam).
+    Attributes:
+        cross: keys and values of the encoder's states, for each layer; empty in a language model.
+        cross_mask: True at valid states, (B, 1, 1, S); None: all are valid.
+        positions_UD: position embeddings of all steps; None: no positions are added.
+        layers: keys and values of the tokens, for each layer.
+        position: number of steps so far.
+        ancestors: (B, K, U, K), True where a hypothesis descends from the slot (position, hypothesis).
     """
 
     cross: list[tuple[Tensor, Tensor]]
     cross_mask: Tensor | None
     positions_UD: Tensor | None
-    length: int
+    layers: list[KeyValueCache]
     position: int = 0
-    caches: list[KeyValueCache | None] = field(default_factory=list)
     ancestors: Tensor | None = None
 
     def follow(self, parents_BK: Tensor) -> Tensor:
-        """Lets each hypothesis take over its parent's ancestors, adds its own slot, and returns the mask for
-        self-attention over (position + 1) * K slots, (B, 1, K, (position + 1) * K)."""
+        """Gives each hypothesis its parent's ancestors and its own new slot.
+
+        Returns:
+            The mask for self-attention, (B, 1, K, (position + 1) * K).
+        """
         batch, beams = parents_BK.shape
         if self.ancestors is None:
-            self.ancestors = torch.zeros(batch, beams, self.length, beams, dtype=torch.bool, device=parents_BK.device)
+            length = self.layers[0].length
+            self.ancestors = torch.zeros(batch, beams, length, beams, dtype=torch.bool, device=parents_BK.device)
         row_B1 = torch.arange(batch, device=parents_BK.device)[:, None]
         self.ancestors = self.ancestors[row_B1, parents_BK]
         self.ancestors[:, :, self.position] = torch.eye(beams, dtype=torch.bool, device=parents_BK.device)
@@ -54,7 +57,7 @@ class DecoderState:
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention (where there are states to attend to), feed-forward."""
+    """Self-attention, cross-attention (except in a language model), feed-forward."""
 
     def __init__(self, config: Model, cross_attention: bool) -> None:
         super().__init__()
@@ -66,34 +69,28 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.residual = Residual(config.dropout, config.layer_drop)
 
-    def forward(self, x_BUD: Tensor, states_BSD: Tensor | None, mask_B11S: Tensor | None) -> Tensor:
-        keep = self.residual.draw(x_BUD)
-        x_BUD = self.residual(x_BUD, self.self_attention(self.self_attention_norm(x_BUD), causal), keep)
-        if self.cross_attention is not None and states_BSD is not None:
-            key_value = self.cross_attention.project(states_BSD)
-            cross = self.cross_attention(self.cross_attention_norm(x_BUD), key_value, mask_B11S)
-            x_BUD = self.residual(x_BUD, cross, keep)
-        return self.residual(x_BUD, self.feed_forward(self.feed_forward_norm(x_BUD)), keep)
+    def forward(
+        self, x_BQD: Tensor, attend: Attend, key_value: tuple[Tensor, Tensor] | None, mask_B11S: Tensor | None
+    ) -> Tensor:
+        """One layer, in training (all tokens) as in a search (the latest token of each hypothesis).
 
-    def step(self, x_BKD: Tensor, state: DecoderState, index: int, mask: Tensor | None) -> Tensor:
-        """One token of each hypothesis through this layer, the `index`-th, whose cache in `state` it extends.
-
-        The K hypotheses are K queries to the keys and values of their one utterance, which are never repeated.
+        Args:
+            attend: kernel of the self-attention.
+            key_value: from `CrossAttention.project`; None in a language model.
+            mask_B11S: True at valid states; None: all are valid.
         """
-        attended, state.caches[index] = self.self_attention.step(
-            self.self_attention_norm(x_BKD), state.caches[index], state.position, state.length, mask
-        )
-        x_BKD = x_BKD + attended
-        if self.cross_attention is not None:
-            query_BKD = self.cross_attention_norm(x_BKD)
-            x_BKD = x_BKD + self.cross_attention(query_BKD, state.cross[index], state.cross_mask)
-        return x_BKD + self.feed_forward(self.feed_forward_norm(x_BKD))
+        keep = self.residual.draw(x_BQD)
+        x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep)
+        if self.cross_attention is not None and key_value is not None:
+            cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S)
+            x_BQD = self.residual(x_BQD, cross_BQD, keep)
+        return self.residual(x_BQD, self.feed_forward(self.feed_forward_norm(x_BQD)), keep)
 
 
 class Decoder(nn.Module):
     """Token embedding, positions, M layers, final norm, output projection.
 
-    Without cross-attention it is a language model, whose parameters have the names that they have in a recogniser.
+    Without cross-attention it is a language model, with the parameter names of a recogniser's decoder.
     """
 
     def __init__(self, config: Model, vocab_size: int, cross_attention: bool = True) -> None:
@@ -109,17 +106,16 @@ class Decoder(nn.Module):
             self.output.weight = self.embedding.weight
         self.active_layers: int | None = None  # the first so many take part; None: all
 
-    def embed(self, tokens_BU: Tensor) -> Tensor:
-        positions_UD = self.positions(tokens_BU.shape[1], tokens_BU.device)
-        x_BUD = self.embedding(tokens_BU) * self.scale
-        return self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
+    @property
+    def stack(self) -> list[DecoderLayer]:
+        """The layers that take part."""
+        return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
 
-    def positions(self, length: int, device: torch.device) -> Tensor | None:
-        """What is added to the embeddings of the first `length` tokens, (length, D)."""
-        if self.config.decoder_positions == "none":
-            return None
-        table_UD = sinusoids(length, self.config.d_model, device, self.config.first_position)
-        return table_UD.to(self.embedding.weight.dtype)
+    def positions(self, length: int) -> Tensor | None:
+        """Position embeddings of the first `length` tokens, (length, D); None: no positions are added."""
+        weight = self.embedding.weight
+        table_UD = position_table(self.config.decoder_positions, length, self.config, weight.device)
+        return None if table_UD is None else table_UD.to(weight.dtype)
 
     def forward(
         self, tokens_BU: Tensor, states_BSD: Tensor | None = None, state_lengths_B: Tensor | None = None
@@ -131,53 +127,56 @@ class Decoder(nn.Module):
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
             mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
-        x_BUD = self.embed(tokens_BU)
+        x_BUD = self.embedding(tokens_BU) * self.scale
+        positions_UD = self.positions(tokens_BU.shape[1])
+        x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
         for layer in self.stack:
-            x_BUD = layer(x_BUD, states_BSD, mask_B11S)
+            key_value = None
+            if layer.cross_attention is not None and states_BSD is not None:
+                key_value = layer.cross_attention.project(states_BSD)
+            x_BUD = layer(x_BUD, causal, key_value, mask_B11S)
         return self.output(self.norm(x_BUD))
 
-    def lay_out_for_steps(self) -> None:
-        """Turns each matrix in memory, input by input instead of output by output; values, shapes and names stay.
+    def start(self, states_BSD: Tensor | None, state_lengths_B: Tensor | None, length: int) -> DecoderCache:
+        """The cache before the first step of a search.
 
-        A step is a product of a few rows with every weight, and takes as long as a CPU needs to read them: one of ours
-        read 12 GB/s so, and 9 as they lay.
+        Args:
+            states_BSD, state_lengths_B: the encoder's states and their number; None for a language model.
+            length: the largest number of steps.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data = module.weight.data.T.contiguous().T
-
-    @property
-    def stack(self) -> list[DecoderLayer]:
-        """The layers that take part, by their own type."""
-        return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
-
-    def start(self, states_BSD: Tensor | None, state_lengths_B: Tensor | None, length: int) -> DecoderState:
-        """The state before the first step of a search of at most `length` steps; a language model has no states."""
-        cross, mask = [], None
+        cross, mask_B11S = [], None
         if states_BSD is not None and state_lengths_B is not None:
             attentions = [layer.cross_attention for layer in self.stack if layer.cross_attention is not None]
             projected = (attention.project(states_BSD) for attention in attentions)
             cross = [(key.contiguous(), value.contiguous()) for key, value in projected]
             valid_BS = length_mask(state_lengths_B, states_BSD.shape[1])
             if not bool(valid_BS.all()):  # a mask costs time at every step
-                mask = valid_BS[:, None, None]
-        positions_UD = self.positions(length, self.embedding.weight.device)
-        return DecoderState(cross, mask, positions_UD, length, caches=[None] * len(self.layers))
+                mask_B11S = valid_BS[:, None, None]
+        return DecoderCache(cross, mask_B11S, self.positions(length), [KeyValueCache(length) for _ in self.stack])
 
-    def step(self, tokens: Tensor, state: DecoderState, parents_BK: Tensor | None = None) -> Tensor:
-        """The latest token of each hypothesis -> logits of the next; `state` moves on by one.
+    def step(self, tokens: Tensor, cache: DecoderCache, parents_BK: Tensor | None = None) -> Tensor:
+        """The latest token of each hypothesis -> logits of the next one, (B, V) or (B, K, V). Extends `cache`.
 
         Args:
             tokens: (B,), or (B, K) for K hypotheses of each utterance.
-            parents_BK: which of the last step's hypotheses each one continues; None: each its own.
-
-        Returns logits (B, V) or (B, K, V).
+            parents_BK: the hypothesis of the last step that each one continues; None: each continues itself.
         """
         x_BKD = self.embedding(tokens.view(len(tokens), -1)) * self.scale
-        if state.positions_UD is not None:
-            x_BKD = x_BKD + state.positions_UD[state.position]
-        mask = None if parents_BK is None else state.follow(parents_BK)
+        if cache.positions_UD is not None:
+            x_BKD = x_BKD + cache.positions_UD[cache.position]
+        mask = None if parents_BK is None else cache.follow(parents_BK)
         for index, layer in enumerate(self.stack):
-            x_BKD = layer.step(x_BKD, state, index, mask)
-        state.position += 1
+            key_value = cache.cross[index] if cache.cross else None
+            x_BKD = layer(x_BKD, cache.layers[index].attend(mask), key_value, cache.cross_mask)
+        cache.position += 1
         return self.output(self.norm(x_BKD)).view(*tokens.shape, -1)
+
+    def lay_out_for_steps(self) -> None:
+        """Stores each weight matrix input by input instead of output by output; values, shapes and names stay.
+
+        A step multiplies a few rows by every weight and takes as long as a CPU needs to read them: one CPU read 12 GB/s
+        in this layout, and 9 GB/s in torch's.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = module.weight.data.T.contiguous().T

@@ -1,6 +1,6 @@
 """The pre-norm transformer encoder.
 
-Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width.
+Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, D model width.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import math
 from torch import Tensor, nn
 
 from trainables.config import Model
-from trainables.models.attention import Attend, FeedForward, Residual, SelfAttention, attend_to_valid, make_norm
-from trainables.models.positions import RelativeBias, Rotation, sinusoids
+from trainables.models.attention import Attend, SelfAttention, attend_to_valid
+from trainables.models.layers import FeedForward, Residual, make_norm
+from trainables.models.positions import make_bias, make_rotation, position_table
 from trainables.models.subsampling import make_subsampling
 
 
 class EncoderLayer(nn.Module):
+    """Self-attention, feed-forward."""
+
     def __init__(self, config: Model) -> None:
         super().__init__()
         self.attention_norm = make_norm(config.norm, config.d_model)
@@ -39,7 +42,7 @@ class Encoder(nn.Module):
         self.scale = math.sqrt(config.d_model) if config.scale_states else 1.0
         self.subsampling = make_subsampling(config, num_feats)
         self.embedding_norm = make_norm(config.norm if config.embedding_norm else "none", config.d_model)
-        self.relative_bias = RelativeBias(config.heads) if config.encoder_positions == "relative" else None
+        self.relative_bias = make_bias(config)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = make_norm(config.norm, config.d_model)
@@ -50,17 +53,11 @@ class Encoder(nn.Module):
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
         x_BSD = self.embedding_norm(x_BSD * self.scale)
         width, device = x_BSD.shape[1], x_BSD.device
-        if self.config.encoder_positions == "sinusoidal":
-            x_BSD = x_BSD + sinusoids(width, self.config.d_model, device, self.config.first_position).to(x_BSD.dtype)
-        x_BSD = self.dropout(x_BSD)
-        rotary, head_size = self.config.encoder_positions == "rotary", self.config.d_model // self.config.heads
-        attend = attend_to_valid(
-            self.config.attention,
-            lengths_B,
-            width,
-            Rotation(width, head_size, device) if rotary else None,
-            self.relative_bias(width) if self.relative_bias is not None else None,
-        )
+        table_SD = position_table(self.config.encoder_positions, width, self.config, device)
+        x_BSD = self.dropout(x_BSD if table_SD is None else x_BSD + table_SD.to(x_BSD.dtype))
+        rotation = make_rotation(self.config, width, device)
+        bias_1HSS = None if self.relative_bias is None else self.relative_bias(width)
+        attend = attend_to_valid(self.config.attention, lengths_B, width, rotation, bias_1HSS)
         for layer in list(self.layers)[: self.active_layers]:
             x_BSD = layer(x_BSD, attend)
         return self.norm(x_BSD), lengths_B

@@ -1,9 +1,9 @@
 """The training loss: label-smoothed cross-entropy on the decoder plus weighted CTC on the encoder.
 
-Both are sums, to be divided by the tokens of the whole update, on all workers and in all accumulated batches. That
-makes the gradient the same however an update is cut into pieces.
+Both are sums, to be divided by the tokens of the whole update: of all workers and all accumulated batches. So the
+gradient does not depend on how an update is cut into batches.
 
-Shapes: B batch, S subsampled frames, U tokens, V vocabulary.
+Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.data.text.tokenizer import BLANK, PAD
 
 @dataclass
 class LossSums:
-    """Sums over a batch: loss terms, the tokens they stand for, and utterances that CTC cannot align."""
+    """Sums over a batch: the two loss terms, target tokens, and utterances that CTC cannot align."""
 
     cross_entropy: Tensor
     ctc: Tensor
@@ -32,10 +32,10 @@ class LossSums:
 def loss_sums(
     config: Loss, logits_BUV: Tensor, ctc_logits_BSV: Tensor, state_lengths_B: Tensor, batch: Batch
 ) -> LossSums:
-    """Cross-entropy against the golden tokens (EOS included) and CTC against the transcript (EOS excluded).
+    """Cross-entropy against the target tokens (EOS included) and CTC against the transcript (EOS excluded).
 
-    A transcript with more tokens (and blanks forced between repeats) than the utterance has states has no CTC
-    alignment: it adds 0 to the CTC sum, and is counted.
+    A transcript with more tokens (and blanks between repeated tokens) than the utterance has states has no CTC
+    alignment: it adds 0 to the CTC sum and 1 to `infeasible`.
     """
     sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
     transcript_lengths_B = batch.target_lengths_B - 1
@@ -53,7 +53,7 @@ def loss_sums(
 
 
 def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: Tensor, weights_B: Tensor) -> LossSums:
-    """Cross-entropy against the golden tokens (EOS included) alone."""
+    """Cross-entropy against the target tokens (EOS included), without CTC."""
     weights_BU = weights_B[:, None] * (targets_BU != PAD)
     cross_entropy_BU = F.cross_entropy(
         logits_BUV.float().flatten(0, 1), targets_BU.flatten(), reduction="none", label_smoothing=label_smoothing
@@ -63,7 +63,7 @@ def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: T
 
 
 def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:
-    """States that CTC needs for each transcript: one a token, and one for the blank between equal neighbours."""
+    """Number of states that CTC needs for each transcript, (B,): one a token, one a blank between equal neighbours."""
     pair = torch.arange(1, targets_BU.shape[1], device=targets_BU.device)
     repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (pair < lengths_B[:, None])
     return lengths_B + repeats_BU.sum(1)

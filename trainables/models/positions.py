@@ -1,4 +1,7 @@
-"""How a transformer learns the order of its input: sinusoids added to it, or rotations or biases inside attention.
+"""How a transformer learns the order of its input: a kind of positions acts at one of three places.
+
+Sinusoids are added to the input (`position_table`), rotations turn queries and keys (`make_rotation`), relative
+positions add a bias to the scores (`make_bias`). A new kind is a name in `config.py` and a branch in one of these.
 
 Shapes: B batch, S positions, D model width, H heads, E = D / H head width.
 """
@@ -10,16 +13,34 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainables.config import Model
+
 LONGEST_WAVE = 10_000.0
 BUCKETS = 32  # of distances, half of them to each side
 FARTHEST = 800  # states: distances beyond it share a bucket; 800 are 26 to 51 s at reductions 4 and 8
+
+
+def position_table(kind: str, length: int, config: Model, device: torch.device) -> Tensor | None:
+    """Embeddings of the first `length` positions to add to the input, (length, D); None: this kind adds nothing."""
+    return sinusoids(length, config.d_model, device, config.first_position) if kind == "sinusoidal" else None
+
+
+def make_rotation(config: Model, length: int, device: torch.device) -> Rotation | None:
+    """The rotation of the encoder's queries and keys at the first `length` positions; None: the kind has none."""
+    rotary = config.encoder_positions == "rotary"
+    return Rotation(length, config.d_model // config.heads, device) if rotary else None
+
+
+def make_bias(config: Model) -> RelativeBias | None:
+    """The bias on the encoder's attention scores; None: the kind has none."""
+    return RelativeBias(config.heads) if config.encoder_positions == "relative" else None
 
 
 def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
     """Positions `start` to `start + length - 1`, (length, D): sines in the first half, cosines in the second.
 
     The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
-    both ends are met, as in their tensor2tensor and in Whisper).
+    both ends are met, as in tensor2tensor and in Whisper).
     """
     half = d_model // 2
     rates = torch.exp(torch.arange(half, device=device) * (-math.log(LONGEST_WAVE) / max(half - 1, 1)))
@@ -30,8 +51,8 @@ def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -
 class Rotation:
     """Rotary positions (Su et al., 2021, arXiv 2104.09864): pairs of a head's coordinates turn with the position.
 
-    The scores of queries and keys so turned depend on the distance between them alone. Coordinate i is paired with
-    i + E/2, as in GPT-NeoX.
+    The scores of rotated queries and keys depend on their distance alone. Coordinate i is paired with i + E/2, as in
+    GPT-NeoX.
     """
 
     def __init__(self, length: int, head_size: int, device: torch.device) -> None:
@@ -46,15 +67,16 @@ class Rotation:
 
 
 class RelativeBias(nn.Module):
-    """Relative positions: to each score a learnt number is added, for its head and distance.
+    """Relative positions: a learnt number for each head and distance, added to the scores; 0 at first.
 
-    Distances are sorted into buckets: near ones each their own, farther ones by their logarithm, the two directions
-    apart (Raffel et al., 2020, arXiv 1910.10683, section 2.1). All layers share one table.
+    Distances are sorted into buckets: each near one has its own, farther ones share by their logarithm, and the two
+    directions are apart (Raffel et al., 2020, arXiv 1910.10683, section 2.1). All layers share one table.
     """
 
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.table = nn.Embedding(BUCKETS, heads)
+        nn.init.zeros_(self.table.weight)
 
     def forward(self, length: int) -> Tensor:
         """(1, H, S, S): query by key."""
@@ -64,7 +86,7 @@ class RelativeBias(nn.Module):
 
 
 def distance_bucket(distance: Tensor) -> Tensor:
-    """The bucket of each signed distance, 0 to BUCKETS - 1."""
+    """The bucket of each signed distance (key minus query), 0 to BUCKETS - 1."""
     side = BUCKETS // 2
     exact = side // 2
     far = distance.abs().clamp(min=exact)

@@ -1,4 +1,4 @@
-"""Models of which only the shapes matter: they take no memory, and hold no numbers."""
+"""Models without memory: parameters have names and shapes, and no values."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-FILLING = {"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "fill_", "zero_"}
+INITIALIZERS = {"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "fill_", "zero_"}
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves tensors as they are made: to draw numbers on the meta device, torch imports its compiler, for seconds."""
+class _NoInitialization(TorchFunctionMode):
+    """Skips initialisation: to draw numbers on the meta device, torch imports its compiler, which takes seconds."""
 
     def __torch_function__(
         self,
@@ -23,13 +23,13 @@ class _Unfilled(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         known = kwargs or {}
-        if getattr(func, "__name__", "") in FILLING:
+        if getattr(func, "__name__", "") in INITIALIZERS:
             return args[0] if args else known["tensor"]
         return func(*args, **known)
 
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within it, tensors and models are made on torch's meta device, and initialised with nothing."""
-    with torch.device("meta"), _Unfilled():
+    """Creates tensors and models inside the block on torch's meta device, without initialising them."""
+    with torch.device("meta"), _NoInitialization():
         yield

@@ -1,6 +1,6 @@
 """The assembled models: the encoder-decoder recogniser with a CTC head, and the language model on the same blocks.
 
-Shapes: B batch, T frames, S subsampled frames, U tokens, F mel bins, D model width, V vocabulary.
+Shapes: B batch, T frames, S encoder states (subsampled frames), U tokens, F mel bins, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainables.config import Model
-from trainables.models.attention import FusedLinear
 from trainables.models.decoder import Decoder
 from trainables.models.encoder import Encoder
-from trainables.models.positions import RelativeBias
+from trainables.models.layers import FusedLinear
 
 
 class SpeechTransformer(nn.Module):
@@ -25,16 +24,17 @@ class SpeechTransformer(nn.Module):
         initialize(self)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised features, frames per utterance, and token inputs that begin with SOS.
+        """Normalised features, frames per utterance, and tokens that begin with SOS -> the logits of both branches.
 
-        Returns attention logits (B, U, V), CTC logits (B, S, V) and states per utterance (B,).
+        Returns:
+            Decoder logits (B, U, V), CTC logits (B, S, V) and states per utterance (B,).
         """
         states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B)
         return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
 
 
 class LanguageModel(Decoder):
-    """A decoder-only transformer: the likelihood of a transcript's next token."""
+    """A decoder-only transformer, which predicts a transcript's next token."""
 
     def __init__(self, config: Model, vocab_size: int) -> None:
         super().__init__(config, vocab_size, cross_attention=False)
@@ -49,14 +49,14 @@ def make_model(config: Model, vocab_size: int, num_feats: int) -> SpeechTransfor
 
 
 def stacks(model: nn.Module) -> dict[str, Encoder | Decoder]:
-    """What has layers in a model, by name: `encoder` and `decoder`; a language model is itself one, without a name."""
+    """Stacks of layers by name: `encoder` and `decoder`; a language model is one stack, without a name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Encoder | Decoder)}
 
 
 def initialize(model: nn.Module) -> None:
-    """Glorot-uniform matrices, zero biases; embeddings of variance 1/D, which the decoder scales to 1.
+    """Fills a model: Glorot-uniform matrices, zero biases, embeddings of variance 1/D, which the decoder scales to 1.
 
-    A fused projection is initialised as the separate matrices that it stands for.
+    A fused projection is initialised as the separate matrices that it is made of.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -67,5 +67,3 @@ def initialize(model: nn.Module) -> None:
     for module in model.modules():  # last: an embedding may share its weight with a matrix
         if isinstance(module, Decoder):
             nn.init.normal_(module.embedding.weight, std=module.embedding.embedding_dim**-0.5)
-        elif isinstance(module, RelativeBias):
-            nn.init.zeros_(module.table.weight)

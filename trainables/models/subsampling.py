@@ -1,9 +1,10 @@
 """Time reduction: from feature frames to the encoder's fewer, wider states.
 
-Every kind here takes (B, T, F) features and frames per utterance, and gives (B, S, D) and states per utterance,
-ceil(L / factor) for L frames. What lies past an utterance's length never changes its states.
+Every kind takes features (B, T, F) and frames per utterance (B,), and returns states (B, S, D) and states per
+utterance, ceil(L / factor) for L frames. Frames behind an utterance's end never change its states. States are float32,
+as the residual stream is, whatever the precision.
 
-Shapes: B batch, T frames, S subsampled frames, F mel bins, C channels, D model width.
+Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, C channels, D model width.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ from torch import Tensor, nn
 
 from trainables.config import Model
 from trainables.masking import length_mask
-from trainables.models.attention import NORM_EPSILON
+from trainables.models.layers import NORM_EPSILON
 
 STRIDES = {2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
 KERNEL = 5
 
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
-    """The time reduction that the configuration names."""
-    channels, d_model, strides = config.conv_channels, config.d_model, STRIDES[config.reduction_factor]
+    """The time reduction that the configuration names. A new kind is a name in `config.py` and an entry here."""
+    channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
+    first, second = STRIDES[factor]
     kinds: dict[str, Callable[[], nn.Module]] = {
-        "conv": lambda: ConvSubsampling(num_feats, channels, d_model, strides),
-        "conv2d": lambda: Conv2dSubsampling(num_feats, channels, d_model, strides),
-        "lstm": lambda: LSTMSubsampling(num_feats, d_model, strides),
-        "both": lambda: ConvLSTMSubsampling(num_feats, channels, d_model, strides),
-        "pool": lambda: PoolSubsampling(num_feats, d_model, config.reduction_factor),
-        "stack": lambda: StackSubsampling(num_feats, d_model, config.reduction_factor, config.stack_norm),
+        "conv": lambda: TwoSteps(
+            GatedConvolution(num_feats, channels, first), GatedConvolution(channels, d_model, second)
+        ),
+        "conv2d": lambda: Conv2dSubsampling(num_feats, channels, d_model, (first, second)),
+        "lstm": lambda: TwoSteps(StackedLSTM(num_feats, d_model, first), StackedLSTM(d_model, d_model, second)),
+        "both": lambda: TwoSteps(GatedConvolution(num_feats, channels, first), StackedLSTM(channels, d_model, second)),
+        "pool": lambda: PoolSubsampling(num_feats, d_model, factor),
+        "stack": lambda: StackSubsampling(num_feats, d_model, factor, config.stack_norm),
     }
     return kinds[config.reduction]()
 
@@ -43,17 +47,33 @@ def reduced(lengths_B: Tensor, factor: int) -> Tensor:
 
 
 def stacked(x_BTF: Tensor, lengths_B: Tensor, factor: int) -> Tensor:
-    """Neighbouring frames side by side, (B, ceil(T / factor), factor x F); zeros past each length."""
+    """Neighbouring frames side by side, (B, ceil(T / factor), factor x F); zeros behind each length."""
     x_BTF = x_BTF * length_mask(lengths_B, x_BTF.shape[1])[..., None]
     x_BTF = F.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % factor))
     return x_BTF.unflatten(1, (-1, factor)).flatten(2)
 
 
+class TwoSteps(nn.Module):
+    """Two reductions, one after the other; the product of their strides is the factor.
+
+    Two gated convolutions are the pair of Synnaeve et al. (2019, arXiv 1911.08460), as in Speech2Text; two LSTMs are
+    the pyramid of Chan et al. (2015, arXiv 1508.01211).
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BSD, lengths_B = self.second(*self.first(features_BTF, lengths_B))
+        return x_BSD.float(), lengths_B
+
+
 class GatedConvolution(nn.Module):
     """A 1-d convolution over time with a gate (GLU; Dauphin et al., 2017, arXiv 1612.08083).
 
-    What lies past an utterance's length is zeroed first, so that padding looks like the zeros that a convolution adds
-    at the end of a lone utterance.
+    Frames behind an utterance's end are zeroed first, so that padding looks like the zeros that a convolution adds to
+    an utterance on its own.
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
@@ -67,20 +87,32 @@ class GatedConvolution(nn.Module):
         return x_BCT.transpose(1, 2), reduced(lengths_B, self.stride)
 
 
-class ConvSubsampling(nn.Module):
-    """Two gated convolutions with strides whose product is the factor.
+class StackedLSTM(nn.Module):
+    """Frames stacked by the stride, then an LSTM in each direction.
 
-    The pair of Synnaeve et al. (2019, arXiv 1911.08460), as in Speech2Text.
+    The backward direction is an LSTM over each utterance reversed within its own length: padding stays behind it in
+    both directions, without packing, which would make a GPU wait.
     """
 
-    def __init__(self, num_feats: int, channels: int, d_model: int, strides: tuple[int, int]) -> None:
+    def __init__(self, n_in: int, d_model: int, stride: int) -> None:
         super().__init__()
-        self.first = GatedConvolution(num_feats, channels, strides[0])
-        self.second = GatedConvolution(channels, d_model, strides[1])
+        self.stride = stride
+        self.forwards = nn.LSTM(stride * n_in, d_model // 2, batch_first=True)
+        self.backwards = nn.LSTM(stride * n_in, d_model // 2, batch_first=True)
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BSD, lengths_B = self.second(*self.first(features_BTF, lengths_B))
-        return x_BSD.float(), lengths_B  # the residual stream is float32, whatever the precision
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        x_BSF = stacked(x_BTF, lengths_B, self.stride)
+        lengths_B = reduced(lengths_B, self.stride)
+        forwards_BSD = self.forwards(x_BSF)[0]
+        backwards_BSD = self.backwards(reversed_in_time(x_BSF, lengths_B))[0]
+        return torch.cat([forwards_BSD, reversed_in_time(backwards_BSD, lengths_B)], dim=-1), lengths_B
+
+
+def reversed_in_time(x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
+    """Each row's first `length` elements in reverse order; the padding stays in place."""
+    place_S = torch.arange(x_BSF.shape[1], device=x_BSF.device)
+    mirrored_BS = lengths_B[:, None] - 1 - place_S
+    return x_BSF.gather(1, torch.where(mirrored_BS >= 0, mirrored_BS, place_S)[..., None].expand_as(x_BSF))
 
 
 class Conv2dSubsampling(nn.Module):
@@ -108,61 +140,8 @@ class Conv2dSubsampling(nn.Module):
         return self.output(x_BCTF.transpose(1, 2).flatten(2)).float(), lengths_B
 
 
-class StackedLSTM(nn.Module):
-    """Frames stacked by the stride, then an LSTM in each direction (a layer of Chan et al., 2015, arXiv 1508.01211).
-
-    The backward direction is an LSTM over each utterance turned round within its own length: padding stays behind
-    it in both directions, without packing, which would make a GPU wait.
-    """
-
-    def __init__(self, n_in: int, d_model: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.forwards = nn.LSTM(stride * n_in, d_model // 2, batch_first=True)
-        self.backwards = nn.LSTM(stride * n_in, d_model // 2, batch_first=True)
-
-    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BSF = stacked(x_BTF, lengths_B, self.stride)
-        lengths_B = reduced(lengths_B, self.stride)
-        there, back = self.forwards(x_BSF)[0], self.backwards(turned(x_BSF, lengths_B))[0]
-        return torch.cat([there, turned(back, lengths_B)], dim=-1), lengths_B
-
-
-def turned(x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
-    """Each row's first `length` elements in the opposite order; the others stay."""
-    place_S = torch.arange(x_BSF.shape[1], device=x_BSF.device)
-    mirrored_BS = lengths_B[:, None] - 1 - place_S
-    return x_BSF.gather(1, torch.where(mirrored_BS >= 0, mirrored_BS, place_S)[..., None].expand_as(x_BSF))
-
-
-class LSTMSubsampling(nn.Module):
-    """A pyramid of two bidirectional LSTMs."""
-
-    def __init__(self, num_feats: int, d_model: int, strides: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = StackedLSTM(num_feats, d_model, strides[0])
-        self.second = StackedLSTM(d_model, d_model, strides[1])
-
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BSD, lengths_B = self.second(*self.first(features_BTF, lengths_B))
-        return x_BSD.float(), lengths_B
-
-
-class ConvLSTMSubsampling(nn.Module):
-    """A gated convolution, then a bidirectional LSTM."""
-
-    def __init__(self, num_feats: int, channels: int, d_model: int, strides: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = GatedConvolution(num_feats, channels, strides[0])
-        self.second = StackedLSTM(channels, d_model, strides[1])
-
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BSD, lengths_B = self.second(*self.first(features_BTF, lengths_B))
-        return x_BSD.float(), lengths_B
-
-
 class PoolSubsampling(nn.Module):
-    """The mean of neighbouring frames, projected; an utterance's last mean is over the frames that it has."""
+    """The mean of neighbouring frames, projected; an utterance's last mean is over its remaining frames."""
 
     def __init__(self, num_feats: int, d_model: int, factor: int) -> None:
         super().__init__()
@@ -176,7 +155,7 @@ class PoolSubsampling(nn.Module):
 
 
 class StackSubsampling(nn.Module):
-    """Neighbouring frames side by side, normalised if `norm` is `layer` or `rms`, then one projection without bias."""
+    """Neighbouring frames side by side, a norm (`layer`, `rms` or `none`), then one projection without bias."""
 
     def __init__(self, num_feats: int, d_model: int, factor: int, norm: str) -> None:
         super().__init__()
@@ -192,7 +171,7 @@ class StackSubsampling(nn.Module):
 
 
 class StackNorm(nn.Module):
-    """LayerNorm (centred) or RMSNorm of each stack, over the frames that there are.
+    """LayerNorm (centred) or RMSNorm of each stack, over its valid frames.
 
     So the zeros behind an utterance's last frame do not skew its last state; they stay 0.
     """
@@ -204,7 +183,7 @@ class StackNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(factor * num_feats)) if centred else None
 
     def forward(self, x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
-        """Stacks whose invalid entries are 0, and frames per utterance."""
+        """Normalises stacks (B, S, factor x F), whose invalid entries are 0, of utterances of `lengths_B` frames."""
         entries_BS = frames_in_stack(lengths_B, x_BSF.shape[1], self.factor) * self.num_feats
         valid_BSF = length_mask(entries_BS.flatten(), x_BSF.shape[2]).view_as(x_BSF)
         count_BS1 = entries_BS.clamp(min=1)[..., None]
@@ -216,6 +195,6 @@ class StackNorm(nn.Module):
 
 
 def frames_in_stack(lengths_B: Tensor, width: int, factor: int) -> Tensor:
-    """How many of each stack's frames are the utterance's own, (B, width): `factor`, fewer in its last, then 0."""
+    """Number of valid frames in each of `width` stacks, (B, width): `factor`, fewer in the last valid one, then 0."""
     start_S = torch.arange(width, device=lengths_B.device) * factor
     return (lengths_B[:, None] - start_S).clamp(0, factor)

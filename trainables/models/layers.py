@@ -1,0 +1,91 @@
+"""Parts of encoder and decoder layers beside attention: norms, fused projections, the feed-forward sublayer, residuals.
+
+Shapes: B batch, S positions (encoder states or tokens), D model width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.config import Model
+
+NORM_EPSILON = 1e-5
+
+
+def make_norm(kind: str, width: int) -> nn.Module:
+    """LayerNorm (Ba et al., 2016, arXiv 1607.06450), RMSNorm (Zhang and Sennrich, 2019, arXiv 1910.07467) or none.
+
+    Raises:
+        ValueError: `kind` is none of `layer`, `rms`, `none`.
+    """
+    kinds = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "none": None}
+    if kind not in kinds:
+        raise ValueError(f"norm {kind!r}: the norms are {', '.join(kinds)}")
+    norm = kinds[kind]
+    return nn.Identity() if norm is None else norm(width, eps=NORM_EPSILON)
+
+
+class FusedLinear(nn.Linear):
+    """Several projections of one input, stacked into one matrix product.
+
+    Args:
+        n_out: width of each projection.
+        parts: number of projections.
+    """
+
+    def __init__(self, n_in: int, n_out: int, parts: int, bias: bool = True) -> None:
+        super().__init__(n_in, parts * n_out, bias)
+        self.parts = parts
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, dropout, linear.
+
+    The gated variant (Shazeer, 2020, arXiv 2002.05202) multiplies the activation by a second projection:
+    act(W x) * (V x).
+    """
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        width = config.inner_width
+        self.gated = config.gated
+        self.inner = FusedLinear(config.d_model, width, 2 if config.gated else 1)
+        self.activation = getattr(F, config.activation)
+        self.dropout = nn.Dropout(config.dropout)
+        self.outer = nn.Linear(width, config.d_model)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        inner = self.inner(x_BSD)
+        if self.gated:
+            gate, inner = inner.chunk(2, dim=-1)
+            inner = self.activation(gate) * inner
+        else:
+            inner = self.activation(inner)
+        return self.outer(self.dropout(inner))
+
+
+class Residual(nn.Module):
+    """The residual connection of a pre-norm layer, with dropout and layer drop (both in training only).
+
+    Layer drop (Fan et al., 2020, arXiv 1909.11556) is drawn for each utterance and applied as a factor of 0 or 1.
+    So every parameter takes part in every step, which distributed training and compiled graphs need.
+    """
+
+    def __init__(self, dropout: float, layer_drop: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.layer_drop = layer_drop
+
+    def draw(self, x_BSD: Tensor) -> Tensor | None:
+        """Layer drop's factor for each utterance, (B, 1, 1), shared by the sublayers of a layer; None: keep all."""
+        if not self.training or self.layer_drop == 0:
+            return None
+        return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
+
+    def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
+        """Adds a sublayer's output to its input; `keep_B11` is from `draw`."""
+        if self.training:  # a search calls this for every token
+            sublayer_BSD = self.dropout(sublayer_BSD)
+        return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)
