@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
-from ray.train.v2._internal.execution import context
 
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
@@ -28,10 +27,6 @@ from trainables.output import output_in, say
 
 if TYPE_CHECKING:
     from trainables.training.loop import Metrics, Save
-
-
-# It tells of every report with all of its metrics, and Ray Train's own log level does not reach it (2.60).
-logging.getLogger(context.__file__).setLevel(logging.WARNING)
 
 
 UNSAVED = "asr-checkpoint_"  # begins the name of a temporary folder, in which its process follows
@@ -51,6 +46,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     """
     rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
     with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
+        logging.getLogger().setLevel(logging.WARNING)  # Ray Train (2.60) logs the metrics of each report at INFO
         remove_unsaved()
         say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
         _train(settings)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas
 import yaml
@@ -23,20 +23,20 @@ from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.options import WIDE, store_of_new
-from asr_platform.inference import compare
-from asr_platform.monitoring import plan
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
-from asr_platform.tuning import confirm
-from asr_platform.tuning import sweep as sweeps
-from asr_platform.tuning.cluster import Options
 from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
 from trainables.config import Section, problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from asr_platform.tuning.sweep import Outcome
+
+# Verbs import Ray and MLflow when they are called: both change the environment of the process that imports them.
 
 Place = str | Path
 AnySpace = str | Path | Mapping[str, Any]
@@ -67,6 +67,9 @@ class Sweep:
             data: the corpus.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
         """
+        from asr_platform.tuning.cluster import Options
+        from asr_platform.tuning.sweep import start
+
         check(
             trials=trials, epochs=epochs, max_concurrent=max_concurrent, workers_per_trial=workers_per_trial,
             gpus_per_worker=gpus_per_worker,
@@ -75,7 +78,7 @@ class Sweep:
         store = store_of_new(tracking_uri)
         how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
         place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
-        return cls._ran(place, sweeps.start(place, searched, corpus, name, trials, how, view(place), warm_start))
+        return cls._ran(place, start(place, searched, corpus, name, trials, how, view(place), warm_start))
 
     @classmethod
     def open(cls, name: str | None = None, *, home: Place | None = None) -> Self:
@@ -91,10 +94,12 @@ class Sweep:
         tracking_uri: str | None = None,
     ) -> Self:  # fmt: skip
         """Goes on, with more trials, higher caps or a wider space: `platform sweep --resume`."""
+        from asr_platform.tuning.sweep import resume
+
         check(trials=trials)
         caps, wider = limits(max_hours, max_device_hours, max_disk_gb), None if space is None else read_space(space)
         store, say = checked_uri(tracking_uri) if tracking_uri else None, view(self.home)
-        return self._ran(self.home, sweeps.resume(self.home, self.name, trials, caps, address, say, wider, store))
+        return self._ran(self.home, resume(self.home, self.name, trials, caps, address, say, wider, store))
 
     @staticmethod
     def plan(
@@ -107,6 +112,9 @@ class Sweep:
         Args:
             profile: train for seconds, without which nothing is said of hours, memory and disk.
         """
+        from asr_platform.monitoring import plan
+        from asr_platform.tuning.cluster import Options
+
         check(
             trials=trials, epochs=epochs, max_concurrent=max_concurrent, workers_per_trial=workers_per_trial,
             gpus_per_worker=gpus_per_worker,
@@ -142,6 +150,8 @@ class Sweep:
             a, b: the numbers of trials of this sweep, or what the command takes.
             data, split: what both transcribe; without them, they are compared by the errors of their validations.
         """
+        from asr_platform.inference import compare
+
         one, other = (f"{self.name}:{model}" if isinstance(model, Integral) else str(model) for model in (a, b))
         return compare.compare(self.home.path, one, other, Path(data) if data else None, split).as_tree()
 
@@ -155,6 +165,8 @@ class Sweep:
         Args:
             decoding: keys of the configuration's section `decoding`, to validate with.
         """
+        from asr_platform.tuning import confirm
+
         check(top=top, seeds=seeds)
         corpus = Path(data) if data else None
         found = confirm.confirm(self.home, self.name, top, seeds, decoding, corpus, view(self.home))
@@ -171,7 +183,7 @@ class Sweep:
         return leaderboard.rows(trials, intervals, ledger.objectives)
 
     @classmethod
-    def _ran(cls, home: Home, outcome: sweeps.Outcome) -> Self:
+    def _ran(cls, home: Home, outcome: Outcome) -> Self:
         if outcome.state in ("stopped", "failed"):
             view(home).say("; ".join(filter(None, ["stopped", outcome.reason, "go on with resume()"])))
         return cls(home, outcome.name)

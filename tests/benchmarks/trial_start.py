@@ -17,7 +17,8 @@ from typing import Any
 import ray.train
 from ray import tune
 
-from asr_platform.tuning import cluster
+from asr_platform.tuning.cluster import TRIAL_CPUS
+from asr_platform.tuning.connection import connect
 from asr_platform.tuning.interrupts import Unsaved
 from asr_platform.tuning.trial import SweepTrial
 
@@ -62,9 +63,9 @@ class Stopwatch(Unsaved, tune.Callback):
 def measure(function: Any, folder: str, trials: int) -> list[float]:
     """Starts of `trials` trials, one after another."""
     watch = Stopwatch()
-    settings = {"folder": folder, "workers": 1, "threads": 1, "resources": {"CPU": 1 - cluster.TRIAL_CPUS}}
+    settings = {"folder": folder, "workers": 1, "checkpoints": 2, "threads": 1, "resources": {"CPU": 1 - TRIAL_CPUS}}
     tune.Tuner(
-        tune.with_resources(function, {"CPU": cluster.TRIAL_CPUS}),
+        tune.with_resources(function, {"CPU": TRIAL_CPUS}),
         param_space={**settings, "number": tune.grid_search(list(range(trials)))},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(name="start", storage_path=folder, callbacks=[watch], verbose=0),
@@ -76,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=4)
     trials = parser.parse_args().trials
-    with cluster.connect(None):
+    with connect(None):
         for name, function in (("bare", bare), ("nested", Nested)):
             with tempfile.TemporaryDirectory() as folder:
                 seconds = measure(function, folder, trials)

@@ -10,12 +10,12 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group
 
-from asr_platform.tuning import cluster
+from asr_platform.tuning import connection
 
 
-def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cluster.HOST, "0.0.0.0")
-    with cluster.connect(None) as machine:
+def test_placement_groups_without_actors_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(connection.DASHBOARD_HOST, "0.0.0.0")
+    with connection.connect(None) as machine:
         port = urlsplit(machine.dashboard).port
         with socket.create_connection(("127.0.0.2", port), timeout=60):
             pass  # by default it listens on 127.0.0.1 alone, as the sweeps of other tests say
@@ -30,13 +30,13 @@ def test_the_reaper_frees_orphans_and_spares_what_is_in_use(monkeypatch: pytest.
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(used)
         tenant = Tenant.options(scheduling_strategy=strategy).remote()
         assert ray.get(tenant.ready.remote())
-        reaper = cluster.Reaper(machine.dashboard)
+        cleaner = connection.PlacementGroupCleaner(machine.dashboard)
         deadline = time.monotonic() + 60
         while (states := _states())[orphan.id.hex()] != "REMOVED":
             assert time.monotonic() < deadline, states
-            reaper.look()
+            cleaner.check()
         assert _states()[used.id.hex()] == "CREATED"
-        cluster.check_address(ray.get_runtime_context().gcs_address)  # Ray's head is told from other servers
+        connection.check_address(ray.get_runtime_context().gcs_address)  # Ray's head is told from other servers
 
 
 def _states() -> dict[str, str]:

@@ -13,7 +13,8 @@ import ray.train
 from ray import tune
 from ray.tune.experiment import Trial
 
-from asr_platform.tuning import cluster
+from asr_platform.tuning.cluster import TRIAL_CPUS
+from asr_platform.tuning.connection import connect
 from asr_platform.tuning.interrupts import Unsaved
 from asr_platform.tuning.trial import SweepTrial
 
@@ -52,10 +53,10 @@ def test_two_trials_end_together_while_the_driver_is_busy(tmp_path: Path) -> Non
     """Ray's own callback (2.60) loses the last report in a queue of one place, and its trial never ends."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes do not find this file
     busy = Busy()
-    settings = {"folder": str(tmp_path / "sweep"), "workers": 1, "resources": {"CPU": 0.4}}
-    with cluster.connect(None):
+    settings = {"folder": str(tmp_path / "sweep"), "workers": 1, "checkpoints": 2, "resources": {"CPU": 0.4}}
+    with connect(None):
         tune.Tuner(
-            tune.with_resources(Quick, {"CPU": cluster.TRIAL_CPUS}),
+            tune.with_resources(Quick, {"CPU": TRIAL_CPUS}),
             param_space={**settings, "number": tune.grid_search([0, 1])},
             tune_config=tune.TuneConfig(max_concurrent_trials=2),
             run_config=tune.RunConfig(

@@ -18,8 +18,9 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError
 
+from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.storage.home import TRIALS, trial_name
-from asr_platform.tuning.trial import END, KEPT, SNAPSHOT, mended
+from asr_platform.tuning.trial import END, repair_checkpoint_list
 from trainables.errors import DivergedError
 from trainables.evaluation.examples import ATTENTION
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
@@ -127,7 +128,7 @@ class Worker:
             half.mkdir()
             (half / "config.json").write_text("{")
         if random.random() < 0.1 and self.checkpoints:
-            (self.folder / SNAPSHOT).write_text('{"checkpoints": [')
+            (self.folder / CHECKPOINT_LIST).write_text('{"checkpoints": [')
         self.ended = True
 
     def _end(self, message: Message) -> None:
@@ -136,10 +137,12 @@ class Worker:
 
     def _resume(self) -> None:
         """Reads the history of the latest checkpoint that Ray Train knows, as `trial.train` and the worker do."""
-        lost = mended(self.folder)
+        lost = repair_checkpoint_list(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if lost is None and (self.folder / SNAPSHOT).is_file():
-            self.checkpoints = [tuple(pair) for pair in json.loads((self.folder / SNAPSHOT).read_text())["checkpoints"]]
+        if lost is None and (self.folder / CHECKPOINT_LIST).is_file():
+            self.checkpoints = [
+                tuple(pair) for pair in json.loads((self.folder / CHECKPOINT_LIST).read_text())["checkpoints"]
+            ]
         latest = lost or (str(self.folder / self.checkpoints[-1][0]) if self.checkpoints else None)
         if latest is not None:
             self.history = json.loads((Path(latest) / TRAINING).read_text())["history"]
@@ -163,10 +166,11 @@ class Worker:
         self.speech.errors(self.number, row["epoch"]).save(folder / ERRORS)
         (folder / TRAINING).write_text(json.dumps({"history": self.history[: row["epoch"]]}))
         self.checkpoints.append((name, row["val_cer"]))
-        best = sorted(reversed(self.checkpoints), key=lambda pair: pair[1])[:KEPT]  # of equals the later ones
+        ranked = sorted(reversed(self.checkpoints), key=lambda pair: pair[1])  # of equals the later ones
+        best = ranked[: self.told["checkpoints"]]
         gone = [pair for pair in self.checkpoints[:-1] if pair not in best]
         self.checkpoints = [pair for pair in self.checkpoints if pair not in gone]
-        (self.folder / SNAPSHOT).write_text(json.dumps({"checkpoints": self.checkpoints}))
+        (self.folder / CHECKPOINT_LIST).write_text(json.dumps({"checkpoints": self.checkpoints}))
         for each, _ in gone:
             shutil.rmtree(self.folder / each, ignore_errors=True)
         return str(folder)

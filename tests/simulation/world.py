@@ -7,7 +7,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -241,7 +241,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for module in (meter, mlflow_callback, run_on_record, tracking, watch):
                 patch.setattr(module, "time", self.clock)
-            patch.setattr(sweep.cluster, "Reaper", _NoReaper)
+            patch.setattr(sweep, "PlacementGroupCleaner", nullcontext)
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
             patch.setattr(Space, "parse", _parse)
@@ -338,17 +338,6 @@ class World:
         for folder, names in known.items():
             if folder.is_dir():
                 yield from (path for path in sorted(folder.iterdir()) if path.name not in names)
-
-
-class _NoReaper:
-    """Ray's placement groups, of which there are none."""
-
-    def __init__(self, dashboard: str) -> None:
-        self.dashboard = dashboard
-
-    @contextmanager
-    def reaping(self) -> Iterator[None]:
-        yield
 
 
 def _draw(what: Any, folder: Path) -> None:

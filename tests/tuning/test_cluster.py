@@ -11,17 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.tuning.cluster import (
-    OWNER,
-    TRIAL_CPUS,
-    UNITS,
-    Cluster,
-    Options,
-    Workers,
-    check_address,
-    connect,
-    remove_old_sessions,
-)
+from asr_platform.tuning.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers
+from asr_platform.tuning.connection import OWNER, check_address, connect, remove_old_sessions
 from trainables.errors import InputError
 from trainables.folders import this_process
 
@@ -158,11 +149,8 @@ def test_another_server_at_an_address_is_refused_at_once(webhook: Webhook) -> No
         check_address(address)
 
 
-def test_folders_of_clusters_whose_drivers_have_ended_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_of_clusters_whose_drivers_have_ended_are_removed(tmp_path: Path) -> None:
     """Those that `ray start` made have no owner, and stay."""
-    monkeypatch.setattr("asr_platform.tuning.cluster.get_default_ray_temp_dir", lambda: str(tmp_path))
     ended = subprocess.Popen(["true"])
     ended.wait()
     here = this_process().rpartition("-")[0]
@@ -174,7 +162,7 @@ def test_folders_of_clusters_whose_drivers_have_ended_are_removed(
         (folder / "logs").mkdir(parents=True)
         if owner:
             (folder / OWNER).write_text(owner)
-    remove_old_sessions()
+    remove_old_sessions(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"session_{name}" for name in ("alive", "elsewhere", "of-ray-start")
     ]

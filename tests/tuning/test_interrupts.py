@@ -73,9 +73,9 @@ def test_ray_leaves_our_handler_of_sigterm_alone() -> None:
     """It would replace it, and its own ends the process with a stack of C++."""
     program = (
         "import os, signal\n"
-        "from asr_platform.tuning import cluster\n"
+        "from asr_platform.tuning.connection import connect\n"
         "from asr_platform.tuning.interrupts import interrupts\n"
-        "with interrupts() as interrupt, cluster.connect(None):\n"
+        "with interrupts() as interrupt, connect(None):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(interrupt.state)\n"
     )

@@ -12,12 +12,12 @@ import records
 from optuna.storages import InMemoryStorage
 
 from asr_platform.analysis.leaderboard import rows
+from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.storage.home import trial_name, used
 from asr_platform.study.ledger import Ledger, State
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
-from asr_platform.tuning.trial import SNAPSHOT
 from search_spaces.settings import Limits
 from trainables.evaluation.examples import ATTENTION
 
@@ -57,7 +57,7 @@ class Sweep:
                     (path / name).write_bytes(bytes(SIZE))
                 self.ledger.record(number, {**row, "checkpoint": str(path)})
             self.trial(number).mkdir(parents=True, exist_ok=True)
-            (self.trial(number) / SNAPSHOT).touch()
+            (self.trial(number) / CHECKPOINT_LIST).touch()
             if state != "running":
                 self.ledger.finish(number, state)
 
@@ -88,7 +88,7 @@ def expected_files() -> set[str]:
         for place in ("trial-0000/checkpoint_2", "trial-0002/checkpoint_1")
         for name in ("config.json", "features.json", "examples.json")
     }
-    return whole | {f"trial-0004/{SNAPSHOT}"} | models | notes
+    return whole | {f"trial-0004/{CHECKPOINT_LIST}"} | models | notes
 
 
 def test_the_best_keep_their_models_and_running_trials_everything(sweep: Sweep) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import ray.train
 
+from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.tuning.mailbox import Mailbox
-from asr_platform.tuning.trial import SNAPSHOT, mended
+from asr_platform.tuning.trial import repair_checkpoint_list
 from trainables.training.checkpoint_files import TRAINING
 
 
@@ -26,27 +27,27 @@ def checkpoint(folder: Path, name: str, whole: bool = True) -> Path:
 
 
 def test_a_new_trial_and_a_whole_list_need_no_mending(tmp_path: Path) -> None:
-    assert mended(tmp_path / "missing") is None
-    (tmp_path / SNAPSHOT).write_text("{}")
-    assert mended(tmp_path) is None
-    assert (tmp_path / SNAPSHOT).exists()
+    assert repair_checkpoint_list(tmp_path / "missing") is None
+    (tmp_path / CHECKPOINT_LIST).write_text("{}")
+    assert repair_checkpoint_list(tmp_path) is None
+    assert (tmp_path / CHECKPOINT_LIST).exists()
 
 
 def test_half_a_list_is_removed_and_the_latest_whole_checkpoint_found(tmp_path: Path) -> None:
     checkpoint(tmp_path, "2026-11-21_10-00-00.000001")
     latest = checkpoint(tmp_path, "2026-11-21_10-00-09.000001")
     checkpoint(tmp_path, "2026-11-21_10-00-10.000001", whole=False)
-    (tmp_path / SNAPSHOT).write_text('{"checkpoint_results": [')
+    (tmp_path / CHECKPOINT_LIST).write_text('{"checkpoint_results": [')
     for _ in range(2):  # the run that finds it may be killed before it has written a list
-        assert mended(tmp_path) == str(latest)
-        assert not (tmp_path / SNAPSHOT).exists()
-    (tmp_path / SNAPSHOT).write_text("{}")
-    assert mended(tmp_path) is None
+        assert repair_checkpoint_list(tmp_path) == str(latest)
+        assert not (tmp_path / CHECKPOINT_LIST).exists()
+    (tmp_path / CHECKPOINT_LIST).write_text("{}")
+    assert repair_checkpoint_list(tmp_path) is None
 
 
 def test_half_a_list_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / SNAPSHOT).write_text("")
-    assert mended(tmp_path) is None
+    (tmp_path / CHECKPOINT_LIST).write_text("")
+    assert repair_checkpoint_list(tmp_path) is None
 
 
 @pytest.fixture

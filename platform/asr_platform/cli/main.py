@@ -18,6 +18,7 @@ from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
 from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
 from asr_platform.cli.sweeps import plan, sweep, train
+from asr_platform.compat.environment import set_environment
 from trainables.errors import InputError
 from trainables.output import escape_unencodable
 
@@ -51,6 +52,7 @@ for _command in COMMANDS:
 def main() -> None:
     """The `platform` command. A user's mistake ends with exit code 2 and no traceback."""
     escape_unencodable()
+    set_environment()
     try:
         cli.main(standalone_mode=False)
     except InputError as error:

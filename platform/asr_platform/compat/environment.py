@@ -1,33 +1,34 @@
-"""What Ray and MLflow read from the environment, some of it as they are imported."""
+"""Settings of Ray (2.60) and MLflow (3.17) that are read from environment variables while a sweep runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 
 ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how often reports are fetched; 2 s by default
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer a trial
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 s by default, which a busy machine can take
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # seconds between fetching reports; default 2
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process in each trial
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # default 60, which a busy machine can take
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our recorder writes; no files of Tune's own a trial
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nothing of Tune's is ever restored
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard lists no Train runs
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger has the results
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is never restored
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see tuning/interrupts.py
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that ends without a word has failed; the sweep goes on
-    "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours; with the old output, verbose=0 is silent
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without results fails alone
+    "RAY_AIR_NEW_OUTPUT": "0",  # with the old output, verbose=0 prints nothing
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
-    """Adds this machine's own addresses to `no_proxy` and `NO_PROXY`, beside those that are there.
+    """Adds this machine's own addresses to `no_proxy` and `NO_PROXY`.
 
-    Where a proxy is set without them, Ray's calls to its own dashboard go to the proxy and fail: nothing then frees
-    what a stopped trial's workers held. Without a proxy variable the environment stays as it is, because `no_proxy`
+    With a proxy and without them, Ray's calls to its own dashboard go to the proxy and fail: the resources of a stopped
+    trial's workers are then never freed. Without a proxy variable the environment stays as it is, because `no_proxy`
     alone would make Python ignore the proxy settings of macOS.
     """
     names = ("no_proxy", "NO_PROXY")
@@ -41,7 +42,34 @@ def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
 
 
 def set_environment() -> None:
-    """Sets what is not set yet."""
+    """Sets the variables of `ENVIRONMENT` that have no value yet, and keeps calls to this machine off proxies.
+
+    For a process that is the program's own: the command, or a trial's.
+    """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     keep_loopback_off_proxies(os.environ)
+
+
+def disable_mlflow_telemetry() -> None:
+    """Turns MLflow's usage reports off, also where MLflow is imported already, unless the environment asks for them."""
+    if "MLFLOW_DISABLE_TELEMETRY" not in os.environ:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"]
+        from mlflow.telemetry import set_telemetry_client
+
+        set_telemetry_client()
+
+
+@contextmanager
+def sweep_environment() -> Iterator[None]:
+    """Sets the environment for the length of the block, in which processes are started that inherit it."""
+    before = dict(os.environ)
+    set_environment()
+    try:
+        yield
+    finally:
+        for variable in (*ENVIRONMENT, "no_proxy", "NO_PROXY"):
+            if variable in before:
+                os.environ[variable] = before[variable]
+            else:
+                os.environ.pop(variable, None)

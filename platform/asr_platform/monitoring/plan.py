@@ -27,7 +27,7 @@ from asr_platform.study.halving import Rungs
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.spending import HOUR
 from asr_platform.tuning import cluster
-from asr_platform.tuning.trial import KEPT
+from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL
 from search_spaces.settings import LATE, Settings
 from search_spaces.space import Space
 from trainables.config import Config
@@ -295,7 +295,7 @@ def priced(candidate: Candidate, measured: Measured, workers: int, grace: int, s
     epochs = np.arange(config.training.epochs)
     validation = np.where(epochs < grace, between("first_validation"), between("validation")) / workers
     training = candidate.workload.batches * measured.batch(candidate) + validation
-    disk = min(KEPT, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
+    disk = min(CHECKPOINTS_PER_TRIAL, config.training.epochs) * checkpoint_bytes(config, candidate.parameters)
     return Costs(
         starts * STARTS_OF_A_TRIAL * between("start"), training + between("checkpoint"), workers * training, disk
     )

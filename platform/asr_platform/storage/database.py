@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_platform.compat.optuna import LAST_TABLE
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with closing(connect(path, timeout=1)) as database:
-            return bool(database.execute("SELECT 1 FROM alembic_version").fetchone())  # what Optuna writes last
+            return bool(database.execute(f"SELECT 1 FROM {LAST_TABLE}").fetchone())
     except sqlite3.OperationalError as error:
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

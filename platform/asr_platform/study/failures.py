@@ -18,10 +18,6 @@ from asr_platform.study.ledger import TrialRecord
 LONGEST_REASON = 500  # characters of an error message worth keeping in a table
 WIDEST = 200  # characters of a log's line that are shown with a failure
 UNKNOWN = "unknown error"
-# What holds the error that counts, in the layers of Ray Tune, of Ray Train's trainer, its controller and its workers.
-LAYERS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
-
-
 IN_A_ROW = 3  # trials that fail alike: then a sweep stops
 Whose = Literal["configuration", "machine", "sweep"]
 
@@ -176,20 +172,16 @@ def _reason_of_text(file: Path) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line: of those that several workers had, the one whose cause is known best."""
-    lines = [f"{type(one).__name__}: {' '.join(str(one).split())}"[:LONGEST_REASON] for one in unwrapped(error)]
+    """An error in one line, `Type: message`, without Ray's wrappers.
+
+    Of the errors of several workers, the one whose cause comes first in `KNOWN`, else the first worker's.
+    """
+    from asr_platform.compat.ray import root_errors  # imports Ray, which only a sweep needs
+
+    lines = [f"{type(one).__name__}: {' '.join(str(one).split())}"[:LONGEST_REASON] for one in root_errors(error)]
     causes = list(KNOWN.values())
     known = {line: causes.index(cause) for line in lines if (cause := diagnose(line)) is not None}
     return min(known, key=lambda line: known[line], default=lines[0])
-
-
-def unwrapped(error: BaseException) -> Sequence[BaseException]:
-    """The errors under the layers that Ray has put around them, those of workers in the order of their ranks."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        return [own for rank in sorted(failures) for own in unwrapped(failures[rank])]
-    inner = next((found for layer in LAYERS if (found := getattr(error, layer, None)) is not None), None)
-    return unwrapped(inner) if isinstance(inner, BaseException) else [error]
 
 
 def explained(cause: Cause | None, log: Path | None, lines: Sequence[str], elsewhere: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.compat.optuna import running_trial
 from asr_platform.storage.database import decoding, open_storage
 from asr_platform.storage.home import taken
 from asr_platform.storage.relocation import moved_along
@@ -250,7 +251,7 @@ class Ledger:
                 self.finish(trial.number, "complete")
 
     def _live(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self.frozen()[number]._trial_id)
+        return running_trial(self.study, self.frozen()[number])
 
     def frozen(self) -> list[FrozenTrial]:
         """All trials as Optuna knows them, by number; shared, not to be changed."""
@@ -285,8 +286,7 @@ class Ledger:
 
 def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]:
     with decoding(file):
-        studies = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
-        return [study.study_name for study in studies if ABOUT in study.user_attrs]
+        return [study.study_name for study in storage.get_all_studies() if ABOUT in study.user_attrs]
 
 
 def _exists(checkpoint: str | None) -> bool:

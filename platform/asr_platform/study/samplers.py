@@ -24,6 +24,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.compat.optuna import contains
 from search_spaces.settings import Settings
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
@@ -320,7 +321,7 @@ def fitting(
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        return contains(distribution, value)
     except ValueError:  # not one of the choices, or no number
         return False
 

@@ -33,6 +33,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.version import VERSION as MLFLOW
 from sqlalchemy.exc import SQLAlchemyError
 
+from asr_platform.compat.environment import disable_mlflow_telemetry
 from asr_platform.storage.database import make_database, make_folder_of
 from asr_platform.storage.home import Store
 from asr_platform.study.ledger import TrialRecord
@@ -400,5 +401,6 @@ def quiet() -> None:
     """Before the first use of a store: no announcement of every migration of its tables, and no stray folders."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    disable_mlflow_telemetry()
     # MLflow (3.17) makes the folder of a SQLite file by the address's text: for `q%41` it would make `q%2541` besides.
     mlflow_db._make_parent_dirs_if_sqlite = make_folder_of

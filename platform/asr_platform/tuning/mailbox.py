@@ -1,6 +1,6 @@
-"""Reports on their way from a Train controller to the trial that started it, both on one machine.
+"""Passes reports from a Ray Train controller to the trial that started it, on the same machine.
 
-They go through a socket of the system's into a queue without a limit, so neither side waits for the other.
+Reports go through a local socket into a queue without a limit, so neither side waits for the other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Report = dict[str, Any]
 
 
 class Mailbox:
-    """Receives reports from processes of this machine and puts them into a queue.
+    """Receives reports from other processes of this machine and puts them into a queue.
 
     Args:
-        reports: the queue; what arrives is in it before the sender goes on.
+        reports: the queue; a report is in it before its sender goes on.
     """
 
     def __init__(self, reports: SimpleQueue[Any]) -> None:
@@ -41,7 +41,7 @@ class Mailbox:
         return Sender(self.address, self.key)
 
     def close(self) -> None:
-        """Receives nothing more; what is sent from now on is an error of the sender's."""
+        """Stops receiving; sending a report from now on is an error."""
         self.closed = True
         with suppress(OSError, AuthenticationError), Client(self.address, "AF_UNIX", self.key):
             pass  # wakes the receiver, which closing the socket would not
@@ -54,16 +54,16 @@ class Mailbox:
                 with self.listener.accept() as connection:
                     self.reports.put(connection.recv())
                     connection.send(None)
-            except (EOFError, OSError, AuthenticationError):  # closed; or a sender was killed, or is none of ours
+            except (EOFError, OSError, AuthenticationError):  # closed, a sender was killed, or has another key
                 if self.closed:
                     return
-                time.sleep(0.1)  # what lasts, such as no free file descriptors, must not take a core
+                time.sleep(0.1)  # an error that lasts, such as no free file descriptors, must not take a core
 
 
 class Sender(UserCallback):
-    """Sends the first worker's metrics of each report, with the path of its checkpoint, to a mailbox.
+    """Sends the first worker's metrics of each report to a mailbox, with the path of the checkpoint.
 
-    It runs in the Train controller, once the checkpoint is in its place.
+    Ray Train calls it in its controller, once the checkpoint is in its place.
     """
 
     def __init__(self, address: str, key: bytes) -> None:

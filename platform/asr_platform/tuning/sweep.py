@@ -26,13 +26,14 @@ from asr_platform.study.recorded_space import changed_trials, recorded_limits, r
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.study.warm_start import gather
 from asr_platform.study.widening import check_widening
-from asr_platform.tuning import cluster
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.background import Background, Beside
 from asr_platform.tuning.callbacks.meter import DiskMeter, Meter
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.notify import message
-from asr_platform.tuning.callbacks.retention import Retention
+from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL, Retention
+from asr_platform.tuning.cluster import Cluster, Options
+from asr_platform.tuning.connection import PlacementGroupCleaner, check_address, connect
 from asr_platform.tuning.execution import Proposer, Recorder, execute
 from asr_platform.tuning.interrupts import Interrupt, interrupts
 from asr_platform.tuning.scheduler import RungStopper
@@ -51,7 +52,7 @@ class RunningSweep:
     name: str
     ledger: Ledger
     feasibility: Feasibility
-    options: cluster.Options
+    options: Options
 
     @property
     def space(self) -> Space:
@@ -89,7 +90,7 @@ class Outcome:
 
 
 def start(
-    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: cluster.Options,
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: Options,
     view: Display, warm_start: Sequence[str] = (),
 ) -> Outcome:  # fmt: skip
     """Runs a new sweep to its end, or to one of the space's limits; `trials` overrides the space's number.
@@ -102,7 +103,7 @@ def start(
             not there.
     """
     if options.address:
-        cluster.check_address(options.address)
+        check_address(options.address)
     if name is not None:
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
@@ -127,7 +128,7 @@ def start(
         PROVENANCE: provenance(),
     }
     chosen = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
-    with chosen as own, interrupts() as interrupt, cluster.connect(options.address) as machine:
+    with chosen as own, interrupts() as interrupt, connect(options.address) as machine:
         machine.workers(options)  # what cannot fit leaves no sweep behind
         sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
         return _run(sweep, machine, interrupt, view)
@@ -153,7 +154,7 @@ def resume(
         corpus = Corpus.open(Path(about["corpus"]))
         if corpus.hash != about["corpus_hash"]:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
-        options = cluster.Options(**about["options"])
+        options = Options(**about["options"])
         options = replace(
             options, address=address or options.address, tracking_uri=tracking_uri or options.tracking_uri
         )
@@ -164,7 +165,7 @@ def resume(
         feasibility = Feasibility(space, corpus)
         feasibility.check()
         sweep = RunningSweep(home, name, ledger, feasibility, options)
-        with interrupts() as interrupt, cluster.connect(options.address) as machine:
+        with interrupts() as interrupt, connect(options.address) as machine:
             machine.workers(options)  # a cluster that cannot be used leaves the sweep as it was
             if trials is not None:
                 ledger.note("trials", trials)
@@ -187,7 +188,7 @@ def widened(ledger: Ledger, space: Space, wider: Space) -> tuple[Space, dict[int
     return wider, check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
 
 
-def _run(sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: Display) -> Outcome:
+def _run(sweep: RunningSweep, machine: Cluster, interrupt: Interrupt, view: Display) -> Outcome:
     """Executes what the ledger has left to do, and lets it be known how that ended."""
     workers = machine.workers(sweep.options)
     concurrency = machine.concurrency(workers, sweep.options)
@@ -230,9 +231,7 @@ def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome
     return message(sweep.name, state, reason, sweep.ledger.trials(), intervals, model, seconds)
 
 
-def _execute(
-    sweep: RunningSweep, machine: cluster.Cluster, interrupt: Interrupt, view: Display, run: RunRecord
-) -> Outcome:
+def _execute(sweep: RunningSweep, machine: Cluster, interrupt: Interrupt, view: Display, run: RunRecord) -> Outcome:
     """Executes it; the run is on record already."""
     ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
     folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
@@ -251,6 +250,7 @@ def _execute(
         "workers": workers.count,
         "threads": workers.threads,
         "resources": workers.resources,
+        "checkpoints": CHECKPOINTS_PER_TRIAL,
     }
     background = Background(view.say)
     try:
@@ -269,7 +269,7 @@ def _execute(
                 interrupt.stop("capped", cap)
             if not interrupt.asked:
                 try:
-                    with cluster.Reaper(machine.dashboard).reaping():
+                    with PlacementGroupCleaner(machine.dashboard):
                         watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
                 except LedgerError as error:
                     interrupt.stop("failed", f"{error.problem}. {error.remedy}")

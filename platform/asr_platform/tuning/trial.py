@@ -1,19 +1,16 @@
 """One Tune trial: starts Ray Train on the training loop and returns its reports, one for each step that Tune asks for.
 
-The idea: reports wait in the trial's own process, in a queue without a limit. The Train controller, which always runs
-on the same machine as the process that started it, hands each report over through a local socket. So no report can be
-left behind, however long the driver is busy: neither side ever waits for the other. (Ray's own TuneReportCallback
-passes reports through queues of one place, and deadlocks if the last one is still there as the trial's function
-returns; 2.60.)
+Reports wait in the trial's own process, in a queue without a limit (`mailbox.py`). So no report is lost, however long
+the driver is busy. Ray's own TuneReportCallback (2.60) passes reports through queues of one place, and deadlocks if the
+last one is still there when the trial's function returns.
 
-What a trial costs to start is the imports of the processes that Ray starts for it. So a single worker, which has nobody
-to exchange gradients with, gets Ray's plain trainer: importing `ray.train.torch` takes each of them seconds more.
+The start of a trial costs mostly the imports of the processes that Ray starts for it. So a single worker, which has no
+gradients to exchange, gets Ray's plain trainer: importing `ray.train.torch` takes seconds more in each process.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,35 +21,34 @@ import ray.train
 from ray import tune
 from ray.train import UserCallback
 
+from asr_platform.compat.environment import set_environment
+from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.mailbox import Mailbox, Report
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
 
 Settings = dict[str, Any]
-# Ray keeps the latest besides. The second best is what the ledger knows as the best for as long as a report of the best
-# is on its way, which a stop or a kill can make for ever.
-KEPT = 2
-SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a run's checkpoints
-HALF_SNAPSHOT = f"half-{SNAPSHOT}"
+DAMAGED_LIST = f"half-{CHECKPOINT_LIST}"
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
 END: Report = {"done": True}  # the step after the last report; Tune ends the trial at it
 
 
 class SweepTrial(tune.Trainable):
-    """A trial as Ray Tune runs it: each step is the next epoch's report, the last one `END`.
+    """A trial as Ray Tune runs it: each step returns the report of the next epoch, and the last one `END`.
 
     Raises:
-        Exception: in the step after the last report, what ended the Train run.
+        Exception: in the step after the last report, the error that ended the Train run.
     """
 
     loop: Callable[[Settings], None] = staticmethod(train_worker)
 
     def __repr__(self) -> str:
-        """The name of the class, which is the sweep's (see `execution.execute`): Ray's dashboard shows it."""
+        """The name on Ray's dashboard: that of the class, which `execute` has named after the sweep."""
         return type(self).__name__
 
     def setup(self, config: Settings) -> None:
+        set_environment()  # of the trial's own process, for the processes that Ray Train starts from here
         self.reports: SimpleQueue[Report | BaseException] = SimpleQueue()
         self.mailbox = Mailbox(self.reports)
         Thread(target=self._train, args=[config], daemon=True).start()
@@ -70,74 +66,73 @@ class SweepTrial(tune.Trainable):
         try:
             train(settings, type(self).loop, [self.mailbox.sender()])
             self.reports.put(END)
-        except BaseException as error:  # the step raises it, which is how Tune hears of it
+        except BaseException as error:  # raised again by `step`
             self.reports.put(error)
 
 
 def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[UserCallback]) -> None:
     """Trains one configuration with Ray Train workers.
 
-    The Train run carries the sweep's and the trial's names, which is where its checkpoints are found again after an
-    interruption, and how it and its workers are known on Ray's dashboard.
+    The Train run has the names of the sweep and the trial: under them, Ray Train finds the checkpoints of an
+    interrupted trial, and its dashboard shows the run and its workers.
 
     Args:
-        settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, and what
-            the training loop needs (see `trainables.worker.train_worker`).
-        loop: what each worker runs.
-        callbacks: told of each report.
+        settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, the number
+            of best `checkpoints` to keep, and the settings of the training loop (see `trainables.worker.train_worker`).
+        loop: the function that each worker runs.
+        callbacks: called for each report.
     """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # without it the dashboard lists no Train runs (2.60)
     sweep = Path(settings["folder"])
-    own = sweep / TRIALS / trial_name(settings["number"])
-    lost = mended(own)
+    folder = sweep / TRIALS / trial_name(settings["number"])
+    lost = repair_checkpoint_list(folder)
     trainer = trainer_class(settings["workers"])(
         loop,
-        train_loop_config={**settings, "lost_checkpoint": lost, "log": str(own / LOG)},
+        train_loop_config={**settings, "lost_checkpoint": lost, "log": str(folder / LOG)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],
             use_gpu="GPU" in settings["resources"],
             resources_per_worker=settings["resources"],
         ),
         run_config=ray.train.RunConfig(
-            name=str(own.relative_to(sweep.parent)),
+            name=str(folder.relative_to(sweep.parent)),
             storage_path=str(sweep.parent),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=KEPT, checkpoint_score_attribute="objective", checkpoint_score_order="min"
+                num_to_keep=settings["checkpoints"],
+                checkpoint_score_attribute="objective",
+                checkpoint_score_order="min",
             ),
             callbacks=callbacks,
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # of each epoch, a kilobyte in the log
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # INFO is a kilobyte for each epoch
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )
     trainer.fit()
 
 
-def mended(folder: Path) -> str | None:
-    """Makes a trial's folder fit to go on from, and returns the latest checkpoint if Ray Train has lost sight of it.
+def repair_checkpoint_list(folder: Path) -> str | None:
+    """Moves a damaged list of checkpoints out of a trial's folder; returns the latest checkpoint if the list was lost.
 
-    Ray Train writes its list of checkpoints in place (2.60): a kill or a full disk at that moment leaves half a list,
-    with which it would not start again. The checkpoints themselves are whole. Half a list is kept under another name,
-    which tells that the checkpoints are still to be used if this run is killed before it has written a list.
+    Ray Train (2.60) writes its list in place. A kill or a full disk at that moment leaves half a list, from which Ray
+    Train cannot start again, beside whole checkpoints. The damaged list keeps another name until Ray Train has written
+    a new one: if this run is killed before that, the next one returns the checkpoint again.
     """
-    snapshot = folder / SNAPSHOT
+    checkpoints = folder / CHECKPOINT_LIST
     try:
-        json.loads(snapshot.read_text(encoding="utf-8"))
+        json.loads(checkpoints.read_text(encoding="utf-8"))
         return None
     except FileNotFoundError:
-        if not (folder / HALF_SNAPSHOT).exists():
+        if not (folder / DAMAGED_LIST).exists():
             return None
     except ValueError:
-        snapshot.replace(folder / HALF_SNAPSHOT)
+        checkpoints.replace(folder / DAMAGED_LIST)
     whole = sorted(path.parent for path in folder.glob(f"checkpoint_*/{TRAINING}"))
     return str(whole[-1]) if whole else None
 
 
 def trainer_class(workers: int) -> Any:
-    """The trainer that sets up a process group where there is more than one worker."""
+    """The Ray Train trainer for a number of workers; for more than one, it sets up a process group."""
     if workers > 1:
         from ray.train.torch import TorchTrainer
 
         return TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    return DataParallelTrainer
+    return single_worker_trainer()

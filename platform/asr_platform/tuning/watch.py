@@ -19,7 +19,8 @@ from ray.tune.experiment import Trial
 from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.storage.trial_logs import last_lines
 from asr_platform.tuning.callbacks.background import Background
-from asr_platform.tuning.cluster import Address, accepts
+from asr_platform.tuning.cluster import Address
+from asr_platform.tuning.connection import accepts
 from asr_platform.tuning.interrupts import Interrupt
 
 EVERY = 1.0  # seconds between looks

@@ -13,13 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from asr_platform.analysis.leaderboard import pareto_front, ranked
+from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.storage.home import trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
-from asr_platform.tuning.trial import HALF_SNAPSHOT, SNAPSHOT
+from asr_platform.tuning.trial import DAMAGED_LIST
 from trainables.evaluation.examples import ATTENTION
 from trainables.training.checkpoint_files import TRAINING_FILES
 
+CHECKPOINTS_PER_TRIAL = 2
+"""Number of best checkpoints that Ray Train keeps of a trial, beside the latest. The second best is the best that the
+ledger knows while the report of the best is on its way, which a stop or a kill can make forever."""
 GOING = ".removed-"  # before the name of a folder that is being removed
 
 
@@ -82,7 +86,7 @@ class Retention(Callback):
 
     def _thin(self, trial: TrialRecord, kept: bool) -> None:
         """The best checkpoint becomes a model directory; without its model, records in JSON are what stays."""
-        for name in (SNAPSHOT, HALF_SNAPSHOT):  # they would name what is gone
+        for name in (CHECKPOINT_LIST, DAMAGED_LIST):  # they would name what is gone
             (self.trials / trial_name(trial.number) / name).unlink(missing_ok=True)
         for folder in self.superfluous(trial):
             _remove(folder)

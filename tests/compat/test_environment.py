@@ -1,4 +1,4 @@
-"""What the package sets in the environment of its process and of every process that it starts."""
+"""What a sweep sets in the environment of its process and of the processes that it starts, and no import does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.compat.environment import LOOPBACK, keep_loopback_off_proxies
+from asr_platform.compat.environment import ENVIRONMENT, LOOPBACK, keep_loopback_off_proxies, sweep_environment
 
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing answers there
 PROXIES = ["http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy"]
@@ -32,7 +32,8 @@ def without_proxies(**changes: str) -> dict[str, str]:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_calls_to_this_machine_use_no_proxy(call: str, host: str, webhook: Webhook) -> None:
     """Through a proxy that is dead, they would fail; a child process inherits what was set."""
-    child = f"import subprocess, sys; import asr_platform; code = {'import sys; ' + CALLS[call]!r}\n"
+    child = f"import subprocess, sys; code = {'import sys; ' + CALLS[call]!r}\n"
+    child += "from asr_platform.compat.environment import set_environment; set_environment()\n"
     child += "sys.exit(subprocess.run([sys.executable, '-c', code, sys.argv[1]]).returncode)"
     address = webhook.url.replace("127.0.0.1", host)
     done = subprocess.run(
@@ -72,9 +73,32 @@ def test_without_a_proxy_nothing_is_changed(environment: dict[str, str]) -> None
 @pytest.mark.parametrize(("said", "expected"), [(None, "True"), ("false", "False")])
 def test_mlflow_sends_no_telemetry_unless_it_is_asked_to(said: str | None, expected: str) -> None:
     known = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
-    code = "import asr_platform.tracking.runs; from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY as own"
+    code = "from asr_platform.tracking.runs import quiet; quiet()\n"
+    code += "from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY as own; print(own.get())"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; print(own.get())"], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=known if said is None else {**known, "MLFLOW_DISABLE_TELEMETRY": said},
     )  # fmt: skip
     assert done.stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("imported", ["asr_platform", "asr_platform.notebook", "Sweep, load_model, InputError"])
+def test_importing_the_package_changes_no_variable(imported: str) -> None:
+    code = f"from asr_platform import {imported}" if "," in imported else f"import {imported}"
+    program = f"import os; before = dict(os.environ); {code}; print(before == dict(os.environ))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_a_sweep_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that have a value keep it; processes that start in the block inherit the rest."""
+    monkeypatch.setenv("http_proxy", DEAD)
+    monkeypatch.setenv("RAY_TRAIN_METRICS_ENABLED", "1")
+    monkeypatch.delenv("RAY_AIR_NEW_OUTPUT", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    before = dict(os.environ)
+    with sweep_environment():
+        expected = {**ENVIRONMENT, **{name: before[name] for name in ENVIRONMENT if name in before}}
+        assert {name: os.environ[name] for name in ENVIRONMENT} == expected
+        assert os.environ["RAY_TRAIN_METRICS_ENABLED"] == "1" and LOOPBACK[0] in os.environ["no_proxy"]
+    assert dict(os.environ) == before

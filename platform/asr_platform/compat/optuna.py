@@ -1,0 +1,29 @@
+"""Everything of Optuna (5.0) that its documentation does not promise, each with the reason for its use.
+
+`tests/compat/test_optuna.py` fails when one of these is gone. Optuna takes a second to import, so it is imported when
+a function is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+LAST_TABLE = "alembic_version"
+"""The SQL table that Optuna fills last when it makes a database."""
+
+
+def running_trial(study: Study, trial: FrozenTrial) -> Trial:
+    """The writable form of a running trial, which Optuna otherwise gives only to the process that asked for it."""
+    from optuna import Trial
+
+    return Trial(study, trial._trial_id)
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value lies in a distribution, as Optuna's own samplers check it."""
+    return bool(distribution._contains(distribution.to_internal_repr(value)))

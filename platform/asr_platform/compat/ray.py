@@ -1,0 +1,69 @@
+"""Everything of Ray (2.60) that its documentation does not promise, each with the reason for its use.
+
+`tests/compat/test_ray.py` fails when one of these is gone. Ray's own documentation covers all other uses of it, and
+the environment variables are in `environment.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ray._private import ray_constants, worker
+from ray._private.utils import get_num_cpus
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
+CHECKPOINT_LIST = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+"""Name of the file in a run's folder in which Ray Train lists the checkpoints. Ray Train writes it in place, so a kill
+leaves half a list, which `tuning/trial.py` mends."""
+
+LOOPBACK = "127.0.0.1"
+LOOPBACK_OPTIONS = {"_node_ip_address": LOOPBACK}
+"""Options of `ray.init` for a cluster that listens on this machine alone, within `loopback_only`."""
+
+INNER_ERRORS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
+"""Attributes in which the errors of Ray Tune, Ray Train's trainer, its controller and its workers hold their causes."""
+
+
+def default_cpus() -> float:
+    """Number of CPUs that a cluster started here would have: a container's share of them, unlike `os.cpu_count`."""
+    return float(get_num_cpus())
+
+
+def silence_workers() -> None:
+    """Stops Ray from printing that a worker has died, which `log_to_driver=False` does not."""
+    worker._worker_logs_enabled = False
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Makes all processes of a cluster that is started in the block listen on 127.0.0.1 alone.
+
+    Ray replaces that address by one that other machines can reach, unless this is a system without clusters of several
+    machines. It reads that from the environment when it is imported, and again in each of its processes.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def single_worker_trainer() -> type[Any]:
+    """The Ray Train trainer without a process group, whose import takes seconds less than `ray.train.torch`."""
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    return DataParallelTrainer
+
+
+def root_errors(error: BaseException) -> Sequence[BaseException]:
+    """The errors inside Ray's own wrappers: one, or one for each failed worker in the order of ranks."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return [root for rank in sorted(failures) for root in root_errors(failures[rank])]
+    inner = next((found for name in INNER_ERRORS if (found := getattr(error, name, None)) is not None), None)
+    return root_errors(inner) if isinstance(inner, BaseException) else [error]

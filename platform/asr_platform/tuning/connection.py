@@ -1,0 +1,210 @@
+"""Joins a Ray cluster or starts one on this machine, and frees resources there that Ray has left reserved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import ray
+import requests
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_actors, list_placement_groups
+from ray.util.state.exception import RayStateApiException
+
+from asr_platform.compat.environment import sweep_environment
+from asr_platform.compat.ray import LOOPBACK, LOOPBACK_OPTIONS, loopback_only, silence_workers
+from asr_platform.tuning.cluster import Address, Cluster
+from trainables.errors import InputError
+from trainables.folders import has_ended, this_process
+
+PACKAGES = ("asr_platform", "search_spaces", "trainables")  # sent to workers on other machines
+DASHBOARD_HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # depends on the machine, so it is no option of a sweep
+OWNER = "asr_platform.pid"  # file in the session folder of a cluster started here: the driver's process
+SHUTDOWN_TIMEOUT = 30  # seconds
+ADDRESS_TIMEOUT = 5  # seconds
+CONNECT_TIMEOUT = 2.0  # seconds
+# The client's preface of an HTTP/2 connection (RFC 9113, section 3.4) and the type of the frame that answers it. Ray
+# itself would wait for minutes at a server of another kind.
+HTTP2_PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
+LONGEST_ERROR = 300  # characters of Ray's own message
+CHECK_INTERVAL = 5.0  # seconds
+CHECKS_BEFORE_REMOVAL = 6
+STATE_API = {"limit": 10_000, "timeout": 5}  # most entries in an answer; seconds
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """A connection to the cluster at `address`, or to one started here that ends with the block.
+
+    Ray prints nothing: its logs are files in the folder `Cluster.logs`. The dashboard of a cluster started here
+    listens on 127.0.0.1 unless $ASR_PLATFORM_DASHBOARD_HOST names another host. It always runs: without it, Ray (2.60)
+    never frees the resources of a stopped trial's workers.
+
+    Raises:
+        InputError: no cluster is at the address, or none can be started.
+    """
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    silence_workers()
+    with sweep_environment(), nullcontext() if address else loopback_only():
+        try:
+            yield _join(address) if address else _start()
+        finally:
+            _shutdown()
+
+
+def _join(address: str) -> Cluster:
+    check_address(address)
+    modules = [import_module(name) for name in PACKAGES]
+    return _described(_init(f"at {address}", address=address, runtime_env={"py_modules": modules}))
+
+
+def _start() -> Cluster:
+    host = os.environ.get(DASHBOARD_HOST, LOOPBACK)
+    context = _init("on this machine", address="local", include_dashboard=True, dashboard_host=host, **LOOPBACK_OPTIONS)
+    session = Path(context.address_info["session_dir"])
+    (session / OWNER).write_text(this_process())
+    remove_old_sessions(session.parent)
+    return _described(context)
+
+
+def _init(where: str, **options: Any) -> Any:
+    """Calls `ray.init`, and puts back the handler of SIGTERM, which that replaces (2.60).
+
+    Raises:
+        InputError: it fails.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # a slow start is a bare Exception, a wrong address one of many kinds
+        problem = " ".join(str(error).split())[:LONGEST_ERROR]
+        raise InputError(
+            f"no Ray cluster {where}: {type(error).__name__}: {problem}",
+            "Try again on a machine that is less busy; check --address, free ports, memory and disk space.",
+        ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _shutdown() -> None:
+    """Leaves the cluster, and ends one that was started here. Ray may wait forever for a cluster that is gone."""
+    leaving = threading.Thread(target=ray.shutdown, name="shutdown", daemon=True)
+    leaving.start()
+    leaving.join(SHUTDOWN_TIMEOUT)
+
+
+def remove_old_sessions(folder: Path) -> None:
+    """Removes session folders, of hundreds of megabytes each, of clusters whose drivers on this machine have ended."""
+    for owner in folder.glob(f"session_*/{OWNER}"):
+        with suppress(OSError):
+            if has_ended(owner.read_text()):
+                shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def _described(context: Any) -> Cluster:
+    here, resources = ray.get_runtime_context(), ray.cluster_resources()
+    host, _, port = here.gcs_address.rpartition(":")
+    node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
+    dashboard = urlsplit(f"http://{context.dashboard_url}")
+    parts = {
+        "Ray's head": (host.strip("[]"), int(port)),
+        "the raylet of this machine": (node["NodeManagerAddress"], node["NodeManagerPort"]),
+    }
+    # A dashboard on another machine may listen for that machine alone, and cannot be watched from here.
+    if dashboard.hostname and dashboard.port and accepts((dashboard.hostname, dashboard.port)):
+        parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
+    logs = str(Path(context.address_info["session_dir"]) / "logs")
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard.geturl(), logs, parts)
+
+
+def accepts(address: Address) -> bool:
+    """Whether a connection to this host and port is accepted within `CONNECT_TIMEOUT`."""
+    try:
+        socket.create_connection(address, timeout=CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def check_address(address: str) -> None:
+    """Refuses, within seconds, the address of a cluster that this process cannot join.
+
+    Raises:
+        InputError: it is a client's (ray://) or malformed, nobody listens there, or another kind of server does.
+    """
+    if address == "auto":
+        return
+    if "://" in address:
+        raise InputError(
+            f"--address {address}: a sweep's driver runs within the cluster",
+            "Give HOST:PORT of Ray's head, on one of its machines; or ray job submit -- platform ... --address auto",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(f"--address {address}: not HOST:PORT", "For example: --address 10.0.0.1:6379, or auto.")
+    encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"  # then only Ray can ask
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT) as connection:
+            connection.sendall(HTTP2_PREFACE)
+            answer = b"" if encrypted else connection.recv(4, socket.MSG_WAITALL)
+    except OSError as error:
+        raise InputError(
+            f"--address {address}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
+        ) from None
+    if not encrypted and answer[3:] != SETTINGS_FRAME:
+        raise InputError(f"--address {address}: not Ray's head", "ray status, on the head, says where that listens.")
+
+
+class PlacementGroupCleaner:
+    """Removes placement groups of stopped trials for as long as its block lasts, in a thread.
+
+    Ray Train leaves that to a helper process of each trial, which gives up at the first call that fails (2.60; on a
+    busy machine the next trial then waits forever). A placement group of this job without a living actor, at every
+    check for half a minute, is removed.
+
+    Args:
+        dashboard: address of the cluster's dashboard.
+    """
+
+    def __init__(self, dashboard: str) -> None:
+        self.dashboard = dashboard
+        self.job = ray.get_runtime_context().get_job_id()
+        self.idle_checks: dict[str, int] = {}
+        self._done = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, name="placement group cleaner", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+
+    def _run(self) -> None:
+        while not self._done.wait(CHECK_INTERVAL):
+            self.check()
+
+    def check(self) -> None:
+        """Counts this check for each group without actors, and removes the groups that have enough of them."""
+        try:
+            groups = list_placement_groups(self.dashboard, filters=[("state", "=", "CREATED")], **STATE_API)
+            actors = list_actors(self.dashboard, filters=[("state", "!=", "DEAD")], detail=True, **STATE_API)
+        except (RayStateApiException, requests.RequestException, ConnectionError, RuntimeError, ValueError):
+            return  # the dashboard is busy: the next check is soon
+        used = {actor.placement_group_id for actor in actors}
+        own = {group.placement_group_id for group in groups if group.creator_job_id == self.job}
+        self.idle_checks = {group: self.idle_checks.get(group, 0) + 1 for group in own - used}
+        for group, checks in self.idle_checks.items():
+            if checks >= CHECKS_BEFORE_REMOVAL:
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

@@ -1,0 +1,33 @@
+"""What `compat/optuna.py` names is there in the installed Optuna."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from asr_platform.compat import optuna as compat
+
+
+def test_a_running_trial_can_be_written_to() -> None:
+    study = optuna.create_study()
+    study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
+    trial = compat.running_trial(study, study.get_trials()[0])
+    trial.report(0.5, 1)
+    assert study.get_trials()[0].intermediate_values == {1: 0.5}
+
+
+def test_values_are_told_apart() -> None:
+    assert compat.contains(IntDistribution(2, 8, step=2), 4)
+    assert not compat.contains(IntDistribution(2, 8, step=2), 5)
+    assert not compat.contains(FloatDistribution(0.0, 1.0), 1.5)
+
+
+def test_a_database_ends_with_its_last_table(tmp_path: Path) -> None:
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/studies.db", study_name="one")
+    with closing(sqlite3.connect(tmp_path / "studies.db")) as database:
+        assert database.execute(f"SELECT count(*) FROM {compat.LAST_TABLE}").fetchone() == (1,)
