@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.audio import read_audio
 from trainables.data.features import Recipe, Samples
 from trainables.errors import InputError
 
@@ -62,6 +61,8 @@ class AudioSegment:
     duration: float | None = None
 
     def features(self, recipe: Recipe) -> Featurised:
+        from trainables.data.audio import read_audio  # FFmpeg: only where audio is read
+
         samples = read_audio(self.path, self.offset, self.duration)
         return from_samples(samples, recipe, str(self.path))
 

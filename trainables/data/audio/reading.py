@@ -1,4 +1,4 @@
-"""Decodes audio block by block into mono samples at 16 kHz, in memory that does not grow with channels or rate."""
+"""Decodes audio with FFmpeg into mono samples at 16 kHz, in memory that does not grow with channels or rate."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
+import av
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
-from trainables.data.audio.streams import Stream, find_streams, truncated
+from trainables.data.audio.parts import Part, PartFile, empty, find_parts, truncated
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.errors import InputError
 
-BLOCK = 1 << 17  # samples of all channels, decoded at once
+# Formats that hold samples; others could name files and addresses to read.
+FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,mov,matroska"
 LOWEST_RATE = 1_000  # Hz: below, nothing of speech is left, and one sample would become very many
-UNKNOWN_LENGTH = 1 << 62  # samples: what libsndfile says then is more
+EXACT_SEEK = ("pcm_", "flac", "vorbis", "opus", "mp3")  # codecs with right times after a seek, by FFmpeg's names
+PREROLL = 1.0  # seconds decoded before a segment: the first ones after a seek are not exact in lossy codecs
 # A manifest's durations are often rounded to hundredths: so much may be missing at a file's end.
 SEGMENT_TOLERANCE = 0.02  # seconds
 
@@ -33,9 +37,9 @@ class Limits:
     """The most that `read_audio` accepts, checked by the header where that tells, and else while decoding.
 
     Args:
-        seconds: of the recording.
-        channels: of the recording.
-        rate: in Hz.
+        seconds: duration of the recording.
+        channels: channels of the recording.
+        rate: sample rate in Hz.
     """
 
     seconds: float = math.inf
@@ -53,7 +57,7 @@ def read_audio(
     limits: Limits = UNLIMITED,
     name: str | None = None,
 ) -> Samples:
-    """Mono samples (N,) at 16 kHz in [-1, 1] of an audio file, or of a part of it.
+    """Mono samples (N,) at 16 kHz in [-1, 1] of an audio file, or of a segment of it.
 
     Channels are averaged; any sample rate is resampled. A file is read until it ends, whatever its header says about
     its length, and files joined into one are read one after the other. Memory is that of the result.
@@ -66,15 +70,13 @@ def read_audio(
         name: what to call `source` in errors; default: its path.
 
     Raises:
-        InputError: the file is missing, not audio, empty, truncated, beyond the limits, or shorter than the part
-            that is asked for; or it holds samples that are not numbers.
+        InputError: the file is missing, not audio, empty, truncated, beyond the limits, or shorter than the segment;
+            or it holds samples that are not numbers.
     """
     name = name or str(source)
-    whole = not offset and duration is None
     collected = bytearray()  # grows in place
-    with _opened(source, name, whole) as (file, streams):
-        audio = _Audio(file, streams, limits, name)
-        for block in audio.blocks() if whole else audio.part(offset, duration):
+    with _opened(source, limits, name) as audio:
+        for block in audio.segment(offset, duration) if offset or duration is not None else audio.whole():
             collected += block.tobytes()
             if len(collected) > 4 * SAMPLE_RATE * limits.seconds:
                 raise _too_long(name, limits)
@@ -84,118 +86,179 @@ def read_audio(
 
 
 def check_audio(source: Path | BinaryIO, limits: Limits = UNLIMITED, name: str | None = None) -> None:
-    """Refuses an audio file that `read_audio` would refuse, as far as can be told without decoding.
+    """Refuses an audio file that `read_audio` would refuse, as far as its structure and first samples tell.
 
     Raises:
         InputError: the file is missing, not audio, empty, truncated or beyond the limits.
     """
     name = name or str(source)
-    with _opened(source, name, whole=False) as (file, streams):
-        for stream in streams:
-            with _decoder(file, stream, limits, name):
-                pass
+    with _opened(source, limits, name) as audio:
+        for part in audio.parts:
+            with audio.decoder(part) as decoder:
+                if next(decoder.whole(), None) is None:
+                    raise empty(name)
 
 
 def mono(samples: npt.NDArray[np.floating], rate: int) -> Samples:
     """Samples (N, channels) at `rate` Hz -> their channels' mean (N,) at 16 kHz."""
-    mean = _mean(samples)
+    mean = samples.mean(axis=1)
     if rate != SAMPLE_RATE:
         mean = soxr.resample(mean, rate, SAMPLE_RATE)
     return np.ascontiguousarray(mean, dtype=np.float32)
 
 
-def _mean(samples: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    return samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+class _Decoder:
+    """FFmpeg's decoder of one part of a file."""
+
+    def __init__(self, container: av.container.InputContainer, part: Part, name: str) -> None:
+        self._container, self._name = container, name
+        self._stream = stream = container.streams.audio[0]
+        self._codec = stream.codec_context.name
+        if self._codec == "flac":  # else FFmpeg conceals a damaged frame
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        self.rate, self.channels = stream.rate, stream.channels
+        # Duration by the header in seconds; 0 where that does not tell.
+        self.seconds = (container.duration or 0) / av.time_base if part.sized else 0.0
+
+    def whole(self) -> Iterator[tuple[int, Samples]]:
+        """Sample rate and mono samples (N,) of each frame.
+
+        Raises:
+            InputError: there are none, or fewer than a FLAC header promises.
+        """
+        count = 0
+        for frame in self._frames():
+            count += frame.samples
+            yield frame.rate, _mono_samples(frame, self._name)
+        if self._codec == "flac" and count < round(self.seconds * self.rate):
+            raise truncated(self._name)
+        if not count:
+            raise empty(self._name)
+
+    def segment(self, start: int, end: float) -> Iterator[Samples]:
+        """Mono samples from number `start` up to `end` or the end of the part, frame by frame."""
+        position, origin = 0, (self._container.start_time or 0) / av.time_base
+        seekable = self._codec.startswith(EXACT_SEEK)
+        if seekable:
+            seconds = origin + max(0.0, start / self.rate - PREROLL)
+            self._container.seek(round(seconds * av.time_base))
+        for frame in self._frames():
+            if seekable and frame.time is not None:
+                position = round((frame.time - origin) * self.rate)
+            if position >= end:
+                return
+            yield _mono_samples(frame, self._name)[max(0, start - position) : int(min(frame.samples, end - position))]
+            position += frame.samples
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        """Decoded frames from the current position to the end of the part."""
+        for packet in self._container.demux(self._stream):
+            try:
+                yield from packet.decode()
+            except av.InvalidDataError:
+                if not self._codec.startswith("mp3"):  # where players skip a damaged frame, too
+                    raise
 
 
-class _Decoder(soundfile.SoundFile):
-    """A decoder that reads until the stream ends, whatever its length.
+def _mono_samples(frame: av.AudioFrame, name: str) -> Samples:
+    """The mean of a frame's channels, (N,) in [-1, 1].
 
-    soundfile asks a file that can seek for its position, which fails if the length is unknown.
+    Raises:
+        InputError: samples that are not finite.
     """
-
-    def seekable(self) -> bool:
-        return False
+    samples = frame.to_ndarray()  # (channels, N), or (1, N * channels) where channels alternate
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype.kind in "iu":
+        samples = samples / (1 << (8 * samples.dtype.itemsize - 1)) - (samples.dtype.kind == "u")
+    samples = samples.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise InputError(f"{name}: samples that are not finite numbers", "Convert or replace the file.")
+    return samples.mean(axis=0) if len(samples) > 1 else samples[0]
 
 
 @dataclass(frozen=True)
 class _Audio:
-    """An open file and the streams in it."""
+    """An open file and the parts in it."""
 
     file: BinaryIO
-    streams: list[Stream]
+    parts: list[Part]
     limits: Limits
     name: str
 
-    def blocks(self) -> Iterator[Samples]:
+    def whole(self) -> Iterator[Samples]:
         """All samples of the file at 16 kHz, block by block."""
-        for stream in self.streams:
-            with _decoder(self.file, stream, self.limits, self.name) as decoder:
-                known = decoder.frames if decoder.frames < UNKNOWN_LENGTH else 0
-                promised = known if stream.promised is None else stream.promised
-                yield from _at_16_khz(self._decoded(decoder, None, promised), decoder.samplerate)
+        for part in self.parts:
+            with self.decoder(part) as decoder:
+                for rate, frames in groupby(decoder.whole(), key=itemgetter(0)):
+                    yield from _at_16_khz((samples for _, samples in frames), rate)
 
-    def part(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        """Samples of the seconds from `offset` on at 16 kHz, by seeking where one stream has a known length."""
-        if len(self.streams) == 1:
-            with _decoder(self.file, self.streams[0], self.limits, self.name) as decoder:
-                if decoder.frames < UNKNOWN_LENGTH:
-                    rate = decoder.samplerate
-                    start, wanted = round(offset * rate), None if duration is None else round(duration * rate)
-                    wanted = self._inside(start, wanted, decoder.frames, rate, offset, duration)
-                    if start:
-                        decoder.seek(start)
-                    yield from _at_16_khz(self._decoded(decoder, wanted, wanted), rate)
-                    return
-        yield from self._decoded_part(offset, duration)
-
-    def _decoded_part(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        """Samples of the seconds from `offset` on at 16 kHz, block by block, decoding everything before them."""
-        start = round(offset * SAMPLE_RATE)
-        wanted = None if duration is None else round(duration * SAMPLE_RATE)
-        behind = math.inf if wanted is None else start + wanted
-        position = 0
-        for block in self.blocks():
-            if position >= behind:
-                return
-            yield block[max(0, start - position) : int(min(len(block), behind - position))]
-            position += len(block)
-        self._inside(start, wanted, position, SAMPLE_RATE, offset, duration)
-
-    def _inside(
-        self, start: int, wanted: int | None, total: int, rate: int, offset: float, duration: float | None
-    ) -> int:
-        """Number of samples to read from `start` on: `wanted` or, within rounding, as many as there are.
+    def segment(self, offset: float, duration: float | None) -> Iterator[Samples]:
+        """Samples at 16 kHz of the seconds from `offset` on, block by block.
 
         Raises:
-            InputError: there are fewer than `wanted` by more than rounding explains, or none.
+            InputError: the file is shorter, by more than rounding explains, or has nothing there.
         """
-        there = total - start
-        if there <= 0 or (wanted is not None and wanted - there > SEGMENT_TOLERANCE * rate):
+        found = 0
+        for block in self._one_part(offset, duration) if len(self.parts) == 1 else self._joined(offset, duration):
+            found += len(block)
+            yield block
+        if not found or (duration or 0) - found / SAMPLE_RATE > SEGMENT_TOLERANCE:
+            total = sum(map(len, self.whole())) / SAMPLE_RATE
             end = f" + duration {duration:g} s" if duration is not None else " s"
             raise InputError(
-                f"{self.name}: offset {offset:g}{end} reaches beyond its {total / rate:.2f} s",
+                f"{self.name}: offset {offset:g}{end} reaches beyond its {total:.2f} s",
                 "Correct the offset and the duration.",
             )
-        return there if wanted is None else min(wanted, there)
 
-    def _decoded(self, decoder: _Decoder, wanted: int | None, promised: int) -> Iterator[Samples]:
-        """The next samples' mean over the channels, at their own rate: `wanted` of them, None for all that come."""
-        size = max(1, BLOCK // decoder.channels)
-        found = 0
-        while wanted is None or found < wanted:
-            asked = size if wanted is None else min(size, wanted - found)
-            block = decoder.read(asked, dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            if not np.isfinite(block).all():
-                raise InputError(f"{self.name}: samples that are not finite numbers", "Convert or replace the file.")
-            found += len(block)
-            yield _mean(block)
-        if found < promised:
-            raise truncated(self.name)
-        if not found:
-            raise _empty(self.name)
+    def _one_part(self, offset: float, duration: float | None) -> Iterator[Samples]:
+        with self.decoder(self.parts[0]) as decoder:
+            start, end = _sample_numbers(offset, duration, decoder.rate)
+            yield from _at_16_khz(decoder.segment(start, end), decoder.rate)
+
+    def _joined(self, offset: float, duration: float | None) -> Iterator[Samples]:
+        position, (start, end) = 0, _sample_numbers(offset, duration, SAMPLE_RATE)
+        for block in self.whole():
+            if position >= end:
+                return
+            yield block[max(0, start - position) : int(min(len(block), end - position))]
+            position += len(block)
+
+    @contextmanager
+    def decoder(self, part: Part) -> Iterator[_Decoder]:
+        """An open decoder of `part`.
+
+        Raises:
+            InputError: the part is not audio, or beyond the limits.
+        """
+        options = {"format_whitelist": FORMATS, "max_probe_packets": "1"}  # or it searches WAV for DTS
+        try:
+            with av.open(PartFile(self.file, part), "r", options=options) as container:
+                if not container.streams.audio:
+                    raise InputError(f"{self.name}: no audio in it", "Convert or replace the file.")
+                decoder = _Decoder(container, part, self.name)
+                self._check_limits(decoder)
+                yield decoder
+        except av.FFmpegError as error:
+            remedy = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
+            raise InputError(f"{self.name}: unreadable or truncated audio: {error.strerror}", remedy) from None
+
+    def _check_limits(self, decoder: _Decoder) -> None:
+        name, limits, rate, channels = self.name, self.limits, decoder.rate, decoder.channels
+        if rate < LOWEST_RATE:
+            raise InputError(f"{name}: a sample rate of {rate} Hz", "Convert or replace the file.")
+        if rate > limits.rate:
+            raise InputError(f"{name}: a sample rate of {rate} Hz, above {limits.rate:g}", "Resample it.")
+        if channels > limits.channels:
+            raise InputError(f"{name}: {channels} channels, above {limits.channels:g}", "Mix them to one.")
+        if decoder.seconds > limits.seconds:
+            raise _too_long(name, limits)
+
+
+def _sample_numbers(offset: float, duration: float | None, rate: int) -> tuple[int, float]:
+    """Numbers of the first sample of a segment and of the one after its last, infinite without a duration."""
+    start = round(offset * rate)
+    return start, math.inf if duration is None else start + round(duration * rate)
 
 
 def _at_16_khz(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
@@ -209,68 +272,34 @@ def _at_16_khz(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO, name: str, whole: bool) -> Iterator[tuple[BinaryIO, list[Stream]]]:
-    """An open audio file, and the streams in it.
+def _opened(source: Path | BinaryIO, limits: Limits, name: str) -> Iterator[_Audio]:
+    """An open audio file.
 
     Raises:
         InputError: the file is missing or empty, or the system cannot read it, now or later.
     """
     try:
-        if not isinstance(source, Path):
+        if isinstance(source, Path):
+            if not source.is_file():
+                raise InputError(f"{name}: no such file", "Correct the path.")
+            with source.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if not status.st_size:
+                    raise _zero_length(name)
+                yield _Audio(file, _parts_of(source, name, status.st_size, status.st_mtime_ns), limits, name)
+        else:
             if not source.seek(0, io.SEEK_END):
                 raise _zero_length(name)
-            yield source, find_streams(source, whole, name)
-            return
-        if not source.is_file():
-            raise InputError(f"{name}: no such file", "Correct the path.")
-        with source.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not status.st_size:
-                raise _zero_length(name)
-            if whole:
-                yield file, find_streams(file, whole, name)
-            else:
-                yield file, _streams_for_parts(source, status.st_size, status.st_mtime_ns)
+            yield _Audio(source, find_parts(source, name), limits, name)
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}", "Check its permissions and its disk.") from None
 
 
 @lru_cache(maxsize=64)
-def _streams_for_parts(path: Path, size: int, changed: int) -> list[Stream]:
-    """The streams of an audio file, cached: many parts may be read from it, each by a call of its own."""
+def _parts_of(path: Path, name: str, size: int, changed: int) -> list[Part]:
+    """The parts of an audio file, cached: many segments may be read from it, each by a call of its own."""
     with path.open("rb") as file:
-        return find_streams(file, whole=False, name=str(path))
-
-
-@contextmanager
-def _decoder(file: BinaryIO, stream: Stream, limits: Limits, name: str) -> Iterator[_Decoder]:
-    """An open decoder of one stream.
-
-    Raises:
-        InputError: the stream is no audio, empty, or beyond the limits.
-    """
-    content = stream.bytes_of(file)
-    try:
-        with _Decoder(content) as decoder:
-            if not decoder.frames:
-                raise _empty(name)
-            rate, channels = decoder.samplerate, decoder.channels
-            if rate < LOWEST_RATE:
-                raise InputError(f"{name}: a sample rate of {rate} Hz", "Convert or replace the file.")
-            if rate > limits.rate:
-                raise InputError(f"{name}: a sample rate of {rate} Hz, above {limits.rate:g}", "Resample it.")
-            if channels > limits.channels:
-                raise InputError(f"{name}: {channels} channels, above {limits.channels:g}", "Mix them to one.")
-            if decoder.frames < UNKNOWN_LENGTH and decoder.frames > limits.seconds * rate:
-                raise _too_long(name, limits)
-            yield decoder
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        problem = getattr(error, "error_string", "") or "damaged"
-        remedy = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
-        raise InputError(f"{name}: unreadable or truncated audio: {problem}", remedy) from None
-    finally:
-        if content.error:  # the cause of whatever else was found
-            raise content.error
+        return find_parts(file, name)
 
 
 def _too_long(name: str, limits: Limits) -> InputError:
@@ -279,7 +308,3 @@ def _too_long(name: str, limits: Limits) -> InputError:
 
 def _zero_length(name: str) -> InputError:
     return InputError(f"{name}: zero-length file", "Replace the file or remove it.")
-
-
-def _empty(name: str) -> InputError:
-    return InputError(f"{name}: zero-length audio", "Replace the file or remove it.")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.audio import read_audio
 from trainables.data.features import SAMPLE_RATE, Recipe, Samples
 from trainables.data.utterance import Featurised, Utterance, from_samples
 from trainables.errors import InputError
@@ -37,6 +36,8 @@ class JoinedDigits:
 
     def samples(self) -> Samples:
         """The joined utterance (N,), 16 kHz."""
+        from trainables.data.audio import read_audio
+
         noise = np.random.default_rng(self.noise_seed)
         parts = [_noise(noise, self.silences[0])]
         for path, silence in zip(self.paths, self.silences[1:], strict=True):
