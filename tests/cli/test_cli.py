@@ -16,6 +16,7 @@ from place import Ended, Run
 from test_mistakes import manifest
 
 from asr_platform.cli import main as cli
+from asr_platform.cli import sweeps
 from asr_platform.storage.home import Home, trial_name
 from asr_platform.tuning.sweep import Outcome
 from trainables.data.corpus import Corpus
@@ -194,7 +195,7 @@ def close(outcome: Outcome, *words: str) -> Ended:
 
     @cli.cli.command("closing")
     def closing() -> None:
-        cli._close(outcome)
+        sweeps._close(outcome)
 
     try:
         ended = CliRunner().invoke(cli.cli, [*words, "closing"])

@@ -202,6 +202,7 @@ import sys; sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 import records
 from asr_platform.cli import main as cli
+from asr_platform.cli import sweeps
 from asr_platform.cli import options as cli_shared
 from asr_platform.tuning.sweep import Outcome
 
@@ -220,7 +221,7 @@ def watched():
         if shown:
             print("said meanwhile", file=sys.stderr)
     (Path(sys.argv[1]) / "ended").touch()
-    cli._close(Outcome("small", None, "dev", ledger.trials(), None, "", "stopped", "", {}, ["val_cer"]))
+    sweeps._close(Outcome("small", None, "dev", ledger.trials(), None, "", "stopped", "", {}, ["val_cer"]))
 
 cli.cli.main(["watched"], standalone_mode=False)
 """

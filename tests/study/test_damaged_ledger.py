@@ -167,7 +167,7 @@ def test_epochs_are_recorded_until_no_file_may_grow_and_stay(home: Home) -> None
     room = (home.path / STUDIES).stat().st_size + 300_000
     ended = subprocess.run(
         [sys.executable, "-c", FILLS, home.studies],
-        cwd=Path(__file__).parent,
+        cwd=Path(records.__file__).parent,
         capture_output=True,
         text=True,
         check=False,
