@@ -179,7 +179,7 @@ class Sweep:
     def _rows(self) -> list[dict[str, Any]]:
         ledger = self._ledger
         trials = ledger.trials()
-        intervals = RecordedErrors(self.home.sweep(self.name)).intervals(trials)
+        intervals = RecordedErrors(self.home.sweep(self.name)).cer_intervals(trials)
         return leaderboard.rows(trials, intervals, ledger.objectives)
 
     @classmethod

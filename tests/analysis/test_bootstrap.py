@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from records import errors_of
 from scipy import stats
 
-from asr_platform.analysis import bootstrap as significance
-from asr_platform.analysis.bootstrap import Difference, Interval, difference, interval, intervals, rates
+from asr_platform.analysis import bootstrap
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Difference, cer_intervals, difference, resampled_rates
 
 counts = st.lists(st.integers(0, 20), min_size=5, max_size=40)
 
@@ -31,8 +31,8 @@ def drawn(seed: int, utterances: int, rate: float) -> list[int]:
 def test_rates_are_those_of_a_direct_loop() -> None:
     random = np.random.default_rng(1)
     errors, lengths = random.integers(0, 9, (50, 3)), random.integers(1, 30, 50)
-    found = rates(errors, lengths, resamples=40)
-    again = np.random.default_rng(significance.SEED).integers(50, size=(40, 50))
+    found = resampled_rates(errors, lengths, resamples=40)
+    again = np.random.default_rng(bootstrap.SEED).integers(50, size=(40, 50))
     for rate_M, chosen in zip(found, again, strict=True):
         for model in range(3):
             wrong, length = 0, 0
@@ -48,7 +48,7 @@ def test_every_draw_is_as_likely() -> None:
     expected = Counter(
         round(sum(errors[i] for i in draw) / sum(lengths[i] for i in draw), 9) for draw in product(range(3), repeat=3)
     )
-    found = Counter(np.round(rates(np.array([errors]).T, lengths, resamples=27_000)[:, 0], 9).tolist())
+    found = Counter(np.round(resampled_rates(np.array([errors]).T, lengths, resamples=27_000)[:, 0], 9).tolist())
     assert found.keys() == expected.keys()
     for rate, ways in expected.items():
         assert found[rate] == pytest.approx(1000 * ways, abs=5 * (1000 * ways) ** 0.5)
@@ -58,7 +58,7 @@ def test_intervals_are_scipys() -> None:
     random = np.random.default_rng(0)
     lengths = random.integers(5, 40, 200)
     errors, other = random.binomial(lengths, 0.2), random.binomial(lengths, 0.22)
-    found_RM = rates(np.column_stack([errors, other]), lengths, resamples=20_000)
+    found_RM = resampled_rates(np.column_stack([errors, other]), lengths, resamples=20_000)
 
     def reference(*columns: np.ndarray, paired_difference: bool = False) -> tuple[float, float]:
         def statistic(*data: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -70,27 +70,31 @@ def test_intervals_are_scipys() -> None:
         )
         return found.confidence_interval
 
-    width = np.ptp(interval(found_RM[:, 0]))
-    assert interval(found_RM[:, 0]) == pytest.approx(reference(errors, lengths), abs=0.03 * width)
+    width = np.ptp(ConfidenceInterval.of(found_RM[:, 0]))
+    assert ConfidenceInterval.of(found_RM[:, 0]) == pytest.approx(reference(errors, lengths), abs=0.03 * width)
     expected = reference(errors, other, lengths, paired_difference=True)
-    assert interval(found_RM[:, 0] - found_RM[:, 1]) == pytest.approx(expected, abs=0.03 * np.ptp(expected))
+    assert ConfidenceInterval.of(found_RM[:, 0] - found_RM[:, 1]) == pytest.approx(
+        expected, abs=0.03 * np.ptp(expected)
+    )
 
 
 def test_the_true_rate_lies_in_95_of_100_intervals() -> None:
     inside = 0
     for seed in range(300):
-        low, high = interval(rates(np.array([drawn(seed, 150, 0.1)]).T, [20] * 150, resamples=400)[:, 0])
+        low, high = ConfidenceInterval.of(
+            resampled_rates(np.array([drawn(seed, 150, 0.1)]).T, [20] * 150, resamples=400)[:, 0]
+        )
         inside += low <= 0.1 <= high
     assert 0.91 <= inside / 300 <= 0.98
 
 
 def test_memory_is_bounded_however_long_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = np.array([drawn(0, 100, 0.1)]).T
-    whole = interval(rates(errors, [20] * 100)[:, 0])
-    monkeypatch.setattr(significance, "DRAWN_AT_ONCE", 250)
-    in_parts = rates(errors, [20] * 100)
-    assert len(in_parts) == significance.RESAMPLES
-    assert interval(in_parts[:, 0]) == pytest.approx(whole, abs=0.003)
+    whole = ConfidenceInterval.of(resampled_rates(errors, [20] * 100)[:, 0])
+    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 250)
+    in_parts = resampled_rates(errors, [20] * 100)
+    assert len(in_parts) == bootstrap.RESAMPLES
+    assert ConfidenceInterval.of(in_parts[:, 0]) == pytest.approx(whole, abs=0.003)
 
 
 # What it says
@@ -100,9 +104,9 @@ def test_memory_is_bounded_however_long_the_split(monkeypatch: pytest.MonkeyPatc
 @given(counts)
 def test_an_interval_holds_the_rate_and_is_the_same_each_time(errors: list[int]) -> None:
     one = errors_of(errors)
-    (confidence,) = intervals(0, {0: one}).values()
+    (confidence,) = cer_intervals(0, {0: one}).values()
     assert confidence.interval.low <= one.cer <= confidence.interval.high
-    assert intervals(0, {0: one})[0] == confidence
+    assert cer_intervals(0, {0: one})[0] == confidence
     assert confidence.tied is False, "there is nobody to be tied with"
 
 
@@ -112,7 +116,7 @@ def test_identical_models_are_tied_and_a_constant_shift_is_not(errors: list[int]
     """Where one model is worse by the same number on every utterance of one length, no resample thinks otherwise."""
     one, worse = errors_of(errors), errors_of([count + shift for count in errors])
     same = difference(one, one)
-    assert same == Difference(0, Interval(0, 0), 0.5)
+    assert same == Difference(0, ConfidenceInterval(0, 0), 0.5)
     assert same.tied
     apart = difference(one, worse)
     assert apart.value == pytest.approx(-shift / 20)
@@ -144,7 +148,7 @@ def test_pairs_tell_apart_what_intervals_alone_cannot() -> None:
     """Both find the same utterances hard; one is a little better on most of them."""
     hard = drawn(3, 300, 0.2)
     better, worse = errors_of(hard), errors_of([count + (number % 3 == 0) for number, count in enumerate(hard)])
-    found = intervals(0, {0: better, 1: worse})
+    found = cer_intervals(0, {0: better, 1: worse})
     assert found[0].interval.high > found[1].interval.low, "the intervals overlap"
     assert not difference(better, worse).tied
     assert (found[0].tied, found[1].tied) == (False, False)
@@ -159,12 +163,12 @@ def test_words_have_a_difference_of_their_own() -> None:
 # A leaderboard
 
 
-def test_standings_are_those_of_comparisons_one_by_one() -> None:
+def test_intervals_and_ties_are_those_of_single_comparisons() -> None:
     errors = {number: errors_of(drawn(number, 200, 0.1 + 0.006 * number)) for number in range(10)}
     best = min(errors, key=lambda number: errors[number].cer)
-    found = intervals(best, errors)
+    found = cer_intervals(best, errors)
     for number, one in errors.items():
-        assert found[number].interval == intervals(number, {number: one})[number].interval
+        assert found[number].interval == cer_intervals(number, {number: one})[number].interval
         if number != best:
             assert found[number].tied == difference(errors[best], one).tied
     ties = [number for number in errors if found[number].tied]
@@ -175,14 +179,14 @@ def test_standings_are_those_of_comparisons_one_by_one() -> None:
 def test_what_cannot_be_paired_with_the_best_has_an_interval_alone(best: int) -> None:
     """Another split, or a best trial that has no errors on record."""
     errors = {0: errors_of([1, 2, 3]), 1: errors_of([1, 2]), 2: errors_of([1, 2, 3])}
-    found = intervals(best, errors)
+    found = cer_intervals(best, errors)
     assert found[0] == found[2]
     expected: Sequence[bool | None] = [None, False, None] if best == 1 else [None] * 3
     assert [found[number].tied for number in range(3)] == expected
-    assert intervals(best, {}) == {}
+    assert cer_intervals(best, {}) == {}
 
 
 def test_empty_references_are_no_division_by_zero() -> None:
     """As in the rates: an error where nothing was said is one."""
-    (confidence,) = intervals(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
+    (confidence,) = cer_intervals(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
     assert 0 <= confidence.interval.low <= 1 / 3 <= confidence.interval.high <= 3

@@ -16,7 +16,7 @@ from trainables.evaluation.utterance_errors import UtteranceErrors
 texts = st.lists(st.sampled_from(["ONE", "TWO", "THREE"]), max_size=6).map(" ".join)
 
 
-def heard(*pairs: tuple[str, str]) -> UtteranceErrors:
+def recognised(*pairs: tuple[str, str]) -> UtteranceErrors:
     return UtteranceErrors.of("dev", 1, [str(n) for n in range(len(pairs))], *map(list, zip(*pairs, strict=True)))
 
 
@@ -47,20 +47,20 @@ def test_utterances_of_one_length_are_one_group() -> None:
     assert [group.utterances for group in by_length(errors_of([1] * 200))] == [200]
 
 
-def test_words_are_counted_with_what_was_heard_instead() -> None:
-    found = by_word(heard(("ONE TWO THREE", "ONE TOO"), ("TWO TWO", "TOO TWO"), ("ONE", "ONE SIX"), ("", "SIX")))
-    assert [(word.word, word.said, dict(word.heard)) for word in found.words] == [
+def test_words_are_counted_with_what_was_recognised_instead() -> None:
+    found = by_word(recognised(("ONE TWO THREE", "ONE TOO"), ("TWO TWO", "TOO TWO"), ("ONE", "ONE SIX"), ("", "SIX")))
+    assert [(word.word, word.occurrences, dict(word.hypotheses)) for word in found.words] == [
         ("TWO", 3, {"TOO": 2}),
         ("THREE", 1, {"": 1}),
         ("ONE", 2, {}),
     ]
-    assert (found.replaced, found.left_out, dict(found.added)) == (2, 1, {"SIX": 2})
+    assert (found.substitutions, found.deletions, dict(found.inserted)) == (2, 1, {"SIX": 2})
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=10))
 def test_they_are_the_errors_that_wer_counts(pairs: list[tuple[str, str]]) -> None:
-    errors = heard(*pairs)
+    errors = recognised(*pairs)
     found = by_word(errors)
-    assert found.replaced + found.left_out + found.added.total() == sum(errors.word_errors)
-    assert sum(word.said for word in found.words) == sum(errors.words)
-    assert [word.wrong for word in found.words] == sorted((word.wrong for word in found.words), reverse=True)
+    assert found.substitutions + found.deletions + found.inserted.total() == sum(errors.word_errors)
+    assert sum(word.occurrences for word in found.words) == sum(errors.words)
+    assert [word.errors for word in found.words] == sorted((word.errors for word in found.words), reverse=True)

@@ -116,12 +116,12 @@ def shown(found: Importances) -> str:
 def test_people_are_told_what_it_rests_on() -> None:
     text = shown(Importances(24, {"optimizer.lr": 0.612, "model.norm": 0.01}, {"model.gated": "it was true in all"}))
     assert ["optimizer.lr", "61.2%"] in [line.split() for line in text.splitlines()]
-    assert "It rests on 24 finished trials" in text
+    assert "Computed from 24 finished trials" in text
     assert "not judged: model.gated: it was true in all" in text
     text = shown(Importances(5, {}, {}))
-    assert "5 finished trials say nothing of which keys matter: it takes 8 at least." in text
+    assert "No importances from 5 finished trials: 8 are needed." in text
     assert "%" not in text
-    assert "nothing varied, or all are equally good" in shown(Importances(20, {}, {}))
+    assert "nothing varied, or all trials are equally good" in shown(Importances(20, {}, {}))
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -132,4 +132,4 @@ def test_the_command(tmp_path: Path) -> None:
     tree = json.loads(CliRunner().invoke(cli, [*home, "small", "--json"]).stdout)
     assert list(tree) == ["finished_trials", "importances", "not_judged"]
     assert (tree["finished_trials"], tree["importances"]) == (3, {})
-    assert "3 finished trials say nothing" in CliRunner().invoke(cli, home).stdout
+    assert "No importances from 3 finished trials" in CliRunner().invoke(cli, home).stdout

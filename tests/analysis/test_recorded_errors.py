@@ -74,7 +74,7 @@ def test_the_leaderboard_knows_intervals_and_ties(tmp_path: Path) -> None:
     trials += [trial(3, [0.07], tmp_path), trial(4, [])]
     for each in trials:
         store.on_epoch_end(each)
-    table = rows(trials, store.intervals(trials))
+    table = rows(trials, store.cer_intervals(trials))
     assert [(row["trial"], row["tied"]) for row in table] == [(1, True), (0, True), (3, None), (2, False), (4, None)]
     for row in table:
         if row["trial"] in wrong:
@@ -84,5 +84,5 @@ def test_the_leaderboard_knows_intervals_and_ties(tmp_path: Path) -> None:
             assert row["val_cer_interval"] is None
 
 
-def test_a_sweep_without_a_trial_has_no_standings(tmp_path: Path) -> None:
-    assert RecordedErrors(tmp_path).intervals([]) == {}
+def test_a_sweep_without_a_trial_has_no_intervals(tmp_path: Path) -> None:
+    assert RecordedErrors(tmp_path).cer_intervals([]) == {}

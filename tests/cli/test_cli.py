@@ -28,12 +28,12 @@ def test_the_leaderboard_for_machines(run: Run) -> None:
     first, second = json.loads(ended.out)
     keys = [
         "trial",
-        "state",
         "val_cer",
         "val_cer_interval",
-        "tied",
         "parameters",
         "epochs",
+        "state",
+        "tied",
         "params",
         "mlflow_run_id",
         "model",

@@ -19,7 +19,7 @@ import tiny
 from optuna.trial import TrialState
 from rich.console import Console, RenderableType
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
+from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.printing import say
@@ -337,7 +337,7 @@ def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
 def test_a_narrow_terminal_shows_ranks_trials_and_error_rates(width: int) -> None:
     """Whole, whatever else there is no room for; so does the live table."""
     trials = [records.trial(number, "complete", [0.01 * (number + 1)], {"a.long_key": 1}) for number in range(12)]
-    intervals = {number: ConfidenceInterval(Interval(0.005, 0.0149), number < 2) for number in range(12)}
+    intervals = {number: CerInterval(ConfidenceInterval(0.005, 0.0149), number < 2) for number in range(12)}
     target = console(width)
     print_leaderboard(target, trials, intervals)
     lines = text_of(target).splitlines()
@@ -356,9 +356,9 @@ def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
     """Where some trials' errors are on record; the caption says what the mark means."""
     trials = [records.trial(number, "complete", [0.01 * (number + 1)]) for number in range(4)]
     intervals = {
-        0: ConfidenceInterval(Interval(0.005, 0.0149), True),
-        1: ConfidenceInterval(Interval(0.01, 0.03), True),
-        2: ConfidenceInterval(Interval(0.02, 1.04), False),
+        0: CerInterval(ConfidenceInterval(0.005, 0.0149), True),
+        1: CerInterval(ConfidenceInterval(0.01, 0.03), True),
+        2: CerInterval(ConfidenceInterval(0.02, 1.04), False),
     }
     target = console(width)
     print_leaderboard(target, trials, intervals)
@@ -367,9 +367,9 @@ def test_the_leaderboard_shows_intervals_and_ties(width: int) -> None:
     assert cells(lines, "=2")[1:4] == ["1", "2.00%", "1.00–3.00%"]
     assert cells(lines, "3")[1:4] == ["2", "3.00%", "2.00–104.00%"]
     assert cells(lines, "4")[1:4] == ["3", "4.00%", "1,234,567"]
-    assert "= cannot be told from the best" in " ".join(text_of(target).split())
+    assert "= not significantly different from the best" in " ".join(text_of(target).split())
     alone = console(width)
-    print_leaderboard(alone, trials, {0: ConfidenceInterval(Interval(0.005, 0.0149), False)})
+    print_leaderboard(alone, trials, {0: CerInterval(ConfidenceInterval(0.005, 0.0149), False)})
     assert "=" not in text_of(alone)
 
 

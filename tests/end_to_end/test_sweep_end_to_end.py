@@ -108,7 +108,7 @@ def test_the_leaderboard_says_what_cannot_be_told_apart(
     assert ties == {best: any(expected.values()), **expected}
     for shown in (printed, platform.run("leaderboard", NAME)):
         assert "interval: 95%" in shown
-        assert ("= cannot be told from the best" in shown) == ties[best]
+        assert ("= not significantly different from the best" in shown) == ties[best]
 
 
 def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: list[dict[str, Any]]) -> None:

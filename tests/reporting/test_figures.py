@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
+from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import pareto_front
 from asr_platform.reporting.figures import (
@@ -133,7 +133,7 @@ def test_the_front_is_the_leaderboards(drawn: list[tuple[int, int]]) -> None:
 
 
 def test_what_was_not_measured_is_left_out_and_intervals_are_bars() -> None:
-    intervals = {1: ConfidenceInterval(Interval(0.01, 0.06), None)}
+    intervals = {1: CerInterval(ConfidenceInterval(0.01, 0.06), None)}
     sizes = {0: 3.0, 1: 2.0}
     figure = against(shown(), lambda trial: sizes.get(trial.number), "real-time factor", intervals)
     front = named(figure)["Pareto front"]
@@ -221,7 +221,10 @@ def test_an_error_rate_of_nothing_can_be_drawn() -> None:
 def test_bars_are_the_figures_they_stand_for() -> None:
     bars = importance_bars({"optimizer.lr": 0.6, "model.norm": 0.05}).data[0]
     assert (list(bars.y), list(bars.x)) == (["model.<br>norm", "optimizer.<br>lr"], [5, 60])
-    groups = [LengthGroup(1, 9, 30, 0.01, Interval(0.005, 0.02)), LengthGroup(10, 10, 31, 0.02, Interval(0.01, 0.05))]
+    groups = [
+        LengthGroup(1, 9, 30, 0.01, ConfidenceInterval(0.005, 0.02)),
+        LengthGroup(10, 10, 31, 0.02, ConfidenceInterval(0.01, 0.05)),
+    ]
     bars = length_bars(groups).data[0]
     assert (list(bars.x), list(bars.y)) == (["1–9", "10"], [1, 2])
     assert list(bars.error_y.array) == pytest.approx([1, 3])

@@ -50,7 +50,7 @@ def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
     model, best, errors = home.model(NAME), ledger.trial(0), RecordedErrors(home.sweep(NAME))
     babbler.save_model(corpus, model)
     trials = ledger.trials()
-    intervals, store = errors.intervals(trials), home.tracking
+    intervals, store = errors.cer_intervals(trials), home.tracking
     about = About(NAME, records.space(), corpus, trials, best, intervals, errors.of(best), store)
     (model / CARD).write_text(model_card(about), encoding="utf-8")
     return model

@@ -357,7 +357,8 @@ def test_the_card_tells_the_data_the_figures_and_their_intervals(found: Found) -
     errors, best = found.ledger.trial(1).curve[0]["val_cer"], best_of(found.ledger.trials())
     assert best is not None and card.startswith("# small\n") and f"trial {best.number}, epoch 1" in card
     for text in (
-        f"| CER | {errors:.2%} | 0.00% to", "3 utterances", "3 trials, but cannot be told from trial", "from tiny",
+        f"| CER | {errors:.2%} | 0.00% to", "3 utterances",
+        "3 trials, but not significantly different from trial", "from tiny",
         found.corpus.hash, "| dev | 3 | 0.00 |", "kaldi, 8 bins", "| optimizer.lr |", "sampler tpe, seed 0",
         "3 complete", "platform transcribe models:/small@champion", f"MLFLOW_TRACKING_URI={found.home.tracking}",
         '`",ABC` and spaces',

@@ -14,7 +14,7 @@ import pytest
 import records
 from webhook import Webhook
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval
+from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.tuning.callbacks.notify import check_targets, message, notify
 from trainables.errors import InputError
 
@@ -23,7 +23,7 @@ TRIALS = [records.trial(0, "pruned", [0.5]), records.trial(1, "complete", [0.5, 
 
 
 def test_what_is_told() -> None:
-    intervals = {1: ConfidenceInterval(Interval(0.2, 0.3), False)}
+    intervals = {1: CerInterval(ConfidenceInterval(0.2, 0.3), False)}
     told = message("small", "finished", "", TRIALS, intervals, Path("/home/models/small"), 90.0)
     assert told == {
         "name": "small", "state": "finished", "reason": "", "best_trial": 1, "val_cer": 0.25,

@@ -1,32 +1,34 @@
-"""Two models on the same utterances: how they differ, whether the utterances can tell, and where."""
+"""Comparison of two models on the same utterances: error rates, significance, and the utterances that differ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from asr_platform.analysis.bootstrap import Difference, Interval, difference, error_interval
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Difference, difference, error_interval
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
-SHOWN = 10  # utterances that differ most
+SHOWN = 10  # utterances with the largest difference
 
 
 @dataclass(frozen=True)
 class Measure:
-    """An error rate of both models with its 95% interval, and the difference between them, A less B."""
+    """An error rate of models A and B with 95% intervals, and the difference A less B."""
 
     a: float
-    a_interval: Interval
+    a_interval: ConfidenceInterval
     b: float
-    b_interval: Interval
+    b_interval: ConfidenceInterval
     difference: Difference
 
     @classmethod
     def of(cls, a: UtteranceErrors, b: UtteranceErrors, words: bool) -> Measure:
+        """CERs of two models, or their WERs if `words`."""
         one, other = (a.wer, b.wer) if words else (a.cer, b.cer)
         return cls(one, error_interval(a, words), other, error_interval(b, words), difference(a, b, words))
 
     def as_tree(self) -> dict[str, Any]:
+        """The measure as JSON; `a_better` is the share of resamples in which A has the lower rate."""
         return {
             "a": self.a,
             "a_interval": self.a_interval,
@@ -44,7 +46,7 @@ class Comparison:
     """Two models' errors on the same utterances.
 
     Args:
-        names: what the models were called by whoever asked.
+        names: the models as the caller named them.
     """
 
     names: tuple[str, str]
@@ -55,13 +57,13 @@ class Comparison:
 
     @property
     def most_different(self) -> list[int]:
-        """Places of the utterances in which one model has more errors than the other, those of most more first."""
+        """Indices of the utterances that differ in their number of errors, the largest difference first."""
         apart = [abs(one - other) for one, other in zip(self.a.character_errors, self.b.character_errors, strict=True)]
         places = sorted(range(len(apart)), key=lambda place: (-apart[place], place))
         return [place for place in places[:SHOWN] if apart[place]]
 
     def as_tree(self) -> dict[str, Any]:
-        """For machines; rates are fractions, and `a_better` is the share of resamples that say so."""
+        """The comparison as JSON; rates are fractions."""
         one, other = self.a, self.b
         return {
             "a": self.names[0],

@@ -1,4 +1,4 @@
-"""Where a model's errors lie: in long utterances or short ones, and in which words."""
+"""Where a model's errors lie: by length of the utterance, and by word."""
 
 from __future__ import annotations
 
@@ -7,66 +7,69 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from asr_platform.analysis.bootstrap import Interval, interval, rates
+from asr_platform.analysis.bootstrap import ConfidenceInterval, resampled_rates
 from trainables.evaluation.metrics import align_words
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 MOST_GROUPS = 6
-FEWEST_IN_A_GROUP = 20  # utterances: of fewer, an interval says nothing
+FEWEST_IN_A_GROUP = 20  # utterances: with fewer, an interval says nothing
 
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """The utterances whose references have from `shortest` to `longest` characters, and their CER, a fraction."""
+    """Utterances whose references have `shortest` to `longest` characters, with their CER (a fraction)."""
 
     shortest: int
     longest: int
     utterances: int
     cer: float
-    interval: Interval
+    interval: ConfidenceInterval
 
 
 @dataclass
 class WordErrors:
-    """What became of one word of the references.
+    """Recognition of one word of the references.
 
     Args:
-        said: how often it was.
-        heard: what was heard where it was heard wrong, and how often; an empty text where it was left out.
+        occurrences: number of times that the references have it.
+        hypotheses: number of times that each other word was recognised instead; the empty text counts deletions.
     """
 
     word: str
-    said: int = 0
-    heard: Counter[str] = field(default_factory=Counter)
+    occurrences: int = 0
+    hypotheses: Counter[str] = field(default_factory=Counter)
 
     @property
-    def wrong(self) -> int:
-        return self.heard.total()
+    def errors(self) -> int:
+        """Number of occurrences that were not recognised."""
+        return self.hypotheses.total()
 
 
 @dataclass(frozen=True)
 class WordBreakdown:
-    """The errors that WER counts, by word.
+    """Errors that WER counts, by word.
 
     Args:
-        words: those of the references, by falling number of errors.
-        added: words that nobody said, and how often they were heard.
+        words: words of the references, the one with most errors first.
+        inserted: words of the hypotheses that stand for none of the reference, with their numbers.
     """
 
     words: list[WordErrors]
-    added: Counter[str]
+    inserted: Counter[str]
 
     @property
-    def left_out(self) -> int:
-        return sum(word.heard[""] for word in self.words)
+    def deletions(self) -> int:
+        """Number of reference words without a word in the hypothesis."""
+        return sum(word.hypotheses[""] for word in self.words)
 
     @property
-    def replaced(self) -> int:
-        return sum(word.wrong for word in self.words) - self.left_out
+    def substitutions(self) -> int:
+        """Number of reference words with another word in the hypothesis."""
+        return sum(word.errors for word in self.words) - self.deletions
 
 
 def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
-    """Groups of about as many utterances each, short ones first; utterances of one length are never parted."""
+    """Groups of about as many utterances each, the shortest first; utterances of one length share a group."""
     lengths, counts = np.array(errors.characters), np.array(errors.character_errors)
     groups = max(1, min(MOST_GROUPS, len(lengths) // FEWEST_IN_A_GROUP))
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))
@@ -76,21 +79,21 @@ def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
 
 def _group(lengths: np.ndarray, counts: np.ndarray) -> LengthGroup:
     cer = float(counts.sum() / max(1, lengths.sum()))
-    found = interval(rates(counts[:, None], lengths)[:, 0])
-    return LengthGroup(int(lengths.min()), int(lengths.max()), len(lengths), cer, found)
+    interval = ConfidenceInterval.of(resampled_rates(counts[:, None], lengths)[:, 0])
+    return LengthGroup(int(lengths.min()), int(lengths.max()), len(lengths), cer, interval)
 
 
 def by_word(errors: UtteranceErrors) -> WordBreakdown:
     """Word errors of all utterances, grouped by the word of the reference."""
     words: dict[str, WordErrors] = {}
-    added: Counter[str] = Counter()
+    inserted: Counter[str] = Counter()
     for alignment in align_words(errors.references, errors.hypotheses):
         for pair in alignment:
             if pair.operation == "insert":
-                added[pair.hypothesis] += 1
+                inserted[pair.hypothesis] += 1
                 continue
             entry = words.setdefault(pair.reference, WordErrors(pair.reference))
-            entry.said += 1
+            entry.occurrences += 1
             if pair.operation != "equal":
-                entry.heard[pair.hypothesis] += 1
-    return WordBreakdown(sorted(words.values(), key=lambda entry: (-entry.wrong, entry.word)), added)
+                entry.hypotheses[pair.hypothesis] += 1
+    return WordBreakdown(sorted(words.values(), key=lambda entry: (-entry.errors, entry.word)), inserted)

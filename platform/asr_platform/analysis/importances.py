@@ -1,4 +1,4 @@
-"""Which keys a sweep's result depends on: fANOVA (Hutter et al., 2014, ICML), and on how many trials that rests."""
+"""Parameter importances of a sweep: fANOVA (Hutter et al., 2014, ICML) over its finished trials."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.study.ledger import Ledger
 
-FEWEST = 8  # finished trials: with fewer, chance explains as much as any key
+FEWEST = 8  # finished trials: with fewer, chance explains as much as any parameter
 
 
 @dataclass(frozen=True)
 class Importances:
-    """What finished trials say of the keys.
+    """Parameter importances of a sweep.
 
     Args:
-        finished: how many trials were trained to the end; stopped ones have values of other epochs, and do not count.
-        shares: of the variance in what trials are ranked by, what each key explains on its own, from most to least;
-            the rest of it is their interplay. Empty where nothing can be said.
-        not_judged: keys of which nothing can be said, and why.
+        finished: number of trials trained to the end; only these count, since others have values of earlier epochs.
+        shares: share of the ranking metric's variance that each key explains alone, the largest first; the rest is
+            interaction. Empty with fewer than `FEWEST` finished trials, or if all are equally good.
+        not_judged: why a key has no share, by key.
     """
 
     finished: int
@@ -31,25 +31,26 @@ class Importances:
 
     @property
     def basis(self) -> str:
-        """What they rest on, or why nothing can be said, in a sentence."""
+        """A sentence that says how many trials the importances are computed from, or why there are none."""
         if self.shares:
-            return f"It rests on {self.finished} finished trials; those that were stopped early do not count."
+            return f"Computed from {self.finished} finished trials; trials that were stopped early do not count."
         few = self.finished < FEWEST
-        reason = f"it takes {FEWEST} at least" if few else "nothing varied, or all are equally good"
-        return f"{self.finished} finished trials say nothing of which keys matter: {reason}."
+        reason = f"{FEWEST} are needed" if few else "nothing varied, or all trials are equally good"
+        return f"No importances from {self.finished} finished trials: {reason}."
 
     def as_tree(self) -> dict[str, Any]:
+        """The importances as JSON."""
         return {"finished_trials": self.finished, "importances": self.shares, "not_judged": self.not_judged}
 
 
 def importances(ledger: Ledger) -> Importances:
-    """Those of a sweep; the same for the same trials."""
+    """Parameter importances of a sweep (fANOVA, seeded: equal trials give equal results)."""
     trials = [trial for trial in ledger.frozen() if trial.state == TrialState.COMPLETE]
     not_judged: dict[str, str] = {}
     judged: dict[str, BaseDistribution] = {}
     for key in dict.fromkeys(key for trial in trials for key in trial.params):
         having = [trial for trial in trials if key in trial.params]
-        distribution = _whole([trial.distributions[key] for trial in having])
+        distribution = _union([trial.distributions[key] for trial in having])
         if len(having) < len(trials):
             not_judged[key] = f"it applies to {len(having)} of {len(trials)} finished trials"
         elif len({trial.params[key] for trial in having}) == 1:
@@ -73,8 +74,8 @@ def _shares(trials: list[FrozenTrial], judged: dict[str, BaseDistribution]) -> d
     return {key: float(share) for key, share in found.items()}
 
 
-def _whole(distributions: list[Any]) -> BaseDistribution | None:
-    """One that holds them all: a resumed sweep may have had a wider space. None where they are of different kinds."""
+def _union(distributions: list[Any]) -> BaseDistribution | None:
+    """Union of a key's distributions, which differ if the space was widened; None if their types differ."""
     kind = type(distributions[0])
     if any(type(other) is not kind for other in distributions):
         return None
@@ -82,5 +83,5 @@ def _whole(distributions: list[Any]) -> BaseDistribution | None:
         choices = dict.fromkeys(choice for each in distributions for choice in each.choices)
         return CategoricalDistribution(tuple(choices))
     low, high = min(each.low for each in distributions), max(each.high for each in distributions)
-    whole: BaseDistribution = kind(low, high, log=distributions[0].log)
-    return whole
+    union: BaseDistribution = kind(low, high, log=distributions[0].log)
+    return union

@@ -1,24 +1,139 @@
-"""Which models are better: a sweep's trials, ranked."""
+"""Leaderboard: the trials of a sweep, ranked, with one table of columns for terminal, report and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from trainables.errors import InputError
-from trainables.evaluation.metrics import objective, objective_value
+from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
+
+NO_INTERVALS: Mapping[int, CerInterval] = MappingProxyType({})
 
 
-def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """Lowest validation CER (or perplexity) of all epochs first; trials without an epoch last, by number."""
+class Entry(NamedTuple):
+    """A trial's place on the leaderboard.
+
+    Args:
+        rank: counted from 1.
+        cer: interval of the trial's CER; None if its utterance errors are not on record.
+        on_front: whether the trial is on the Pareto front of several objectives.
+    """
+
+    rank: int
+    trial: TrialRecord
+    cer: CerInterval | None
+    on_front: bool
+
+    @property
+    def marked_rank(self) -> str:
+        """The rank behind `*` (on the Pareto front) and `=` (not significantly different from the best)."""
+        return f"{'*' * self.on_front}{'=' * bool(self.cer and self.cer.tied)}{self.rank}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard.
+
+    Args:
+        key: its name in JSON.
+        value: an entry's value in JSON, None if unknown.
+        heading: its name in tables, where a line break may stand for a space; empty for a column in JSON alone.
+        text: a known value as tables show it.
+    """
+
+    key: str
+    value: Callable[[Entry], Any]
+    heading: str = ""
+    text: Callable[[Any], str] = str
+
+    def cell(self, entry: Entry) -> str:
+        """An entry's value as tables show it; empty if it is unknown."""
+        value = self.value(entry)
+        return "" if value is None else self.text(value)
+
+
+def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer",)) -> list[Column]:
+    """Columns of the leaderboard: first those that tables show, in this order, then those in JSON alone.
+
+    In JSON, rates are fractions. The metrics are those of each trial's best epoch.
+    """
+    ranking = ranking_metric(trials)
+    found = [
+        Column("trial", lambda entry: entry.trial.number, "trial"),
+        Column(ranking, _metric(ranking), OBJECTIVES[ranking], lambda value: objective_text({ranking: value})),
+        Column("val_cer_interval", lambda entry: list(entry.cer.interval) if entry.cer else None, "95%\ninterval",
+               lambda bounds: str(ConfidenceInterval(*bounds))),
+        Column("parameters", lambda entry: entry.trial.about.get("parameters"), "parameters", "{:,}".format),
+    ]  # fmt: skip
+    if "real_time_factor" in objectives:
+        found.append(Column("real_time_factor", _metric("real_time_factor"), "real-time\nfactor", "{:.4f}".format))
+    found += [
+        Column("epochs", lambda entry: entry.trial.epochs, "epochs"),
+        Column("state", lambda entry: entry.trial.state, "state"),
+        # Whether the trial does not differ significantly from the best; for the best, whether any other does not.
+        Column("tied", lambda entry: entry.cer.tied if entry.cer else None),
+        Column("params", lambda entry: entry.trial.params),
+        Column("mlflow_run_id", lambda entry: entry.trial.about.get("mlflow_run_id")),
+        Column("model", lambda entry: entry.trial.model),  # the model directory of the best epoch
+        Column("model_removed", lambda entry: bool(entry.trial.about.get(REMOVED))),  # by checkpoint retention
+    ]
+    return found if len(objectives) == 1 else [*found, Column("pareto", lambda entry: entry.on_front)]
+
+
+def _metric(key: str) -> Callable[[Entry], Any]:
+    return lambda entry: (entry.trial.best or {}).get(key)
+
+
+def entries(
+    trials: Sequence[TrialRecord],
+    intervals: Mapping[int, CerInterval] = NO_INTERVALS,
+    objectives: Sequence[str] = ("val_cer",),
+) -> list[Entry]:
+    """Entries of the leaderboard, best first.
+
+    Args:
+        intervals: CER intervals by trial number.
+        objectives: metrics that the sweep minimises; several have a Pareto front.
+    """
+    front = pareto_front(trials, objectives) if len(objectives) > 1 else set()
+    return [
+        Entry(rank, trial, intervals.get(trial.number), trial.number in front)
+        for rank, trial in enumerate(ranked(trials), start=1)
+    ]
+
+
+def rows(
+    trials: Sequence[TrialRecord],
+    intervals: Mapping[int, CerInterval] = NO_INTERVALS,
+    objectives: Sequence[str] = ("val_cer",),
+) -> list[dict[str, Any]]:
+    """The leaderboard as JSON: one object a trial, best first, with the keys of `columns`."""
+    shown = columns(trials, objectives)
+    return [{column.key: column.value(entry) for column in shown} for entry in entries(trials, intervals, objectives)]
+
+
+def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials by their lowest validation CER (or perplexity) of all epochs; those without an epoch last, by number."""
     return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
 
 
-def pareto_front(trials: list[TrialRecord], objectives: Sequence[str]) -> set[int]:
-    """Numbers of the trials at whose best epoch no other is as good in every objective and better in one."""
+def ranking_metric(trials: Sequence[TrialRecord]) -> str:
+    """Key of the metric that the trials are ranked by; `val_cer` before the first epoch."""
+    return next((objective(trial.best) for trial in trials if trial.best), "val_cer")
+
+
+def ranking_name(trials: Sequence[TrialRecord]) -> str:
+    """Name of the metric that the trials are ranked by, such as `val CER`."""
+    return OBJECTIVES[ranking_metric(trials)]
+
+
+def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> set[int]:
+    """Numbers of the trials whose best epoch no other trial's dominates: as good in every objective, better in one."""
     points = {trial.number: _point(trial, objectives) for trial in trials if trial.best}
     return {
         number
@@ -36,46 +151,8 @@ def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
     return [known.get(name, float("inf")) for name in objectives]
 
 
-def rows(
-    trials: list[TrialRecord],
-    intervals: Mapping[int, ConfidenceInterval] = MappingProxyType({}),
-    objectives: Sequence[str] = ("val_cer",),
-) -> list[dict[str, Any]]:
-    """The leaderboard for machines: one object a trial, best first.
-
-    `val_cer` is a fraction, at the trial's best epoch, and `model` is the model directory of that epoch; both are None
-    for a trial that has not finished an epoch. Language models have `val_character_perplexity` in its place. Where
-    `model_removed`, the model was not among the best, which alone stay on disk. `val_cer_interval` is the CER's 95%
-    interval. `tied` says that the trial cannot be told from the best; of the best, that some cannot be told from it.
-    Both are None without the trial's errors on record. Where there are several objectives, `pareto` says whether the
-    trial is on their front, and they are all there.
-    """
-    front = pareto_front(trials, objectives)
-    measured = [name for name in objectives if name not in ("val_cer", "parameters")]
-    key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
-    return [
-        {
-            "trial": trial.number,
-            "state": trial.state,
-            key: objective_value(trial.best) if trial.best else None,
-            "val_cer_interval": list(confidence.interval) if confidence else None,
-            "tied": confidence.tied if confidence else None,
-            "parameters": trial.about.get("parameters"),
-            **{name: (trial.best or {}).get(name) for name in measured},
-            **({"pareto": trial.number in front} if len(objectives) > 1 else {}),
-            "epochs": trial.epochs,
-            "params": trial.params,
-            "mlflow_run_id": trial.about.get("mlflow_run_id"),
-            "model": trial.model,
-            "model_removed": bool(trial.about.get(REMOVED)),
-        }
-        for trial in ranked(trials)
-        for confidence in [intervals.get(trial.number)]
-    ]
-
-
 def latest(storage: str, name: str | None) -> str:
-    """The sweep asked for, or the one begun last.
+    """The sweep's name as given, or that of the sweep begun last if None.
 
     Raises:
         InputError: there is no sweep yet.
@@ -89,7 +166,7 @@ def latest(storage: str, name: str | None) -> str:
 
 
 def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
-    """The sweep and the trial that `NAME:TRIAL` means; `NAME` alone means its best trial.
+    """The sweep's name and the trial that `NAME:TRIAL` means; `NAME` alone means its best trial.
 
     Raises:
         InputError: there is no such sweep, or no such trial in it.
@@ -101,7 +178,7 @@ def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
 
 
 def pick(ledger: Ledger, number: int | None) -> TrialRecord:
-    """The trial of that number, or the best one.
+    """The trial with this number, or the best one if None.
 
     Raises:
         InputError: there is no such trial, or none with a finished epoch.

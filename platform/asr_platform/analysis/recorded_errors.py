@@ -1,4 +1,4 @@
-"""The errors of every trial's best epoch, in the sweep's folder, where they outlive its checkpoints."""
+"""Utterance errors of every trial's best epoch, kept in the sweep's folder after the checkpoint is gone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, intervals
+from asr_platform.analysis.bootstrap import CerInterval, cer_intervals
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.storage.home import trial_name
 from asr_platform.study.callbacks import Callback
@@ -16,25 +16,25 @@ from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
 
 class RecordedErrors(Callback):
-    """One file a trial, which is replaced whole when a better epoch is on record.
+    """Keeps one file a trial, replaced as a whole when the trial has a better epoch.
 
     Args:
-        folder: the sweep's.
+        folder: folder of the sweep.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "errors"
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
+        """Copies the errors of trials whose last driver was killed before it could."""
         for trial in trials:
             self.on_epoch_end(trial)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        """Copies the errors of the trial's best epoch from its checkpoint, where they are not here yet.
+        """Copies the errors of the trial's best epoch from its checkpoint unless they are kept already.
 
-        Nothing where the checkpoint has none (a language model's), is on remote storage, or on a disk that this machine
-        does not see: the trial is ranked without an interval then. Nor is a full disk a reason to end a sweep: it is
-        tried again as the sweep goes on.
+        Does nothing if the checkpoint has none (a language model), or cannot be read from this machine: the trial is
+        then ranked without an interval. A full disk does not end the sweep; the next epoch tries again.
         """
         if trial.best is None or self.of(trial) is not None:
             return
@@ -49,15 +49,15 @@ class RecordedErrors(Callback):
             os.replace(partial, path)
 
     def of(self, trial: TrialRecord) -> UtteranceErrors | None:
-        """The errors that the trial's CER counts; None where they are not on record."""
+        """Utterance errors behind the trial's CER; None if they are not kept."""
         errors = UtteranceErrors.load(self._path(trial))
         return errors if errors and trial.best and errors.epoch == trial.best["epoch"] else None
 
-    def intervals(self, trials: list[TrialRecord]) -> dict[int, ConfidenceInterval]:
-        """Intervals and ties of the trials whose errors are on record, by number."""
+    def cer_intervals(self, trials: list[TrialRecord]) -> dict[int, CerInterval]:
+        """CER intervals, by number, of the trials whose errors are kept."""
         found = {trial.number: self.of(trial) for trial in ranked(trials)}
         best = next(iter(found), 0)
-        return intervals(best, {number: errors for number, errors in found.items() if errors})
+        return cer_intervals(best, {number: errors for number, errors in found.items() if errors})
 
     def _path(self, trial: TrialRecord) -> Path:
         return self.folder / f"{trial_name(trial.number)}.json"

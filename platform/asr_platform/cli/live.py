@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.text import short_value
 from asr_platform.monitoring.time_left import in_words, time_left
 from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.storage.trial_logs import last_lines
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     pass
 
 from asr_platform.cli.printing import lasting, near, say
-from asr_platform.cli.tables.leaderboard import short_value, trial_table
+from asr_platform.cli.tables.leaderboard import trial_table
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 LINES_AROUND_TABLE = 11

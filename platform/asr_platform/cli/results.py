@@ -32,7 +32,7 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     """Lists a sweep's trials, best first.
 
     Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
-    that a paired bootstrap cannot tell from the best.
+    that do not differ significantly from the best (paired bootstrap).
 
     \b
     For example:
@@ -47,7 +47,7 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     place = Home.existing(home)
     ledger = Ledger.open(place.studies, latest(place.studies, name))
     trials = ledger.trials()
-    intervals = RecordedErrors(place.sweep(ledger.study.study_name)).intervals(trials)
+    intervals = RecordedErrors(place.sweep(ledger.study.study_name)).cer_intervals(trials)
     if as_json:
         click.echo(json.dumps(rows(trials, intervals, ledger.objectives), indent=2))
     else:

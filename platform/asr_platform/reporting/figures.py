@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
 from optuna.visualization import plot_intermediate_values, plot_optimization_history, plot_pareto_front
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.reporting.plots import COLOURS, GREY, HIGHEST, LOWEST
@@ -181,7 +181,7 @@ def history(shown: Shown) -> go.Figure:
 
 
 def against(
-    shown: Shown, measure: Callable[[TrialRecord], float | None], name: str, intervals: Mapping[int, ConfidenceInterval]
+    shown: Shown, measure: Callable[[TrialRecord], float | None], name: str, intervals: Mapping[int, CerInterval]
 ) -> go.Figure:
     """What every trial is ranked by against another measure, lower being better in both, with the Pareto front."""
     study, trials = optuna.create_study(directions=["minimize"] * 2), []
@@ -277,7 +277,7 @@ def _between(group: LengthGroup) -> str:
 
 
 def _bars(
-    trials: Sequence[TrialRecord], values: Sequence[float], intervals: Mapping[int, ConfidenceInterval], colour: str
+    trials: Sequence[TrialRecord], values: Sequence[float], intervals: Mapping[int, CerInterval], colour: str
 ) -> dict[str, Any]:
     """Intervals of CERs in percent; none where none is known."""
     known = [intervals[trial.number].interval if trial.number in intervals else None for trial in trials]

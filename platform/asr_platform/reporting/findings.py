@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.importances import Importances, importances
-from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.leaderboard import ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
-from asr_platform.analysis.wording import heading_of
 from asr_platform.reporting.figures import Shown
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
 from asr_platform.storage.home import SWEEP, Home
@@ -55,7 +54,7 @@ class Findings:
     done: bool
     running: bool
     trials: list[TrialRecord]
-    intervals: Mapping[int, ConfidenceInterval]
+    intervals: Mapping[int, CerInterval]
     importances: Importances
     errors: UtteranceErrors | None
     corpus: Corpus | None
@@ -85,7 +84,7 @@ class Findings:
             done=ledger.done,
             running=home.holder(name).startswith(SWEEP),
             trials=trials,
-            intervals=store.intervals(trials),
+            intervals=store.cer_intervals(trials),
             importances=importances(ledger),
             errors=errors,
             corpus=corpus,
@@ -114,7 +113,7 @@ class Findings:
     @property
     def ranked_by(self) -> str:
         """What a trial's rank depends on, for people."""
-        return heading_of(self.trials)
+        return ranking_name(self.trials)
 
     @property
     def minimised(self) -> list[str]:

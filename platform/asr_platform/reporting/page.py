@@ -182,16 +182,3 @@ def page(title: str, opening: Html, sections: Sequence[Section]) -> str:
         "<noscript><p>The figures are drawn by JavaScript, which is switched off here.</p></noscript>\n"
         f"<nav><ul>{links}</ul></nav>\n{body}\n</body></html>\n"
     )
-
-
-# Words
-
-
-def short(value: object) -> str:
-    """A key's value."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from plotly.colors import sample_colorscale
 
 from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.text import short_value
 from asr_platform.reporting.figures import Shown, best_text, cut, dressed, value_of
-from asr_platform.reporting.page import short
 from asr_platform.reporting.plots import COLOURS
 
 LONGEST_TICK = 16  # characters
@@ -96,7 +96,7 @@ class Scale:
         def text(value: Any) -> str:
             if value is MISSING:
                 return "not used"
-            return html.escape(cut(short(value), LONGEST_TICK), quote=False) + suffix
+            return html.escape(cut(short_value(value), LONGEST_TICK), quote=False) + suffix
 
         stops = [*([MISSING] if start else []), *_stops(distribution)]
         return cls(name, [(share(stop), text(stop)) for stop in stops], [*map(share, values)], [*map(text, values)])

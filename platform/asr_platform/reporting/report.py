@@ -14,20 +14,18 @@ from pathlib import Path
 import yaml
 
 from asr_platform.analysis.leaderboard import latest
-from asr_platform.analysis.wording import interval_text, listed, trials_listed
+from asr_platform.analysis.text import counted, enumerated, enumerated_trials, short_value
 from asr_platform.reporting.findings import Findings
 from asr_platform.reporting.page import (
     Html,
     Section,
     code,
     conclusion,
-    counted,
     facts,
     joined,
     note,
     page,
     paragraph,
-    short,
     table,
     tagged,
 )
@@ -109,7 +107,7 @@ def opening(found: Findings, platform: str) -> Html:
     if best is None or best.best is None:
         return joined([said, conclusion("No trial has finished an epoch, so there is no model.")])
     confidence = found.intervals.get(best.number)
-    interval = f" (95% interval {interval_text(confidence.interval)})" if confidence else ""
+    interval = f" (95% interval {confidence.interval})" if confidence else ""
     value = f"{found.ranked_by} {objective_text(best.best)}{interval}"
     size = f"{best.about.get('parameters', 0):,} parameters, {counted(best.epochs, 'epoch')}"
     first = f"The best is trial {best.number}: {value}, {size}."
@@ -127,7 +125,7 @@ def _certain(found: Findings, platform: str) -> list[str]:
     if confidence is None or confidence.tied is None:
         return ["No errors of its utterances are on record, so whether another is as good cannot be said."]
     if found.tied:
-        names = trials_listed([trial.number for trial in found.tied])
+        names = enumerated_trials([trial.number for trial in found.tied])
         return [
             f"Whether it is really better than {names} cannot be said:",
             "the 95% interval of the paired difference has 0 in it.",
@@ -181,26 +179,26 @@ def _data(found: Findings) -> list[Html]:
 
 def _search(found: Findings) -> list[tuple[str, str]]:
     settings, about, asha = found.space.settings, found.about, found.space.comparable_settings.asha
-    rungs = listed([f"{rung:,.4g}" for rung in found.rungs]) or "none"
+    rungs = enumerated([f"{rung:,.4g}" for rung in found.rungs]) or "none"
     told = {
         "budget": f"{settings.budget:,} parameters at most",
         "trials": f"{about['trials']} asked for, {len(found.trials)} begun",
         "a whole trial": counted(settings.epochs, "epoch"),
         "sampler": f"{settings.sampler}, seed {settings.seed}",
-        "minimised": listed(found.minimised),
+        "minimised": enumerated(found.minimised),
         "rungs": f"{rungs} ({asha.unit}); at each, one in {asha.reduction:g} goes on",
     }
     if asha.click is not None and found.transcribes:
         told["spared"] = f"trials that have not been below {asha.click:.0%}, in their first half"
     if settings.looks:
-        told["looks"] = f"after {listed(list(map(str, settings.looks)))} epochs"
+        told["looks"] = f"after {enumerated(list(map(str, settings.looks)))} epochs"
     if found.space.start:
         told["tried first"] = f"{counted(len(found.space.start), 'configuration')} of the space's own"
     if about.get(WARM_START):
         told["learned from"] = f"{counted(len(about[WARM_START]), 'trial')} of earlier sweeps"
     limits = [f"{value:g} {name.replace('_', ' ')}" for name, value in about.get("limits", {}).items() if value]
     if limits:
-        told["limits"] = listed(limits)
+        told["limits"] = enumerated(limits)
     if SPENT in about:
         told["time"] = f"{about[SPENT] / HOUR:.2f} h for the sweep"
     trained = sum(row["train_seconds"] + row["validation_seconds"] for trial in found.trials for row in trial.curve)
@@ -211,19 +209,19 @@ def _search(found: Findings) -> list[tuple[str, str]]:
 def _variation(variable: Variable) -> str:
     distribution = variable.distribution
     if isinstance(distribution, Choice):
-        text = ", ".join(map(short, distribution.values))
+        text = ", ".join(map(short_value, distribution.values))
     elif isinstance(distribution, Float):
         text = f"{distribution.low:g} to {distribution.high:g}" + ", on a logarithmic scale" * distribution.log
     else:
         text = f"{distribution.low} to {distribution.high}"
     step = getattr(distribution, "step", None)
     steps = f" in steps of {step:g}" if step and step != 1 else ""
-    where = [f"{key} is {' or '.join(map(short, values))}" for key, values in variable.when.items()]
-    return text + steps + (f"; where {listed(where)}" if where else "")
+    where = [f"{key} is {' or '.join(map(short_value, values))}" for key, values in variable.when.items()]
+    return text + steps + (f"; where {enumerated(where)}" if where else "")
 
 
 def _base(found: Findings, key: str) -> str:
-    return short(found.space.value(key, {})) if found.space.is_active(key, {}) else "not used"
+    return short_value(found.space.value(key, {})) if found.space.is_active(key, {}) else "not used"
 
 
 # How to get it again

@@ -12,19 +12,17 @@ from typing import Any
 
 from asr_platform.analysis.error_breakdown import by_length, by_word
 from asr_platform.analysis.leaderboard import pareto_front, rows
-from asr_platform.analysis.wording import interval_text, listed
+from asr_platform.analysis.text import counted, enumerated, short_value
 from asr_platform.reporting import figures as figures
 from asr_platform.reporting.findings import Findings
 from asr_platform.reporting.page import (
     Html,
     conclusion,
-    counted,
     figure,
     joined,
     note,
     paragraph,
     picture,
-    short,
     table,
     tagged,
 )
@@ -56,7 +54,7 @@ def leaderboard(found: Findings) -> Html:
             f"{'*' * bool(row.get('pareto'))}{'=' * bool(row['tied'])}{rank}",
             row["trial"],
             objective_text(trial.best) if trial.best else "",
-            interval_text(confidence.interval) if (confidence := found.intervals.get(trial.number)) else "",
+            str(confidence.interval) if (confidence := found.intervals.get(trial.number)) else "",
             f"{row['parameters'] or 0:,}",
             *([factor_text(row["real_time_factor"])] if timed else []),
             row["epochs"],
@@ -73,7 +71,7 @@ def leaderboard(found: Findings) -> Html:
     if found.tied:
         text.append("Those marked = cannot be told apart from the best.")
     if len(found.objectives) > 1:
-        text.append(f"Of those marked * none is beaten in all of {listed(found.minimised)}.")
+        text.append(f"Of those marked * none is beaten in all of {enumerated(found.minimised)}.")
     parts = [paragraph(*text), table(headings, cells, headings[:-2], headings[-1])]
     top = found.measured[:SIDE_BY_SIDE]
     keys = list(dict.fromkeys(key for trial in top for key in trial.params))
@@ -100,7 +98,7 @@ def curves(found: Findings) -> Html:
         [
             paragraph(text, rungs),
             figure(drawn, "curves"),
-            conclusion(f"Of {counted(len(found.trials), 'trial')}, {listed(ends)}.", *last),
+            conclusion(f"Of {counted(len(found.trials), 'trial')}, {enumerated(ends)}.", *last),
         ]
     )
 
@@ -168,7 +166,7 @@ def _shared(found: Findings, keys: Sequence[str]) -> str:
     ]
     if not telling:
         return f"{who} have no value in common that the others have not."
-    return f"{who} all have {listed(telling)}. In few trials that may be chance."
+    return f"{who} all have {enumerated(telling)}. In few trials that may be chance."
 
 
 def size(found: Findings) -> Html:
@@ -196,7 +194,7 @@ def _against(
     along = sorted((trial for trial in known if trial.number in front), key=measure)
     drawn = figure(figures.against(found.shown, measure, name, found.intervals), key.replace("_", "-"))
     names = [f"trial {trial.number} ({text(measure(trial))}, {value_text(trial)})" for trial in along]
-    last = [f"On the front, where no other trial is as good in both: {listed(names)}."]
+    last = [f"On the front, where no other trial is as good in both: {enumerated(names)}."]
     best = found.measured[0]
     least = min((trial for trial in [best, *found.tied] if measure(trial) is not None), key=measure, default=best)
     if least is not best and measure(best):
@@ -238,25 +236,33 @@ def words(found: Findings) -> Html:
     if found.errors is None:
         return _no_errors(found)
     breakdown = by_word(found.errors)
-    wrong = [word for word in breakdown.words if word.wrong]
-    total = breakdown.replaced + breakdown.left_out + breakdown.added.total()
+    wrong = [word for word in breakdown.words if word.errors]
+    total = breakdown.substitutions + breakdown.deletions + breakdown.inserted.total()
     if not total:
         return conclusion(f"No word of {found.errors.split} is wrong.")
     text = (
         f"{found.errors.split} has {sum(found.errors.words):,} words. "
         f"The best model makes {counted(total, 'error')} (WER {found.errors.wer:.2%}): "
-        f"{breakdown.replaced} replaced, {breakdown.left_out} left out, {breakdown.added.total()} added."
+        f"{breakdown.substitutions} replaced, {breakdown.deletions} left out, {breakdown.inserted.total()} added."
     )
     cells = [
-        (word.word, f"{word.said:,}", f"{word.wrong:,}", f"{word.wrong / word.said:.1%}", _heard(word.heard))
+        (
+            word.word,
+            f"{word.occurrences:,}",
+            f"{word.errors:,}",
+            f"{word.errors / word.occurrences:.1%}",
+            _heard(word.hypotheses),
+        )
         for word in wrong[:WORDS]
     ]
     headings = ["said", "times", "wrong", "share", "heard instead"]
     last = []
     if wrong:
-        last.append(f"Most often wrong is {wrong[0].word}: {wrong[0].wrong} of {counted(wrong[0].said, 'time')}.")
-    if breakdown.added:
-        last.append(f"Added most often: {_heard(breakdown.added)}.")
+        last.append(
+            f"Most often wrong is {wrong[0].word}: {wrong[0].errors} of {counted(wrong[0].occurrences, 'time')}."
+        )
+    if breakdown.inserted:
+        last.append(f"Added most often: {_heard(breakdown.inserted)}.")
     rest = [note(f"The {WORDS} that are wrong most often of {len(wrong)}.")] if len(wrong) > WORDS else []
     return joined([paragraph(text), table(headings, cells, headings[1:4]), *rest, conclusion(*last)])
 
@@ -289,7 +295,7 @@ def attention(found: Findings) -> Html:
 
 def setting(trial: TrialRecord, key: str) -> str:
     """What a trial had for a varied key."""
-    return short(trial.params[key]) if key in trial.params else "not used"
+    return short_value(trial.params[key]) if key in trial.params else "not used"
 
 
 def value_text(trial: TrialRecord) -> str:

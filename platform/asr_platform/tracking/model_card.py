@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Interval, error_interval
-from asr_platform.analysis.wording import trials_listed
+from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval, error_interval
+from asr_platform.analysis.text import enumerated_trials
 from asr_platform.study.ledger import TrialRecord
 from search_spaces.space import Space
 from trainables.config import Config
@@ -33,7 +33,7 @@ class About:
     Args:
         name: the sweep's.
         best: its best trial, which has finished an epoch.
-        intervals: what is known of the trials' CERs, by number.
+        intervals: CER intervals by trial number.
         errors: the best trial's, where they are on record.
         store: MLflow's address.
     """
@@ -43,7 +43,7 @@ class About:
     corpus: Corpus
     trials: Sequence[TrialRecord]
     best: TrialRecord
-    intervals: Mapping[int, ConfidenceInterval]
+    intervals: Mapping[int, CerInterval]
     errors: UtteranceErrors | None
     store: str
 
@@ -104,8 +104,8 @@ def _ties(about: About) -> str:
     if not others:
         return f"It is the best of {len(about.trials)} trials."
     return (
-        f"It is the best of {len(about.trials)} trials, but cannot be told from {trials_listed(sorted(others))}: the "
-        "95% interval of the paired difference has 0 in it."
+        f"It is the best of {len(about.trials)} trials, but not significantly different from "
+        f"{enumerated_trials(sorted(others))} (paired bootstrap, 95%)."
     )
 
 
@@ -186,5 +186,5 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
-def _interval(interval: Interval) -> str:
+def _interval(interval: ConfidenceInterval) -> str:
     return f"{interval.low:.2%} to {interval.high:.2%}"

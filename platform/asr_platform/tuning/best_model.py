@@ -38,7 +38,7 @@ def make_best_model(
         return None
     model = copy_model(Path(best.model), home.model(name))
     errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
-    about = About(name, space, corpus, trials, best, errors.intervals(trials), errors.of(best), store)
+    about = About(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
     try:
         draw_trial(best, model / PLOTS)
         if len(trials) > 1:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, taken
@@ -73,7 +73,7 @@ class Outcome:
         registered: its name in MLflow's registry; empty where it could not be registered.
         state: `finished`; or `stopped` by a signal, `capped`, `failed`, all of which --resume goes on with.
         reason: which cap, or what failed, in words.
-        intervals: what is known of trials' CERs, by number.
+        intervals: CER intervals by trial number.
         objectives: what the sweep minimises.
     """
 
@@ -85,7 +85,7 @@ class Outcome:
     registered: str
     state: RunState
     reason: str
-    intervals: Mapping[int, ConfidenceInterval]
+    intervals: Mapping[int, CerInterval]
     objectives: Sequence[str]
 
 
@@ -331,6 +331,6 @@ def _conclude(
         registered=registered.uri if registered else "",
         state=interrupt.state,
         reason=interrupt.reason,
-        intervals=errors.intervals(trials),
+        intervals=errors.cer_intervals(trials),
         objectives=ledger.objectives,
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_platform.analysis.bootstrap import Difference
-from asr_platform.analysis.wording import heading_of, interval_text
+from asr_platform.analysis.leaderboard import ranking_name
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import side_by_side
 from asr_platform.reporting.transcripts import LEGEND, text_lines
@@ -33,8 +33,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
     for heading in ("CER", "interval", "WER", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     measures = found.cer, found.wer
-    table.add_row("A", *(text for one in measures for text in (f"{one.a:.2%}", interval_text(one.a_interval))))
-    table.add_row("B", *(text for one in measures for text in (f"{one.b:.2%}", interval_text(one.b_interval))))
+    table.add_row("A", *(text for one in measures for text in (f"{one.a:.2%}", str(one.a_interval))))
+    table.add_row("B", *(text for one in measures for text in (f"{one.b:.2%}", str(one.b_interval))))
     table.add_row("A - B", *(text for one in measures for text in _difference(one.difference)))
     table.add_row("A better in", *(text for one in measures for text in (f"{one.difference.better:.1%}", "")))
     console.print(table)
@@ -58,14 +58,16 @@ def _difference(difference: Difference) -> tuple[str, str]:
 def verdict(measure: Measure) -> str:
     """Whether the two can be told apart by their CERs."""
     if measure.difference.tied:
-        return "By CER they cannot be told apart: the difference's interval has 0 in it."
+        return "Their CERs do not differ significantly (paired bootstrap, 95%)."
     return f"By CER, {'A' if measure.difference.value < 0 else 'B'} is better."
 
 
 def print_confirmation(console: Console, found: Confirmation) -> None:
     """The configurations by their means, with the spread between seeds, and how they differ."""
     trials = [one.candidate.trial for one in found.results]
-    caption = f"{heading_of(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
+    caption = (
+        f"{ranking_name(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
+    )
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
     for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "seeds", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
-from asr_platform.analysis.leaderboard import pareto_front, ranked
-from asr_platform.analysis.wording import heading_of, interval_text
+from asr_platform.analysis.bootstrap import CerInterval
+from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, entries, ranked, ranking_name
+from asr_platform.analysis.text import short_value
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective_text
@@ -26,7 +25,7 @@ from asr_platform.cli.printing import say
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
-EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard, where it does not fit: this one first
+EXPENDABLE = ("val_cer_interval", "parameters", "epochs", "state")  # columns left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
 
 
@@ -43,7 +42,7 @@ def trial_table(
     table = Table(box=SIMPLE)
     wide, narrow = width >= NARROW, width < NARROWER
     sizes, ctc = ([] if narrow else ["parameters"]), (["CTC CER"] if wide else [])
-    for heading in ("trial", "epoch", *sizes, heading_of(trials), *ctc):
+    for heading in ("trial", "epoch", *sizes, ranking_name(trials), *ctc):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     if not narrow:
@@ -72,7 +71,7 @@ def _why(trial: TrialRecord) -> str:
 def print_leaderboard(
     console: Console,
     trials: list[TrialRecord],
-    intervals: Mapping[int, ConfidenceInterval] = MappingProxyType({}),
+    intervals: Mapping[int, CerInterval] = NO_INTERVALS,
     objectives: Sequence[str] = ("val_cer",),
 ) -> None:
     """The ranking with what each trial varied, and why some failed.
@@ -86,13 +85,9 @@ def print_leaderboard(
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        left_out: list[str] = []
-        for heading in ("", *EXPENDABLE):
-            left_out.append(heading)
-            table = ranking_table(ranking, [], intervals, objectives, left_out)
-            if _width(console, table) <= console.width:
-                break
-        console.print(table)
+        left_out = (EXPENDABLE[:count] for count in range(len(EXPENDABLE) + 1))
+        tables = [ranking_table(ranking, [], intervals, objectives, names) for names in left_out]
+        console.print(next((table for table in tables if _width(console, table) <= console.width), tables[-1]))
         console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[TrialRecord]] = {}
     for trial in trials:
@@ -105,47 +100,35 @@ def print_leaderboard(
 
 
 def ranking_table(
-    ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, ConfidenceInterval], objectives: Sequence[str],
+    ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, CerInterval], objectives: Sequence[str],
     left_out: Collection[str] = (),
 ) -> Table:  # fmt: skip
-    """A row a trial, in the order given, with a column for each of these varied keys.
-
-    Where intervals are known they have a column, and ties with the best a mark, as the Pareto front has one.
+    """A row a trial, best first, with the leaderboard's columns and one for each of these varied keys.
 
     Args:
-        left_out: headings of columns to leave out.
+        left_out: keys of leaderboard columns to leave out; intervals are left out where none is known.
     """
-    caption = f"{heading_of(ranking)} is that of each trial's best epoch"
-    if intervals and "interval" not in left_out:
+    absent = {*left_out, *([] if intervals else ["val_cer_interval"])}
+    shown = [column for column in columns(ranking, objectives) if column.heading and column.key not in absent]
+    board = entries(ranking, intervals, objectives)
+    caption = f"{ranking_name(ranking)} is that of each trial's best epoch"
+    if "val_cer_interval" not in absent:
         caption += "; its interval: 95%, over the utterances"
-    if any(confidence.tied for confidence in intervals.values()):
-        caption += "\n= cannot be told from the best: the 95% interval of the paired difference has 0 in it"
-    front = pareto_front(ranking, objectives) if len(objectives) > 1 else set()
-    if front:
+    if any(entry.cer and entry.cer.tied for entry in board):
+        caption += "\n= not significantly different from the best (paired bootstrap, 95%)"
+    if any(entry.on_front for entry in board):
         caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
-    columns: dict[str, Callable[[TrialRecord], RenderableType]] = {
-        "trial": lambda trial: str(trial.number),
-        heading_of(ranking): lambda trial: objective_text(trial.best) if trial.best else "",
-        "interval": lambda trial: interval_text(intervals[trial.number].interval) if trial.number in intervals else "",
-        "parameters": lambda trial: f"{trial.about.get('parameters', 0):,}",
-        "real-time\nfactor": _factor,
-        "epochs": lambda trial: str(trial.epochs),
-        "state": lambda trial: Text(trial.state, style=COLOURS[trial.state]),
-    }
-    absent = {*left_out, *([] if intervals else ["interval"])}
-    absent |= set() if "real_time_factor" in objectives else {"real-time\nfactor"}
-    shown = [heading for heading in columns if heading not in absent]
-    for heading in ("rank", *shown):
-        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    for column in shown:
+        table.add_column(column.heading, justify="left" if column.key == "state" else "right", no_wrap=True)
     for key in keys:
         # The section is dropped where the rest of the key says enough.
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
-    for rank, trial in enumerate(ranking, start=1):
-        confidence = intervals.get(trial.number)
-        mark = f"{'*' * (trial.number in front)}{'=' * bool(confidence and confidence.tied)}"
-        cells = (columns[heading](trial) for heading in shown)
-        table.add_row(f"{mark}{rank}", *cells, *(_value(trial, key) for key in keys))
+    for entry in board:
+        style = {"state": COLOURS[entry.trial.state]}
+        cells = (Text(column.cell(entry), style=style.get(column.key, "")) for column in shown)
+        table.add_row(entry.marked_rank, *cells, *(_value(entry.trial, key) for key in keys))
     return table
 
 
@@ -203,14 +186,5 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _factor(trial: TrialRecord) -> str:
-    factor = (trial.best or {}).get("real_time_factor")
-    return "" if factor is None else f"{factor:.4f}"
-
-
 def _value(trial: TrialRecord, key: str) -> Text:
     return Text(short_value(trial.params[key]) if key in trial.params else "")
-
-
-def short_value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,6 @@ from typing import Any
 
 from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.recorded_errors import RecordedErrors
-from asr_platform.analysis.wording import interval_text
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, trial_name
@@ -187,7 +186,7 @@ class MLflowCallback(Callback):
     def _standing(self, trial: TrialRecord) -> dict[str, str]:
         """The interval of its CER, where its errors are on record."""
         errors = self.errors.of(trial)
-        return {"interval": interval_text(error_interval(errors))} if errors else {}
+        return {"interval": str(error_interval(errors))} if errors else {}
 
     def _keep_record(self, tracker: Tracker) -> None:
         """What the latest run of the sweep rests on."""

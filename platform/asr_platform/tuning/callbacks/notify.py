@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.study.ledger import TrialRecord
 from trainables.errors import InputError
@@ -63,7 +63,7 @@ def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[st
 
 
 def message(
-    name: str, state: str, reason: str, trials: list[TrialRecord], intervals: Mapping[int, ConfidenceInterval],
+    name: str, state: str, reason: str, trials: list[TrialRecord], intervals: Mapping[int, CerInterval],
     model: Path | None, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What there is to say of a sweep that has come to rest; rates are fractions.
