@@ -27,7 +27,18 @@ def test_values_are_told_apart() -> None:
     assert not compat.contains(FloatDistribution(0.0, 1.0), 1.5)
 
 
-def test_a_database_ends_with_its_last_table(tmp_path: Path) -> None:
+def test_a_database_has_these_tables(tmp_path: Path) -> None:
     optuna.create_study(storage=f"sqlite:///{tmp_path}/studies.db", study_name="one")
     with closing(sqlite3.connect(tmp_path / "studies.db")) as database:
+        found = {
+            name: columns(database, name) for (name,) in database.execute("SELECT name FROM sqlite_master").fetchall()
+        }
         assert database.execute(f"SELECT count(*) FROM {compat.LAST_TABLE}").fetchone() == (1,)
+    with_rows = {name for name, named in found.items() if named}
+    assert with_rows == {*compat.STUDY_TABLES, *compat.TRIAL_TABLES, *compat.VERSION_TABLES}
+    assert all("study_id" in found[name] for name in compat.STUDY_TABLES)
+    assert all("trial_id" in found[name] for name in compat.TRIAL_TABLES)
+
+
+def columns(database: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in database.execute(f"SELECT * FROM pragma_table_info('{table}')")]

@@ -15,6 +15,8 @@ from typing import Any
 import damage
 import pytest
 import records
+from optuna.storages import RDBStorage
+from sqlalchemy import text
 
 from asr_platform.storage.database import DamagedLedgerError, LedgerError, connect, sqlite_address
 from asr_platform.storage.home import COPY, STUDIES, Home
@@ -287,11 +289,12 @@ def test_a_full_disk_leaves_the_damaged_ledger_in_its_place(home: Home, monkeypa
     damage.half_of_it(home.path / STUDIES)
     before = sorted(os.listdir(home.path))
 
-    def full(database: sqlite3.Connection, name: str) -> None:
-        database.execute("PRAGMA max_page_count = 1")  # SQLite's own way of saying so
-        database.execute("CREATE TABLE more (x)")
+    def full(to_storage: RDBStorage, **study: Any) -> None:
+        with to_storage.engine.connect() as database:
+            database.execute(text("PRAGMA max_page_count = 1"))  # SQLite's own way of saying so
+            database.execute(text("CREATE TABLE more (x)"))
 
-    monkeypatch.setattr("asr_platform.study.ledger_copies._append", full)
+    monkeypatch.setattr("optuna.copy_study", full)
     with pytest.raises(LedgerError, match="the disk is full"):
         restore(home)
     assert sorted(os.listdir(home.path)) == before

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-LAST_TABLE = "alembic_version"
-"""The SQL table that Optuna fills last when it makes a database."""
+# SQL tables. `study/ledger_copies.py` copies the changed rows of one study, which no function of Optuna does.
+STUDY_TABLES = ("studies", "study_directions", "study_user_attributes", "study_system_attributes")
+TRIAL_TABLES = (
+    "trials", "trial_user_attributes", "trial_system_attributes", "trial_params", "trial_values",
+    "trial_intermediate_values", "trial_heartbeats",
+)  # fmt: skip
+LAST_TABLE = "alembic_version"  # the last one to be filled when Optuna makes a database
+VERSION_TABLES = ("version_info", LAST_TABLE)
 
 
 def running_trial(study: Study, trial: FrozenTrial) -> Trial:

@@ -1,6 +1,6 @@
-"""Each sweep keeps a copy of what the ledger knows of it, in its own folder; from these a damaged ledger is rebuilt.
+"""Copies of the ledger: each sweep has one of its own study in its folder, and a damaged ledger is restored from them.
 
-A copy is an Optuna database with one study. Keeping it costs what has changed: trials that have ended are copied once.
+A copy is an Optuna database with one study. Updating it costs only the changes: trials that have ended are copied once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 
+from asr_platform.compat.optuna import STUDY_TABLES, TRIAL_TABLES, VERSION_TABLES
 from asr_platform.storage.database import (
     DamagedLedgerError,
     LedgerError,
@@ -28,20 +29,12 @@ from asr_platform.storage.home import COPY, LOCK, STUDIES, Home
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 
-# Optuna's tables (5.0).
-OF_STUDY = ("study_directions", "study_user_attributes", "study_system_attributes")
-OF_TRIAL = (
-    "trial_user_attributes", "trial_system_attributes", "trial_params", "trial_values", "trial_intermediate_values",
-    "trial_heartbeats",
-)  # fmt: skip
-
 
 def keep_copy(home: Home, name: str) -> None:
-    """Brings a sweep's own copy of the ledger up to date: what changed since, in one transaction.
+    """Copies the changes of a sweep's study since the last call into the sweep's copy, in one transaction.
 
     Called by the holder of the sweep's lock, from one thread at a time; it may be killed at any moment. A copy that is
-    missing, damaged, or of an earlier sweep of that name is made anew; one that is locked, or on a full disk, is not,
-    since that would fail for the same reason.
+    missing, damaged, or of an earlier sweep with this name is made anew.
 
     Raises:
         LedgerError: the ledger or the copy cannot be read or written; the copy stays as it was.
@@ -55,13 +48,13 @@ def keep_copy(home: Home, name: str) -> None:
     except sqlite3.DatabaseError as error:
         failure = explained(ledger, error)
         if copy.exists() and failure and not isinstance(failure, DamagedLedgerError):
-            raise failure from None
+            raise failure from None  # such as a full disk, which a new copy would meet as well
     partial = copy.with_name(f".{COPY}.partial")
     try:
         partial.unlink(missing_ok=True)  # of a process that was killed here
         make_private(partial)
         with _transaction(partial, ledger) as database:
-            _make_tables_as_in_source(database)
+            _create_tables(database)
             _update(database, name)
         os.replace(partial, copy)
     except sqlite3.DatabaseError as error:
@@ -71,9 +64,9 @@ def keep_copy(home: Home, name: str) -> None:
 
 
 class CopyKeeper(Callback):
-    """Keeps a sweep's copy up to date: as a run begins, and whenever a trial has begun or ended.
+    """Updates a sweep's copy when a run starts, and whenever a trial starts or ends.
 
-    Epochs that only the damaged ledger had are in the checkpoints of their trials, which report them again.
+    Epochs recorded since then are also in the trials' checkpoints, from which they are reported again.
     """
 
     def __init__(self, home: Home, name: str) -> None:
@@ -83,19 +76,19 @@ class CopyKeeper(Callback):
         keep_copy(self.home, self.name)
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        keep_copy(self.home, self.name)  # else its folder, with checkpoints, would be of a trial that nobody knows
+        keep_copy(self.home, self.name)  # so that every folder of checkpoints belongs to a known trial
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         keep_copy(self.home, self.name)
 
 
 def restore(home: Home) -> list[str]:
-    """Moves a damaged ledger aside and rebuilds it: from the sweeps' copies, and what can be read of the others.
+    """Moves a damaged ledger aside and rebuilds it from the sweeps' copies.
 
-    The ledger is left alone where it is sound, and where a sweep of the home is running.
+    Sweeps without a copy are taken from the damaged ledger where they can be read. A sound ledger is left alone.
 
     Returns:
-        What was done, in words.
+        A description of each step.
 
     Raises:
         RunningError: a sweep of the home is running.
@@ -123,7 +116,7 @@ def restore(home: Home) -> list[str]:
 
 
 def is_sound(home: Home) -> bool:
-    """Whether everything in the ledger can be read, or there is none.
+    """Whether everything in the ledger can be read; True where there is no ledger.
 
     Raises:
         LedgerError: it is locked, or its disk fails.
@@ -140,24 +133,24 @@ def is_sound(home: Home) -> bool:
 
 
 def _fill(fresh: Path, home: Home) -> tuple[list[str], list[str]]:
-    """Puts all sweeps into an empty ledger, in the order in which they were begun; words for each, and their names."""
+    """Copies all sweeps into an empty ledger, in the order of their start; returns descriptions and the names."""
     sources = [(copy, "its copy") for copy in home.copies()]
     sources += [(damaged, "the damaged ledger") for damaged in [home.path / STUDIES] if damaged.exists()]
     found: dict[str, tuple[int, Path, str]] = {}
     for source, words in sources:
         for name, study in _readable(source):
             found.setdefault(name, (study, source, words))
-    done = []
+    done, (target, _) = [], open_storage(sqlite_address(fresh))
     for name, (_, source, words) in sorted(found.items(), key=lambda item: item[1][0]):
-        with _transaction(fresh, source) as database:
-            _append(database, name)
+        storage, _ = open_storage(sqlite_address(source))
+        optuna.copy_study(from_study_name=name, from_storage=storage, to_storage=target)
         done.append(f"restored the sweep {name} from {words}")
     lost = sorted({path.parent.name for path in home.path.glob("sweeps/*/trials")}.difference(found))
     return done + [f"lost what the ledger knew of the sweep {name}: it has no copy" for name in lost], list(found)
 
 
 def _readable(source: Path) -> Iterator[tuple[str, int]]:
-    """The sweeps of which everything in a database can be read, with their studies' ids."""
+    """Names and study ids of the sweeps in a database of which everything can be read."""
     studies: list[tuple[str, int]] = []
     with suppress(sqlite3.Error), closing(connect(source)) as database:
         studies = database.execute("SELECT study_name, study_id FROM studies").fetchall()
@@ -170,7 +163,7 @@ def _readable(source: Path) -> Iterator[tuple[str, int]]:
 
 
 def _move_aside(ledger: Path) -> Path | None:
-    """Moves a damaged database to the first free name; with it goes a write that was begun and not finished."""
+    """Renames a damaged database and the journal of its last write; returns the new path, None without a database."""
     if not ledger.exists():
         return None
     number = 1
@@ -184,7 +177,7 @@ def _move_aside(ledger: Path) -> Path | None:
 
 @contextmanager
 def _transaction(target: Path, source: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction on a database that is there; the tables of another one are in the schema `source`."""
+    """A transaction on an existing database; the tables of the other one are in the schema `source`."""
     with closing(connect(target)) as database:
         database.execute("ATTACH DATABASE ? AS source", (f"{source.resolve().as_uri()}?mode=rw",))
         database.execute("BEGIN")
@@ -197,16 +190,16 @@ def _transaction(target: Path, source: Path) -> Iterator[sqlite3.Connection]:
         database.execute("COMMIT")
 
 
-def _make_tables_as_in_source(database: sqlite3.Connection) -> None:
-    """Makes the source's tables and indexes, and copies the versions of its schema."""
+def _create_tables(database: sqlite3.Connection) -> None:
+    """Creates the source's tables and indexes, and copies the versions of its schema."""
     for (statement,) in database.execute("SELECT sql FROM source.sqlite_master WHERE sql IS NOT NULL").fetchall():
         database.execute(statement)
-    for table in ("version_info", "alembic_version"):
+    for table in VERSION_TABLES:
         database.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table}")
 
 
 def _is_copy(database: sqlite3.Connection, name: str) -> bool:
-    """Whether the target has this very study of the source, and no other."""
+    """Whether the target has the source's study of this name, and no other study."""
     query = (
         "SELECT studies.study_id, value_json FROM {0}.studies JOIN {0}.study_user_attributes AS notes "
         "ON notes.study_id = studies.study_id WHERE key = ? AND study_name = ?"
@@ -216,59 +209,19 @@ def _is_copy(database: sqlite3.Connection, name: str) -> bool:
 
 
 def _update(database: sqlite3.Connection, name: str) -> None:
-    """Copies a study from the source with its ids: all of it but the trials that had ended when they were copied."""
-    study = _study(database, name)
-    _choose(database, study, "SELECT trial_id FROM main.trials WHERE state <> 'RUNNING'")
-    for table in (*OF_TRIAL, "trials"):
-        database.execute(f"DELETE FROM main.{table} WHERE trial_id IN chosen")
-    for table in (*OF_STUDY, "studies"):
-        database.execute(f"DELETE FROM main.{table}")
-    _copy(database, study, study, 0)
-
-
-def _append(database: sqlite3.Connection, name: str) -> None:
-    """Adds a study of the source behind the studies that the target has, under ids of its own."""
-    study = _study(database, name)
-    new, shift = database.execute(
-        "SELECT (SELECT coalesce(max(study_id), 0) + 1 FROM main.studies), "
-        "(SELECT coalesce(max(trial_id), 0) FROM main.trials)"
-    ).fetchone()
-    _choose(database, study, "SELECT NULL WHERE false")
-    _copy(database, study, new, shift)
-
-
-def _study(database: sqlite3.Connection, name: str) -> int:
+    """Copies a study from the source, with all trials except those that had ended when they were copied before."""
     found = database.execute("SELECT study_id FROM source.studies WHERE study_name = ?", (name,)).fetchone()
     if found is None:
         raise sqlite3.DatabaseError(f"no sweep {name} in it")
-    return int(found[0])
-
-
-def _choose(database: sqlite3.Connection, study: int, without: str) -> None:
-    """Makes the temporary table `chosen` of the study's trials in the source, without some."""
-    database.execute("DROP TABLE IF EXISTS temp.chosen")
-    database.execute("CREATE TEMP TABLE chosen (trial_id INTEGER PRIMARY KEY)")
+    database.execute("DROP TABLE IF EXISTS temp.changed")
     database.execute(
-        f"INSERT INTO chosen SELECT trial_id FROM source.trials WHERE study_id = ? AND trial_id NOT IN ({without})",
-        (study,),
+        "CREATE TEMP TABLE changed AS SELECT trial_id FROM source.trials WHERE study_id = ? "
+        "AND trial_id NOT IN (SELECT trial_id FROM main.trials WHERE state <> 'RUNNING')",
+        found,
     )
-
-
-def _copy(database: sqlite3.Connection, study: int, new: int, shift: int) -> None:
-    """Copies a study and its chosen trials from the source: the study under the id `new`, trials under shifted ids."""
-    ids = {"study_id": str(new), "trial_id": f"trial_id + {shift}"}
-    for table in ("studies", *OF_STUDY, "trials", *OF_TRIAL):
-        where = (
-            f"study_id = {study}" if table in ("studies", *OF_STUDY) else "trial_id IN (SELECT trial_id FROM chosen)"
-        )
-        known = {row[1] for row in database.execute(f"PRAGMA source.table_info({table})")}
-        # Keys of rows that nothing refers to are given out anew.
-        columns = [
-            row[1]
-            for row in database.execute(f"PRAGMA main.table_info({table})")
-            if row[1] in known and (row[1] in ids or not row[5])
-        ]
-        values = ", ".join(ids.get(column, column) for column in columns)
-        database.execute(
-            f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {values} FROM source.{table} WHERE {where}"
-        )
+    for table in STUDY_TABLES:
+        database.execute(f"DELETE FROM main.{table}")
+        database.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table} WHERE study_id = ?", found)
+    for table in TRIAL_TABLES:
+        database.execute(f"DELETE FROM main.{table} WHERE trial_id IN changed")
+        database.execute(f"INSERT INTO main.{table} SELECT * FROM source.{table} WHERE trial_id IN changed")
