@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
-from trainables.config import Section
+from trainables.config import ConfigSection
 
 SHARE_OF_GRACE = 0.2  # of a full trial, where a space says nothing else
 LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
@@ -28,7 +28,7 @@ Number = Annotated[float, BeforeValidator(_no_word)]
 Objective = Literal["val_cer", "parameters", "real_time_factor"]
 
 
-class Asha(Section):
+class Asha(ConfigSection):
     """Asynchronous successive halving: which trials stop early."""
 
     metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
@@ -55,7 +55,7 @@ class Asha(Section):
     )
 
 
-class Limits(Section):
+class Limits(ConfigSection):
     """A sweep that reaches one of these stops cleanly, and can go on with more."""
 
     hours: Number | None = Field(None, gt=0, description="wall time, all of the sweep's runs together")
@@ -67,7 +67,7 @@ class Limits(Section):
         return self.model_copy(update=other.model_dump(exclude_none=True))
 
 
-class Settings(Section):
+class Settings(ConfigSection):
     """The keys of a space other than `base`, `vary` and `start`."""
 
     budget: Whole = Field(DEFAULT_BUDGET, ge=1, le=10**12, description="largest number of parameters")

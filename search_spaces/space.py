@@ -27,7 +27,8 @@ from search_spaces.distributions import (
 )
 from search_spaces.settings import Limits, Settings
 from search_spaces.start import complete_entry, read_entries
-from trainables.config import Config, flatten, known_keys, parse_config, problems, unflatten
+from trainables.config import Config
+from trainables.config_parsing import flatten, known_keys, parse_config, problems, unflatten
 from trainables.document import Document
 from trainables.errors import InputError
 

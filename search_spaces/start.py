@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.distributions import as_text
-from trainables.config import flatten
+from trainables.config_parsing import flatten
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from trainables.config import Config, flatten, known_keys, load_config, parse_config, unflatten
+from trainables.config import Config
+from trainables.config_parsing import flatten, known_keys, load_config, parse_config, unflatten
 from trainables.errors import InputError
 
 keys = st.text("abcdefgh_", min_size=1, max_size=6)
@@ -27,6 +30,21 @@ def problem(tree: dict[str, Any]) -> str:
     assert error.value.problem.startswith("here.yaml: ")
     assert error.value.remedy
     return error.value.problem
+
+
+def sections(section: type[BaseModel] = Config) -> Iterator[type[BaseModel]]:
+    yield section
+    for field in section.model_fields.values():
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from sections(part)
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_section_and_field_is_described(section: type[BaseModel]) -> None:
+    assert section.__doc__ and section.__doc__ != BaseModel.__doc__
+    for key, field in section.model_fields.items():
+        assert section is Config or field.description, key
 
 
 @given(trees)

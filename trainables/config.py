@@ -1,65 +1,81 @@
 """Everything that a training run can vary, as one typed tree.
 
-The tree is the configuration file, the keys that a search space may vary (`model.dropout`), the
-parameters that are logged, and the documentation: each field says what it does and in which unit.
-A value that cannot work is refused here, before anything is loaded or started.
+The tree defines the configuration file, the keys that a search space may vary (`model.dropout`), the logged
+parameters and their reference: each field has a description with its unit. A value that cannot work is refused when the
+tree is built, before anything is loaded or started. `config_parsing.py` reads it from files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS, MOST_TOKENS
-from trainables.document import Document
-from trainables.errors import InputError
 
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
 
 
-class Section(BaseModel):
-    """A node of the tree: immutable, and closed to keys that it does not know."""
+Width = Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ConfigSection(BaseModel):
+    """Base of all sections: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Data(Section):
-    train: str | None = Field(None, description="training split; default: the one named train*")
-    validation: str | None = Field(None, description="validation split; default: the one named dev* or val*")
+class Data(ConfigSection):
+    """Splits and text to train on."""
+
+    train: str | None = Field(None, description="training split; default: the only train*")
+    validation: str | None = Field(None, description="validation split; default: dev-clean, or the only dev* or val*")
     speed_perturbation: float = Field(
-        0.0, ge=0, le=0.9, description="0.1: each utterance plays at 0.9, 1.0 or 1.1 of its speed, drawn every epoch"
+        0.0,
+        ge=0,
+        le=0.9,
+        description="0.1: each utterance plays at 0.9, 1.0 or 1.1 of its speed, drawn every epoch",
     )
     text: str | None = Field(
-        None, description="more text for a language model: a file of lines, or a folder of the course's .npy"
+        None,
+        description="more text for a language model: a file of lines or a folder of the course's .npy files",
     )
 
 
-class Features(Section):
+class Features(ConfigSection):
+    """Acoustic features that the encoder sees."""
+
     normalization: Literal["global_mvn", "cepstral", "none"] = Field(
-        "global_mvn", description="mean and variance per bin: over the training split, per utterance, or not at all"
+        "global_mvn",
+        description="mean and variance per mel bin: of the training split, of the utterance, or none",
     )
     num_feats: int | None = Field(
-        None, ge=1, le=LARGEST_WIDTH, description="keep only the first bins; default: all of them"
+        None, ge=1, le=LARGEST_WIDTH, description="mel bins to keep, lowest first; default: all"
     )
 
 
-class SpecAugment(Section):
+class SpecAugment(ConfigSection):
+    """SpecAugment (Park et al., 2019): masks and time warping of the training features."""
+
     frequency_masks: int = Field(0, ge=0, le=1000, description="frequency masks per utterance")
-    frequency_width: int = Field(27, ge=0, le=LARGEST_WIDTH, description="widest frequency mask, in bins")
+    frequency_width: int = Field(27, ge=0, le=LARGEST_WIDTH, description="largest frequency mask, in mel bins")
     time_masks: int = Field(0, ge=0, le=1000, description="time masks per utterance")
-    time_width: float = Field(0.05, ge=0, le=1, description="widest time mask, as a share of the utterance")
-    time_warp: int = Field(
-        0, ge=0, le=1_000_000, description="how far a point inside the utterance may move, in frames"
+    time_width: Share = Field(0.05, description="largest time mask, as a share of the utterance")
+    time_warp: int = Field(0, ge=0, le=1_000_000, description="largest shift of the warped point, in frames; 0: none")
+
+
+class Tokenizer(ConfigSection):
+    """SentencePiece tokenizer, trained on the training transcripts."""
+
+    kind: Literal["char", "bpe", "unigram"] = Field(
+        "char", description="characters, byte-pair merges or a unigram model"
     )
-
-
-class Tokenizer(Section):
-    kind: Literal["char", "bpe", "unigram"] = "char"
     vocab_size: int | None = Field(
-        None, ge=8, le=MOST_TOKENS, description="tokens with the five special ones; subwords only"
+        None, ge=8, le=MOST_TOKENS, description="tokens, five special ones included; bpe and unigram only"
     )
 
     @model_validator(mode="after")
@@ -71,50 +87,61 @@ class Tokenizer(Section):
         return self
 
 
-class Model(Section):
+class Model(ConfigSection):
+    """Architecture."""
+
     kind: Literal["encoder_decoder", "language_model"] = Field(
-        "encoder_decoder", description="language_model: the decoder alone, without cross-attention, on text"
+        "encoder_decoder",
+        description="attention and CTC, or the decoder alone, without cross-attention, on text",
     )
-    d_model: int = Field(256, ge=8, le=LARGEST_WIDTH, description="width of the residual stream")
-    heads: int = Field(4, ge=1, le=1000, description="attention heads; must divide d_model")
-    encoder_layers: int = Field(2, ge=1, le=MOST_LAYERS)
-    decoder_layers: int = Field(2, ge=1, le=MOST_LAYERS)
-    feed_forward: int = Field(1024, ge=8, le=LARGEST_WIDTH, description="inner width of the feed-forward sublayers")
+    d_model: Width = Field(256, description="width of the residual stream")
+    heads: int = Field(4, ge=1, le=1000, description="attention heads of each layer; must divide d_model")
+    encoder_layers: Layers = Field(2, description="Transformer layers of the encoder")
+    decoder_layers: Layers = Field(2, description="Transformer layers of the decoder")
+    feed_forward: Width = Field(1024, description="inner width of the feed-forward sublayers")
     ff_expansion: float | None = Field(
         None,
         gt=0,
         le=LARGEST_WIDTH,
-        description="inner width as a multiple of d_model, rounded down; in place of feed_forward",
+        description="feed_forward as a multiple of d_model, rounded down; replaces feed_forward",
     )
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
-    gated: bool = Field(False, description="feed-forward with a gate: act(W x) * (V x), one matrix more")
+    activation: Literal["gelu", "relu", "silu"] = Field(
+        "gelu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
+    )
+    gated: bool = Field(
+        False, description="feed-forward with a gate, act(W x) * (V x), one matrix more; with silu: SwiGLU"
+    )
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm")
     qk_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of each head's queries and keys")
-    qkv_bias: bool = Field(True, description="bias in the projections to queries, keys and values")
+    qkv_bias: bool = Field(True, description="bias in the query, key and value projections")
     attention: Literal["sdpa", "flex"] = Field(
-        "sdpa", description="the encoder's kernel; flex: FlexAttention on a GPU, SDPA elsewhere"
+        "sdpa", description="attention kernel of the encoder; flex: FlexAttention on a GPU, SDPA elsewhere"
     )
     reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
-        "conv", description="how frames are reduced in time; both: a convolution, then an LSTM"
+        "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
     )
-    reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="input frames per encoder state")
-    conv_channels: int = Field(256, ge=8, le=LARGEST_WIDTH, description="channels between the two convolutions")
-    stack_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of the stacked frames (stack)")
-    embedding_norm: bool = Field(False, description="norm between time reduction and the first encoder layer")
-    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative"] = "sinusoidal"
-    decoder_positions: Literal["none", "sinusoidal"] = "sinusoidal"
+    reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
+    conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
+    stack_norm: Literal["none", "layer", "rms"] = Field(
+        "none", description="norm of the frames that reduction=stack stacks"
+    )
+    embedding_norm: bool = Field(False, description="norm between subsampling and the first encoder layer")
+    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative"] = Field(
+        "sinusoidal", description="positions in the encoder"
+    )
+    decoder_positions: Literal["none", "sinusoidal"] = Field("sinusoidal", description="positions in the decoder")
     first_position: int = Field(
-        0, ge=0, le=1_000_000, description="number of the first sinusoidal position; Speech2Text: pad id + 1"
+        0, ge=0, le=1_000_000, description="first sinusoidal position; Speech2Text: padding id + 1"
     )
-    scale_states: bool = Field(False, description="scale the reduced frames by sqrt(d_model), as Speech2Text does")
+    scale_states: bool = Field(False, description="scale the subsampled frames by sqrt(d_model), as Speech2Text does")
     scale_embeddings: bool = Field(True, description="scale the token embeddings by sqrt(d_model)")
     tied_embeddings: bool = Field(False, description="share the token embedding with the output projection")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    layer_drop: float = Field(0.0, ge=0, lt=1, description="chance that an utterance skips a layer in training")
+    dropout: Probability = Field(0.1, description="dropout probability in all layers")
+    layer_drop: Probability = Field(0.0, description="probability that an utterance skips a layer in training")
 
     @property
     def inner_width(self) -> int:
-        """Of the feed-forward sublayers."""
+        """Inner width of the feed-forward sublayers."""
         return self.feed_forward if self.ff_expansion is None else int(self.ff_expansion * self.d_model)
 
     @model_validator(mode="after")
@@ -139,47 +166,50 @@ class Model(Section):
         return self
 
 
-class Loss(Section):
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ctc_weight: float = Field(0.2, ge=0, le=1000, description="loss = cross-entropy + ctc_weight x CTC")
+class Loss(ConfigSection):
+    """Training loss: cross-entropy of the decoder + ctc_weight x CTC loss of the encoder."""
+
+    label_smoothing: Probability = Field(0.1, description="label smoothing of the cross-entropy")
+    ctc_weight: float = Field(0.2, ge=0, le=1000, description="weight of the CTC loss; cross-entropy has weight 1")
 
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
+class ParameterGroup(ConfigSection):
+    """Parameters with a learning rate and weight decay of their own; a parameter is in the first group that matches."""
+
+    pattern: str = Field(min_length=1, description="parameter names, with * and ?: encoder.layers.0.*")
+    lr_scale: float = Field(1.0, ge=0, description="multiple of the scheduled learning rate; 0: frozen")
+    weight_decay: float | None = Field(None, ge=0, description="default: optimizer.weight_decay")
 
 
-class ParameterGroup(Section):
-    """Parameters that are trained in their own way; of several patterns that match a name, the first counts."""
+class Optimizer(ConfigSection):
+    """Optimizer and learning rate schedule."""
 
-    pattern: str = Field(min_length=1, description="of parameter names, with * and ?: encoder.layers.0.*")
-    lr_scale: float = Field(1.0, ge=0, description="their rate, as a multiple of the schedule's; 0 freezes them")
-    weight_decay: float | None = Field(None, ge=0, description="default: as everywhere")
-
-
-class Optimizer(Section):
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimizer")
     lr: float = Field(4e-4, gt=0, description="peak learning rate")
-    betas: tuple[Beta, Beta] = (0.9, 0.98)
-    weight_decay: float = Field(0.01, ge=0, description="on matrices only: biases, norms and embeddings are spared")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of all updates spent raising the rate from 0")
-    schedule: Literal["cosine", "cosine_restarts", "plateau", "noam", "one_cycle", "constant"] = Field(
-        "cosine", description="what the rate does after warm-up"
+    betas: tuple[Probability, Probability] = Field(
+        (0.9, 0.98), description="decay of Adam's two running averages; sgd: momentum first"
     )
-    final_lr: float = Field(0.01, ge=0, le=1, description="lowest rate, as a share of the peak")
-    cycles: int = Field(3, ge=1, le=MOST_EPOCHS, description="cosine_restarts: cosines of equal length after warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; not of biases, norms or embeddings")
+    warmup: Share = Field(0.1, description="share of the updates in which the learning rate rises from 0")
+    schedule: Literal["cosine", "cosine_restarts", "plateau", "noam", "one_cycle", "constant"] = Field(
+        "cosine", description="learning rate schedule after warm-up"
+    )
+    final_lr: Share = Field(0.01, description="lowest learning rate as a share of the peak")
+    cycles: Epochs = Field(3, description="cosine_restarts: number of cycles of equal length")
     patience: int = Field(
         2, ge=0, le=MOST_EPOCHS, description="plateau: epochs without a lower validation loss before the rate falls"
     )
-    factor: float = Field(0.5, gt=0, lt=1, description="plateau: what the rate is multiplied by")
-    layer_decay: float = Field(1.0, gt=0, le=1, description="each layer's rate, as a multiple of the one above it")
-    groups: tuple[ParameterGroup, ...] = ()
+    factor: float = Field(0.5, gt=0, lt=1, description="plateau: factor by which the learning rate falls")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="a layer's learning rate as a multiple of the next layer's")
+    groups: tuple[ParameterGroup, ...] = Field((), description="parameter groups: pattern, lr_scale, weight_decay")
 
 
-class Pretrained(Section):
-    decoder: str | None = Field(None, description="model directory of a language model: the decoder begins with it")
-    frozen_epochs: int = Field(
-        0, ge=0, le=MOST_EPOCHS, description="epochs in which the weights from there do not change"
-    )
-    lr_scale: float = Field(1.0, gt=0, description="their rate after that, as a multiple of the schedule's")
+class Pretrained(ConfigSection):
+    """Weights to start from."""
+
+    decoder: str | None = Field(None, description="model directory of a language model that initialises the decoder")
+    frozen_epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="epochs in which the pretrained weights are frozen")
+    lr_scale: float = Field(1.0, gt=0, description="multiple of the scheduled learning rate for pretrained weights")
 
     @model_validator(mode="after")
     def _needs_a_decoder(self) -> Pretrained:
@@ -188,46 +218,48 @@ class Pretrained(Section):
         return self
 
 
-class Stage(Section):
-    """Epochs of progressive training, before the full model; what a stage leaves out is as in the full model."""
+class Stage(ConfigSection):
+    """A stage of progressive training before the full model is trained; default: the full model's values."""
 
-    epochs: int = Field(1, ge=1, le=MOST_EPOCHS)
-    encoder_layers: int | None = Field(None, ge=1, le=MOST_LAYERS, description="the first so many take part")
-    decoder_layers: int | None = Field(None, ge=1, le=MOST_LAYERS, description="the first so many take part")
-    freeze: tuple[str, ...] = Field((), description="patterns of parameter names, such as encoder.layers.0.*")
-    dropout: float | None = Field(None, ge=0, lt=1)
-    label_smoothing: float | None = Field(None, ge=0, lt=1)
-    data: float = Field(1.0, gt=0, le=1, description="share of the training utterances")
+    epochs: Epochs = Field(1, description="length of the stage in epochs")
+    encoder_layers: Layers | None = Field(None, description="number of first encoder layers in use")
+    decoder_layers: Layers | None = Field(None, description="number of first decoder layers in use")
+    freeze: tuple[str, ...] = Field((), description="frozen parameters, with * and ?: encoder.layers.0.*")
+    dropout: Probability | None = Field(None, description="dropout probability in the stage")
+    label_smoothing: Probability | None = Field(None, description="label smoothing in the stage")
+    data: float = Field(1.0, gt=0, le=1, description="share of the training utterances in use")
 
 
-class Training(Section):
-    epochs: int = Field(20, ge=1, le=MOST_EPOCHS)
+class Training(ConfigSection):
+    """Training loop."""
+
+    epochs: Epochs = Field(20, description="passes over the training split, stages included")
     batch_seconds: float = Field(
-        200.0, gt=0, le=1e6, description="audio per forward pass of all workers, padding included"
+        200.0, gt=0, le=1e6, description="seconds of audio per forward pass of all workers, with padding"
     )
     accumulation: int = Field(1, ge=1, le=1_000_000, description="forward passes per update")
-    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    clip_norm: float = Field(1.0, gt=0, description="gradient clipping: largest gradient norm")
     batch_tokens: int = Field(
         8192,
         ge=1,
         le=10**9,
-        description="tokens per forward pass of a language model on all workers, padding included",
+        description="language model: tokens per forward pass of all workers, with padding",
     )
-    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it")
-    ema: float = Field(
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="float type of the forward pass; auto: bf16 on GPUs that have it"
+    )
+    ema: Probability = Field(
         0.0,
-        ge=0,
-        lt=1,
-        description="decay per update of a running average of the weights, to which it rises; 0: no average",
+        description="decay per update of a moving average of the weights, reached gradually; 0: none",
     )
     average: int = Field(
         1,
         ge=1,
         le=1000,
-        description="the model of the last epoch is the mean of so many best epochs' weights, stages left out",
+        description="best epochs whose weights are averaged into the final model, without stages",
     )
-    stages: tuple[Stage, ...] = ()
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    stages: tuple[Stage, ...] = Field((), description="stages of progressive training before the full model")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of initialisation, batches and augmentation")
 
     @model_validator(mode="after")
     def _stages_end_before_training(self) -> Training:
@@ -239,20 +271,23 @@ class Training(Section):
         return self
 
 
-class Decoding(Section):
-    """How validation, evaluation and transcription search for text."""
+class Decoding(ConfigSection):
+    """Search for the text in validation, evaluation and transcription."""
 
     method: Literal["greedy", "beam", "ctc", "ctc_beam", "joint"] = Field(
-        "greedy", description="ctc: greedy; ctc_beam: prefix beam search; joint: attention and CTC in one beam search"
+        "greedy",
+        description="ctc: greedy; ctc_beam: prefix beam search; joint: beam search with attention and CTC",
     )
-    beam: int = Field(5, ge=1, le=LARGEST_BEAM, description="hypotheses kept for each utterance")
-    temperature: float = Field(1.0, gt=0, le=1000, description="the decoder's logits are divided by it")
-    repeat_penalty: float = Field(1.0, ge=1, le=1000, description="tokens already said lose by this factor; 1: none")
-    length_penalty: float = Field(0.0, ge=0, le=10, description="a hypothesis is ranked by its score / length ^ this")
-    ctc_weight: float = Field(0.3, ge=0, le=1, description="joint: (1 - w) x attention + w x CTC")
-    candidates: int = Field(20, ge=1, le=MOST_TOKENS, description="joint: tokens of each hypothesis that CTC scores")
-    language_model: str | None = Field(None, description="model directory of a language model to add (shallow fusion)")
-    lm_weight: float = Field(0.0, ge=0, le=1e6, description="its weight")
+    beam: int = Field(5, ge=1, le=LARGEST_BEAM, description="beam size: hypotheses kept for each utterance")
+    temperature: float = Field(1.0, gt=0, le=1000, description="temperature by which the decoder's logits are divided")
+    repeat_penalty: float = Field(
+        1.0, ge=1, le=1000, description="factor by which tokens already in the hypothesis are penalised; 1: none"
+    )
+    length_penalty: float = Field(0.0, ge=0, le=10, description="hypotheses are ranked by score / length ^ penalty")
+    ctc_weight: Share = Field(0.3, description="joint: weight w in (1 - w) x attention + w x CTC")
+    candidates: int = Field(20, ge=1, le=MOST_TOKENS, description="joint: tokens of each hypothesis scored by CTC")
+    language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
+    lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
 
     @model_validator(mode="after")
     def _weight_belongs_to_a_language_model(self) -> Decoding:
@@ -263,8 +298,8 @@ class Decoding(Section):
         return self
 
 
-class Config(Section):
-    """One training run, whole."""
+class Config(ConfigSection):
+    """Configuration of one training run."""
 
     data: Data = Data()
     features: Features = Features()
@@ -298,73 +333,3 @@ class Config(Section):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields `("model.dropout", 0.1)` for every leaf of a nested mapping."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for key, value in leaves.items():
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
-
-
-def problems(error: ValidationError, tree: type[BaseModel] | None = None) -> list[str]:
-    """One line for each mistake that pydantic found: key, reason, value; `tree` is what was read, if not a Config."""
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "configuration"
-        reason = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            reason = f"unknown key; the keys here are {', '.join(known_keys(item['loc'][:-1], tree))}"
-        elif item["type"] != "value_error":
-            reason += f", but got {item['input']!r}"
-        lines.append(f"{key}: {reason}")
-    return lines
-
-
-def known_keys(path: tuple[int | str, ...] = (), tree: type[BaseModel] | None = None) -> list[str]:
-    """The keys of the section at `path`, for messages; empty where there is no such section."""
-    section: Any = tree or Config
-    for part in path:
-        field = section.model_fields.get(part)
-        section = field.annotation if field else None
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return []
-    return list(section.model_fields)
-
-
-def parse_config(tree: Mapping[str, Any], source: str) -> Config:
-    """Checks a tree of plain values; `source` is the file or place to name in the error."""
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(problems(error)), "Correct the keys named above.") from None
-
-
-def load_config(path: Path) -> Config:
-    """Reads a YAML or JSON configuration file.
-
-    Raises:
-        InputError: it cannot be read, or holds mistakes; the message names their lines or keys.
-    """
-    try:
-        document = Document(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}", "Give a configuration file.") from None
-    document.check()
-    if not isinstance(document.tree, Mapping):
-        raise InputError(f"{path}: a configuration is a mapping of sections", f"Start from: {', '.join(known_keys())}.")
-    return parse_config(document.tree, str(path))

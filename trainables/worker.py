@@ -56,7 +56,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 def _train(settings: dict[str, Any]) -> None:
     import torch
 
-    from trainables.config import parse_config
+    from trainables.config_parsing import parse_config
     from trainables.data.corpus import Corpus
     from trainables.training.loop import train
 

@@ -29,7 +29,8 @@ from asr_platform.study.ledger import Ledger
 from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
-from trainables.config import Section, problems
+from trainables.config import ConfigSection
+from trainables.config_parsing import problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
@@ -189,7 +190,7 @@ class Sweep:
         return cls(home, outcome.name)
 
 
-class Sizes(Section):
+class Sizes(ConfigSection):
     """The numbers that verbs take; None leaves one to the space or to the machine."""
 
     trials: Whole | None = Field(None, ge=1, le=MOST_TRIALS)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.space import Space
-from trainables.config import Config, flatten, parse_config, unflatten
+from trainables.config import Config
+from trainables.config_parsing import flatten, parse_config, unflatten
 
 AVERAGE, AVERAGED = "training.average", "average of the best 4"
 LANGUAGE_MODEL = "language model"  # the place of its folder in the strategies below

@@ -34,7 +34,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from search_spaces.space import Space
-from trainables.config import Config, Model, Tokenizer, load_config
+from trainables.config import Config, Model, Tokenizer
+from trainables.config_parsing import load_config
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS

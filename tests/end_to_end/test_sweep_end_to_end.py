@@ -19,7 +19,8 @@ from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
 from asr_platform.analysis.bootstrap import difference
-from trainables.config import Config, flatten
+from trainables.config import Config
+from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import UtteranceErrors
 

@@ -21,7 +21,8 @@ from reading import GOOD, mistakes
 from search_spaces.distributions import Choice, Float, Int
 from search_spaces.settings import Asha, Settings
 from search_spaces.space import DEFAULTS, FIXED, TYPES, Space, is_space, shipped
-from trainables.config import Config, ParameterGroup, flatten, parse_config, unflatten
+from trainables.config import Config, ParameterGroup
+from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.errors import InputError
 
 

@@ -14,7 +14,8 @@ from reading import GOOD, mistakes
 
 from search_spaces.settings import Settings
 from search_spaces.space import DEFAULTS, Space, is_space
-from trainables.config import Config, load_config
+from trainables.config import Config
+from trainables.config_parsing import load_config
 from trainables.errors import InputError
 
 

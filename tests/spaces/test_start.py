@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proposals import Drawn
 
 from search_spaces.space import STRUCTURED, Space
-from trainables.config import unflatten
+from trainables.config_parsing import unflatten
 from trainables.errors import InputError
 
 SPACE = """

@@ -11,7 +11,7 @@ import yaml
 
 from asr_platform.study.feasibility import Feasibility
 from search_spaces.space import Space
-from trainables.config import flatten
+from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.training.loop import Trainer, default_device

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainables.config import Config, Model, flatten, parse_config, unflatten
+from trainables.config import Config, Model
+from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe

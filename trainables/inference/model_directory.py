@@ -24,7 +24,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from trainables.checksums import copy_checksums, record_checksums, verify_checksums
-from trainables.config import Config, problems
+from trainables.config import Config
+from trainables.config_parsing import problems
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import check_decodable, replaced

@@ -18,7 +18,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from trainables.config import Decoding, problems
+from trainables.config import Decoding
+from trainables.config_parsing import problems
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import Recipe
 from trainables.data.text.tokenizer import Tokenizer

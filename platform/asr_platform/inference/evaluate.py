@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from asr_platform.tracking.model_names import registered_language_model
-from trainables.config import Decoding, parse_config
+from trainables.config import Decoding
+from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus, Split
 from trainables.decoding import Search
 from trainables.errors import InputError

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from asr_platform.study.samplers import Misfit, distributions_of, fitting
 from search_spaces.distributions import as_text
 from search_spaces.space import STRUCTURED, Space
-from trainables.config import flatten
+from trainables.config_parsing import flatten
 from trainables.errors import InputError
 
 AGAIN = "#"  # in a study, between a key whose choices have changed and the number of the change

@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, Schema
 
 import trainables
 from asr_platform.tracking.model_names import LANGUAGE_MODEL, MODEL
-from trainables.config import parse_config
+from trainables.config_parsing import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.model_directory import CONFIG, kind_of, read_json

@@ -26,7 +26,8 @@ from asr_platform.tuning.cluster import Options
 from search_spaces.distributions import as_text
 from search_spaces.settings import Limits
 from search_spaces.space import STRUCTURED, Space
-from trainables.config import Config, flatten, parse_config, unflatten
+from trainables.config import Config
+from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value

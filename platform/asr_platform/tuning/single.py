@@ -11,7 +11,8 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
 from search_spaces.space import Space, is_space
-from trainables.config import Config, load_config
+from trainables.config import Config
+from trainables.config_parsing import load_config
 
 UNLIMITED = 10**12  # parameters
 

@@ -25,7 +25,8 @@ from asr_platform.study.provenance import RECORD, provenance
 from asr_platform.tracking.runs import DESCRIPTION, FAILURES, LEDGER, LEFT, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.ui import VIEW, address_of_view, view_of_sweep
 from search_spaces.space import Space
-from trainables.config import Config, flatten
+from trainables.config import Config
+from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples
 
