@@ -89,17 +89,17 @@ def test_words_are_found_where_they_were_said(learned: Learned) -> None:
         ends = np.cumsum([len(part) for part in said]) * tiny.RECIPE.hop_seconds
         speech.append(np.concatenate(said))
         spoken.append(list(zip(words, np.concatenate([[0.0], ends[1::2]]), ends[::2], strict=True)))
-    found = learned.recognizer.align(speech, texts)
+    found = tiny.align(learned.recognizer, speech, texts)
     for words, truth in zip(found, spoken, strict=True):
         assert [word.text for word in words] == [text for text, _, _ in truth]
         for word, (_, start, end) in zip(words, truth, strict=True):
             assert abs(word.start - start) < 0.06 and abs(word.end - end) < 0.06
-    assert learned.recognizer.align(speech[:1], texts[:1]) == found[:1]
-    (unseen,) = learned.recognizer.align(speech[:1], ["A Ω? CAB"])
+    assert tiny.align(learned.recognizer, speech[:1], texts[:1]) == found[:1]
+    (unseen,) = tiny.align(learned.recognizer, speech[:1], ["A Ω? CAB"])
     assert [word.text for word in unseen] == ["A", "Ω?", "CAB"]
     assert all(word.start < word.end for word in unseen)
-    assert learned.recognizer.align(speech[:1], [""]) == [[]]
-    assert learned.recognizer.align([], []) == []
+    assert tiny.align(learned.recognizer, speech[:1], [""]) == [[]]
+    assert tiny.align(learned.recognizer, [], []) == []
 
 
 def test_loading_leaves_the_model_ready_to_transcribe(saved: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.decoding import Word
-from trainables.inference.segmentation import LEVEL_SAMPLES, Piece, joined, pieces
+from trainables.inference.segmentation import LEVEL_SAMPLES, Piece, join_words, pieces
 
 MARGIN = 0.1  # seconds of silence on each side of a cut
 LEVEL = LEVEL_SAMPLES / SAMPLE_RATE  # how finely a silence is seen
@@ -130,7 +130,7 @@ def test_overlapping_pieces_give_what_was_said(
                 found.append(Word(text if inside else cut or "", *times))
         return found
 
-    found = joined([(piece(start, end), heard(start, end)) for start, end in spans])
+    found = join_words([(piece(start, end), heard(start, end)) for start, end in spans])
     assert [word.text for word in found] == [word.text for word in words]
     assert all(one.end <= other.start + 1e-9 for one, other in pairwise(found))
     assert all(0 <= word.start <= word.end <= now + 1 / SAMPLE_RATE for word in found)
@@ -139,7 +139,7 @@ def test_overlapping_pieces_give_what_was_said(
 def test_pieces_that_agree_in_nothing_part_in_the_middle() -> None:
     left = [Word("A", 0.0, 1.0), Word("B", 4.2, 4.8), Word("C", 5.2, 5.8)]
     right = [Word("D", 0.1, 0.7), Word("E", 1.3, 1.9), Word("F", 2.5, 3.0)]
-    found = joined([(piece(0, 6), left), (piece(4, 10), right)])
+    found = join_words([(piece(0, 6), left), (piece(4, 10), right)])
     assert [word.text for word in found] == ["A", "B", "E", "F"]
     assert found[2] == Word("E", 5.3, 5.9)
 
@@ -147,5 +147,5 @@ def test_pieces_that_agree_in_nothing_part_in_the_middle() -> None:
 def test_pieces_side_by_side_follow_each_other() -> None:
     """Times are those of the recording, and no word ends behind its piece."""
     parts = [(piece(0, 2), [Word("A", 0.5, 2.1)]), (piece(2, 3), []), (piece(3, 5), [Word("A", 0.0, 0.5)])]
-    assert joined(parts) == [Word("A", 0.5, 2.0), Word("A", 3.0, 3.5)]
-    assert joined([]) == []
+    assert join_words(parts) == [Word("A", 0.5, 2.0), Word("A", 3.0, 3.5)]
+    assert join_words([]) == []

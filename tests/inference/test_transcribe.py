@@ -16,17 +16,17 @@ import tiny
 from command import PLATFORM
 from recorded import RATE, tone, tones, write_audio, write_samples
 
-from asr_platform.cli import models
 from asr_platform.inference import transcribe as transcription
+from asr_platform.inference.formats import FORMATS, Transcript
 from asr_platform.inference.recordings import find_recordings
 from asr_platform.inference.subtitles import text_of
-from asr_platform.inference.transcribe import FORMATS, Transcript, transcribe, transcribe_to
+from asr_platform.inference.transcribe import transcribe, transcribe_to
 from trainables.config import Loss
 from trainables.data.audio import read_audio
 from trainables.data.features import Recipe, Samples
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
-from trainables.inference.segmentation import joined, pieces
+from trainables.inference.segmentation import join_words, pieces
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def test_files_of_any_rate_come_back_in_their_order(made: Made, tmp_path: Path) 
     texts = made.texts(*map(read_audio, files))
     assert len(set(texts)) > 2
     found = made.transcripts(*files)
-    assert [(transcript.recording.name, transcript.text) for transcript in found] == [
+    assert [(transcript.name, transcript.text) for transcript in found] == [
         (str(file), text) for file, text in zip(files, texts, strict=True)
     ]
     assert [transcript.seconds for transcript in found] == pytest.approx([0.9, 0.2, 1.5, 0.4, 0.01], abs=1e-4)
-    assert all(transcript.words is None for transcript in found)
+    assert all(not transcript.words for transcript in found)
     assert made.transcripts(*files[::-1]) == found[::-1]
 
 
@@ -103,7 +103,9 @@ def test_many_files_are_taken_a_few_at_a_time(
     taken: list[int] = []
     spied = replace(made.recognizer)
     monkeypatch.setattr(
-        spied, "transcribe", lambda items, search: taken.append(len(items)) or made.recognizer.transcribe(items)
+        spied,
+        "transcribe_timed",
+        lambda items, search, timed: taken.append(len(items)) or made.recognizer.transcribe_timed(items, search, timed),
     )
     assert [item.text for item in transcribe(spied, find_recordings([str(file) for file in files]))] == [
         item.text for item in whole
@@ -195,7 +197,7 @@ def test_a_long_recording_is_cut_at_its_silences(made: Made, tmp_path: Path) -> 
     for number, word in zip(numbers, words, strict=True):
         assert cut[number].start / RATE <= word.start < word.end <= cut[number].end / RATE
     (plain,) = made.transcripts(file, piece_seconds=4.0)
-    assert (plain.text, plain.words) == (found.text, None)
+    assert (plain.text, plain.words) == (found.text, [])
 
 
 def test_pieces_are_as_long_as_training_utterances(made: Made, tmp_path: Path) -> None:
@@ -214,10 +216,10 @@ def test_pieces_without_a_silence_overlap(made: Made, untimed: Made, tmp_path: P
     assert [(piece.start / RATE, piece.end / RATE) for piece in cut] == [(0, 4), (3, 7), (6, 10)]
     features = [made.recognizer.recipe.compute(samples[piece.start : piece.end]) for piece in cut]
     said = ["A B C D", "E F G H", "I J K L"]
-    aligned = joined(list(zip(cut, made.recognizer.align(features, said), strict=True)))
+    aligned = join_words(list(zip(cut, tiny.align(made.recognizer, features, said), strict=True)))
     for model, text in ((made, text_of(aligned)), (untimed, "A B C E F G I J K L")):
         speaking = Made(model.model, replace(model.recognizer))
-        speaking.recognizer.transcribe = lambda items, search: said
+        speaking.recognizer.decode = lambda *encoded: said
         assert [found.text for found in speaking.transcripts(file, piece_seconds=4.0)] == [text]
 
 
@@ -250,7 +252,7 @@ def calls(tmp_path: Path) -> Path:
 
 
 def test_text_is_a_line_a_recording(made: Made, calls: Path) -> None:
-    expected = [f"{item.recording.name}\t{item.text}" for item in made.transcripts(calls, piece_seconds=4.0)]
+    expected = [f"{item.name}\t{item.text}" for item in made.transcripts(calls, piece_seconds=4.0)]
     assert lines(made, calls) == expected
     out = calls.parent / "all.txt"
     assert lines(made, calls, out=out) == [f"{out}: 3 transcribed"]
@@ -294,7 +296,7 @@ def test_json_has_phrases_and_words_with_times(made: Made, calls: Path) -> None:
     tree = json.loads(printed)
     for recording, transcript in zip(tree, made.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
         assert list(recording) == ["file", "duration", "text", "segments"]
-        assert (recording["file"], recording["text"]) == (transcript.recording.name, transcript.text)
+        assert (recording["file"], recording["text"]) == (transcript.name, transcript.text)
         assert recording["duration"] == pytest.approx(transcript.seconds, abs=1e-3)
         words = [word for segment in recording["segments"] for word in segment["words"]]
         for written, word in zip(words, transcript.words or [], strict=True):
@@ -312,8 +314,8 @@ def test_a_folder_has_a_file_for_each_recording(made: Made, calls: Path, format:
     assert lines(made, calls, format=format, out=f"{out}/") == [str(path) for path in written]
     assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(written)
     for path, transcript in zip(written, made.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
-        assert path.read_text() == FORMATS[format](transcript) + "\n"
-        (alone,) = lines(made, transcript.recording.name, format=format)
+        assert path.read_text() == FORMATS[format].write(transcript) + "\n"
+        (alone,) = lines(made, transcript.name, format=format)
         if format == "json":
             assert json.loads(alone) == [json.loads(path.read_text())]
         else:
@@ -367,7 +369,3 @@ def test_without_ctc_words_have_no_times(untimed: Made, calls: Path, format: str
         lines(untimed, calls / "a.wav", format=format)
     assert "txt" in error.value.remedy
     assert lines(untimed, calls / "a.wav")[0].startswith(str(calls / "a.wav"))
-
-
-def test_the_command_offers_every_format() -> None:
-    assert list(FORMATS) == models.FORMATS

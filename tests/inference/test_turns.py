@@ -32,7 +32,7 @@ def test_turns_change_no_result(seconds: float, learned: Learned, monkeypatch: p
     one, other = learned.recognizer, shared(learned)
     texts = one.transcribe(speech)
     assert other.transcribe(speech) == texts and other.transcribe([]) == []
-    assert other.align(speech, texts) == one.align(speech, texts)
+    assert other.transcribe_timed(speech) == one.transcribe_timed(speech)
 
 
 def test_the_smallest_request_is_next_and_of_equal_ones_the_earliest() -> None:
@@ -67,7 +67,7 @@ def test_a_request_that_is_late_ends_and_holds_up_nobody(learned: Learned) -> No
     with pytest.raises(LateError):
         recognizer.for_request(1.0, time.monotonic()).transcribe(speech)
     with recognizer.turns.turn(0.0), pytest.raises(LateError):
-        recognizer.for_request(1.0, time.monotonic() + 0.05).align(speech, ["CAB"])
+        recognizer.for_request(1.0, time.monotonic() + 0.05).transcribe_timed(speech)
     with pytest.raises(ZeroDivisionError), recognizer.turns.turn(0.0):
         raise ZeroDivisionError
     assert recognizer.for_request(1.0, math.inf).transcribe(speech) == learned.recognizer.transcribe(speech)

@@ -20,6 +20,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import Recipe
 from trainables.data.text.tokenizer import Tokenizer
+from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import TrainedModel
 from trainables.inference.recognizer import Recognizer
@@ -156,3 +157,14 @@ def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokeniz
     folder.mkdir()
     TextModel(settings, network, tokenizer, recognizer.corpus_hash).save(folder)
     return folder
+
+
+def align(recognizer: Recognizer, features: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[Word]]:
+    """Words of given texts with the times at which utterances have them."""
+    found: list[list[Word]] = [[] for _ in features]
+    with torch.no_grad():
+        for indices, states_BSD, state_lengths_B, _ in recognizer.encode(features):
+            rows = recognizer.align([texts[index] for index in indices], states_BSD, state_lengths_B)
+            for index, words in zip(indices, rows, strict=True):
+                found[index] = words
+    return found

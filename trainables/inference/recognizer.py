@@ -1,7 +1,7 @@
-"""A recogniser: everything between feature frames and text.
+"""A recogniser: log-mel features in, text and the times of words out.
 
-Its model directory has one file more than every model's (model_directory.py): `features.json`, with the feature recipe,
-the training statistics and how fast people spoke.
+Its model directory has `features.json` beside the files of every model (model_directory.py): the feature recipe and
+statistics of the training split.
 
 Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V vocabulary.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -38,17 +38,26 @@ from trainables.inference.model_directory import (
 from trainables.models.speech_transformer import SpeechTransformer
 
 LANGUAGE_MODEL = "decoding.language_model"
-SPARE_TOKENS = 10  # how far a hypothesis may run past the fastest speech heard in training
-SPARE_RATE = 1.25
-USUAL_SECONDS = 30.0  # where a model does not say how long its training utterances were
+# A hypothesis has at most SPARE_RATE x frames x the highest token rate of the training split + SPARE_TOKENS tokens.
+SPARE_RATE, SPARE_TOKENS = 1.25, 10
+USUAL_SECONDS = 30.0  # where `features.json` does not have `usual_seconds`
+BATCH_FRAMES = 20_000
+
+
+class TimedText(NamedTuple):
+    """Text of an utterance or recording, and its words with times in seconds from the start."""
+
+    text: str
+    words: list[Word]
 
 
 class FeatureStatistics(BaseModel):
     """Content of `features.json`.
 
     Attributes:
-        mean, std: of each bin over the training split.
-        tokens_per_frame, usual_seconds: see `Recognizer`; earlier models do not have the second.
+        mean, std: mean and standard deviation of each mel bin over the training split.
+        tokens_per_frame: highest token rate of an utterance in the training split.
+        usual_seconds: duration that 90% of the training utterances do not exceed; absent in early models.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -68,11 +77,12 @@ class FeatureStatistics(BaseModel):
 
 @dataclass
 class Recognizer(TrainedModel):
-    """A model with what it needs around it.
+    """A trained recogniser with its feature recipe, normalisation and tokenizer.
 
     Args:
-        tokens_per_frame: the fastest speech in the training split, which bounds the length of a hypothesis.
-        usual_seconds: nine of ten utterances in the training split are no longer.
+        mean, std: mean and standard deviation of each mel bin over the training split, (F,).
+        tokens_per_frame: highest token rate of an utterance in the training split; it bounds the length of hypotheses.
+        usual_seconds: duration that 90% of the training utterances do not exceed.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (*TrainedModel.FILES, FEATURES)
@@ -85,10 +95,11 @@ class Recognizer(TrainedModel):
     usual_seconds: float = USUAL_SECONDS
 
     def normalizer(self) -> Normalizer:
+        """Feature normalisation as in training."""
         return Normalizer(self.config.features, self.mean, self.std, self.device)
 
     def search(self, decoding: Decoding | None = None) -> Search:
-        """How `decoding` searches; None: the configuration's own. Its language model is loaded here.
+        """Search of a section `decoding` (None: that of the configuration), with its language model loaded.
 
         Raises:
             InputError: the language model cannot be loaded, or has another tokenizer.
@@ -101,74 +112,74 @@ class Recognizer(TrainedModel):
         return Search(decoding, language_model.model)
 
     def decode(self, search: Search, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
-        """Texts from encoder states; `frames_B` are the utterances' input lengths."""
+        """Texts that `search` finds from encoder states; `frames_B` are the lengths of the input features."""
         limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
         return [self.tokenizer.decode(ids) for ids in search(self.model, states_BSD, state_lengths_B, limit_B)]
 
     def decode_ctc(self, ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[str]:
-        """Greedy CTC decoding."""
+        """Texts by greedy CTC decoding."""
         return [self.tokenizer.decode(ids) for ids in ctc_greedy(ctc_logits_BSV, state_lengths_B)]
 
-    @torch.no_grad()
+    def align(self, texts: Sequence[str], states_BSD: Tensor, state_lengths_B: Tensor) -> list[list[Word]]:
+        """Words of each text with their times in seconds, from encoder states.
+
+        The times are those of the likeliest CTC alignment. A model trained without CTC (`loss.ctc_weight: 0`) has none:
+        the words are then spread evenly over the utterance.
+        """
+        seconds = self.config.model.reduction_factor * self.recipe.hop_seconds  # of an encoder state
+        rows = [text.split() for text in texts]
+        if not self.config.loss.ctc_weight:
+            return [_spread(row, length * seconds) for row, length in zip(rows, state_lengths_B.tolist(), strict=True)]
+        with self.autocast():
+            ctc_logits_BSV = self.model.ctc_head(states_BSD)
+        tokens, places = zip(*map(self._tokens, rows), strict=True)
+        return [
+            [Word(word, spans[first][0] * seconds, spans[last][1] * seconds)
+             for word, (first, last) in zip(row, ends, strict=True)]
+            for row, ends, spans in zip(rows, places, ctc_align(ctc_logits_BSV, state_lengths_B, tokens), strict=True)
+        ]  # fmt: skip
+
     def transcribe(
+        self, features: Sequence[np.ndarray | Tensor], search: Search | None = None, batch_frames: int = BATCH_FRAMES
+    ) -> list[str]:
+        """Texts of utterances, in the order given.
+
+        Args:
+            features: a (T, F) array of the model's recipe for each utterance.
+            search: a search made by `self.search`; None: the search of the configuration.
+            batch_frames: the largest number of frames, padding included, that are encoded at once.
+        """
+        return [found.text for found in self.transcribe_timed(features, search, False, batch_frames)]
+
+    @torch.no_grad()
+    def transcribe_timed(
         self,
         features: Sequence[np.ndarray | Tensor],
         search: Search | None = None,
-        batch_frames: int = 20_000,
-    ) -> list[str]:
-        """Texts of utterances given as (T, F) arrays of this model's recipe, in the order given.
+        timed: bool = True,
+        batch_frames: int = BATCH_FRAMES,
+    ) -> list[TimedText]:
+        """Texts of utterances and, if `timed`, their words with times (see `align`), in the order given.
 
         Args:
-            search: of `self.search`; None: as the configuration says.
+            features: a (T, F) array of the model's recipe for each utterance.
+            search: a search made by `self.search`; None: the search of the configuration.
+            batch_frames: the largest number of frames, padding included, that are encoded at once.
         """
         search = search or self.search()
-        texts = [""] * len(features)
-        for indices, states_BSD, state_lengths_B, lengths_B in self._encoded(features, batch_frames):
+        found = [TimedText("", [])] * len(features)
+        for indices, states_BSD, state_lengths_B, lengths_B in self.encode(features, batch_frames):
             with self.autocast():
-                found = self.decode(search, states_BSD, state_lengths_B, lengths_B)
-            for index, text in zip(indices, found, strict=True):
-                texts[index] = text
-        return texts
-
-    @torch.no_grad()
-    def align(
-        self, features: Sequence[np.ndarray | Tensor], texts: Sequence[str], batch_frames: int = 20_000
-    ) -> list[list[Word]]:
-        """When each word of a text was said, by the CTC head: seconds from the start of its utterance.
-
-        A word is what stands between white space. The times mean nothing where CTC was not trained
-        (`loss.ctc_weight` of 0).
-        """
-        words = [text.split() for text in texts]
-        tokens = [self._tokens(row) for row in words]
-        seconds = self.config.model.reduction_factor * self.recipe.hop_seconds  # of an encoder state
-        found: list[list[Word]] = [[] for _ in features]
-        for indices, states_BSD, state_lengths_B, _ in self._encoded(features, batch_frames):
-            with self.autocast():
-                ctc_logits_BSV = self.model.ctc_head(states_BSD)
-            spans = ctc_align(ctc_logits_BSV, state_lengths_B, [tokens[index][0] for index in indices])
-            for index, said in zip(indices, spans, strict=True):
-                found[index] = [
-                    Word(text, said[first][0] * seconds, said[last][1] * seconds)
-                    for text, (first, last) in zip(words[index], tokens[index][1], strict=True)
-                ]
+                texts = self.decode(search, states_BSD, state_lengths_B, lengths_B)
+            words = self.align(texts, states_BSD, state_lengths_B) if timed else [[] for _ in texts]
+            for index, text, row in zip(indices, texts, words, strict=True):
+                found[index] = TimedText(text, row)
         return found
 
-    def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
-        """The tokens of a text of these words, and which are the first and the last of each word."""
-        between = self.tokenizer.encode([" "])[0] if self.tokenizer.kind == "char" else []
-        tokens: list[int] = []
-        places = []
-        for word in self.tokenizer.encode(words):
-            tokens += between if tokens else []
-            places.append((len(tokens), len(tokens) + len(word) - 1))
-            tokens += word
-        return tokens, places
-
-    def _encoded(
-        self, features: Sequence[np.ndarray | Tensor], batch_frames: int
+    def encode(
+        self, features: Sequence[np.ndarray | Tensor], batch_frames: int = BATCH_FRAMES
     ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-        """Batches of utterances: their numbers, encoder states, states and frames of each."""
+        """Batches of utterances of like length: their indices, states_BSD, state_lengths_B and frames_B."""
         self.model.eval()
         normalize = self.normalizer()
         for indices in in_batches([len(item) for item in features], batch_frames):
@@ -178,6 +189,17 @@ class Recognizer(TrainedModel):
             with self.autocast():
                 states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
             yield indices.tolist(), states_BSD, state_lengths_B, lengths_B
+
+    def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of a text, and the positions of the first and the last token of each word."""
+        between = self.tokenizer.encode([" "])[0] if self.tokenizer.kind == "char" else []
+        tokens: list[int] = []
+        places = []
+        for word in self.tokenizer.encode(words):
+            tokens += between if tokens else []
+            places.append((len(tokens), len(tokens) + len(word) - 1))
+            tokens += word
+        return tokens, places
 
     def write(self, folder: Path) -> None:
         """Writes `FILES` into an existing folder, without their checksums."""
@@ -233,3 +255,9 @@ class Recognizer(TrainedModel):
             found.tokens_per_frame,
             found.usual_seconds,
         )
+
+
+def _spread(words: list[str], seconds: float) -> list[Word]:
+    """Words of equal duration over `seconds`."""
+    each = seconds / max(1, len(words))
+    return [Word(word, number * each, (number + 1) * each) for number, word in enumerate(words)]

@@ -102,7 +102,7 @@ def _piece(first: int, behind: int, silent_T: npt.NDArray[np.bool_], samples: in
     return Piece(first * LEVEL_SAMPLES, min(behind * LEVEL_SAMPLES, samples), spoken=not silent_T[first:behind].all())
 
 
-def joined(parts: Sequence[tuple[Piece, Sequence[Word]]]) -> list[Word]:
+def join_words(parts: Sequence[tuple[Piece, Sequence[Word]]]) -> list[Word]:
     """The words of a recording from those of its pieces, in order.
 
     Where two pieces overlap, one follows the other behind a word that both heard at about the same time. Without such

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from trainables.decoding import Search, Word
+from trainables.decoding import Search
 from trainables.errors import InputError
-from trainables.inference.recognizer import Recognizer
+from trainables.inference.recognizer import BATCH_FRAMES, Recognizer, TimedText
 
 TURN_SECONDS = {"cpu": 100.0, "cuda": 300.0}  # of audio: some seconds of work, and enough to be decoded as a batch
 
@@ -133,25 +133,24 @@ class SharedRecognizer(Recognizer):
         """The same recogniser for a request with so much audio."""
         return replace(self, seconds=seconds, deadline=deadline)
 
-    def transcribe(
-        self, features: Sequence[np.ndarray | Tensor], search: Search | None = None, batch_frames: int = 20_000
-    ) -> list[str]:
-        """As `Recognizer.transcribe`, in turns."""
-        search, texts = search or self.search(), []
-        for some in self._portions(features):
-            with self.turns.turn(self.seconds, self.deadline):
-                texts += super().transcribe(features[some], search, batch_frames)
-        return texts
+    def transcribe_timed(
+        self,
+        features: Sequence[np.ndarray | Tensor],
+        search: Search | None = None,
+        timed: bool = True,
+        batch_frames: int = BATCH_FRAMES,
+    ) -> list[TimedText]:
+        """Texts of utterances as `Recognizer.transcribe_timed` gives them, computed in turns.
 
-    def align(
-        self, features: Sequence[np.ndarray | Tensor], texts: Sequence[str], batch_frames: int = 20_000
-    ) -> list[list[Word]]:
-        """As `Recognizer.align`, in turns."""
-        words: list[list[Word]] = []
+        Raises:
+            LateError: the deadline has passed.
+        """
+        search = search or self.search()
+        found: list[TimedText] = []
         for some in self._portions(features):
             with self.turns.turn(self.seconds, self.deadline):
-                words += super().align(features[some], texts[some], batch_frames)
-        return words
+                found += super().transcribe_timed(features[some], search, timed, batch_frames)
+        return found
 
     def _portions(self, features: Sequence[np.ndarray | Tensor]) -> Iterator[slice]:
         """Utterances that make up a turn, at least one."""

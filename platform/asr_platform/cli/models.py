@@ -27,6 +27,7 @@ from asr_platform.cli.parameters import (
     PIECE_SECONDS,
     SHARE,
 )
+from asr_platform.inference.formats import FORMATS
 from trainables.errors import InputError
 
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
@@ -92,13 +93,10 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
         click.echo(f"{key:>20}  {value:{kind}}")
 
 
-FORMATS = ["txt", "json", "srt", "vtt"]
-
-
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
 @click.argument("paths", type=PATH_OR_NAME, nargs=-1, required=True, metavar="PATH...")
-@click.option("--format", "format", type=click.Choice(FORMATS), help="Default: as --out ends, or txt.")
+@click.option("--format", "format", type=click.Choice(list(FORMATS)), help="Default: as --out ends, or txt.")
 @click.option(
     "--out", type=PATH_OR_NAME, metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording."
 )

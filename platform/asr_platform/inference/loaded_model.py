@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr_platform.inference import evaluate as using
+from asr_platform.inference.evaluate import evaluate_model, load, write_submission
+from asr_platform.inference.formats import Transcript, as_tree
 from asr_platform.inference.recordings import Recording
-from asr_platform.inference.transcribe import Transcript, as_tree, transcribe
+from asr_platform.inference.transcribe import transcribe
 from asr_platform.storage.home import where_runs_live
 from asr_platform.tracking.model_names import located
 from trainables.bounds import LONGEST_PIECE
@@ -34,7 +35,7 @@ def load_model(model: str | Path, *, home: str | Path | None = None) -> LoadedMo
         InputError: there is none, or it is no recogniser.
     """
     folder = located(where_runs_live(home), str(model))
-    return LoadedModel(folder, using.load(folder))
+    return LoadedModel(folder, load(folder))
 
 
 class LoadedModel:
@@ -81,11 +82,11 @@ class LoadedModel:
         Args:
             decoding: keys of the configuration's section `decoding`, such as method="joint"; default: the model's own.
         """
-        return using.evaluate_model(self.folder, Path(data), split, decoding)
+        return evaluate_model(self.folder, Path(data), split, decoding)
 
     def submit(self, data: str | Path, split: str, out: str | Path) -> int:
         """Writes the course's submission file for a split; returns its number of rows."""
-        return using.write_submission(self.folder, Path(data), split, Path(out))
+        return write_submission(self.folder, Path(data), split, Path(out))
 
     def export(self, out: str | Path) -> None:
         """Writes the model as ONNX graphs into a new folder."""

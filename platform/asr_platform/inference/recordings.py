@@ -1,4 +1,4 @@
-"""What is to be transcribed: files, folders, patterns and standard input as a list of recordings."""
+"""Recordings to transcribe, from files, folders, patterns and standard input."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording.
+    """A recording to transcribe.
 
     Args:
-        name: as it was given, or found.
-        place: where its transcript lies in a folder of transcripts, without a suffix.
-        samples: of standard input, 16 kHz; all others are read from the file `name`.
+        name: path of the file, as it was given or found in a folder.
+        place: path of the transcript within an output folder, without a suffix.
+        samples: (N,) at 16 kHz; None: they are read from the file `name`.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Recording:
 
     @property
     def ready(self) -> bool:
-        """Whether it is a file of the course's features."""
+        """Whether the recording is a file of the course's features, and not audio."""
         return self.samples is None and self.name.lower().endswith(READY)
 
     def check(self, recipe: Recipe) -> None:
-        """Looks at its file, as far as that can be told at once.
+        """Checks the file without decoding all of it.
 
         Raises:
-            InputError: it cannot be read, or is of another recipe.
+            InputError: the file cannot be read, or has features of another recipe.
         """
         if self.ready and recipe.name != "hw4":
             raise InputError(
@@ -58,10 +58,10 @@ class Recording:
 
 
 def find_recordings(paths: Sequence[str]) -> list[Recording]:
-    """The recordings that the words of a command stand for, in their order.
+    """Recordings that the arguments of a command name, in their order.
 
-    A folder is all audio in it and below, and a pattern all files that it matches, both sorted; `-` is one recording on
-    standard input.
+    A folder stands for all audio files below it, and a pattern for all files that match, both sorted; `-` stands for
+    one recording on standard input.
 
     Raises:
         InputError: a path leads nowhere, a folder has no audio, a pattern matches nothing, or standard input has no
@@ -91,7 +91,7 @@ def find_recordings(paths: Sequence[str]) -> list[Recording]:
 
 
 def _audio_below(folder: str) -> list[str]:
-    """Audio files in a folder and those below it, hidden ones left out, sorted."""
+    """Sorted paths of the audio files below a folder, without hidden files and folders."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -104,10 +104,10 @@ def _audio_below(folder: str) -> list[str]:
 
 
 def _standard_input() -> Samples:
-    """Samples (N,) at 16 kHz of the one audio file that comes from there."""
+    """Samples (N,) at 16 kHz of the audio file on standard input."""
     if sys.stdin.isatty():
         raise InputError("-: standard input is a terminal", "Send audio into it: platform transcribe MODEL - < a.wav")
-    with tempfile.TemporaryFile() as file:  # the length of a pipe is known at its end
+    with tempfile.TemporaryFile() as file:  # a pipe cannot be searched, a file can
         shutil.copyfileobj(sys.stdin.buffer, file)
         try:
             return read_audio(file, name="standard input")

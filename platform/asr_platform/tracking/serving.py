@@ -31,10 +31,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from trainables.data.audio import Limits, read_audio
-from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel
-from trainables.inference.long_form import Cut, cut, longest_piece, transcribe_cuts
+from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
 from trainables.inference.model_directory import kind_of
 from trainables.inference.serving import UNLIMITED, LateError, RequestLimits, SharedRecognizer, Turns
 
@@ -130,24 +129,23 @@ class Texts:
         for number, recording in enumerate(recordings):
             if time.monotonic() > deadline:
                 raise LateError
-            found, length = self.cut(recording, f"audio {number}")
-            seconds += length
+            found = self.cut(recording, f"audio {number}")
+            seconds += found.seconds
             if seconds > self.limits.seconds:
                 raise BadInput(f"the recordings are together longer than {self.limits.seconds:g} s")
             cuts.append(found)
         recognizer = self.recognizer.for_request(seconds, deadline)
-        return [text for text, _ in transcribe_cuts(recognizer, cuts, search=self.search)]
+        return [found.text for found in transcribe_cuts(recognizer, cuts, search=self.search)]
 
-    def cut(self, recording: Any, name: str) -> tuple[Cut, float]:
-        """The pieces of a recording, and its length in seconds."""
+    def cut(self, recording: Any, name: str) -> CutRecording:
+        """Cuts an audio file, given as bytes or in base64."""
         content = recording if isinstance(recording, bytes) else decoded(recording, name, self.limits)
         audio = Limits(self.limits.seconds, self.limits.channels, self.limits.rate)
         try:
             samples = read_audio(io.BytesIO(content), limits=audio, name=name)
-            found = cut(samples, self.recognizer.recipe, longest_piece(self.recognizer), name)
+            return cut(samples, self.recognizer.recipe, longest_piece(self.recognizer), name)
         except InputError as error:
             raise BadInput(error.problem) from None
-        return found, len(samples) / SAMPLE_RATE
 
 
 class Perplexities:

@@ -1,0 +1,83 @@
+"""Formats of transcripts, by the names of `platform transcribe --format`; importing this module imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from asr_platform.inference.subtitles import phrases, srt, text_of, vtt
+
+if TYPE_CHECKING:
+    from trainables.decoding import Word
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Transcript of a recording.
+
+    Args:
+        name: the recording's path as it was given, or found in a folder.
+        seconds: duration of the recording.
+        words: words with times in seconds from the start of the recording; empty where times were not asked for.
+    """
+
+    name: str
+    seconds: float
+    text: str
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class TranscriptFormat:
+    """A format of transcripts.
+
+    Args:
+        write: content of a file with one transcript.
+        write_all: lines of a file with several transcripts; None where a file holds one.
+        timed: whether the format needs the times of words.
+    """
+
+    write: Callable[[Transcript], str]
+    write_all: Callable[[Iterable[Transcript]], Iterator[str]] | None = None
+    timed: bool = True
+
+
+def as_tree(transcript: Transcript) -> dict[str, Any]:
+    """A transcript as JSON has it: its phrases (`segments`), and their words, with times in seconds."""
+    segments = [
+        {
+            "start": round(phrase[0].start, 3),
+            "end": round(phrase[-1].end, 3),
+            "text": text_of(phrase),
+            "words": [{"word": text, "start": round(start, 3), "end": round(end, 3)} for text, start, end in phrase],
+        }
+        for phrase in phrases(transcript.words)
+    ]
+    return {
+        "file": transcript.name,
+        "duration": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "segments": segments,
+    }
+
+
+def _json(tree: Any) -> str:
+    return json.dumps(tree, indent=2, ensure_ascii=False)
+
+
+def _text_lines(transcripts: Iterable[Transcript]) -> Iterator[str]:
+    return (f"{transcript.name}\t{transcript.text}" for transcript in transcripts)
+
+
+def _json_list(transcripts: Iterable[Transcript]) -> Iterator[str]:
+    yield _json([as_tree(transcript) for transcript in transcripts])
+
+
+FORMATS = {
+    "txt": TranscriptFormat(lambda transcript: transcript.text, _text_lines, timed=False),
+    "json": TranscriptFormat(lambda transcript: _json(as_tree(transcript)), _json_list),
+    "srt": TranscriptFormat(lambda transcript: srt(transcript.words, transcript.seconds)),
+    "vtt": TranscriptFormat(lambda transcript: vtt(transcript.words, transcript.seconds)),
+}
