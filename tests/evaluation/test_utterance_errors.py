@@ -49,7 +49,7 @@ def test_a_checkpoint_has_those_of_the_reported_validation(average: int, tiny_co
         assert errors.wer == trainer.history[-1]["val_wer"]
         frames = [split.features[start : start + count] for start, count in
                   zip(split.offsets, split.frames, strict=True)]  # fmt: skip
-        with trainer.averages.applied(trainer.averages.averages_epochs(epoch)):
+        with trainer.averages.applied(trainer.averages.ends_with_mean(epoch)):
             assert trainer.task.trained.transcribe(frames) == errors.hypotheses  # type: ignore[attr-defined]
 
 

@@ -21,7 +21,6 @@ from trainables.errors import InputError
 from trainables.inference.model_directory import TrainedModel
 from trainables.inference.recognizer import Recognizer
 from trainables.training.averaging import WeightAverages
-from trainables.training.checkpoint import load_averages
 from trainables.training.checkpoint_files import AVERAGES
 from trainables.training.loop import Trainer, train
 
@@ -74,6 +73,11 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in module.named_parameters()}
 
 
+def saved_averages(checkpoint: Path) -> dict[str, torch.Tensor]:
+    file = checkpoint / AVERAGES
+    return load_file(file) if file.exists() else {}
+
+
 def stepped(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
     """Trains an epoch; the weights before it and after each update."""
     found = [weights(trainer.model)]
@@ -101,7 +105,7 @@ def test_the_best_epochs_are_kept_and_of_equals_the_later() -> None:
         torch.nn.init.constant_(layer.weight, epoch)
         averages.consider(epoch, score)
     assert sorted(averages.best) == [4, 6]
-    assert averages.validated(mean=True)["weight"].tolist() == [[5.0, 5.0]]
+    assert averages.averaged(mean=True)["weight"].tolist() == [[5.0, 5.0]]
     with averages.applied(mean=True):
         assert layer.weight.tolist() == [[5.0, 5.0]]
     assert layer.weight.tolist() == [[6.0, 6.0]]
@@ -177,14 +181,14 @@ def test_an_average_may_begin_or_end_with_a_resumed_run(run_of: Callable[[str], 
 def test_a_checkpoint_holds_averages_only_where_they_are_asked_for(run_of: Callable[[str], Run]) -> None:
     folders = {case: run_of(case).folder / "epoch_3" for case in ("plain", "running", "best")}
     assert not (folders["plain"] / AVERAGES).exists()
-    kinds = {case: {name.partition(".")[0] for name in load_averages(folder)} for case, folder in folders.items()}
+    kinds = {case: {name.partition(".")[0] for name in saved_averages(folder)} for case, folder in folders.items()}
     assert kinds == {"plain": set(), "running": {"trained", "running"}, "best": {"best"}}
 
 
 def test_epochs_of_a_stage_are_not_averaged(run_of: Callable[[str], Run]) -> None:
     """Layers that took no part in them hold nothing yet."""
     for epoch, best in [(2, set()), (3, {"3"}), (4, {"3", "4"})]:
-        names = load_averages(run_of("both_after_a_stage").folder / f"epoch_{epoch}")
+        names = saved_averages(run_of("both_after_a_stage").folder / f"epoch_{epoch}")
         assert {name.split(".")[1] for name in names if name.startswith("best.")} == best
 
 

@@ -21,7 +21,7 @@ from trainables.checksums import CHECKSUMS
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
-from trainables.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from trainables.training.checkpoint import checkpoints_from, load_checkpoint, save_checkpoint
 from trainables.training.checkpoint_files import OPTIMIZER, TRAINING
 from trainables.training.loop import Trainer
 
@@ -68,7 +68,7 @@ def test_a_round_trip_restores_weights_optimizer_and_history(name: str, tiny_cor
     after = fresh(tiny_corpus, {"optimizer.name": name, "training.seed": 9})
     folder = save(before, tmp_path / "checkpoint")
     assert {path.name for path in folder.iterdir()} == {*ALL_FILES, CHECKSUMS}
-    assert load_checkpoint(folder, after.task.trained, after.optimizer) == before.history
+    assert load_checkpoint(folder, after.task.trained, after.optimizer).history == before.history
     for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
         assert torch.equal(one, other)
         states = before.optimizer.state[one], after.optimizer.state[other]
@@ -101,14 +101,14 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(victim: str, trained: 
         save(trained, folder)
     assert content(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
-    assert find_checkpoint(folder) == folder
+    assert checkpoints_from(folder) == [folder]
 
 
 def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(trained: Trainer, tmp_path: Path) -> None:
     with pytest.raises((OSError, SafetensorError)), full_disk(100):
         save(trained, tmp_path / "checkpoint")
     assert list(tmp_path.iterdir()) == []
-    assert find_checkpoint(tmp_path / "checkpoint") is None
+    assert checkpoints_from(tmp_path / "checkpoint") == []
 
 
 KILLED_WHILE_SAVING = """
@@ -147,14 +147,13 @@ def test_a_kill_while_folders_are_swapped_loses_no_checkpoint(
         for name, deadly in cases.items()
     ]
     assert [process.wait(timeout=300) for process in processes] == [9, 9, 9]
-    for name, folder in folders.items():
-        found = find_checkpoint(folder)
-        assert found is not None, name
+    for folder in folders.values():
+        found, *_ = checkpoints_from(folder)
         run = fresh(tiny_corpus)
-        assert load_checkpoint(found, run.task.trained, run.optimizer) == trained.history
+        assert load_checkpoint(found, run.task.trained, run.optimizer).history == trained.history
         # And the next checkpoint takes its place.
         save(trained, folder)
-        assert find_checkpoint(folder) == folder
+        assert checkpoints_from(folder) == [folder]
         assert not folder.with_name(".checkpoint.previous").exists()
 
 
@@ -210,7 +209,10 @@ def test_a_checkpoint_of_another_corpus_is_refused(trained: Trainer, tiny_corpus
 
 def test_a_longer_run_may_go_on_from_a_shorter_one(trained: Trainer, tiny_corpus: Corpus, tmp_path: Path) -> None:
     run = fresh(tiny_corpus, {"training.epochs": 9, "optimizer.lr": 1e-4, "loss.ctc_weight": 0.1})
-    assert load_checkpoint(save(trained, tmp_path / "checkpoint"), run.task.trained, run.optimizer) == trained.history
+    assert (
+        load_checkpoint(save(trained, tmp_path / "checkpoint"), run.task.trained, run.optimizer).history
+        == trained.history
+    )
 
 
 def test_every_file_is_json_safetensors_or_sentencepiece(trained: Trainer, tmp_path: Path) -> None:
@@ -250,7 +252,8 @@ sys.addaudithook(refuse_classes)
 pickle.load = pickle.loads = pickle.Unpickler = torch.load = torch.serialization.load = poison
 folder = Path(sys.argv[1])
 recognizer = Recognizer.load(folder)
-history = load_checkpoint(folder, recognizer, build_optimizer(recognizer.config.optimizer, recognizer.model))
+optimizer = build_optimizer(recognizer.config.optimizer, recognizer.model)
+history = load_checkpoint(folder, recognizer, optimizer).history
 print(len(history), len(recognizer.transcribe([torch.zeros(30, len(recognizer.mean))])))
 """
 

@@ -19,7 +19,7 @@ from trainables.errors import InputError
 from trainables.inference.language_model import TextModel
 from trainables.inference.recognizer import Recognizer
 from trainables.training.loop import Trainer, train
-from trainables.training.stages import enter, members, phase_of, trained_names
+from trainables.training.stages import enter, phase_of, subset, trained_names
 
 CPU = torch.device("cpu")
 STAGES: list[dict[str, Any]] = [
@@ -114,10 +114,10 @@ def test_layers_that_take_no_part_are_skipped() -> None:
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_a_larger_share_contains_a_smaller_one(utterances: int, seed: int, one: float, other: float) -> None:
-    small, large = (members(share, utterances, seed) for share in sorted((one, other)))
+    small, large = (subset(share, utterances, seed) for share in sorted((one, other)))
     assert set(small) <= set(large) <= set(range(utterances))
     assert len(small) == len(set(small)) >= min(one, other) * utterances
-    assert list(members(1.0, utterances, seed)) == list(range(utterances))
+    assert list(subset(1.0, utterances, seed)) == list(range(utterances))
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_the_schedule_spans_all_stages(tiny_corpus: Corpus) -> None:
     assert made == [trainer.updates_in(phase) for phase in trainer.phases]
     assert made[0] < made[1] == made[4]
     found = {index for update in trainer.updates_of(1) for indices, _ in update for index in indices}
-    assert found == set(members(0.5, 20, 0))
+    assert found == set(subset(0.5, 20, 0))
     recorder = Recorder()
     train(tiny.config(leaves), tiny_corpus, recorder)
     assert recorder.history[-1]["learning_rate"] == pytest.approx(0.1 * 1e-2)
     hours = [0.0] + [row["audio_hours"] for row in recorder.history]
     steps = [after - before for before, after in itertools.pairwise(hours)]
-    assert steps[0] == pytest.approx(tiny_corpus.training_split().seconds[members(0.5, 20, 0)].sum() / 3600, rel=1e-4)
+    assert steps[0] == pytest.approx(tiny_corpus.training_split().seconds[subset(0.5, 20, 0)].sum() / 3600, rel=1e-4)
     assert steps[0] < 0.7 * steps[1] and steps[1:] == pytest.approx([steps[1]] * 4)
 
 

@@ -1,7 +1,7 @@
-"""Averages of weights: a running one over updates, and the mean of the best epochs'.
+"""Averages of weights: an exponential moving average over updates, and the mean of the best epochs' weights.
 
-What is validated and saved as the model may then differ from what is trained, which goes on as if there were no
-average.
+Validation and the saved model use the average; training goes on from the weights that the optimizer changes, as if
+there were no average.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from trainables.config import Training
 from trainables.evaluation.metrics import objective, objective_value
 
 Weights = dict[str, Tensor]
-TRAINED, RUNNING, BEST = "trained", "running", "best"  # what a checkpoint's names begin with
+TRAINED, RUNNING, BEST = "trained.", "running.", "best."  # prefixes of tensor names in a checkpoint
 
 
 class WeightAverages:
-    """The averages that the configuration asks for; without any, the model is what is trained.
+    """The averages that a configuration asks for (`training.ema`, `training.average`); maybe none.
 
     Args:
-        model: whose weights are the ones that are trained, except inside `applied`.
+        model: has the trained weights, except inside `applied`.
     """
 
     def __init__(self, config: Training, model: nn.Module) -> None:
         self.decay, self.count, self.last_epoch = config.ema, config.average, config.epochs
         self.trained: dict[str, nn.Parameter] = dict(model.named_parameters())
         self.running = self._copy() if self.decay else {}
-        self.best: dict[int, Weights] = {}  # by epoch; on the CPU, for these may be many
+        self.best: dict[int, Weights] = {}  # by epoch; on the CPU, since there may be many
         self.scores: dict[int, float] = {}
 
     @torch.no_grad()
     def update(self, number: int) -> None:
-        """Takes in the weights after update `number`, counted from 0.
+        """Adds the weights after update `number`, counted from 0, to the moving average.
 
-        The decay rises to its final value, as TensorFlow's ExponentialMovingAverage has it: else a short run would end
-        with an average of its initial weights.
+        The decay rises to its final value, as in TensorFlow's ExponentialMovingAverage: else a short run would end with
+        an average of its initial weights.
         """
         if self.running:
             decay = min(self.decay, (1 + number) / (10 + number))
             torch._foreach_lerp_(list(self.running.values()), list(self.trained.values()), 1 - decay)
 
     def consider(self, epoch: int, score: float) -> None:
-        """Keeps what was validated in an epoch, where it is among the best; `score`: lower is better."""
+        """Keeps the validated weights of an epoch if it is among the best; a lower `score` is better."""
         if self.count == 1 or (len(self.best) == self.count and score > max(self.scores.values())):
             return
         weights = self.running or self.trained
@@ -56,15 +56,15 @@ class WeightAverages:
         for epoch in ranking[self.count :]:
             del self.best[epoch], self.scores[epoch]
 
-    def averages_epochs(self, epoch: int) -> bool:
-        """Whether the model of this epoch is the mean of the best ones."""
+    def ends_with_mean(self, epoch: int) -> bool:
+        """Whether the model after this epoch is the mean of the best epochs: it is the last one."""
         return epoch >= self.last_epoch and bool(self.best)
 
-    def validated(self, mean: bool) -> Weights:
-        """The weights that stand for the model; empty where these are the ones that are trained.
+    def averaged(self, mean: bool) -> Weights:
+        """The weights to validate and to save; empty where these are the trained ones.
 
         Args:
-            mean: of the best epochs, in place of the running average.
+            mean: the mean of the best epochs instead of the moving average.
         """
         if not mean:
             return self.running
@@ -73,8 +73,12 @@ class WeightAverages:
 
     @contextlib.contextmanager
     def applied(self, mean: bool = False) -> Iterator[Weights]:
-        """The model has the validated weights inside; gives those that are trained, where they differ."""
-        weights = self.validated(mean)
+        """Puts the averaged weights into the model inside the block.
+
+        Yields:
+            A copy of the trained weights; empty where the model keeps them.
+        """
+        weights = self.averaged(mean)
         trained = self._copy() if weights else {}
         self._put(weights)
         try:
@@ -82,48 +86,49 @@ class WeightAverages:
         finally:
             self._put(trained)
 
-    def settle(self, epoch: int) -> None:
-        """Ends training: the model keeps the validated weights."""
-        self._put(self.validated(self.averages_epochs(epoch)))
+    def finish(self, epoch: int) -> None:
+        """Leaves the averaged weights in the model, after the last `epoch` of a run."""
+        self._put(self.averaged(self.ends_with_mean(epoch)))
 
     def tensors(self, trained: Weights) -> Weights:
-        """What a checkpoint needs beside the model's directory; `trained` is what `applied` gives."""
+        """The tensors that a checkpoint needs beside its model directory.
+
+        Args:
+            trained: from `applied`, where the model directory has averaged weights.
+        """
         parts = {TRAINED: trained, RUNNING: self.running}
-        parts |= {f"{BEST}.{epoch}": weights for epoch, weights in self.best.items()}
-        return {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
+        parts |= {f"{BEST}{epoch}.": weights for epoch, weights in self.best.items()}
+        return {f"{part}{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]]) -> None:
-        """Takes back what `tensors` gave, after the model directory's weights were put into the model."""
-        self.best, self.scores = {}, {}
-        running: Weights = {}
-        trained: Weights = {}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(".")
-            if part == TRAINED:
-                trained[name] = tensor
-            elif part == RUNNING:
-                running[name] = tensor
-            elif self.count > 1:
-                number, _, name = name.partition(".")
-                self.best.setdefault(int(number), {})[name] = tensor
-        self._put(trained)
+        """Restores the state that `tensors` returned, after the model directory's weights were put into the model.
+
+        Args:
+            history: the metrics of each finished epoch.
+        """
+        self._put(_part(tensors, TRAINED))
         if self.decay:
             self.running = self._copy()
-            self._put(running, self.running)
-        for epoch in self.best:
-            metrics = history[epoch - 1]
-            self.scores[epoch] = metrics.get(single(objective(metrics)), objective_value(metrics))
+            self._put(_part(tensors, RUNNING), self.running)
+        epochs = {int(key.split(".")[1]) for key in tensors if key.startswith(BEST)} if self.count > 1 else set()
+        self.best = {epoch: _part(tensors, f"{BEST}{epoch}.") for epoch in epochs}
+        rows = {epoch: history[epoch - 1] for epoch in epochs}
+        self.scores = {epoch: row.get(single(objective(row)), objective_value(row)) for epoch, row in rows.items()}
 
     def _copy(self) -> Weights:
         return {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor], place: Mapping[str, Tensor] | None = None) -> None:
-        """Into the model, or another place."""
+        """Copies weights into the model, or into other tensors of the same names."""
         for name, weight in weights.items():
             (place or self.trained)[name].copy_(weight)
 
 
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> Weights:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
 def single(name: str) -> str:
-    """The key of a metric of the last epoch's own weights, beside that of the average: `val_cer_single`."""
+    """The key of a metric of the last epoch's own weights, beside that of the mean: `val_cer_single`."""
     return f"{name}_single"

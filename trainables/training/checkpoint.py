@@ -1,7 +1,7 @@
-"""Checkpoints: a model directory plus what only training needs to go on exactly.
+"""Checkpoints: a model directory plus the state that only training needs.
 
-The random streams are no part of it: every one is a function of (seed, epoch, worker), drawn anew as an epoch begins,
-and a checkpoint lies between epochs.
+Random generators are no part of it: each is seeded anew with (seed, epoch, worker) when an epoch begins, and a
+checkpoint is written between epochs. Nothing in a checkpoint is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.checksums import record_checksums, verify_checksums
 from trainables.config_parsing import flatten
@@ -27,9 +27,23 @@ from trainables.inference.model_directory import TrainedModel
 from trainables.output import say
 from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, TRAINING, TRAINING_FILES
 
-DATED = "checkpoint_[0-9][0-9][0-9][0-9]-*"  # Ray Train's names of a run's checkpoints: the date and the time
-# What weights and optimiser state depend on; a resumed run may change the rest, such as the number of epochs.
+RAY_TRAIN_NAMES = "checkpoint_[0-9][0-9][0-9][0-9]-*"  # date and time, so they sort in the order of writing
+# Weights and optimizer state depend on these keys; a resumed run may change all others, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds beside the weights and the optimizer's state.
+
+    Attributes:
+        history: the metrics of each finished epoch, in order.
+        averages: the tensors of `WeightAverages.tensors`, on the CPU; maybe none.
+        examples: of the latest validation, if it kept some.
+    """
+
+    history: list[dict[str, Any]]
+    averages: dict[str, Tensor]
+    examples: Examples | None
 
 
 def save_checkpoint(
@@ -37,18 +51,16 @@ def save_checkpoint(
     trained: TrainedModel,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, Any]],
-    averages: Mapping[str, torch.Tensor] | None = None,
+    averages: Mapping[str, Tensor] | None = None,
     examples: Examples | None = None,
 ) -> None:
-    """Writes a checkpoint under a temporary name beside `folder`, then puts it in its place.
+    """Writes a checkpoint under a temporary name beside `folder`, then renames it.
 
-    Where writing fails (a full disk, say) the folder's previous content stays whole and the remains are removed.
+    If writing fails (a full disk, say), the folder's previous content stays whole and the remains are removed.
 
     Args:
-        trained: with the weights that were validated.
-        history: the metrics of each finished epoch, in order.
-        averages: what is trained, and averages of it (`WeightAverages.tensors`), where that is something else.
-        examples: what the latest validation saw.
+        trained: the model with the validated weights.
+        history, averages, examples: see `Checkpoint`.
     """
     with replaced(folder) as partial:
         trained.save(partial)
@@ -61,50 +73,42 @@ def save_checkpoint(
         record_checksums(partial, (*TRAINING_FILES, EXAMPLES, ATTENTION, ERRORS))
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint at `folder`, or the one that a kill in the middle of a swap left beside it."""
-    for place in (folder, previous(folder)):
-        if (place / TRAINING).is_file():
-            return place
-    return None
+def load_latest(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """Loads the checkpoint at `folder` or, if it is damaged, the latest whole one before it.
 
-
-def resume(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> tuple[Path, list[dict[str, Any]]]:
-    """Loads the checkpoint at `folder` or, where that is damaged, the latest whole one before it.
-
-    Earlier checkpoints are what a kill in the middle of a swap left beside it, and Ray Train's others of the run, which
-    lie in the same place under names that sort by time. Each damaged one is named on standard error.
-
-    Returns:
-        The folder that was loaded, and the history: one entry for each finished epoch.
+    Each damaged one is named on standard error.
 
     Raises:
-        DamagedError: none is whole; the error is that of the one at `folder`.
+        DamagedError: none is whole; the error is about the one at `folder`.
         InputError: the checkpoint is of another corpus, or of a model of another shape.
     """
-    damage = None
-    for place in _candidates(folder):
+    errors = []
+    for place in checkpoints_from(folder) or [folder]:
         try:
-            return place, load_checkpoint(place, trained, optimizer)
+            return load_checkpoint(place, trained, optimizer)
         except DamagedError as error:
             say(f"this checkpoint cannot be used: {error.problem}")
-            damage = damage or error
-    raise damage or DamagedError(f"{folder}: no checkpoint", "Resume from another one.")
+            errors.append(error)
+    raise errors[0]
 
 
-def _candidates(folder: Path) -> list[Path]:
-    """Folders to resume from, the latest first."""
-    latest = find_checkpoint(folder) or folder
-    earlier = [path for path in folder.parent.glob(DATED) if path.name < folder.name and fnmatch(folder.name, DATED)]
-    others = [previous(folder), *sorted(earlier, reverse=True)]
-    return [latest, *(place for place in others if place != latest and (place / TRAINING).is_file())]
+def checkpoints_from(folder: Path) -> list[Path]:
+    """Checkpoints to resume from, the latest first.
+
+    These are the one at `folder`, a copy that a killed process left beside it while replacing it, and earlier ones of
+    the run under Ray Train's names in the same place.
+    """
+    dated = folder.parent.glob(RAY_TRAIN_NAMES) if fnmatch(folder.name, RAY_TRAIN_NAMES) else ()
+    earlier = [path for path in dated if path.name < folder.name]
+    places = [folder, previous(folder), *sorted(earlier, reverse=True)]
+    return [place for place in places if (place / TRAINING).is_file()]
 
 
-def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Puts weights and optimiser state in place; returns the history, one entry for each finished epoch.
+def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """Loads a checkpoint's weights into `trained` and its optimizer state into `optimizer`.
 
     Raises:
-        DamagedError: a file is missing or not what was saved; nothing has been put in place then.
+        DamagedError: a file is missing or not what was saved; model and optimizer are unchanged then.
         InputError: the checkpoint is of another corpus, or of a model of another shape.
     """
     saved = type(trained).load(folder)
@@ -122,32 +126,19 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     try:
         tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
         state = _optimizer_state(trained.model, optimizer, tensors)
-        history: list[dict[str, Any]] = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
+        history = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
+        averages = load_file(str(folder / AVERAGES)) if (folder / AVERAGES).exists() else {}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
     trained.model.load_state_dict(saved.model.state_dict())
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return history
+    return Checkpoint(history, averages, Examples.load(folder))
 
 
-def load_averages(folder: Path) -> dict[str, torch.Tensor]:
-    """What `save_checkpoint` was given as `averages`, on the CPU; empty where it was nothing.
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state (momenta, step counts) by `PARAMETER.KEY`, such as `ctc_head.bias.exp_avg`.
 
-    Raises:
-        DamagedError: the file is not what was saved.
-    """
-    if not (folder / AVERAGES).exists():
-        return {}
-    try:
-        return load_file(str(folder / AVERAGES))
-    except (OSError, SafetensorError) as error:
-        raise DamagedError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """An optimiser's per-parameter state by `"<parameter's name>.<its name>"`: momenta and step counts, all tensors.
-
-    By name, for the order of parameters depends on groups and rates, which a resumed run may change.
+    torch numbers parameters in the order of the groups, which a resumed run may change.
     """
     return {
         f"{name}.{key}": value
@@ -157,21 +148,17 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
-) -> dict[int, dict[str, torch.Tensor]]:
-    """An optimiser's per-parameter state by the number that torch gives each parameter of `model`.
-
-    Args:
-        tensors: the state by `"<parameter's name>.<its name>"`, as `_optimizer_tensors` returns it.
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """The inverse of `_optimizer_tensors`: an optimizer's state by torch's number of each parameter.
 
     Raises:
-        KeyError: `model` has no parameter of such a name.
+        ValueError: `model` has no parameter of such a name.
     """
-    listed = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    numbers = {id(parameter): number for number, parameter in enumerate(listed)}
-    parameters = dict(model.named_parameters())
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, part = key.rpartition(".")
-        state.setdefault(numbers[id(parameters[name])], {})[part] = value
+        state.setdefault(order.index(name), {})[part] = value
     return state

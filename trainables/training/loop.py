@@ -1,9 +1,7 @@
-"""The training loop: epochs, updates, validation, checkpoints. Knows torch, and nothing of who started it.
+"""The training loop: epochs, updates, validation, checkpoints.
 
-`train` is called in a notebook, in a benchmark or in each Ray Train worker alike. Where torch.distributed is up, it
-trains with all workers on the same global batches; else alone. What it finds it hands to `report` after each epoch.
-
-Shapes: B batch, T frames, S subsampled frames, U tokens, V vocabulary.
+`train` runs in a notebook, in a benchmark and in each Ray Train worker alike; it knows torch and nothing of its caller.
+With torch.distributed initialised, all workers train on the same global batches. After each epoch it calls `report`.
 """
 
 from __future__ import annotations
@@ -19,31 +17,30 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.config import Config
+from trainables.config import Config, Loss
 from trainables.data.augmentation import generator
 from trainables.data.batching import BatchPlan, worker_share
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError
-from trainables.evaluation.examples import Examples
 from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
 from trainables.models.losses import LossSums
 from trainables.training.averaging import WeightAverages, single
-from trainables.training.checkpoint import load_averages, resume, save_checkpoint
+from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.optimizer import build_optimizer
-from trainables.training.readings import Readings
+from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
-from trainables.training.stages import Phase, enter, members, phase_of, trained_names
+from trainables.training.stages import Phase, enter, phase_of, subset, trained_names
 from trainables.training.tasks import TASKS, Task
 
 Metrics = dict[str, Any]
 Save = Callable[[Path], None]
 Report = Callable[[Metrics, Save | None], None]
 
-UPDATES_BETWEEN_CHECKS = 100  # asking whether the loss is finite makes a GPU wait
+UPDATES_BETWEEN_CHECKS = 100  # reading whether the gradient is finite makes a GPU wait
 
 
 def train(
@@ -56,15 +53,16 @@ def train(
     until: int | None = None,
     device: torch.device | None = None,
 ) -> TrainedModel:
-    """Trains to the configuration's last epoch.
+    """Trains to the configuration's last epoch and returns the model.
 
     Args:
         report: called on every worker after each epoch with the metrics and, on the first worker, a function that
             writes a checkpoint into a folder.
-        checkpoint: go on from there; from the latest whole one before it where it is damaged.
-        reported_epochs: how many epochs the caller has on record: later ones alone are reported, those of the
-            checkpoint among them. None: as many as the checkpoint has.
-        until: an earlier epoch to leave off at; going on from its checkpoint is as if it had never been left off.
+        checkpoint: resumes from there, or from the latest whole one before it if it is damaged.
+        reported_epochs: epochs that the caller knows: only later ones are reported, also those in the checkpoint.
+            None: all epochs of the checkpoint are known.
+        until: an earlier epoch to stop at; resuming from its checkpoint gives the results of an uninterrupted run.
+        device: default: this worker's GPU, or the CPU.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
@@ -73,15 +71,7 @@ def train(
     trainer = Trainer(config, corpus, device or default_device())
     if checkpoint is not None:
         trainer.resume(checkpoint)
-    known = len(trainer.history) if reported_epochs is None else reported_epochs
-    for row in trainer.history[known:]:
-        report(row, trainer.saver() if row is trainer.history[-1] else None)
-    while len(trainer.history) < (until or config.training.epochs):
-        metrics = trainer.epoch(len(trainer.history) + 1)
-        trainer.history.append(metrics)
-        if len(trainer.history) > known:
-            report(metrics, trainer.saver())
-    trainer.averages.settle(len(trainer.history))
+    trainer.fit(report, reported_epochs, until)
     return trainer.task.trained
 
 
@@ -93,123 +83,105 @@ def default_device() -> torch.device:
 
 
 class Trainer:
-    """The state of one training run, and its steps: an epoch of updates, a validation."""
+    """A training run: its state, and the steps that change it.
+
+    Attributes:
+        task: the model and its data.
+        phases: the settings of each epoch.
+        plans: the batches of each share of the training data.
+        history: the metrics of each finished epoch.
+    """
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         self.config, self.device = config, device
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # where NCCL puts what it exchanges
+            torch.cuda.set_device(device)  # NCCL exchanges tensors on the current device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
+
         self.task: Task = TASKS[config.model.kind](config, corpus, device)
         self.phases = [phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)]
-        seed, items = config.training.seed, len(self.task.lengths)
-        shares = {phase.data: members(phase.data, items, seed) for phase in self.phases}
-        lengths, budget = self.task.lengths, self.task.budget
-        self.plans = {share: BatchPlan(lengths, budget, seed, numbers) for share, numbers in shares.items()}
-        self.amounts = {share: self.task.amount(numbers) for share, numbers in shares.items()}
+        lengths, seed = self.task.lengths, config.training.seed
+        shares = {phase.data: subset(phase.data, len(lengths), seed) for phase in self.phases}
+        self.plans = {share: BatchPlan(lengths, self.task.budget, seed, items) for share, items in shares.items()}
+        self.amounts = {share: self.task.amount(items) for share, items in shares.items()}
+
         names = [name for name, _ in self.model.named_parameters()]
-        self.trained = {phase: trained_names(config, phase, names, self.task.moved) for phase in set(self.phases)}
-        scales = dict.fromkeys(self.task.moved, config.pretrained.lr_scale)
+        self.trained = {phase: trained_names(config, phase, names, self.task.pretrained) for phase in set(self.phases)}
+        scales = dict.fromkeys(self.task.pretrained, config.pretrained.lr_scale)
         self.optimizer = build_optimizer(config.optimizer, self.model, scales)
         self.averages = WeightAverages(config.training, self.model)
         self.parallel: nn.Module = self.model
+        self.usage = ResourceUsage(device)
         self.history: list[Metrics] = []
-        self.readings = Readings(device)
 
     @property
     def model(self) -> nn.Module:
         return self.task.trained.model
 
-    def saver(self) -> Save | None:
-        """A function that writes this moment's checkpoint; None on all workers but the first."""
-        if self.rank != 0:
-            return None
-        return self.save
-
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint, whose model directory holds the weights that were validated last."""
-        with self.averages.applied(self.averages.averages_epochs(len(self.history))) as trained:
-            averages = self.averages.tensors(trained)
-            examples = self.task.examples
-            save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, examples)
-
-    def resume(self, folder: Path) -> None:
-        """Goes back to where a checkpoint was written, or the latest whole one before it."""
-        found, self.history = resume(folder, self.task.trained, self.optimizer)
-        self.averages.restore(load_averages(found), self.history)
-        self.task.examples = Examples.load(found)
-
-    def enter(self, phase: Phase) -> None:
-        """Puts the model into a phase; DDP has to know which parameters take part."""
-        changed = enter(phase, self.model, self.trained[phase])
-        if self.world > 1 and (changed or self.parallel is self.model):
-            self.parallel = self.model  # the former's hooks on the parameters end with it
-            self.parallel = DistributedDataParallel(self.model)
+    def fit(self, report: Report, reported_epochs: int | None = None, until: int | None = None) -> None:
+        """Trains from the first epoch that is not in `history`; see `train` for the arguments."""
+        known = len(self.history) if reported_epochs is None else reported_epochs
+        for row in self.history[known:]:
+            report(row, self.saver() if row is self.history[-1] else None)
+        for epoch in range(len(self.history) + 1, (until or self.config.training.epochs) + 1):
+            self.history.append(self.epoch(epoch))
+            if epoch > known:
+                report(self.history[-1], self.saver())
+        self.averages.finish(len(self.history))
 
     def epoch(self, epoch: int) -> Metrics:
-        """Trains through the split once (epochs count from 1), validates, and returns the metrics of both."""
+        """Trains through the training split once (epochs count from 1), validates, and returns all metrics."""
         torch.manual_seed(generator(self.config.training.seed, epoch, self.rank).initial_seed())
         phase = self.phases[epoch - 1]
         self.enter(phase)
-        start, self.readings = time.perf_counter(), Readings(self.device)
+        start, self.usage = time.perf_counter(), ResourceUsage(self.device)
         metrics = self.train_epoch(epoch)
-        trained = time.perf_counter()
-        with self.averages.applied():
-            metrics |= self.validate()
-        name = objective(metrics)
-        if phase.stage is None:  # in a stage, layers may be missing
-            self.averages.consider(epoch, metrics[name])
-        if self.averages.averages_epochs(epoch):
-            own = metrics[name]
-            with self.averages.applied(mean=True):
-                metrics |= self.validate() | {single(name): own}
+        train_seconds = time.perf_counter() - start
+        metrics |= self.validate_averages(epoch)
         return {
             "epoch": epoch,
             **metrics,
-            **self.task.progress([self.amounts[phase.data] for phase in self.phases[:epoch]], trained - start),
+            **self.task.progress([self.amounts[phase.data] for phase in self.phases[:epoch]], train_seconds),
             "padding_share": self.plans[phase.data].padding_share(),
-            "train_seconds": trained - start,
-            "validation_seconds": time.perf_counter() - trained,
-            **self.readings.metrics(),
+            "train_seconds": train_seconds,
+            "validation_seconds": time.perf_counter() - start - train_seconds,
+            **self.usage.metrics(),
         }
 
+    def enter(self, phase: Phase) -> None:
+        """Puts the model into a phase; DDP has to know which parameters are trained."""
+        changed = enter(phase, self.model, self.trained[phase])
+        if self.world > 1 and (changed or self.parallel is self.model):
+            self.parallel = self.model  # drops the old wrapper, with its hooks on the parameters, before the new one
+            self.parallel = DistributedDataParallel(self.model)
+
     def train_epoch(self, epoch: int) -> Metrics:
-        """One pass of updates; losses are means over the epoch's tokens."""
-        self.parallel.train()
+        """Runs the epoch's updates; losses are means over its tokens."""
         config, phase = self.config, self.phases[epoch - 1]
-        loss_config = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
-        before, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
-        losses = [row["val_loss"] for row in self.history]
-        self.task.begin(epoch)
-        totals = torch.zeros(4, device=self.device, dtype=torch.float64)
-        norm = torch.zeros((), device=self.device)
-        for number, update in enumerate(self.updates_of(epoch)):
-            rate = learning_rate(config.optimizer, before + number, total, losses)
+        first, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
+        validation_losses = [row["val_loss"] for row in self.history]
+        loss = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
+        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        self.parallel.train()
+        self.task.start_epoch(epoch)
+        for number, batches in enumerate(self.updates_of(epoch), start=first):
+            rate = learning_rate(config.optimizer, number, total, validation_losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            tokens = sum(self.task.tokens(indices) for indices, _ in update)
-            for place, (indices, edge) in enumerate(update):
-                share, weights = worker_share(indices, self.rank, self.world)
-                with self.synchronize(place == len(update) - 1):
-                    sums = self.task.losses(self.parallel, loss_config, share, edge, weights)
-                    loss = sums.cross_entropy + config.loss.ctc_weight * sums.ctc
-                    # DDP takes the mean over workers of what has to be a sum over them.
-                    (loss * (self.world / tokens)).backward()
-                totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
+            self.accumulate_gradients(batches, loss, sums)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
             self.optimizer.step()
-            self.averages.update(before + number)
             self.optimizer.zero_grad(set_to_none=True)
-            self.readings.look()
-            if (number + 1) % UPDATES_BETWEEN_CHECKS == 0:
+            self.averages.update(number)
+            self.usage.sample()
+            if (number - first + 1) % UPDATES_BETWEEN_CHECKS == 0:
                 check_finite("gradient norm", norm.item(), epoch)
         if self.world > 1:
-            dist.all_reduce(totals)
-        sums = LossSums(*totals.cpu())
+            dist.all_reduce(sums)
         metrics = {
-            **self.task.training_metrics(sums),
-            "updates": before + self.updates_in(phase),
+            **self.task.training_metrics(LossSums(*sums.cpu())),
+            "updates": first + self.updates_in(phase),
             "gradient_norm": norm.item(),
             "learning_rate": rate,
         }
@@ -218,31 +190,82 @@ class Trainer:
         return metrics
 
     def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
-        """The epoch's batches, in groups of as many as one update accumulates."""
+        """The epoch's batches, grouped by update: as many as one accumulates."""
         batches = self.plans[self.phases[epoch - 1].data].epoch(epoch)
         size = self.config.training.accumulation
         for start in range(0, len(batches), size):
             yield batches[start : start + size]
 
     def updates_in(self, phase: Phase) -> int:
-        """Updates of one epoch of a phase."""
+        """Number of updates in an epoch of a phase."""
         return math.ceil(self.plans[phase.data].batches / self.config.training.accumulation)
 
-    def validate(self) -> Metrics:
-        """The task's figures over the whole validation split."""
-        self.model.eval()
-        metrics = self.task.validate(len(self.history) + 1, self.rank, self.world)
-        check_finite("validation loss", metrics["val_loss"], len(self.history) + 1)
-        return metrics
+    def accumulate_gradients(self, batches: list[tuple[np.ndarray, int]], loss_config: Loss, totals: Tensor) -> None:
+        """Adds up the gradients of one update's mean loss per token.
+
+        Args:
+            batches: (items, length to pad to) of all workers.
+            totals: (4,) sums of the epoch in the order of `LossSums`, to which this worker's are added.
+        """
+        tokens = sum(self.task.tokens(indices) for indices, _ in batches)
+        for place, (indices, edge) in enumerate(batches):
+            share, weights = worker_share(indices, self.rank, self.world)
+            with self.synchronize(place == len(batches) - 1):
+                sums = self.task.losses(self.parallel, loss_config, share, edge, weights)
+                loss = sums.cross_entropy + self.config.loss.ctc_weight * sums.ctc
+                # DDP takes the mean over workers; the loss is a sum over them.
+                (loss * (self.world / tokens)).backward()
+            totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Workers exchange gradients at an update's last batch alone."""
+        """A context in which workers exchange gradients only at the `last` batch of an update."""
         if last or not isinstance(self.parallel, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.parallel.no_sync()
 
+    def validate_averages(self, epoch: int) -> Metrics:
+        """Validates the moving average or, without one, the trained weights; at the end, the mean of the best epochs.
+
+        The last epoch's own value of the objective then stays beside that of the mean (`val_cer_single`).
+        """
+        with self.averages.applied():
+            metrics = self.validate()
+        name = objective(metrics)
+        value = metrics[name]
+        if self.phases[epoch - 1].stage is None:  # in a stage, layers may be missing
+            self.averages.consider(epoch, value)
+        if self.averages.ends_with_mean(epoch):
+            with self.averages.applied(mean=True):
+                metrics |= self.validate() | {single(name): value}
+        return metrics
+
+    def validate(self) -> Metrics:
+        """Metrics of the model's current weights on the whole validation split."""
+        self.model.eval()
+        epoch = len(self.history) + 1
+        metrics = self.task.validate(epoch, self.rank, self.world)
+        check_finite("validation loss", metrics["val_loss"], epoch)
+        return metrics
+
+    def saver(self) -> Save | None:
+        """A function that writes a checkpoint of the present state; None on all workers but the first."""
+        return self.save if self.rank == 0 else None
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint, whose model directory has the weights that were validated last."""
+        with self.averages.applied(self.averages.ends_with_mean(len(self.history))) as trained:
+            averages = self.averages.tensors(trained)
+            save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, self.task.examples)
+
+    def resume(self, folder: Path) -> None:
+        """Restores the state of a checkpoint, or of the latest whole one before it."""
+        checkpoint = load_latest(folder, self.task.trained, self.optimizer)
+        self.history, self.task.examples = checkpoint.history, checkpoint.examples
+        self.averages.restore(checkpoint.averages, self.history)
+
 
 def check_finite(name: str, value: float, epoch: int) -> None:
+    """Raises `DivergedError` for a value that is NaN or infinite."""
     if not math.isfinite(value):
         raise DivergedError(
             f"the {name} became {value} in epoch {epoch}: try a lower optimizer.lr, a longer optimizer.warmup "

@@ -24,7 +24,7 @@ from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.training.loop import Trainer
-from trainables.training.readings import peak_memory
+from trainables.training.resource_usage import peak_memory
 from trainables.training.tasks import LanguageTask, RecognitionTask
 
 SECONDS = 6.0  # of training, and of each validation, that are watched: more steadies the figures little

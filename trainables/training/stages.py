@@ -1,13 +1,13 @@
-"""Progressive training: which layers take part in an epoch, what is frozen, and what else differs.
+"""Progressive training: the layers that take part in an epoch, the frozen parameters, and other settings of a stage.
 
-An epoch's phase is a function of the configuration and the epoch's number alone. So a checkpoint holds nothing of it,
-and the number of updates is known before the first.
+An epoch's phase depends on the configuration and the epoch's number alone. So no checkpoint holds it, and the number
+of updates is known before the first one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +16,18 @@ from torch import nn
 from trainables.config import Config, Stage
 from trainables.errors import InputError
 from trainables.models.speech_transformer import stacks
-from trainables.training.optimizer import STACK, pattern_groups
-from trainables.training.patterns import matching
+from trainables.training.optimizer import LAYER, groups_by_name, matching_names
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds in an epoch.
+    """The settings of an epoch: a stage with its gaps filled, or the full model.
 
     Args:
-        stage: its number in `training.stages`, from 0; None: the full model, which comes after them.
+        stage: its number in `training.stages`, from 0; None: the full model, after all stages.
         encoder_layers, decoder_layers: the first so many take part; None: all.
         freeze: patterns of parameter names.
-        moved_frozen: whether the weights of the pretrained decoder do not change.
+        freeze_pretrained: whether the weights of `pretrained.decoder` are frozen.
         data: share of the training utterances.
     """
 
@@ -36,13 +35,13 @@ class Phase:
     encoder_layers: int | None
     decoder_layers: int | None
     freeze: tuple[str, ...]
-    moved_frozen: bool
+    freeze_pretrained: bool
     dropout: float
     label_smoothing: float
     data: float
 
     def layers(self, stack: str) -> int | None:
-        """How many take part in a stack: the encoder, or a decoder, which may be a model of its own."""
+        """Number of layers that take part in a stack, `encoder` or a decoder (a language model has no name)."""
         return self.encoder_layers if stack == "encoder" else self.decoder_layers
 
 
@@ -56,31 +55,30 @@ def phase_of(config: Config, epoch: int) -> Phase:
         encoder_layers=stage.encoder_layers,
         decoder_layers=stage.decoder_layers,
         freeze=stage.freeze,
-        moved_frozen=epoch <= config.pretrained.frozen_epochs,
+        freeze_pretrained=epoch <= config.pretrained.frozen_epochs,
         dropout=config.model.dropout if stage.dropout is None else stage.dropout,
         label_smoothing=config.loss.label_smoothing if stage.label_smoothing is None else stage.label_smoothing,
         data=stage.data,
     )
 
 
-def trained_names(config: Config, phase: Phase, names: Iterable[str], moved: Collection[str] = ()) -> set[str]:
-    """The parameters that change in a phase.
+def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained: Collection[str] = ()) -> set[str]:
+    """Names of the parameters that are trained in a phase.
 
     Args:
         names: of all parameters.
-        moved: those that the pretrained decoder gave.
+        pretrained: names of the parameters that begin with the weights of `pretrained.decoder`.
 
     Raises:
         InputError: a pattern matches no name, or nothing is left to train.
     """
-    names = list(names)
-    frozen = {name for name, group in pattern_groups(names, config.optimizer.groups).items() if group.lr_scale == 0}
+    frozen = {name for name, group in groups_by_name(names, config.optimizer.groups).items() if group.lr_scale == 0}
     for number, pattern in enumerate(phase.freeze):
-        frozen.update(matching(pattern, names, f"training.stages.{phase.stage}.freeze.{number}"))
-    if phase.moved_frozen:
-        frozen.update(moved)
+        frozen.update(matching_names(pattern, names, f"training.stages.{phase.stage}.freeze.{number}"))
+    if phase.freeze_pretrained:
+        frozen.update(pretrained)
     for name in names:
-        match = STACK.match(name)
+        match = LAYER.match(name)
         active = phase.layers(match[1].rstrip(".")) if match else None
         if match and active is not None and int(match[2]) >= active:
             frozen.add(name)
@@ -90,27 +88,28 @@ def trained_names(config: Config, phase: Phase, names: Iterable[str], moved: Col
     return set(names) - frozen
 
 
-def check_phases(config: Config, names: Iterable[str], moved: Collection[str] = ()) -> None:
+def check_phases(config: Config, names: Sequence[str], pretrained: Collection[str] = ()) -> None:
     """Refuses a configuration in which a pattern matches no parameter, or a phase has nothing to train.
 
     Args:
         names: of all parameters.
-        moved: those that the pretrained decoder gave.
+        pretrained: names of the parameters that begin with the weights of `pretrained.decoder`.
 
     Raises:
         InputError: the message names the key.
     """
-    names = list(names)
-    pattern_groups(names, config.optimizer.groups)
     for phase in {phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)}:
-        trained_names(config, phase, names, moved)
+        trained_names(config, phase, names, pretrained)
 
 
 def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
-    """Puts a model into a phase; returns whether other parameters than before are trained now.
+    """Sets a model's dropout, active layers and frozen parameters for a phase.
 
     Args:
-        trained: the names of those that change (`trained_names`).
+        trained: the names of the parameters to train (`trained_names`).
+
+    Returns:
+        Whether the set of trained parameters has changed.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -124,7 +123,7 @@ def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
     return changed
 
 
-def members(share: float, utterances: int, seed: int) -> np.ndarray:
-    """The numbers of the utterances of a share of a split: the same each time, and a part of every larger share."""
+def subset(share: float, utterances: int, seed: int) -> np.ndarray:
+    """The sorted indices of a random share of a split; a smaller share is a part of every larger one."""
     order = np.random.default_rng([seed, 0]).permutation(utterances)  # batches are drawn from [seed, epoch >= 1]
     return np.sort(order[: math.ceil(share * utterances)])

@@ -1,17 +1,18 @@
-"""What the training loop asks of a kind of model: its data, its losses, its validation.
+"""The parts of training that depend on the kind of model: its data, its losses, its validation.
 
 A recogniser learns from utterances and is ranked by CER; a language model learns from text and is ranked by perplexity.
-All else about training (epochs, updates, schedules, stages, averages, checkpoints) is the loop's, and one for both.
+Everything else (epochs, updates, schedules, stages, averages, checkpoints) is the same for both: see loop.py.
 
-Shapes: N items of the training split, B batch, T frames, S subsampled frames, U tokens, V vocabulary.
+Shapes: N items of the training split, B batch, T frames, S encoder states (subsampled frames), U tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,56 +33,72 @@ from trainables.inference.model_directory import TrainedModel
 from trainables.inference.recognizer import Recognizer
 from trainables.models.losses import LossSums, cross_entropy_sums, loss_sums
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.training.pretrained import KEY, check_pretrained, move_weights
+from trainables.training.pretrained import KEY, check_pretrained, copy_weights
 
-FAST_SPEECH = 0.999  # the quantile that bounds hypotheses: the very fastest may be a mistake in the data
-USUAL = 0.9  # the quantile that stands for how long utterances are: of the few longest a model learns little
+FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
+USUAL_LENGTH = 0.9  # quantile of durations up to which a model is said to be trained
 
 
-class Task(Protocol):
+class Task(ABC):
     """A kind of model in training.
 
     Attributes:
-        moved: names of the parameters that began with another model's weights.
-        lengths: (N,) of the training items.
-        budget: what a batch of all workers may hold of them, padding included.
-        examples: what the latest validation saw, on the first worker.
+        trained: the model with its tokenizer and configuration.
+        lengths: (N,) of the training items, in frames or tokens.
+        budget: padded length that a batch of all workers may hold.
+        pretrained: names of the parameters that began with another model's weights.
+        examples: of the latest validation, on the first worker; None: the task keeps none.
     """
 
-    moved: set[str]
+    trained: TrainedModel
     lengths: np.ndarray
     budget: float
-    examples: Examples | None
+    pretrained: Set[str] = frozenset()
+    examples: Examples | None = None
 
-    @property
-    def trained(self) -> TrainedModel:
-        """The model with what belongs to it."""
-        ...
+    def start_epoch(self, epoch: int) -> None:  # noqa: B027 (a task may have none)
+        """Draws the epoch's random augmentation."""
 
-    def begin(self, epoch: int) -> None:
-        """Draws what is random about an epoch's data."""
-
+    @abstractmethod
     def tokens(self, indices: np.ndarray) -> int:
-        """Target tokens of these items, by which an update's loss is divided."""
+        """Number of target tokens of these items, by which an update's loss is divided."""
 
+    @abstractmethod
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
-        """The losses of a batch: items, the length to pad to, and their weights (B,)."""
+        """The losses of a batch.
 
+        Args:
+            indices: the items.
+            edge: the length to pad to.
+            weights: (B,), 0 for a filler.
+        """
+
+    @abstractmethod
     def training_metrics(self, sums: LossSums) -> dict[str, Any]:
-        """What is told of an epoch's summed losses; `train_loss` among them."""
+        """Metrics of an epoch's summed losses, among them `train_loss`."""
 
+    @abstractmethod
     def amount(self, indices: np.ndarray) -> float:
-        """How much data these items are: seconds of audio, or tokens."""
+        """Amount of data in these items: seconds of audio, or tokens."""
 
+    @abstractmethod
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
-        """What is told of the amounts of the epochs so far, the last of which took so many seconds."""
+        """Metrics of the data seen so far and of throughput.
 
+        Args:
+            amounts: of each epoch so far.
+            seconds: duration of the last epoch.
+        """
+
+    @abstractmethod
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Figures over the whole validation split, whose batches the workers share; `val_loss` among them."""
+        """Metrics of the whole validation split, among them `val_loss`; the workers share its batches."""
 
 
-class RecognitionTask:
-    """An encoder-decoder recogniser learns from a corpus."""
+class RecognitionTask(Task):
+    """Training of an encoder-decoder recogniser on a corpus."""
+
+    trained: Recognizer
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -92,30 +109,26 @@ class RecognitionTask:
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
-        self.trained.tokens_per_frame = float(
-            np.quantile(self.train_data.token_counts / train_split.frames, FAST_SPEECH)
-        )
         self.seconds = train_split.seconds
-        self.trained.usual_seconds = float(np.quantile(self.seconds, USUAL))
-        # Room for the slowest speed: so a batch has one shape in every epoch.
+        rates = self.train_data.token_counts / train_split.frames
+        self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
+        self.trained.usual_seconds = float(np.quantile(self.seconds, USUAL_LENGTH))
+        # At the slowest speed, so that a batch has one shape in every epoch.
         self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
-        self.moved: set[str] = set()
-        self.examples: Examples | None = None
         if config.pretrained.decoder is not None:
             language = load_language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
-            self.moved = move_weights(language, self.trained.model)
+            self.pretrained = copy_weights(language, self.trained.model)
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         config, seed = self.config, self.config.training.seed
         self.masks = self.train_data.masks(config.specaugment, seed, epoch)
-        speed, warp = config.data.speed_perturbation, config.specaugment.time_warp
-        self.timing = self.train_data.timing(speed, warp, seed, epoch)
+        self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
 
     def tokens(self, indices: np.ndarray) -> int:
-        return int(self.train_data.token_counts[indices].sum()) + len(indices)
+        return int(self.train_data.token_counts[indices].sum()) + len(indices)  # an EOS each
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
         batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
@@ -140,52 +153,56 @@ class RecognitionTask:
 
     @torch.no_grad()
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Loss, CER and WER of the configured search, its seconds for a second of audio, and CER of greedy CTC."""
-        model, config = self.trained.model, self.config
-        totals, seconds = torch.zeros(4, device=self.device, dtype=torch.float64), 0.0
+        """Loss, CER and WER of the configured search, its real-time factor, and CER of greedy CTC."""
+        totals = torch.zeros(4, device=self.device, dtype=torch.float64)
         found: list[tuple[int, str, str]] = []
         for indices, edge in self.validation_plan.epoch()[rank::world]:
-            batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()  # what was asked of the device before is not the search's time
-            with self.trained.autocast():
-                start = time.perf_counter()
-                states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
-                searched = self.trained.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
-                seconds += time.perf_counter() - start
-                logits_BUV = model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
-                ctc_logits_BSV = model.ctc_head(states_BSD)
-            sums = loss_sums(config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+            sums, seconds, searched, greedy_ctc = self._validate_batch(indices, edge)
             totals[:3] += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens])
-            ctc = self.trained.decode_ctc(ctc_logits_BSV, state_lengths_B)
-            found += zip(indices.tolist(), searched, ctc, strict=True)
-        totals[3] = seconds
+            totals[3] += seconds
+            found += zip(indices.tolist(), searched, greedy_ctc, strict=True)
         found = gathered(totals, found, world)
-        cross_entropy, ctc_sum, count, seconds = totals.tolist()
+        cross_entropy, ctc, count, seconds = totals.tolist()
+        order, hypotheses, ctc_hypotheses = map(list, zip(*found, strict=True))
         texts = self.validation_data.split.texts or []
-        references = [texts[index] for index, _, _ in found]
-        searched, ctc = [item[1] for item in found], [item[2] for item in found]
+        references = [texts[index] for index in order]
         if rank == 0:
-            order = [index for index, _, _ in found]
-            self.examples = collect(self.trained, self.validation_data, epoch, order, searched)
+            self.examples = collect(self.trained, self.validation_data, epoch, order, hypotheses)
         return {
-            "val_loss": (cross_entropy + config.loss.ctc_weight * ctc_sum) / count,
-            "val_cer": character_error_rate(references, searched),
-            "val_wer": word_error_rate(references, searched),
-            "val_ctc_cer": character_error_rate(references, ctc),
+            "val_loss": (cross_entropy + self.config.loss.ctc_weight * ctc) / count,
+            "val_cer": character_error_rate(references, hypotheses),
+            "val_wer": word_error_rate(references, hypotheses),
+            "val_ctc_cer": character_error_rate(references, ctc_hypotheses),
             "real_time_factor": seconds / float(self.validation_data.split.seconds.sum()),
         }
 
+    def _validate_batch(self, indices: np.ndarray, edge: int) -> tuple[LossSums, float, list[str], list[str]]:
+        """Losses, seconds of the search, its texts, and the texts of greedy CTC."""
+        model = self.trained.model
+        batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # earlier work is not the search's
+        with self.trained.autocast():
+            start = time.perf_counter()
+            states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
+            searched = self.trained.decode(self.search, states_BSD, state_lengths_B, batch.lengths_B)
+            seconds = time.perf_counter() - start
+            logits_BUV = model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
+            ctc_logits_BSV = model.ctc_head(states_BSD)
+        sums = loss_sums(self.config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+        return sums, seconds, searched, self.trained.decode_ctc(ctc_logits_BSV, state_lengths_B)
 
-class LanguageTask:
-    """A language model learns from a corpus' transcripts, and more text where there is some (`data.text`).
 
-    Its tokenizer is that of a recogniser with the same `tokenizer` section on the same corpus: it learns nothing from
-    the additional text.
+class LanguageTask(Task):
+    """Training of a language model on a corpus' transcripts and, where there is some, more text (`data.text`).
+
+    Its tokenizer is that of a recogniser with the same `tokenizer` section on the same corpus: it is not trained on the
+    additional text.
     """
 
+    trained: TextModel
+
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
-        self.config, self.device = config, device
         split = corpus.training_split(config.data.train)
         tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
         torch.manual_seed(config.training.seed)
@@ -198,11 +215,6 @@ class LanguageTask:
         self.lengths = self.train_data.token_counts + 1  # EOS
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
-        self.moved: set[str] = set()
-        self.examples: Examples | None = None
-
-    def begin(self, epoch: int) -> None:
-        """Nothing about text is random."""
 
     def tokens(self, indices: np.ndarray) -> int:
         return int(self.lengths[indices].sum())
@@ -223,7 +235,7 @@ class LanguageTask:
         return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
 
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Cross-entropy without smoothing, and perplexity a token and a character, ends of texts included."""
+        """Cross-entropy without smoothing, and perplexity per token and per character, ends of texts included."""
         totals = self.trained.log_losses(self.validation_data, self.validation_plan.epoch()[rank::world])
         gathered(totals, [], world)
         nats, tokens = totals.tolist()
@@ -238,7 +250,7 @@ TASKS: Mapping[str, type[RecognitionTask] | type[LanguageTask]] = {
 
 
 def gathered(totals: torch.Tensor, found: list[Any], world: int) -> list[Any]:
-    """Sums `totals` over the workers, in place, and joins what each of them found."""
+    """Sums `totals` over the workers, in place, and returns the `found` items of all workers."""
     if world == 1:
         return found
     dist.all_reduce(totals)
@@ -248,7 +260,11 @@ def gathered(totals: torch.Tensor, found: list[Any], world: int) -> list[Any]:
 
 
 def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch.device) -> Recognizer:
-    """An untrained recogniser for a corpus, its tokenizer trained on (or found for) the training split's text."""
+    """An untrained recogniser for a corpus; its tokenizer is trained on the text of `split`, unless it exists already.
+
+    Raises:
+        InputError: the corpus has no training statistics or too few bins, or the text cannot give the tokenizer.
+    """
     if corpus.mean is None or corpus.std is None:
         raise InputError(f"{corpus.path}: no training statistics", "Prepare the corpus with a training split.")
     bins = len(corpus.mean)

@@ -26,7 +26,7 @@ from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
 from trainables.models.speech_transformer import make_model
-from trainables.training.pretrained import KEY, check_pretrained, moved_names
+from trainables.training.pretrained import KEY, check_pretrained, pretrained_names
 from trainables.training.stages import check_phases
 
 
@@ -105,20 +105,20 @@ class Feasibility:
             raise InputError(
                 f"features.num_feats: {kept}, but {self.corpus.path} has {bins} bins", f"Say at most {bins}."
             )
-        moved: set[str] = set()
+        pretrained: set[str] = set()
         tokenizer = self.tokenizer(config.tokenizer)
         if config.pretrained.decoder is not None:
             language = self.language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
-            moved = moved_names(language)
+            pretrained = pretrained_names(language)
         if config.decoding.language_model is not None:
             language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
             check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)
         if config.data.text is not None:
             self.texts(Path(config.data.text))
-        if config.optimizer.groups or config.training.stages or moved:
+        if config.optimizer.groups or config.training.stages or pretrained:
             shape = config.model.model_copy(update={"dropout": 0.0, "layer_drop": 0.0})  # so that fewer models differ
-            check_phases(config, parameter_names(shape, tokenizer.vocab_size, bins), moved)
+            check_phases(config, parameter_names(shape, tokenizer.vocab_size, bins), pretrained)
 
 
 @lru_cache(maxsize=256)
