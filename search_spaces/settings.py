@@ -1,4 +1,4 @@
-"""What a space says beside its base and what varies: how to search, when to stop a trial, how much to spend."""
+"""Settings of a search space: how to search, when to prune a trial, how much to spend."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pydantic import BeforeValidator, Field
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config import ConfigSection
 
-SHARE_OF_GRACE = 0.2  # of a full trial, where a space says nothing else
-LATE = 0.5  # of a full trial: from there on a trial that has not dropped is judged like the others
+GRACE_SHARE = 0.2  # of a full trial, where a space says nothing else
+LATE_SHARE = 0.5  # of a full trial: from there on a trial on the plateau is pruned like the others
 DEFAULT_BUDGET = 30_000_000  # parameters
+RENAMED = {"asha.look": "promotion", "asha.click": "plateau"}
+"""Former names of keys, which are still read in this version."""
 
 
 def _no_word(value: Any) -> Any:
-    """YAML's `yes` and '5' are no numbers."""
+    """Refuses YAML's `yes` and '5', which pydantic would take for numbers."""
     if isinstance(value, bool | str):
         raise ValueError(f"must be a number, but got {value!r}")
     return value
@@ -29,61 +31,78 @@ Objective = Literal["val_cer", "parameters", "real_time_factor"]
 
 
 class Asha(ConfigSection):
-    """Asynchronous successive halving: which trials stop early."""
+    """Asynchronous successive halving: which trials are pruned, and which are promoted first."""
 
     metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
-        None, description="what rungs compare; default: what ranks the trials. CTC's is smoother"
+        None,
+        description="validation metric that rungs compare; default: the metric that ranks the trials. The CER of "
+        "greedy CTC falls earlier and more smoothly than that of the decoder",
     )
     unit: Literal["epochs", "updates", "hours"] = Field(
-        "epochs", description="what grace counts; hours are of audio, updates are the base's, as hours"
+        "epochs",
+        description="unit of grace: epochs, hours of training audio, or updates. Updates are converted to the hours "
+        "of audio that the base configuration trains on in them",
     )
     grace: Number | None = Field(
         None,
         gt=0,
-        description="length before the first rung; default: a fifth of a full trial, and its warm-up and two epochs",
+        description="length of training before the first rung, in unit; default: a fifth of a full trial, and at "
+        "least the trial's own warm-up and two epochs",
     )
-    look: Whole | None = Field(
+    promotion: Whole | None = Field(
         None,
         ge=1,
         le=MOST_EPOCHS,
-        description="epochs that every trial begins with; then the most promising go on, and the others wait until no "
-        "new trial is left. So again at this times the reduction, and so on",
+        description="number of epochs after which each trial waits to be promoted: the best 1/reduction of the trials "
+        "that have come so far continue before new trials, the others once no new trial is left. Trials wait again "
+        "after reduction times as many epochs, and so on; default: no trial waits",
     )
-    reduction: Number = Field(3.0, gt=1, le=1000, description="at each rung, one trial in so many goes on")
-    click: Number | None = Field(
-        0.6, gt=0, description="trials whose validation CER has not yet been below this are spared in their first half"
+    reduction: Number = Field(
+        3.0, gt=1, le=1000, description="reduction factor: at each rung, the best 1/reduction of the trials continue"
+    )
+    plateau: Number | None = Field(
+        0.6,
+        gt=0,
+        description="plateau threshold: a trial whose validation CER has never been below it is not pruned in its "
+        "first half, because attention decoders start to learn late; null: no trial is exempt",
     )
 
 
 class Limits(ConfigSection):
-    """A sweep that reaches one of these stops cleanly, and can go on with more."""
+    """Spending limits: a sweep that reaches one stops cleanly, and can be resumed with a higher one."""
 
-    hours: Number | None = Field(None, gt=0, description="wall time, all of the sweep's runs together")
-    device_hours: Number | None = Field(None, gt=0, description="of training: the trials' times, times their workers")
-    disk_gb: Number | None = Field(None, gt=0, description="10^9 bytes of checkpoints")
+    hours: Number | None = Field(None, gt=0, description="wall-clock hours of all runs of the sweep together")
+    device_hours: Number | None = Field(
+        None, gt=0, description="training hours of all trials, each multiplied by its number of workers"
+    )
+    disk_gb: Number | None = Field(None, gt=0, description="size of the sweep's checkpoints on disk, in 10^9 bytes")
 
-    def raised(self, other: Limits) -> Limits:
-        """These limits, with those of `other` that there are in their place."""
+    def replaced_by(self, other: Limits) -> Limits:
+        """These limits, with the limits that are set in `other` in their place."""
         return self.model_copy(update=other.model_dump(exclude_none=True))
 
 
 class Settings(ConfigSection):
     """The keys of a space other than `base`, `vary` and `start`."""
 
-    budget: Whole = Field(DEFAULT_BUDGET, ge=1, le=10**12, description="largest number of parameters")
-    trials: Whole = Field(40, ge=1, le=MOST_TRIALS, description="how many configurations to try")
-    epochs: Whole = Field(20, ge=1, le=MOST_EPOCHS, description="epochs of a trial that is not stopped")
+    budget: Whole = Field(
+        DEFAULT_BUDGET, ge=1, le=10**12, description="largest number of parameters that a model may have"
+    )
+    trials: Whole = Field(40, ge=1, le=MOST_TRIALS, description="number of configurations to try")
+    epochs: Whole = Field(20, ge=1, le=MOST_EPOCHS, description="number of epochs of a trial that is not pruned")
     sampler: Literal["tpe", "gp", "random", "grid", "nsga2"] = Field("tpe", description="what proposes")
     objectives: tuple[Objective, ...] = Field(
-        ("val_cer",), min_length=1, description="what is minimised; with several, the result is a Pareto front"
+        ("val_cer",),
+        min_length=1,
+        description="metrics to minimise, val_cer first; with several, the result is their Pareto front",
     )
-    asha: Asha = Field(Asha(), description="early stopping")
-    limits: Limits = Field(Limits(), description="hours, device_hours, disk_gb after which the sweep stops cleanly")
-    keep: Whole = Field(3, ge=1, le=MOST_TRIALS, description="models of so many best trials that always stay on disk")
-    seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description="of the proposals")
+    asha: Asha = Field(Asha(), description="early stopping by asynchronous successive halving (ASHA)")
+    limits: Limits = Field(Limits(), description="spending limits at which the sweep stops cleanly")
+    keep: Whole = Field(3, ge=1, le=MOST_TRIALS, description="number of best trials whose models always stay on disk")
+    seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description="random seed of the proposals")
 
     def conflicts(self) -> list[tuple[str, str]]:
-        """What does not go together: keys and reasons."""
+        """Settings that do not go together: the key to change and the reason, for each."""
         found = []
         if self.objectives[0] != "val_cer" or len(set(self.objectives)) < len(self.objectives):
             found.append(("objectives", f"must begin with val_cer and have none twice, but got {self.objectives}"))
@@ -96,45 +115,43 @@ class Settings(ConfigSection):
             found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
         if unit == "epochs" and grace is not None and grace > self.epochs:
             found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
-        look, before = self.asha.look, self._most_of_a_look
-        if look is not None and look >= before:
-            found.append(
-                ("asha.look", f"must be shorter than the {before:g} epochs before the first rung, but got {look}")
-            )
+        if self.asha.promotion is not None and self.asha.promotion >= self._promotion_bound:
+            reason = f"must be below the {self._promotion_bound:g} epochs before the first rung"
+            found.append(("asha.promotion", f"{reason}, but got {self.asha.promotion}"))
         return found
 
     @property
     def first_rung(self) -> float:
-        """Length before the first rung, in the unit of grace."""
-        return self.asha.grace or math.ceil(SHARE_OF_GRACE * self.epochs)
+        """Length of training before the first rung, in the unit of grace."""
+        return self.asha.grace or math.ceil(GRACE_SHARE * self.epochs)
 
     @property
-    def _most_of_a_look(self) -> float:
-        """The epochs below which the first look must end: where rungs are not in epochs, a full trial's."""
+    def _promotion_bound(self) -> float:
+        """The epochs below which the first promotion must lie; a full trial's, where rungs are not in epochs."""
         return self.first_rung if self.asha.unit == "epochs" else self.epochs
 
     @property
-    def looks(self) -> list[int]:
-        """The epochs after which trials wait: that which `asha.look` says, times the reduction, and so on.
+    def promotions(self) -> list[int]:
+        """The epochs after which trials wait to be promoted: `asha.promotion`, times the reduction, and so on.
 
-        The later ones are in the half of a trial in which late bloomers are spared; where none are, before the first
-        rung.
+        The later ones lie in the first half of a trial, in which trials on the plateau are not pruned; without a
+        plateau threshold, before the first rung.
         """
-        first, limit = self.asha.look, LATE * self.epochs
-        if self.asha.click is None and self.asha.unit == "epochs":
+        first, limit = self.asha.promotion, LATE_SHARE * self.epochs
+        if self.asha.plateau is None and self.asha.unit == "epochs":
             limit = self.first_rung
         if first is None:
             return []
-        later = (math.ceil(first * self.asha.reduction**look) for look in itertools.count(1))
+        later = (math.ceil(first * self.asha.reduction**number) for number in itertools.count(1))
         return sorted({first, *itertools.takewhile(lambda end: end < limit, later)})
 
-    def lasting(self, epochs: int) -> Settings:
-        """These settings with trials of another length."""
-        grace, look = self.asha.grace, self.asha.look
+    def with_epochs(self, epochs: int) -> Settings:
+        """These settings with another number of epochs; grace and promotion shrink or go where they do not fit."""
+        grace, promotion = self.asha.grace, self.asha.promotion
         if self.asha.unit == "epochs" and grace is not None:
             grace = min(grace, epochs)
         asha = self.asha.model_copy(update={"grace": grace})
         settings = self.model_copy(update={"epochs": epochs, "asha": asha})
-        if look is None or look < settings._most_of_a_look:
+        if promotion is None or promotion < settings._promotion_bound:
             return settings
-        return settings.model_copy(update={"asha": asha.model_copy(update={"look": None})})
+        return settings.model_copy(update={"asha": asha.model_copy(update={"promotion": None})})

@@ -56,5 +56,5 @@ def test_python_finds_its_own_platform_module_in_the_root() -> None:
 def test_what_ray_runs_also_runs_without_ray() -> None:
     """`trainables` and `search_spaces` import where Ray, MLflow, Optuna and the terminal's libraries are absent."""
     names = [*modules("trainables"), *modules("search_spaces")]
-    assert "trainables.worker" in names and "search_spaces.space" in names
+    assert "trainables.worker" in names and "search_spaces.reader" in names
     assert run("-c", IMPORT_WITHOUT, *names) == "trainables.worker"

@@ -114,12 +114,15 @@ class Document:
             reason = f"YAML 1.1 takes {node.value} for {str(found).lower()}: {remedy}, or put it in quotes"
             self._mistakes.append((node.start_mark.line + 1, f"{path or 'value'}: {reason}"))
 
+    def line(self, key: str) -> int:
+        """The line of `key`, a path such as `base.model.dropout`; of the nearest section above it if it is missing."""
+        while key and key not in self._lines:
+            key = key.rpartition(".")[0]
+        return self._lines.get(key, 1)
+
     def mistake(self, key: str, reason: str) -> None:
         """Notes what is wrong at `key`, a path such as `base.model.dropout`."""
-        known = key
-        while known and known not in self._lines:
-            known = known.rpartition(".")[0]
-        self._mistakes.append((self._lines.get(known, 1), f"{key}: {reason}"))
+        self._mistakes.append((self.line(key), f"{key}: {reason}"))
 
     def check(self) -> None:
         """Raises one InputError with every mistake noted, in the order of their lines."""

@@ -26,6 +26,7 @@ from asr_platform.cli.options import WIDE, store_of_new
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
+from search_spaces.reader import load_space, parse_space
 from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
@@ -75,7 +76,7 @@ class Sweep:
             trials=trials, epochs=epochs, max_concurrent=max_concurrent, workers_per_trial=workers_per_trial,
             gpus_per_worker=gpus_per_worker,
         )  # fmt: skip
-        searched = read_space(space).lasting(epochs).limited(limits(max_hours, max_device_hours, max_disk_gb))
+        searched = read_space(space).with_epochs(epochs).with_limits(limits(max_hours, max_device_hours, max_disk_gb))
         store = store_of_new(tracking_uri)
         how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
         place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
@@ -121,7 +122,7 @@ class Sweep:
             gpus_per_worker=gpus_per_worker,
         )  # fmt: skip
         how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-        return asdict(plan.plan(read_space(space).lasting(epochs), Corpus.open(Path(data)), trials, how, profile))
+        return asdict(plan.plan(read_space(space).with_epochs(epochs), Corpus.open(Path(data)), trials, how, profile))
 
     def leaderboard(self) -> pandas.DataFrame:
         """The trials, best first; each key that varied has a column, the others are as `leaderboard.rows` says."""
@@ -227,11 +228,11 @@ def view(home: Home) -> LiveDisplay:
 
 def read_space(space: AnySpace) -> Space:
     if not isinstance(space, Mapping):
-        return Space.load(str(space))
+        return load_space(str(space))
     try:
         text = yaml.safe_dump(dict(space), sort_keys=False)
     except yaml.YAMLError as error:
         raise InputError(
             f"the space holds more than plain values: {error}", "Give what a YAML file could hold."
         ) from None
-    return Space.parse(text, "notebook.yaml")
+    return parse_space(text, "notebook.yaml")

@@ -45,6 +45,7 @@ from replay import (
 )
 
 from asr_platform.study.samplers import distributions_of, propose
+from search_spaces.reader import load_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
 
@@ -90,7 +91,7 @@ class RayPair(RayAsha):
 
 
 class Ours(Stopping):
-    """The platform's own sampler, looks and rungs."""
+    """The platform's own sampler, promotions and rungs."""
 
     def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
         super().__init__(seed, space.settings)
@@ -107,7 +108,7 @@ class Ours(Stopping):
     def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
         cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
         state, value = (TrialState.PRUNED, None) if stopped else (TrialState.COMPLETE, min(cers.values()))
-        if curve.number in self.looks.waiting:
+        if curve.number in self.promotions.waiting:
             state = TrialState.RUNNING
         self.trials[curve.number] = frozen(self.space, curve, state, value, cers)
 
@@ -138,8 +139,8 @@ def ours(**asha: Any) -> Callable[[Space, Sequence[Curve], int], Policy]:
 POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
     "the platform": Ours,
     "the same, reduction 3": ours(reduction=3.0),
-    "the same without looks": ours(look=None),
-    "random + the platform's looks and rungs": lambda space, table, seed: Stopping(seed, space.settings),
+    "ours without promotions": ours(promotion=None),
+    "random + the platform's promotions and rungs": lambda space, table, seed: Stopping(seed, space.settings),
     "Ray: OptunaSearch + ASHAScheduler": RayPair,
     "random + ASHAScheduler": RayAsha,
     "random": lambda space, table, seed: RandomOrder(seed),
@@ -147,7 +148,7 @@ POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
 
 
 def run(name: str, table: Sequence[Curve], workers: int, seed: int) -> list[tuple[float, float]]:
-    return replay(table, POLICIES[name](Space.load(str(SPACE)), table, seed), workers)
+    return replay(table, POLICIES[name](load_space(str(SPACE)), table, seed), workers)
 
 
 def print_table(name: str, table: Sequence[Curve], runs: Sequence[Sequence[tuple[float, float]]]) -> None:

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from asr_platform.study.ledger import propose
 from search_spaces import counting
 from search_spaces.budget import complete
-from search_spaces.space import SHIPPED, Proposal, Space
+from search_spaces.reader import SHIPPED, parse_space
+from search_spaces.space import Proposal, Space
 from trainables.config import Config, Tokenizer
 from trainables.errors import InputError
 
@@ -40,7 +41,7 @@ def spaces() -> dict[str, Space]:
         "hw4p2, nothing fitted": ranged,
     }
     assert len(set(texts.values())) == len(texts), "hw4p2.yaml has changed: correct the lines replaced here"
-    return {name: Space.parse(text, "hw4p2.yaml") for name, text in texts.items()}
+    return {name: parse_space(text, "hw4p2.yaml") for name, text in texts.items()}
 
 
 def measure(space: Space, proposals: int, known: int) -> tuple[list[float], list[Proposal], int]:

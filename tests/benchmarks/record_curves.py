@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from replay import SPACE, TABLE
 
 from search_spaces.counting import count_parameters
+from search_spaces.reader import load_space
 from search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,7 +48,7 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
     from trainables.training.loop import Trainer
 
     torch.set_num_threads(1)
-    space = Space.load(str(SPACE))
+    space = load_space(str(SPACE))
     values = values_of(space, number)
     config = space.config(values)
     data = Corpus.open(corpus)

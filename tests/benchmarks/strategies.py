@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import Space
+from search_spaces.reader import load_space
 from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 
@@ -51,7 +51,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 def configuration(epochs: int, seed: int, leaves: Mapping[str, Any]) -> Config:
     """The space's base with these leaves in place of its own."""
-    base = Space.load("digits").config({}).model_dump(mode="json")
+    base = load_space("digits").config({}).model_dump(mode="json")
     base["training"]["average"] = 1
     own = {"training.epochs": epochs, "training.seed": seed, **leaves}
     return parse_config(unflatten({**dict(flatten(base)), **own}), "strategy")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from search_spaces.space import Space
+from search_spaces.reader import load_space
 from trainables.config import Config, Model, Tokenizer
 from trainables.config_parsing import load_config
 from trainables.data.corpus import Corpus
@@ -283,7 +283,7 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.config is not None:
         config = load_config(options.config)
     elif options.space is not None:
-        config = Space.load(options.space).config({})
+        config = load_space(options.space).config({})
     training: dict[str, Any] = {"epochs": 1000}  # an epoch here is a few updates: the schedule must not end
     if options.batch_seconds is not None:
         training["batch_seconds"] = options.batch_seconds

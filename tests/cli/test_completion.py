@@ -13,7 +13,7 @@ from command import PLATFORM
 
 from asr_platform.cli.completion import PLACES
 from asr_platform.cli.main import cli
-from search_spaces.space import shipped
+from search_spaces.reader import shipped
 
 BASH = """
 source ./script

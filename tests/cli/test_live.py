@@ -26,7 +26,8 @@ from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import corpus_table, print_leaderboard, trial_table
 from asr_platform.study.ledger import Ledger, State, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT
-from search_spaces.space import Space, shipped
+from search_spaces.reader import load_space, shipped
+from search_spaces.space import Space
 
 STATES: list[State] = ["complete", "pruned", "failed", "running"]
 REASONS = {
@@ -303,7 +304,7 @@ def test_the_picture_fits_the_screen(running: int, ended: int) -> None:
 @pytest.mark.parametrize("width", [80, 120, 160, 240])
 def test_the_leaderboard_has_every_figure_whole(name: str, width: int) -> None:
     """Best first; with a column for each varied key where there is room, else with the best trials side by side."""
-    trials = trials_of(Space.load(name))
+    trials = trials_of(load_space(name))
     target = console(width)
     print_leaderboard(target, trials)
     shown = text_of(target)
@@ -406,7 +407,7 @@ def printed(trials: list[TrialRecord]) -> Console:
 
 
 def test_the_side_by_side_table_says_that_there_are_more() -> None:
-    trials = trials_of(Space.load("hw4p2"))
+    trials = trials_of(load_space("hw4p2"))
     for width, more in ((80, True), (160, False)):
         target = console(width)
         print_leaderboard(target, trials)

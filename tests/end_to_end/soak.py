@@ -41,7 +41,7 @@ asha: {grace: 4, reduction: 2}
 keep: 2
 seed: 3
 """
-WITH_LOOKS = SPACE.replace("asha: {", "asha: {look: 1, ")
+WITH_PROMOTIONS = SPACE.replace("asha: {", "asha: {promotion: 1, ")
 NAME = "soak"
 # What a process of a sweep is called in the list of processes, each of which may be killed.
 PROCESSES = {
@@ -312,7 +312,7 @@ def main(moments: int, seed: int) -> None:
         platform = Platform(Path(folder))
         try:
             kinds = [random.choice(KINDS) for _ in range(moments)]
-            Soak(platform, random, moments, WITH_LOOKS, click.echo).run(kinds)
+            Soak(platform, random, moments, WITH_PROMOTIONS, click.echo).run(kinds)
         finally:
             platform.stop()
 

@@ -16,7 +16,7 @@ from place import Run
 import asr_platform
 from asr_platform import InputError, Sweep
 from asr_platform.notebook import read_space
-from search_spaces.space import Space
+from search_spaces.reader import load_space
 from trainables import errors
 
 
@@ -76,7 +76,7 @@ def test_a_plan_is_the_commands(run: Run) -> None:
 
 def test_a_dictionary_is_a_space_like_its_file() -> None:
     tree = yaml.safe_load(Path("right.yaml").read_text())
-    one, other = read_space(tree), Space.load("right.yaml")
+    one, other = read_space(tree), load_space("right.yaml")
     assert (one.base, one.vary, one.settings, one.start) == (other.base, other.vary, other.settings, other.start)
 
 

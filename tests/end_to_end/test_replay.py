@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay import Curve
 
+from search_spaces.reader import load_space
 from search_spaces.space import Space
 
 
@@ -33,7 +34,7 @@ class ToldStopping(Told, replay.Stopping):
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return Space.load(str(replay.SPACE))
+    return load_space(str(replay.SPACE))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_workers_report_in_the_order_in_which_their_epochs_end() -> None:
 def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed: int, workers: int) -> None:
     """None before its warm-up and two epochs; none that has not dropped before half of its epochs."""
     settings: Any = space.settings
-    asha = settings.asha.model_copy(update={"grace": None, "look": None})
+    asha = settings.asha.model_copy(update={"grace": None, "promotion": None})
     policy = ToldStopping(seed, settings.model_copy(update={"asha": asha}))
     replay.replay(table, policy, workers)
     for curve in table:
@@ -93,24 +94,26 @@ def test_the_rule_stops_nobody_too_early(space: Space, table: list[Curve], seed:
         if epoch == len(curve.epochs):
             continue
         assert epoch >= curve.values["optimizer.warmup"] * settings.epochs + 2
-        assert epoch >= settings.epochs / 2 or min(row["val_cer"] for row in curve.epochs[:epoch]) < settings.asha.click
+        assert (
+            epoch >= settings.epochs / 2 or min(row["val_cer"] for row in curve.epochs[:epoch]) < settings.asha.plateau
+        )
 
 
 @given(seed=st.integers(0, 2**32), workers=st.integers(1, 4), reduction=st.integers(2, 4))
 def test_looks_decide_about_the_order_alone(
     space: Space, table: list[Curve], seed: int, workers: int, reduction: int
 ) -> None:
-    """Every trial is looked at; none is left waiting, and whoever does not stop has all of its epochs."""
+    """Every trial waits to be promoted; none is left waiting, and whoever does not stop has all of its epochs."""
     settings: Any = space.settings
-    asha = settings.asha.model_copy(update={"look": 1, "reduction": reduction})
+    asha = settings.asha.model_copy(update={"promotion": 1, "reduction": reduction})
     policy = ToldStopping(seed, settings.model_copy(update={"asha": asha}))
     replay.replay(table, policy, workers)
-    assert not policy.looks.waiting and len(policy.looks.values[1]) == len(table)
+    assert not policy.promotions.waiting and len(policy.promotions.values[1]) == len(table)
     assert min(policy.ended_at.values()) > 1
 
 
 def test_the_nearest_configuration_to_one_of_the_table_is_itself(space: Space, table: list[Curve]) -> None:
-    """Wherever it is among the handful that is looked at."""
+    """Wherever it is among the handful that waits."""
     nearest = replay.Nearest(space, table, seed=0)
     for number, curve in enumerate(table):
         others = [table[(number + step) % len(table)] for step in range(1, replay.HANDFUL)]

@@ -40,7 +40,7 @@ start:
 budget: 100000
 trials: 4
 epochs: 8
-asha: {grace: 2, reduction: 2, click: null}
+asha: {grace: 2, reduction: 2, plateau: null}
 seed: 2
 """
 NAME = "first"

@@ -17,6 +17,7 @@ from asr_platform.cli.tables.monitoring import print_plan
 from asr_platform.monitoring.plan import PROPOSALS, Candidate, Measured, expected, plan, priced, rungs
 from asr_platform.monitoring.simulation import Costs, Rules, Simulation, simulate
 from asr_platform.tuning.cluster import Options
+from search_spaces.reader import parse_space
 from search_spaces.settings import Settings
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -32,7 +33,7 @@ def space(**keys: Any) -> Space:
     base: dict[str, Any] = {key: dict(value) for key, value in tiny.TREE.items()}
     base["training"].pop("epochs")
     vary = {"model.d_model": {"choice": [32, 64]}, "optimizer.lr": {"log": [1e-4, 1e-2]}}
-    return Space.parse(yaml.safe_dump({"base": base, "vary": vary, "epochs": 4, "trials": 5, **keys}), "space.yaml")
+    return parse_space(yaml.safe_dump({"base": base, "vary": vary, "epochs": 4, "trials": 5, **keys}), "space.yaml")
 
 
 def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Candidate:
@@ -46,7 +47,7 @@ def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Can
         (12, {"grace": 3, "reduction": 2}, [3, 6]),
         (13, {"grace": 3, "reduction": 2}, [3, 6, 7, 12]),
         (30, {"grace": 3}, [3, 9, 15, 27]),
-        (30, {"grace": 3, "click": None}, [3, 9, 27]),
+        (30, {"grace": 3, "plateau": None}, [3, 9, 27]),
         (10, {"grace": 3, "reduction": 1.5}, [3, 5, 7]),
         (5, {"grace": 4, "reduction": 1.1}, [4]),
         (10, {"grace": 10}, []),

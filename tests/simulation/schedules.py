@@ -17,7 +17,7 @@ vary:
   model.dropout: {{float: [0, 0.2]}}
 start: [{{model.dropout: 0.0}}, {{model.dropout: 0.05}}, {{model.dropout: 0.1}}, {{model.dropout: 0.15}}]
 epochs: {epochs}
-asha: {{grace: {grace}, reduction: 2, click: {click}{look}}}
+asha: {{grace: {grace}, reduction: 2, plateau: {plateau}{promotion}}}
 keep: {keep}
 """
 WRITES: dict[Store, int] = {"memory": 150, "sqlite": 150, "mlflow": 300}  # of a driver, about
@@ -31,8 +31,8 @@ class Shape:
 
     epochs: int
     grace: int
-    click: float | None
-    look: int | None
+    plateau: float | None
+    promotion: int | None
     keep: int
 
     @property
@@ -41,8 +41,8 @@ class Shape:
         return SPACE.format(
             epochs=self.epochs,
             grace=self.grace,
-            click="null" if self.click is None else self.click,
-            look="" if self.look is None else f", look: {self.look}",
+            plateau="null" if self.plateau is None else self.plateau,
+            promotion="" if self.promotion is None else f", promotion: {self.promotion}",
             keep=self.keep,
         )
 

@@ -34,7 +34,7 @@ from workers import Speech
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.storage.database import make_tables, open_storage, sqlite_address
 from asr_platform.storage.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
-from asr_platform.study import provenance
+from asr_platform.study import provenance, recorded_space
 from asr_platform.study import run_record as run_on_record
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.feasibility import Feasibility
@@ -48,6 +48,7 @@ from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.interrupts import Interrupt
+from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import Space
 from trainables.errors import InputError
@@ -91,7 +92,7 @@ class Templates:
         self.feasibility = cache(self._feasibility)
 
     def _feasibility(self, shape: Shape) -> Feasibility:
-        return Feasibility(Space.parse(shape.space, "simulated.yaml", self.folder), self.corpus)
+        return Feasibility(parse_space(shape.space, "simulated.yaml", self.folder), self.corpus)
 
 
 class QuickDoctor(Doctor):
@@ -244,7 +245,7 @@ class World:
             patch.setattr(sweep, "PlacementGroupCleaner", nullcontext)
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
-            patch.setattr(Space, "parse", _parse)
+            patch.setattr(recorded_space, "parse_space", _parse)
             patch.setattr(VersionManager, "get_head_version", lambda manager: self.templates.optuna_version)
             for module in (best_model, mlflow_callback):
                 patch.setattr(module, "draw_trial", _draw)
@@ -346,7 +347,7 @@ def _draw(what: Any, folder: Path) -> None:
 
 
 _git = cache(provenance._git)
-_parse = staticmethod(cache(Space.parse))
+_parse = cache(parse_space)
 
 
 _distributions = [SimpleNamespace(name=one.name, version=one.version) for one in provenance.distributions()]

@@ -12,7 +12,8 @@ from proposals import feasible
 
 from search_spaces.budget import check_budget, remembered, smallest
 from search_spaces.counting import count_parameters
-from search_spaces.space import Proposal, Space
+from search_spaces.reader import parse_space
+from search_spaces.space import Proposal
 from trainables.config import Config, Model, Tokenizer
 from trainables.errors import InputError
 
@@ -25,7 +26,7 @@ def vocab_size_of(tokenizer: Tokenizer) -> int:
 
 
 def test_feasible_proposals() -> None:
-    space = Space.parse(
+    space = parse_space(
         """
 vary:
   model.d_model: {choice: [256, 250, 1024]}
@@ -55,9 +56,9 @@ vary:
 budget: {}
 """
     expected = count_parameters(Config(model=Model(encoder_layers=3, d_model=64)), 33, 80)
-    assert check_budget(Space.parse(text.format(expected), "my.yaml"), vocab_size_of, 80) == []
+    assert check_budget(parse_space(text.format(expected), "my.yaml"), vocab_size_of, 80) == []
     with pytest.raises(InputError) as error:
-        check_budget(Space.parse(text.format(expected - 1), "my.yaml"), vocab_size_of, 80)
+        check_budget(parse_space(text.format(expected - 1), "my.yaml"), vocab_size_of, 80)
     for part in [
         f"my.yaml: budget: {expected - 1:,}",
         f"has {expected:,}",
@@ -71,14 +72,14 @@ budget: {}
 
 
 def test_a_space_in_which_nothing_varies_has_one_model() -> None:
-    space = Space.parse("budget: 1000", "my.yaml")
+    space = parse_space("budget: 1000", "my.yaml")
     assert smallest(space, vocab_size_of, 80) == ({}, count_parameters(Config(), 33, 80))
     with pytest.raises(InputError, match="nothing varies"):
         check_budget(space, vocab_size_of, 80)
 
 
 def test_values_that_never_go_together() -> None:
-    space = Space.parse("vary: {model.d_model: {choice: [66, 70]}, model.heads: {choice: [4, 8]}}", "my.yaml")
+    space = parse_space("vary: {model.d_model: {choice: [66, 70]}, model.heads: {choice: [4, 8]}}", "my.yaml")
     with pytest.raises(InputError, match="heads must divide d_model"):
         check_budget(space, vocab_size_of, 80)
 
@@ -90,9 +91,9 @@ vary:
   tokenizer.kind: {{choice: {}}}
   tokenizer.vocab_size: {{choice: [5000, {}], when: {{tokenizer.kind: [bpe]}}}}
 """
-    some = Space.parse(text.format("[char, bpe]", 1000), "my.yaml")
+    some = parse_space(text.format("[char, bpe]", 1000), "my.yaml")
     assert check_budget(some, vocab_size_of, 80) == ["vocab_size=5000: the largest possible is 2000"]
-    none = Space.parse(text.format("[bpe]", 6000), "my.yaml")
+    none = parse_space(text.format("[bpe]", 6000), "my.yaml")
     with pytest.raises(InputError, match="the largest possible is 2000"):
         check_budget(none, vocab_size_of, 80)
 
@@ -127,7 +128,7 @@ def some(values: list[int]) -> st.SearchStrategy[list[int]]:
 def test_the_smallest_model_is_that_of_all_combinations(
     widths: list[int], heads: list[int], feed_forward: list[int], layers: list[int], vocab_sizes: list[int]
 ) -> None:
-    space = Space.parse(
+    space = parse_space(
         f"""
 vary:
   model.d_model: {{choice: {widths}}}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.counting import UNCOUNTED, count_parameters
-from search_spaces.space import Space, shipped
+from search_spaces.reader import load_space, shipped
 from trainables.config import Config, Model
 from trainables.models.speech_transformer import make_model
 
@@ -65,7 +65,7 @@ def test_a_model_in_memory_has_as_many() -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_deep_models_too(name: str) -> None:
-    config = Space.load(name).config({})
+    config = load_space(name).config({})
     assert count_parameters(config, 1000, 80) == counted(config.model, 1000, 80)
 
 

@@ -14,6 +14,7 @@ from proposals import NUM_FEATS, Drawn, feasible
 from search_spaces.budget import FILLED, check_budget, complete, smallest
 from search_spaces.counting import count_parameters
 from search_spaces.distributions import Fit
+from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Tokenizer
 from trainables.errors import InputError
@@ -55,7 +56,7 @@ def spaces(draw: st.DrawFn) -> Space:
     else:
         vary["model.d_model"] = {"choice": [64, 200, 320]}
     tree = {"base": {"model": base}, "vary": vary, "budget": draw(st.integers(100_000, 100_000_000))}
-    return Space.parse(yaml.safe_dump(tree), "my.yaml")
+    return parse_space(yaml.safe_dump(tree), "my.yaml")
 
 
 @settings(max_examples=50)
@@ -97,7 +98,7 @@ def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
 
 
 def space(fit: str, rest: str = "", budget: int = 5_000_000) -> Space:
-    return Space.parse(f"vary:\n  model.d_model: {fit}\n{rest}\nbudget: {budget}\n", "my.yaml")
+    return parse_space(f"vary:\n  model.d_model: {fit}\n{rest}\nbudget: {budget}\n", "my.yaml")
 
 
 def test_a_width_that_is_given_is_taken() -> None:
@@ -107,7 +108,7 @@ def test_a_width_that_is_given_is_taken() -> None:
 
 
 def test_nothing_is_fitted_where_nothing_shall_be() -> None:
-    given_ = Space.parse("vary: {model.d_model: {choice: [64]}}", "my.yaml")
+    given_ = parse_space("vary: {model.d_model: {choice: [64]}}", "my.yaml")
     assert complete(given_, {"model.d_model": 64}, vocab_size_of, NUM_FEATS).fitted == {}
 
 
@@ -180,6 +181,6 @@ def test_how_a_fit_is_written() -> None:
 )
 def test_mistakes(entry: str, reason: str) -> None:
     with pytest.raises(InputError) as error:
-        Space.parse(f"vary:\n  {entry}\n", "my.yaml")
+        parse_space(f"vary:\n  {entry}\n", "my.yaml")
     (_, found) = error.value.problem.splitlines()
     assert found.startswith(f"  line {1 + len(entry.splitlines())}: vary.model.") and reason in found, found

@@ -9,7 +9,7 @@ import pytest
 from proposals import NUM_FEATS, feasible
 
 from search_spaces.budget import FILLED, check_budget
-from search_spaces.space import SHIPPED, Space, shipped
+from search_spaces.reader import SHIPPED, load_space, shipped
 from trainables.config import Tokenizer
 
 PROPOSALS = 200
@@ -32,7 +32,7 @@ def test_what_ships() -> None:
 def test_hidden_files_are_no_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("digits.yaml", "._digits.yaml"):  # macOS leaves the second in archives
         (tmp_path / name).touch()
-    monkeypatch.setattr("search_spaces.space.SHIPPED", tmp_path)
+    monkeypatch.setattr("search_spaces.reader.SHIPPED", tmp_path)
     assert shipped() == ["digits"]
 
 
@@ -40,7 +40,7 @@ def test_hidden_files_are_no_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_proposals_are_valid_and_within_budget(name: str) -> None:
     """Half of the proposals are random. Infeasible ones are told as failed and asked again, as a sweep does."""
-    space = Space.load(name)
+    space = load_space(name)
     sampler = optuna.samplers.TPESampler(n_startup_trials=PROPOSALS // 2, multivariate=True, group=True, seed=0)
     study = optuna.create_study(sampler=sampler)
     accepted = asked = 0
@@ -63,7 +63,7 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_the_base_is_a_model_within_budget(name: str) -> None:
-    space = Space.load(name)
+    space = load_space(name)
     assert feasible(space, space.start[0] if space.start else {}, vocab_size_of)
     assert check_budget(space, vocab_size_of, NUM_FEATS) == []
     assert 1 <= (space.settings.asha.grace or 1) <= space.settings.epochs
@@ -71,5 +71,5 @@ def test_the_base_is_a_model_within_budget(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "hw4p2"])
 def test_the_base_is_tried_first(name: str) -> None:
-    space = Space.load(name)
+    space = load_space(name)
     assert [space.config(values) for values in space.start] == [space.config({})]

@@ -19,15 +19,16 @@ from proposals import Drawn
 from reading import GOOD, mistakes
 
 from search_spaces.distributions import Choice, Float, Int
+from search_spaces.reader import FIXED, is_space, load_space, parse_space, shipped
 from search_spaces.settings import Asha, Settings
-from search_spaces.space import DEFAULTS, FIXED, TYPES, Space, is_space, shipped
+from search_spaces.space import DEFAULTS, TYPES
 from trainables.config import Config, ParameterGroup
 from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.errors import InputError
 
 
 def test_a_space_is_read() -> None:
-    space = Space.parse(GOOD, "folder/my.yaml")
+    space = parse_space(GOOD, "folder/my.yaml")
     assert space.name == "my" and space.text == GOOD
     assert space.settings == Settings(epochs=25, asha=Asha(grace=3, reduction=2))
     assert space.base["optimizer.lr"] == 1e-3
@@ -39,30 +40,42 @@ def test_a_space_is_read() -> None:
 
 
 def test_defaults() -> None:
-    space = Space.parse("base:\nvary:\n", "my.yaml")
+    space = parse_space("base:\nvary:\n", "my.yaml")
     assert space.settings == Settings()
     assert space.propose(Drawn(0)) == {}
     assert space.config({}) == Config()
 
 
 def test_trials_of_another_length_keep_what_fits_them() -> None:
-    settings = Settings(epochs=25, asha=Asha(grace=10, look=2))
-    shorter, shortest = settings.lasting(8), settings.lasting(2)
-    assert (shorter.epochs, shorter.asha.grace, shorter.asha.look) == (8, 8, 2)
-    assert (shortest.epochs, shortest.asha.grace, shortest.asha.look) == (2, 2, None)
+    settings = Settings(epochs=25, asha=Asha(grace=10, promotion=2))
+    shorter, shortest = settings.with_epochs(8), settings.with_epochs(2)
+    assert (shorter.epochs, shorter.asha.grace, shorter.asha.promotion) == (8, 8, 2)
+    assert (shortest.epochs, shortest.asha.grace, shortest.asha.promotion) == (2, 2, None)
     assert not settings.conflicts() + shorter.conflicts() + shortest.conflicts()
+
+
+def test_keys_are_read_under_their_former_names_with_a_warning() -> None:
+    text = "seed: 1\nasha:\n  grace: 4\n  look: 2\n  click: 0.5\n"
+    with pytest.warns(FutureWarning) as warned:
+        space = parse_space(text, "my.yaml")
+    assert space.settings.asha == Asha(grace=4, promotion=2, plateau=0.5)
+    told = sorted(str(one.message).partition(";")[0] for one in warned)
+    assert told == [
+        "my.yaml, line 4: asha.look is called asha.promotion now",
+        "my.yaml, line 5: asha.click is called asha.plateau now",
+    ]
 
 
 @pytest.mark.parametrize("number", ["5e-4", "5E-4", "0.0005", "5.0e-4", ".5e-3", "+5e-4", "5.e-4", "0_5e-4"])
 def test_numbers_may_be_written_in_any_way(number: str) -> None:
-    space = Space.parse(f"base: {{optimizer: {{lr: {number}}}}}", "my.yaml")
+    space = parse_space(f"base: {{optimizer: {{lr: {number}}}}}", "my.yaml")
     assert space.config({}).optimizer.lr == 5e-4
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_proposals_follow_conditions(seed: int) -> None:
-    space = Space.parse(GOOD, "my.yaml")
+    space = parse_space(GOOD, "my.yaml")
     suggest = Drawn(seed)
     values = space.propose(suggest)
     assert list(values) == suggest.asked
@@ -80,7 +93,7 @@ def test_proposals_follow_conditions(seed: int) -> None:
 
 
 def test_optuna_is_asked_directly() -> None:
-    space = Space.parse(GOOD, "my.yaml")
+    space = parse_space(GOOD, "my.yaml")
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     values = space.propose(trial)
     assert trial.params == values
@@ -89,24 +102,24 @@ def test_optuna_is_asked_directly() -> None:
 
 
 def test_an_inactive_value_is_dropped() -> None:
-    space = Space.parse(GOOD, "my.yaml")
+    space = parse_space(GOOD, "my.yaml")
     assert space.config({"tokenizer.kind": "char", "tokenizer.vocab_size": 1000}).tokenizer.vocab_size is None
 
 
 def test_without_values_the_base_is_what_is_configured() -> None:
-    config = Space.parse(GOOD, "my.yaml").config({})
+    config = parse_space(GOOD, "my.yaml").config({})
     assert (config.tokenizer.kind, config.tokenizer.vocab_size, config.model.d_model) == ("bpe", 500, 64)
 
 
 def test_values_that_do_not_go_together() -> None:
-    space = Space.parse("vary: {model.d_model: {choice: [64, 66]}}", "my.yaml")
+    space = parse_space("vary: {model.d_model: {choice: [64, 66]}}", "my.yaml")
     assert space.config({"model.d_model": 64}).model.d_model == 64
     with pytest.raises(InputError, match="heads=4, d_model=66"):
         space.config({"model.d_model": 66})
 
 
 def test_conditions_on_conditions_come_last_and_end_together() -> None:
-    space = Space.parse(
+    space = parse_space(
         """
 vary:
   model.decoder_layers: {int: [1, 2], when: {tokenizer.vocab_size: 1000}}
@@ -140,7 +153,7 @@ epochs: 9
 
 
 def test_lists_are_texts_to_a_sampler_and_values_in_the_configuration() -> None:
-    space = Space.parse(LISTS, "my.yaml")
+    space = parse_space(LISTS, "my.yaml")
     betas, stages, groups = set(), set(), set()
     for seed in range(30):
         values = space.propose(Drawn(seed))
@@ -158,7 +171,7 @@ def test_lists_are_texts_to_a_sampler_and_values_in_the_configuration() -> None:
 
 def test_a_real_sampler_proposes_lists() -> None:
     """Optuna takes the choices without a warning, and gives them back from its record."""
-    space = Space.parse(LISTS, "my.yaml")
+    space = parse_space(LISTS, "my.yaml")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -171,11 +184,11 @@ def test_a_real_sampler_proposes_lists() -> None:
 
 def test_the_stages_of_the_base_must_leave_an_epoch_of_the_space() -> None:
     base = "base:\n  training:\n    stages: [{epochs: 5}, {epochs: 20}]\n"
-    assert Space.parse(f"{base}epochs: 26\n", "my.yaml").config({}).training.epochs == 26
+    assert parse_space(f"{base}epochs: 26\n", "my.yaml").config({}).training.epochs == 26
     (found,) = mistakes(f"{base}epochs: 25\n")
     assert found.startswith("  line 2: base.training: stages take 25 epochs of 25")
     with pytest.raises(InputError, match="stages take 25 epochs of 7"):
-        Space.parse(f"{base}epochs: 30\n", "my.yaml").lasting(7).config({})
+        parse_space(f"{base}epochs: 30\n", "my.yaml").with_epochs(7).config({})
 
 
 # For keys whose values nothing in their type tells.
@@ -218,7 +231,7 @@ def test_every_key_of_a_configuration_can_vary(key: str) -> None:
     if key in FIXED:
         assert "cannot vary" in mistakes(text)[0]
         return
-    space = Space.parse(text, "my.yaml")
+    space = parse_space(text, "my.yaml")
     proposed = space.propose(Drawn(0))
     assert set(proposed) == {key}
     # Some values need others beside them: then the refusal shows that they arrived.
@@ -229,11 +242,11 @@ def test_every_key_of_a_configuration_can_vary(key: str) -> None:
 def test_a_space_is_loaded_by_path_or_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD)
-    assert Space.load(str(path)).name == "mine"
-    assert Space.load("hw4p2").name == "hw4p2"
+    assert load_space(str(path)).name == "mine"
+    assert load_space("hw4p2").name == "hw4p2"
     for name in ["hw5", str(tmp_path), str(tmp_path / "absent.yaml"), "../search_spaces/hw4p2"]:
         with pytest.raises(InputError) as error:
-            Space.load(name)
+            load_space(name)
         assert name in error.value.problem
         assert all(name in error.value.remedy for name in shipped())
 
@@ -242,7 +255,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=re.escape(str(path))):
-        Space.load(str(path))
+        load_space(str(path))
 
 
 def test_spaces_and_configurations_are_told_apart(tmp_path: Path) -> None:
@@ -268,7 +281,7 @@ vary:
   pretrained.decoder: {choice: [null, models/two]}
   pretrained.frozen_epochs: {int: [1, 3], when: {pretrained.decoder: models/two}}
 """
-    space = Space.parse(text, "space.yaml", tmp_path)
+    space = parse_space(text, "space.yaml", tmp_path)
     assert space.base == {"pretrained.decoder": str(tmp_path / "models/one")}
     assert space.vary["pretrained.decoder"].distribution.candidates() == [None, str(tmp_path / "models/two")]
     two = {"pretrained.decoder": str(tmp_path / "models/two")}
@@ -276,5 +289,5 @@ vary:
     assert not space.is_active("pretrained.frozen_epochs", {"pretrained.decoder": None})
     assert space.config({**two, "pretrained.frozen_epochs": 2}).pretrained.frozen_epochs == 2
     absolute = "base: {model: {kind: language_model}, data: {text: /data/text}}"
-    assert Space.parse(absolute, "space.yaml", tmp_path).base["data.text"] == "/data/text"
-    assert Space.parse(text, "space.yaml").base["pretrained.decoder"] == str(Path.cwd() / "models/one")
+    assert parse_space(absolute, "space.yaml", tmp_path).base["data.text"] == "/data/text"
+    assert parse_space(text, "space.yaml").base["pretrained.decoder"] == str(Path.cwd() / "models/one")

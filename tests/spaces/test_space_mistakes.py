@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import GOOD, mistakes
 
+from search_spaces.reader import is_space, parse_space
 from search_spaces.settings import Settings
-from search_spaces.space import DEFAULTS, Space, is_space
+from search_spaces.space import DEFAULTS
 from trainables.config import Config
 from trainables.config_parsing import load_config
 from trainables.errors import InputError
@@ -95,7 +96,7 @@ EXPECTED = [
     (28, "vary.model.layer_drop", "needs a distribution (choice, int, float, log)"),
     (29, "budget", "must be a number, but got 'lots'"),
     (30, "trials", "greater than or equal to 1, but got 0"),
-    (32, "asha.brackets", "the keys here are metric, unit, grace, look, reduction, click"),
+    (32, "asha.brackets", "the keys here are metric, unit, grace, promotion, reduction, plateau"),
     (32, "asha.grace", "grace <= epochs must hold, but got grace=11, epochs=10"),
     (32, "asha.reduction", "greater than 1, but got 1"),
     (33, "sede", "unknown key; the keys here are base, vary, start, budget, trials, epochs, sampler"),
@@ -174,9 +175,9 @@ def test_mistakes_in_a_varied_key(entry: str, reason: str) -> None:
         "objectives: [parameters]",
         "{objectives: [val_cer, parameters], sampler: gp}",
         "asha: {grace: 21}",
-        "asha: {grace: 3, look: 3}",
-        "asha: {look: 4}",
-        "asha: {unit: hours, grace: 1.5, look: 20}",
+        "asha: {grace: 3, promotion: 3}",
+        "asha: {promotion: 4}",
+        "asha: {unit: hours, grace: 1.5, promotion: 20}",
         "asha: {grace: 2.5}",
         "asha: {unit: hours}",
         "limits: {hours: 0}",
@@ -202,7 +203,7 @@ def test_mistakes_in_the_whole(text: str) -> None:
 )
 def test_text_that_is_no_yaml(text: str, line: int) -> None:
     with pytest.raises(InputError, match=rf"my.yaml, line [{line}{line + 1}]: not valid YAML"):
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_values_that_yaml_reads_otherwise_are_refused(text: str, reason: str, tm
 
 def test_values_that_yaml_reads_as_people_do() -> None:
     text = "{budget: 30_000_000, trials: '010', seed: 0x1F, limits: {hours: 1.5e1}, base: {data: {train: 'yes'}}}"
-    space = Space.parse(text.replace("'010'", "10"), "my.yaml")
+    space = parse_space(text.replace("'010'", "10"), "my.yaml")
     assert (space.settings.budget, space.settings.seed, space.settings.limits.hours) == (30_000_000, 31, 15)
     assert space.base["data.train"] == "yes"
     assert mistakes(text) == ["  line 1: trials: must be a number, but got '010'"]
@@ -253,7 +254,7 @@ def test_aliases_that_multiply_are_refused_before_they_are_built(levels: int, me
     text = "\n".join(lines)
     reason = r"my\.yaml, line [45]: more than 10,000 values, each alias counted as all that it stands for"
     with pytest.raises(InputError, match=reason):
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     (tmp_path / "my.yaml").write_text(text)
     assert not is_space(tmp_path / "my.yaml")
     with pytest.raises(InputError, match=reason):
@@ -262,7 +263,7 @@ def test_aliases_that_multiply_are_refused_before_they_are_built(levels: int, me
 
 def test_aliases_may_be_used() -> None:
     text = "base: {training: &t {batch_seconds: 20, ema: 0.5}}\nseed: &n 3\nkeep: *n\n"
-    assert Space.parse(text, "my.yaml").settings.keep == 3
+    assert parse_space(text, "my.yaml").settings.keep == 3
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_values_beyond_any_machine_are_refused(text: str, named: str) -> None:
 )
 def test_yaml_that_cannot_be_built(text: str) -> None:
     with pytest.raises(InputError, match=r"my\.yaml"):
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
 
 
 @settings(max_examples=300, deadline=None)
@@ -314,7 +315,7 @@ def test_yaml_that_cannot_be_built(text: str) -> None:
 )
 def test_any_text_is_a_space_or_an_input_error(text: str) -> None:
     try:
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     except InputError as error:
         assert "my.yaml" in error.problem
 
@@ -344,7 +345,7 @@ values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["base", "vary", "start", *Settings.model_fields]), values))
 def test_any_tree_is_a_space_or_an_input_error(tree: dict[str, Any]) -> None:
     try:
-        space = Space.parse(yaml.safe_dump(tree), "my.yaml")
+        space = parse_space(yaml.safe_dump(tree), "my.yaml")
     except InputError as error:
         assert "my.yaml" in error.problem
     else:

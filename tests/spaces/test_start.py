@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from proposals import Drawn
 
+from search_spaces.reader import parse_space
 from search_spaces.space import STRUCTURED, Space
 from trainables.config_parsing import unflatten
 from trainables.errors import InputError
@@ -47,7 +48,7 @@ BASE = {
 
 
 def with_start(entries: Any) -> Space:
-    return Space.parse(SPACE + yaml.safe_dump({"start": entries}), "my.yaml")
+    return parse_space(SPACE + yaml.safe_dump({"start": entries}), "my.yaml")
 
 
 @settings(max_examples=30)
@@ -71,7 +72,7 @@ def test_an_empty_entry_is_the_base() -> None:
 
 
 def test_a_width_that_nobody_says_is_left_to_be_solved_for() -> None:
-    space = Space.parse("vary:\n  model.feed_forward: fit\nstart: [{}, {model.feed_forward: 512}]\n", "my.yaml")
+    space = parse_space("vary:\n  model.feed_forward: fit\nstart: [{}, {model.feed_forward: 512}]\n", "my.yaml")
     assert space.start == ({}, {"model.feed_forward": 512})
 
 
@@ -89,8 +90,8 @@ def test_numbers_are_of_the_type_that_is_proposed() -> None:
 
 def test_the_order_is_that_of_the_file() -> None:
     assert [values["model.heads"] for values in with_start([{"model.heads": n} for n in (4, 2)]).start] == [4, 2]
-    assert Space.parse(SPACE, "my.yaml").start == ()
-    assert Space.parse(f"{SPACE}start:\n", "my.yaml").start == ()
+    assert parse_space(SPACE, "my.yaml").start == ()
+    assert parse_space(f"{SPACE}start:\n", "my.yaml").start == ()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_the_order_is_that_of_the_file() -> None:
 def test_mistakes_in_an_entry(entry: str, place: str, reason: str) -> None:
     text = f"{SPACE}start:\n  - {{}}\n  - {entry}\n"
     with pytest.raises(InputError) as error:
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     (_, found) = error.value.problem.splitlines()
     assert found.startswith(f"  line {len(text.splitlines())}: {place}: ") and reason in found, found
 
@@ -130,13 +131,13 @@ def test_mistakes_in_an_entry(entry: str, place: str, reason: str) -> None:
 @pytest.mark.parametrize("start", ["3", "{}", "{model.heads: 2}", "fit"])
 def test_a_start_that_is_no_list(start: str) -> None:
     with pytest.raises(InputError, match="start: must be a list of configurations"):
-        Space.parse(f"{SPACE}start: {start}\n", "my.yaml")
+        parse_space(f"{SPACE}start: {start}\n", "my.yaml")
 
 
 def test_a_value_that_comes_from_the_base_is_said_to() -> None:
     text = "vary:\n  model.dropout: {float: [0.2, 0.3]}\nstart:\n  - {}\n"
     with pytest.raises(InputError) as error:
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     (_, found) = error.value.problem.splitlines()
     assert found == (
         "  line 4: start.0.model.dropout: 0.1 is not in [0.2, 0.3]; it is the base's: "
@@ -148,7 +149,7 @@ def test_mistakes_elsewhere_come_first() -> None:
     """An entry lies over the base: where that is wrong, only what needs no base is said of the entry."""
     text = "base: {model: {heads: 3}}\nvary: {model.dropout: {float: [0, 1]}}\nstart: [{model.dropout: 3, a: 1}]\n"
     with pytest.raises(InputError) as error:
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     assert [line.split(":")[1].strip() for line in error.value.problem.splitlines()[1:]] == [
         "base.model", "vary.model.dropout", "start.0.a"
     ]  # fmt: skip
@@ -156,6 +157,6 @@ def test_mistakes_elsewhere_come_first() -> None:
 
 def test_paths_are_relative_to_a_folder(tmp_path: Path) -> None:
     text = "vary: {pretrained.decoder: {choice: [null, models/one]}}\nstart: [{}, {pretrained.decoder: models/one}]\n"
-    first, second = Space.parse(text, "space.yaml", tmp_path).start
+    first, second = parse_space(text, "space.yaml", tmp_path).start
     assert first == {"pretrained.decoder": None}
     assert second == {"pretrained.decoder": str(tmp_path / "models/one")}

@@ -10,6 +10,7 @@ import tiny
 import yaml
 
 from asr_platform.study.feasibility import Feasibility
+from search_spaces.reader import parse_space
 from search_spaces.space import Space
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
@@ -26,7 +27,7 @@ def space(leaves: dict[str, Any], vary: dict[str, Any] | None = None, epochs: in
     for key, value in leaves.items():
         section, name = key.split(".")
         base.setdefault(section, {})[name] = value
-    return Space.parse(yaml.safe_dump({"base": base, "vary": vary or VARY, "epochs": epochs, **more}), "space.yaml")
+    return parse_space(yaml.safe_dump({"base": base, "vary": vary or VARY, "epochs": epochs, **more}), "space.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def sweeps(draw: st.DrawFn) -> Sweep:
 
 def rungs(grace: float | None, reduction: float, epochs: int, **asha: Any) -> Settings:
     """Plain ASHA, but for what is said."""
-    return Settings(epochs=epochs, asha=Asha(grace=grace, reduction=reduction, **{"click": None, **asha}))
+    return Settings(epochs=epochs, asha=Asha(grace=grace, reduction=reduction, **{"plateau": None, **asha}))
 
 
 def trial(number: int, warmup: float = 0.0) -> Trial:
@@ -201,8 +201,8 @@ FALLEN = [(0.5, 0.9), *BAD[1:]]
 def test_a_late_bloomer_is_spared_in_its_first_half_and_judged_in_its_second() -> None:
     """Rungs at epochs 2, 4 and 8 of 12, and then at 6: `LATE` drops just before; what has dropped once is judged."""
     assert verdicts(rungs(2, 2, 12), GOOD, LATE, FALLEN) == [0, 2, 2]
-    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, LATE, FALLEN) == [0, 0, 2]
-    assert verdicts(rungs(2, 2, 12, click=0.6), GOOD, BAD) == [0, 6]
+    assert verdicts(rungs(2, 2, 12, plateau=0.6), GOOD, LATE, FALLEN) == [0, 0, 2]
+    assert verdicts(rungs(2, 2, 12, plateau=0.6), GOOD, BAD) == [0, 6]
 
 
 def test_grace_is_a_fifth_of_a_trial_and_its_own_warmup_and_two_epochs() -> None:
@@ -238,7 +238,7 @@ def test_updates_are_the_bases_in_hours_of_audio() -> None:
 @given(hours=st.floats(0.01, 50), epochs=st.integers(4, 60), grace=st.floats(0.05, 0.4))
 def test_a_trial_is_judged_at_most_once_at_each_rung(hours: float, epochs: int, grace: float) -> None:
     """Whatever the last digits of the hours are: half of a trial is one rung, at which all trials meet."""
-    found = Rungs(rungs(grace * epochs * hours, 2, epochs, unit="hours", click=0.6))
+    found = Rungs(rungs(grace * epochs * hours, 2, epochs, unit="hours", plateau=0.6))
     judged = []
     for number in range(3):
         amounts = itertools.accumulate([hours / 3] * (3 * epochs))
@@ -251,7 +251,7 @@ def test_a_trial_is_judged_at_most_once_at_each_rung(hours: float, epochs: int, 
 
 def test_trials_of_other_lengths_in_updates_meet_at_half() -> None:
     """With stages, or where accumulation varies, half of a trial is at another number of updates in each."""
-    found = Rungs(rungs(50, 2, 8, unit="updates", click=0.6))
+    found = Rungs(rungs(50, 2, 8, unit="updates", plateau=0.6))
     for number, factor in enumerate((1, 3)):
         for epoch in range(1, 5):
             found.record(number, records.row(epoch, 0.9) | {"updates": 37 * factor * epoch})
@@ -259,7 +259,7 @@ def test_trials_of_other_lengths_in_updates_meet_at_half() -> None:
 
 
 def test_a_language_model_is_judged_by_its_perplexity() -> None:
-    stopper = RungStopper(rungs(1, 2, 8, click=0.6), [])
+    stopper = RungStopper(rungs(1, 2, 8, plateau=0.6), [])
     for number, perplexity in enumerate((4.0, 5.5)):
         row = {"epoch": 1, "updates": 10, "val_character_perplexity": perplexity}
         stopper.on_trial_result(None, trial(number), flatten_dict({"epoch": 1, "metrics": row}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search_spaces.space import Space
+from search_spaces.reader import parse_space
 from trainables.errors import InputError
 
 GOOD = """
@@ -28,6 +28,6 @@ asha: {grace: 3, reduction: 2}
 
 def mistakes(text: str) -> list[str]:
     with pytest.raises(InputError) as error:
-        Space.parse(text, "my.yaml")
+        parse_space(text, "my.yaml")
     assert error.value.problem.startswith("my.yaml")
     return error.value.problem.splitlines()[1:]

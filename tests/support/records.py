@@ -11,6 +11,7 @@ import optuna
 
 from asr_platform.storage.database import sqlite_address
 from asr_platform.study.ledger import Ledger, State, TrialRecord
+from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
 from trainables.evaluation.utterance_errors import UtteranceErrors
@@ -32,7 +33,7 @@ ABOUT = {"space": SPACE, "source": "small.yaml", "folder": "/", "trials": 20, "e
 
 
 def space(text: str = SPACE) -> Space:
-    return Space.parse(text, "small.yaml")
+    return parse_space(text, "small.yaml")
 
 
 def row(epoch: int, cer: float) -> dict[str, Any]:

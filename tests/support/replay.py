@@ -70,26 +70,26 @@ class RandomOrder:
 
 
 class Stopping(RandomOrder):
-    """Random search, with the platform's looks and rungs."""
+    """Random search, with the platform's promotions and rungs."""
 
     def __init__(self, seed: int, settings: Settings) -> None:
         super().__init__(seed)
-        self.rungs, self.looks = Rungs(settings), Promotions(settings)
+        self.rungs, self.promotions = Rungs(settings), Promotions(settings)
         self.begun: dict[int, Curve] = {}
         self.last_lap = set[int]()  # they go on when no new trial is left, and wait no more
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
-        number = self.looks.promising()
+        number = self.promotions.promoted()
         if number is None and left:
             curve = self.new(left)
             self.begun[curve.number] = curve
             return curve
         if number is None:
-            number = self.looks.best()
+            number = self.promotions.best()
             if number is None:
                 return None
             self.last_lap.add(number)
-        del self.looks.waiting[number]
+        del self.promotions.waiting[number]
         return self.begun[number]
 
     def new(self, left: Sequence[Curve]) -> Curve:
@@ -98,10 +98,10 @@ class Stopping(RandomOrder):
 
     def goes_on(self, curve: Curve, epoch: int) -> bool:
         row = curve.epochs[epoch - 1]
-        self.looks.record(curve.number, row)
+        self.promotions.record(curve.number, row)
         if self.rungs.verdict(curve.number, row, curve.values["optimizer.warmup"]) is not None:
             return False
-        return curve.number in self.last_lap or not self.looks.wait(curve.number, epoch)
+        return curve.number in self.last_lap or not self.promotions.wait(curve.number, epoch)
 
 
 def read_table(path: Path = TABLE) -> list[Curve]:

@@ -15,7 +15,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, State
 from asr_platform.study.provenance import PROVENANCE
 from asr_platform.study.run_record import STOPPED
-from search_spaces.space import Space
+from search_spaces.reader import parse_space
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 MARKUP = "</pre><script>alert('oh')</script><img src=https://example.org/x.png>"
@@ -79,7 +79,7 @@ def sweep(
     home: Home, name: str, text: str, outcomes: Sequence[Outcome], checkpoint: str | None = None, **about: Any
 ) -> Ledger:
     """One whose trials came out like that; `checkpoint` is that of trial 0."""
-    space = Space.parse(text, "made <up>.yaml", Path("/"))
+    space = parse_space(text, "made <up>.yaml", Path("/"))
     told = {"space": text, "trials": space.settings.trials, "epochs": space.settings.epochs, "options": {}}
     ledger = records.ledger_in(home.path, name, **{**told, "source": space.source, **about})
     for state, values, reason in outcomes:

@@ -24,7 +24,8 @@ from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.tuning.cluster import Options
 from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirming, results
-from search_spaces.space import Space, shipped
+from search_spaces.reader import load_space, shipped
+from search_spaces.space import Space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -73,7 +74,7 @@ def proposals(space: Space) -> list[Mapping[str, Any]]:
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), top=st.integers(1, 5))
 def test_every_trial_is_a_candidate_with_a_new_seed(name: str, seed: int, top: int) -> None:
-    space = records.space(SPACE) if name == "made up" else Space.load(name)
+    space = records.space(SPACE) if name == "made up" else load_space(name)
     trials = trials_of(space, 6, seed)
     chosen = candidates(space, trials, top, {})
     again = confirming(space, "small", chosen, [7, 8])

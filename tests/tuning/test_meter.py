@@ -63,6 +63,6 @@ def test_without_caps_nothing_is_reached(tmp_path: Path) -> None:
 
 def test_caps_that_are_given_take_the_place_of_the_spaces() -> None:
     space = records.space(records.SPACE + "limits: {hours: 3, disk_gb: 2}\n")
-    assert space.limited(Limits()).settings == space.settings
-    limits = space.limited(Limits(hours=5, device_hours=7)).settings.limits
+    assert space.with_limits(Limits()).settings == space.settings
+    limits = space.with_limits(Limits(hours=5, device_hours=7)).settings.limits
     assert limits == Limits(hours=5, device_hours=7, disk_gb=2)

@@ -15,7 +15,8 @@ from asr_platform.tuning.execution import Proposer
 from search_spaces.settings import Asha, Settings
 from trainables.data.corpus import Corpus
 
-LOOK = records.SPACE.replace("asha: {grace: 3, reduction: 3}", "asha: {grace: 3, look: 2, reduction: 2, click: null}")
+ASHA = "asha: {grace: 3, promotion: 2, reduction: 2, plateau: null}"
+WAITING = records.SPACE.replace("asha: {grace: 3, reduction: 3}", ASHA)
 EPOCHS = 9
 
 
@@ -66,7 +67,7 @@ def test_without_a_look_trials_are_trained_one_after_the_other(tiny_corpus: Corp
 
 def test_the_best_half_goes_on_and_the_others_come_last(tiny_corpus: Corpus) -> None:
     """Of two the better goes on, of four the better two; those that waited go on in the order of their looks."""
-    hands = Hands(records.ledger_in_memory(4), tiny_corpus, LOOK)
+    hands = Hands(records.ledger_in_memory(4), tiny_corpus, WAITING)
     steps = hands.run({0: 0.9, 1: 0.7, 2: 0.8, 3: 0.6})
     assert steps == [(0, 2), (1, 2), (1, EPOCHS), (2, 2), (3, 2), (3, EPOCHS), (2, EPOCHS), (0, EPOCHS)]
     assert hands.ledger.done
@@ -74,14 +75,14 @@ def test_the_best_half_goes_on_and_the_others_come_last(tiny_corpus: Corpus) -> 
 
 def test_looks_follow_each_other_in_the_first_half(tiny_corpus: Corpus) -> None:
     """At epochs 2 and 4 of 9; where no new trial is left, nobody waits a second time."""
-    hands = Hands(records.ledger_in_memory(4), tiny_corpus, LOOK.replace(", click: null", ""))
+    hands = Hands(records.ledger_in_memory(4), tiny_corpus, WAITING.replace(", plateau: null", ""))
     steps = hands.run({0: 0.9, 1: 0.7, 2: 0.8, 3: 0.6})
     assert steps[:4] == [(0, 2), (1, 2), (1, 4), (2, 2)]
     assert steps[4:] == [(3, 2), (3, 4), (3, EPOCHS), (1, EPOCHS), (2, EPOCHS), (0, EPOCHS)]
 
 
 def test_a_trial_that_a_rung_has_stopped_waits_no_more(tiny_corpus: Corpus) -> None:
-    hands = Hands(records.ledger_in_memory(1), tiny_corpus, LOOK)
+    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
     name, told = hands.ask()
     hands.train(name, told, 0.5)
     hands.ledger.finish(told["number"], "pruned", "rung at epoch 2")
@@ -89,7 +90,7 @@ def test_a_trial_that_a_rung_has_stopped_waits_no_more(tiny_corpus: Corpus) -> N
 
 
 def test_nothing_is_finished_while_a_look_is_being_taken(tiny_corpus: Corpus) -> None:
-    hands = Hands(records.ledger_in_memory(1), tiny_corpus, LOOK)
+    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
     name, told = hands.ask()
     assert hands.ask()[1] is None
     hands.train(name, told, 0.5)
@@ -100,7 +101,7 @@ def test_nothing_is_finished_while_a_look_is_being_taken(tiny_corpus: Corpus) ->
 def test_who_waits_is_known_from_the_ledger(tiny_corpus: Corpus) -> None:
     """After a kill, interrupted trials go on first: one before its look ends, one after; then as before."""
     ledger = records.ledger_in_memory(5)
-    before = Hands(ledger, tiny_corpus, LOOK)
+    before = Hands(ledger, tiny_corpus, WAITING)
     for cer in (0.9, 0.8):
         before.step(cer)
     _, promising = before.ask()
@@ -108,13 +109,13 @@ def test_who_waits_is_known_from_the_ledger(tiny_corpus: Corpus) -> None:
     assert (promising["number"], interrupted["number"]) == (1, 2)
     ledger.record(1, records.row(3, 0.7))
     ledger.record(2, records.row(1, 0.9))
-    after = Hands(ledger, tiny_corpus, LOOK)
+    after = Hands(ledger, tiny_corpus, WAITING)
     assert [after.step(0.6), after.step(0.7)] == [(1, 3, EPOCHS), (2, 1, 2)]
     assert [after.step(0.6), after.step(0.7)] == [(2, 2, EPOCHS), (3, 0, 2)]
 
 
 def test_a_look_that_fails_is_not_waited_for(tiny_corpus: Corpus) -> None:
-    hands = Hands(records.ledger_in_memory(1), tiny_corpus, LOOK)
+    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
     name, told = hands.ask()
     for epoch in (1, 2):
         hands.ledger.record(told["number"], records.row(epoch, 0.5))
@@ -124,9 +125,7 @@ def test_a_look_that_fails_is_not_waited_for(tiny_corpus: Corpus) -> None:
 
 
 def test_a_space_with_nothing_new_lets_the_waiting_go_on(tiny_corpus: Corpus) -> None:
-    text = (
-        "vary: {model.d_model: {choice: [32, 64]}}\nepochs: 9\nasha: {grace: 3, look: 2, reduction: 2, click: null}\n"
-    )
+    text = f"vary: {{model.d_model: {{choice: [32, 64]}}}}\nepochs: 9\n{ASHA}\n"
     hands = Hands(records.ledger_in_memory(20), tiny_corpus, text)
     steps = [hands.step(cer) for cer in (0.5, 0.6, 0.5, 0.6)]
     assert steps == [(0, 0, 2), (1, 0, 2), (0, 2, EPOCHS), (1, 2, EPOCHS)]
@@ -136,51 +135,51 @@ def test_a_space_with_nothing_new_lets_the_waiting_go_on(tiny_corpus: Corpus) ->
 
 @pytest.mark.parametrize(("count", "ahead"), [(1, []), (2, [1]), (5, [4, 3]), (6, [5, 4, 3])])
 def test_as_many_go_on_as_the_reduction_lets(count: int, ahead: list[int]) -> None:
-    looks = Promotions(Settings(epochs=10, asha=Asha(look=2, reduction=2)))
+    promotions = Promotions(Settings(epochs=10, asha=Asha(promotion=2, reduction=2)))
     for number in range(count):
         for entry in records.curve([0.5, 1 - number / 10, 0.1]):
-            looks.record(number, entry)
-        looks.wait(number, 2)
+            promotions.record(number, entry)
+        promotions.wait(number, 2)
     found = []
-    while (number := looks.promising()) is not None:
-        del looks.waiting[number]
+    while (number := promotions.promoted()) is not None:
+        del promotions.waiting[number]
         found.append(number)
     assert found == ahead
 
 
 def test_a_look_compares_what_the_rungs_compare() -> None:
-    looks = Promotions(Settings(asha=Asha(look=1, metric="val_ctc_cer")))
-    looks.record(0, {**records.row(1, 0.5), "val_ctc_cer": 0.9})
-    looks.record(1, {**records.row(1, 0.8), "val_ctc_cer": 0.3})
-    assert looks.wait(0, 1) and looks.wait(1, 1) and not looks.wait(2, 2)
-    assert looks.best() == 1
+    promotions = Promotions(Settings(asha=Asha(promotion=1, metric="val_ctc_cer")))
+    promotions.record(0, {**records.row(1, 0.5), "val_ctc_cer": 0.9})
+    promotions.record(1, {**records.row(1, 0.8), "val_ctc_cer": 0.3})
+    assert promotions.wait(0, 1) and promotions.wait(1, 1) and not promotions.wait(2, 2)
+    assert promotions.best() == 1
 
 
 def test_who_has_come_farther_goes_first() -> None:
-    looks = Promotions(Settings(epochs=10, asha=Asha(look=1, reduction=2)))
+    promotions = Promotions(Settings(epochs=10, asha=Asha(promotion=1, reduction=2)))
     for number, cers in enumerate([[0.9, 0.8], [0.5, 0.7], [0.4], [0.3]]):
         for entry in records.curve(cers):
-            looks.record(number, entry)
-        looks.wait(number, len(cers))
-    assert looks.promising() == 1, "of two at epoch 2 the better"
-    del looks.waiting[1]
-    assert looks.promising() == 3 and looks.best() == 0
+            promotions.record(number, entry)
+        promotions.wait(number, len(cers))
+    assert promotions.promoted() == 1, "of two at epoch 2 the better"
+    del promotions.waiting[1]
+    assert promotions.promoted() == 3 and promotions.best() == 0
 
 
 @pytest.mark.parametrize(
     ("asha", "ends"),
     [
         ({}, []),
-        ({"look": 1}, [1, 3, 9]),
-        ({"look": 2, "reduction": 2}, [2, 4, 8]),
-        ({"look": 1, "reduction": 1.5}, [1, 2, 3, 4, 6, 8]),
-        ({"look": 1, "click": None}, [1, 3]),
-        ({"look": 3, "click": None, "grace": 10}, [3, 9]),
-        ({"look": 3, "click": None, "grace": 1000, "unit": "updates"}, [3, 9]),
-        ({"look": 12, "grace": 15}, [12]),
-        ({"look": 1, "reduction": 1.1}, list(range(1, 10))),
+        ({"promotion": 1}, [1, 3, 9]),
+        ({"promotion": 2, "reduction": 2}, [2, 4, 8]),
+        ({"promotion": 1, "reduction": 1.5}, [1, 2, 3, 4, 6, 8]),
+        ({"promotion": 1, "plateau": None}, [1, 3]),
+        ({"promotion": 3, "plateau": None, "grace": 10}, [3, 9]),
+        ({"promotion": 3, "plateau": None, "grace": 1000, "unit": "updates"}, [3, 9]),
+        ({"promotion": 12, "grace": 15}, [12]),
+        ({"promotion": 1, "reduction": 1.1}, list(range(1, 10))),
     ],
 )
 def test_looks_end_in_a_trials_first_half(asha: dict[str, Any], ends: list[int]) -> None:
     """Of 20 epochs, four of them grace unless it is said; without late bloomers to spare, before the first rung."""
-    assert Settings(epochs=20, asha=Asha(**asha)).looks == ends
+    assert Settings(epochs=20, asha=Asha(**asha)).promotions == ends

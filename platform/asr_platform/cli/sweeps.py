@@ -63,11 +63,11 @@ def plan(
     from asr_platform.monitoring.plan import plan as make_plan
     from asr_platform.storage.home import Home
     from asr_platform.tuning.cluster import Options
-    from search_spaces.space import Space
+    from search_spaces.reader import load_space
     from trainables.data.corpus import Corpus
 
     how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-    planned, corpus = Space.load(space).lasting(epochs), Corpus.open(data)
+    planned, corpus = load_space(space).with_epochs(epochs), Corpus.open(data)
     place = None if no_profile else Home.at(home)
     found = make_plan(planned, corpus, trials, how, not no_profile)
     text = json.dumps(asdict(found), indent=2)
@@ -131,11 +131,11 @@ def sweep(
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
     from asr_platform.tuning.cluster import Options
-    from search_spaces.space import Space
+    from search_spaces.reader import load_space
 
     store = store_of_new(tracking_uri)
     how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
-    _start(home, Space.load(space).lasting(epochs).limited(limits), data, name, trials, how, notify, warm_start)
+    _start(home, load_space(space).with_epochs(epochs).with_limits(limits), data, name, trials, how, notify, warm_start)
 
 
 @click.command()
@@ -207,9 +207,9 @@ def _resume(
     from asr_platform.storage.home import Home
     from asr_platform.storage.store_address import checked_uri
     from asr_platform.tuning import sweep as sweeps
-    from search_spaces.space import Space
+    from search_spaces.reader import load_space
 
-    view, place, wider = follow(console(), notify), Home.existing(home), Space.load(space) if space else None
+    view, place, wider = follow(console(), notify), Home.existing(home), load_space(space) if space else None
     store = checked_uri(uri) if uri else None
     _close(sweeps.resume(place, name, trials, limits, address, view, wider, store))
 

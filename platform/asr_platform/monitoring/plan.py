@@ -28,7 +28,7 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.spending import HOUR
 from asr_platform.tuning import cluster
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL
-from search_spaces.settings import LATE, Settings
+from search_spaces.settings import LATE_SHARE, Settings
 from search_spaces.space import Space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
@@ -158,13 +158,13 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         others = [Candidate(*one, workloads(one[0])) for one in found[:PRICED]]
         measured = profiles([*begun, *others], corpus, workers, concurrency)
         grace = min([*stops, settings.epochs])
-        starts = 2 if settings.looks else 1  # a trial that waits goes on once, the most promising ones oftener
+        starts = 2 if settings.promotions else 1  # a trial that waits goes on once, the most promising ones oftener
         first, drawn = (
             [priced(one, measured, workers.count, grace, starts) for one in group] for group in (begun, others)
         )
-    attends = settings.asha.click is not None and config.model.kind != "language_model"
-    spared = LATE * settings.epochs if attends else 0.0
-    rules = Rules(stops, settings.asha.reduction, spared, waiting=bool(settings.looks))
+    attends = settings.asha.plateau is not None and config.model.kind != "language_model"
+    spared = LATE_SHARE * settings.epochs if attends else 0.0
+    rules = Rules(stops, settings.asha.reduction, spared, waiting=bool(settings.promotions))
     random = np.random.default_rng(settings.seed)
     played = []
     for _ in range(REHEARSALS):

@@ -188,10 +188,10 @@ def _search(found: Findings) -> list[tuple[str, str]]:
         "minimised": enumerated(found.minimised),
         "rungs": f"{rungs} ({asha.unit}); at each, one in {asha.reduction:g} goes on",
     }
-    if asha.click is not None and found.transcribes:
-        told["spared"] = f"trials that have not been below {asha.click:.0%}, in their first half"
-    if settings.looks:
-        told["looks"] = f"after {enumerated(list(map(str, settings.looks)))} epochs"
+    if asha.plateau is not None and found.transcribes:
+        told["plateau"] = f"trials that have not been below {asha.plateau:.0%} are not pruned in their first half"
+    if settings.promotions:
+        told["promotions"] = f"after {enumerated(list(map(str, settings.promotions)))} epochs"
     if found.space.start:
         told["tried first"] = f"{counted(len(found.space.start), 'configuration')} of the space's own"
     if about.get(WARM_START):

@@ -31,7 +31,7 @@ class Callback:
         """
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
-        """Its look is over: others go on before it."""
+        """The trial waits to be promoted: other trials continue before it."""
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         """It is complete, stopped early or failed."""

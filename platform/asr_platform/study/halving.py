@@ -1,11 +1,11 @@
-"""ASHA with what keeps it honest: rungs that survive a restart, late bloomers spared, every stop with its reason.
+"""Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934), in its stopping form.
 
-The rule is asynchronous successive halving (Li et al., 2020, arXiv 1810.05934), in its stopping form. Three things are
-added for attention decoders, which sit above 60% CER for long and then drop within epochs: no trial is stopped before
-its own warm-up and two epochs have passed, none that has not yet dropped is stopped before half of its length, and
-rungs may compare the CER of greedy CTC, which moves earlier and more smoothly.
+Three things are added for attention decoders, which stay above 60% CER for long and then fall within a few epochs:
+no trial is pruned before its own warm-up and two epochs have passed; no trial on the plateau is pruned before half of
+its length; and rungs may compare the CER of greedy CTC, which falls earlier and more smoothly.
 
-A space may ask for looks at every trial (`asha.look`), which decide about their order alone.
+`Promotions` decides which trials continue first, `Rungs` which trials are pruned. Both are made again from recorded
+epochs after a restart.
 """
 
 from __future__ import annotations
@@ -17,96 +17,96 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.settings import LATE, Asha, Settings
+from search_spaces.settings import LATE_SHARE, Asha, Settings
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
 EPOCHS_AFTER_WARMUP = 2
-HALF = -1  # the index of the rung at half of a trial
+HALF = -1  # index of the rung at half of a trial
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
 
 def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
-    """What trials are compared by, lower is better."""
+    """The value of an epoch by which rungs compare trials; lower is better."""
     return float(row[asha.metric]) if asha.metric else objective_value(row)
 
 
 class Promotions:
-    """Who goes on first, of trials that have been looked at.
+    """Decides which trials continue first, from their values at the epochs of `Settings.promotions`.
 
-    So early a stop would be a guess, and often a wrong one; to wait costs a trial nothing but its turn. The rule is
-    the promotion of asynchronous successive halving: the best 1 / reduction of those that have had the same look go on.
+    So early, pruning would be a guess; waiting costs a trial nothing but its turn. A trial is promoted while it is
+    among the best 1 / reduction of the trials with as many epochs.
 
     Attributes:
-        values: by the epoch at which a look ends, those of all trials that have had it.
-        waiting: trials whose look is over, and that have not gone on, with its last epoch.
+        values: value of each trial that has come so far, by epoch of promotion and number of trial.
+        waiting: epochs of each trial that waits, by its number.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.asha = settings.asha
-        self.values: dict[int, dict[int, float]] = {end: {} for end in settings.looks}
+        self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in settings.promotions}
         self.waiting: dict[int, int] = {}
 
-    def next_end(self, epochs: int) -> int | None:
-        """Where the next look of a trial with so many epochs ends; None where there is none any more."""
-        return next((end for end in self.values if end > epochs), None)
+    def next_epoch(self, epochs: int) -> int | None:
+        """The epoch after which a trial with `epochs` epochs waits next; None if it does not wait any more."""
+        return next((epoch for epoch in self.values if epoch > epochs), None)
 
     def record(self, number: int, row: Mapping[str, Any]) -> None:
+        """Takes in an epoch of a trial."""
         if row["epoch"] in self.values:
             self.values[row["epoch"]][number] = ranking_value(self.asha, row)
 
     def wait(self, number: int, epochs: int) -> bool:
-        """Lets a trial wait if it has just had a look; whether it has."""
+        """Lets a trial wait if it is to wait after `epochs` epochs; returns whether it is."""
         if epochs in self.values:
             self.waiting[number] = epochs
         return epochs in self.values
 
-    def promising(self) -> int | None:
-        """The one of the waiting that is to go on before anything new is tried, if there is one."""
-        for end, values in reversed(self.values.items()):
+    def promoted(self) -> int | None:
+        """The waiting trial that continues before any new trial; None if no waiting trial is promoted."""
+        for epoch, values in reversed(self.values.items()):
             ranked = sorted(values, key=lambda number: (values[number], number))
             for number in ranked[: int(len(ranked) / self.asha.reduction)]:
-                if self.waiting.get(number) == end:
+                if self.waiting.get(number) == epoch:
                     return number
         return None
 
     def best(self) -> int | None:
-        """The one of the waiting that has come farthest, and of those the best."""
+        """Of the waiting trials with the most epochs, the best; None if no trial waits."""
         return min(
             self.waiting, key=lambda one: (-self.waiting[one], self.values[self.waiting[one]][one]), default=None
         )
 
 
 class Rungs:
-    """Decides, report by report, which trials of a sweep are trained further. Knows nothing of who trains them.
+    """Decides, epoch by epoch, which trials of a sweep are pruned.
 
-    Args:
-        settings: the space's; `asha` and `epochs` of them count.
+    Attributes:
+        recorded: value of each trial at each rung, by index of rung and number of trial.
+        off_plateau: numbers of the trials whose CER has been below the plateau threshold.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.asha, self.epochs = settings.asha, settings.epochs
         self.first = settings.first_rung
-        self.recorded: dict[int, dict[int, float]] = {}  # a rung's index -> trial -> value
-        self.dropped: set[int] = set()  # trials whose CER has been below `click`
+        self.recorded: dict[int, dict[int, float]] = {}
+        self.off_plateau: set[int] = set()
 
     def places(self, length: float) -> dict[int, float]:
-        """The rungs below a full trial's length, in order: where each lies, by its index.
+        """Where the rungs of a trial lie, by index, in order.
 
-        Index 0 is the first rung, and each next one lies `reduction` times as far. Where late bloomers are spared in
-        their first half, there is one more where that ends, at which they are judged at last: `HALF`.
-
-        A rung is known by its index, since its place may differ from trial to trial, and in its last digits from epoch
-        to epoch.
+        Index 0 is the first rung, and each next one lies `reduction` times as far. With a plateau threshold, one more
+        rung, `HALF`, lies at half of the trial, where trials on the plateau are first judged. Rungs are known by
+        their index, since their place may differ from trial to trial, and in its last digits from epoch to epoch.
 
         Args:
-            length: of a full trial, in the unit of grace, as the places are.
+            length: length of a full trial, in the unit of grace, as the places are.
         """
         steps = (self.first * self.asha.reduction**index for index in itertools.count())
         places = dict(enumerate(itertools.takewhile(lambda place: place < length, steps)))
-        half = LATE * length
+        half = LATE_SHARE * length
         if (
-            self.asha.click is not None
+            self.asha.plateau is not None
             and self.first < half
             and not any(math.isclose(half, place) for place in places.values())
         ):
@@ -114,16 +114,16 @@ class Rungs:
         return dict(sorted(places.items(), key=lambda item: item[1]))
 
     def record(self, number: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Takes in an epoch.
+        """Takes in an epoch of a trial.
 
         Returns:
-            Where the rung lies that the trial has reached with it, and that rung's cutoff so far; None where it has
-            reached none that it was not at before.
+            Place and current cutoff of the rung that the trial has reached with this epoch; None if it has reached no
+            new rung.
         """
-        if self.asha.click is None or row.get("val_cer", 0.0) < self.asha.click:
-            self.dropped.add(number)
+        if self.asha.plateau is None or row.get("val_cer", 0.0) < self.asha.plateau:
+            self.off_plateau.add(number)
         progress = row[PROGRESS[self.asha.unit]]
-        places = self.places(self._length(row))
+        places = self.places(progress * self.epochs / row["epoch"])  # as if all epochs were like those so far
         reached = [index for index, place in places.items() if place <= progress]
         rung = self.recorded.setdefault(reached[-1], {}) if reached else {}
         if not reached or number in rung or row["epoch"] >= self.epochs:
@@ -135,25 +135,21 @@ class Rungs:
         return places[reached[-1]], float(cutoff)
 
     def verdict(self, number: int, row: Mapping[str, Any], warmup: float) -> str | None:
-        """Why a trial is stopped at this epoch, in words; None where it goes on.
+        """Takes in an epoch of a trial; returns in words why the trial is pruned, None if it continues.
 
         Args:
-            warmup: the trial's, as a share of its length.
+            warmup: the trial's warm-up, as a share of its length.
         """
         reached = self.record(number, row)
         if reached is None:
             return None
-        milestone, cutoff = reached
+        place, cutoff = reached
         value, share = ranking_value(self.asha, row), row["epoch"] / self.epochs
         young = row["epoch"] < math.ceil(warmup * self.epochs) + EPOCHS_AFTER_WARMUP
-        late_bloomer = number not in self.dropped and share < LATE
-        if value <= cutoff or (self.asha.grace is None and young) or late_bloomer:
+        on_plateau = number not in self.off_plateau and share < LATE_SHARE
+        if value <= cutoff or (self.asha.grace is None and young) or on_plateau:
             return None
         key = self.asha.metric or objective(row)
-        where = f"epoch {milestone:g}" if self.asha.unit == "epochs" else f"{milestone:g} {self.asha.unit}"
+        where = f"epoch {place:g}" if self.asha.unit == "epochs" else f"{place:g} {self.asha.unit}"
         ours, theirs = (objective_text({objective(row): figure}) for figure in (value, cutoff))  # all CERs alike
         return f"rung at {where}: {NAMES[key]} {ours} against a cutoff of {theirs}"
-
-    def _length(self, row: Mapping[str, Any]) -> float:
-        """Length of a full trial in the unit of grace, as if all of its epochs were like those so far."""
-        return float(row[PROGRESS[self.asha.unit]]) * self.epochs / float(row["epoch"])

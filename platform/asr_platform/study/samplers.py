@@ -137,7 +137,7 @@ def _nothing(space: Space, repeated: int) -> InputError:
 
 def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Observation]) -> Iterator[FrozenTrial]:
     """What the sampler proposes; after many that do not serve, what chance does."""
-    settings, looks = space.settings, space.settings.looks
+    settings, looks = space.settings, space.settings.promotions
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
     study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, looks) for trial in trials))]))

@@ -24,6 +24,7 @@ from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tuning import sweep as sweeps
 from asr_platform.tuning.cluster import Options
 from search_spaces.distributions import as_text
+from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import STRUCTURED, Space
 from trainables.config import Config
@@ -194,7 +195,7 @@ def confirming(space: Space, name: str, chosen: list[Candidate], seeds: list[int
         "asha": {"grace": space.settings.epochs},  # nothing stops early
         "budget": space.settings.budget,
     }
-    return Space.parse(yaml.safe_dump(tree, sort_keys=False), f"{name}-confirm.yaml")
+    return parse_space(yaml.safe_dump(tree, sort_keys=False), f"{name}-confirm.yaml")
 
 
 def results(chosen: list[Candidate], found: list[TrialRecord]) -> list[Confirmed]:

@@ -68,7 +68,7 @@ def execute(
 class Proposer(Unsaved, Searcher):
     """Hands Tune what is left to do: unfinished trials first, then the ledger's proposals.
 
-    Where the space asks for looks, a trial is handed out until one is over, and again when it is its turn.
+    Where the space asks for promotions, a trial is handed out until it is to wait, and again when it is its turn.
 
     Args:
         settings: what every trial is told besides its own number, configuration and progress.
@@ -80,30 +80,30 @@ class Proposer(Unsaved, Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
-        self.looks = Promotions(feasibility.space.settings)
+        self.promotions = Promotions(feasibility.space.settings)
         self.unfinished: deque[int] = deque()
         self.exhausted = False  # the space has nothing more to propose
         self.training: dict[str, int] = {}  # Tune's name of a trial that is being trained -> number
         for trial in ledger.trials():
             for row in trial.curve:
-                self.looks.record(trial.number, row)
-            if trial.state == "running" and not self.looks.wait(trial.number, trial.epochs):
+                self.promotions.record(trial.number, row)
+            if trial.state == "running" and not self.promotions.wait(trial.number, trial.epochs):
                 self.unfinished.append(trial.number)
 
     def suggest(self, trial_id: str) -> Settings | str | None:
         """The next trial's settings; None while there is none yet, or word that there will be none.
 
-        Interrupted trials come first, then those that promise much, new ones, and at last all that wait.
+        Interrupted trials come first, then promoted ones, new ones, and at last all other trials that wait.
         """
-        trials, waiting = self.ledger.trials(), self.looks.waiting
+        trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if trials[one].state != "running"]:
-            del waiting[number]  # a rung where its look ends has stopped it
-        ahead = self.unfinished.popleft() if self.unfinished else self.looks.promising()
+            del waiting[number]  # pruned at a rung that lies where it was to wait
+        ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
         until = None
         if trial is not None:
-            until = self.looks.next_end(trial.epochs)
-        elif (last := self.looks.best()) is not None:
+            until = self.promotions.next_epoch(trial.epochs)
+        elif (last := self.promotions.best()) is not None:
             trial = trials[last]
         else:
             return None if self.training else str(Searcher.FINISHED)  # what is being trained may come back
@@ -127,14 +127,14 @@ class Proposer(Unsaved, Searcher):
             return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder writes the ledger, and proposals are made from it: only looks matter here."""
+        """The recorder writes the ledger, and proposals are made from it: only promotions matter here."""
         number = self.training.pop(trial_id, None)
         if number is None or error:
             return
         trial = self.ledger.trial(number)
         if trial.curve:
-            self.looks.record(number, trial.curve[-1])
-            self.looks.wait(number, trial.epochs)
+            self.promotions.record(number, trial.curve[-1])
+            self.promotions.wait(number, trial.epochs)
 
     def again(self, number: int) -> None:
         """A trial that has lost its processes goes on before all others."""

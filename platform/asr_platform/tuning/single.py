@@ -10,7 +10,8 @@ from asr_platform.analysis.leaderboard import find
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
-from search_spaces.space import Space, is_space
+from search_spaces.reader import is_space, load_space, parse_space
+from search_spaces.space import Space
 from trainables.config import Config
 from trainables.config_parsing import load_config
 
@@ -37,7 +38,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
     path = Path(source or "")
     if path.is_file() and not is_space(path):
         return _fixed(load_config(path), path.stem, None, epochs)
-    space = Space.load(str(source))
+    space = load_space(str(source))
     return _fixed(space.config({}), f"{space.name}-base", space.settings.budget, epochs)
 
 
@@ -46,4 +47,4 @@ def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) ->
     base = config.model_dump(mode="json")
     length = base["training"].pop("epochs")
     tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
-    return Space.parse(yaml.safe_dump(tree), f"{name}.yaml")
+    return parse_space(yaml.safe_dump(tree), f"{name}.yaml")

@@ -169,7 +169,7 @@ def resume(
             machine.workers(options)  # a cluster that cannot be used leaves the sweep as it was
             if trials is not None:
                 ledger.note("trials", trials)
-            ledger.note("limits", recorded_limits(about).raised(limits).model_dump())
+            ledger.note("limits", recorded_limits(about).replaced_by(limits).model_dump())
             ledger.note("options", asdict(options))
             if wider is not None:
                 ledger.widen(space, Path.cwd(), values)
@@ -184,7 +184,7 @@ def widened(ledger: Ledger, space: Space, wider: Space) -> tuple[Space, dict[int
     """
     about = ledger.about
     if wider.settings.epochs == written_space(about).settings.epochs:
-        wider = wider.lasting(about["epochs"])
+        wider = wider.with_epochs(about["epochs"])
     return wider, check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
 
 

@@ -1,0 +1,318 @@
+"""Reads a search space from YAML. Every mistake is found in one pass and named with its line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from search_spaces.distributions import Choice, Fit, Float, Variable, as_text, from_text
+from search_spaces.settings import RENAMED, Settings
+from search_spaces.space import STRUCTURED, TYPES, Space
+from search_spaces.vary import check_condition, is_fit, read_distribution, read_fit, read_when
+from trainables.config import Config
+from trainables.config_parsing import flatten, known_keys, problems, unflatten
+from trainables.document import Document
+from trainables.errors import InputError
+
+SHIPPED = Path(__file__).parent
+FIXED = {
+    "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
+    "model.kind": "recognisers and language models cannot be ranked together; set it in base",
+}
+"""Keys that a sweep's trials must share, and why."""
+
+FF_RATIO = "model.ff_expansion"
+PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
+
+KEYS = (
+    "base",  # a configuration; what it leaves out has the default
+    "vary",  # keys that vary, such as model.dropout, and how
+    "start",  # configurations tried first: values of keys, over the base
+    *Settings.model_fields,
+)
+
+
+def load_space(name_or_path: str) -> Space:
+    """Reads a space file, by path or by the name of a shipped one.
+
+    Raises:
+        InputError: there is no such file, or it holds mistakes (all of them are named).
+    """
+    path = Path(name_or_path)
+    if not path.is_file() and name_or_path in shipped():
+        path = SHIPPED / f"{name_or_path}.yaml"
+    elif not path.is_file():
+        raise InputError(
+            f"{name_or_path}: no such search space", f"Give a YAML file, or a shipped one: {', '.join(shipped())}."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable: {error}", "Give a search space in YAML (UTF-8).") from None
+    return parse_space(text, str(path))
+
+
+def parse_space(text: str, source: str, folder: Path | None = None) -> Space:
+    """Reads a space from YAML text. A key under its former name is read with a FutureWarning.
+
+    Args:
+        source: the file to name in errors.
+        folder: what paths in the space are relative to; default: the working directory. They become absolute, since
+            workers have working directories of their own.
+
+    Raises:
+        InputError: the text holds mistakes; the message lists all of them.
+    """
+    return _Reader(Document(text, source), (folder or Path.cwd()).absolute()).space(text)
+
+
+def shipped() -> list[str]:
+    """Names of the spaces that lie beside this file."""
+    return sorted(path.stem for path in SHIPPED.glob("[!.]*.yaml"))
+
+
+def is_space(path: Path) -> bool:
+    """Whether a YAML file has keys of a search space, rather than of a configuration."""
+    try:
+        tree = Document(path.read_text(encoding="utf-8"), str(path)).tree
+    except (OSError, ValueError):  # among them InputError
+        return False
+    return isinstance(tree, Mapping) and any(key in KEYS for key in tree)
+
+
+class _Reader:
+    """Reads the parts of one space, and notes mistakes in its document.
+
+    Args:
+        folder: what paths in the space are relative to.
+    """
+
+    def __init__(self, document: Document, folder: Path) -> None:
+        self.document, self.folder = document, folder
+        self.mistake = document.mistake
+
+    def space(self, text: str) -> Space:
+        tree = self._tree()
+        settings = self._settings(tree)
+        base = self._base(self._mapping(tree, "base"), settings.epochs)
+        varied = self._mapping(tree, "vary")
+        fit, vary = self._fit(varied, base), self._vary(varied)
+        self._check_together(settings, base, vary)
+        entries = self._entries(tree.get("start"), varied)
+        self.document.check()  # an entry of `start` lies over the base and within what varies: both are right now
+        space = Space(self.document.source, text, base, vary, fit, (), settings)
+        space = replace(space, start=tuple(self._completed(space, place, entry) for place, entry in entries))
+        self.document.check()
+        return space
+
+    def _tree(self) -> Mapping[Any, Any]:
+        tree = self.document.tree
+        if not isinstance(tree, Mapping):
+            self.mistake("search space", f"must be a mapping with the keys {', '.join(KEYS)}")
+            return {}
+        for key in tree:
+            if key not in KEYS:
+                self.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
+        return tree
+
+    def _mapping(self, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
+        value = tree.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            self.mistake(key, f"must be a mapping of keys to values, but got {value!r}")
+        return value if isinstance(value, Mapping) else {}
+
+    def _settings(self, tree: Mapping[Any, Any]) -> Settings:
+        """The settings; a wrong one has its default, so that the rest can be checked for more mistakes."""
+        found = {key: tree[key] for key in Settings.model_fields if key in tree}
+        for former, name in RENAMED.items():
+            section, key = former.split(".")
+            if isinstance(found.get(section), Mapping) and key in found[section]:
+                found[section] = {name: found[section][key], **found[section]}
+                del found[section][key]
+                place = f"{self.document.source}, line {self.document.line(former)}"
+                text = f"{place}: {former} is called {section}.{name} now; this is the last version to read both"
+                warnings.warn(text, FutureWarning, stacklevel=4)
+        wrong = _refusals(Settings, found)
+        right = {key: value for key, value in flatten(found) if not any(_within(key, bad) for bad, _ in wrong)}
+        settings = Settings.model_validate(unflatten(right))
+        for key, reason in [*wrong, *settings.conflicts()]:
+            self.mistake(key, reason)
+        return settings
+
+    def _base(self, tree: Mapping[Any, Any], epochs: int) -> dict[str, Any]:
+        """Leaves of the base; with the epochs of the space they must be a configuration on their own."""
+        training = tree.get("training", {})
+        if isinstance(training, Mapping):
+            if "epochs" in training:
+                reason = "belongs at the top level, as epochs, which early stopping reads too"
+                self.mistake("base.training.epochs", reason)
+            tree = {**tree, "training": {**training, "epochs": epochs}}
+        for key, reason in _refusals(Config, tree):
+            self.mistake(f"base.{key}".removesuffix(".configuration"), reason)
+        return {key: self._located(key, value) for key, value in flatten(tree) if key != "training.epochs"}
+
+    def _located(self, key: str, value: Any) -> Any:
+        """The value of a key, made absolute if it is a path."""
+        return str(self.folder / value) if key in PATHS and isinstance(value, str) else value
+
+    def _fit(self, tree: Mapping[Any, Any], base: Mapping[str, Any]) -> Fit | None:
+        found = None
+        for key in (key for key, entry in tree.items() if is_fit(entry) and _can_vary(key)):
+            try:
+                fit = read_fit(key, tree[key])
+                if found is not None:
+                    raise ValueError(f"one width can be fitted, and {found.key} is already")
+                if key == "model.feed_forward" and (base.get(FF_RATIO) is not None or FF_RATIO in tree):
+                    raise ValueError(f"{FF_RATIO} stands in its place: leave that out, or fit model.d_model")
+            except ValueError as error:
+                self.mistake(f"vary.{key}", str(error))
+                continue
+            self._check_values(key, [width for width in (fit.low, fit.high) if width is not None])
+            found = fit
+        return found
+
+    def _vary(self, tree: Mapping[Any, Any]) -> dict[str, Variable]:
+        """The varied keys, without the fitted one; a key comes after the keys that its condition names."""
+        variables: dict[str, Variable] = {}
+        for key, entry in tree.items():
+            if not _can_vary(key):
+                self.mistake(f"vary.{key}", _why_not_varied(str(key)))
+            elif not is_fit(entry):
+                try:
+                    variables[key] = self._variable(key, entry)
+                except ValueError as error:
+                    self.mistake(f"vary.{key}", str(error))
+        for key, variable in variables.items():
+            for parent, values in variable.when.items():
+                try:
+                    if parent in variables:
+                        check_condition(values, variables[parent].distribution, parent)
+                    elif is_fit(tree.get(parent)):
+                        raise ValueError(f"when names {parent}, which is fitted after all others have their values")
+                    elif parent not in tree:
+                        varied = ", ".join(map(str, tree))
+                        raise ValueError(f"when names {parent}, which does not vary; what varies is {varied}")
+                except ValueError as error:
+                    self.mistake(f"vary.{key}", str(error))
+        return self._ordered(variables)
+
+    def _variable(self, key: str, entry: Any) -> Variable:
+        distribution = read_distribution(entry, TYPES[key])
+        self._check_values(key, distribution.candidates())
+        if isinstance(distribution, Choice):
+            distribution = Choice(tuple(self._located(key, value) for value in distribution.values))
+        when = read_when(entry["when"]) if "when" in entry else {}
+        located = {name: tuple(self._located(name, value) for value in values) for name, values in when.items()}
+        return Variable(distribution, located)
+
+    def _check_values(self, key: str, values: Iterable[Any]) -> None:
+        """Notes values that no configuration has."""
+        for value in values:
+            for name, reason in _refusals(Config, unflatten({key: from_text(value) if key in STRUCTURED else value})):
+                if _within(name, key):
+                    self.mistake(f"vary.{key}", reason)
+
+    def _ordered(self, variables: Mapping[str, Variable]) -> dict[str, Variable]:
+        """The order of the file, with each key after the keys that its condition names."""
+        ordered: dict[str, Variable] = {}
+        waiting = dict(variables)
+        while waiting:
+            ready = [key for key, variable in waiting.items() if not any(parent in waiting for parent in variable.when)]
+            for key in ready:
+                ordered[key] = waiting.pop(key)
+            if not ready:
+                for key in waiting:
+                    self.mistake(f"vary.{key}", f"when is circular: it depends on itself through {', '.join(waiting)}")
+                break
+        return ordered
+
+    def _check_together(self, settings: Settings, base: Mapping[str, Any], vary: Mapping[str, Variable]) -> None:
+        """Notes settings that do not go with the base or with what varies."""
+        asha = settings.asha
+        if base.get("model.kind") == "language_model":
+            if asha.metric is not None or asha.unit == "hours":
+                reason = "a language model has neither a CER nor hours of audio: leave out metric, count updates"
+                self.mistake("asha", reason)
+            if "real_time_factor" in settings.objectives:
+                self.mistake("objectives", "a language model has no real_time_factor: it decodes nothing")
+        if settings.sampler == "grid":
+            for key, variable in vary.items():
+                if isinstance(variable.distribution, Float) and variable.distribution.step is None:
+                    self.mistake(f"vary.{key}", "the grid sampler needs a step (float) or values (choice)")
+
+    def _entries(self, tree: Any, varied: Mapping[Any, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The entries of `start` as leaves, each with its place, such as `start.0`."""
+        if tree is not None and not isinstance(tree, list):
+            self.mistake("start", f"must be a list of configurations, such as [{{}}], which is the base, not {tree!r}")
+            return []
+        entries = []
+        for number, entry in enumerate(tree or []):
+            place = f"start.{number}"
+            if not isinstance(entry, Mapping):
+                self.mistake(place, f"must be a mapping of varied keys to values, but got {entry!r}")
+                continue
+            leaves: dict[str, Any] = {}
+            for key, value in flatten(entry):
+                if key not in varied:
+                    what = ", ".join(map(str, varied)) or "nothing"
+                    self.mistake(f"{place}.{key}", f"does not vary; what varies is {what}")
+                elif key in leaves:
+                    self.mistake(f"{place}.{key}", "given twice, once by its path and once in its section")
+                try:
+                    leaves[key] = self._located(key, _plain(value))
+                except TypeError as error:  # a date, say
+                    self.mistake(f"{place}.{key}", str(error))
+            entries.append((place, leaves))
+        return entries
+
+    def _completed(self, space: Space, place: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of an entry, and of the base for active keys that it leaves out, as a proposal of the space."""
+        active = [key for key in space.vary if key not in entry and space.is_active(key, entry)]
+        if space.fit and space.fit.key not in entry and space.fit.key in space.base:
+            active.append(space.fit.key)  # where neither says a width, it is solved for
+        values, wrong = space.take({**{key: _plain(space.value(key, entry)) for key in active}, **entry})
+        for key, reason in wrong.items():
+            remedy = "; it is the base's: give the key a value in this entry, or widen what varies"
+            self.mistake(f"{place}.{key}", reason if key in entry else reason + remedy)
+        if not wrong:
+            try:
+                space.config(values)
+            except InputError as error:
+                self.mistake(place, error.problem.removeprefix(f"{space.source}: proposal: "))
+        return values
+
+
+def _plain(value: Any) -> Any:
+    """A value as samplers know it: a list as its JSON text."""
+    return as_text(value) if isinstance(value, list | tuple) else value
+
+
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
+
+
+def _can_vary(key: Any) -> bool:
+    return key in TYPES and key not in FIXED
+
+
+def _why_not_varied(key: str) -> str:
+    if key in FIXED:
+        return f"cannot vary: {FIXED[key]}"
+    section = key.split(".")[0]
+    if section in Config.model_fields:
+        return f"unknown key; the keys here are {', '.join(f'{section}.{name}' for name in known_keys((section,)))}"
+    return f"unknown key; give a section and its key, such as model.dropout; the sections are {', '.join(known_keys())}"
+
+
+def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
+    """What a section refuses in a tree of values: keys and reasons."""
+    try:
+        section.model_validate(tree)
+    except ValidationError as error:
+        return [(key, reason) for key, _, reason in (line.partition(": ") for line in problems(error, section))]
+    return []
