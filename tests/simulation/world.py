@@ -32,6 +32,7 @@ from schedules import Schedule, Shape
 from workers import Speech
 
 from asr_platform.cli.live import LiveDisplay
+from asr_platform.compat.mlflow import configure
 from asr_platform.storage.database import make_tables, open_storage, sqlite_address
 from asr_platform.storage.home import COPY, LOCK, STORE, STUDIES, TRIALS, Home
 from asr_platform.study import provenance, recorded_space
@@ -41,7 +42,6 @@ from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.ledger_copies import restore
 from asr_platform.tracking import runs as tracking
-from asr_platform.tracking.runs import quiet
 from asr_platform.tuning import best_model, sweep, watch
 from asr_platform.tuning.callbacks import meter
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
@@ -87,7 +87,7 @@ class Templates:
         storage = RDBStorage(sqlite_address(folder / STUDIES))
         self.optuna_version = storage._version_manager.get_head_version()
         storage.engine.dispose()
-        quiet()
+        configure()
         MlflowClient(f"sqlite:///{folder / STORE}").search_experiments()
         self.feasibility = cache(self._feasibility)
 

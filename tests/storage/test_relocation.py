@@ -18,7 +18,7 @@ from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.storage.relocation import LOCATIONS
 from asr_platform.study.ledger import Ledger
-from asr_platform.tracking.model_names import located
+from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.doctor import Doctor
 from trainables.inference.model_directory import WEIGHTS
 
@@ -60,7 +60,7 @@ def check(home: Path, before: Found) -> None:
     assert Doctor(Home(home), "small").audit() == []
     run_id = before.ledger.trial(1).about["mlflow_run_id"]
     for name in (CHAMPION, "models:/small/1", f"runs:/{before.parent}", f"runs:/{run_id}"):
-        model = located(home, name)
+        model = resolve_model(home, name)
         assert model.is_relative_to(home)
         assert (model / WEIGHTS).read_bytes() == (home / "models" / "small" / WEIGHTS).read_bytes()
     scores = run(home, "evaluate", CHAMPION, "--data", str(home / "corpora/babble"), "--split", "dev")
@@ -106,7 +106,7 @@ def test_a_store_that_is_named_after_the_move_leads_to_the_model_at_once(
     place = tmp_path / "copy"
     shutil.copytree(original.home.path, place)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", Home(place).tracking)
-    assert located(place, CHAMPION).is_relative_to(place)
+    assert resolve_model(place, CHAMPION).is_relative_to(place)
 
 
 def test_a_home_is_left_alone_while_one_of_its_sweeps_is_running(original: Found, tmp_path: Path) -> None:

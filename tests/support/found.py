@@ -73,7 +73,7 @@ class Found:
                 "tuning.best_model.draw_sweep",
             ):
                 patch.setattr(f"asr_platform.{drawing}", lambda *_: None)  # it would take most of the time
-            mlflow_callback.show_all()
+            mlflow_callback.log_all()
             RecordedErrors(self.home.sweep(self.name)).on_sweep_start(trials)
             model = make_best_model(self.home, self.ledger, space, self.corpus, self.said.append)
             best = best_of(trials)

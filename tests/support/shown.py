@@ -40,7 +40,7 @@ def finished_sweep(home: Home, corpus: Corpus) -> Ledger:
 def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
     write_record(home.sweep(NAME), records.SPACE, home.path / "no plan")
     mlflow_callback = MLflowCallback(home, ledger, records.space(), corpus, pytest.fail, "http://127.0.0.1:8265")
-    mlflow_callback.show_all()
+    mlflow_callback.log_all()
     mlflow_callback.end("FINISHED", ledger.trial(0))
     register_best_model(mlflow_callback, ledger, ledger.trial(0), _model(home, ledger, corpus), pytest.fail)
 

@@ -25,8 +25,8 @@ from asr_platform.cli.main import cli
 from asr_platform.cli.options import ModelDirectory
 from asr_platform.storage.home import Home
 from asr_platform.study.run_record import STOPPED
-from asr_platform.tracking.model_names import located
-from asr_platform.tracking.registry import DESCRIPTION, Registered, undefeated
+from asr_platform.tracking.registry import MOST_CHARACTERS, Registered, undefeated
+from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.best_model import best_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -78,7 +78,7 @@ def test_the_best_model_is_registered_with_all_that_it_needs(found: Found) -> No
     assert version.description == (found.home.model("small") / "README.md").read_text()
     errors = {"split": "dev", "val_cer": str(found.ledger.trial(0).curve[0]["val_cer"]), "trial": "0", "epoch": "1"}
     assert errors.items() <= version.tags.items() and version.tags["corpus_hash"] == found.corpus.hash
-    folder = located(found.home.path, "models:/small@champion").parent
+    folder = resolve_model(found.home.path, "models:/small@champion").parent
     about = Model.load(str(folder))
     assert about.signature is not None and about.run_id == found.parent
     assert about.load_input_example(str(folder)) is not None
@@ -103,8 +103,8 @@ def test_a_resumed_sweep_registers_what_is_new_and_nothing_twice(found: Found) -
     assert (versions(found), champion(found)) == ({"1": "0", "2": "2"}, "2")
     for version, number in versions(found).items():
         model = Path(str(found.ledger.trial(int(number)).model))
-        assert weights(located(found.home.path, f"models:/small/{version}")) == weights(model)
-    assert weights(located(found.home.path, f"runs:/{found.parent}")) == weights(found.home.model("small"))
+        assert weights(resolve_model(found.home.path, f"models:/small/{version}")) == weights(model)
+    assert weights(resolve_model(found.home.path, f"runs:/{found.parent}")) == weights(found.home.model("small"))
     assert found.said == []
 
 
@@ -219,8 +219,8 @@ def test_what_a_person_has_written_of_a_version_stays(found: Found) -> None:
 def test_a_card_longer_than_mlflows_column_is_cut_there(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asr_platform.tuning.best_model.model_card", lambda about: "# small\n".ljust(6000, "A"))
     found.end()
-    assert found.client.get_model_version("small", "1").description == "# small\n".ljust(DESCRIPTION, "A")
-    assert len((located(found.home.path, "models:/small/1") / "README.md").read_text()) == 6000
+    assert found.client.get_model_version("small", "1").description == "# small\n".ljust(MOST_CHARACTERS, "A")
+    assert len((resolve_model(found.home.path, "models:/small/1") / "README.md").read_text()) == 6000
 
 
 # Finding
@@ -233,11 +233,11 @@ def test_every_name_leads_to_its_model(found: Found, monkeypatch: pytest.MonkeyP
     best = weights(found.home.model("small"))
     names = ["models:/small@champion", "models:/small/1", "models:/small/latest", f"models:/{logged.model_id}"]
     for name in [*names, f"runs:/{found.parent}", f"runs:/{found.parent}/model", f"runs:/{found.run(1)}"]:
-        assert weights(located(found.home.path, name)) == best, name
-    assert weights(located(found.home.path, f"runs:/{found.run(0)}")) != best
+        assert weights(resolve_model(found.home.path, name)) == best, name
+    assert weights(resolve_model(found.home.path, f"runs:/{found.run(0)}")) != best
     monkeypatch.chdir(found.home.path)
-    assert located(found.home.path, "models/small") == Path("models/small")
-    assert located(Path("absent"), "absent") == Path("absent"), "a directory needs no home"
+    assert resolve_model(found.home.path, "models/small") == Path("models/small")
+    assert resolve_model(Path("absent"), "absent") == Path("absent"), "a directory needs no home"
 
 
 def test_a_model_directory_among_a_runs_artifacts_is_found(found: Found) -> None:
@@ -247,9 +247,9 @@ def test_a_model_directory_among_a_runs_artifacts_is_found(found: Found) -> None
     client = found.client
     run = client.create_run(found.tracker().experiment).info.run_id
     client.log_artifacts(run, str(model), "model")
-    assert weights(located(found.home.path, f"runs:/{run}")) == weights(model)
+    assert weights(resolve_model(found.home.path, f"runs:/{run}")) == weights(model)
     client.log_artifacts(run, str(model), "other/place")
-    assert weights(located(found.home.path, f"runs:/{run}/other/place")) == weights(model)
+    assert weights(resolve_model(found.home.path, f"runs:/{run}/other/place")) == weights(model)
 
 
 def test_every_store_is_asked_that_may_have_it(
@@ -264,9 +264,9 @@ def test_every_store_is_asked_that_may_have_it(
     for sweep in (found, other):
         best = weights(sweep.home.model(sweep.name))
         for name in (f"models:/{sweep.name}@champion", f"runs:/{sweep.parent}", f"runs:/{sweep.run(0)}"):
-            assert weights(located(found.home.path, name)) == best, name
+            assert weights(resolve_model(found.home.path, name)) == best, name
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    assert weights(located(tmp_path / "absent", "models:/other/1")) == weights(other.home.model("other"))
+    assert weights(resolve_model(tmp_path / "absent", "models:/other/1")) == weights(other.home.model("other"))
     assert not (tmp_path / "absent").exists()
 
 
@@ -280,13 +280,13 @@ def test_unknown_names_are_refused_and_the_known_ones_told(found: Found) -> None
     ]  # fmt: skip
     for name in unknown:
         with pytest.raises(InputError) as error:
-            located(found.home.path, name)
+            resolve_model(found.home.path, name)
         assert name in error.value.problem and "models:/small@champion" in error.value.remedy, name
     with pytest.raises(InputError, match="its model is not on disk") as error:
-        located(found.home.path, f"runs:/{found.run(0)}")
+        resolve_model(found.home.path, f"runs:/{found.run(0)}")
     assert "platform leaderboard" in error.value.remedy
     with pytest.raises(InputError, match="nothing has been run here"):
-        located(found.home.path / "absent", "models:/small@champion")
+        resolve_model(found.home.path / "absent", "models:/small@champion")
 
 
 @pytest.mark.parametrize(
@@ -302,15 +302,15 @@ def test_a_store_that_cannot_be_is_refused(
     """And none is made."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(folder=tmp_path))
     with pytest.raises(InputError, match=why):
-        located(tmp_path / "mlruns", "models:/small@champion")
+        resolve_model(tmp_path / "mlruns", "models:/small@champion")
     assert not list(tmp_path.iterdir())
 
 
 def test_files_of_another_machine_are_said_to_be_there(found: Found) -> None:
     found.end()
-    shutil.rmtree(located(found.home.path, "models:/small@champion").parent)
+    shutil.rmtree(resolve_model(found.home.path, "models:/small@champion").parent)
     with pytest.raises(InputError, match="which is not on this machine"):
-        located(found.home.path, "models:/small@champion")
+        resolve_model(found.home.path, "models:/small@champion")
 
 
 def test_every_command_means_the_same_by_model() -> None:
@@ -364,4 +364,4 @@ def test_the_card_tells_the_data_the_figures_and_their_intervals(found: Found) -
         '`",ABC` and spaces',
     ):  # fmt: skip
         assert text in card, text
-    assert len(card) < DESCRIPTION
+    assert len(card) < MOST_CHARACTERS

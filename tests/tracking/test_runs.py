@@ -15,7 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import State
-from asr_platform.tracking.runs import NAMES, Tracker, entries
+from asr_platform.tracking.metrics import METRICS, logged_metrics
+from asr_platform.tracking.runs import Tracker
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, train
 
@@ -65,7 +66,7 @@ def test_a_trial_is_nested_under_its_sweep(tracker: Tracker) -> None:
 
 def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) -> None:
     run_id = tracker.start("trial-0000", {}, {})
-    tracker.log(run_id, entries(records.curve([0.9, 0.5, 0.7])))
+    tracker.log(run_id, logged_metrics(records.curve([0.9, 0.5, 0.7])))
     row = records.row(3, 0.7)
     for name, key in {"train/loss": "train_loss", "val/cer": "val_cer", "train/audio_hours": "audio_hours",
                       "system/train_seconds": "train_seconds"}.items():  # fmt: skip
@@ -83,9 +84,9 @@ LANGUAGE_MODEL = {"model.kind": "language_model", "training.batch_tokens": 64}
 def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corpus: Corpus) -> None:
     rows: list[Metrics] = []
     train(tiny.config({**leaves, "training.epochs": 2}), tiny_corpus, lambda metrics, save: rows.append(metrics))
-    assert set(rows[-1]) - {"epoch"} <= set(NAMES)
+    assert set(rows[-1]) - {"epoch"} <= set(METRICS)
     figures = "lm" if leaves == LANGUAGE_MODEL else "asr"
-    assert {name.partition("/")[0] for name, _, _ in entries(rows)} == {"train", "val", "system", figures}
+    assert {name.partition("/")[0] for name, _, _ in logged_metrics(rows)} == {"train", "val", "system", figures}
 
 
 @pytest.mark.parametrize(("state", "status"), ENDS)
@@ -114,7 +115,8 @@ def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: St
     """Missing epochs and a missing end are added; doing it again adds nothing."""
     trial = records.trial(0, state, [0.9, 0.5, 0.7], reason="why")
     run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    tracker.log(run_id, entries(trial.curve[:logged]))
+    tracker.log(run_id, logged_metrics(trial.curve[:logged]))
+    tracker.known.clear()  # another driver goes on
     tracker.catch_up(run_id, trial)
     first = run(tracker, run_id).to_dictionary()
     assert first["info"]["status"] == status
@@ -125,6 +127,28 @@ def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: St
     tracker.catch_up(run_id, trial, lambda: pytest.fail("there is nothing new to say"))
     assert run(tracker, run_id).to_dictionary() == first
     assert history(tracker, run_id, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+
+
+def test_what_is_in_mlflow_is_read_once(home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a driver that goes on with a run; of a run that it has made, nothing."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("read again")
+
+    def without_reading(which: Tracker, *epochs: int) -> None:
+        with monkeypatch.context() as patch:
+            for question in ("get_run", "get_metric_history", "search_runs"):
+                patch.setattr(MlflowClient, question, refuse)
+            for last in epochs:
+                cers = [1 / epoch for epoch in range(1, last + 1)]
+                which.catch_up(run_id, records.trial(0, "running", cers), lambda: {"interval": "40–60%"})
+
+    run_id = tracker.start("trial-0000", {}, {"state": "running"})
+    without_reading(tracker, 0, 1, 2)
+    other = Tracker(Home.at(home).store({}), "tiny-0123")
+    other.catch_up(run_id, records.trial(0, "running", [1.0, 0.5, 1 / 3]))
+    without_reading(other, 4, 5, 5)
+    assert history(tracker, run_id, "val/cer") == [(epoch, 1 / epoch) for epoch in range(1, 6)]
 
 
 def test_a_long_trial_is_told_in_parts_that_mlflow_takes(tracker: Tracker) -> None:
@@ -139,6 +163,7 @@ def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
     run_id = tracker.start("trial-0000", {}, {"state": "running"})
     trial = records.trial(0, "running", [0.9])
     tracker.client.set_terminated(run_id, "KILLED")
+    tracker.known.clear()
     tracker.catch_up(run_id, trial)
     assert run(tracker, run_id).info.status == "RUNNING"
 
@@ -148,7 +173,7 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
     tracker.end_sweep(parent, "KILLED", None, "5 of 5 hours are spent")
     assert run(tracker, parent).info.status == "KILLED"
     assert run(tracker, parent).data.tags["stopped"] == "5 of 5 hours are spent"
-    assert tracker.reopen(parent)
+    tracker.set_status(parent, "RUNNING")
     assert run(tracker, parent).info.status == "RUNNING"
     tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]))
     found = run(tracker, parent)
@@ -168,14 +193,13 @@ def test_names_that_are_not_utf8_are_escaped(tracker: Tracker) -> None:
     assert (data.tags["corpus"], data.tags["stopped"]) == ("caf\\udce9", "no such file: caf\\udce9.wav")
 
 
-def test_a_run_that_the_store_does_not_have_is_not_reopened(tracker: Tracker) -> None:
+def test_a_run_that_the_store_does_not_have_is_not_found(tracker: Tracker) -> None:
     """It was deleted, or written to another store."""
     run_id = tracker.start("trial-0000", {}, {})
-    assert tracker.knows(run_id)
+    assert tracker.read(run_id) is not None
     tracker.client.delete_run(run_id)
     for unknown in (run_id, "0" * 32):
-        assert not tracker.knows(unknown)
-        assert not tracker.reopen(unknown)
+        assert tracker.read(unknown) is None
 
 
 def test_another_client_reads_the_same_store(home: Path, tracker: Tracker) -> None:

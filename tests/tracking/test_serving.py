@@ -28,8 +28,8 @@ from command import PATIENCE, answers, unused_port, wait_for
 from found import Found
 
 from asr_platform import load_model
-from asr_platform.tracking.model_names import located
 from asr_platform.tracking.packaging import example_recording
+from asr_platform.tracking.resolving import resolve_model
 from trainables.checksums import CHECKSUMS
 from trainables.inference.recognizer import Recognizer
 
@@ -132,7 +132,7 @@ def test_recordings_in_base64_are_answered_with_texts(server: Server, recordings
 
 
 def test_the_input_example_is_answered(server: Server, found: Found) -> None:
-    folder = located(found.home.path, MODEL).parent
+    folder = resolve_model(found.home.path, MODEL).parent
     answer = server.ask(json.loads((folder / "serving_input_example.json").read_text()))
     assert answer.status == 200 and len(answer.tree["predictions"]) == 1
 
@@ -244,7 +244,7 @@ def test_it_loads_without_the_platform(plain: Any, found: Found, recordings: lis
     """What it imports is what it brings along, or what its requirements name."""
     texts = [one.text for one in recordings]
     assert (plain["list"], plain["bytes"], plain["table"], plain["example"]) == (texts, texts, texts, 1)
-    folder = located(found.home.path, MODEL).parent
+    folder = resolve_model(found.home.path, MODEL).parent
     required = set(re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), re.MULTILINE))
     distributions = packages_distributions()
     for path in map(Path, [folder / "serving.py", *plain["modules"].values()]):

@@ -24,8 +24,8 @@ from mlflow.tracking import MlflowClient
 from place import Ended, Run
 
 from asr_platform.storage.home import Home
-from asr_platform.tracking import ui as pages
-from asr_platform.tracking.ui import free_port
+from asr_platform.tracking import server as pages
+from asr_platform.tracking.server import free_port
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 

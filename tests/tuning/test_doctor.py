@@ -20,7 +20,8 @@ from mlflow.tracking import MlflowClient
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
-from asr_platform.tracking.runs import Tracker, entries, experiment_of
+from asr_platform.tracking.metrics import logged_metrics
+from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor, Finding
@@ -48,7 +49,7 @@ class Patient:
         Doctor(self.home, NAME).retention.apply()
         self.model = copy_model(self.checkpoint(0, 2), self.home.model(NAME))
         mlflow_callback = MLflowCallback(self.home, self.ledger, recorded_space(self.ledger.about), corpus, pytest.fail)
-        mlflow_callback.show_all()
+        mlflow_callback.log_all()
         mlflow_callback.end("FINISHED", self.ledger.trial(0))
         register_best_model(mlflow_callback, self.ledger, self.ledger.trial(0), self.model, pytest.fail)
 
@@ -93,11 +94,11 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
 
 
 def an_epoch_twice(patient: Patient) -> None:
-    patient.tracker().log(patient.run(0), entries(patient.ledger.trial(0).curve[1:]))
+    patient.tracker().log(patient.run(0), logged_metrics(patient.ledger.trial(0).curve[1:]))
 
 
 def an_epoch_of_its_own(patient: Patient) -> None:
-    patient.tracker().log(patient.run(1), entries([records.row(7, 0.1)]))
+    patient.tracker().log(patient.run(1), logged_metrics([records.row(7, 0.1)]))
 
 
 def another_value(patient: Patient) -> None:
@@ -240,7 +241,7 @@ def test_a_checkpoint_that_is_gone_is_told(patient: Patient) -> None:
     best, aside = patient.checkpoint(0, 2), patient.home.path / "aside"
     best.rename(aside)
     assert [str(finding) for finding in patient.findings()] == [
-        "trial 0: none of the checkpoints that the ledger names is there: it cannot be made again"
+        "trial 0: none of the checkpoints that the ledger names is there: it cannot be restored"
     ]
     aside.rename(best)
     weights = best / "model.safetensors"
@@ -299,7 +300,7 @@ def test_the_command_tells_a_line_a_finding_and_mends(patient: Patient) -> None:
     assert patient.doctor("--json").output == "[]\n"
     a_run_that_never_ended(patient)
     found = patient.doctor()
-    line = "trial 1: pruned, but its MLflow run is RUNNING: --repair shows the ledger's record"
+    line = "trial 1: pruned, but its MLflow run is RUNNING: --repair logs what the ledger has"
     assert (found.exit_code, found.output) == (1, f"{line}\n")
     listed = patient.doctor("--json")
     assert listed.exit_code == 1
@@ -321,7 +322,7 @@ def test_a_sweep_that_an_earlier_version_has_shown_is_shown_anew(patient: Patien
     patient.client.set_terminated(former)
     patient.ledger.describe(0, "mlflow_run_id", former)
     assert [str(finding) for finding in patient.findings()] == [
-        "trial 0: MLflow lacks 2 of its 2 epochs: --repair shows the ledger's record"
+        "trial 0: MLflow lacks 2 of its 2 epochs: --repair logs what the ledger has"
     ]
     patient.doctor("--repair")
     assert patient.findings() == [] and patient.run(0) == former

@@ -24,7 +24,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
 from asr_platform.tracking.runs import Tracker, experiment_of
-from asr_platform.tracking.ui import VIEW
+from asr_platform.tracking.server import VIEW
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
@@ -64,7 +64,7 @@ class Sweep:
 
     def epoch(self, number: int, epoch: int, cer: float, checkpoint: str | None = None) -> None:
         self.ledger.record(number, {**records.row(epoch, cer), "checkpoint": checkpoint})
-        self.mlflow_callback.show(number)
+        self.mlflow_callback.log_trials(number)
 
     @contextlib.contextmanager
     def without_store(self) -> Iterator[None]:
@@ -122,18 +122,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture
 def sweep(empty_store: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    monkeypatch.setattr(
-        mlflow_callback, "LONG", math.inf
-    )  # a busy machine is slow to fail; test_mirror_server.py has slow stores
+    monkeypatch.setattr(mlflow_callback, "SLOW", math.inf)  # a busy machine is slow to fail
     shutil.copy(empty_store, tmp_path)
     return Sweep(tmp_path, corpus)
 
 
 def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     assert sweep.runs()["small"].info.status == "RUNNING"
     number = records.add(sweep.ledger, "running")
-    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.log_trials(number)
     sweep.epoch(number, 1, 0.9)
     shown = sweep.runs()
     trial = shown["trial-0000"]
@@ -147,7 +145,7 @@ def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
 
 def test_runs_name_what_they_used(sweep: Sweep) -> None:
     """The splits with the corpus' hash and their sizes."""
-    sweep.mlflow_callback.show(records.add(sweep.ledger, "running"))
+    sweep.mlflow_callback.log_trials(records.add(sweep.ledger, "running"))
     for run in sweep.runs().values():
         found = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
         assert {context: dataset.name for context, dataset in found.items()} == {
@@ -183,7 +181,7 @@ def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> 
     mlflow_callback = MLflowCallback(
         sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, "http://127.0.0.1:1"
     )
-    mlflow_callback.show_all()
+    mlflow_callback.log_all()
     run = sweep.runs()["small"]
     assert {"record/space.yaml", "record/plan.json", "record/packages.txt"} <= sweep.artifacts(run, "record")
     assert run.data.tags["ray_dashboard"] == "http://127.0.0.1:1"
@@ -198,7 +196,7 @@ def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
     """What the platform has written itself is brought up to date: the dashboard has another port the next time."""
 
     def described(dashboard: str) -> str:
-        MLflowCallback(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).show_all()
+        MLflowCallback(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).log_all()
         return str(sweep.runs()["small"].data.tags["mlflow.note.content"])
 
     assert "http://127.0.0.1:1)" in described("http://127.0.0.1:1")
@@ -208,9 +206,9 @@ def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
 
 
 def test_a_wider_space_has_a_wider_view(sweep: Sweep) -> None:
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     wider = records.space(records.SPACE.replace("vary:", "vary:\n  loss.ctc_weight: {float: [0.1, 0.5]}"))
-    MLflowCallback(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).show_all()
+    MLflowCallback(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).log_all()
     assert "params.`loss.ctc_weight`" in sweep.view(sweep.ledger.about[VIEW])["selectedColumns"]
 
 
@@ -221,8 +219,8 @@ def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) 
     sweep.epoch(number, 3, 0.7, None)
     sweep.ledger.finish(number, "pruned", "rung at epoch 3")
     for _ in range(2):  # the second time adds nothing
-        sweep.mlflow_callback.show(number)
-        sweep.another_driver().show_all()
+        sweep.mlflow_callback.log_trials(number)
+        sweep.another_driver().log_all()
     trial = sweep.runs()["trial-0000"]
     assert trial.info.status == "KILLED"
     assert sweep.artifacts(trial) == WHOLE
@@ -233,7 +231,7 @@ def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) 
 def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep: Sweep) -> None:
     number, other = records.add(sweep.ledger, "running"), records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9, seen.checkpoint(sweep.folder / "1", epoch=1))
-    sweep.mlflow_callback.show(other)
+    sweep.mlflow_callback.log_trials(other)
     sweep.mlflow_callback.end("KILLED", None)
     shown = sweep.runs()
     assert shown["small"].info.status == "KILLED"
@@ -242,11 +240,11 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
     assert sweep.artifacts(shown["trial-0001"]) == set(), "it has not finished an epoch"
     assert sweep.artifacts(shown["small"]) == {f"plots/{plots.SWEEP_CURVES}"}
 
-    sweep.another_driver().show_all()
+    sweep.another_driver().log_all()
     assert sweep.runs()["trial-0000"].info.status == "RUNNING"
     sweep.epoch(number, 2, 0.5, seen.checkpoint(sweep.folder / "2", epoch=2))
     sweep.ledger.finish(number, "complete")
-    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.log_trials(number)
     sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number))
     shown = sweep.runs()
     assert shown["small"].info.status == shown["trial-0000"].info.status == "FINISHED"
@@ -256,14 +254,14 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
 
 def test_a_trial_that_never_started_has_a_run_in_the_end(sweep: Sweep) -> None:
     """It was proposed as the sweep stopped."""
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     records.add(sweep.ledger, "running")
     sweep.mlflow_callback.end("KILLED", None)
     assert sweep.runs()["trial-0000"].info.status == "KILLED"
 
 
 def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sweep) -> None:
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     first = records.add(sweep.ledger, "running")
     sweep.epoch(first, 1, 0.9)
     with sweep.without_store():
@@ -271,14 +269,14 @@ def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sw
         assert len(sweep.said) == 1 and "MLflow cannot be written" in sweep.said[0] and "later" in sweep.said[0]
         sweep.epoch(first, 3, 0.4)
         sweep.ledger.finish(first, "complete")
-        sweep.mlflow_callback.show(first)
+        sweep.mlflow_callback.log_trials(first)
         second = records.add(sweep.ledger, "running")
         sweep.epoch(second, 1, 0.8)
     assert len(sweep.said) == 1, "told once"
     sweep.epoch(second, 2, 0.6)
     assert sweep.curve(sweep.runs()["trial-0001"]) == [(1, 0.8), (2, 0.6)]
     sweep.ledger.finish(second, "pruned", "rung at epoch 2")
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5), (3, 0.4)]
     assert [shown[f"trial-000{n}"].info.status for n in range(2)] == ["FINISHED", "KILLED"]
@@ -287,10 +285,10 @@ def test_a_store_that_goes_away_in_the_middle_is_told_everything_later(sweep: Sw
 
 
 def test_what_a_store_missed_it_is_told_when_the_sweep_ends(sweep: Sweep) -> None:
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     with sweep.without_store():
         number = records.add(sweep.ledger, "complete", [0.9, 0.5])
-        sweep.mlflow_callback.show(number)
+        sweep.mlflow_callback.log_trials(number)
     sweep.mlflow_callback.end("FINISHED", sweep.ledger.trial(number))
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5)]
@@ -308,7 +306,7 @@ def test_each_time_that_the_store_goes_away_is_told(sweep: Sweep) -> None:
     with sweep.without_store():
         sweep.epoch(number, 5, 0.5)
     assert len(sweep.said) == 2
-    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.log_trials(number)
     assert [epoch for epoch, _ in sweep.curve(sweep.runs()["trial-0000"])] == [1, 2, 3, 4, 5]
 
 
@@ -316,7 +314,7 @@ def test_a_store_that_was_away_from_the_start_is_connected_to_later(sweep: Sweep
     place = sweep.folder / "not there yet"
     sweep.database = place / "mlflow.db"
     place.write_text("a file where a folder should be")
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     number = records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9)
     assert len(sweep.said) == 1
@@ -328,12 +326,12 @@ def test_a_store_that_was_away_from_the_start_is_connected_to_later(sweep: Sweep
 
 
 def test_a_store_that_was_lost_is_filled_anew(sweep: Sweep) -> None:
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     for cers in ([0.9, 0.5], [0.8]):
-        sweep.mlflow_callback.show(records.add(sweep.ledger, "complete", cers))
+        sweep.mlflow_callback.log_trials(records.add(sweep.ledger, "complete", cers))
     before = sweep.runs()
     sweep.database = sweep.folder / "new.db"
-    sweep.another_driver().show_all()
+    sweep.another_driver().log_all()
     after = sweep.runs()
     assert set(after) == set(before)
     assert {run.info.run_id for run in after.values()}.isdisjoint(run.info.run_id for run in before.values())
@@ -347,15 +345,15 @@ def test_a_store_that_was_lost_is_filled_anew(sweep: Sweep) -> None:
 
 def test_artifacts_that_cannot_be_written_do_not_end_a_sweep(sweep: Sweep) -> None:
     """The trial's end is told once they can."""
-    sweep.mlflow_callback.show_all()
+    sweep.mlflow_callback.log_all()
     (sweep.folder / "artifacts").write_text("a file where a folder should be")
     number = records.add(sweep.ledger, "running")
     sweep.epoch(number, 1, 0.9)
     sweep.ledger.finish(number, "complete")
-    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.log_trials(number)
     assert len(sweep.said) == 1
     (sweep.folder / "artifacts").unlink()
-    sweep.mlflow_callback.show(number)
+    sweep.mlflow_callback.log_trials(number)
     trial = sweep.runs()["trial-0000"]
     assert trial.info.status == "FINISHED" and sweep.artifacts(trial) == {CURVES}
 
@@ -373,10 +371,10 @@ def test_runs_that_a_killed_driver_had_begun_are_found_again(sweep: Sweep, monke
     for write in ("note", "describe"):
         with monkeypatch.context() as patch, pytest.raises(KilledError):
             patch.setattr(Ledger, write, die)
-            sweep.another_driver().show_all()
+            sweep.another_driver().log_all()
     begun = {name: run.info.run_id for name, run in sweep.runs().items()}
     assert set(begun) == {"small", "trial-0000"}
-    sweep.another_driver().show_all()
+    sweep.another_driver().log_all()
     shown = sweep.runs()
     assert {name: run.info.run_id for name, run in shown.items()} == begun
     assert sweep.ledger.trial(number).about["mlflow_run_id"] == begun["trial-0000"]

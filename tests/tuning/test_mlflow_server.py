@@ -24,7 +24,7 @@ from asr_platform.reporting import plots
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
-from asr_platform.tracking.model_names import located
+from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks import mlflow as module
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -105,7 +105,7 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
     first, second = records.add(sweep.ledger, "running"), records.add(sweep.ledger, "running")
     sweep.mlflow_callback.on_sweep_start(sweep.ledger.trials())
     sweep.epoch(first, 1, 0.9)
-    assert len(sweep.said) == 1 and "Connection refused" in sweep.said[0] and "told later" in sweep.said[0]
+    assert len(sweep.said) == 1 and "Connection refused" in sweep.said[0] and "logged later" in sweep.said[0]
 
     server.start()
     sweep.epoch(second, 1, 0.8)
@@ -136,11 +136,11 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
     best = sweep.ledger.trial(first)
     sweep.mlflow_callback.end("FINISHED", best)
     register_best_model(sweep.mlflow_callback, sweep.ledger, best, model, sweep.said.append)
-    fetched = located(sweep.home.path, "models:/small@champion")
+    fetched = resolve_model(sweep.home.path, "models:/small@champion")
     assert {path.name for path in fetched.iterdir()} == {path.name for path in model.iterdir()}
     assert fetched.is_relative_to(sweep.home.path / "downloads")
     fetched.joinpath("seen").touch()
-    assert located(sweep.home.path, f"runs:/{parent}").joinpath("seen").exists(), "it is fetched once"
+    assert resolve_model(sweep.home.path, f"runs:/{parent}").joinpath("seen").exists(), "it is fetched once"
     assert {"space.yaml", "packages.txt", "git.txt"} <= sweep.artifacts(parent, "record")
     assert sweep.client.get_run(parent).info.status == "FINISHED"
     assert len(sweep.said) == 2
@@ -186,7 +186,7 @@ def test_a_server_that_does_not_answer_is_left_alone_for_a_while(
 def test_a_store_that_fails_at_once_is_asked_again_at_once(
     tmp_path: Path, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LONG", 60)  # however busy the machine
+    monkeypatch.setattr(module, "SLOW", 60)  # however busy the machine
     sweep = Sweep(tmp_path, tiny_corpus, f"http://127.0.0.1:{unused_port()}")
     sweep.mlflow_callback.on_sweep_start([])
-    assert sweep.said and sweep.mlflow_callback.rests_until == 0.0
+    assert sweep.said and sweep.mlflow_callback.paused_until == 0.0

@@ -49,9 +49,9 @@ def test_a_sweep_goes_on_in_a_deleted_experiment(patient: Patient) -> None:
     mlflow_callback = MLflowCallback(
         patient.home, patient.ledger, recorded_space(patient.ledger.about), patient.corpus, said.append
     )
-    mlflow_callback.show_all()
+    mlflow_callback.log_all()
     patient.client.delete_experiment(patient.tracker().experiment)
-    mlflow_callback.show(0)
+    mlflow_callback.log_trials(0)
     mlflow_callback.end("FINISHED", patient.ledger.trial(0))
     assert said == []
     assert patient.findings() == []

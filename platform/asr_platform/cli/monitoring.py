@@ -103,7 +103,7 @@ UNSOUND = 1
 def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Audits the sweep NAME, or the ledger alone.
 
-    Ledger, leaderboard, MLflow and checkpoints must tell the same story. Ends with exit code 0 where they do.
+    Compares MLflow and the checkpoints with the ledger. Ends with exit code 0 if they agree.
 
     \b
     For example:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from asr_platform.cli.parameters import EPOCHS, GPUS, TRIALS, WORKERS, LocalPath
 from asr_platform.storage.store_address import checked_uri, named_uri
-from asr_platform.tracking.model_names import IN_MLFLOW, located
+from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 
 if TYPE_CHECKING:
     from asr_platform.cli.live import LiveDisplay
@@ -49,7 +49,7 @@ class ModelDirectory(LocalPath):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if ctx and not ctx.resilient_parsing and str(value).startswith(IN_MLFLOW):
-            value = located(ctx.find_root().params["home"], str(value))
+            value = resolve_model(ctx.find_root().params["home"], str(value))
         return super().convert(value, param, ctx)
 
 

@@ -195,7 +195,7 @@ def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: 
     """
     from asr_platform.storage.home import Home
     from asr_platform.storage.store_address import checked_uri
-    from asr_platform.tracking.ui import open_pages
+    from asr_platform.tracking.server import open_pages
 
     uri = checked_uri(tracking_uri, existing=True) if tracking_uri else None
     sys.exit(open_pages(Home.existing(home), name, uri, host, port, click.echo))

@@ -8,14 +8,15 @@ from asr_platform.analysis.comparison import Comparison, Measure
 from asr_platform.analysis.leaderboard import find
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home
-from asr_platform.tracking.model_names import IN_MLFLOW, located
+from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
 
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:
-    """Compares two models, each a model directory, one of MLflow's (see `located`), or `NAME:TRIAL` (`NAME`: the best
-    one) of a sweep in this home.
+    """Compares two models, each a model directory, a name in MLflow, or `NAME:TRIAL` of a sweep in this home.
+
+    `NAME` alone means the sweep's best trial. `resolve_model` lists the names in MLflow.
 
     Without `data` and `split`, by the errors of the validations that they are ranked by; else both transcribe the
     split, each as its configuration says.
@@ -39,7 +40,7 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) ->
 
 def _directory(home: Path, name: str) -> Path | None:
     """The model directory of that name; None where it names a trial."""
-    return located(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
+    return resolve_model(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
 
 
 def _kept(home: Path, name: str) -> UtteranceErrors:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from asr_platform.tracking.model_names import registered_language_model
+from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Decoding
 from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus, Split

@@ -14,7 +14,7 @@ from asr_platform.inference.formats import Transcript, as_tree
 from asr_platform.inference.recordings import Recording
 from asr_platform.inference.transcribe import transcribe
 from asr_platform.storage.home import where_runs_live
-from asr_platform.tracking.model_names import located
+from asr_platform.tracking.resolving import resolve_model
 from trainables.bounds import LONGEST_PIECE
 from trainables.data.audio import mono
 from trainables.data.features import SAMPLE_RATE
@@ -34,7 +34,7 @@ def load_model(model: str | Path, *, home: str | Path | None = None) -> LoadedMo
     Raises:
         InputError: there is none, or it is no recogniser.
     """
-    folder = located(where_runs_live(home), str(model))
+    folder = resolve_model(where_runs_live(home), str(model))
     return LoadedModel(folder, load(folder))
 
 

@@ -1,4 +1,4 @@
-"""A model directory as an MLflow model: what serves it (serving.py), its signature, an example and its requirements."""
+"""A model directory as an MLflow model: the code that serves it (serving.py), signature, example and requirements."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from mlflow.models import Model, ModelSignature
-from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, Schema
 
 import trainables
-from asr_platform.tracking.model_names import LANGUAGE_MODEL, MODEL
+from asr_platform.tracking.resolving import LANGUAGE_MODEL, MLMODEL, MODEL
 from trainables.config_parsing import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.model_directory import CONFIG, kind_of, read_json
 from trainables.inference.serving import RequestLimits
 
-SERVING = Path(__file__).with_name("serving.py")  # never imported here: MLflow runs its copies
-# What `serving.py` and what it takes from `trainables` import; the versions are those of the training.
+SERVING = Path(__file__).with_name("serving.py")  # MLflow runs copies of it; nothing imports it
+# Imported by serving.py and by the parts of `trainables` that it uses; the versions at training are required.
 PACKAGES = (
     "fastapi", "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML",
     "safetensors", "sentencepiece", "soundfile", "soxr", "torch",
 )  # fmt: skip
-# Without names, so that a list of recordings is as good as a table with one column.
+# Columns have no names, so that requests may send a list instead of a table with one column.
 SIGNATURES = {
     "encoder_decoder": ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string")])),
     "language_model": ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("double")])),
@@ -38,10 +37,11 @@ SIGNATURES = {
 
 
 def write_around(model: Path, folder: Path, about: Model) -> None:
-    """Writes an MLflow model into a new folder: all of it but the directories of `parts`.
+    """Writes an MLflow model into a new folder, without the directories of `parts`.
 
     Args:
-        about: what MLflow knows of it already.
+        model: the model directory.
+        about: the logged model, as MLflow describes it.
     """
     kind = kind_of(model)
     save_model(
@@ -56,14 +56,14 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
     )
     files = (path for _, part in parts(model) for path in part.rglob("*") if path.is_file())
     about.model_size_bytes += sum(path.stat().st_size for path in files)
-    about.save(str(folder / MLMODEL_FILE_NAME))
+    about.save(str(folder / MLMODEL))
 
 
 def parts(model: Path) -> Iterator[tuple[str, Path]]:
-    """The directories that belong into it: of the model, and of the language model that its own search listens to.
+    """Names and directories of an MLflow model's parts: the model, and the language model that its search uses.
 
     Raises:
-        InputError: that one is gone.
+        InputError: the language model is missing.
     """
     yield MODEL, model
     decoding = parse_config(read_json(model / CONFIG, "config")["config"], str(model / CONFIG)).decoding
@@ -77,12 +77,12 @@ def parts(model: Path) -> Iterator[tuple[str, Path]]:
 
 
 def requirements() -> list[str]:
-    """As pip takes them; builds of torch for one kind of machine have no place in an index of packages."""
+    """Requirements for pip, without local version labels such as `+cpu`: package indexes have no such builds."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in PACKAGES]
 
 
 def example_recording() -> str:
-    """A quarter of a second of a tone, as a WAV file in base64: how recordings are sent, and no speech."""
+    """An example of a request's recording: a tone of 0.25 s as a WAV file in base64."""
     times = np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE
     file = io.BytesIO()
     soundfile.write(file, 0.3 * np.sin(2 * np.pi * 440 * times), SAMPLE_RATE, format="WAV", subtype="PCM_16")

@@ -1,9 +1,8 @@
-"""MLflow's model registry: what sweeps have found, under the sweeps' names.
+"""MLflow's model registry: the best models of sweeps, under the sweeps' names.
 
-A sweep has one registered model, with a version for each best model that a run of it ended with. Its alias `champion`
-is on the best version; whoever prefers another one sets an alias of their own. A sweep of the same name in another home
-may write to the same store: its model becomes a version as well, and takes the alias where the validation that both
-went through ranks it first.
+A sweep has one registered model, with a version for each best model with which a run of the sweep ended. The alias
+`champion` names the best version. A sweep of that name in another home may write to the same store: its model becomes a
+further version, and gets the alias if it is better in the same validation.
 """
 
 from __future__ import annotations
@@ -20,44 +19,43 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from asr_platform.compat.mlflow import MODEL_VERSIONS
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, HEAD
-from asr_platform.tracking.model_names import MODEL
 from asr_platform.tracking.packaging import parts, write_around
-from asr_platform.tracking.runs import patience
+from asr_platform.tracking.resolving import CHAMPION, MODEL
+from asr_platform.tracking.store import upload_timeout
 from trainables.evaluation.metrics import objective, objective_value
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 from trainables.inference.model_directory import copy_model, kind_of
 
-CHAMPION = "champion"
-IDENTITY = ("ledger", "trial", "epoch")  # tags: no two models have the same
-VALIDATION = ("corpus_hash", "split")  # tags: what a figure is of
-VERSIONS = "mlflow.modelVersions"  # the tag by which MLflow's pages lead from a run's model to its versions
-DESCRIPTION = 5000  # characters, the most that MLflow's tables take
+IDENTITY = ("ledger", "trial", "epoch")  # tags that identify a model
+VALIDATION = ("corpus_hash", "split")  # tags that must be equal for CERs to be compared
+MOST_CHARACTERS = 5000  # of a description: the length of a column of MLflow's tables
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A sweep's best model, as the registry is to have it.
+class BestModel:
+    """A sweep's best model, to be registered.
 
     Args:
-        name: the sweep's.
-        model: the model directory, with its card.
-        tags: what it is (`IDENTITY`), and how good in which validation.
-        params: its values of what the sweep varied.
+        name: of the sweep.
+        folder: the model directory, with the model card.
+        tags: IDENTITY, VALIDATION, the number of parameters and the objective's value.
+        params: values of the varied keys.
     """
 
     name: str
-    model: Path
+    folder: Path
     tags: Mapping[str, str]
     params: Mapping[str, Any]
 
     @classmethod
-    def of(cls, ledger: Ledger, best: TrialRecord, model: Path) -> Entry:
-        """That of a trial that has finished an epoch."""
+    def of(cls, ledger: Ledger, best: TrialRecord, folder: Path) -> BestModel:
+        """The best model of a sweep, from the trial that it comes from, which has finished an epoch."""
         row = next((row for row in best.curve if row["checkpoint"] == best.model), best.best)
         assert row is not None
-        errors = UtteranceErrors.load(model / ERRORS)
+        errors = UtteranceErrors.load(folder / ERRORS)
         tags = {
             "ledger": ledger.id,
             "trial": best.number,
@@ -67,15 +65,19 @@ class Entry:
             "parameters": best.about.get("parameters"),
             objective(row): objective_value(row),
         }
-        return cls(ledger.name, model, {key: str(value) for key, value in tags.items()}, best.params)
+        return cls(ledger.name, folder, {key: str(value) for key, value in tags.items()}, best.params)
+
+    def has(self, tags: Mapping[str, str]) -> bool:
+        """Whether these are the tags of this model as a version or logged model."""
+        return all(tags.get(key) == self.tags[key] for key in IDENTITY)
 
 
 @dataclass(frozen=True)
 class Registered:
-    """Where a model is found.
+    """A registered model's version.
 
     Args:
-        kept: why another version is the champion, in words; empty where this one is.
+        kept: why another version stays the champion, in words; empty where this version is the champion.
     """
 
     name: str
@@ -84,50 +86,50 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """What MODEL may be in every command."""
+        """Name of the version, as commands take it for MODEL."""
         return f"models:/{self.name}/{self.version}" if self.kept else f"models:/{self.name}@{CHAMPION}"
 
 
 class Registry:
-    """The registered models of a store."""
+    """The model registry of a store."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.client = client
 
-    def register(self, entry: Entry, run_id: str) -> Registered:
-        """Makes a version of the model, unless there is one, and puts the alias on it, unless that is on a better one.
+    def register(self, model: BestModel, run_id: str) -> Registered:
+        """Makes a version of the model if there is none, and sets the alias `champion` to it if no other is better.
 
-        It may be killed at any moment and done again.
+        It may be repeated after a kill at any moment.
 
         Args:
-            run_id: the sweep's own run.
+            run_id: of the sweep's run.
         """
-        if not self.client.search_registered_models(f"name='{entry.name}'"):
-            self.client.create_registered_model(entry.name, description=f"What the sweep {entry.name} found.")
-        found = next((one for one in self._versions(entry.name) if _is(entry, one.tags)), None)
-        version = found or self._add(entry, run_id)
-        self._describe(entry, version)
-        champion = self._champion(entry.name, self._versions(entry.name))  # another home may have put it up meanwhile
-        if champion and not _is(entry, champion.tags) and (kept := undefeated(champion.tags, entry.tags)):
-            return Registered(entry.name, str(version.version), f"version {champion.version} stays, {kept}")
-        self.client.set_registered_model_alias(entry.name, CHAMPION, str(version.version))
-        return Registered(entry.name, str(version.version))
+        if not self.client.search_registered_models(f"name='{model.name}'"):
+            self.client.create_registered_model(model.name, description=f"Best models of the sweep {model.name}.")
+        found = next((one for one in self._versions(model.name) if model.has(one.tags)), None)
+        version = found or self._add(model, run_id)
+        self._describe(model, version)
+        champion = self._champion(model.name, self._versions(model.name))  # may be of another home
+        if champion and not model.has(champion.tags) and (kept := undefeated(champion.tags, model.tags)):
+            return Registered(model.name, str(version.version), f"version {champion.version} stays, {kept}")
+        self.client.set_registered_model_alias(model.name, CHAMPION, str(version.version))
+        return Registered(model.name, str(version.version))
 
-    def lacks(self, entry: Entry) -> bool:
-        """Whether `register` would mend anything."""
-        versions = self._versions(entry.name)
-        champion = self._champion(entry.name, versions) if versions else None
-        if champion is None or not (_is(entry, champion.tags) or undefeated(champion.tags, entry.tags)):
+    def lacks(self, model: BestModel) -> bool:
+        """Whether `register` would change the version or the alias."""
+        versions = self._versions(model.name)
+        champion = self._champion(model.name, versions) if versions else None
+        if champion is None or not (model.has(champion.tags) or undefeated(champion.tags, model.tags)):
             return True
-        own = champion.tags.get("ledger") == entry.tags["ledger"]  # then the sweep had a better one, now off the disk
-        return not own and not any(_is(entry, one.tags) for one in versions)
+        own = champion.tags.get("ledger") == model.tags["ledger"]  # a better model of the sweep, no longer on disk
+        return not own and not any(model.has(one.tags) for one in versions)
 
-    def _describe(self, entry: Entry, version: ModelVersion) -> None:
-        """With the latest card, which tells of trials since; what a person has written stays."""
-        card = entry.model / CARD
-        if card.is_file() and (not version.description or version.description.startswith(HEAD.format(entry.name))):
-            text = card.read_text(encoding="utf-8")[:DESCRIPTION]
-            self.client.update_model_version(entry.name, str(version.version), description=text)
+    def _describe(self, model: BestModel, version: ModelVersion) -> None:
+        """Describes a version by the latest model card, unless somebody has written a description."""
+        card = model.folder / CARD
+        if card.is_file() and (not version.description or version.description.startswith(HEAD.format(model.name))):
+            text = card.read_text(encoding="utf-8")[:MOST_CHARACTERS]
+            self.client.update_model_version(model.name, str(version.version), description=text)
 
     def _versions(self, name: str) -> list[ModelVersion]:
         return list(self.client.search_model_versions(f"name='{name}'"))
@@ -136,50 +138,45 @@ class Registry:
         number = self.client.get_registered_model(name).aliases.get(CHAMPION)
         return next((one for one in versions if str(one.version) == str(number)), None)
 
-    def _add(self, entry: Entry, run_id: str) -> ModelVersion:
-        logged = self._logged(entry, run_id)
+    def _add(self, model: BestModel, run_id: str) -> ModelVersion:
+        logged = self._logged(model, run_id)
         outputs = self.client.get_run(run_id).outputs
         if logged.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
-            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(entry.tags["epoch"]))])
+            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(model.tags["epoch"]))])
         version = self.client.create_model_version(
-            entry.name, logged.artifact_location, run_id, dict(entry.tags), model_id=logged.model_id
+            model.name, logged.artifact_location, run_id, dict(model.tags), model_id=logged.model_id
         )
-        link = [{"name": entry.name, "version": version.version}]
-        self.client.set_logged_model_tags(logged.model_id, {VERSIONS: json.dumps(link)})
+        link = [{"name": model.name, "version": version.version}]
+        self.client.set_logged_model_tags(logged.model_id, {MODEL_VERSIONS: json.dumps(link)})
         return version
 
-    def _logged(self, entry: Entry, run_id: str) -> LoggedModel:
-        """The model among those of the sweep's run, with its files."""
+    def _logged(self, model: BestModel, run_id: str) -> LoggedModel:
+        """The model among the logged models of the sweep's run, uploaded if it is missing."""
         experiment = self.client.get_run(run_id).info.experiment_id
         for found in self.client.search_logged_models([experiment], f"source_run_id='{run_id}'"):
-            if found.status == LoggedModelStatus.READY and _is(entry, found.tags):
+            if found.status == LoggedModelStatus.READY and model.has(found.tags):
                 return found
-            if found.status == LoggedModelStatus.PENDING:  # the driver was killed, or the store went away
+            if found.status == LoggedModelStatus.PENDING:  # an upload that was cut short
                 self.client.delete_logged_model(found.model_id)
-        params = {key: str(value) for key, value in entry.params.items()}
+        params = {key: str(value) for key, value in model.params.items()}
         logged = self.client.create_logged_model(
-            experiment, MODEL, run_id, dict(entry.tags), params, model_type=kind_of(entry.model)
+            experiment, MODEL, run_id, dict(model.tags), params, model_type=kind_of(model.folder)
         )
         about = Model(
             artifact_path=logged.artifact_location, model_uuid=logged.model_id, model_id=logged.model_id, run_id=run_id
         )
-        with tempfile.TemporaryDirectory() as place, patience():
-            write_around(entry.model, Path(place) / MODEL, about)
+        with tempfile.TemporaryDirectory() as place, upload_timeout():
+            write_around(model.folder, Path(place) / MODEL, about)
             self.client.log_model_artifacts(logged.model_id, str(Path(place) / MODEL))
-            for name, folder in parts(entry.model):
-                if name != MODEL:  # it may be a checkpoint
+            for name, folder in parts(model.folder):
+                if name != MODEL:  # may be a checkpoint, with files that only training needs
                     folder = copy_model(folder, Path(place) / name)
                 self.client.log_model_artifacts(logged.model_id, str(folder), name)
         return self.client.finalize_logged_model(logged.model_id, "READY")
 
 
-def _is(entry: Entry, tags: Mapping[str, str]) -> bool:
-    """Whether these are the tags of the same model."""
-    return all(tags.get(key) == entry.tags[key] for key in IDENTITY)
-
-
 def undefeated(champion: Mapping[str, str], tags: Mapping[str, str]) -> str:
-    """Why a model does not take the champion's place, in words; empty where it does. Both are given by their tags."""
+    """Why a champion stays before a new model, in words; empty where it does not. Both are given by their tags."""
     key = objective(tags)
     if key not in champion or any(champion.get(name) != tags[name] for name in VALIDATION):
         return "which was validated on something else"

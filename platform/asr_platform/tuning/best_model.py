@@ -11,8 +11,9 @@ from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, About, model_card
-from asr_platform.tracking.registry import Entry, Registered, Registry
-from asr_platform.tracking.runs import FAILURES, Tracker
+from asr_platform.tracking.registry import BestModel, Registered, Registry
+from asr_platform.tracking.runs import Tracker
+from asr_platform.tracking.store import FAILURES
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -63,7 +64,7 @@ def register_best_model(
     def register(tracker: Tracker) -> None:
         nonlocal registered
         try:
-            registered = Registry(tracker.client).register(Entry.of(ledger, best, model), mlflow_callback.parent)
+            registered = Registry(tracker.client).register(BestModel.of(ledger, best, model), mlflow_callback.parent)
         except FAILURES:
             raise
         except Exception as error:  # whatever is wrong with a model, such as a missing language model, ends no sweep

@@ -1,7 +1,6 @@
-"""Audits a sweep: do the ledger, the leaderboard, MLflow and the disk tell one story, whatever was killed meanwhile?
+"""Audits a sweep: compares MLflow and the files on disk with the ledger, and checks the ledger itself.
 
-The ledger is the measure. What MLflow or the disk lacks of it can be made again; what the ledger itself has wrong can
-only be told.
+MLflow and the files can be repaired from the ledger. Mistakes in the ledger can only be reported.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from asr_platform.analysis.leaderboard import ranked, rows
+from asr_platform.analysis.leaderboard import ranked
 from asr_platform.storage.home import Home, trial_name
-from asr_platform.study.ledger import REMOVED, Ledger, State, TrialRecord
+from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
-from asr_platform.tracking.registry import Entry, Registry
-from asr_platform.tracking.runs import FAILURES, LEFT, NAMES, STATUS, Run, Tracker, experiment_of, histories
+from asr_platform.tracking.metrics import METRICS, metric_histories
+from asr_platform.tracking.registry import BestModel, Registry
+from asr_platform.tracking.runs import INTERRUPTED, STATUS, Run, Tracker, experiment_of
+from asr_platform.tracking.store import FAILURES, one_line
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.retention import Retention
@@ -35,27 +36,28 @@ REMEDIES = {
     "interrupted": "go on with --resume",
     "ledger": "the ledger cannot be changed: leave the trial out",
     "corpus": "put that one back, or begin a new sweep",
-    "checkpoint": "it cannot be made again",
-    "mlflow": "--repair shows the ledger's record",
-    "discard": "--repair puts a fresh run in its place, or none",
+    "checkpoint": "it cannot be restored",
+    "mlflow": "--repair logs what the ledger has",
+    "discard": "--repair deletes the run; its trial, if any, is logged again",
     "disk": "--repair removes it",
     "late": "--repair removes it, or --resume",
     "model": "--repair copies it from the best trial",
     "registry": "--repair registers it",
 }
-"""Kinds of findings, and what can be done about them."""
+"""Kinds of findings, with what can be done about each."""
 SOUND = ("interrupted", "late")
-"""Those that say nothing against a sweep: it has not ended, or a worker that was being stopped wrote once more."""
-RANKING = {NAMES[key] for key in OBJECTIVES}  # what ranks epochs, by MLflow's names
+"""Kinds of findings of a sound sweep: one that has not ended, or whose stopped worker wrote a last checkpoint."""
+RANKING = {METRICS[key].name for key in OBJECTIVES}  # names in MLflow of the metrics that rank epochs
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit found.
+    """A finding of an audit.
 
     Args:
-        kind: one of `REMEDIES`.
-        run: the MLflow run to discard.
+        kind: a key of REMEDIES.
+        trial: number of the trial; None where it is about the sweep.
+        run: id of the MLflow run to delete.
     """
 
     kind: str
@@ -73,7 +75,7 @@ class Finding:
 
 
 class Doctor:
-    """One sweep under audit. Its lock must be held: what is being written tells no story yet.
+    """Audits and repairs one sweep, whose lock must be held: no driver may write meanwhile.
 
     Raises:
         InputError: there is no such sweep.
@@ -87,23 +89,23 @@ class Doctor:
         self.tracker: Tracker | None = None
 
     def audit(self) -> list[Finding]:
-        """All that is wrong, and whether the sweep is to be gone on with."""
+        """All findings: mistakes, and whether the sweep has been interrupted."""
         trials, frozen = self.ledger.trials(), self.ledger.frozen()
         findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
-        findings += [*check_leaderboard(trials), *self._check_progress(trials), *self._check_corpus(trials)]
+        findings += [*self._check_progress(trials), *self._check_corpus(trials)]
         try:
             findings += self._check_mlflow(self._connect(), trials)
             findings += self._check_registry(self._connect(), trials)
         except FAILURES as error:
-            findings.append(Finding("mlflow", f"MLflow cannot be read ({' '.join(str(error).split())[:400]})"))
+            findings.append(Finding("mlflow", f"MLflow cannot be read ({one_line(error, 400)})"))
         findings += self._check_disk(trials)
         return [*findings, *self._check_model(trials)]
 
     def repair(self, findings: list[Finding]) -> list[str]:
-        """Mends what the ledger knows better; returns what was done, in words.
+        """Repairs what can be made from the ledger; returns a line for each thing that was done.
 
-        Nothing is done while another corpus than the sweep's lies in its place: it names the MLflow experiment and
-        feeds the best model's plots.
+        Nothing is done while the corpus is another one than the sweep began with: MLflow's experiment is named after
+        the corpus, and the model card describes it.
         """
         done: list[str] = []
         kinds = {finding.kind for finding in findings}
@@ -119,17 +121,17 @@ class Doctor:
             model = make_best_model(self.home, self.ledger, self.space, corpus_of(self.ledger), done.append)
             done += [f"copied the best model to {model}"] if model else []
         if model or kinds & {"mlflow", "discard"}:
-            done += self._show(model)
+            done += self._log(model)
         if kinds & {"disk", "late"}:
             self.retention.apply()
-            done.append("removed what lay in the sweep's folder without need")
+            done.append("removed checkpoints that nothing needs from the sweep's folder")
         return done
 
-    def _show(self, model: Path | None) -> list[str]:
-        """MLflow as the ledger has it, with the sweep's own run closed again: no driver holds it."""
+    def _log(self, model: Path | None) -> list[str]:
+        """Brings MLflow up to the ledger, closes the sweep's run and registers the model; returns the messages."""
         said: list[str] = []
         mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
-        mlflow_callback.show_all()
+        mlflow_callback.log_all()
         best = best_of(self.ledger.trials())
         mlflow_callback.end("FINISHED" if self.ledger.done else "KILLED", best)
         if best and model:
@@ -144,7 +146,7 @@ class Doctor:
 
     @property
     def _ended(self) -> bool:
-        """Whether the sweep has come to its end, or to a cap."""
+        """Whether all trials have ended, or the sweep has reached a limit."""
         return self.ledger.done or bool(self.ledger.about.get(STOPPED))
 
     def _check_progress(self, trials: list[TrialRecord]) -> Iterator[Finding]:
@@ -156,7 +158,7 @@ class Doctor:
             yield Finding("interrupted", f"{len(trials)} of {asked} trials begun")
 
     def _check_record(self, trial: TrialRecord, frozen: FrozenTrial) -> Iterator[Finding]:
-        """The ledger's own record of a trial: its value, and a curve without gaps whose rows all count."""
+        """A trial in the ledger: its epochs have no gaps, and its value is the best of its curve."""
         values = frozen.intermediate_values
         if sorted(values) != list(range(1, len(values) + 1)):
             yield Finding("ledger", f"epochs {sorted(values)}", trial.number)
@@ -174,23 +176,23 @@ class Doctor:
                 yield Finding("ledger", f"value {frozen.values} where the best of its curve is {best}", trial.number)
 
     def _check_corpus(self, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """The corpus is the one that the sweep began with, by its hash, and trials were trained on that one."""
+        """The corpus, and the corpora on which trials were trained, are by their hash the one of the sweep's start."""
         corpus, begun = corpus_of(self.ledger), self.ledger.about["corpus_hash"]
         if corpus.hash != begun:
             text = f"{corpus.path}: its hash is {corpus.hash[:12]}, but the sweep began with corpus {begun[:12]}"
             yield Finding("corpus", text)
         for trial in trials:
-            with suppress(InputError):  # one that is damaged, or gone, tells nothing
+            with suppress(InputError):  # a damaged model directory
                 found = corpus_hash_of(Path(trial.model)) if trial.model else begun
                 if found != begun:
                     text = f"trained on corpus {found[:12]}, but the sweep began with corpus {begun[:12]}"
                     yield Finding("ledger", text, trial.number)
 
     def _check_mlflow(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """Each trial has one run, which tells what the ledger tells, and each run a trial."""
+        """Each trial has a run with the ledger's metrics and status, and each run a trial."""
         claimed = Counter(trial.about.get("mlflow_run_id") for trial in trials)
         parent_id = self.ledger.about.get("mlflow_run_id")
-        parent = tracker.run(parent_id) if parent_id else None
+        parent = tracker.read(parent_id) if parent_id else None
         if parent is None and trials:
             yield Finding("mlflow", "the sweep has no MLflow run")
         elif parent and parent.status == "RUNNING" and self.ledger.done:
@@ -200,7 +202,7 @@ class Doctor:
                 yield Finding("discard", f"an MLflow run ({child.name}) that no trial has", run=child.id)
         for trial in trials:
             run_id = trial.about.get("mlflow_run_id")
-            run = tracker.run(run_id) if run_id else None
+            run = tracker.read(run_id) if run_id else None
             if run is None:
                 yield Finding("mlflow", "no MLflow run", trial.number)
             elif claimed[run.id] > 1:
@@ -209,11 +211,11 @@ class Doctor:
                 yield from _check_run(tracker, run, trial)
 
     def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """A sweep that has ended with a model has registered it, unless its best is no longer on disk."""
+        """A sweep that has ended has registered its best model, unless that is no longer on disk."""
         best, model = best_of(trials), self.home.model(self.name)
         if not (self._ended and best and best is ranked(trials)[0] and model.is_dir()):
             return
-        if Registry(tracker.client).lacks(Entry.of(self.ledger, best, model)):
+        if Registry(tracker.client).lacks(BestModel.of(self.ledger, best, model)):
             yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
 
     def _check_disk(self, trials: list[TrialRecord]) -> Iterator[Finding]:
@@ -221,9 +223,9 @@ class Doctor:
             yield Finding("disk", f"{folder}: of no trial, or half removed")
         for trial in trials:
             if trial.state == "running":
-                continue  # its worker may be ahead of the record, and goes on from its latest checkpoint
+                continue  # its checkpoints may be ahead of the ledger
             named = any(row["checkpoint"] for row in trial.curve)
-            superfluous = self.retention.superfluous(trial)  # of a stopped one also the epochs that overtook the record
+            superfluous = self.retention.superfluous(trial)
             if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not superfluous:
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
             elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
@@ -232,7 +234,7 @@ class Doctor:
                 yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """The winner's model directory, which a sweep has once it has ended, can be loaded."""
+        """The best model's directory exists once the sweep has ended, and can be loaded."""
         folder = self.home.model(self.name)
         if folder.is_dir():
             try:
@@ -244,44 +246,34 @@ class Doctor:
 
 
 def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Finding]:
-    """One run against its trial: name, status, and every metric of every epoch once."""
+    """A trial's run has the trial's name and status, and every metric of every epoch once."""
     if run.name != trial_name(trial.number):
         yield Finding("discard", f"its MLflow run is named {run.name}", trial.number, run.id)
         return
     missing: set[int] = set()
-    told = histories(trial.curve)
-    for name in sorted(told, key=lambda name: name not in RANKING):
+    expected = metric_histories(trial.curve)
+    for name in sorted(expected, key=lambda name: name not in RANKING):
         logged = tracker.history(run.id, name)
-        lacking = {epoch for epoch, _ in set(told[name]) - set(logged)}
+        lacking = {epoch for epoch, _ in set(expected[name]) - set(logged)}
         if name in RANKING:
             missing = lacking
-        elif lacking != missing & {epoch for epoch, _ in told[name]}:
+        elif lacking != missing & {epoch for epoch, _ in expected[name]}:
             yield Finding("discard", f"MLflow has epochs without {name}", trial.number, run.id)
             return
-        if len(logged) + len(lacking) != len(told[name]):
+        if len(logged) + len(lacking) != len(expected[name]):
             yield Finding("discard", f"MLflow has {name} of other epochs, or twice", trial.number, run.id)
             return
     if missing:
         yield Finding("mlflow", f"MLflow lacks {len(missing)} of its {trial.epochs} epochs", trial.number)
-    closed = trial.state == "running" and run.status == LEFT  # its driver ended, and nobody goes on with it yet
+    closed = trial.state == "running" and run.status == INTERRUPTED
     if run.status != STATUS[trial.state] and not closed:
         yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)
 
 
-def check_leaderboard(trials: list[TrialRecord]) -> Iterator[Finding]:
-    """The leaderboard lists each trial once, as the ledger has it."""
-    listed: dict[int, list[tuple[State, int]]] = {}
-    for row in rows(trials):
-        listed.setdefault(row["trial"], []).append((row["state"], row["epochs"]))
-    for trial in trials:
-        if listed.get(trial.number) != [(trial.state, trial.epochs)]:
-            yield Finding("ledger", f"the leaderboard has it as {listed.get(trial.number)}", trial.number)
-
-
 def corpus_of(ledger: Ledger) -> Corpus:
-    """The corpus in the folder of the one that the sweep began with; `_check_corpus` tells whether it is that one.
+    """The corpus at the path where the sweep's was at its start; it may be another one by now.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no corpus.
     """
     return Corpus.open(Path(ledger.about["corpus"]))

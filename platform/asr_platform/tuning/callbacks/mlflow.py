@@ -1,14 +1,14 @@
-"""MLflow shows what the ledger holds: one sweep's parent run and its children, kept in step.
+"""The MLflow callback: logs a sweep and its trials to MLflow from what the ledger has on record.
 
-Everything goes through one idempotent step, `show`, which brings a trial's run up to the ledger. So a store that was
-away, or lost, or a driver that was killed between two writes is mended by the next step, and never ends a sweep.
+Every step brings one run up to the ledger and may be repeated. So whatever a store missed while it was away, was lost
+or while a killed driver wrote, the next step logs; and a store that fails ends no sweep.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,25 +22,32 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
-from asr_platform.tracking.runs import DESCRIPTION, FAILURES, LEDGER, LEFT, Tracker, datasets_of, experiment_of
-from asr_platform.tracking.ui import VIEW, address_of_view, view_of_sweep
+from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Tracker, datasets_of, experiment_of
+from asr_platform.tracking.server import VIEW
+from asr_platform.tracking.shared_view import charts_of, share_view
+from asr_platform.tracking.store import FAILURES, is_deleted, one_line
 from search_spaces.space import Space
 from trainables.config import Config
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples
 
-NOTE = "mlflow_note"  # noted in the ledger: the description of the sweep's run as it was last set
-LONG = 1.0  # seconds after which a store that fails is left alone for a while
-REST = 20  # times as long as its failure took: so one that does not answer takes a twentieth of the driver's time
+NOTE = "mlflow_note"  # key of the ledger: the description of the sweep's run as it was last set
+SLOW = 1.0  # seconds; a store whose failure takes longer is not asked for a while
+PAUSE = 20  # length of that while, as a multiple of the failure's: at most a twentieth of the driver's time is lost
 
 
 class MLflowCallback(Callback):
-    """One sweep in MLflow.
+    """Logs one sweep.
 
     Args:
-        say: tells a person, once each time that the store goes away.
-        dashboard: the address of Ray's, while the sweep runs.
+        say: shows a message; called once each time that the store goes away.
+        dashboard: address of Ray's dashboard, while the sweep runs.
+
+    Attributes:
+        parent: id of the sweep's run; empty before the first connection.
+        away: whether the store failed at its latest use.
+        missed: numbers of trials whose runs lack something that the ledger has.
     """
 
     def __init__(
@@ -53,36 +60,36 @@ class MLflowCallback(Callback):
         self.tracker: Tracker | None = None
         self.parent = ""
         self.away = False
-        self.missed: set[int] = set()  # trials whose runs are behind the ledger
-        self.recorded = False  # whether what the sweep rests on has been kept
-        self.rests_until = 0.0
+        self.missed: set[int] = set()
+        self.recorded = False  # whether the run's record has been logged
+        self.paused_until = 0.0
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
-        self.show_all()
+        self.log_all()
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        self.show(trial.number)
+        self.log_trials(trial.number)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        self.show(trial.number)
+        self.log_trials(trial.number)
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        self.show(trial.number)
+        self.log_trials(trial.number)
 
-    def show(self, *numbers: int) -> None:
-        """Brings these trials' runs up to the ledger, then those that were missed; makes runs where there are none."""
+    def log_all(self) -> None:
+        """Brings the runs of all trials up to the ledger, and logs the record of the sweep's latest run."""
+        self.log_trials(*(trial.number for trial in self.ledger.trials()))
+        self.attempt(self._log_record)
+
+    def log_trials(self, *numbers: int) -> None:
+        """Brings the runs of these trials up to the ledger, then those in `missed`; makes runs that are missing."""
         others = sorted(self.missed.difference(numbers))
         self.missed.update(numbers)
         for number in [*numbers, *others]:
-            if not self.attempt(partial(self._show, number=number)):
+            if not self.attempt(partial(self._log_trial, number=number)):
                 return
             self.missed.discard(number)
         self.away = False
-
-    def show_all(self) -> None:
-        """The same for every trial: what a sweep begins with."""
-        self.show(*(trial.number for trial in self.ledger.trials()))
-        self.attempt(self._keep_record)
 
     def end(self, status: str, best: TrialRecord | None, reason: str = "") -> None:
         """Closes the sweep's run and the runs of interrupted trials, with their plots.
@@ -92,49 +99,61 @@ class MLflowCallback(Callback):
             best: the trial whose metrics the sweep's run gets.
             reason: why the sweep ended early.
         """
-        self.rests_until = 0.0
+        self.paused_until = 0.0
+        with suppress(LedgerError):  # noting the id of a new run fails where the ledger's disk is full
+            self.log_trials(*(trial.number for trial in self.ledger.trials() if "mlflow_run_id" not in trial.about))
         trials = self.ledger.trials()
-        # A trial that was proposed as the sweep stopped has never started, and nobody has told of it.
-        with suppress(LedgerError):  # its disk may be full, and MLflow elsewhere
-            self.show(*(trial.number for trial in trials if "mlflow_run_id" not in trial.about))
-        trials = self.ledger.trials()
-        steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._keep_record]
-        steps += [partial(self._leave, trial=trial) for trial in trials if trial.state == "running"]
-        steps.append(lambda tracker: tracker.keep(self.parent, PLOTS, partial(draw_sweep, trials)))
+        steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._log_record]
+        steps += [partial(self._interrupt, trial=trial) for trial in trials if trial.state == "running"]
+        steps.append(lambda tracker: tracker.log_files(self.parent, PLOTS, partial(draw_sweep, trials)))
         steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
         done = [self.attempt(step) for step in steps]
         if self.missed or not all(done):
-            self.say(f"MLflow has not been told everything: platform doctor {self.ledger.name} --repair will tell it")
+            self.say(f"MLflow lacks some of the sweep's records: platform doctor {self.ledger.name} --repair adds them")
 
     def attempt(self, step: Callable[[Tracker], None]) -> bool:
-        """Connects to the store and runs `step`; returns False, after a message, where the store fails."""
+        """Connects to the store and runs `step`; returns False, after a message, where the store fails.
+
+        Where somebody has deleted the run that `step` writes to, or its experiment, it is run again after connecting
+        anew, which restores the experiment.
+        """
         start = time.monotonic()
-        if start < self.rests_until:
+        if start < self.paused_until:
             return False
         try:
-            if self.tracker is None:
-                tracker = self._connect()
-                self.parent = self._open_parent(tracker)
-                self.tracker = tracker
-            step(self.tracker)
+            try:
+                step(self._connected())
+            except FAILURES as error:
+                if not is_deleted(error):
+                    raise
+                self.tracker = None
+                step(self._connected())
         except FAILURES as error:
+            self.tracker = None  # which of the latest writes have arrived is unknown
             if not self.away:
-                self.say(f"MLflow cannot be written ({_root(error)}); it will be told later")
+                self.say(f"MLflow cannot be written ({_root(error)}); what it lacks is logged later")
             self.away = True
             now = time.monotonic()
-            if now - start > LONG:
-                self.rests_until = now + REST * (now - start)
+            if now - start > SLOW:
+                self.paused_until = now + PAUSE * (now - start)
             return False
         return True
 
-    def _connect(self) -> Tracker:
-        return Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
+    def _connected(self) -> Tracker:
+        if self.tracker is None:
+            tracker = Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
+            self.parent = self._open_parent(tracker)
+            self.tracker = tracker
+        return self.tracker
 
     def _open_parent(self, tracker: Tracker) -> str:
-        """The sweep's own run, reopened, or made where there is none (any more), with what is known of the sweep."""
+        """Marks the sweep's run as running, or makes one where there is none; returns its id."""
         about, space = self.ledger.about, self.space
-        parent = about.get("mlflow_run_id")
-        if parent is None or not tracker.reopen(parent):
+        run = tracker.run(about.get("mlflow_run_id"))
+        if run:
+            parent = run.id
+            tracker.set_status(parent, "RUNNING")
+        else:
             params = {
                 "corpus": about["corpus"],
                 "corpus_hash": about["corpus_hash"],
@@ -150,15 +169,16 @@ class MLflowCallback(Callback):
         if self.dashboard:
             tracker.tag(parent, {"ray_dashboard": self.dashboard})
         self._describe(tracker, parent)
-        return str(parent)
+        return parent
 
     def _describe(self, tracker: Tracker, parent: str) -> None:
-        """A view of the trials, and links to it from the sweep's run."""
+        """Adds the view of the trials, and describes the sweep's run by links to it and to Ray's dashboard."""
         name, key = self.ledger.name, f"{self.ledger.name}-{self.ledger.id[:8]}"
-        tracker.offer_view(key, view_of_sweep(name, parent, self.space))
-        addresses = [address_of_view(tracker.experiment, key, charts) for charts in (False, True)]
-        self.ledger.note(VIEW, addresses[0])
-        lines = [f"[The trials, best first]({addresses[0][1:]})", f"[The best ten in charts]({addresses[1][1:]})"]
+        view = share_view(tracker.client, tracker.experiment, key, name, parent, self.space)
+        self.ledger.note(VIEW, view)
+        lines = []
+        if view:
+            lines += [f"[The trials, best first]({view[1:]})", f"[The best ten in charts]({charts_of(view)[1:]})"]
         if self.dashboard:
             lines.append(
                 f"[Ray's dashboard]({self.dashboard}), while the sweep runs; `ray get-auth-token` prints its token"
@@ -167,50 +187,51 @@ class MLflowCallback(Callback):
         tracker.describe(parent, text, self.ledger.about.get(NOTE))
         self.ledger.note(NOTE, text)
 
-    def _show(self, tracker: Tracker, number: int) -> None:
+    def _log_trial(self, tracker: Tracker, number: int) -> None:
         trial = self.ledger.trial(number)
-        run_id = trial.about.get("mlflow_run_id")
-        if run_id is None or not tracker.knows(run_id):
+        run = tracker.run(trial.about.get("mlflow_run_id"))
+        if run is None:
             config = self.space.config(trial.params)
             params = {**dict(flatten(config.model_dump(mode="json"))), "parameters": trial.about["parameters"]}
             tags = {
                 "kind": "trial", "sweep": self.ledger.name, "state": "running",
-                "corpus_hash": self.ledger.about["corpus_hash"], DESCRIPTION: _varied(trial.params), **provenance(),
+                "corpus_hash": self.ledger.about["corpus_hash"], **provenance(),
+                DESCRIPTION: ", ".join(f"{key} **{value}**" for key, value in trial.params.items()),
             }  # fmt: skip
             run_id = tracker.start(trial_name(number), params, tags, self.parent, self._datasets(config))
             self.ledger.describe(number, "mlflow_run_id", run_id)
-            trial = self.ledger.trial(number)
-        if trial.state != "running" and not tracker.ended(run_id):
-            self._keep(tracker, trial)
-        tracker.catch_up(run_id, trial, lambda: self._standing(trial))
+            trial, run = self.ledger.trial(number), tracker.known[run_id]
+        if trial.state != "running" and run.status == "RUNNING":
+            self._log_plots(tracker, trial)
+        tracker.catch_up(run.id, trial, lambda: self._interval(trial))
 
-    def _standing(self, trial: TrialRecord) -> dict[str, str]:
-        """The interval of its CER, where its errors are on record."""
+    def _interval(self, trial: TrialRecord) -> dict[str, str]:
+        """The tag with the confidence interval of a trial's CER; none where its errors are not on record."""
         errors = self.errors.of(trial)
         return {"interval": str(error_interval(errors))} if errors else {}
 
-    def _keep_record(self, tracker: Tracker) -> None:
-        """What the latest run of the sweep rests on."""
+    def _log_record(self, tracker: Tracker) -> None:
+        """Logs the files in the sweep's folder `record` (provenance.py)."""
         record = self.folder / RECORD
         if record.is_dir():
-            tracker.keep(self.parent, RECORD, partial(_copy, record))
+            tracker.log_files(self.parent, RECORD, partial(shutil.copytree, record, dirs_exist_ok=True))
         self.recorded = True
 
-    def _keep(self, tracker: Tracker, trial: TrialRecord) -> None:
-        """Pictures of a trial and, where its best checkpoint has them, its transcripts as a table."""
+    def _log_plots(self, tracker: Tracker, trial: TrialRecord) -> None:
+        """Logs a trial's plots and, where its best checkpoint has examples of transcripts, a table of them."""
         run_id = trial.about.get("mlflow_run_id")
         if run_id is None or not trial.curve:
             return
-        tracker.keep(run_id, PLOTS, partial(draw_trial, trial))
+        tracker.log_files(run_id, PLOTS, partial(draw_trial, trial))
         examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
-            tracker.keep_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())
+            tracker.log_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())
 
-    def _leave(self, tracker: Tracker, trial: TrialRecord) -> None:
-        """An interrupted trial's run is closed until the trial goes on: nobody writes to it meanwhile."""
-        self._keep(tracker, trial)
+    def _interrupt(self, tracker: Tracker, trial: TrialRecord) -> None:
+        """Ends an interrupted trial's run until the trial is resumed."""
+        self._log_plots(tracker, trial)
         if run_id := trial.about.get("mlflow_run_id"):
-            tracker.close(run_id, LEFT)
+            tracker.set_status(run_id, INTERRUPTED)
 
     def _datasets(self, config: Config) -> list[Any]:
         data = config.data
@@ -219,16 +240,7 @@ class MLflowCallback(Callback):
 
 
 def _root(error: BaseException) -> str:
-    """What is at the bottom of it, in one line: clients of a server wrap a refused connection in paragraphs."""
+    """The message of an error's first cause, in one line: clients wrap a refused connection in paragraphs."""
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _copy(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-
-
-def _varied(params: Mapping[str, Any]) -> str:
-    """What tells a trial from the others, among the many parameters that its page lists."""
-    return ", ".join(f"{key} **{value}**" for key, value in params.items())
+    return one_line(error)

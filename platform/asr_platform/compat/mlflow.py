@@ -1,0 +1,39 @@
+"""What this platform uses of MLflow beyond its documented interface, as found in MLflow 3.17.2.
+
+MLflow is imported by `configure` alone, so that a command without a store does not wait for the import.
+tests/compat/test_mlflow.py fails when one of the names is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+VERSION = "3.17"  # the version in which all of these were found
+
+# Tags that MLflow's pages read. Its documentation does not list them.
+EXPERIMENT_KIND = "mlflow.experimentKind"  # without it, the pages guess the kind and ask about it
+MODEL_VERSIONS = "mlflow.modelVersions"  # of a run's model: a link to its versions in the registry
+SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment: prefix of a view of its runs (tracking/shared_view.py)
+DATASET_CONTEXT = "mlflow.data.context"  # of a run's dataset: what it was used for
+
+ENVIRONMENT = {
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 by default, minutes; one is needed for a connection closed meanwhile
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run, within the live table
+}
+"""Variables that MLflow reads at each use."""
+
+
+def configure() -> None:
+    """Sets up MLflow in this process, before its first use of a store; values of the environment come first."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no line for each migration of a database's tables
+    from mlflow.store.db import utils
+
+    # MLflow makes the folder of a SQLite file by the text of its address: for `q%2541`, which means `q%41`, a second
+    # folder. Whoever opens a store has made the folder already.
+    utils._make_parent_dirs_if_sqlite = lambda uri: None

@@ -1,0 +1,121 @@
+"""A server for MLflow's pages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from asr_platform.storage.database import database_file, make_database, sqlite_address
+from asr_platform.storage.home import Home, Store
+from asr_platform.study.ledger import Ledger
+from asr_platform.tracking.store import check_readable
+from trainables.errors import InputError
+
+FIRST_PORT, PORTS_TRIED = 5000, 100
+VIEW = "mlflow_view"  # key of the ledger: path of the sweep's view below the server's address
+STOPPING_SECONDS = 10.0  # until the server is killed
+
+
+def open_pages(
+    home: Home, name: str | None, uri: str | None, host: str, port: int | None, say: Callable[[str], None]
+) -> int:
+    """Says the address of MLflow's pages for the store of a sweep, by default the latest; returns an exit code.
+
+    A database is served until Ctrl-C.
+
+    Raises:
+        InputError: no such sweep, MLflow cannot read the database, the port is taken, or none is free.
+    """
+    names = Ledger.names(home.studies)
+    sweep = name or (names[-1] if names else None)
+    about = Ledger.open(home.studies, sweep).about if sweep else {}
+    store = home.store(about, uri)
+    if store.is_server:
+        chosen, address, ending = 0, store.uri.rstrip("/"), ""
+    else:
+        database = database_file(store.uri)
+        if database is None or database.is_file():  # MLflow's server makes one that is missing
+            check_readable(store.uri)
+        chosen = free_port(host, port)
+        address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"
+    say(f"MLflow: {address}{ending}")
+    if about.get(VIEW) and store == home.store(about):
+        say(f"{sweep}: {address}{about[VIEW]}")
+    return 0 if store.is_server else serve(store, host, chosen, say)
+
+
+def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:
+    """Serves MLflow's pages over a database until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
+
+    The server's processes have ended when this returns.
+    """
+    # MLflow makes the folder of a SQLite file by the text of its address (compat/mlflow.py): a file in the working
+    # directory needs none.
+    database = make_database(store.uri)
+    uri, folder = (sqlite_address(Path(database.name)), database.parent) if database else (store.uri, None)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri,
+        "--default-artifact-root", store.artifacts.as_uri(), "--host", host, "--port", str(port), "--workers", "1",
+        "--uvicorn-opts", "--log-level critical",  # uvicorn logs Ctrl-C as an error
+    ]  # fmt: skip
+    # Jobs evaluate language models: several more processes, slow to start, which print as they end.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            _stop(server)
+    say(f"MLflow's server ended with exit code {code}")
+    return code
+
+
+@contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """Raises KeyboardInterrupt within the block when one of the signals arrives, as Python does for Ctrl-C."""
+    handled = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, signal.default_int_handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Stops the server's process group, by SIGINT and after STOPPING_SECONDS by SIGKILL."""
+    try:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait(STOPPING_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def free_port(host: str, port: int | None) -> int:
+    """A port on which a server can listen: `port`, or where it is None, the first free one from FIRST_PORT on.
+
+    Raises:
+        InputError: the port is taken, no port of PORTS_TRIED is free, or `host` is no address of this machine.
+    """
+    reason = ""
+    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+                return candidate
+            except OSError as error:
+                reason = error.strerror or str(error)
+    wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
+    raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")

@@ -1,0 +1,79 @@
+"""Opening an MLflow store, and the errors of one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+import requests
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from asr_platform.compat.mlflow import configure
+from trainables.errors import InputError
+
+FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
+"""Errors of a store that is away, full or locked."""
+UPLOAD_TIMEOUT = 600  # seconds that a server may take to store a model
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client of the store at an address; a database must have the tables of the installed MLflow.
+
+    Raises:
+        MlflowException: the tables are of another version; the message says what to do.
+    """
+    configure()
+    try:
+        return MlflowClient(uri)
+    except MlflowException as error:
+        if "mlflow db upgrade" not in str(error):
+            raise
+    raise MlflowException(
+        f"the database is of another version than MLflow {mlflow.__version__}; back it up, then run: "
+        f"mlflow db upgrade {uri} (where that fails, it is of a newer MLflow: install that)"
+    )
+
+
+def check_readable(uri: str) -> None:
+    """Reads an experiment from the database at an address.
+
+    Raises:
+        InputError: MLflow cannot read the database.
+    """
+    try:
+        open_client(uri).search_experiments(max_results=1)
+    except FAILURES as error:
+        raise InputError(
+            f"{uri}: cannot be read: {one_line(error, 400)}", "Repair the database, or name another one."
+        ) from None
+
+
+def is_deleted(error: BaseException) -> bool:
+    """Whether a request failed because its run or experiment has been deleted."""
+    deleted = isinstance(error, MlflowException) and "'active' state" in str(error)
+    return deleted or is_missing(error)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether a request failed because the store does not have what was asked for."""
+    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """The message of an error in one line of at most `length` characters."""
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+@contextmanager
+def upload_timeout() -> Iterator[None]:
+    """Allows a server UPLOAD_TIMEOUT seconds for each answer, within the block."""
+    usual = MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+    MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(usual, UPLOAD_TIMEOUT))
+    try:
+        yield
+    finally:
+        MLFLOW_HTTP_REQUEST_TIMEOUT.set(usual)
