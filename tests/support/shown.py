@@ -13,7 +13,7 @@ from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
-from asr_platform.tracking.model_card import CARD, About, model_card
+from asr_platform.tracking.model_card import CARD, ModelCard
 from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
@@ -51,8 +51,8 @@ def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
     babbler.save_model(corpus, model)
     trials = ledger.trials()
     intervals, store = errors.cer_intervals(trials), home.tracking
-    about = About(NAME, records.space(), corpus, trials, best, intervals, errors.of(best), store)
-    (model / CARD).write_text(model_card(about), encoding="utf-8")
+    card = ModelCard(NAME, records.space(), corpus, trials, best, intervals, errors.of(best), store)
+    (model / CARD).write_text(card.render(), encoding="utf-8")
     return model
 
 

@@ -217,7 +217,7 @@ def test_what_a_person_has_written_of_a_version_stays(found: Found) -> None:
 
 
 def test_a_card_longer_than_mlflows_column_is_cut_there(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asr_platform.tuning.best_model.model_card", lambda about: "# small\n".ljust(6000, "A"))
+    monkeypatch.setattr("asr_platform.tuning.best_model.ModelCard.render", lambda card: "# small\n".ljust(6000, "A"))
     found.end()
     assert found.client.get_model_version("small", "1").description == "# small\n".ljust(MOST_CHARACTERS, "A")
     assert len((resolve_model(found.home.path, "models:/small/1") / "README.md").read_text()) == 6000
@@ -357,11 +357,10 @@ def test_the_card_tells_the_data_the_figures_and_their_intervals(found: Found) -
     errors, best = found.ledger.trial(1).curve[0]["val_cer"], best_of(found.ledger.trials())
     assert best is not None and card.startswith("# small\n") and f"trial {best.number}, epoch 1" in card
     for text in (
-        f"| CER | {errors:.2%} | 0.00% to", "3 utterances",
-        "3 trials, but not significantly different from trial", "from tiny",
-        found.corpus.hash, "| dev | 3 | 0.00 |", "kaldi, 8 bins", "| optimizer.lr |", "sampler tpe, seed 0",
-        "3 complete", "platform transcribe models:/small@champion", f"MLFLOW_TRACKING_URI={found.home.tracking}",
-        '`",ABC` and spaces',
+        f"| CER | {errors:.2%} | 0.00% to", "3 utterances", "3 trials, but not significantly different from trial",
+        "from tiny", found.corpus.hash, "| dev | 3 | 0.00 |", "kaldi, 8 bins", "| optimizer.lr |",
+        "sampler tpe, seed 0", "3 complete", "platform transcribe models:/small@champion",
+        f"MLFLOW_TRACKING_URI={found.home.tracking}", '`",ABC` and spaces',
     ):  # fmt: skip
         assert text in card, text
     assert len(card) < MOST_CHARACTERS

@@ -188,7 +188,7 @@ def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: P
     text = "document.body.innerText"
     visitor.wait(f"/Version 1\\b/.test({text}) && /@\\s*champion/.test({text})")
     visitor.open(f"{served.address}/#/models/{shown.NAME}/versions/1")
-    visitor.wait(f"['How good it is', 'What it cannot do'].every(title => {text}.includes(title))")
+    visitor.wait(f"['Evaluation results', 'Limitations'].every(title => {text}.includes(title))")
     figures = "[...document.querySelectorAll('td')].map(cell => cell.innerText.trim())"
     assert {"CER", "10.00%"} <= set(visitor.run(f"return {figures}"))
     visitor.screenshot(pictures / "champion.png")

@@ -10,7 +10,7 @@ from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
-from asr_platform.tracking.model_card import CARD, About, model_card
+from asr_platform.tracking.model_card import CARD, ModelCard
 from asr_platform.tracking.registry import BestModel, Registered, Registry
 from asr_platform.tracking.runs import Tracker
 from asr_platform.tracking.store import FAILURES
@@ -39,12 +39,12 @@ def make_best_model(
         return None
     model = copy_model(Path(best.model), home.model(name))
     errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
-    about = About(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
+    card = ModelCard(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
     try:
         draw_trial(best, model / PLOTS)
         if len(trials) > 1:
             draw_sweep(trials, model / PLOTS)
-        (model / CARD).write_text(model_card(about), encoding="utf-8")
+        (model / CARD).write_text(card.render(), encoding="utf-8")
     except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")
     return model
