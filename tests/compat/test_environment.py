@@ -73,7 +73,7 @@ def test_without_a_proxy_nothing_is_changed(environment: dict[str, str]) -> None
 @pytest.mark.parametrize(("said", "expected"), [(None, "True"), ("false", "False")])
 def test_mlflow_sends_no_telemetry_unless_it_is_asked_to(said: str | None, expected: str) -> None:
     known = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
-    code = "from asr_platform.tracking.runs import quiet; quiet()\n"
+    code = "from asr_platform.compat.mlflow import configure; configure()\n"
     code += "from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY as own; print(own.get())"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,

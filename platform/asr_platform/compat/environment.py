@@ -1,4 +1,4 @@
-"""Settings of Ray (2.60) and MLflow (3.17) that are read from environment variables while a sweep runs."""
+"""Settings of Ray (2.60) that are read from environment variables while a sweep runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without results fails alone
     "RAY_AIR_NEW_OUTPUT": "0",  # with the old output, verbose=0 prints nothing
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # compat/mlflow.py has the other settings of MLflow
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -49,15 +49,6 @@ def set_environment() -> None:
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     keep_loopback_off_proxies(os.environ)
-
-
-def disable_mlflow_telemetry() -> None:
-    """Turns MLflow's usage reports off, also where MLflow is imported already, unless the environment asks for them."""
-    if "MLFLOW_DISABLE_TELEMETRY" not in os.environ:
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"]
-        from mlflow.telemetry import set_telemetry_client
-
-        set_telemetry_client()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment: prefix of a view of
 DATASET_CONTEXT = "mlflow.data.context"  # of a run's dataset: what it was used for
 
 ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 by default, minutes; one is needed for a connection closed meanwhile
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
@@ -28,12 +29,16 @@ ENVIRONMENT = {
 
 def configure() -> None:
     """Sets up MLflow in this process, before its first use of a store; values of the environment come first."""
+    telemetry = "MLFLOW_DISABLE_TELEMETRY" not in os.environ
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no line for each migration of a database's tables
     from mlflow.store.db import utils
+    from mlflow.telemetry import set_telemetry_client
 
+    if telemetry:
+        set_telemetry_client()  # MLflow reads the variable as it is imported, which somebody else may have done before
     # MLflow makes the folder of a SQLite file by the text of its address: for `q%2541`, which means `q%41`, a second
     # folder. Whoever opens a store has made the folder already.
     utils._make_parent_dirs_if_sqlite = lambda uri: None
