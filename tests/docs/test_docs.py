@@ -1,0 +1,192 @@
+"""What README.md and docs/ say: commands run, links lead somewhere, spaces parse, the reference is that of the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import babbler
+import click
+import numpy as np
+import pytest
+import soundfile
+import tiny
+import yaml
+from found import Found
+from place import Ended, Run
+
+from asr_platform.cli.main import cli
+from asr_platform.storage.home import LOG
+from asr_platform.study.failures import KNOWN
+from search_spaces.space import Space
+from trainables.config import Config
+from trainables.inference.recognizer import Recognizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
+LONGEST_README = 150  # lines
+HW4 = "hw4_data/hw4p2_data"
+# Commands that take long: other tests run them, on smaller data. Here their options and files are checked.
+SLOW = {
+    "sweep",
+    "train",
+    "confirm",
+    "plan",
+    "ui",
+    "export",
+    "submit",
+    "prepare fsdd",
+    "prepare librispeech",
+    "prepare synthetic",
+}
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    """The fenced blocks in a language, with their pages."""
+    for page in PAGES:
+        for found, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if found == language:
+                yield page, text
+
+
+def commands() -> list[str]:
+    """Every command line in blocks of sh, once, without its comment."""
+    lines = [line.partition("  #")[0].strip() for _, text in blocks("sh") for line in text.split("\n")]
+    return list(dict.fromkeys(filter(None, lines)))
+
+
+def reference() -> str:
+    """The page of the configuration, as the code has it now."""
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.page())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the corpora, the sweep, the models and the recordings that the pages speak of."""
+    place = tmp_path_factory.mktemp("docs")
+    corpus = babbler.write_corpus(place / "corpora" / "digits")
+    shutil.copytree(corpus.path, place / "corpora" / "mine")
+    for name in ("hw4p2-1", "digits-1"):
+        sweep = Found(place / "mlruns", corpus, name)
+        for wrong in (0, 1):
+            (sweep.trial(wrong).parent / LOG).write_text("epoch 1\n")
+        sweep.end()
+    model = Recognizer.load(place / "mlruns" / "models" / "digits-1")
+    tiny.save_language_model(model, place / "mlruns" / "models" / "digits_lm-base-1")
+    (place / "calls").mkdir()
+    for recording in ("recording.flac", "calls/0001.flac", "calls/0002.flac", "calls/0001.wav"):
+        soundfile.write(place / recording, 0.1 * np.random.default_rng(0).normal(size=16_000), 16_000)
+    (manifest,) = [text for page, text in blocks("json") if page.name == "tutorial.md"]
+    (place / "speech.jsonl").write_text(manifest, encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("platform ")])
+def test_commands_run(
+    command: str, place: Path, run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end with exit code 0; those that train for long have options that exist, and files that are there."""
+    words = shlex.split(command)[1:]
+    if SLOW & {words[0], " ".join(words[:2])}:
+        monkeypatch.chdir(place)
+        check_options(words)
+        return
+    if HW4 in words:
+        (place / HW4).parent.mkdir()
+        (place / HW4).symlink_to(request.getfixturevalue("speech_data") / "hw4_data_subset" / "hw4p2_data")
+    if words[0] == "prepare":
+        shutil.rmtree(place / words[words.index("--out") + 1], ignore_errors=True)
+    done: Ended = run(*words)
+    assert done.code == 0, done.err
+    assert done.out
+
+
+def check_options(words: list[str]) -> None:
+    """Raises where an option or a file of the command does not exist."""
+    context = click.Context(cli, obj=Path("mlruns"))
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        command = command.commands[words[0]]
+        words = words[1:]
+    command.make_context(command.name, words, parent=context)
+
+
+def test_other_commands_exist() -> None:
+    """Those that are not `platform` are targets of the Makefile."""
+    targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for line in commands():
+        if not line.startswith("platform "):
+            words = line.split()
+            assert words[0] == "make" and words[1] in targets, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if path.startswith("http"):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {path}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], anchor
+
+
+def test_the_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= LONGEST_README
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"), ids=lambda value: getattr(value, "name", ""))
+def test_python_can_be_imported(page: Path, text: str) -> None:
+    """Every name that a block imports exists."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("yaml"), ids=lambda value: getattr(value, "name", ""))
+def test_spaces_can_be_read(page: Path, text: str) -> None:
+    """A block is a space, or a part of one."""
+    Space.parse(text, page.name, REPOSITORY)
+    assert set(yaml.safe_load(text)) & {"vary", "base"}
+
+
+def test_the_reference_is_that_of_the_code() -> None:
+    written = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == reference(), "run: python docs/generate.py"
+
+
+def test_every_key_is_described() -> None:
+    for line in reference().splitlines():
+        if line.startswith("| `"):
+            assert not line.endswith("|  |"), line
+    assert all(f"## {name}" in reference() for name in Config.model_fields)
+
+
+def test_every_known_failure_has_a_remedy_in_troubleshooting() -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for cause in KNOWN.values():
+        assert cause.words in page, cause.words
+
+
+def test_files_that_pages_name_exist() -> None:
+    """Paths in backticks such as `study/halving.py`, from the repository, a package of it, or tests."""
+    roots = [REPOSITORY, REPOSITORY / "platform" / "asr_platform", REPOSITORY / "trainables", REPOSITORY / "tests"]
+    for page in PAGES:
+        if page.name in ("CHANGELOG.md", "tutorial.md", "decoding.md", "search.md"):
+            continue
+        for name in re.findall(r"`([\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
+            assert any((root / name).exists() for root in roots), f"{page.name}: {name}"
