@@ -24,7 +24,7 @@ from place import Ended, Run
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import LOG
 from asr_platform.study.failures import KNOWN
-from search_spaces.space import Space
+from search_spaces.reader import parse_space
 from trainables.config import Config
 from trainables.inference.recognizer import Recognizer
 
@@ -160,7 +160,7 @@ def test_python_can_be_imported(page: Path, text: str) -> None:
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"), ids=lambda value: getattr(value, "name", ""))
 def test_spaces_can_be_read(page: Path, text: str) -> None:
     """A block is a space, or a part of one."""
-    Space.parse(text, page.name, REPOSITORY)
+    parse_space(text, page.name, REPOSITORY)
     assert set(yaml.safe_load(text)) & {"vary", "base"}
 
 
