@@ -1,10 +1,10 @@
-"""The training loop inside a Ray Train worker. The only file here that imports ray.
+"""The training loop inside a Ray Train worker. No other file of `trainables` imports ray.
 
-Torch is imported as the loop begins, not with this file: Ray imports the file in two more processes of each trial,
+torch is imported when the loop begins, not with this file: Ray imports the file in two more processes of each trial,
 which would spend seconds on it.
 
-Ray Train keeps a trial's checkpoints under the trial's name: a trainer started again with that name finds the latest
-one, so going on after any interruption needs no path and no record but the name.
+Ray Train keeps a trial's checkpoints under the trial's name. A trainer that is started again with that name finds the
+latest one, so resuming after any interruption needs nothing but the name.
 """
 
 from __future__ import annotations
@@ -28,29 +28,28 @@ from trainables.output import output_in, say
 if TYPE_CHECKING:
     from trainables.training.loop import Metrics, Save
 
-
-UNSAVED = "asr-checkpoint_"  # begins the name of a temporary folder, in which its process follows
+TEMPORARY = "asr-checkpoint_"  # prefix of temporary folders; the name of their process follows
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """What every worker of a trial runs.
+    """Trains a trial's configuration; every worker of the trial runs this function.
 
     Args:
         settings: `config`, a tree of plain values; `corpus`, its folder, and the `corpus_hash` that it must have;
-            `threads` for torch; `resources` of a worker; `reported_epochs`, how many epochs the ledger has on record;
-            `until`, the epoch to leave off at; `log`, the file for what the first worker prints (the others' have
-            their rank in their names).
+            `threads` for torch; `resources` of a worker; `reported_epochs`, the number of epochs in the ledger;
+            `until`, the epoch to stop at; `log`, the file for the first worker's output (those of the other workers
+            have their rank in their names).
 
     Raises:
-        InputError: another corpus has taken the place of the sweep's.
+        InputError: the corpus is not the one that the sweep began with.
     """
     rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
     with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
         logging.getLogger().setLevel(logging.WARNING)  # Ray Train (2.60) logs the metrics of each report at INFO
-        remove_unsaved()
+        remove_temporary()
         say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
         _train(settings)
-        say("leaves off")
+        say("the worker has ended")
 
 
 def _train(settings: dict[str, Any]) -> None:
@@ -65,7 +64,7 @@ def _train(settings: dict[str, Any]) -> None:
     if corpus.hash != settings["corpus_hash"]:
         raise InputError(f"{corpus.path}: not the corpus that the sweep began with", "Put that one back.")
     torch.set_num_threads(settings["threads"])
-    # Without a GPU of its own a worker would still see those of the others.
+    # A worker without a GPU of its own can see those of other workers.
     device = None if "GPU" in settings["resources"] else torch.device("cpu")
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else nullcontext(settings.get("lost_checkpoint")) as folder:
@@ -81,9 +80,9 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def report(metrics: Metrics, save: Save | None) -> None:
-    """Hands an epoch's metrics to Ray Train, with a checkpoint where this worker has one to give.
+    """Reports an epoch's metrics to Ray Train, with a checkpoint where this worker has one.
 
-    The epoch and what ranks it stand outside as well, where Ray's stopper and its choice of checkpoints look for them.
+    The epoch and its objective are also top-level keys, where Ray's scheduler and its choice of checkpoints find them.
     """
     say(
         f"epoch {metrics['epoch']}: {OBJECTIVES[objective(metrics)]} {objective_text(metrics)}, "
@@ -94,13 +93,13 @@ def report(metrics: Metrics, save: Save | None) -> None:
     if save is None:
         ray.train.report(message)
         return
-    with tempfile.TemporaryDirectory(prefix=f"{UNSAVED}{this_process()}_") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{this_process()}_") as folder:
         save(Path(folder) / "checkpoint")
         ray.train.report(message, checkpoint=ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint")))
 
 
-def remove_unsaved() -> None:
-    """Removes the checkpoints that killed workers of this machine had not handed over: hundreds of megabytes each."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{UNSAVED}*"):
-        if has_ended(folder.name.removeprefix(UNSAVED).rpartition("_")[0]):
+def remove_temporary() -> None:
+    """Removes unreported checkpoints (hundreds of megabytes each) of workers that were killed on this machine."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        if has_ended(folder.name.removeprefix(TEMPORARY).rpartition("_")[0]):
             shutil.rmtree(folder, ignore_errors=True)

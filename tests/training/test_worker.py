@@ -44,10 +44,10 @@ def test_checkpoints_of_killed_workers_are_removed_and_others_are_not(
         "other": "letters_x",
         "elsewhere": f"another-machine-{ended.pid}_x",
     }
-    folders = {key: tmp_path / f"{worker.UNSAVED}{name}" for key, name in names.items()}
+    folders = {key: tmp_path / f"{worker.TEMPORARY}{name}" for key, name in names.items()}
     for folder in [*folders.values(), tmp_path / "checkpoint_1"]:
         (folder / "checkpoint").mkdir(parents=True)
-    worker.remove_unsaved()
+    worker.remove_temporary()
     assert not folders["dead"].exists()
     assert all(folders[key].exists() for key in ("own", "other", "elsewhere"))
     assert (tmp_path / "checkpoint_1").exists()

@@ -1,4 +1,4 @@
-"""The learning rate, a function of the update (and, for one schedule, of how validation has gone)."""
+"""Learning-rate schedules: functions of the update's number and, for `plateau`, of the validation losses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ONE_CYCLE_START = 1 / 25  # of the peak: the default of torch's OneCycleLR and o
 
 
 def learning_rate(config: Optimizer, update: int, total: int, losses: Sequence[float] = ()) -> float:
-    """The rate of update `update` of `total`, counted from 0.
+    """The learning rate of update number `update` of `total`, counted from 0.
 
-    All but `one_cycle`, for which `warmup` is the rising part of its cycle, begin with linear warm-up to the peak; it
-    is the rising part of Noam's rate too. None falls below `final_lr` x peak after that.
+    All schedules but `one_cycle`, for which `warmup` is the rising part of its cycle, begin with linear warm-up to the
+    peak; for `noam` it is the rising part of its formula. After that, the rate stays at or above `final_lr` x peak.
 
     Args:
-        losses: on validation, one for each finished epoch, for `plateau`.
+        losses: the validation loss of each finished epoch, for `plateau`.
     """
     if config.schedule == "one_cycle":
         return config.lr * _one_cycle(config, update, total)
@@ -31,7 +31,7 @@ def learning_rate(config: Optimizer, update: int, total: int, losses: Sequence[f
         case "cosine":
             return config.lr * _cosine(1, config.final_lr, after / max(1, rest - 1))
         case "cosine_restarts":
-            # Loshchilov and Hutter, section 3, with cycles of equal length; a cycle's last update is not quite the end.
+            # Loshchilov and Hutter, section 3, with cycles of equal length; a cycle ends one update above its minimum.
             return config.lr * _cosine(1, config.final_lr, after * config.cycles % rest / rest)
         case "plateau":
             share = config.factor ** _reductions(losses, config.patience)
@@ -41,12 +41,18 @@ def learning_rate(config: Optimizer, update: int, total: int, losses: Sequence[f
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
-    """From `start` to `end` along half a cosine: Loshchilov and Hutter (2017, arXiv 1608.03983), equation 5."""
+    """The value between `start` and `end` at `progress` (0 to 1) along half a cosine.
+
+    Source: Loshchilov and Hutter (2017, arXiv 1608.03983), equation 5.
+    """
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _one_cycle(config: Optimizer, update: int, total: int) -> float:
-    """Smith and Topin (2018, arXiv 1708.07120), as torch's OneCycleLR: up to the peak and down, both along cosines."""
+    """The rate of a single cycle, as a share of its peak: up and down along cosines, as in torch's OneCycleLR.
+
+    Source: Smith and Topin (2018, arXiv 1708.07120).
+    """
     top = config.warmup * total - 1
     if top > 0 and update <= top:
         return _cosine(ONE_CYCLE_START, 1, update / top)
@@ -55,7 +61,7 @@ def _one_cycle(config: Optimizer, update: int, total: int) -> float:
 
 
 def _reductions(losses: Sequence[float], patience: int) -> int:
-    """How often the rate has fallen: each time that more than `patience` epochs in a row brought no lower loss."""
+    """Number of reductions so far: one whenever more than `patience` epochs in a row brought no lower loss."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:
         best, waited = (loss, 0) if loss < best else (best, waited + 1)
