@@ -1,4 +1,4 @@
-"""From encoder states to token sequences: greedy, beam, CTC and joint search; and when each was said."""
+"""From encoder states to token sequences (greedy, beam, CTC and joint search), and the time of each token."""
 
 from trainables.decoding.alignment import Word, ctc_align
 from trainables.decoding.ctc import ctc_beam, ctc_greedy

@@ -1,6 +1,6 @@
-"""When each token of a text was said: the likeliest CTC alignment.
+"""Times of the tokens of a text: the likeliest CTC alignment (forced alignment).
 
-Shapes: B utterances, S subsampled frames, R states with repetitions, U tokens, L = 2 U + 1 labels, V vocabulary.
+Shapes: B utterances, S encoder states, R repeated states, U tokens, L = 2 U + 1 labels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.nn.utils.rnn import pad_sequence
 from trainables.data.text.tokenizer import BLANK
 from trainables.masking import length_mask
 
-Span = tuple[float, float]  # the states of a token: from its first to behind its last
+Span = tuple[float, float]  # a token's first state, and the state after its last
 
 
 class Word(NamedTuple):
-    """A word, and when it was said, in seconds."""
+    """A word with its start and end in seconds."""
 
     text: str
     start: float
@@ -30,13 +30,13 @@ class Word(NamedTuple):
 
 @torch.inference_mode()
 def ctc_align(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, tokens: Sequence[Sequence[int]]) -> list[list[Span]]:
-    """The states of each token of a given text, on the likeliest of all alignments.
+    """The states of each token of each text on the likeliest alignment.
 
     Viterbi's algorithm over the labels of Graves et al. (2006, section 4.1): the tokens with a blank before, between
-    and behind them. A path goes on by one label or stays; it skips a blank that does not part two equal tokens.
+    and behind them. A path stays or moves on by one label; it may skip a blank between two different tokens.
 
-    A text with more tokens than there are states has no alignment. Each state then counts several times, until there is
-    one, and spans have fractions.
+    A text with more tokens than the utterance has states has no alignment. Each state is then repeated as often as
+    needed, and spans have fractions.
     """
     device = ctc_logits_BSV.device
     repeats = [
@@ -60,11 +60,11 @@ def ctc_align(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, tokens: Sequence[
 
 
 def _likeliest_path(scores_BRL: Tensor, lengths_B: Tensor, labels_BL: Tensor, last_B: Tensor) -> Tensor:
-    """The number of the label in each state, (B, R).
+    """The index of the label in each state, (B, R).
 
     Args:
         scores_BRL: log-probabilities of the labels.
-        last_B: the number of the last label, a blank: a path ends there or one before.
+        last_B: the index of the last label, a blank: a path ends there or one before.
     """
     barred_BL = torch.ones_like(labels_BL, dtype=torch.bool)
     barred_BL[:, 2:] = (labels_BL[:, 2:] == BLANK) | (labels_BL[:, 2:] == labels_BL[:, :-2])
@@ -76,7 +76,7 @@ def _likeliest_path(scores_BRL: Tensor, lengths_B: Tensor, labels_BL: Tensor, la
         before_BL = torch.nn.functional.pad(best_BL, (2, 0), value=-torch.inf)
         choices_3BL = torch.stack([best_BL, before_BL[:, 1:-1], before_BL[:, :-2].masked_fill(barred_BL, -torch.inf)])
         chosen_BL, moves_BL = choices_3BL.max(0)
-        valid_B1 = valid_BR[:, state, None]  # behind its end an utterance stays where it is
+        valid_B1 = valid_BR[:, state, None]  # behind an utterance's end the path stays
         best_BL = torch.where(valid_B1, chosen_BL + scores_BRL[:, state], best_BL)
         moves_RBL[state] = moves_BL.masked_fill(~valid_B1, 0)
     ends_B2 = torch.stack([last_B, (last_B - 1).clamp(min=0)], 1)
@@ -88,7 +88,7 @@ def _likeliest_path(scores_BRL: Tensor, lengths_B: Tensor, labels_BL: Tensor, la
 
 
 def _spans(path: np.ndarray, tokens: int, repeats: int) -> list[Span]:
-    """From the labels of a path, which never fall, those of the tokens: 1, 3, 5 ..."""
-    numbers = 2 * np.arange(tokens) + 1
-    first, behind = np.searchsorted(path, numbers, "left"), np.searchsorted(path, numbers, "right")
+    """The span of each token in a path of non-decreasing labels; token number n has label 2 n + 1."""
+    labels = 2 * np.arange(tokens) + 1
+    first, behind = np.searchsorted(path, labels, "left"), np.searchsorted(path, labels, "right")
     return list(zip((first / repeats).tolist(), (behind / repeats).tolist(), strict=True))

@@ -1,6 +1,6 @@
-"""The search that a configuration asks for.
+"""The search that a configuration describes.
 
-Shapes: B batch, S subsampled frames, D model width, V vocabulary.
+Shapes: B batch, S encoder states, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
 from trainables.decoding.search import CandidateScorer, Scorer, beam_search
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 
-SMALLEST_WEIGHT = 1e-6  # of the decoder beside CTC: at 0 it could not choose CTC's candidates
+SMALLEST_WEIGHT = 1e-6  # of the decoder in joint search: with 0 it could not choose the candidates for CTC
 
 
 @dataclass(frozen=True)
 class Search:
-    """`config.decoding`, with its language model at hand where it has a weight."""
+    """The search of a `decoding` section; `language_model` is the loaded one, where it has a weight."""
 
     config: Decoding
     language_model: LanguageModel | None = None
@@ -44,8 +44,8 @@ class Search:
         if config.method == "greedy" and self.language_model is None:
             return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, config.repeat_penalty)
         steps = int(max_tokens_B.max())
-        state = model.decoder.start(states_BSD, state_lengths_B, steps)
-        attention = DecoderScorer(model.decoder, state, config.temperature)
+        cache = model.decoder.start(states_BSD, state_lengths_B, steps)
+        attention = DecoderScorer(model.decoder, cache, config.temperature)
         scorers: list[tuple[float, Scorer]] = [(1.0, attention)]
         candidate_scorers: list[tuple[float, CandidateScorer]] = []
         if config.method == "joint" and config.ctc_weight:
@@ -53,15 +53,15 @@ class Search:
             scorers = [(max(1 - config.ctc_weight, SMALLEST_WEIGHT), attention)]
             candidate_scorers = [(config.ctc_weight, CTCPrefixScorer(log_probs_BSV, state_lengths_B))]
         if self.language_model is not None:
-            language_state = self.language_model.start(None, None, steps)
-            scorers.append((config.lm_weight, DecoderScorer(self.language_model, language_state)))
-        alone = config.method == "greedy"  # with a language model: a beam of one
+            language_cache = self.language_model.start(None, None, steps)
+            scorers.append((config.lm_weight, DecoderScorer(self.language_model, language_cache)))
+        greedy_fusion = config.method == "greedy"  # with a language model, greedy search is a beam of one
         return beam_search(
             scorers,
             max_tokens_B,
-            beam=1 if alone else config.beam,
+            beam=1 if greedy_fusion else config.beam,
             repeat_penalty=config.repeat_penalty,
-            length_penalty=0.0 if alone else config.length_penalty,
+            length_penalty=0.0 if greedy_fusion else config.length_penalty,
             candidate_scorers=candidate_scorers,
             candidates=config.candidates,
         ).best()

@@ -1,6 +1,6 @@
 """Greedy attention decoding.
 
-Shapes: B batch, S subsampled frames, U tokens, D model width, V vocabulary.
+Shapes: B batch, S encoder states, U tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ def greedy(
     max_tokens_B: Tensor,
     repeat_penalty: float = 1.0,
 ) -> list[list[int]]:
-    """The likeliest next token until EOS, one sequence an utterance, without SOS and EOS.
+    """Takes the likeliest next token until EOS; returns one sequence for each utterance, without SOS and EOS.
 
     Args:
-        max_tokens_B: ends a hypothesis that finds no end of its own.
-        repeat_penalty: of tokens already said, on the logits (see `penalize`).
+        max_tokens_B: the largest number of tokens of each utterance, EOS included.
+        repeat_penalty: on the logits of tokens that the hypothesis already has (see `penalize`).
     """
     steps = int(max_tokens_B.max())
-    state = decoder.start(states_BSD, state_lengths_B, steps)
+    cache = decoder.start(states_BSD, state_lengths_B, steps)
     tokens_BU = torch.full((len(states_BSD), steps + 1), EOS, device=states_BSD.device)
     latest_B = torch.full_like(tokens_BU[:, 0], SOS)
     ended_B = max_tokens_B <= 0
-    never_said = torch.tensor(SUPPRESSED_TOKENS, device=states_BSD.device)
+    suppressed = torch.tensor(SUPPRESSED_TOKENS, device=states_BSD.device)
     interval = steps_between_checks(states_BSD.device)
     for step in range(steps):
         if step % interval == 0 and bool(ended_B.all()):
             break
-        logits_BV = penalize(decoder.step(latest_B, state), tokens_BU[:, :step], repeat_penalty)
-        latest_B = torch.where(ended_B, EOS, logits_BV.index_fill_(-1, never_said, -torch.inf).argmax(-1))
+        logits_BV = penalize(decoder.step(latest_B, cache), tokens_BU[:, :step], repeat_penalty)
+        latest_B = torch.where(ended_B, EOS, logits_BV.index_fill_(-1, suppressed, -torch.inf).argmax(-1))
         tokens_BU[:, step] = latest_B
         ended_B = ended_B | (latest_B == EOS) | (step + 1 >= max_tokens_B)
     return [until_eos(row) for row in tokens_BU.tolist()]

@@ -1,6 +1,6 @@
-"""What a beam search is driven by: a decoder or a language model, and CTC.
+"""Scorers of a beam search: a decoder or a language model, and CTC.
 
-Shapes: B utterances, K hypotheses, C candidates of a hypothesis, S subsampled frames, V vocabulary.
+Shapes: B utterances, K hypotheses, C candidate tokens of a hypothesis, S encoder states, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ LEAST = torch.finfo(torch.float64).min  # in place of minus infinity, which cann
 
 
 class DecoderScorer:
-    """Log-probabilities of a decoder: the recogniser's, or a language model.
+    """Log-probabilities of a recogniser's decoder or of a language model.
 
     Args:
-        state: as `decoder.start` made it, for this search alone.
+        cache: a new one from `decoder.start`.
         temperature: the logits are divided by it.
     """
 
-    def __init__(self, decoder: Decoder, state: DecoderCache, temperature: float = 1.0) -> None:
+    def __init__(self, decoder: Decoder, cache: DecoderCache, temperature: float = 1.0) -> None:
         self.decoder = decoder
-        self.state = state
+        self.cache = cache
         self.temperature = temperature
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor) -> Tensor:
-        logits_BKV = self.decoder.step(tokens_BK, self.state, parents_BK).float()
+        """Log-probabilities of the next token, (B, K, V); see `Scorer`."""
+        logits_BKV = self.decoder.step(tokens_BK, self.cache, parents_BK).float()
         if self.temperature != 1:
             logits_BKV = logits_BKV / self.temperature
         return logits_BKV.log_softmax(-1)
 
 
 class CTCPrefixScorer:
-    """How CTC's probability of a prefix changes with one token more (Watanabe et al., 2017, IEEE JSTSP 11(8), section
-    IV-B).
+    """CTC prefix scores of candidate tokens (Watanabe et al., 2017, IEEE JSTSP 11(8), section IV-B).
 
-    For each prefix it keeps the forward probabilities, over all alignments of the first s states to that prefix: of
-    those that end in its last token (`token`), and in a blank (`blank`). A prefix has the probability of all
-    transcripts that begin with it, and EOS that of the prefix as the whole transcript. A score is how much smaller its
-    probability is than that of the prefix before.
+    A prefix has the probability of all transcripts that begin with it. A candidate's score is the log-probability of
+    the prefix with the candidate minus that of the prefix; for EOS, the prefix is the whole transcript. For each prefix
+    the scorer keeps the forward log-probabilities of all alignments of the first s states to it: those that end in its
+    last token (`token`), and those that end in a blank (`blank`).
 
     No loop runs over the states: the recursion r(s) = (r(s - 1) + a(s - 1)) x(s) is, divided by the product X(s) of
     x(1) to x(s), a cumulative sum of a(s) / X(s). Such products are small, hence float64 and logarithms.
 
     Args:
-        log_probs_BSV: of the CTC head.
+        log_probs_BSV: log-probabilities of the CTC head.
     """
 
     def __init__(self, log_probs_BSV: Tensor, state_lengths_B: Tensor) -> None:
@@ -61,7 +61,7 @@ class CTCPrefixScorer:
         self.started = False
 
     def start(self, tokens_BK: Tensor) -> None:
-        """The empty prefix."""
+        """Begins with the empty prefix."""
         self.token_BKS = torch.full_like(self.blanks_B1S, -torch.inf).expand(-1, tokens_BK.shape[1], -1)
         self.blank_BKS = self.blanks_B1S.expand_as(self.token_BKS)
         self.prefix_BK = torch.zeros_like(self.token_BKS[..., 0])
@@ -69,7 +69,7 @@ class CTCPrefixScorer:
         self.started = True
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor, candidates_BKC: Tensor) -> Tensor:
-        """See `CandidateScorer`."""
+        """Prefix scores of the candidates, (B, K, C); see `CandidateScorer`."""
         if self.started:
             self.extend(tokens_BK, parents_BK)
         else:
@@ -78,11 +78,11 @@ class CTCPrefixScorer:
         either_BKS = torch.logaddexp(self.token_BKS, self.blank_BKS)
         whole_BK1 = either_BKS.gather(-1, self.lengths_B11.expand(-1, tokens_BK.shape[1], 1))
         scores_BKC = torch.where(candidates_BKC == EOS, whole_BK1, prefixes_BKC) - self.prefix_BK[..., None]
-        # What cannot be aligned any more: 0 / 0.
+        # A prefix that can no longer be aligned has -inf - -inf.
         return scores_BKC.nan_to_num(nan=-torch.inf, neginf=-torch.inf).float()
 
     def extend(self, tokens_BK: Tensor, parents_BK: Tensor) -> None:
-        """Puts `tokens_BK` behind the prefixes numbered `parents_BK`."""
+        """Replaces the prefixes by those numbered `parents_BK`, each with a token of `tokens_BK` behind it."""
         place_BKS = parents_BK[:, :, None].expand_as(self.token_BKS)
         self.token_BKS, self.blank_BKS = self.token_BKS.gather(1, place_BKS), self.blank_BKS.gather(1, place_BKS)
         self.last_BK = self.last_BK.gather(1, parents_BK)
@@ -98,25 +98,25 @@ class CTCPrefixScorer:
     def prefixes(self, candidates_BKC: Tensor) -> Tensor:
         """Log-probability of each prefix with each candidate behind it, (B, K, C).
 
-        The sum, over the states, of the candidate's first one times all ways to have said the prefix before. After the
-        prefix's own last token, only those that ended in a blank.
+        It is a sum over the state at which the candidate begins: its probability there times that of all alignments of
+        the prefix before. If the candidate repeats the prefix's last token, only those that end in a blank count.
         """
-        ways_2BKS = torch.stack([torch.logaddexp(self.token_BKS, self.blank_BKS), self.blank_BKS])[..., :-1]
-        ways_2BKS = ways_2BKS.masked_fill(~self.valid_B1S, -torch.inf)
-        largest_2BK1 = ways_2BKS.amax(-1, keepdim=True).clamp(min=LEAST)
+        before_2BKS = torch.stack([torch.logaddexp(self.token_BKS, self.blank_BKS), self.blank_BKS])[..., :-1]
+        before_2BKS = before_2BKS.masked_fill(~self.valid_B1S, -torch.inf)
+        largest_2BK1 = before_2BKS.amax(-1, keepdim=True).clamp(min=LEAST)
         first_BKCS = self.token_log_probs(candidates_BKC.flatten(1)).exp().unflatten(1, candidates_BKC.shape[1:])
-        sums_BKC2 = first_BKCS @ (ways_2BKS - largest_2BK1).exp().permute(1, 2, 3, 0)
+        sums_BKC2 = first_BKCS @ (before_2BKS - largest_2BK1).exp().permute(1, 2, 3, 0)
         any_BKC, repeated_BKC = (sums_BKC2.log() + largest_2BK1.permute(1, 2, 3, 0)).unbind(-1)
         return torch.where(candidates_BKC == self.last_BK[..., None], repeated_BKC, any_BKC)
 
     def token_log_probs(self, tokens_BN: Tensor) -> Tensor:
-        """Of N tokens at every state, (B, N, S)."""
+        """Log-probabilities of N tokens at every state, (B, N, S)."""
         index_BSN = tokens_BN[:, None].expand(-1, self.log_probs_BSV.shape[1], -1)
         return self.log_probs_BSV.gather(-1, index_BSN).transpose(1, 2).double()
 
 
 def _from_zero(sums: Tensor) -> Tensor:
-    """Cumulative sums with the empty one in front."""
+    """Cumulative sums (..., S) with the empty sum in front, (..., S + 1)."""
     return torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)
 
 

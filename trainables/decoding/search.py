@@ -1,7 +1,7 @@
-"""Beam search over whatever scores the next token, for all utterances and hypotheses at once.
+"""Beam search with any number of scorers, for all utterances and hypotheses at once.
 
-Shapes: B utterances, K hypotheses (beams), V vocabulary, C candidate tokens of a hypothesis, U tokens, N = 2 K of the
-best continuations.
+Shapes: B utterances, K hypotheses (beams), V vocabulary, C candidate tokens of a hypothesis, U tokens, N = 2 K best
+continuations of an utterance.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_betwee
 
 
 class Scorer(Protocol):
-    """Scores every next token; keeps what it needs of each hypothesis."""
+    """Scores every next token; keeps its own state of each hypothesis."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor) -> Tensor:
         """Log-probabilities of the next token, (B, K, V), which the search may change in place.
 
-        Hypothesis k now is what hypothesis `parents_BK[:, k]` was at the last step, with `tokens_BK[:, k]` behind it:
-        at the first step SOS, and itself.
+        Args:
+            tokens_BK: the latest token of each hypothesis, SOS at the first step.
+            parents_BK: the hypothesis of the last step that each one continues, at the first step itself.
         """
 
 
@@ -32,21 +33,21 @@ class CandidateScorer(Protocol):
     """Scores a few next tokens of each hypothesis, where all of them would cost too much."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor, candidates_BKC: Tensor) -> Tensor:
-        """As in `Scorer`, of the candidates alone: (B, K, C)."""
+        """Log-probabilities of the candidates, (B, K, C); for the other arguments see `Scorer`."""
 
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """The best that a search found, best first: tokens (B, K, U) with EOS behind each, and what they are ranked by.
+    """The best hypotheses, best first: tokens (B, K, U), filled up with EOS, and the scores that rank them.
 
-    A score of minus infinity: so many hypotheses were not found.
+    A score of minus infinity marks a missing hypothesis: the search found fewer than K.
     """
 
     tokens_BKU: Tensor
     scores_BK: Tensor
 
     def best(self) -> list[list[int]]:
-        """One sequence an utterance, without EOS."""
+        """The best token sequence of each utterance, without EOS."""
         return [until_eos(row) for row in self.tokens_BKU[:, 0].tolist()]
 
 
@@ -62,29 +63,29 @@ def beam_search(
     candidates: int = 20,
     exact: int = 1,
 ) -> Hypotheses:
-    """Keeps the `beam` best unfinished and the `beam` best finished hypotheses of each utterance, token by token.
+    """Token by token, keeps the `beam` best unfinished and the `beam` best finished hypotheses of each utterance.
 
     A hypothesis' score is the sum over its tokens, EOS included, of the weighted log-probabilities of all scorers. It
-    is finished when EOS is among the utterance's `beam` best continuations, or at its utterance's largest length,
-    with or without EOS; it is then ranked by score / length ^ `length_penalty`, where EOS counts as a token.
+    is finished when EOS is among the utterance's `beam` best continuations, or at the utterance's largest length, with
+    or without EOS. It is then ranked by score / length ^ `length_penalty`, where EOS counts as a token.
 
-    The search ends when no unfinished hypothesis can overtake: log-probabilities are at most 0, so its score only
-    falls, and the best that it can be ranked by is today's score over the largest length ^ `length_penalty`.
+    The search ends when no unfinished hypothesis can change the `exact` best finished ones: log-probabilities are at
+    most 0, so its score only falls, and its rank is at best its present score / largest length ^ `length_penalty`.
 
     Args:
         scorers: weights (at least 0) and scorers of all tokens.
         max_tokens_B: the largest number of tokens of each utterance, EOS included.
-        repeat_penalty: of the tokens already said, on the weighted sum of `scorers` (see `penalize`).
+        repeat_penalty: on tokens that the hypothesis already has, in the weighted sum of `scorers` (see `penalize`).
         candidate_scorers: weights and scorers that see, for each hypothesis, the `candidates` best tokens by the
             other scorers, and EOS; no other token is then considered.
-        exact: how many of the finished hypotheses the end may not change.
+        exact: number of finished hypotheses that an unlimited search could not change.
     """
     device, batch, steps = max_tokens_B.device, len(max_tokens_B), int(max_tokens_B.max())
     longest_B1 = max_tokens_B.clamp(min=1)[:, None] ** length_penalty
-    never_said = torch.tensor([*SUPPRESSED_TOKENS, EOS], device=device)
+    suppressed = torch.tensor([*SUPPRESSED_TOKENS, EOS], device=device)
     latest_BK = torch.full((batch, beam), SOS, device=device)
     parents_BK = torch.arange(beam, device=device).expand(batch, beam)
-    # The hypotheses are one and the same at first: all but one of them are impossible.
+    # At first the hypotheses are equal: all but one of them are made impossible.
     impossible_BK = (parents_BK > 0) | (max_tokens_B <= 0)[:, None]
     live_BK = torch.zeros(batch, beam, device=device).masked_fill(impossible_BK, -torch.inf)
     done_BK = torch.where((parents_BK == 0) & (max_tokens_B <= 0)[:, None], 0.0, -torch.inf)
@@ -98,7 +99,7 @@ def beam_search(
             break
         scores_BKV = _weighted_sum([(weight, scorer.step(latest_BK, parents_BK)) for weight, scorer in scorers])
         scores_BKV = penalize(scores_BKV, live_BKU[:, :, :step], repeat_penalty)
-        scores_BKC, ids_BKC = _candidates(scores_BKV, never_said, count)
+        scores_BKC, ids_BKC = _best_tokens(scores_BKV, suppressed, count)
         for weight, scorer in candidate_scorers:
             scores_BKC = scores_BKC + weight * scorer.step(latest_BK, parents_BK, ids_BKC)
         # 2 K continuations leave K when each of K hypotheses has taken one of them to end.
@@ -119,7 +120,7 @@ def beam_search(
 
 
 def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """Of (weight, scores); one part of weight 1 stays as it is."""
+    """The sum of scores times weights, computed in place in the first scores."""
     weight, total = parts[0]
     if weight != 1:
         total = total.mul_(weight)
@@ -128,17 +129,18 @@ def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
     return total
 
 
-def _candidates(scores_BKV: Tensor, never_said: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scores and ids of each hypothesis' best tokens, and of EOS behind them, (B, K, count + 1).
+def _best_tokens(scores_BKV: Tensor, suppressed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Scores and ids of each hypothesis' best tokens, and of EOS behind them, (B, K, count + 1) each.
 
-    `never_said` holds EOS too, which would else be there twice.
+    Args:
+        suppressed: tokens to leave out, among them EOS, which would else be there twice.
     """
     eos_BK1 = scores_BKV[..., EOS : EOS + 1].clone()
-    scores_BKV = scores_BKV.index_fill_(-1, never_said, -torch.inf)
+    scores_BKV = scores_BKV.index_fill_(-1, suppressed, -torch.inf)
     best_BKC, ids_BKC = scores_BKV.topk(min(count, scores_BKV.shape[-1]))
     return torch.cat([best_BKC, eos_BK1], -1), torch.cat([ids_BKC, torch.full_like(ids_BKC[..., :1], EOS)], -1)
 
 
 def _rows(tokens_BKU: Tensor, place_BN: Tensor) -> Tensor:
-    """Row `place_BN[b, n]` of each utterance, (B, N, U)."""
+    """Rows number `place_BN` of each utterance, (B, N, U)."""
     return tokens_BKU.gather(1, place_BN[:, :, None].expand(-1, -1, tokens_BKU.shape[2]))

@@ -1,4 +1,4 @@
-"""What every search knows of the tokens: which are never said, and what it costs to say one again."""
+"""Token handling of all searches: suppressed tokens, the penalty on repetition, the end of a sequence."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ SUPPRESSED_TOKENS = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
 
 
 def steps_between_checks(device: torch.device) -> int:
-    """How often a search asks whether it has ended: a GPU would have to wait for the answer."""
+    """Number of steps between two checks whether a search has ended: each check makes a GPU wait."""
     return 1 if device.type == "cpu" else 8
 
 
-def penalize(scores: Tensor, said: Tensor, penalty: float) -> Tensor:
-    """Scores (..., V) in which each token of `said` (..., U) loses by a factor, however often it was said.
+def penalize(scores: Tensor, previous: Tensor, penalty: float) -> Tensor:
+    """Scores (..., V) with a penalty on each token that occurs in `previous` (..., U), however often it does.
 
     A score above 0 is divided by the penalty, one below is multiplied (Keskar et al., 2019, arXiv 1909.05858, section
     4.1, with the sign respected as in transformers' RepetitionPenaltyLogitsProcessor).
     """
-    if penalty == 1 or said.shape[-1] == 0:
+    if penalty == 1 or previous.shape[-1] == 0:
         return scores
-    found = scores.gather(-1, said)
-    return scores.scatter(-1, said, torch.where(found > 0, found / penalty, found * penalty))
+    found = scores.gather(-1, previous)
+    return scores.scatter(-1, previous, torch.where(found > 0, found / penalty, found * penalty))
 
 
 def until_eos(tokens: list[int]) -> list[int]:
-    """What stands before the first EOS."""
+    """The tokens before the first EOS.
+
+    Raises:
+        ValueError: there is no EOS.
+    """
     return tokens[: tokens.index(EOS)]
