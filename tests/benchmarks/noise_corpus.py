@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 
 # Mean 12.7 s, standard deviation 3.6 s, seven in ten between 12 and 16.5 s: uniform between these edges, in seconds.
 LENGTH_EDGES = np.array([1.4, 3, 5, 8, 10, 12, 13, 14, 15, 16, 16.5, 17, 24.5])
@@ -27,7 +27,7 @@ DEV_SECONDS = 60.0
 
 def noise_corpus(folder: Path, hours: float, seed: int = 0) -> Corpus:
     """Writes a corpus with the splits train (so many hours) and dev; 72 MB an hour, in memory that stays flat."""
-    random, recipe = np.random.default_rng(seed), Recipe(name="hw4")
+    random, recipe = np.random.default_rng(seed), FeatureRecipe(name="hw4")
     words = Words(random)
     noise = random.normal(-45, 15, (NOISE_FRAMES, recipe.bins)).clip(-80, 0).astype(np.float16)
     with CorpusWriter(folder, recipe, "noise") as writer:

@@ -20,12 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.prepare import prepare
 from trainables.data.utterance import Utterance
 
-RECIPES = (Recipe(name="hw4"), Recipe(name="kaldi"))
+RECIPES = (FeatureRecipe(name="hw4"), FeatureRecipe(name="kaldi"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -45,7 +45,7 @@ def memory(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def measure(utterances: list[Utterance], recipe: Recipe) -> str:
+def measure(utterances: list[Utterance], recipe: FeatureRecipe) -> str:
     """Prepares a corpus and says how fast, and by how much memory grew at most."""
     Path("/proc/self/clear_refs").write_text("5")  # the highest is now
     with tempfile.TemporaryDirectory() as folder:

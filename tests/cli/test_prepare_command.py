@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 from place import Run
+
+from asr_platform.cli.data import prepare
+from trainables.data import importers
 
 
 @pytest.fixture
@@ -22,6 +26,13 @@ def manifest(folder: Path, *lines: dict[str, Any]) -> str:
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps({"audio_filepath": "a.wav"} | line) + "\n" for line in lines))
     return str(path)
+
+
+def test_every_importer_has_its_function_and_its_command() -> None:
+    names = {path.stem for path in Path(importers.__path__[0]).glob("*.py")} - {"__init__"}
+    assert names == set(prepare.commands)
+    for name in names:
+        assert callable(getattr(import_module(f"{importers.__name__}.{name}"), f"{name}_utterances"))
 
 
 def test_the_characters_that_training_lacks_are_named(run: Run, folder: Path) -> None:

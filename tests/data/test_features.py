@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.data.audio import read_audio
-from trainables.data.features import SAMPLE_RATE, Recipe, Samples
+from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Samples
 
 REPOSITORY = Path(__file__).parents[2]
 BOTH_WAYS = {  # utterances that exist as audio and as the course's features
@@ -22,7 +22,7 @@ BOTH_WAYS = {  # utterances that exist as audio and as the course's features
     "1089-134686-0000": "test-clean",
     "1089-134686-0001": "test-clean",
 }
-HW4, KALDI = Recipe(name="hw4"), Recipe(name="kaldi")
+HW4, KALDI = FeatureRecipe(name="hw4"), FeatureRecipe(name="kaldi")
 
 
 def noise(samples: int, seed: int = 0) -> Samples:
@@ -68,13 +68,13 @@ def reference_hw4(samples: Samples, bins: int) -> npt.NDArray[np.floating]:
 @pytest.mark.parametrize("samples", [1, 127, 128, 5000, 300_000])  # the last one needs several blocks
 def test_hw4_equals_a_second_implementation(samples: int, bins: int) -> None:
     audio = noise(samples)
-    features = Recipe(name="hw4", bins=bins).compute(audio)
+    features = FeatureRecipe(name="hw4", bins=bins).compute(audio)
     np.testing.assert_allclose(features, reference_hw4(audio, bins), rtol=0, atol=2e-2 if bins == 128 else 1e-3)
 
 
 @settings(max_examples=40, deadline=None)
 @given(samples=st.integers(1, 5000), recipe=st.sampled_from([HW4, KALDI]))
-def test_frame_count_is_what_compute_gives(samples: int, recipe: Recipe) -> None:
+def test_frame_count_is_what_compute_gives(samples: int, recipe: FeatureRecipe) -> None:
     frames = recipe.frame_count(samples)
     if frames < 1:
         with pytest.raises(ValueError, match="hold a frame"):
@@ -87,11 +87,11 @@ def test_frame_count_is_what_compute_gives(samples: int, recipe: Recipe) -> None
 def test_rates_are_derived() -> None:
     assert (HW4.hop_seconds, HW4.frames_per_second) == (0.008, 125)
     assert (KALDI.hop_seconds, KALDI.frames_per_second) == (0.01, 100)
-    assert Recipe.model_validate_json(KALDI.model_dump_json()) == KALDI
+    assert FeatureRecipe.model_validate_json(KALDI.model_dump_json()) == KALDI
 
 
 @pytest.mark.parametrize("recipe", [HW4, KALDI], ids=["hw4", "kaldi"])
-def test_silence_is_finite_and_stereo_samples_are_refused(recipe: Recipe) -> None:
+def test_silence_is_finite_and_stereo_samples_are_refused(recipe: FeatureRecipe) -> None:
     assert np.isfinite(recipe.compute(np.zeros(4000, dtype=np.float32))).all()
     with pytest.raises(ValueError, match=r"\(100, 2\)"):
         recipe.compute(np.zeros((100, 2), dtype=np.float32))
@@ -104,7 +104,7 @@ def test_kaldi_is_a_natural_logarithm_of_power() -> None:
 
 
 @pytest.mark.parametrize("recipe", [HW4, KALDI], ids=["hw4", "kaldi"])
-def test_a_higher_tone_is_in_a_higher_bin(recipe: Recipe) -> None:
+def test_a_higher_tone_is_in_a_higher_bin(recipe: FeatureRecipe) -> None:
     peaks = [recipe.compute(tone(hertz, 0.5)).mean(axis=0).argmax() for hertz in (200, 500, 1000, 2000, 4000, 7000)]
     assert peaks == sorted(set(peaks))
 

@@ -14,18 +14,18 @@ import pytest
 import soundfile
 
 from trainables.data.audio import read_audio
-from trainables.data.features import Recipe
-from trainables.data.importers.espeak import speak
+from trainables.data.espeak import speak
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.fsdd import WORDS, JoinedDigits, fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances, read_course_features
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.importers.synthetic import HELD_OUT_SPEAKERS, SPEAKERS, SpokenText, synthetic_utterances
-from trainables.data.mistakes import BadRecordings
+from trainables.data.mistakes import Mistakes
 from trainables.data.text.token_batches import read_texts
 from trainables.data.utterance import Utterance
 from trainables.errors import InputError
 
-HW4 = Recipe(name="hw4")
+HW4 = FeatureRecipe(name="hw4")
 
 
 IMPORTERS: dict[str, Callable[[Path], list[Utterance]]] = {
@@ -100,12 +100,12 @@ def test_hw4_hidden_files_are_left_out(tmp_path: Path) -> None:
 
 def test_hw4_a_file_without_its_partner_can_be_left_out(tmp_path: Path) -> None:
     course(tmp_path, train_fbank_b=np.zeros((80, 5), np.float32))
-    bad = BadRecordings(1)
+    bad = Mistakes(1)
     assert [utterance.id for utterance in hw4_utterances(tmp_path, bad)] == ["a", "a"]
     assert len(bad.problems) == 1 and "fbank/b.npy: no text" in bad.problems[0]
     shutil.rmtree(tmp_path / "dev-clean" / "text")
     with pytest.raises(InputError, match="dev-clean: no folder text"):
-        hw4_utterances(tmp_path, BadRecordings(100))
+        hw4_utterances(tmp_path, Mistakes(100))
 
 
 def test_hw4_only_test_splits_may_lack_texts(tmp_path: Path) -> None:

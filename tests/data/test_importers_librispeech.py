@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import pytest
 
+from trainables.data.download import download
 from trainables.data.importers.librispeech import librispeech_utterances
-from trainables.data.importers.openslr import download
-from trainables.data.mistakes import BadRecordings
+from trainables.data.mistakes import Mistakes
 from trainables.errors import InputError
 
 SPLIT = "test-clean"
@@ -79,12 +79,12 @@ def test_hidden_files_tabs_and_byte_order_marks(root: Path) -> None:
 def test_audio_without_a_transcript_can_be_left_out(root: Path) -> None:
     first, second = sorted((root / SPLIT / "1089").iterdir())
     (first / "1089-134686-0000.flac").unlink()
-    bad = BadRecordings(1)
+    bad = Mistakes(1)
     assert len(librispeech_utterances(root, bad=bad)) == 3
     assert len(bad.problems) == 1 and "no audio for 1089-134686-0000" in bad.problems[0]
     (second / "1089-134691.trans.txt").unlink()
     with pytest.raises(InputError, match=r"1089-134691\.trans\.txt: no such file, but 2 FLAC files"):
-        librispeech_utterances(root, bad=BadRecordings(100))
+        librispeech_utterances(root, bad=Mistakes(100))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -14,13 +14,13 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.manifest import manifest_utterances
-from trainables.data.mistakes import BadRecordings
+from trainables.data.mistakes import Mistakes
 from trainables.data.utterance import AudioSegment
 from trainables.errors import InputError
 
-HW4 = Recipe(name="hw4")
+HW4 = FeatureRecipe(name="hw4")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_byte_order_marks_and_home_folders(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", str(folder))
     line = json.dumps({"audio_filepath": "~/audio/a.wav", "text": "A\tB"})
     utterances = manifest_utterances(
-        manifest(folder, "\ufeff" + line, "\ufeff" + line, '{"audio_filepath": "~/none"}'), BadRecordings(1)
+        manifest(folder, "\ufeff" + line, "\ufeff" + line, '{"audio_filepath": "~/none"}'), Mistakes(1)
     )
     assert [(item.text, item.source.features(HW4)[1]) for item in utterances] == 2 * [("A B", 1)]
 
@@ -85,11 +85,11 @@ def test_names_with_accents_are_found_in_either_form(folder: Path, there: Any, n
 def test_lines_with_mistakes_can_be_left_out(folder: Path) -> None:
     good = {"audio_filepath": "audio/a.wav", "text": "A"}
     path = manifest(folder, "{", good, {"audio_filepath": "audio/none.wav", "text": 3})
-    bad = BadRecordings(2)
+    bad = Mistakes(2)
     assert [item.id for item in manifest_utterances(path, bad)] == ["a-000002"]
     assert [problem.partition(" ")[0] for problem in bad.problems] == [f"{path}:1:", f"{path}:3:"]
     with pytest.raises(InputError, match="raise --skip-bad above 1"):
-        manifest_utterances(path, BadRecordings(1))
+        manifest_utterances(path, Mistakes(1))
 
 
 MISTAKES: list[tuple[dict[str, Any] | str, str]] = [

@@ -15,18 +15,18 @@ import pytest
 from ready import Ready
 
 from trainables.data.corpus import Corpus
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.fsdd import fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances
 from trainables.data.importers.synthetic import synthetic_utterances
-from trainables.data.mistakes import BadRecordings
+from trainables.data.mistakes import Mistakes
 from trainables.data.prepare import prepare
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.data.workers import ordered_map
 from trainables.errors import InputError
 from trainables.folders import UnfinishedFolder
 
-HW4, KALDI = Recipe(name="hw4"), Recipe(name="kaldi")
+HW4, KALDI = FeatureRecipe(name="hw4"), FeatureRecipe(name="kaldi")
 
 
 def ready(count: int, split: str = "train") -> list[Utterance]:
@@ -103,7 +103,7 @@ def test_bad_utterances_can_be_left_out(tmp_path: Path, jobs: int) -> None:
     utterances[3] = Utterance("x", "train", "X", AudioSegment(tmp_path / "none.wav"), "list:4")
     utterances[50] = Utterance("y", "train", " ", Ready(), "list:51")
     utterances[99] = Utterance("z", "train", "Z", Ready(np.nan), "list:100")
-    bad = BadRecordings(3)
+    bad = Mistakes(3)
     corpus = prepare(utterances, HW4, tmp_path / "corpus", "test", jobs, bad=bad)
     assert corpus.split("train").ids == [f"{index:03d}" for index in range(100) if index not in (3, 50, 99)]
     assert bad.problems == [
@@ -121,7 +121,7 @@ def test_more_bad_utterances_than_may_be_left_out(tmp_path: Path) -> None:
     utterances = [Utterance(str(index), "train", "X", Ready(np.nan)) for index in range(100)]
     seen: list[int] = []
     with pytest.raises(InputError, match="raise --skip-bad above 5") as caught:
-        prepare(utterances, HW4, tmp_path / "c", "test", 1, lambda done, _: seen.append(done), BadRecordings(5))
+        prepare(utterances, HW4, tmp_path / "c", "test", 1, lambda done, _: seen.append(done), Mistakes(5))
     assert len(caught.value.problem.splitlines()) == 6 and len(seen) < 6
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="leave N of them out with --skip-bad N"):
@@ -211,12 +211,12 @@ class Slow:
         return np.zeros((4, recipe.bins), np.float32), 0.032
 
 if __name__ == "__main__":
-    from trainables.data.features import Recipe
+    from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare
     utterances = [Utterance(str(index), "train", "A", Slow()) for index in range(2000)]
     from asr_platform.cli.data import ended_by_signals
     with ended_by_signals():
-        prepare(utterances, Recipe(), Path(sys.argv[1]), "test", 2, lambda done, _: print(done, flush=True))
+        prepare(utterances, FeatureRecipe(), Path(sys.argv[1]), "test", 2, lambda done, _: print(done, flush=True))
 """
 
 

@@ -12,7 +12,7 @@ from ready import Ready
 
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.prepare import prepare
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def corpus_of(out: Path, **texts: list[str]) -> Corpus:
         for split in texts
         for number, text in enumerate(texts[split])
     ]
-    return prepare(utterances, Recipe(), out, "test", jobs=1)
+    return prepare(utterances, FeatureRecipe(), out, "test", jobs=1)
 
 
 @given(st.text())

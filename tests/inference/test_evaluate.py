@@ -16,7 +16,7 @@ from asr_platform.cli.models import METHODS
 from asr_platform.inference.evaluate import compare_methods, evaluate_model, write_submission
 from trainables.config import Decoding
 from trainables.data.corpus import Corpus
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.inference.recognizer import Recognizer
@@ -38,7 +38,7 @@ class Made:
         return dict(zip(found.ids, self.recognizer.transcribe(frames, search), strict=True))
 
 
-def make(folder: Path, recipe: Recipe) -> Made:
+def make(folder: Path, recipe: FeatureRecipe) -> Made:
     corpus = babbler.write_corpus(folder / "corpus", recipe)
     return Made(corpus, folder / "model", babbler.save_model(corpus, folder / "model"))
 
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A corpus and a model of the course's recipe."""
-    return make(tmp_path_factory.mktemp("hw4"), Recipe(name="hw4"))
+    return make(tmp_path_factory.mktemp("hw4"), FeatureRecipe(name="hw4"))
 
 
 @pytest.fixture(scope="module")

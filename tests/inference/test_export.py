@@ -21,7 +21,7 @@ from asr_platform.cli.main import cli
 from trainables.config import Decoding, Features, Model
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.inference import export as exporting
@@ -214,7 +214,7 @@ def size(kind: str) -> int | None:
 @pytest.mark.parametrize("name", ["hw4", "kaldi"])
 def test_the_script_computes_the_same_features(name: str, exported: Path, tmp_path: Path) -> None:
     reader = onnx_transcribe.Recognizer(exported)
-    recipe = Recipe.model_validate({"name": name})
+    recipe = FeatureRecipe.model_validate({"name": name})
     reader.about["recipe"] = recipe.model_dump(mode="json")
     samples = noise()
     np.testing.assert_allclose(reader.features(samples), recipe.compute(samples), atol=2e-3)

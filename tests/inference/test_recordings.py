@@ -14,7 +14,7 @@ import soundfile
 from recorded import tone, write_audio
 
 from asr_platform.inference.recordings import AUDIO, find_recordings
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.errors import InputError
 
 
@@ -73,7 +73,7 @@ def test_every_kind_of_audio_in_a_folder_can_be_read(tmp_path: Path) -> None:
     found = find_recordings([str(tmp_path)])
     assert len(found) == len(AUDIO)
     for recording in found:
-        recording.check(Recipe())
+        recording.check(FeatureRecipe())
 
 
 # Standard input

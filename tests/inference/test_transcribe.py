@@ -23,7 +23,7 @@ from asr_platform.inference.subtitles import text_of
 from asr_platform.inference.transcribe import transcribe, transcribe_to
 from trainables.config import Loss
 from trainables.data.audio import read_audio
-from trainables.data.features import Recipe, Samples
+from trainables.data.features import FeatureRecipe, Samples
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.segmentation import join_words, pieces
@@ -42,7 +42,7 @@ class Made:
         return list(transcribe(self.recognizer, find_recordings([str(path) for path in paths]), **asked))
 
 
-def make(folder: Path, recipe: Recipe) -> Made:
+def make(folder: Path, recipe: FeatureRecipe) -> Made:
     return Made(folder / "model", babbler.save_model(babbler.write_corpus(folder / "corpus", recipe), folder / "model"))
 
 
@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A model of the course's recipe."""
-    return make(tmp_path_factory.mktemp("hw4"), Recipe(name="hw4"))
+    return make(tmp_path_factory.mktemp("hw4"), FeatureRecipe(name="hw4"))
 
 
 @pytest.fixture(scope="module")

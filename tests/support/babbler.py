@@ -10,7 +10,7 @@ import torch
 
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.inference.recognizer import USUAL_SECONDS, Recognizer
 from trainables.training.tasks import build_recognizer
 
@@ -20,7 +20,7 @@ SENTENCES = ['A, B "C"', "B A, C", '"CAB," A']
 TEST_IDS = ["b-0002", "a-0010", "c-0001", "a-0001", "b-0001"]
 
 
-def write_corpus(folder: Path, recipe: Recipe = tiny.RECIPE) -> Corpus:
+def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE) -> Corpus:
     """Splits to train on and to validate on, and one without texts."""
     random = np.random.default_rng(0)
     with CorpusWriter(folder, recipe, "tiny") as writer:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.utterance import Featurised
 
 
@@ -17,5 +17,5 @@ class Ready:
     value: float = 0.0
     frames: int = 4
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         return np.full((self.frames, recipe.bins), self.value, np.float32), self.frames * recipe.hop_seconds

@@ -18,7 +18,7 @@ from trainables.config import Config, Model
 from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
@@ -28,7 +28,7 @@ from trainables.models.speech_transformer import LanguageModel, SpeechTransforme
 from trainables.training.loop import Metrics, Save
 
 BINS = 8
-RECIPE = Recipe(name="kaldi", bins=BINS)
+RECIPE = FeatureRecipe(name="kaldi", bins=BINS)
 FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
 VOCABULARY = 20

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.utterance import trains, validates
 from trainables.errors import InputError
 from trainables.folders import check_decodable
@@ -52,7 +52,7 @@ class Description(BaseModel):
 
     format_version: int
     source: str
-    recipe: Recipe
+    recipe: FeatureRecipe
     hash: str
     splits: dict[Annotated[str, StringConstraints(pattern=SPLIT_NAME)], SplitSummary]
     mean: list[float] | None  # (F,) over the frames of all training splits

@@ -22,8 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, SPLIT_NAME, Corpus, Description, SplitSummary
-from trainables.data.features import Recipe
-from trainables.data.statistics import RunningStatistics
+from trainables.data.features import FeatureRecipe
 from trainables.data.utterance import storable, trains
 from trainables.errors import InputError
 from trainables.folders import UnfinishedFolder, check_decodable
@@ -47,13 +46,15 @@ class CorpusWriter:
         InputError: `out` is taken.
     """
 
-    def __init__(self, out: Path, recipe: Recipe, source: str) -> None:
+    def __init__(self, out: Path, recipe: FeatureRecipe, source: str) -> None:
         self.out, self.recipe, self.source = Path(out), recipe, source
         check_free(self.out)
         self._unfinished = UnfinishedFolder(self.out.resolve())
         self._folder = self._unfinished.path
         self._splits: dict[str, _SplitWriter] = {}
-        self._statistics = RunningStatistics(recipe.bins)
+        from sklearn.preprocessing import StandardScaler  # slow to import, and needed only here
+
+        self._statistics = StandardScaler()
 
     def add(self, split: str, id: str, text: str | None, seconds: float, features: npt.NDArray[np.floating]) -> None:
         """Appends an utterance to a split; `features` (T, F) are stored as float16.
@@ -68,7 +69,7 @@ class CorpusWriter:
         writer.add(id, text, seconds, half)
         self._splits[split] = writer
         if trains(split):
-            self._statistics.add(half)
+            self._statistics.partial_fit(half.astype(np.float64))
 
     def finish(self, skipped: Sequence[str] = ()) -> Corpus:
         """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it.
@@ -80,15 +81,15 @@ class CorpusWriter:
         if not splits:
             raise InputError(f"{self.out}: no utterances to write", "Check the source: nothing was found in it.")
         summaries = {name: writer.finish(self.recipe.bins) for name, writer in splits.items()}
-        measured = self._statistics.count > 0
+        trained = any(map(trains, splits))
         description = Description(
             format_version=FORMAT_VERSION,
             source=self.source,
             recipe=self.recipe,
             hash=self._hash(splits),
             splits=summaries,
-            mean=self._statistics.mean.tolist() if measured else None,
-            std=self._statistics.std.tolist() if measured else None,
+            mean=self._statistics.mean_.tolist() if trained else None,
+            std=np.sqrt(self._statistics.var_).tolist() if trained else None,
         )
         text = description.model_dump_json(indent=2) + "\n"
         (self._folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ HW4_TOP_FREQUENCY = 8_000.0  # Hz
 HW4_BLOCK = 1024  # frames transformed at once, so that an hour of audio needs no more memory than a minute
 
 
-class Recipe(BaseModel):
+class FeatureRecipe(BaseModel):
     """How samples become features: kept beside every corpus and every model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,50 +1,58 @@
-"""Many mistakes, one message: whoever mends a source wants to see more than the first."""
+"""Collects the mistakes in a source, since whoever corrects it wants to see more than the first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from trainables.errors import InputError
 
-SHOWN = 20
+SHOWN = 20  # mistakes in one message
 
 
-def raise_together(mistakes: Sequence[str], remedy: str) -> None:
-    """Raises one InputError with the first mistakes and the number of the others; without any, does nothing."""
-    if not mistakes:
-        return
-    shown = list(mistakes[:SHOWN])
-    if len(mistakes) > SHOWN:
-        shown.append(f"and {len(mistakes) - SHOWN} more")
-    raise InputError("\n".join(shown), remedy)
-
-
-class BadRecordings:
-    """Recordings that cannot be used: so many are left out of a corpus, and more are an error.
+class Mistakes:
+    """Mistakes found so far, raised as one InputError by `check`.
 
     Args:
-        limit: how many may be left out.
+        skippable: number of utterances that may be left out of a corpus for a mistake (`--skip-bad`); None: the
+            mistakes are not about utterances, and each is an error.
     """
 
-    def __init__(self, limit: int = 0) -> None:
-        self.limit = limit
-        self.problems: list[str] = []  # "file: reason" of each
+    def __init__(self, skippable: int | None = None) -> None:
+        self.skippable = skippable
+        self.problems: list[str] = []  # such as "file: reason"
 
-    def add(self, problems: Iterable[str]) -> None:
-        """Notes problems, one a recording."""
+    def add(self, *problems: str) -> None:
+        """Adds problems, each of one utterance or file."""
         self.problems += problems
+
+    @contextmanager
+    def collecting(self, origin: str = "") -> Iterator[None]:
+        """Adds an InputError that is raised inside the `with` block, and continues after the block.
+
+        Args:
+            origin: place to correct, such as "train.jsonl:17"; it precedes a problem that does not name it.
+        """
+        try:
+            yield
+        except InputError as error:
+            named = not origin or origin in error.problem
+            self.add(error.problem if named else f"{origin}: {error.problem}")
 
     @property
     def enough(self) -> bool:
-        """Whether there is no sense in looking for more: it is an error already, and a helpful one."""
-        return len(self.problems) > self.limit and (self.limit > 0 or len(self.problems) >= SHOWN)
+        """Whether `check` would raise, with a message that further mistakes would not improve."""
+        return len(self.problems) > (self.skippable or SHOWN - 1)
 
-    def check(self, remedy: str = "Correct them, or remove the utterances") -> None:
-        """Raises an InputError with the problems so far if they are more than may be left out.
-
-        Args:
-            remedy: what to do about them, as a sentence without its full stop.
-        """
-        if len(self.problems) > self.limit:
-            option = f"raise --skip-bad above {self.limit}" if self.limit else "leave N of them out with --skip-bad N"
-            raise_together(self.problems, f"{remedy}, or {option}.")
+    def check(self, remedy: str) -> None:
+        """Raises an InputError with the first mistakes if there are more than may be left out."""
+        count = len(self.problems)
+        if count <= (self.skippable or 0):
+            return
+        lines = self.problems[:SHOWN] + ([f"and {count - SHOWN} more"] if count > SHOWN else [])
+        if self.skippable is not None:
+            option = "leave N of them out with --skip-bad N"
+            if self.skippable:
+                option = f"raise --skip-bad above {self.skippable}"
+            remedy = f"{remedy.removesuffix('.')}, or {option}."
+        raise InputError("\n".join(lines), remedy)

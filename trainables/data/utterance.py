@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.features import Recipe, Samples
+from trainables.data.features import FeatureRecipe, Samples
 from trainables.errors import InputError
 
 Featurised = tuple[npt.NDArray[np.floating], float]  # features (T, F) and the duration in seconds
@@ -28,7 +28,7 @@ def validates(split: str) -> bool:
 class Source(Protocol):
     """Something small and picklable that gives an utterance's features."""
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         """Features (T, F) and the duration in seconds.
 
         Raises:
@@ -60,14 +60,14 @@ class AudioSegment:
     offset: float = 0.0
     duration: float | None = None
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         from trainables.data.audio import read_audio  # FFmpeg: only where audio is read
 
         samples = read_audio(self.path, self.offset, self.duration)
         return from_samples(samples, recipe, str(self.path))
 
 
-def from_samples(samples: Samples, recipe: Recipe, name: str) -> Featurised:
+def from_samples(samples: Samples, recipe: FeatureRecipe, name: str) -> Featurised:
     """Features (T, F) and seconds of 16 kHz samples; `name` is for messages.
 
     Raises:
@@ -79,7 +79,7 @@ def from_samples(samples: Samples, recipe: Recipe, name: str) -> Featurised:
     return recipe.compute(samples), seconds
 
 
-def featurise(utterance: Utterance, recipe: Recipe) -> Featurised | InputError:
+def featurise(utterance: Utterance, recipe: FeatureRecipe) -> Featurised | InputError:
     """An utterance's features as they are stored, and its seconds; a mistake in it is a value, to be collected."""
     try:
         features, seconds = utterance.source.features(recipe)

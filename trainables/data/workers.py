@@ -1,4 +1,8 @@
-"""`map` over worker processes, in order, with a bounded number of items in flight."""
+"""`map` over worker processes, in order, with a bounded number of items in flight.
+
+Not joblib: with `return_as="generator"` it takes new items as workers finish and not as results are consumed (all 400
+items of a test after its first result), so that memory has no bound.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,12 @@ Result = TypeVar("Result")
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    """`map` over worker processes: results in order, a bounded number in flight.
+    """Results of `function` in the order of `items`, computed by `jobs` worker processes; 1: by this process.
 
-    Closing the iterator, an exception and Ctrl-C end the workers; so does this process's death.
+    The workers end with the iterator, with an exception, with Ctrl-C and with this process.
 
     Raises:
-        InputError: memory ran out, or the system ended a worker, which it does then.
+        InputError: memory ran out, or the system killed a worker, as it does then.
     """
     try:
         yield from map(function, items) if jobs == 1 else _pool_map(function, items, jobs)
@@ -44,15 +48,14 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
 
 
 def _pool_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    # Not forked from this process: its threads may hold locks.
-    context = multiprocessing.get_context("spawn")
-    with _interrupts_held():  # Python's own helper process starts here
+    context = multiprocessing.get_context("spawn")  # a fork could copy locks that other threads hold
+    with _interrupts_blocked():  # multiprocessing's resource tracker starts here
         pool = ProcessPoolExecutor(jobs, context, _start_worker)
     with pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
-                with _interrupts_held():  # the pool starts its workers as work comes in
+                with _interrupts_blocked():  # the pool starts its workers as work comes in
                     waiting.append(pool.submit(function, item))
                 if len(waiting) >= jobs * IN_FLIGHT_PER_JOB:
                     yield waiting.popleft().result()
@@ -63,8 +66,8 @@ def _pool_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: i
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Holds back Ctrl-C and a closed terminal's signal: processes that start meanwhile leave them to this one."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks SIGINT and SIGHUP: processes started inside inherit this, so that only this process handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
@@ -77,7 +80,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker that waits for work does not notice by itself that nobody will send any."""
+    """Ends this worker when its parent dies, which a worker that waits for work does not notice."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

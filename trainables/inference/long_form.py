@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trainables.data.features import SAMPLE_RATE, Frames, Recipe, Samples
+from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Frames, Samples
 from trainables.data.utterance import from_samples
 from trainables.decoding import Search
 from trainables.inference.recognizer import Recognizer, TimedText
@@ -37,7 +37,7 @@ def longest_piece(recognizer: Recognizer) -> float:
     return min(max(recognizer.usual_seconds, MIN_PIECE_SECONDS), MAX_PIECE_SECONDS)
 
 
-def cut(samples: Samples, recipe: Recipe, longest: float, name: str) -> CutRecording:
+def cut(samples: Samples, recipe: FeatureRecipe, longest: float, name: str) -> CutRecording:
     """Cuts a recording at silences and computes the features of the pieces with speech.
 
     Args:

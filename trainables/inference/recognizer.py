@@ -21,7 +21,7 @@ from torch import Tensor
 from trainables.config import Decoding
 from trainables.config_parsing import problems
 from trainables.data.batching import Normalizer, in_batches
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search, Word, ctc_align, ctc_greedy
 from trainables.errors import DamagedError
@@ -62,7 +62,7 @@ class FeatureStatistics(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    recipe: Recipe
+    recipe: FeatureRecipe
     mean: list[float]
     std: list[Annotated[float, Field(ge=0)]]
     tokens_per_frame: float = Field(ge=0)
@@ -88,7 +88,7 @@ class Recognizer(TrainedModel):
     FILES: ClassVar[tuple[str, ...]] = (*TrainedModel.FILES, FEATURES)
 
     model: SpeechTransformer
-    recipe: Recipe
+    recipe: FeatureRecipe
     mean: Tensor
     std: Tensor
     tokens_per_frame: float

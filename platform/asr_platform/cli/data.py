@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from trainables.data.corpus import Corpus
-    from trainables.data.mistakes import BadRecordings
+    from trainables.data.mistakes import Mistakes
     from trainables.data.utterance import Utterance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,17 +36,17 @@ SEED = click.option(
 )
 
 
-def bad_recordings(context: click.Context, parameter: click.Parameter, limit: int) -> BadRecordings:
-    """The list in which unusable recordings are noted, at most as many as `--skip-bad` says."""
-    from trainables.data.mistakes import BadRecordings
+def skippable_mistakes(context: click.Context, parameter: click.Parameter, limit: int) -> Mistakes:
+    """Collects the mistakes in utterances, of which as many as `--skip-bad` says may be left out."""
+    from trainables.data.mistakes import Mistakes
 
-    return BadRecordings(limit)
+    return Mistakes(skippable=limit)
 
 
 def output_options(command: Command) -> Command:
     """What every source shares: where to, which features, how many processes."""
     for option in (
-        click.option("--skip-bad", "bad", metavar="N", type=parameters.BAD, default=0, callback=bad_recordings,
+        click.option("--skip-bad", "bad", metavar="N", type=parameters.BAD, default=0, callback=skippable_mistakes,
                      help="Leave out up to N utterances that cannot be used, and list them; default: none."),
         click.option("--jobs", metavar="N", type=parameters.WORKERS, help="Worker processes; default: one a CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
@@ -110,8 +110,8 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     from rich.progress import DownloadColumn
 
     from asr_platform.cli.printing import progress_bar
+    from trainables.data.download import BASE_URL, download
     from trainables.data.importers.librispeech import librispeech_utterances
-    from trainables.data.importers.openslr import BASE_URL, download
 
     for split in downloads:
         with ended_by_signals(), progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
@@ -187,24 +187,24 @@ def write_corpus(
     recipe: str,
     jobs: int | None,
     as_json: bool,
-    bad: BadRecordings,
+    bad: Mistakes,
 ) -> None:
     """Prepares the utterances under a progress bar and prints the closing tables."""
     from asr_platform.cli.printing import progress_bar
-    from trainables.data.features import Recipe
+    from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare as write
 
     with ended_by_signals(), progress_bar(console(), f"preparing {source}") as bar:
         show = partial(_show, bar, bar.add_task("", total=len(utterances)))
         try:
-            corpus = write(utterances, Recipe.model_validate({"name": recipe}), out, source, jobs, show, bad)
+            corpus = write(utterances, FeatureRecipe.model_validate({"name": recipe}), out, source, jobs, show, bad)
         except OSError as error:
             error.filename = error.filename or str(out)  # a full disk does not say where it is
             raise
     (print_json if as_json else print_tables)(corpus, bad)
 
 
-def print_json(corpus: Corpus, bad: BadRecordings) -> None:
+def print_json(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the corpus that was made as JSON."""
     from trainables.data.text.transcripts import unseen_characters
 
@@ -220,7 +220,7 @@ def print_json(corpus: Corpus, bad: BadRecordings) -> None:
     click.echo(json.dumps(tree, indent=2))
 
 
-def print_tables(corpus: Corpus, bad: BadRecordings) -> None:
+def print_tables(corpus: Corpus, bad: Mistakes) -> None:
     """Prints tables of the splits, of characters that training lacks, and of the utterances left out."""
     from asr_platform.cli.printing import say
     from asr_platform.cli.tables.leaderboard import corpus_table

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.audio import check_audio, read_audio
-from trainables.data.features import Recipe, Samples
+from trainables.data.features import FeatureRecipe, Samples
 from trainables.data.importers.hw4 import read_course_features
-from trainables.data.mistakes import raise_together
+from trainables.data.mistakes import Mistakes
 from trainables.errors import InputError
 
 STANDARD_INPUT = "-"
@@ -41,7 +41,7 @@ class Recording:
         """Whether the recording is a file of the course's features, and not audio."""
         return self.samples is None and self.name.lower().endswith(READY)
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: FeatureRecipe) -> None:
         """Checks the file without decoding all of it.
 
         Raises:
@@ -68,25 +68,28 @@ def find_recordings(paths: Sequence[str]) -> list[Recording]:
             audio.
     """
     found: list[Recording] = []
-    mistakes = []
+    mistakes = Mistakes()
     for path in paths:
         if path == STANDARD_INPUT:
             if any(recording.samples is not None for recording in found):
-                mistakes.append("-: standard input is read once")
+                mistakes.add("-: standard input is read once")
             else:
                 found.append(Recording(STANDARD_INPUT, Path("stdin"), _standard_input()))
         elif os.path.isdir(path):
             inside = _audio_below(path)
             found += [Recording(name, Path(os.path.relpath(name, path)).with_suffix("")) for name in inside]
-            mistakes += [] if inside else [f"{path}: no audio here ({', '.join((*AUDIO, READY))})"]
+            if not inside:
+                mistakes.add(f"{path}: no audio here ({', '.join((*AUDIO, READY))})")
         elif os.path.exists(path) or not glob.has_magic(path):
             found.append(Recording(str(Path(path)), Path(Path(path).stem)))
-            mistakes += [] if os.path.isfile(path) else [f"no such file: {path}"]
+            if not os.path.isfile(path):
+                mistakes.add(f"no such file: {path}")
         else:
             matches = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
             found += [Recording(name, Path(Path(name).stem)) for name in matches]
-            mistakes += [] if matches else [f"no file matches {path}"]
-    raise_together(mistakes, "Give audio or .npy files, folders of them, patterns, or - for standard input.")
+            if not matches:
+                mistakes.add(f"no file matches {path}")
+    mistakes.check("Give audio or .npy files, folders of them, patterns, or - for standard input.")
     return found
 
 

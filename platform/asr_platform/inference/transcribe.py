@@ -10,9 +10,9 @@ from asr_platform.inference.evaluate import load
 from asr_platform.inference.formats import FORMATS, Transcript, TranscriptFormat
 from asr_platform.inference.recordings import Recording, find_recordings
 from trainables.data.audio import read_audio
-from trainables.data.features import Recipe
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.hw4 import read_course_features
-from trainables.data.mistakes import raise_together
+from trainables.data.mistakes import Mistakes
 from trainables.errors import InputError
 from trainables.folders import written_whole
 from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
@@ -52,21 +52,20 @@ def transcribe(
             yield Transcript(name, recording.seconds, text, words if timed else [])
 
 
-def _check(recordings: Sequence[Recording], recipe: Recipe) -> None:
+def _check(recordings: Sequence[Recording], recipe: FeatureRecipe) -> None:
     """Raises one InputError for all files that cannot be read."""
-    mistakes: list[InputError] = []
+    if len(recordings) == 1:
+        recordings[0].check(recipe)  # its own remedy says more than one for all files
+        return
+    mistakes = Mistakes()
     for recording in recordings:
-        try:
+        with mistakes.collecting():
             recording.check(recipe)
-        except InputError as error:
-            mistakes.append(error)
-    if len(mistakes) == 1:
-        raise mistakes[0]
-    raise_together([error.problem for error in mistakes], "Replace these files, or leave them out.")
+    mistakes.check("Replace these files, or leave them out.")
 
 
 def _groups(
-    recordings: Sequence[Recording], recipe: Recipe, longest: float
+    recordings: Sequence[Recording], recipe: FeatureRecipe, longest: float
 ) -> Iterator[list[tuple[str, CutRecording]]]:
     """Groups of names and cut recordings that are kept in memory together."""
     group: list[tuple[str, CutRecording]] = []
@@ -79,7 +78,7 @@ def _groups(
         yield group
 
 
-def _cut(recording: Recording, recipe: Recipe, longest: float) -> CutRecording:
+def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutRecording:
     if recording.ready:  # the course's features are relative to the peak of the utterance, so it stays whole
         frames = read_course_features(Path(recording.name))
         whole = Piece(0, len(frames) * recipe.hop_length, spoken=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.features import SAMPLE_RATE, Recipe, Samples
+from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Samples
 from trainables.data.utterance import Featurised, Utterance, from_samples
 from trainables.errors import InputError
 
@@ -44,7 +44,7 @@ class JoinedDigits:
             parts += [read_audio(path), _noise(noise, silence)]
         return np.concatenate(parts)
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         return from_samples(self.samples(), recipe, str(self.paths[0]))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.features import Frames, Recipe
+from trainables.data.features import FeatureRecipe, Frames
 from trainables.data.files import load_array, visible
-from trainables.data.mistakes import BadRecordings, raise_together
+from trainables.data.mistakes import Mistakes
 from trainables.data.utterance import Featurised, Utterance, trains, validates
 from trainables.errors import InputError
 
@@ -24,7 +24,7 @@ class FeatureFile:
 
     path: Path
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         frames = read_course_features(self.path)
         return frames, len(frames) * recipe.hop_seconds
 
@@ -46,7 +46,7 @@ def read_course_features(path: Path) -> Frames:
     return np.ascontiguousarray(array.T)
 
 
-def hw4_utterances(root: Path, bad: BadRecordings | None = None) -> list[Utterance]:
+def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
     """All utterances of the course's data; `root` holds the splits' folders, or `hw4p2_data` with them.
 
     A split without a folder `text` has no transcripts: allowed for tests only.
@@ -65,25 +65,20 @@ def hw4_utterances(root: Path, bad: BadRecordings | None = None) -> list[Utteran
             f"{root}: no folders {{split}}/fbank here", f"Give the course's data folder, or {DATA_FOLDER} in it."
         )
     utterances: list[Utterance] = []
-    bad, broken = bad or BadRecordings(), list[str]()
+    bad, of_splits = bad or Mistakes(skippable=0), Mistakes()
     for split in splits:
-        try:
-            listed, wrong = _read_split(split)
-        except InputError as error:
-            broken.append(error.problem)
-            continue
-        utterances += listed
-        bad.add(wrong)
-    raise_together(broken, REMEDY)
-    bad.check(REMEDY.removesuffix("."))
+        with of_splits.collecting():
+            utterances += _read_split(split, bad)
+    of_splits.check(REMEDY)
+    bad.check(REMEDY)
     return utterances
 
 
-def _read_split(split: Path) -> tuple[list[Utterance], list[str]]:
-    """The utterances of a split's folder, and what is wrong with others.
+def _read_split(split: Path, bad: Mistakes) -> list[Utterance]:
+    """The utterances of a split's folder; mistakes in others are added to `bad`.
 
     Raises:
-        InputError: it has no features, or lacks the transcripts that its name calls for.
+        InputError: the folder has no features, or no transcripts though its name says training or validation.
     """
     features = {path.stem: path for path in visible((split / "fbank").glob("*.npy"))}
     if not features:
@@ -91,21 +86,17 @@ def _read_split(split: Path) -> tuple[list[Utterance], list[str]]:
     if not (split / "text").is_dir():
         if trains(split.name) or validates(split.name):
             raise InputError(f"{split}: no folder text; only test splits may lack transcripts", REMEDY)
-        return [Utterance(id, split.name, None, FeatureFile(path), str(path)) for id, path in features.items()], []
+        return [Utterance(id, split.name, None, FeatureFile(path), str(path)) for id, path in features.items()]
     texts = {path.stem: path for path in visible((split / "text").glob("*.npy"))}
-    mistakes = [f"{features[id]}: no text {split / 'text' / id}.npy" for id in features if id not in texts]
-    mistakes += [f"{texts[id]}: no features {split / 'fbank' / id}.npy" for id in texts if id not in features]
+    bad.add(*(f"{features[id]}: no text {split / 'text' / id}.npy" for id in features if id not in texts))
+    bad.add(*(f"{texts[id]}: no features {split / 'fbank' / id}.npy" for id in texts if id not in features))
     utterances = []
     for id in features:
-        if id not in texts:
-            continue
-        try:
-            utterances.append(
-                Utterance(id, split.name, _read_text(texts[id]), FeatureFile(features[id]), str(texts[id]))
-            )
-        except InputError as error:
-            mistakes.append(error.problem)
-    return utterances, mistakes
+        if id in texts:
+            with bad.collecting():
+                text = _read_text(texts[id])
+                utterances.append(Utterance(id, split.name, text, FeatureFile(features[id]), str(texts[id])))
+    return utterances
 
 
 def _read_text(path: Path) -> str:

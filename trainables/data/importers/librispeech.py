@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainables.data.files import read_lines, visible
-from trainables.data.mistakes import BadRecordings, raise_together
+from trainables.data.mistakes import Mistakes
 from trainables.data.text.transcripts import normalized, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
@@ -16,7 +16,7 @@ CORPUS_FOLDER = "LibriSpeech"  # what the corpus's archives unpack to
 
 
 def librispeech_utterances(
-    root: Path, splits: Sequence[str] | None = None, bad: BadRecordings | None = None
+    root: Path, splits: Sequence[str] | None = None, bad: Mistakes | None = None
 ) -> list[Utterance]:
     """All utterances of the given splits; default: every split found in `root` or `root/LibriSpeech`.
 
@@ -37,34 +37,29 @@ def librispeech_utterances(
     if unknown:
         raise InputError(f"{folder}: no split {', '.join(unknown)}", f"The splits here are {', '.join(found)}.")
     utterances: list[Utterance] = []
-    bad, broken = bad or BadRecordings(), list[str]()
+    bad, of_chapters = bad or Mistakes(skippable=0), Mistakes()
     for split in splits or found:
         for chapter in (path for path in visible((folder / split).glob("*/*")) if path.is_dir()):
-            try:
-                listed, wrong = _read_chapter(chapter, split)
-            except InputError as error:
-                broken.append(error.problem)
-                continue
-            utterances += listed
-            bad.add(wrong)
-    raise_together(broken, REMEDY)
-    bad.check(REMEDY.removesuffix("."))
+            with of_chapters.collecting():
+                utterances += _read_chapter(chapter, split, bad)
+    of_chapters.check(REMEDY)
+    bad.check(REMEDY)
     return utterances
 
 
-def _read_chapter(chapter: Path, split: str) -> tuple[list[Utterance], list[str]]:
-    """The utterances of a chapter, and what is wrong with others.
+def _read_chapter(chapter: Path, split: str, bad: Mistakes) -> list[Utterance]:
+    """The utterances of a chapter; mistakes in others are added to `bad`.
 
     Raises:
-        InputError: there is audio, but no file of transcripts that can be read.
+        InputError: the chapter has audio, but no readable file of transcripts.
     """
     audio = {normalized(path.stem): path for path in visible(chapter.glob("*.flac"))}
     transcripts = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
     if not transcripts.is_file():
         if audio:
             raise InputError(f"{transcripts}: no such file, but {len(audio)} FLAC files beside it", REMEDY)
-        return [], []
-    utterances, mistakes = [], []
+        return []
+    utterances = []
     for number, line in read_lines(transcripts):
         id, _, text = transcript(line).partition(" ")  # in some copies, a tab stands between them
         origin = f"{transcripts}:{number}"
@@ -72,8 +67,8 @@ def _read_chapter(chapter: Path, split: str) -> tuple[list[Utterance], list[str]
             continue
         path = audio.pop(id, None)
         if path is None:
-            mistakes.append(f"{origin}: no audio for {id} (or two transcripts)")
+            bad.add(f"{origin}: no audio for {id} (or two transcripts)")
         else:
             utterances.append(Utterance(id, split, text, AudioSegment(path), origin))
-    mistakes += [f"{path}: no transcript in {transcripts.name}" for path in audio.values()]
-    return utterances, mistakes
+    bad.add(*(f"{path}: no transcript in {transcripts.name}" for path in audio.values()))
+    return utterances

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.files import read_lines
-from trainables.data.mistakes import BadRecordings
+from trainables.data.mistakes import Mistakes
 from trainables.data.text.transcripts import BYTE_ORDER_MARK, transcript
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
@@ -18,7 +18,7 @@ DEFAULT_SPLIT = "train"
 MOST_SECONDS = 1e9  # 30 years
 
 
-def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Utterance]:
+def manifest_utterances(path: Path, bad: Mistakes | None = None) -> list[Utterance]:
     """The utterances of a manifest.
 
     Keys of a line: `audio_filepath` (absolute, from `~`, or relative to the manifest's folder), `text` (may
@@ -32,7 +32,7 @@ def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Ut
         InputError: every line with a mistake, as file:line.
     """
     utterances: list[Utterance] = []
-    bad = bad or BadRecordings()
+    bad = bad or Mistakes(skippable=0)
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -40,10 +40,10 @@ def manifest_utterances(path: Path, bad: BadRecordings | None = None) -> list[Ut
         record, wrong = _record(line.lstrip(BYTE_ORDER_MARK))  # which a joined file has inside
         wrong = wrong or _mistakes(record, path.parent)
         if wrong:
-            bad.add([f"{origin}: {'; '.join(wrong)}"])
+            bad.add(f"{origin}: {'; '.join(wrong)}")
         else:
             utterances.append(_utterance(record, path.parent, number, origin))
-    bad.check("Correct these lines, or remove them")
+    bad.check("Correct these lines, or remove them.")
     if not utterances:
         raise InputError(f"{path}: no utterances", "Give a JSON object a line.")
     return utterances

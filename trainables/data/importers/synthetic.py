@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.data.features import Recipe
-from trainables.data.importers.espeak import speak
+from trainables.data.espeak import speak
+from trainables.data.features import FeatureRecipe
 from trainables.data.importers.fsdd import WORDS as DIGITS
 from trainables.data.utterance import Featurised, Utterance, from_samples
 
@@ -45,7 +45,7 @@ class SpokenText:
     rate: int
     pitch: int
 
-    def features(self, recipe: Recipe) -> Featurised:
+    def features(self, recipe: FeatureRecipe) -> Featurised:
         samples = speak(self.text.lower(), self.voice, self.rate, self.pitch)
         return from_samples(samples, recipe, f"{self.text!r} spoken by {self.voice}")
 

@@ -1,4 +1,4 @@
-"""Fetches a split of LibriSpeech from its public address (https://www.openslr.org/12), going on where it stopped."""
+"""Downloads splits of LibriSpeech (https://www.openslr.org/12); an interrupted download continues where it stopped."""
 
 from __future__ import annotations
 
