@@ -1,7 +1,7 @@
-"""A language model: how likely a transcript's next token is.
+"""Language models: the probability of the next token of a text.
 
-Trained on text with the tokenizer of a recogniser, it gives that recogniser's decoder its first weights
-(`pretrained.decoder`), or a say in its search (`decoding.language_model`).
+A language model trained on text with the tokenizer of a recogniser can initialise its decoder (`pretrained.decoder`) or
+take part in its search (`decoding.language_model`).
 
 Shapes: B batch, U tokens, V vocabulary.
 """
@@ -22,11 +22,11 @@ from trainables.data.batching import BatchPlan
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
-from trainables.inference.model_directory import TOKENIZER, TrainedModel, load_network, read_about
+from trainables.inference.model_directory import TOKENIZER, TrainedModel, load_network, read_info
 from trainables.models.losses import cross_entropy_sums
 from trainables.models.speech_transformer import LanguageModel
 
-LARGEST = 700.0  # nats a token whose exp is still a number
+MAX_NATS = 700.0  # exp of more overflows
 
 
 @dataclass
@@ -37,23 +37,25 @@ class TextModel(TrainedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Reads a model directory.
+        """Loads a model directory.
 
         Raises:
             InputError: the directory is of another format or kind.
-            DamagedError: a file is missing, is not what was saved, or does not fit the others.
+            DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        about = read_about(folder, "language_model", cls.FILES)
+        info = read_info(folder, "language_model", cls.FILES)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        model = load_network(
-            lambda: LanguageModel(about.config.model, tokenizer.vocab_size), folder, about.active_layers
-        )
+        model = load_network(lambda: LanguageModel(info.config.model, tokenizer.vocab_size), folder, info.active_layers)
         model.lay_out_for_steps()
-        return cls(about.config, model.to(device).eval(), tokenizer, about.corpus_hash)
+        return cls(info.config, model.to(device).eval(), tokenizer, info.corpus_hash)
 
     @torch.no_grad()
     def log_losses(self, data: DeviceTexts, batches: Iterable[tuple[np.ndarray, int]]) -> Tensor:
-        """Negative log-likelihood in nats and number of tokens, EOS included, of these batches: (2,) float64."""
+        """Negative log-likelihood in nats and number of tokens, EOS included, over all batches: (2,) float64.
+
+        Args:
+            batches: for each batch the indices of texts in `data`, and the length to pad to (see `BatchPlan.epoch`).
+        """
         self.model.eval()
         totals = torch.zeros(2, device=self.device, dtype=torch.float64)
         for indices, edge in batches:
@@ -65,7 +67,7 @@ class TextModel(TrainedModel):
         return totals
 
     def perplexities(self, texts: Sequence[str]) -> dict[str, float]:
-        """Of texts: see `perplexities`."""
+        """Perplexity per token and per character of texts (see `perplexities`)."""
         data = DeviceTexts(texts, self.tokenizer, self.device)
         plan = BatchPlan(data.token_counts + 1, self.config.training.batch_tokens)
         nats, tokens = self.log_losses(data, plan.epoch()).tolist()
@@ -73,19 +75,26 @@ class TextModel(TrainedModel):
 
 
 def perplexities(nats: float, tokens: float, texts: Sequence[str]) -> dict[str, float]:
-    """exp of the mean negative log-likelihood a token and a character; the end of a text counts as one of each."""
+    """Perplexity per token and per character: exp of the mean negative log-likelihood.
+
+    The end of a text counts as one token and one character.
+
+    Args:
+        nats: negative log-likelihood of all texts.
+        tokens: number of tokens of all texts, one EOS per text included.
+    """
     characters = sum(len(text) + 1 for text in texts)
     return {
-        "perplexity": math.exp(min(nats / tokens, LARGEST)),
-        "character_perplexity": math.exp(min(nats / characters, LARGEST)),
+        "perplexity": math.exp(min(nats / tokens, MAX_NATS)),
+        "character_perplexity": math.exp(min(nats / characters, MAX_NATS)),
     }
 
 
 def load_language_model(folder: str, key: str, device: torch.device | str = "cpu") -> TextModel:
-    """The language model in a folder, which the configuration's `key` gives.
+    """Loads the language model whose folder is the value of the configuration's `key`.
 
     Raises:
-        InputError: there is none; the message names the key.
+        InputError: the folder has no language model; the message names the key.
     """
     try:
         return TextModel.load(Path(folder), device)
@@ -95,13 +104,15 @@ def load_language_model(folder: str, key: str, device: torch.device | str = "cpu
 
 
 def check_tokenizers(ours: Tokenizer, theirs: Tokenizer, folder: str, key: str) -> None:
-    """Refuses a language model whose token numbers mean something else.
+    """Checks that a recogniser and a language model have equal tokenizers.
 
     Args:
-        folder: the language model's, given as the configuration's `key`.
+        ours: tokenizer of the recogniser.
+        theirs: tokenizer of the language model.
+        folder: folder of the language model, which is the value of the configuration's `key`.
 
     Raises:
-        InputError: the two tokenizers differ.
+        InputError: the tokenizers differ.
     """
     if ours.content_hash != theirs.content_hash:
         one, other = (f"{item.kind} of {item.vocab_size} tokens" for item in (theirs, ours))

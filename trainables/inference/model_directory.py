@@ -1,10 +1,9 @@
-"""A trained model with what it needs around it, and the directory that holds it.
+"""Trained models of every kind, and the model directory that holds one.
 
-Three files are common to every kind: `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds
-`features.json` (recognizer.py), and may have the errors of its last validation, `errors.json` (utterance_errors.py).
-`checksums.json` has the SHA-256 of each; it is written last, and checked at loading (checksums.py). While training may
-go on, `training.json` and `optimizer.safetensors` stand beside them (checkpoint.py). Nothing in a directory is ever
-unpickled.
+Every kind has `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds `features.json`
+(recognizer.py), and may have the errors of its last validation in `errors.json` (utterance_errors.py). The SHA-256 of
+each file is in `checksums.json`, which is written last and checked at loading (checksums.py). A checkpoint is a model
+directory with the state of the training beside it (checkpoint.py). No file is ever unpickled.
 """
 
 from __future__ import annotations
@@ -34,20 +33,21 @@ from trainables.models.speech_transformer import stacks
 
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
-FEATURES = "features.json"  # a recogniser's
-ERRORS = "errors.json"  # those of its last validation, where they were kept
+FEATURES = "features.json"  # of a recogniser
+ERRORS = "errors.json"  # errors of the last validation; optional
 DAMAGED = "The file is damaged; use another copy."
 
 Network = TypeVar("Network", bound=nn.Module)
+Tree = TypeVar("Tree", bound=BaseModel)
 ActiveLayers = dict[str, Annotated[int, Field(ge=1, strict=True)] | None]
 
 
-class About(BaseModel):
+class ModelInfo(BaseModel):
     """Content of `config.json`.
 
     Attributes:
-        corpus_hash: of the corpus that the model was trained on.
-        active_layers: how many layers take part, by the name of the stack; None: all, as outside progressive training.
+        corpus_hash: content hash of the corpus that the model was trained on.
+        active_layers: number of active layers by the name of the stack; None: all, except in progressive training.
     """
 
     config: Config
@@ -57,10 +57,10 @@ class About(BaseModel):
 
 @dataclass
 class TrainedModel:
-    """What every kind of trained model has.
+    """A trained network with its configuration and tokenizer: the base of every kind of model.
 
     Args:
-        corpus_hash: the corpus that it was trained on.
+        corpus_hash: content hash of the corpus that the model was trained on.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (CONFIG, TOKENIZER, WEIGHTS)
@@ -72,15 +72,16 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
+        """Device of the model's parameters."""
         return next(self.model.parameters()).device
 
     @property
     def parameters(self) -> int:
-        """The number of parameters, tied ones once."""
+        """Number of parameters; tied parameters count once."""
         return sum(p.numel() for p in self.model.parameters())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 where the configuration says so, or leaves it open and the GPU has it."""
+        """Context that computes in bf16 if `training.precision` is bf16, or is auto and the GPU supports bf16."""
         precision = self.config.training.precision
         native = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         enabled = precision == "bf16" or (precision == "auto" and native)
@@ -88,11 +89,11 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Self:
-        """Reads a model directory; each kind knows how."""
+        """Loads a model directory; implemented by each kind of model."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Writes the model directory's files into an existing folder, their checksums last.
+        """Writes the files of a model directory into an existing folder, and then their checksums.
 
         Raises:
             DivergedError: a weight is not a finite number.
@@ -101,62 +102,66 @@ class TrainedModel:
         record_checksums(folder, self.FILES)
 
     def write(self, folder: Path) -> None:
-        """Writes `FILES` into an existing folder, without their checksums."""
-        broken = not_finite(self.model)
-        if broken:
+        """Writes `FILES` into an existing folder, without checksums.
+
+        Raises:
+            DivergedError: a weight is not a finite number.
+        """
+        if broken := not_finite(self.model):
             raise DivergedError(f"the model has weights that are not finite numbers: {broken}")
-        about = {
+        info = {
             "format": FORMAT,
             "corpus_hash": self.corpus_hash,
             "parameters": self.parameters,
             "active_layers": {name: stack.active_layers for name, stack in stacks(self.model).items()},
             "config": self.config.model_dump(mode="json"),
         }
-        (folder / CONFIG).write_text(json.dumps(about, indent=2), encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(info, indent=2), encoding="utf-8")
         self.tokenizer.save(folder / TOKENIZER)
         save_model(self.model, str(folder / WEIGHTS))
 
 
 def kind_of(folder: Path) -> str:
-    """The kind of model (`model.kind`) in a model directory.
+    """Kind of the model in a model directory (`model.kind`).
 
     Raises:
-        InputError: it is none.
+        InputError: the folder is no model directory.
     """
-    return _about(folder, (CONFIG,)).config.model.kind
+    return _read_info(folder, (CONFIG,)).config.model.kind
 
 
 def corpus_hash_of(folder: Path) -> str:
-    """The hash of the corpus that the model in a model directory was trained on.
+    """Hash of the corpus that the model in a model directory was trained on.
 
     Raises:
-        InputError: it is no model directory.
+        InputError: the folder is no model directory.
     """
-    return _about(folder, (CONFIG,)).corpus_hash
+    return _read_info(folder, (CONFIG,)).corpus_hash
 
 
-def read_about(folder: Path, kind: str, files: tuple[str, ...]) -> About:
-    """What `config.json` says of a model directory, once all of the directory's `files` are known to be whole.
+def read_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
+    """Content of `config.json` of a model directory, after a check of all its files.
 
     Args:
-        kind: the `model.kind` that is needed.
+        kind: the `model.kind` required.
+        files: names of the files that this kind of model needs.
 
     Raises:
         InputError: the directory is of another format or kind.
-        DamagedError: a file is missing or not what was saved.
+        DamagedError: a file is missing, or differs from its checksum.
     """
-    about = _about(folder, files)
-    if about.config.model.kind != kind:
+    info = _read_info(folder, files)
+    if info.config.model.kind != kind:
         raise InputError(
-            f"{folder}: its model.kind is {about.config.model.kind}, but {kind} is needed here", "Give another model."
+            f"{folder}: its model.kind is {info.config.model.kind}, but {kind} is needed here", "Give another model."
         )
     _require(folder, files)
     verify_checksums(folder, files)
-    return about
+    return info
 
 
-def _about(folder: Path, files: tuple[str, ...]) -> About:
-    """The content of `config.json`; where that is missing, the error names all of `files` that are."""
+def _read_info(folder: Path, files: tuple[str, ...]) -> ModelInfo:
+    """Content of `config.json`; if it is missing, the error names all of `files` that are missing."""
     check_decodable(folder)
     path = folder / CONFIG
     _require(folder, (CONFIG,) if path.is_file() else files)
@@ -166,10 +171,7 @@ def _about(folder: Path, files: tuple[str, ...]) -> About:
             f"{path}: model format {tree['format']!r}, but this version reads {FORMAT}",
             "Train the model again, or use the version that wrote it.",
         )
-    try:
-        return About.model_validate(tree)
-    except ValidationError as error:
-        raise DamagedError(f"{path}: " + "; ".join(problems(error, About)), DAMAGED) from None
+    return validated(tree, ModelInfo, path)
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> None:
@@ -182,71 +184,68 @@ def _require(folder: Path, files: tuple[str, ...]) -> None:
 
 
 def load_network(make: Callable[[], Network], folder: Path, active_layers: ActiveLayers) -> Network:
-    """The network of a model directory on the CPU, with its weights.
+    """Builds the network of a model directory on the CPU and loads its weights.
 
-    Nothing is allocated before the names and shapes in the weights' file are known to be those of the configuration.
+    Memory for the network is allocated only after names and shapes in the file of weights were found to fit.
 
     Args:
         make: builds the untrained network.
-        active_layers: see `About`.
+        active_layers: see `ModelInfo`.
 
     Raises:
         DamagedError: the weights or `active_layers` do not fit the network, or weights are not finite numbers.
     """
     with shapes_only():
-        shape = make()
-    layers = {name: len(stack.layers) for name, stack in stacks(shape).items()}
+        shapes = make()
+    layers = {name: len(stack.layers) for name, stack in stacks(shapes).items()}
     if active_layers.keys() != layers.keys() or any((active_layers[name] or 1) > layers[name] for name in layers):
         raise DamagedError(f"{folder / CONFIG}: active_layers: {active_layers}, but the layers are {layers}", DAMAGED)
     path = folder / WEIGHTS
     remedy = "The file is damaged or of another model: use another copy."
     try:
-        differing = _differing(shape, path)
-        if differing:
-            raise DamagedError(f"{path}: not the weights of this configuration: {differing}", remedy)
+        if difference := _difference(shapes, path):
+            raise DamagedError(f"{path}: not the weights of this configuration: {difference}", remedy)
         network = make()
         load_model(network, str(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise DamagedError(f"{path}: {error}", remedy) from None
-    broken = not_finite(network)
-    if broken:
+    if broken := not_finite(network):
         raise DamagedError(f"{path}: weights that are not finite numbers: {broken}", "Use another model.")
     for name, stack in stacks(network).items():
         stack.active_layers = active_layers[name]
     return network
 
 
-def _differing(shape: nn.Module, path: Path) -> str:
-    """The first tensor that a weights' file has otherwise than the network, in words; empty where all agree.
+def _difference(shapes: nn.Module, path: Path) -> str:
+    """First difference between a network and the tensors in a file of weights, in words; empty if there is none.
 
-    Of names that share a tensor (tied embeddings) the file has one.
+    Tied parameters have several names in the network and one in the file.
     """
-    expected = shape.state_dict(keep_vars=True)
+    expected = shapes.state_dict(keep_vars=True)
     with safe_open(str(path), "pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    held = {id(expected[name]) for name in found if name in expected}
     for name, size in found.items():
         if name not in expected:
             return f"{name} is not part of it"
         if size != tuple(expected[name].shape):
             return f"{name} is {size} there, but {tuple(expected[name].shape)} here"
-    return next((f"{name} is missing" for name, tensor in expected.items() if id(tensor) not in held), "")
+    stored = {id(expected[name]) for name in found}
+    return next((f"{name} is missing" for name, tensor in expected.items() if id(tensor) not in stored), "")
 
 
 def not_finite(network: nn.Module) -> str:
-    """The name of the first parameter that holds NaN or an infinity; empty where none does."""
+    """Name of the first parameter with a NaN or infinite value; empty if all values are finite."""
     for name, parameter in network.named_parameters():
-        # A sum is ten times faster, and finite only where all are; it may overflow where all are finite, too.
+        # The sum is ten times faster and finite only if all values are; it may also overflow, so all values decide.
         if not parameter.sum().isfinite() and not parameter.isfinite().all():
             return name
     return ""
 
 
 def copy_model(checkpoint: Path, folder: Path) -> Path:
-    """Copies a checkpoint's model directory, without what only training needs, to `folder`; returns it.
+    """Copies the model directory of a checkpoint to `folder` and returns `folder`.
 
-    The errors of its validation and the checksums go with it. A folder of an earlier model is replaced once the copy
-    is whole.
+    The state of the training is left out. An existing folder is replaced once the copy is complete.
     """
     with replaced(folder) as partial:
         for name in TrainedModel.FILES:
@@ -259,10 +258,10 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A mapping that has these keys.
+    """Content of a JSON file that holds a mapping with at least these keys.
 
     Raises:
-        DamagedError: the file cannot be read, or holds something else.
+        DamagedError: the file cannot be read, or has other content.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -272,3 +271,15 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     if missing:
         raise DamagedError(f"{path}: without {', '.join(missing)}", DAMAGED)
     return tree
+
+
+def validated(tree: dict[str, Any], model: type[Tree], path: Path) -> Tree:
+    """The content `tree` of the JSON file `path` as a pydantic `model`.
+
+    Raises:
+        DamagedError: values are missing or wrong.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise DamagedError(f"{path}: " + "; ".join(problems(error, model)), DAMAGED) from None

@@ -15,11 +15,10 @@ from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from trainables.config import Decoding
-from trainables.config_parsing import problems
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
@@ -32,8 +31,9 @@ from trainables.inference.model_directory import (
     TOKENIZER,
     TrainedModel,
     load_network,
-    read_about,
+    read_info,
     read_json,
+    validated,
 )
 from trainables.models.speech_transformer import SpeechTransformer
 
@@ -202,7 +202,7 @@ class Recognizer(TrainedModel):
         return tokens, places
 
     def write(self, folder: Path) -> None:
-        """Writes `FILES` into an existing folder, without their checksums."""
+        """Writes `FILES` into an existing folder, without checksums."""
         super().write(folder)
         statistics = FeatureStatistics(
             recipe=self.recipe,
@@ -215,45 +215,41 @@ class Recognizer(TrainedModel):
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu", language_model: Path | None = None) -> Self:
-        """Reads a model directory.
+        """Loads a model directory.
 
         Args:
-            language_model: a language model's directory, which replaces `decoding.language_model` of the configuration.
+            language_model: directory of a language model that replaces `decoding.language_model` of the configuration.
 
         Raises:
             InputError: the directory is of another format or kind.
-            DamagedError: a file is missing, is not what was saved, or does not fit the others.
+            DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        about = read_about(folder, "encoder_decoder", cls.FILES)
-        config = about.config
+        info = read_info(folder, "encoder_decoder", cls.FILES)
+        config = info.config
         if language_model is not None:
             decoding = config.decoding.model_copy(update={"language_model": str(language_model)})
             config = config.model_copy(update={"decoding": decoding})
-        try:
-            found = FeatureStatistics.model_validate(read_json(folder / FEATURES))
-        except ValidationError as error:
-            reasons = "; ".join(problems(error, FeatureStatistics))
-            raise DamagedError(f"{folder / FEATURES}: {reasons}", DAMAGED) from None
-        num_feats = config.features.num_feats or len(found.mean)
-        if num_feats > len(found.mean):
-            raise DamagedError(
-                f"{folder}: features.num_feats is {num_feats}, but {FEATURES} has {len(found.mean)} bins", DAMAGED
-            )
+        path = folder / FEATURES
+        statistics = validated(read_json(path), FeatureStatistics, path)
+        bins = len(statistics.mean)
+        num_feats = config.features.num_feats or bins
+        if num_feats > bins:
+            raise DamagedError(f"{folder}: features.num_feats is {num_feats}, but {FEATURES} has {bins} bins", DAMAGED)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = load_network(
-            lambda: SpeechTransformer(config.model, tokenizer.vocab_size, num_feats), folder, about.active_layers
+            lambda: SpeechTransformer(config.model, tokenizer.vocab_size, num_feats), folder, info.active_layers
         )
         model.decoder.lay_out_for_steps()
         return cls(
-            config,
-            model.to(device).eval(),
-            tokenizer,
-            about.corpus_hash,
-            found.recipe,
-            torch.tensor(found.mean),
-            torch.tensor(found.std),
-            found.tokens_per_frame,
-            found.usual_seconds,
+            config=config,
+            model=model.to(device).eval(),
+            tokenizer=tokenizer,
+            corpus_hash=info.corpus_hash,
+            recipe=statistics.recipe,
+            mean=torch.tensor(statistics.mean),
+            std=torch.tensor(statistics.std),
+            tokens_per_frame=statistics.tokens_per_frame,
+            usual_seconds=statistics.usual_seconds,
         )
 
 
