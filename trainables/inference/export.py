@@ -1,16 +1,16 @@
-"""A recogniser as ONNX graphs, for programs without torch.
+"""Export of a recogniser as ONNX graphs, for programs without torch.
 
-Beside the two graphs the folder has all else that transcribing takes: the tokenizer, `recognizer.json`, and a script
-that shows how (onnx_transcribe.py, there `transcribe.py`).
+Beside the two graphs the folder has the tokenizer, `recognizer.json`, and an example script, `transcribe.py` (a copy of
+onnx_transcribe.py).
 
-- `encoder.onnx`: `features` (batch, frames, bins), log-mel as the recipe computes them, and `lengths` (batch) in frames
-  -> `states` (batch, states, width), `state_lengths` (batch), `ctc_logits` (batch, states, vocabulary). The
-  normalisation of the features is inside.
-- `decoder.onnx`: `tokens` (batch, tokens), the start token and what has been said, `states` and `state_lengths` ->
-  `logits` (batch, tokens, vocabulary) of the token after each. Without a cache: every step reads all tokens again, and
-  a program needs no more than this one call.
+- `encoder.onnx`: `features` (batch, frames, bins), log-mel features of the recipe, and `lengths` (batch) in frames ->
+  `states` (batch, states, width), `state_lengths` (batch), `ctc_logits` (batch, states, vocabulary). The graph
+  normalises the features.
+- `decoder.onnx`: `tokens` (batch, tokens), which are the start token and the tokens so far, `states` and
+  `state_lengths` -> `logits` (batch, tokens, vocabulary) of the token that follows each. There is no cache: each step
+  computes all tokens again, which keeps the interface to one call.
 
-Floats are float32, whole numbers int64. Batch sizes and lengths are free; what lies past a length changes nothing.
+Floats are float32, integers int64. Batch sizes and lengths are free; values past a length have no influence.
 
 Shapes: B batch, T frames, S subsampled frames, U tokens, F mel bins, D model width, V vocabulary.
 """
@@ -43,12 +43,12 @@ from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS, Recognizer
 
 ENCODER, DECODER, ABOUT, SCRIPT = "encoder.onnx", "decoder.onnx", "recognizer.json", "transcribe.py"
 FORMAT = 1
-PACKAGES = ("onnx", "onnxscript")  # what torch's exporter needs
-BATCH, FRAMES, TOKENS = 2, 50, 5  # of the example that is traced
+PACKAGES = ("onnx", "onnxscript")  # used by torch's exporter
+BATCH, FRAMES, TOKENS = 2, 50, 5  # sizes of the traced example
 
 
 class EncoderGraph(nn.Module):
-    """From features to states and CTC logits."""
+    """Normalisation, encoder and CTC head of a recogniser as one module."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
@@ -56,14 +56,15 @@ class EncoderGraph(nn.Module):
         self.encoder, self.ctc_head = with_onnx_lstms(recognizer.model.encoder), recognizer.model.ctc_head
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features and lengths in frames -> states, their lengths and CTC logits (B, S, V)."""
         states_BSD, state_lengths_B = self.encoder(self.normalize(features_BTF, lengths_B), lengths_B)
         return states_BSD, state_lengths_B, self.ctc_head(states_BSD)
 
 
 class OnnxLSTM(nn.Module):
-    """ONNX's own operator in place of an LSTM of one layer and direction.
+    """An LSTM of one layer and direction as ONNX's own operator.
 
-    torch's exporter (2.13) makes a loop of it, and takes long, that is right for the traced batch and length alone.
+    torch's exporter (2.13) unrolls `nn.LSTM` into a loop that is correct for the traced batch and length alone.
     """
 
     inputs: Tensor
@@ -79,7 +80,7 @@ class OnnxLSTM(nn.Module):
         self.register_buffer("biases", torch.cat(biases, dim=-1))
 
     def forward(self, x_BSF: Tensor) -> tuple[Tensor, None]:
-        """(B, S, F) -> (B, S, hidden size), and nothing in place of the last state."""
+        """(B, S, F) -> (B, S, hidden size), and None in place of the last state."""
         batch, length, _ = x_BSF.shape
         y_S1BD = torch.onnx.ops.symbolic(
             "LSTM",
@@ -92,13 +93,13 @@ class OnnxLSTM(nn.Module):
 
 
 def in_onnx_order(weight: Tensor) -> Tensor:
-    """The rows of the four gates, (4 x hidden size, ...), in the order of ONNX, behind an axis for the direction."""
+    """Weights of the four gates, (4 x hidden size, ...), in ONNX's order, with a first axis for the direction."""
     input, forget, cell, output = weight.chunk(4)
     return torch.cat([input, output, forget, cell])[None]
 
 
 def with_onnx_lstms(module: nn.Module) -> nn.Module:
-    """A copy in which every LSTM is ONNX's."""
+    """A copy of a module with every `nn.LSTM` replaced by `OnnxLSTM`."""
     copied = copy.deepcopy(module)
     for parent in list(copied.modules()):
         for name, child in parent.named_children():
@@ -108,13 +109,15 @@ def with_onnx_lstms(module: nn.Module) -> nn.Module:
 
 
 def export(recognizer: Recognizer, out: Path) -> None:
-    """Writes the folder, which appears whole or not at all.
+    """Writes the graphs, tokenizer, `recognizer.json` and example script into a new folder.
+
+    The folder appears only once it is complete.
 
     Args:
-        recognizer: on the CPU, where FlexAttention is SDPA.
+        recognizer: a recogniser on the CPU, where FlexAttention is SDPA.
 
     Raises:
-        InputError: `out` holds something, or what torch's exporter needs is not installed.
+        InputError: `out` is not empty, or a package that torch's exporter uses is not installed.
     """
     check_free(out)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -129,9 +132,9 @@ def export(recognizer: Recognizer, out: Path) -> None:
 
 
 def about(recognizer: Recognizer) -> dict[str, Any]:
-    """What a program must know besides the graphs and the tokenizer.
+    """Content of `recognizer.json`: what a program needs besides the graphs and the tokenizer.
 
-    A hypothesis has `tokens_per_frame` x frames + `spare_tokens` tokens at most, as in this package's own search.
+    A hypothesis has at most `tokens_per_frame` x frames + `spare_tokens` tokens, as in `Recognizer.decode`.
     """
     return {
         "format": FORMAT,
@@ -148,7 +151,7 @@ def about(recognizer: Recognizer) -> dict[str, Any]:
 
 
 def write_encoder(recognizer: Recognizer, path: Path) -> None:
-    """Features and their lengths -> states, their lengths and CTC logits."""
+    """Writes the graph from features and their lengths to states, their lengths and CTC logits."""
     inputs = {
         "features": (torch.zeros(BATCH, FRAMES, recognizer.recipe.bins), ["batch", "frames"]),
         "lengths": (torch.full((BATCH,), FRAMES), ["batch"]),
@@ -157,7 +160,7 @@ def write_encoder(recognizer: Recognizer, path: Path) -> None:
 
 
 def write_decoder(recognizer: Recognizer, path: Path) -> None:
-    """Tokens so far, states and their lengths -> logits of the token after each."""
+    """Writes the graph from tokens, states and their lengths to the logits of the token that follows each token."""
     inputs = {
         "tokens": (torch.full((BATCH, TOKENS), SOS), ["batch", "tokens"]),
         "states": (torch.zeros(BATCH, FRAMES, recognizer.config.model.d_model), ["batch", "states"]),
@@ -167,10 +170,10 @@ def write_decoder(recognizer: Recognizer, path: Path) -> None:
 
 
 def _write(graph: nn.Module, inputs: dict[str, tuple[Tensor, list[str]]], outputs: list[str], path: Path) -> None:
-    """One graph, in one file.
+    """Exports a module as one file.
 
     Args:
-        inputs: an example of each, in the order of `forward`, and the names of its first axes, whose lengths are free.
+        inputs: by name, in the order of `forward`, an example and the names of its first axes, whose sizes are free.
     """
     with _quiet(), torch.no_grad():
         torch.onnx.export(
@@ -187,7 +190,7 @@ def _write(graph: nn.Module, inputs: dict[str, tuple[Tensor, list[str]]], output
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's remarks on its own workings from the terminal."""
+    """Suppresses the exporter's warnings and output about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

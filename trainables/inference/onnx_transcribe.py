@@ -1,7 +1,7 @@
 """Transcribes 16 kHz mono WAV files with an exported recogniser: python transcribe.py FILE.wav ...
 
-It stands beside the graphs that `platform export` wrote, and needs numpy, onnxruntime and sentencepiece alone (a
-recogniser whose `recognizer.json` says `"name": "kaldi"` also needs kaldi-native-fbank). To be read, and copied from.
+An example to copy from, beside the graphs that `platform export` wrote. It needs only numpy, onnxruntime and
+sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`).
 
 Shapes: T frames, F mel bins, S encoder states, D model width, U tokens, V vocabulary; a batch here is one utterance.
 """
@@ -24,7 +24,7 @@ SAMPLE_RATE = 16_000  # Hz
 
 
 class Recognizer:
-    """Features in, text out: the encoder once, then the decoder a token at a time."""
+    """Greedy search: runs the encoder once, then the decoder for each token."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -32,10 +32,10 @@ class Recognizer:
         self.about = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
         self.encoder = onnxruntime.InferenceSession(folder / "encoder.onnx")
         self.decoder = onnxruntime.InferenceSession(folder / "decoder.onnx")
-        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
     def transcribe(self, features_TF: Floats) -> str:
-        """The likeliest next token until the end (greedy search)."""
+        """Text of log-mel features (T, F), by greedy search."""
         states_1SD, state_lengths_1, _ctc_logits_1SV = self.encoder.run(
             None, {"features": features_TF[None].astype(np.float32), "lengths": np.array([len(features_TF)])}
         )
@@ -52,7 +52,7 @@ class Recognizer:
         return self.text(said)
 
     def allowed(self, logits_V: Floats, said: list[int]) -> Floats:
-        """Logits without the tokens that stand for no text; tokens already said lose by the repeat penalty."""
+        """Logits with the repeat penalty on the tokens so far, and minus infinity for tokens that stand for no text."""
         found = logits_V[said]
         penalty = self.about["config"]["decoding"]["repeat_penalty"]
         logits_V[said] = np.where(found > 0, found / penalty, found * penalty)
@@ -60,20 +60,21 @@ class Recognizer:
         return logits_V
 
     def text(self, tokens: list[int]) -> str:
-        text = "".join(self.pieces.id_to_piece(token) for token in tokens).replace("▁", " ")
+        """Text that a sequence of tokens stands for."""
+        text = "".join(self.tokenizer.id_to_piece(token) for token in tokens).replace("▁", " ")
         return text if self.about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
 
     def features(self, samples: Floats) -> Floats:
-        """Log-mel features (T, F) of samples in [-1, 1], by the recipe that the recogniser was trained on."""
+        """Log-mel features (T, F) of samples in [-1, 1], by the recipe of the recogniser's training."""
         recipe = self.about["recipe"]
         return (hw4_features if recipe["name"] == "hw4" else kaldi_features)(samples, recipe["bins"])
 
 
 def hw4_features(samples: Floats, bins: int) -> Floats:
-    """Decibels below the utterance's peak, 125 frames a second.
+    """Log-mel features in decibels relative to the utterance's peak, 125 frames a second.
 
-    As librosa's power_to_db(melspectrogram(y=samples, sr=16000, n_fft=512, hop_length=128, n_mels=bins), ref=max).T
-    with pad_mode="constant".
+    Equal to librosa's power_to_db(melspectrogram(y=samples, sr=16000, n_fft=512, hop_length=128, n_mels=bins,
+    pad_mode="constant"), ref=max).T
     """
     edge = np.zeros(256)
     frames = np.lib.stride_tricks.sliding_window_view(np.concatenate([edge, samples, edge]), 512)[::128]
@@ -83,7 +84,7 @@ def hw4_features(samples: Floats, bins: int) -> Floats:
 
 
 def slaney_filters(bins: int) -> Floats:
-    """Triangles of equal area, (F, frequencies); the mel scale is linear below 1 kHz and logarithmic above."""
+    """Mel filters of equal area, (F, frequencies); Slaney's mel scale is linear below 1 kHz and logarithmic above."""
     mels = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), bins + 2)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))  # Hz
     frequencies = np.linspace(0, SAMPLE_RATE / 2, 257)
@@ -94,7 +95,7 @@ def slaney_filters(bins: int) -> Floats:
 
 
 def kaldi_features(samples: Floats, bins: int) -> Floats:
-    """Kaldi's filter bank, 100 frames a second."""
+    """Log-mel features of Kaldi's filter bank, 100 frames a second."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.FbankOptions()
@@ -108,7 +109,7 @@ def kaldi_features(samples: Floats, bins: int) -> Floats:
 
 
 def read_wav(path: str) -> Floats:
-    """Samples in [-1, 1]."""
+    """Samples in [-1, 1] of a 16 kHz mono WAV file with 16 bits per sample."""
     with wave.open(path) as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SAMPLE_RATE, 1, 2):
             sys.exit(

@@ -1,82 +1,82 @@
-"""What the requests to one served model share: limits on what each may ask for, and turns on the processor."""
+"""What concurrent requests to a served model share: limits for each request, and turns on the processor."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from trainables.config_parsing import problems
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.inference.recognizer import BATCH_FRAMES, Recognizer, TimedText
 
-TURN_SECONDS = {"cpu": 100.0, "cuda": 300.0}  # of audio: some seconds of work, and enough to be decoded as a batch
+TURN_SECONDS = {"cpu": 100.0, "cuda": 300.0}  # of audio: seconds of work, and enough for efficient batches
 
 
-@dataclass(frozen=True)
-class RequestLimits:
+class RequestLimits(BaseModel):
     """The most that one request may ask for.
 
-    Args:
-        megabytes: its body, and each audio file in it; 10^6 bytes.
-        seconds: of audio, all recordings together.
-        channels: of a recording.
-        rate: of a recording, in Hz.
-        characters: of a text for a language model.
-        megabytes_at_once: of the requests worked on at once; others wait, unread. MLflow takes some 16 times as much
+    Attributes:
+        megabytes: size of the body, and of each audio file in it; 10^6 bytes.
+        seconds: total duration of the recordings.
+        channels: channels of a recording.
+        rate: sample rate of a recording in Hz.
+        characters: length of a text for a language model.
+        megabytes_at_once: total size of the requests in work; others wait, unread. MLflow needs about 16 times as much
             memory.
-        values: JSON's commas, quotes, braces and brackets: each may take 400 bytes of memory.
+        values: commas, quotes, braces and brackets in the JSON; each may need 400 bytes of memory.
     """
 
-    megabytes: float = 20.0
-    seconds: float = 600.0
-    channels: float = 8
-    rate: float = 192_000
-    characters: float = 10_000
-    megabytes_at_once: float = 60.0
-    values: float = 100_000
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    megabytes: float = Field(20.0, ge=1)
+    seconds: float = Field(600.0, ge=1)
+    channels: float = Field(8, ge=1)
+    rate: float = Field(192_000, ge=1)
+    characters: float = Field(10_000, ge=1)
+    megabytes_at_once: float = Field(60.0, ge=1)
+    values: float = Field(100_000, ge=1)
 
     @classmethod
-    def of(cls, changes: dict[str, Any]) -> Self:
-        """The defaults with some changed.
+    def of(cls, changes: Mapping[str, Any]) -> Self:
+        """The default limits with changes.
 
         Raises:
-            InputError: an unknown key, or a value that is no finite number of at least 1.
+            InputError: a key is unknown, or a value is not a finite number of at least 1.
         """
-        known = [one.name for one in fields(cls)]
-        for key, value in changes.items():
-            if key not in known:
-                raise InputError(f"{key}: no limit of a served model", f"The limits are {', '.join(known)}.")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 1 <= value < math.inf:
-                raise InputError(f"{key}: {value!r} is no limit", "Give a number of at least 1.")
-        return cls(**changes)
+        try:
+            return cls(**changes)
+        except ValidationError as error:
+            raise InputError("\n".join(problems(error, cls)), "Limits are numbers of at least 1.") from None
 
     @property
     def bytes(self) -> float:
+        """Largest body in bytes."""
         return self.megabytes * 1e6
 
 
-UNLIMITED = RequestLimits(*[math.inf] * len(fields(RequestLimits)))
+UNLIMITED = RequestLimits().model_copy(update=dict.fromkeys(RequestLimits.model_fields, math.inf))
 
 
 class LateError(RuntimeError):
-    """A request's time is over: nobody waits for its answer."""
+    """The deadline of a request has passed: its client no longer waits for an answer."""
 
 
 class Turns:
-    """Lets one thread after the other work, the one with the smallest request first.
+    """Lets one thread at a time work; of the waiting ones, the one with the smallest request is next.
 
-    So a long request delays a short one by a turn alone; and of equal ones the earliest is answered first, where equal
-    shares would make all of them late.
+    A long request delays a short one by at most one turn. Of equal requests the earliest is served first: equal shares
+    would delay all of them.
     """
 
     def __init__(self) -> None:
@@ -90,11 +90,11 @@ class Turns:
         """Waits for a turn, which lasts as long as the block.
 
         Args:
-            amount: how much the whole request asks for.
+            amount: size of the whole request, such as its seconds of audio.
             deadline: on the clock of `time.monotonic`.
 
         Raises:
-            LateError: the deadline came first.
+            LateError: the deadline passed first.
         """
         me = (amount, deadline, next(self._tickets))
         with self._changed:
@@ -117,12 +117,12 @@ class Turns:
 
 @dataclass
 class SharedRecognizer(Recognizer):
-    """A recogniser for several threads: each works a few seconds of audio at a time, in turns with the others.
+    """A recogniser for concurrent requests, each of which transcribes a few seconds of audio in a turn.
 
     Args:
-        turns: shared by all that have the same model.
-        seconds: of audio in the request.
-        deadline: on the clock of `time.monotonic`; then `transcribe` and `align` raise LateError.
+        turns: shared by all requests to the model.
+        seconds: duration of the audio in the request.
+        deadline: on the clock of `time.monotonic`, after which transcribing raises LateError.
     """
 
     turns: Turns = field(default_factory=Turns)
@@ -130,7 +130,7 @@ class SharedRecognizer(Recognizer):
     deadline: float = math.inf
 
     def for_request(self, seconds: float, deadline: float) -> Self:
-        """The same recogniser for a request with so much audio."""
+        """A view of this recogniser for a request with `seconds` of audio."""
         return replace(self, seconds=seconds, deadline=deadline)
 
     def transcribe_timed(
@@ -153,7 +153,7 @@ class SharedRecognizer(Recognizer):
         return found
 
     def _portions(self, features: Sequence[np.ndarray | Tensor]) -> Iterator[slice]:
-        """Utterances that make up a turn, at least one."""
+        """Yields slices of `features`; the utterances of a slice, at least one, are transcribed in one turn."""
         most = TURN_SECONDS["cuda" if self.device.type == "cuda" else "cpu"] * self.recipe.frames_per_second
         start = frames = 0
         for number, item in enumerate(features):

@@ -1,4 +1,4 @@
-"""Compares two models by the errors on record of their validations, or by letting both transcribe a split."""
+"""Comparison of two models by the recorded errors of their validations, or by their errors on a split."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
 
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:
-    """Compares two models, each a model directory, a name in MLflow, or `NAME:TRIAL` of a sweep in this home.
+    """Compares two models by their errors in the same utterances.
 
-    `NAME` alone means the sweep's best trial. `resolve_model` lists the names in MLflow.
+    Without `data` and `split` these are the recorded errors of each model's validation; otherwise both models
+    transcribe the split, each with the search of its configuration.
 
-    Without `data` and `split`, by the errors of the validations that they are ranked by; else both transcribe the
-    split, each as its configuration says.
+    Args:
+        a, b: a model directory, the name of a model in MLflow (see `resolve_model`), or `NAME:TRIAL` of a sweep in this
+            home, where `NAME` alone is the best trial.
 
     Raises:
-        InputError: there is no such model, or no errors of it, or they are of different utterances.
+        InputError: a model or its errors are missing, or the models' utterances differ.
     """
     if data is not None and split is not None:
         one, other = (_transcribed(home, name, data, split) for name in (a, b))
     elif data is None and split is None:
-        one, other = (_kept(home, name) for name in (a, b))
+        one, other = (_recorded(home, name) for name in (a, b))
     else:
         raise InputError("--data and --split go together", "Give both, or neither for the errors kept with the models.")
     if not one.same_utterances(other):
@@ -39,12 +41,12 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) ->
 
 
 def _directory(home: Path, name: str) -> Path | None:
-    """The model directory of that name; None where it names a trial."""
+    """Model directory that a name stands for; None if it names a trial."""
     return resolve_model(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
 
 
-def _kept(home: Path, name: str) -> UtteranceErrors:
-    """The errors of the validation that a model is ranked by."""
+def _recorded(home: Path, name: str) -> UtteranceErrors:
+    """Recorded errors of the validation that a model is ranked by."""
     if directory := _directory(home, name):
         errors = UtteranceErrors.load(directory / ERRORS)
     else:

@@ -1,4 +1,4 @@
-"""What a trained model is for: scores and submissions (transcription.py: transcripts)."""
+"""Evaluation of a trained model on a split of a corpus, and submissions of the course."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import CONFIG, kind_of
 from trainables.inference.recognizer import Recognizer
 
-ALONE = {"language_model": None, "lm_weight": 0.0}
-WARM_UP = 4  # utterances transcribed before the clock of a comparison starts
+NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
+WARM_UP = 4  # utterances transcribed before times are measured
 
 
 def load(model: Path) -> Recognizer:
-    """The recogniser in a model directory, on the GPU where there is one."""
+    """Loads the recogniser of a model directory, on the GPU if there is one."""
     return Recognizer.load(model, _device(), registered_language_model(model))
 
 
@@ -41,14 +41,14 @@ def _device() -> str:
 def evaluate_model(
     model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """CER and WER (fractions) over a split, with its size; of a language model, perplexities of its texts.
+    """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
     Args:
-        decoding: keys of the configuration's section `decoding`, in place of the model's own.
+        decoding: keys of the configuration's section `decoding` that replace those of the model.
 
     Raises:
-        InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` asks
-            for what cannot be done.
+        InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` is not
+            possible with this model.
     """
     if (model / CONFIG).is_file() and kind_of(model) == "language_model":
         return _perplexities(model, data, split, decoding)
@@ -59,16 +59,16 @@ def evaluate_model(
 def compare_methods(
     model: Path, data: Path, split: str, decoding: Mapping[str, Any], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row a search: its name, CER, WER, and how long it took as a share of the audio's length.
+    """CER, WER and real-time factor of each search method on a split, one row (`method`, ...) per method.
 
-    Where there is a language model with a weight, searches that can listen to it run a second time, with it.
+    If there is a language model with a weight, the methods that can use it run again with it.
 
     Raises:
-        InputError: as `evaluate_model`.
+        InputError: from `evaluate_model`.
     """
     recognizer, utterances = _open_scored(model, data, split)
     own = _decoding(recognizer, {**decoding, "method": "beam"})
-    searches = {method: _changed(own, {"method": method, **ALONE}) for method in methods}
+    searches = {method: _changed(own, {"method": method, **NO_LANGUAGE_MODEL}) for method in methods}
     if own.lm_weight:
         for method in ("greedy", "beam", "joint"):
             searches[f"{method} + language model"] = _changed(own, {"method": method})
@@ -84,10 +84,10 @@ def compare_methods(
 
 
 def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
-    """The errors of a model in each utterance of a split, with the search of its configuration.
+    """Errors of a recogniser in each utterance of a split, with the search of its configuration.
 
     Raises:
-        InputError: as `evaluate_model`; a language model has none.
+        InputError: from `evaluate_model`; or the model is a language model.
     """
     recognizer, utterances = _open_scored(model, data, split)
     hypotheses = recognizer.transcribe(_frames(utterances))
@@ -117,7 +117,10 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
 
 def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
     if changes.get("method") in ("ctc", "ctc_beam") and "lm_weight" not in changes:
-        changes = {**changes, **ALONE}  # what the model's own configuration may add does not go with these
+        changes = {
+            **changes,
+            **NO_LANGUAGE_MODEL,
+        }  # CTC alone has no use for one
     decoding = _changed(recognizer.config.decoding, changes)
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
@@ -131,9 +134,9 @@ def _changed(decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
 
 
 def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
-    """Writes `id,transcription` rows, ids counting from 0 in sorted order of the utterances' file names.
+    """Writes a CSV file of `id,transcription` rows and returns their number.
 
-    Returns the number of rows. The file appears whole or not at all.
+    IDs count from 0 in the sorted order of the utterances' file names. The file appears only once it is complete.
 
     Raises:
         InputError: model, corpus and split do not fit together, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""A recogniser in Python: `platform transcribe`, `evaluate`, `submit` and `export` of one model."""
+"""Python interface of a model: `platform transcribe`, `evaluate`, `submit` and `export` as methods."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
 
 Audio = str | Path | npt.NDArray[np.floating]
-"""A file that `platform transcribe` reads, or samples (N,) or (N, channels) in [-1, 1]."""
+"""Path of a file that `platform transcribe` reads, or samples (N,) or (N, channels) in [-1, 1]."""
 
 
 def load_model(model: str | Path, *, home: str | Path | None = None) -> LoadedModel:
-    """The recogniser that MODEL means to every command: a model directory, `models:/NAME@champion`, `runs:/ID`.
+    """Loads a recogniser.
 
     Args:
-        home: whose MLflow store names are looked up in; default: $ASR_PLATFORM_HOME, or `mlruns` here.
+        model: MODEL of the commands: a model directory, `models:/NAME@champion`, or `runs:/ID`.
+        home: folder of runs whose MLflow store has the names; default: $ASR_PLATFORM_HOME, or `mlruns` here.
 
     Raises:
-        InputError: there is none, or it is no recogniser.
+        InputError: the model does not exist, or is not a recogniser.
     """
     folder = resolve_model(where_runs_live(home), str(model))
     return LoadedModel(folder, load(folder))
 
 
 class LoadedModel:
-    """A recogniser in memory, on the GPU where there is one.
+    """A recogniser in memory, on the GPU if there is one.
 
     Args:
-        folder: its model directory.
+        folder: model directory of the recogniser.
     """
 
     def __init__(self, folder: Path, recognizer: Recognizer) -> None:
@@ -55,24 +56,29 @@ class LoadedModel:
     def transcribe(
         self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None
     ) -> list[str]:
-        """Texts of files or samples of any length, in the order given; of one, a list of one.
+        """Texts of one or several recordings of any length, in the order given.
 
         Args:
-            sample_rate: of samples, in Hz.
-            piece_seconds: longer recordings are cut at silences; default: as the model was trained, 30 at most.
+            sample_rate: sample rate of samples, in Hz.
+            piece_seconds: longer recordings are cut at silences; default: the duration that 90% of the training
+                utterances do not exceed, 30 at most.
 
         Raises:
-            InputError: a file cannot be read, or samples are not what they should be.
+            InputError: a file cannot be read, or samples have a wrong type, shape or value.
         """
         return [found.text for found in self._transcripts(audio, sample_rate, piece_seconds, timed=False)]
 
     def transcripts(
         self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None
     ) -> list[dict[str, Any]]:
-        """As `transcribe`, with the times of the words: what `platform transcribe --format json` prints.
+        """Transcripts of recordings with the times of words, as `platform transcribe --format json` prints them.
+
+        Args:
+            sample_rate: sample rate of samples, in Hz.
+            piece_seconds: longer recordings are cut at silences (see `transcribe`).
 
         Raises:
-            InputError: also where the model was trained without CTC.
+            InputError: audio cannot be used (see `transcribe`), or the model was trained without CTC.
         """
         return [as_tree(found) for found in self._transcripts(audio, sample_rate, piece_seconds, timed=True)]
 
@@ -80,12 +86,12 @@ class LoadedModel:
         """CER and WER, as fractions, over a split of a corpus.
 
         Args:
-            decoding: keys of the configuration's section `decoding`, such as method="joint"; default: the model's own.
+            decoding: keys of the configuration's section `decoding`, such as method="joint", that replace the model's.
         """
         return evaluate_model(self.folder, Path(data), split, decoding)
 
     def submit(self, data: str | Path, split: str, out: str | Path) -> int:
-        """Writes the course's submission file for a split; returns its number of rows."""
+        """Writes the course's submission file for a split and returns the number of its rows."""
         return write_submission(self.folder, Path(data), split, Path(out))
 
     def export(self, out: str | Path) -> None:
@@ -107,7 +113,11 @@ class LoadedModel:
 
 
 def recording(audio: Audio, sample_rate: int) -> Recording:
-    """A file, or samples with their rate in Hz."""
+    """A recording from a file, or from samples at `sample_rate` Hz.
+
+    Raises:
+        InputError: samples have a wrong type, shape or value.
+    """
     if isinstance(audio, str | Path):
         return Recording(str(audio), Path())
     samples = np.asarray(audio)

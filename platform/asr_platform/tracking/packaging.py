@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
         signature=SIGNATURES[kind],
         input_example=[example_recording()] if kind == "encoder_decoder" else ["A TEXT"],
         pip_requirements=requirements(),
-        model_config=asdict(RequestLimits()),
+        model_config=RequestLimits().model_dump(),
         mlflow_model=about,
     )
     files = (path for _, part in parts(model) for path in part.rglob("*") if path.is_file())
