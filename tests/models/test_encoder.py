@@ -26,7 +26,7 @@ STACKING: dict[str, Any] = {
     "encoder_positions": "none",
     "ff_expansion": 2.5,
 }
-POSITIONS = ["none", "sinusoidal", "rotary", "relative"]
+POSITIONS = tiny.choices("encoder_positions")
 
 
 def encoder(**fields: Any) -> Encoder:
@@ -59,7 +59,7 @@ def test_without_positions_the_encoder_is_permutation_equivariant() -> None:
         torch.testing.assert_close(model(shuffled_BTF, lengths_B)[0], model(features_BTF, lengths_B)[0][:, order])
 
 
-@pytest.mark.parametrize("positions", POSITIONS[1:])
+@pytest.mark.parametrize("positions", [kind for kind in POSITIONS if kind != "none"])
 def test_positions_tell_the_order(positions: str) -> None:
     model = encoder(encoder_positions=positions)
     features_BTF = torch.randn(1, 6 * FACTOR, tiny.BINS)
@@ -212,14 +212,14 @@ def test_unknown_kinds_are_refused_with_those_there_are() -> None:
         make_norm("batch", 4)
 
 
-@pytest.mark.parametrize(("activation", "function"), [("gelu", F.gelu), ("relu", F.relu), ("silu", F.silu)])
+@pytest.mark.parametrize("activation", tiny.choices("activation"))
 @pytest.mark.parametrize("gated", [False, True])
-def test_feed_forward(activation: str, function: Any, gated: bool) -> None:
+def test_feed_forward(activation: str, gated: bool) -> None:
     shape = tiny.shape(activation=activation, gated=gated, feed_forward=24)
     module = FeedForward(shape)
     x_BSD: Tensor = torch.randn(2, 3, 32)
     first, second = (*F.linear(x_BSD, module.inner.weight, module.inner.bias).split(24, -1), torch.ones(()))[:2]
-    torch.testing.assert_close(module(x_BSD), module.outer(function(first) * second))
+    torch.testing.assert_close(module(x_BSD), module.outer(getattr(F, activation)(first) * second))
     assert module.inner.out_features == (48 if gated else 24)
 
 

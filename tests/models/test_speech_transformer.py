@@ -17,7 +17,7 @@ from trainables.data.text.tokenizer import SOS
 from trainables.models.attention import SelfAttention
 from trainables.models.speech_transformer import SpeechTransformer
 
-FACTORS = [2, 3, 4, 6, 8]
+FACTORS = tiny.choices("reduction_factor")
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "tied": {"tied_embeddings": True},
@@ -31,7 +31,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "speech2text": {"activation": "relu", "first_position": 2, "scale_states": True, "tied_embeddings": True},
     "plain": {"reduction": "pool", "scale_embeddings": False, "attention": "flex"},
     "both": {"reduction": "both"},
+    "stack_rms": {"reduction": "stack", "stack_norm": "rms"},
 }  # fmt: skip
+for key, field in Model.model_fields.items():
+    for value in tiny.choices(key) if key not in ("kind", "reduction_factor") else ():
+        if not any(fields.get(key, field.default) == value for fields in VARIANTS.values()):
+            VARIANTS[f"{key}={value}"] = {key: value}  # a choice that no variant above makes
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 
 models = cache(lambda factor, variant: tiny.model(reduction_factor=factor, **VARIANTS[variant]))

@@ -27,12 +27,7 @@ from trainables.models.subsampling import (
 FACTORS = sorted(STRIDES)
 NUM_FEATS, WIDTH = 5, 8
 KINDS: list[dict[str, Any]] = [
-    {"reduction": "conv"},
-    {"reduction": "conv2d"},
-    {"reduction": "lstm"},
-    {"reduction": "both"},
-    {"reduction": "pool"},
-    {"reduction": "stack"},
+    *({"reduction": kind} for kind in tiny.choices("reduction")),
     {"reduction": "stack", "stack_norm": "layer"},
     {"reduction": "stack", "stack_norm": "rms"},
 ]
@@ -102,7 +97,7 @@ def test_stacking_lays_frames_side_by_side_in_order() -> None:
     assert stacked(features_BTF, torch.tensor([3]), 2).tolist() == [[[1, 2, 3, 4], [5, 6, 0, 0], [0, 0, 0, 0]]]
 
 
-def test_turning_round_stays_within_each_length() -> None:
+def test_reversal_in_time_stays_within_each_length() -> None:
     x_BSF = torch.tensor([[1.0, 2, 3, 4], [1, 2, 3, 4]])[..., None]
     assert reversed_in_time(x_BSF, torch.tensor([4, 2]))[..., 0].tolist() == [[4, 3, 2, 1], [2, 1, 3, 4]]
 
@@ -124,7 +119,7 @@ def test_a_bidirectional_lstm_equals_torch() -> None:
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_the_norm_of_a_stack_equals_torch_on_the_frames_that_there_are(norm: str) -> None:
+def test_the_norm_of_a_stack_equals_torch_on_the_valid_frames(norm: str) -> None:
     """A last stack of one frame has the statistics of that frame."""
     module = subsampling(KINDS.index({"reduction": "stack", "stack_norm": norm}), 4)
     assert isinstance(module, StackSubsampling)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,12 @@ def config(leaves: Mapping[str, Any] | None = None) -> Config:
 def shape(**fields: Any) -> Model:
     """A tiny model section."""
     return Model.model_validate({**TREE["model"], **fields})
+
+
+def choices(key: str) -> list[Any]:
+    """The values of a key of the model section; empty for a key that is no choice, such as a number."""
+    annotation = Model.model_fields[key].annotation
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
 
 def model(seed: int = 0, **fields: Any) -> SpeechTransformer:

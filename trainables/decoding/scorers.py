@@ -1,6 +1,7 @@
 """Scorers of a beam search: a decoder or a language model, and CTC.
 
-Shapes: B utterances, K hypotheses, C candidate tokens of a hypothesis, S encoder states, V vocabulary.
+Shapes: B utterances, K hypotheses, C candidate tokens of a hypothesis, N tokens, S encoder states, V
+vocabulary.
 """
 
 from __future__ import annotations

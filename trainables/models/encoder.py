@@ -1,6 +1,6 @@
 """The pre-norm transformer encoder.
 
-Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, D model width.
+Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, D model width, H heads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Time reduction, positions, N layers, final norm."""
+    """Subsampling, positions, N layers, final norm."""
 
     def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()

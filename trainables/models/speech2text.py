@@ -1,10 +1,10 @@
-"""Weights to and from `Speech2TextForConditionalGeneration` of the library transformers, a standard implementation.
+"""Conversion of weights to and from `Speech2TextForConditionalGeneration` of transformers, a reference implementation.
 
-The same network is two sets of names: ours fuses queries, keys and values, theirs keeps them apart. What theirs does
-differently is a key of our configuration: `first_position` (theirs starts at the padding token's id + 1),
-`scale_states`, `scale_embeddings`, `tied_embeddings`, `activation`. What has no counterpart stays behind: our CTC head.
-Theirs lets padding leak into an utterance's last states (its second convolution sees what its first made of zeros);
-ours does not, so the two agree on utterances without padding.
+The networks are equal and differ in names: ours fuses the projections to queries, keys and values. Keys of our
+configuration express the rest: `first_position` (Speech2Text's is the padding token's id + 1), `scale_states`,
+`scale_embeddings`, `tied_embeddings`, `activation`. Our CTC head has no counterpart. In Speech2Text, padding changes an
+utterance's last states (its second convolution sees the output of the first one for zeros); in ours it does not, so
+the two agree on utterances without padding.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ FUSED = [  # ours, theirs with the names of its parts
     (r"decoder\.layers\.(\d+)\.self_attention\.qkv\.", r"model.decoder.layers.\1.self_attn.{}_proj.", "qkv"),
     (r"decoder\.layers\.(\d+)\.cross_attention\.key_value\.", r"model.decoder.layers.\1.encoder_attn.{}_proj.", "kv"),
 ]
-LEFT_BEHIND = "ctc_head."
-NEEDED = (  # of a Speech2TextConfig
+CTC_HEAD = "ctc_head."
+REQUIRED = (  # attributes of a Speech2TextConfig
     "activation_function", "conv_channels", "conv_kernel_sizes", "d_model", "decoder_attention_heads",
     "decoder_ffn_dim", "decoder_layerdrop", "decoder_layers", "dropout", "encoder_attention_heads", "encoder_ffn_dim",
     "encoder_layerdrop", "encoder_layers", "pad_token_id", "scale_embedding", "tie_word_embeddings",
@@ -53,12 +53,12 @@ NEEDED = (  # of a Speech2TextConfig
 
 
 def speech2text_shape(theirs: Any) -> Model:
-    """Our configuration of the network that a `Speech2TextConfig` describes.
+    """Our model section for the network of a `Speech2TextConfig`.
 
     Raises:
-        InputError: it describes one that ours cannot express; every reason is named.
+        InputError: our model cannot express the network; every reason is named.
     """
-    missing = [name for name in NEEDED if getattr(theirs, name, None) is None]
+    missing = [name for name in REQUIRED if getattr(theirs, name, None) is None]
     if missing:
         raise InputError(f"Speech2TextConfig: {', '.join(missing)}: not set", "Give each of them its value.")
     pairs = [
@@ -98,20 +98,20 @@ def speech2text_shape(theirs: Any) -> Model:
 
 
 def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a `SpeechTransformer` under the names of `Speech2TextForConditionalGeneration`.
+    """Converts the state dict of a `SpeechTransformer` to one for `Speech2TextForConditionalGeneration`.
 
     Raises:
-        InputError: a parameter has no counterpart there.
+        InputError: a parameter, other than the CTC head's, has no counterpart.
     """
     theirs: dict[str, Tensor] = {}
     for name, value in ours.items():
-        if name.startswith(LEFT_BEHIND):
+        if name.startswith(CTC_HEAD):
             continue
         split = next((entry for entry in FUSED if re.match(entry[0], name)), None)
         if split is not None:
             pattern, replacement, parts = split
-            for part, piece in zip(parts, value.chunk(len(parts)), strict=True):
-                theirs[re.sub(pattern, replacement.format(part), name)] = piece
+            for part, chunk in zip(parts, value.chunk(len(parts)), strict=True):
+                theirs[re.sub(pattern, replacement.format(part), name)] = chunk
             continue
         renamed = [re.sub(pattern, replacement, name) for pattern, replacement in RENAMED if re.match(pattern, name)]
         if not renamed:
@@ -124,13 +124,14 @@ def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_speech2text(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a `SpeechTransformer` with the weights of a `Speech2TextForConditionalGeneration`.
+    """Converts the state dict of a `Speech2TextForConditionalGeneration` to one for a `SpeechTransformer`.
 
     Args:
-        ours: the state of a model of the shape `speech2text_shape`; its CTC head stays as it is.
+        theirs: the state dict to convert.
+        ours: the state dict of a model with the section `speech2text_shape`, from which the CTC head is taken.
 
     Raises:
-        InputError: the two are not of one shape.
+        InputError: names or shapes of the two differ.
     """
     expected = to_speech2text(ours)
     differing = [

@@ -1,6 +1,7 @@
 """The assembled models: the encoder-decoder recogniser with a CTC head, and the language model on the same blocks.
 
-Shapes: B batch, T frames, S encoder states (subsampled frames), U tokens, F mel bins, V vocabulary.
+Shapes: B batch, T frames, S encoder states (subsampled frames), U tokens, F mel bins, D model
+width, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time reduction: from feature frames to the encoder's fewer, wider states.
+"""Subsampling in time: from feature frames to the encoder's fewer, wider states.
 
 Every kind takes features (B, T, F) and frames per utterance (B,), and returns states (B, S, D) and states per
 utterance, ceil(L / factor) for L frames. Frames behind an utterance's end never change its states. States are float32,
@@ -25,7 +25,7 @@ KERNEL = 5
 
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
-    """The time reduction that the configuration names. A new kind is a name in `config.py` and an entry here."""
+    """The subsampling that the configuration names. A new kind is a name in `config.py` and an entry here."""
     channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
     first, second = STRIDES[factor]
     kinds: dict[str, Callable[[], nn.Module]] = {

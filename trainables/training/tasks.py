@@ -3,7 +3,8 @@
 A recogniser learns from utterances and is ranked by CER; a language model learns from text and is ranked by perplexity.
 Everything else (epochs, updates, schedules, stages, averages, checkpoints) is the same for both: see loop.py.
 
-Shapes: N items of the training split, B batch, T frames, S encoder states (subsampled frames), U tokens, V vocabulary.
+Shapes: N items of the training split, B batch, T frames, S encoder states (subsampled frames), U tokens, F mel bins,
+D model width, V vocabulary.
 """
 
 from __future__ import annotations
