@@ -1,4 +1,4 @@
-"""The likeliest alignment against the best of all alignments."""
+"""CTC alignment equals the best of all alignments, found by enumeration."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def random_logits(seed: int, batch: int, states: int) -> Tensor:
 
 
 def needed(text: list[int]) -> int:
-    """States of the shortest alignment: a blank parts equal neighbours."""
+    """Number of states of the shortest alignment, with a blank between equal neighbours."""
     return len(text) + sum(one == following for one, following in pairwise(text))
 
 
 def best_path(log_probs_SV: Tensor, text: list[int]) -> tuple[int, ...]:
-    """The likeliest of all sequences of labels that collapse to the text."""
+    """The likeliest path that collapses to the text, by enumeration."""
     paths = itertools.product([BLANK, *sorted(set(text))], repeat=len(log_probs_SV))
     fitting = [p for p in paths if [token for token, _ in itertools.groupby(p) if token != BLANK] == text]
     return max(fitting, key=lambda path: sum(row[token].item() for row, token in zip(log_probs_SV, path, strict=True)))
 
 
 def spans(path: tuple[int, ...]) -> list[tuple[float, float]]:
-    """Where each token of a path begins and ends."""
+    """The span of each token in a path."""
     found, start = [], 0
     for token, run in itertools.groupby(path):
         length = len(list(run))
@@ -48,7 +48,7 @@ def spans(path: tuple[int, ...]) -> list[tuple[float, float]]:
 
 @given(st.integers(0, 10_000), st.lists(st.tuples(TEXT, st.integers(0, 2)), min_size=1, max_size=3))
 def test_an_alignment_is_the_best_of_all(seed: int, utterances: list[tuple[list[int], int]]) -> None:
-    """Of several utterances of different lengths at once; what stands behind an utterance's end is as random."""
+    """Several utterances of different lengths in a batch, with random values behind their ends."""
     lengths = [max(1, needed(text) + spare) for text, spare in utterances]
     logits_BSV = random_logits(seed, len(utterances), max(lengths) + 1)
     found = ctc_align(logits_BSV, torch.tensor(lengths), [text for text, _ in utterances])
@@ -58,7 +58,7 @@ def test_an_alignment_is_the_best_of_all(seed: int, utterances: list[tuple[list[
 
 @given(st.integers(0, 10_000), st.lists(st.sampled_from(LETTERS), min_size=1, max_size=9), st.integers(1, 4))
 def test_a_text_with_more_tokens_than_states_shares_them(seed: int, text: list[int], states: int) -> None:
-    """Tokens keep their order, and each has a part of the utterance. An utterance beside it is none the wiser."""
+    """Tokens keep their order, and each has a part of the utterance; the other utterance of the batch is unaffected."""
     logits_BSV = random_logits(seed, 2, 20)
     said, other = ctc_align(logits_BSV, torch.tensor([states, 20]), [text, [5, 6]])
     assert len(said) == len(text)
@@ -69,7 +69,7 @@ def test_a_text_with_more_tokens_than_states_shares_them(seed: int, text: list[i
 
 
 def test_sure_tokens_are_found_where_they_are() -> None:
-    """Over many states: a token's run, a pause, the same token again, and a run to the end."""
+    """Many states: a token's run, a pause, the token again, and a run to the end."""
     labels = [BLANK] * 300 + [5] * 3 + [BLANK] * 400 + [5] + [6] * 200 + [BLANK] * 90 + [7] * 6
     logits_BSV = torch.zeros(1, 1000, VOCABULARY)
     logits_BSV[0, range(1000), labels] = 8.0

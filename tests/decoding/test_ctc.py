@@ -1,4 +1,4 @@
-"""CTC searches against the sum over all alignments."""
+"""CTC searches and scores equal sums over all alignments, found by enumeration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def transcripts(log_probs_SV: Tensor) -> Probabilities:
-    """The probability of every transcript: the sum over all paths that collapse to it."""
+    """The probability of every transcript, summed over all paths that collapse to it."""
     found: Probabilities = defaultdict(float)
     rows = log_probs_SV.double().exp().tolist()
     for path in itertools.product([BLANK, *LETTERS], repeat=len(rows)):
@@ -35,7 +35,7 @@ def transcripts(log_probs_SV: Tensor) -> Probabilities:
 
 
 def random_logits(seed: int, lengths: list[int], sharpness: float = 2.0) -> Tensor:
-    """(B, S, V), without hope for tokens that stand for no text; past an utterance's end it is as random as before."""
+    """Random logits (B, S, V), also behind the utterances' ends; very low for suppressed tokens."""
     logits_BSV = sharpness * torch.randn(
         len(lengths), max(lengths) + 1, VOCABULARY, generator=torch.Generator().manual_seed(seed)
     )
@@ -44,7 +44,7 @@ def random_logits(seed: int, lengths: list[int], sharpness: float = 2.0) -> Tens
 
 
 def tail(probabilities: Probabilities, prefix: tuple[int, ...]) -> float:
-    """Of all transcripts that begin with a prefix."""
+    """Summed probability of all transcripts that begin with a prefix."""
     return sum(value for key, value in probabilities.items() if key[: len(prefix)] == prefix)
 
 
@@ -72,7 +72,7 @@ def test_no_token_that_stands_for_no_text_is_said() -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.sampled_from([0.3, 2.0, 5.0]))
 def test_a_wide_prefix_beam_finds_every_transcript(seed: int, lengths: list[int], sharpness: float) -> None:
-    """With its exact probability: nothing is counted twice, nothing forgotten."""
+    """The found transcripts have their exact probabilities."""
     logits_BSV = random_logits(seed, lengths, sharpness)
     found = ctc_beam(logits_BSV, torch.tensor(lengths), beam=400)
     for place, length in enumerate(lengths):
@@ -87,7 +87,7 @@ def test_a_wide_prefix_beam_finds_every_transcript(seed: int, lengths: list[int]
 
 
 def plain_prefix_beam(log_probs_SV: Tensor, beam: int) -> list[tuple[tuple[int, ...], float]]:
-    """Graves' algorithm as it is told, with a dictionary and probabilities."""
+    """Prefix beam search as in the paper, with a dictionary of probabilities."""
     prefixes = {(): (1.0, 0.0)}
     for row in log_probs_SV.double().exp().tolist():
         following: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -121,7 +121,7 @@ def test_a_narrow_prefix_beam_equals_the_plain_algorithm(seed: int, beam: int, s
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 6), min_size=1, max_size=3), st.data())
 def test_prefix_scores_equal_the_sum_over_alignments(seed: int, lengths: list[int], data: st.DataObject) -> None:
-    """Of a prefix, of a transcript (EOS), of what has no alignment; whichever hypothesis a prefix came from."""
+    """Scores of prefixes, of transcripts (EOS), and of texts without alignment, for hypotheses that change places."""
     beams = 3
     log_probs_BSV = random_logits(seed, lengths).log_softmax(-1)
     expected = [transcripts(row[:length]) for row, length in zip(log_probs_BSV, lengths, strict=True)]
@@ -152,7 +152,7 @@ def test_prefix_scores_equal_the_sum_over_alignments(seed: int, lengths: list[in
 
 
 def test_prefix_scores_stay_exact_over_long_utterances() -> None:
-    """Where products over all states leave float32's range: every transcript's score is that of torch's loss."""
+    """Scores equal torch's CTC loss where products over all states leave the range of float32."""
     lengths = torch.tensor([900, 700])
     log_probs_BSV = random_logits(0, lengths.tolist(), sharpness=8.0).log_softmax(-1)
     transcript_U = torch.tensor([5, 6, 6, 7, 5, 5, 5, 6])

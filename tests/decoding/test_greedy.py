@@ -1,4 +1,4 @@
-"""Greedy search equals the obvious loop."""
+"""Greedy search equals a loop without a cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS = torch.tensor([40, 9, 25, 1])
 
 
 def encoded(seed: int) -> tuple[Decoder, Tensor, Tensor]:
-    """A decoder that ends some hypotheses early, and states (B, S, D) for it."""
+    """A decoder that ends some hypotheses early, and encoder states (B, S, D)."""
     model = tiny.model(seed)
     with torch.no_grad():
         model.decoder.norm.bias[:] = 1.0
@@ -25,7 +25,7 @@ def encoded(seed: int) -> tuple[Decoder, Tensor, Tensor]:
 
 
 def naive(decoder: Decoder, states_SD: Tensor, limit: int) -> list[int]:
-    """The whole prefix through the decoder for every token."""
+    """Greedy search that decodes the whole prefix again for every token."""
     found: list[int] = []
     while len(found) < limit:
         logits_V = decoder(torch.tensor([[SOS, *found]]), states_SD[None], torch.tensor([len(states_SD)]))[0, -1]

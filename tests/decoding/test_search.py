@@ -1,4 +1,4 @@
-"""Beam search against exhaustive search, against a plain one, and with the decoder against teacher forcing."""
+"""Beam search equals exhaustive search, a plain beam search and, with a decoder, teacher forcing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(
     repeat_penalty: float,
     length_penalty: float,
 ) -> None:
-    """Two scorers, one of them tempered; all of the best list, in its order."""
+    """Two scorers with different weights; the whole list of best hypotheses in order."""
     one, other = Table(seed, count, len(limits), temperature, ending), Table(seed + 1, count, len(limits))
     rules = Rules(((1.0, one), (0.4, other)), repeat_penalty, length_penalty)
     wide = (count + 1) ** max(limits)
@@ -75,7 +75,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(
 def test_a_narrow_beam_equals_a_plain_one(
     seed: int, beam: int, ending: float, repeat_penalty: float, length_penalty: float
 ) -> None:
-    """Which searches every utterance to its largest length: to end early must change nothing."""
+    """The plain search runs to the largest length of each utterance; ending early changes nothing."""
     limits = [9, 2, 5]
     rules = Rules(((1.0, Table(seed, 4, len(limits), ending=ending)),), repeat_penalty, length_penalty)
     penalties = {"repeat_penalty": repeat_penalty, "length_penalty": length_penalty}
@@ -97,7 +97,7 @@ class Counted(Table):
 
 
 def test_the_search_ends_when_nothing_can_overtake() -> None:
-    """EOS is all but certain: what goes on without it has lost, with a length penalty or without."""
+    """EOS is almost certain, so longer hypotheses lose, with and without a length penalty."""
     for length_penalty in (0.0, 1.0):
         table = Counted(0, 3, utterances=2, ending=30.0)
         hypotheses = beam_search([(1.0, table)], torch.tensor([50, 40]), 3, length_penalty=length_penalty)
@@ -106,7 +106,7 @@ def test_the_search_ends_when_nothing_can_overtake() -> None:
 
 
 def test_a_long_hypothesis_may_overtake_late() -> None:
-    """A path that ends at once has the highest score, a path of the largest length the highest per token."""
+    """An empty hypothesis has the highest score, a hypothesis of the largest length the highest score per token."""
     table = Table(0, 1, utterances=1)
     for length in range(8):
         table.rows[0, (5,) * length] = torch.tensor([0.0, 0, 0, 0.6, 0, 0.4]).log()
@@ -122,7 +122,7 @@ def test_a_long_hypothesis_may_overtake_late() -> None:
 
 
 def test_a_hypothesis_without_an_end_is_not_lost() -> None:
-    """EOS never comes: all that is found has the largest length of its utterance; none means no tokens."""
+    """Without EOS, every hypothesis has its utterance's largest length, which may be 0."""
     limits = [6, 0, 1, 3]
     table = Table(0, 3, utterances=4, ending=-math.inf)
     hypotheses = beam_search([(1.0, table)], torch.tensor(limits), 3, exact=3)
@@ -149,7 +149,7 @@ LIMITS = torch.tensor([12, 7, 9, 4])
 
 
 def encoded(seed: int) -> tuple[Decoder, Tensor, Tensor, Tensor]:
-    """A decoder that ends some hypotheses early, states (B, S, D), their lengths, and CTC's log-probabilities."""
+    """A decoder that ends some hypotheses early, states (B, S, D), their lengths, and CTC log-probabilities."""
     model = tiny.model(seed)
     with torch.no_grad():
         model.decoder.norm.bias[:] = 1.0
@@ -160,7 +160,7 @@ def encoded(seed: int) -> tuple[Decoder, Tensor, Tensor, Tensor]:
 
 
 class TeacherForced:
-    """Scores of a decoder without cache or shared keys: each hypothesis' whole prefix, for itself."""
+    """A decoder scorer without a cache: it decodes the whole prefix of each hypothesis on its own."""
 
     def __init__(self, decoder: Decoder, states_BSD: Tensor | None = None, lengths_B: Tensor | None = None) -> None:
         self.decoder, self.states_BSD, self.lengths_B = decoder, states_BSD, lengths_B
@@ -183,7 +183,7 @@ class TeacherForced:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("beam", [1, 3, 6])
 def test_cached_hypotheses_equal_teacher_forcing(seed: int, beam: int) -> None:
-    """Beams share the keys of their ancestors and of the encoder, and still each sees its own past."""
+    """Beams share their ancestors' keys and the encoder's, yet each attends to its own prefix only."""
     decoder, states_BSD, lengths_B, _ = encoded(seed)
     state = decoder.start(states_BSD, lengths_B, int(LIMITS.max()))
     cached = beam_search([(1.0, DecoderScorer(decoder, state))], LIMITS, beam, length_penalty=0.7, exact=beam)
@@ -205,7 +205,7 @@ def test_temperature_divides_the_logits() -> None:
 
 @torch.no_grad()
 def test_a_language_model_follows_its_hypotheses() -> None:
-    """It has no states to attend to, and shares the search with a decoder that has."""
+    """A language model, which has no encoder states, scores together with a decoder that has."""
     decoder, states_BSD, lengths_B, _ = encoded(0)
     torch.manual_seed(1)
     language_model = LanguageModel(tiny.shape(), tiny.VOCABULARY).eval()
@@ -230,7 +230,7 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_joint_search_with_all_candidates_equals_full_scores(weight: float) -> None:
-    """CTC on pre-selected tokens, of which there are as many as tokens, is one more scorer of all of them."""
+    """With all tokens as candidates, the CTC scorer equals a scorer of every token."""
     decoder, states_BSD, lengths_B, log_probs_BSV = encoded(0)
 
     class EveryToken:

@@ -35,7 +35,7 @@ SHAPE: dict[str, Any] = {
 
 @torch.no_grad()
 def models(seed: int) -> tuple[Any, SpeechTransformer]:
-    """Theirs and ours, with weights that tell utterances apart and end some hypotheses early."""
+    """Their model and ours, with equal weights that give varied hypotheses, some of which end early."""
     torch.manual_seed(seed)
     config = transformers.Speech2TextConfig(**SHAPE)
     theirs = transformers.Speech2TextForConditionalGeneration(config).eval()
@@ -49,7 +49,7 @@ def models(seed: int) -> tuple[Any, SpeechTransformer]:
 
 
 def generate(theirs: Any, features_BTF: torch.Tensor, **options: Any) -> tuple[list[list[int]], list[float]]:
-    """Sequences without SOS and what stands behind EOS, and their scores (of greedy search: none)."""
+    """Sequences without SOS and EOS, and their scores (none for greedy search)."""
     found = theirs.generate(
         features_BTF,
         do_sample=False,
@@ -69,7 +69,7 @@ def generate(theirs: Any, features_BTF: torch.Tensor, **options: Any) -> tuple[l
 @pytest.mark.parametrize("repeat_penalty", [1.0, 1.4])
 @pytest.mark.parametrize("beam", [3, 5])
 def test_beam_search_equals_theirs(seed: int, length_penalty: float, repeat_penalty: float, beam: int) -> None:
-    """All that is returned, where theirs searches to an exact end (`early_stopping="never"`)."""
+    """All returned hypotheses are equal to an exact search of theirs (`early_stopping="never"`)."""
     theirs, ours = models(seed)
     features_BTF = torch.randn(UTTERANCES, FRAMES, BINS)
     expected, scores = generate(

@@ -1,4 +1,4 @@
-"""Attention and layers equal torch's own with the same weights."""
+"""Attention and layers equal torch's with the same weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 @pytest.fixture(autouse=True)
 def _seeded_doubles() -> Iterator[None]:
-    """In float64 a difference is a mistake and not rounding."""
+    """Uses float64, in which a difference is a mistake and not rounding."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield
@@ -47,7 +47,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
 
 
 def randomized(module: AnyModule) -> AnyModule:
-    """Biases and norms are drawn as well: at their first values a mistake in them would not show."""
+    """Draws biases and norms at random: at their initial values a mistake would not show."""
     for parameter in module.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.3)

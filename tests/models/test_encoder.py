@@ -1,4 +1,4 @@
-"""The frame-stacking transformer encoder, behaviour by behaviour, and what positions and kernels add to it."""
+"""The frame-stacking transformer encoder, its kinds of positions and its attention kernels."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_lengths_are_those_of_the_utterances_whatever_the_padding(padded: int) -
 
 
 def test_without_positions_the_encoder_is_permutation_equivariant() -> None:
-    """Stacks in another order come out in that order."""
+    """Permuted stacks give permuted states."""
     model = encoder()
     features_BTF = torch.randn(1, 6 * FACTOR, tiny.BINS)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -93,7 +93,7 @@ def test_a_layer_is_two_pre_norm_residuals() -> None:
 
 
 def test_parameters_are_those_of_the_graph() -> None:
-    """Stacking and fused QKV without bias; output and feed-forward with one; two norms and two more around."""
+    """Frame stacking and fused QKV have no bias, output and feed-forward have one; each layer has two norms."""
     model = encoder()
     names = {name for name, _ in model.layers[0].named_parameters()}
     assert names == {
@@ -161,7 +161,7 @@ def test_rotated_scores_depend_on_the_distance_alone() -> None:
     for distance in range(-19, 20):
         diagonal = scores_SS.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(rotation(query).norm(dim=-1), query.norm(dim=-1))  # a rotation keeps lengths
+    torch.testing.assert_close(rotation(query).norm(dim=-1), query.norm(dim=-1))  # a rotation keeps norms
 
 
 def test_relative_bias_depends_on_the_distance_alone_and_tells_directions_apart() -> None:
@@ -185,7 +185,7 @@ def test_distance_buckets_grow_with_the_distance() -> None:
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("bias", [False, True])
 def test_flex_attention_equals_sdpa(bias: bool) -> None:
-    """The uncompiled kernel, forward: on a GPU the compiled one is compared too (test_gpu.py)."""
+    """The forward pass of the uncompiled kernel; test_gpu.py compares the compiled one."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, 2, 10, 16)
     lengths_B = torch.tensor([10, 3, 1])
@@ -197,7 +197,7 @@ def test_flex_attention_equals_sdpa(bias: bool) -> None:
 
 
 def test_flex_means_sdpa_where_there_is_no_gpu() -> None:
-    """It has no backward pass on a CPU."""
+    """FlexAttention has no backward pass on a CPU."""
     model, other = encoder(d_model=32, heads=2, attention="flex"), encoder(d_model=32, heads=2)
     features_BTF, lengths_B = torch.randn(2, 20, tiny.BINS), torch.tensor([20, 9])
     found = model.train()(features_BTF, lengths_B)[0]

@@ -1,4 +1,4 @@
-"""The losses equal their formulas, and add up however a batch is cut."""
+"""The losses equal their formulas, and add up over any split of a batch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ctc_by_hand(logits_SV: Tensor, transcript: list[int]) -> float:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_its_formula(smoothing: float) -> None:
-    """(1 - e) x -log p(golden) + e / V x the sum of -log p over the vocabulary, on golden tokens with EOS."""
+    """(1 - e) x -log p(target) + e / V x the sum of -log p over the vocabulary, for target tokens with EOS."""
     transcripts = [[A, B, A], [B], []]
     batch = make_batch(transcripts)
     logits_BUV, ctc_BSV, states_B = outputs(batch, [8, 8, 8])

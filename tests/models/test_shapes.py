@@ -1,4 +1,4 @@
-"""Models without numbers have the shapes of models with them."""
+"""Models on the meta device have the shapes of real models."""
 
 from __future__ import annotations
 

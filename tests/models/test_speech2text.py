@@ -1,4 +1,4 @@
-"""Ours and transformers' Speech2Text are one network: the same weights give the same logits, both ways."""
+"""Our model and transformers' Speech2Text give equal logits with converted weights, in both directions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.models.speech_transformer import SpeechTransformer
 
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs it (a test dependency)")
 
-PAD = 1  # theirs; with 0 its encoder would take every valid frame for padding
+PAD = 1  # with 0, Speech2Text's encoder would take every valid frame for padding
 TINY: dict[str, Any] = {
     "vocab_size": 23,
     "d_model": 16,
@@ -44,7 +44,7 @@ def theirs_of(fields: dict[str, Any]) -> Any:
 
 
 def randomize(model: nn.Module) -> None:
-    """Biases and norms too: at their first values a mistake in them would not show."""
+    """Draws biases and norms at random: at their initial values a mistake would not show."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
@@ -57,7 +57,7 @@ def ours_of(theirs: Any) -> SpeechTransformer:
 
 @torch.no_grad()
 def assert_equal_logits(ours: SpeechTransformer, theirs: Any, frames: int) -> None:
-    """Within 1e-5 in float32, on utterances of one length."""
+    """Compares logits in float32 within 1e-5, on utterances of one length."""
     features_BTF = torch.randn(3, frames, theirs.config.input_feat_per_channel)
     tokens_BU: Tensor = torch.randint(PAD + 1, theirs.config.vocab_size, (3, 9))
     expected = theirs(input_features=features_BTF, decoder_input_ids=tokens_BU).logits

@@ -43,7 +43,7 @@ models = cache(lambda factor, variant: tiny.model(reduction_factor=factor, **VAR
 
 
 def tokens(lengths: list[int]) -> Tensor:
-    """(B, U) random tokens behind SOS; what stands behind a sequence is random as well."""
+    """Random tokens (B, U) that begin with SOS; the padding is random as well."""
     tokens_BU = torch.randint(0, tiny.VOCABULARY, (len(lengths), max(lengths)))
     tokens_BU[:, 0] = SOS
     return tokens_BU
@@ -60,7 +60,7 @@ def tokens(lengths: list[int]) -> Tensor:
 def test_padding_never_changes_an_output(
     sizes: list[tuple[int, int]], factor: int, variant: str, extra: int, loudness: float
 ) -> None:
-    """An utterance trimmed and alone gives what it gives in a batch, in front of any garbage."""
+    """An utterance on its own gives the outputs that it has in a batch with any padding."""
     model = models(factor, variant)
     frames, counts = [size[0] for size in sizes], [size[1] for size in sizes]
     features_BTF = torch.randn(len(sizes), max(frames) + extra, tiny.BINS) * loudness
@@ -113,7 +113,7 @@ def test_a_layout_for_steps_changes_no_value() -> None:
 
 @variants
 def test_only_positions_tell_the_order_of_tokens(fields: dict[str, Any]) -> None:
-    """One layer without them sees earlier tokens as a bag."""
+    """Without positions, one layer sees earlier tokens as a bag."""
     model = tiny.model(**fields, decoder_layers=1)
     states_BSD, lengths_B = torch.randn(1, 5, 32), torch.tensor([5])
     tokens_BU = torch.tensor([[SOS, 7, 8, 9]])
@@ -145,7 +145,7 @@ def test_every_parameter_has_a_finite_gradient(fields: dict[str, Any]) -> None:
 
 @variants
 def test_initial_values(fields: dict[str, Any]) -> None:
-    """Embeddings of variance 1/D, tied or not; Glorot bounds for every matrix that a fused one stands for."""
+    """Embeddings have variance 1/D, tied or not; each part of a fused matrix has its own Glorot bound."""
     torch.manual_seed(0)
     width = 64
     model = SpeechTransformer(tiny.shape(d_model=width, **fields), 500, tiny.BINS)
@@ -162,7 +162,7 @@ def count(model: SpeechTransformer) -> int:
 
 
 def by_hand(config: Model, vocabulary: int, num_feats: int) -> int:
-    """Every parameter, from the shapes on paper."""
+    """Number of parameters, computed from the shapes."""
     width, inner, channels, kernel = config.d_model, config.feed_forward, config.conv_channels, 5
     convolutions = 2 * channels * (num_feats * kernel + 1) + 2 * width * (channels * kernel + 1)
     attention = 4 * width * (width + 1)

@@ -1,4 +1,4 @@
-"""Time reduction gives ceil(frames / factor) states, whatever lies behind an utterance."""
+"""Subsampling gives ceil(frames / factor) states, whatever the padding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS: list[dict[str, Any]] = [
 
 @cache
 def subsampling(kind: int, factor: int) -> nn.Module:
-    """One of every kind, its biases and norms drawn at random: at their first values a mistake would not show."""
+    """A subsampling module with random biases and norms: at their initial values a mistake would not show."""
     torch.manual_seed(0)
     shape = tiny.shape(d_model=WIDTH, conv_channels=8, reduction_factor=factor, **KINDS[kind])
     module = make_subsampling(shape, NUM_FEATS).eval()
@@ -86,7 +86,7 @@ def test_every_frame_is_heard_and_every_parameter_learns(kind: int, factor: int)
     states_BSD.square().sum().backward()
     assert features_BTF.grad is not None
     assert (features_BTF.grad[0].abs().sum(-1) > 0).all()
-    assert not features_BTF.grad[1, -1].any()  # what lies past the length
+    assert not features_BTF.grad[1, -1].any()  # padding
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
 
@@ -103,7 +103,7 @@ def test_reversal_in_time_stays_within_each_length() -> None:
 
 
 def test_a_bidirectional_lstm_equals_torch() -> None:
-    """On a whole utterance and on a packed batch."""
+    """Compared on a whole utterance and on a packed batch."""
     torch.manual_seed(0)
     ours = StackedLSTM(NUM_FEATS, WIDTH, stride=1)
     theirs = nn.LSTM(NUM_FEATS, WIDTH // 2, bidirectional=True, batch_first=True)
@@ -120,7 +120,7 @@ def test_a_bidirectional_lstm_equals_torch() -> None:
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_the_norm_of_a_stack_equals_torch_on_the_valid_frames(norm: str) -> None:
-    """A last stack of one frame has the statistics of that frame."""
+    """A last stack of one frame is normalised with the statistics of that frame."""
     module = subsampling(KINDS.index({"reduction": "stack", "stack_norm": norm}), 4)
     assert isinstance(module, StackSubsampling)
     features_BTF = torch.randn(1, 5, NUM_FEATS)

@@ -1,4 +1,4 @@
-"""Averages of weights: what they are, that training goes on as if there were none, and that a resume is exact."""
+"""Averages of weights equal their definition, do not change training, and resume exactly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Run:
-    """A whole run, with a checkpoint of each epoch."""
+    """A finished run with a checkpoint of each epoch."""
 
     config: Config
     recorder: Recorder
@@ -58,7 +58,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run_of(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """The run of a case, or the one without averages for `plain`."""
+    """Returns a function: the name of a case -> its run; `plain` is a run without averages."""
 
     @cache
     def run(case: str) -> Run:
@@ -79,7 +79,7 @@ def saved_averages(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def stepped(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """Trains an epoch; the weights before it and after each update."""
+    """Trains an epoch; returns the weights before it and after each update."""
     found = [weights(trainer.model)]
     trainer.optimizer.register_step_post_hook(lambda *_: found.append(weights(trainer.model)))
     trainer.history.append(trainer.epoch(1))
@@ -121,7 +121,7 @@ def test_training_goes_on_as_without_an_average(case: str, run_of: Callable[[str
 
 
 def test_the_last_epoch_is_that_of_the_mean(run_of: Callable[[str], Run]) -> None:
-    """Without an average, the models of the epochs say what the mean must be."""
+    """The run without averages has the models whose mean is expected."""
     plain, averaged = run_of("plain"), run_of("best")
     *before, last = averaged.recorder.history
     assert last["val_cer_single"] == plain.recorder.history[-1]["val_cer"]
@@ -158,7 +158,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("case", ["running", "best", "both"])
 def test_a_finished_run_goes_on_longer_from_what_it_trained(case: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
-    """Its model directory has a mean, from which training does not start."""
+    """Training resumes from the trained weights, not from the mean in the model directory."""
     leaves = {**SHORT, "optimizer.schedule": "constant", "optimizer.warmup": 0.0}
     short, long = ({**leaves, **CASES[case], "training.epochs": epochs} for epochs in (2, 3))
     straight, second = Recorder(), Recorder()
@@ -186,7 +186,7 @@ def test_a_checkpoint_holds_averages_only_where_they_are_asked_for(run_of: Calla
 
 
 def test_epochs_of_a_stage_are_not_averaged(run_of: Callable[[str], Run]) -> None:
-    """Layers that took no part in them hold nothing yet."""
+    """Layers that took no part in a stage are untrained."""
     for epoch, best in [(2, set()), (3, {"3"}), (4, {"3", "4"})]:
         names = saved_averages(run_of("both_after_a_stage").folder / f"epoch_{epoch}")
         assert {name.split(".")[1] for name in names if name.startswith("best.")} == best

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, fits its run or is refused, and holds nothing that is ever unpickled."""
+"""A checkpoint is whole or absent, fits its run or is refused, and is loaded without unpickling."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def full_disk(free: int) -> Iterator[None]:
-    """No file can grow beyond `free` bytes."""
+    """Limits the size of every file to `free` bytes inside the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
     try:
@@ -138,7 +138,7 @@ save_checkpoint(folder, recognizer, optimizer, [{"epoch": 1}, {"epoch": 2}])
 def test_a_kill_while_folders_are_swapped_loses_no_checkpoint(
     trained: Trainer, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Killed before each of the two renames, and where such a kill had left the old one beside its place."""
+    """Killed before the first or the second rename, or once more after a kill that left the old folder aside."""
     cases = {"first": 1, "second": 2, "after_a_kill": 1}
     folders = {name: save(trained, tmp_path / name / "checkpoint") for name in cases}
     folders["after_a_kill"].rename(folders["after_a_kill"].with_name(".checkpoint.previous"))
@@ -151,7 +151,7 @@ def test_a_kill_while_folders_are_swapped_loses_no_checkpoint(
         found, *_ = checkpoints_from(folder)
         run = fresh(tiny_corpus)
         assert load_checkpoint(found, run.task.trained, run.optimizer).history == trained.history
-        # And the next checkpoint takes its place.
+        # The next checkpoint replaces it.
         save(trained, folder)
         assert checkpoints_from(folder) == [folder]
         assert not folder.with_name(".checkpoint.previous").exists()
@@ -238,7 +238,7 @@ from trainables.config import Optimizer
 from trainables.training.optimizer import build_optimizer
 from trainables.inference.recognizer import Recognizer
 
-# What torch imports with its first optimizer is not what is tested here.
+# torch imports modules with its first optimizer, which this test is not about.
 build_optimizer(Optimizer(), torch.nn.Linear(2, 2))
 
 def poison(*arguments, **keywords):

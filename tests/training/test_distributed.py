@@ -1,4 +1,4 @@
-"""Two workers train as one does with the same global batches."""
+"""Two workers give the results of one worker on the same global batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {**MASKS, "training.accumulation": 3, "training.batch_seconds": 2.0},
     "one_utterance_batches": {"training.batch_seconds": 0.1, "training.epochs": 1},
-    # Which parameters take part changes twice, and other ones come back.
+    # The set of trained parameters changes twice, and some are trained again.
     "stages": {
         "training.stages": [
             {"encoder_layers": 1, "decoder_layers": 1, "data": 0.5},
@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.layer_decay": 0.8,
         "optimizer.groups": [{"pattern": "decoder.embedding.*", "lr_scale": 0.5}],
     },
-    # Few batches: one worker may have none to validate.
+    # So few batches that one worker may have none to validate.
     "language_model": {"model.kind": "language_model", "training.batch_tokens": 4096},
 }
 
@@ -64,12 +64,12 @@ def histories(corpus: Corpus, folder: Path | None, hashes: dict[str, str] | None
 
 
 def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
-    """Those of these metrics that this kind of model has."""
+    """The metrics of `names` that this kind of model has."""
     return {name: metrics[name] for name in names if name in metrics}
 
 
 def work(rank: int, folder: Path, corpus: Path) -> None:
-    """What each process runs."""
+    """Runs all cases in one process of the group."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
     hashes: dict[str, str] = {}
@@ -82,7 +82,7 @@ def work(rank: int, folder: Path, corpus: Path) -> None:
 
 @pytest.fixture(scope="module")
 def together(tiny_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what two processes found."""
+    """A folder with the results of two processes."""
     folder = tmp_path_factory.mktemp("workers")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=work, args=(rank, folder, tiny_corpus.path)) for rank in range(WORLD)]
@@ -103,7 +103,7 @@ def alone(tiny_corpus: Corpus) -> dict[str, list[Metrics]]:
 
 
 def test_some_batches_divide_and_some_do_not(tiny_corpus: Corpus) -> None:
-    """Else the next test would not meet the fillers that even out the workers' shares."""
+    """Batches with an odd number of items are needed to test the fillers that even out the workers' shares."""
     remainders = set()
     for leaves in CASES.values():
         budget = tiny.config(leaves).training.batch_seconds * tiny_corpus.recipe.frames_per_second

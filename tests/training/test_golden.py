@@ -1,4 +1,4 @@
-"""Fixed tiny runs reproduce recorded losses: a refactor that changes a number shows here.
+"""Fixed tiny runs reproduce recorded losses: a refactoring that changes a number fails here.
 
 A change that is meant to alter them records new ones, to be committed with it:
 `RECORD_GOLDEN=1 pytest tests/training/test_golden.py`.
@@ -19,7 +19,7 @@ from trainables.data.corpus import Corpus
 from trainables.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "assets" / "losses"
-TOLERANCE = 1e-4  # relative: other processors add in another order
+TOLERANCE = 1e-4  # relative: other CPUs add in another order
 RECORDED = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")
 RUNS: dict[str, dict[str, Any]] = {
     "masks_and_layer_drop": {**tiny.RANDOM, "model.dropout": 0.0},
@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def dropout_stream() -> str:
-    """What dropout draws here for one seed: torch has a generator of its own for some makers' processors."""
+    """The dropout mask of one seed on this machine: torch has different generators for CPUs of different makers."""
     torch.manual_seed(0)
     return "".join("x" if value else "." for value in torch.nn.functional.dropout(torch.ones(64), 0.5))
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows: bf16, and gathering in its memory."""
+"""Training and decoding on a GPU: bf16, gathering in its memory, compiled kernels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_gpu_gives_the_losses_of_the_cpu(leaves: dict[str, Any], tiny_corpus
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_compiled_flex_attention_equals_sdpa(precision: torch.dtype, tolerance: float, bias: bool) -> None:
-    """Forward, on the padded lengths that a batch has; gradients by the whole model below."""
+    """The forward pass on padded lengths; the test of the whole model below covers gradients."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, 2, 200, 32, device="cuda", dtype=precision)
     lengths_B = torch.tensor([200, 130, 1], device="cuda")

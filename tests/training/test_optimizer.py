@@ -1,4 +1,4 @@
-"""Which parameters decay, and which change at a rate of their own."""
+"""Weight decay and learning-rate scales of parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_optimizer_takes_a_step_down(name: str) -> None:
 
 
 def scales(model: torch.nn.Module, config: Optimizer, **kwargs: Any) -> dict[str, float]:
-    """The multiple of the rate at which each parameter changes."""
+    """The `lr_scale` of each parameter by name."""
     groups = build_optimizer(config, model, **kwargs).param_groups
     found = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
@@ -99,7 +99,7 @@ def test_rates_fall_from_layer_to_layer() -> None:
 
 
 def test_a_decoder_on_its_own_has_the_same_layers() -> None:
-    """A language model's parameters have no `decoder.` before them."""
+    """A language model's parameters lack the prefix `decoder.`."""
     names = [name for name, _ in tiny.model().decoder.named_parameters()]
     whole = layer_scales([f"decoder.{name}" for name in names], 0.5)
     assert layer_scales(names, 0.5) == {name: whole[f"decoder.{name}"] for name in names}

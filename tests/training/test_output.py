@@ -1,4 +1,4 @@
-"""What a worker prints lies in its file, whoever prints it and however the worker ends."""
+"""A worker's output is in its file, whoever prints it and however the worker ends."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ with output_in(Path(sys.argv[1])):
 
 
 def run(file: Path, *lines: str) -> subprocess.CompletedProcess[str]:
-    """Runs lines in the block of a process of their own."""
+    """Runs lines of code in the block, in a new process."""
     code = BEGINNING + "".join(f"    {line}\n" for line in lines) + "print('after')\n"
     return subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False)
 
 
 def test_all_that_is_printed_in_the_block_is_in_the_file(tmp_path: Path) -> None:
-    """By Python, by a library in C, and by the system's own calls, in their order."""
+    """Output of Python, of a C library and of system calls stays in order."""
     file = tmp_path / "trial-0000" / "log.txt"
     done = run(file, "print('one', flush=True)", "ctypes.CDLL(None).puts(b'two')", "ctypes.CDLL(None).fflush(None)",
                "print('three', file=sys.stderr)", "say('four')")  # fmt: skip
@@ -62,14 +62,14 @@ def test_a_crash_leaves_where_it_happened(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_ends_nothing(tmp_path: Path) -> None:
-    for file in (Path("/dev/full"), tmp_path):  # one takes no byte, the other cannot be opened
+    for file in (Path("/dev/full"), tmp_path):  # a full device, and a folder
         done = run(file, "say('lost')")
         assert done.returncode == 0 and done.stdout == "before\nafter\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252"])
 def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
-    """JSON stays JSON, whatever is in its strings; what the encoding has is printed as it is."""
+    """JSON stays valid, whatever its strings hold; characters that the encoding has are printed unchanged."""
     code = (
         "import json; from trainables.output import escape_unencodable; escape_unencodable()\n"
         "print(json.dumps(['é–\\U0001f600', 'caf\\udce9.wav'], ensure_ascii=False))"

@@ -1,4 +1,4 @@
-"""A decoder that begins with a language model's weights: what moves, what is refused, frozen epochs and own rate."""
+"""A decoder that begins with a language model's weights: copying, refusals, frozen epochs, learning-rate scale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def write_language_model(folder: Path, corpus: Corpus, leaves: dict[str, Any] | None = None) -> LanguageModel:
-    """An untrained language model for a corpus, in a model directory."""
+    """Writes the model directory of an untrained language model for a corpus."""
     folder.mkdir(parents=True)
     config = tiny.config({"model.kind": "language_model", **(leaves or {})})
     tokenizer = corpus_tokenizer(corpus, corpus.training_split(), config.tokenizer)

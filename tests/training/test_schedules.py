@@ -144,7 +144,7 @@ def test_a_rate_rises_before_it_falls(total: int, warmup: float, final: float, s
 
 
 def test_training_tells_the_plateau_how_validation_went(tiny_corpus: Corpus) -> None:
-    """Where nothing that the loss depends on is trained, no epoch brings a lower one."""
+    """No epoch lowers the loss when no parameter that it depends on is trained."""
     groups = [{"pattern": "ctc_head.*"}, {"pattern": "*", "lr_scale": 0}]
     leaves = {"optimizer.groups": groups, "loss.ctc_weight": 0.0, "optimizer.schedule": "plateau"}
     recorder = tiny.Recorder()

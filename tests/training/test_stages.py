@@ -1,4 +1,4 @@
-"""Progressive training: the phase of each epoch, what it freezes, and what a training does with it."""
+"""Progressive training: the phase of each epoch, the parameters that it freezes, and its effect on a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def names_of(leaves: dict[str, Any], epoch: int) -> set[str]:
-    """What is trained in an epoch of a tiny model."""
+    """Names of the parameters that a tiny model trains in an epoch."""
     config = tiny.config(leaves)
     return trained_names(config, phase_of(config, epoch), [name for name, _ in tiny.model().named_parameters()])
 
@@ -95,7 +95,7 @@ def test_entering_says_whether_other_parameters_are_trained() -> None:
 
 
 def test_layers_that_take_no_part_are_skipped() -> None:
-    """A model with its second layers left out is the one that has no second layers."""
+    """A model with its second layers inactive equals a model without second layers."""
     small, large = tiny.model(encoder_layers=1, decoder_layers=1), tiny.model(seed=1)
     large.load_state_dict(small.state_dict(), strict=False)
     large.encoder.active_layers = large.decoder.active_layers = 1
@@ -138,19 +138,19 @@ def test_mistakes_are_found_before_training(leaves: dict[str, Any], expected: st
 
 
 def test_only_what_a_phase_trains_changes(tiny_corpus: Corpus) -> None:
-    """Not even by weight decay or by momentum from an earlier phase."""
+    """Frozen parameters do not change by weight decay or by momentum from an earlier phase either."""
     trainer = Trainer(tiny.config(STAGED), tiny_corpus, CPU)
     before = weights(trainer)
     for epoch in range(1, 6):
         trainer.history.append(trainer.epoch(epoch))
         after = weights(trainer)
         changed = {name for name in after if not torch.equal(before[name], after[name])}
-        assert changed == trainer.trained[trainer.phases[epoch - 1]]
+        assert changed == trainer.trained_names[trainer.phases[epoch - 1]]
         before = after
 
 
 def test_the_schedule_spans_all_stages(tiny_corpus: Corpus) -> None:
-    """Half of the utterances make fewer updates, and the last update of all has the lowest rate."""
+    """An epoch of half the utterances has fewer updates, and the very last update has the lowest learning rate."""
     leaves = {**STAGED, "training.batch_seconds": 1.0, "optimizer.final_lr": 0.1}
     trainer = Trainer(tiny.config(leaves), tiny_corpus, CPU)
     made = [len(list(trainer.updates_of(epoch))) for epoch in range(1, 6)]

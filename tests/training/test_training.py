@@ -1,4 +1,4 @@
-"""The loop learns, goes on exactly where it stopped, and ends where numbers end."""
+"""The training loop learns, resumes exactly, validates correctly, and fails when the loss diverges."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_metrics_say_what_was_done(learned: Learned, tiny_corpus: Corpus) -> Non
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
-    """Bit by bit: metrics and weights, with all that is random in training."""
+    """Metrics and weights are equal bit by bit, with everything in training that is random."""
     config = tiny.config({**tiny.RANDOM, "training.epochs": 4, "optimizer.lr": 1e-2, "optimizer.name": name})
     straight, first, second = Recorder(), Recorder(tmp_path), Recorder()
     whole = train(config, tiny_corpus, straight)
 
     train(config, tiny_corpus, first, until=2)
-    torch.manual_seed(12345)  # another process begins with other random numbers
+    torch.manual_seed(12345)  # another process begins with another random state
     resumed = train(config, tiny_corpus, second, checkpoint=tmp_path / "epoch_2")
 
     assert first.comparable() + second.comparable() == straight.comparable()
@@ -82,7 +82,7 @@ def test_epochs_that_the_caller_does_not_know_are_reported_again(
     train(config, tiny_corpus, again, checkpoint=tmp_path / "checkpoint", reported_epochs=known)
     assert [row["epoch"] for row in again.history] == expected
     assert again.history[:-1] == recorded[expected[0] - 1 :]
-    # Earlier weights are gone: of the repeated epochs only the last has a checkpoint to give.
+    # Earlier weights are gone: of the repeated epochs only the last one has a checkpoint.
     assert again.saved == [epoch for epoch in expected if epoch >= 3]
 
 
@@ -96,7 +96,7 @@ def test_a_finished_run_is_not_trained_further(tiny_corpus: Corpus, tmp_path: Pa
 
 
 def test_accumulating_half_batches_equals_whole_batches(tiny_corpus: Corpus) -> None:
-    """The split fits into one batch; masks are on, for they do not depend on how a batch is cut."""
+    """The split fits into one batch; masks are on, since they do not depend on the batches."""
     frames = tiny_corpus.training_split().frames
     everything = int(frames.max()) * len(frames) * tiny.RECIPE.hop_seconds
     masks = {key: value for key, value in tiny.RANDOM.items() if key.startswith("specaugment")}
@@ -146,7 +146,7 @@ def test_validation_scores_the_whole_split_however_it_is_batched(learned: Learne
 
 
 def test_characters_unknown_to_training_are_errors_in_validation(learned: Learned, tmp_path: Path) -> None:
-    """They stay in the reference, and no hypothesis can hold them."""
+    """Such characters stay in the reference, and no hypothesis can contain them."""
     said = "A BAD CAB"
     corpus = tiny.write_corpus(
         tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": [("Z BXD CAB", said), ("ÉÉÉ", said)]}

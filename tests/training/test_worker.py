@@ -1,4 +1,4 @@
-"""What a worker checks before it trains, and what killed workers leave."""
+"""A worker refuses another corpus, and removes the temporary checkpoints of killed workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:
 
 
 def test_another_corpus_in_the_place_of_the_sweeps_is_refused(tmp_path: Path) -> None:
-    """Its trials would stand in one leaderboard with those before it."""
+    """One leaderboard would rank trials on two corpora."""
     corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": tiny.SENTENCES})
     tiny.write_corpus(tmp_path / "other", {"train": tiny.SENTENCES[::-1], "dev": tiny.SENTENCES})
     (tmp_path / "corpus").rename(tmp_path / "away")

@@ -107,7 +107,9 @@ class Trainer:
         self.amounts = {share: self.task.amount(items) for share, items in shares.items()}
 
         names = [name for name, _ in self.model.named_parameters()]
-        self.trained = {phase: trained_names(config, phase, names, self.task.pretrained) for phase in set(self.phases)}
+        self.trained_names = {
+            phase: trained_names(config, phase, names, self.task.pretrained) for phase in set(self.phases)
+        }
         scales = dict.fromkeys(self.task.pretrained, config.pretrained.lr_scale)
         self.optimizer = build_optimizer(config.optimizer, self.model, scales)
         self.averages = WeightAverages(config.training, self.model)
@@ -151,7 +153,7 @@ class Trainer:
 
     def enter(self, phase: Phase) -> None:
         """Puts the model into a phase; DDP has to know which parameters are trained."""
-        changed = enter(phase, self.model, self.trained[phase])
+        changed = enter(phase, self.model, self.trained_names[phase])
         if self.world > 1 and (changed or self.parallel is self.model):
             self.parallel = self.model  # drops the old wrapper, with its hooks on the parameters, before the new one
             self.parallel = DistributedDataParallel(self.model)
