@@ -35,10 +35,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     """Trains a trial's configuration; every worker of the trial runs this function.
 
     Args:
-        settings: `config`, a tree of plain values; `corpus`, its folder, and the `corpus_hash` that it must have;
+        settings: `config`, the configuration; `corpus`, its folder, and the `corpus_hash` that it must have;
             `threads` for torch; `resources` of a worker; `reported_epochs`, the number of epochs in the ledger;
-            `until`, the epoch to stop at; `log`, the file for the first worker's output (those of the other workers
-            have their rank in their names).
+            `until`, the epoch to stop at; `lost_checkpoint`, one that Ray Train has lost, or None; `log`, the file
+            for the first worker's output (those of the other workers have their rank in their names).
 
     Raises:
         InputError: the corpus is not the one that the sweep began with.
@@ -55,11 +55,9 @@ def train_worker(settings: dict[str, Any]) -> None:
 def _train(settings: dict[str, Any]) -> None:
     import torch
 
-    from trainables.config_parsing import parse_config
     from trainables.data.corpus import Corpus
     from trainables.training.loop import train
 
-    config = parse_config(settings["config"], "trial")
     corpus = Corpus.open(Path(settings["corpus"]))
     if corpus.hash != settings["corpus_hash"]:
         raise InputError(f"{corpus.path}: not the corpus that the sweep began with", "Put that one back.")
@@ -67,9 +65,9 @@ def _train(settings: dict[str, Any]) -> None:
     # A worker without a GPU of its own can see those of other workers.
     device = None if "GPU" in settings["resources"] else torch.device("cpu")
     latest = ray.train.get_checkpoint()
-    with latest.as_directory() if latest else nullcontext(settings.get("lost_checkpoint")) as folder:
+    with latest.as_directory() if latest else nullcontext(settings["lost_checkpoint"]) as folder:
         train(
-            config,
+            settings["config"],
             corpus,
             report,
             checkpoint=Path(folder) if folder else None,

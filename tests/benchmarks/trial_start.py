@@ -19,7 +19,7 @@ from ray import tune
 
 from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.connection import connect
-from asr_platform.tuning.interrupts import Unsaved
+from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import SweepTrial
 
 
@@ -43,7 +43,7 @@ def bare(settings: dict[str, Any]) -> None:
     tune.report({"threads": torch.get_num_threads()})
 
 
-class Stopwatch(Unsaved, tune.Callback):
+class Stopwatch(NotPickled, tune.Callback):
     """Seconds from each trial's start to its first result."""
 
     def __init__(self) -> None:

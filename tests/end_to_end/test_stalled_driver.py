@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 
 from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.connection import connect
-from asr_platform.tuning.interrupts import Unsaved
+from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import SweepTrial
 
 EPOCHS = 3
@@ -31,7 +31,7 @@ class Quick(SweepTrial):
     loop = staticmethod(loop)
 
 
-class Busy(Unsaved, tune.Callback):
+class Busy(NotPickled, tune.Callback):
     """Holds up Tune's event loop at every report."""
 
     def __init__(self) -> None:

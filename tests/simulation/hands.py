@@ -131,7 +131,7 @@ class Hands:
         settings = self.proposer.feasibility.space.comparable_settings
         recorded = {rung: values for rung, values in self.stopper.rungs.recorded.items() if values}
         assert recorded == RungStopper(settings, trials).rungs.recorded, "rungs differ from those of the ledger"
-        if not self.interrupt.asked:
+        if not self.interrupt.requested:
             left = [trial.number for trial in trials if trial.state == "running"]
             assert all(self.recorder.losses[number] > RETRIES for number in left), f"given up: {left}"
             assert left or len(trials) == self.proposer.ledger.about["trials"], "trials are left out"

@@ -200,7 +200,7 @@ class World:
             running = sweep.RunningSweep(self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri))
             view = LiveDisplay(Console(file=self.printed, width=200))
             machine = Cluster(cpus=float(schedule.concurrency), gpus=0.0, dashboard="")
-            return sweep._run(running, machine, Interrupt(), view)
+            return sweep.run(running, machine, Interrupt(), view)
 
     def _about(self, space: Space) -> dict[str, Any]:
         """What `sweep.start` begins a sweep with."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from place import Run
 
 from asr_platform.storage.database import database_file, make_database, sqlite_address
-from asr_platform.storage.home import Home, plain_name, used, where_runs_live
+from asr_platform.storage.home import Home, folder_size, plain_name, where_runs_live
 from asr_platform.storage.relocation import LOCATIONS
 from asr_platform.study.ledger import Ledger
 from trainables.errors import InputError
@@ -223,8 +223,8 @@ def test_files_that_vanish_count_as_nothing(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one").write_bytes(b"12345")
     (tmp_path / "two").write_bytes(b"123")
-    assert used(tmp_path) == 8
-    assert used(tmp_path / "absent") == 0
+    assert folder_size(tmp_path) == 8
+    assert folder_size(tmp_path / "absent") == 0
     real = os.lstat
 
     def lstat(path: str) -> os.stat_result:
@@ -232,7 +232,7 @@ def test_files_that_vanish_count_as_nothing(tmp_path: Path, monkeypatch: pytest.
         return real(path)
 
     monkeypatch.setattr(os, "lstat", lstat)
-    assert used(tmp_path) == 0
+    assert folder_size(tmp_path) == 0
 
 
 def test_a_killed_driver_leaves_no_lock(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_trial_with_all_its_epochs_is_ended_by_whoever_finds_it(ledger: Ledger
     whole, begun, failed = (records.add(ledger, state, cers) for state, cers in (
         ("running", [0.5, 0.4, 0.6]), ("running", [0.5, 0.4]), ("failed", [0.5, 0.4, 0.3]),
     ))  # fmt: skip
-    ledger.settle(3)
+    ledger.complete_trials(3)
     assert [ledger.trial(number).state for number in (whole, begun, failed)] == ["complete", "running", "failed"]
     assert ledger.study.get_trials()[whole].value == 0.4
 

@@ -9,9 +9,8 @@ import records
 from optuna.storages import InMemoryStorage
 
 from asr_platform.study.ledger import Ledger, Storage
-from asr_platform.study.recorded_space import recorded_space
-from asr_platform.study.widening import refit, restated
-from asr_platform.tuning.sweep import widened
+from asr_platform.study.recorded_space import recorded_space, with_recorded_epochs
+from asr_platform.study.widening import check_widening, refit, restated
 from search_spaces.space import Space
 from trainables.errors import InputError
 
@@ -54,7 +53,9 @@ def unchanged() -> Ledger:
 
 
 def widen(ledger: Ledger, text: str = WIDER) -> Space:
-    space, values = widened(ledger, recorded_space(ledger.about), records.space(text))
+    about, params = ledger.about, {trial.number: trial.params for trial in ledger.trials()}
+    space = with_recorded_epochs(about, records.space(text))
+    values = check_widening(params, recorded_space(about), space)
     ledger.widen(space, Path("/"), values)
     return space
 

@@ -17,7 +17,7 @@ from trainables.folders import this_process
 
 
 def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:
-    return {"config": tiny.config({}).model_dump(mode="json"), "corpus": str(folder), "corpus_hash": corpus_hash}
+    return {"config": tiny.config({}), "corpus": str(folder), "corpus_hash": corpus_hash}
 
 
 def test_another_corpus_in_the_place_of_the_sweeps_is_refused(tmp_path: Path) -> None:

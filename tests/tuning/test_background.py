@@ -1,4 +1,4 @@
-"""Work beside the event loop: in order, none twice, none lost, failures said."""
+"""Work callbacks the event loop: in order, none twice, none lost, failures said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import records
 
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
-from asr_platform.tuning.callbacks.background import Background, Beside
+from asr_platform.tuning.callbacks.background import Background, InBackground
 
 
 class Told(Callback):
@@ -35,14 +35,14 @@ class Told(Callback):
 def test_the_caller_does_not_wait_and_the_order_stays() -> None:
     """Of one trial's progress that still waits to be told, the latest is told: everything is on record."""
     background, told = Background(print), Told()
-    beside = Beside(background, [told])
-    beside.on_trial_start(records.trial(0, "running"))
+    callbacks = InBackground(background, [told])
+    callbacks.on_trial_start(records.trial(0, "running"))
     while background.current != "Told.on_trial_start of trial 0":
         pass
     for epochs in (1, 2, 3):
-        beside.on_epoch_end(records.trial(0, "running", [0.5] * epochs))
-        beside.on_epoch_end(records.trial(1, "running", [0.5] * epochs))
-    beside.on_trial_end(records.trial(0, "complete", [0.5] * 3))
+        callbacks.on_epoch_end(records.trial(0, "running", [0.5] * epochs))
+        callbacks.on_epoch_end(records.trial(1, "running", [0.5] * epochs))
+    callbacks.on_trial_end(records.trial(0, "complete", [0.5] * 3))
     assert told.steps == []
     told.gate.set()
     background.drain()

@@ -10,14 +10,14 @@ import threading
 import pytest
 from command import PLATFORM
 
-from asr_platform.tuning.interrupts import SIGNALS, interrupts
+from asr_platform.tuning.interrupts import SIGNALS, stop_on_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_asks_and_the_second_acts(number: int) -> None:
     before = [signal.getsignal(one) for one in SIGNALS]
-    with pytest.raises(KeyboardInterrupt), interrupts() as interrupt:
-        assert not interrupt.asked and not interrupt("trial", {})
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as interrupt:
+        assert not interrupt.requested and not interrupt("trial", {})
         os.kill(os.getpid(), number)
         assert (interrupt.state, interrupt.reason) == ("stopped", "")
         assert interrupt.stop_all() and interrupt("trial", {})
@@ -26,7 +26,7 @@ def test_the_first_signal_asks_and_the_second_acts(number: int) -> None:
 
 
 def test_the_first_reason_counts() -> None:
-    with interrupts() as interrupt:
+    with stop_on_signals() as interrupt:
         interrupt.stop("capped", "1 of 1 hours")
         interrupt.stop("failed", "the disk is full")
         assert (interrupt.state, interrupt.reason) == ("capped", "1 of 1 hours")
@@ -34,7 +34,7 @@ def test_the_first_reason_counts() -> None:
 
 def test_the_first_signal_after_another_reason_is_still_the_first() -> None:
     """A cap is reached, the best model is being made, and Slurm sends its first SIGTERM."""
-    with interrupts() as interrupt:
+    with stop_on_signals() as interrupt:
         interrupt.stop("capped", "1 of 1 hours")
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.state == "capped"
@@ -46,9 +46,9 @@ def test_a_signal_that_is_to_be_ignored_stays_ignored() -> None:
     """As nohup asks for."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with interrupts() as interrupt:
+        with stop_on_signals() as interrupt:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not interrupt.asked
+            assert not interrupt.requested
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -59,7 +59,7 @@ def test_another_thread_has_no_signals_and_can_be_stopped() -> None:
     states = []
 
     def run() -> None:
-        with interrupts() as interrupt:
+        with stop_on_signals() as interrupt:
             interrupt.stop("capped")
             states.append(interrupt.state)
 
@@ -74,8 +74,8 @@ def test_ray_leaves_our_handler_of_sigterm_alone() -> None:
     program = (
         "import os, signal\n"
         "from asr_platform.tuning.connection import connect\n"
-        "from asr_platform.tuning.interrupts import interrupts\n"
-        "with interrupts() as interrupt, connect(None):\n"
+        "from asr_platform.tuning.interrupts import stop_on_signals\n"
+        "with stop_on_signals() as interrupt, connect(None):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(interrupt.state)\n"
     )

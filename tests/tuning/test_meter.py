@@ -21,7 +21,7 @@ def row(epoch: int, train: float, validation: float) -> dict[str, Any]:
 
 
 def metered(ledger: Ledger, folder: Path, limits: Limits, workers: int = 1) -> Meter:
-    return Meter(ledger, limits, workers, Retention(ledger, folder, keep=1))
+    return Meter(ledger, limits, workers, Retention(ledger, folder, models=1))
 
 
 def test_device_time_is_that_of_the_epochs_on_record_times_the_workers(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.scheduler import RungStopper
 from asr_platform.tuning.watch import Watch
 from search_spaces.settings import Limits
+from trainables.config import Config, Training
 
 LOST = f"ActorDiedError: {ActorDiedError.BASE_ERROR_MSG}"
 
@@ -32,8 +33,8 @@ class Steps(Callback):
         self.lost_trials: list[tuple[int, bool]] = []
         self.ended_trials: list[tuple[int, str]] = []
 
-    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
-        self.lost_trials.append((trial.number, again))
+    def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
+        self.lost_trials.append((trial.number, retried))
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         self.ended_trials.append((trial.number, trial.state))
@@ -44,17 +45,17 @@ class Sweep:
 
     def __init__(self, folder: Path, ledger: Ledger, trials: int) -> None:
         self.folder, self.ledger, self.interrupt, self.steps = folder, ledger, Interrupt(), Steps()
-        self.again, self.reported = list[int](), dict[int, int]()
+        self.retried, self.reported = list[int](), dict[int, int]()
         for _ in range(trials):
             records.add(ledger, "running")
         watch = Watch(folder, self.interrupt, Background(print), {}, print)
         meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
-        callbacks = [self.steps]
-        self.recorder = Recorder(ledger, stopper, self.interrupt, meter, watch, self.again.append, callbacks)
+        proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append)
+        self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, [self.steps])
 
     def trial(self, number: int) -> Any:
-        config = {"number": number, "until": 9, "config": {"training": {"epochs": 9}}}
+        config = {"number": number, "until": 9, "config": Config(training=Training(epochs=9))}
         last = {"epoch": self.reported.get(number, 0)}
         error = str(self.folder / "error.txt")
         return SimpleNamespace(config=config, pickled_error_file=None, error_file=error, last_result=last)
@@ -81,17 +82,17 @@ def test_what_the_machine_took_goes_on_twice_and_then_waits(sweep: Sweep) -> Non
     sweep.reports(0, 1)
     for _ in range(RETRIES + 1):
         sweep.fails(0, LOST)
-    assert sweep.again == [0] * RETRIES
+    assert sweep.retried == [0] * RETRIES
     assert sweep.steps.lost_trials == [(0, True), (0, True), (0, False)]
     assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
-    assert not sweep.interrupt.asked, "the others go on"
+    assert not sweep.interrupt.requested, "the others go on"
 
 
 def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(sweep: Sweep) -> None:
     """A driver that makes every worker crash would else be tried with each trial of the sweep, three times."""
     for number in range(3):
         for _ in range(RETRIES + 1):
-            assert not sweep.interrupt.asked
+            assert not sweep.interrupt.requested
             sweep.fails(number, LOST)
     assert sweep.interrupt.reason.startswith("the same failure ended trials 0, 1, 2 one after the other: a process of")
     assert sweep.states() == ["running"] * 3
@@ -99,18 +100,18 @@ def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(
 
 def test_a_trial_that_ends_before_its_last_epoch_without_a_word_is_lost_too(sweep: Sweep) -> None:
     sweep.recorder.on_trial_complete(1, [], sweep.trial(1))
-    assert sweep.again == [1] and sweep.states()[1] == "running"
+    assert sweep.retried == [1] and sweep.states()[1] == "running"
 
 
 def test_what_the_configuration_did_fails_at_once(sweep: Sweep) -> None:
     sweep.fails(0, "MemoryError: ")
-    assert sweep.steps.ended_trials == [(0, "failed")] and sweep.again == []
+    assert sweep.steps.ended_trials == [(0, "failed")] and sweep.retried == []
     assert sweep.ledger.trial(0).reason == "MemoryError:"
 
 
 def test_the_same_failure_of_three_trials_stops_the_sweep(sweep: Sweep) -> None:
     for number in range(3):
-        assert not sweep.interrupt.asked
+        assert not sweep.interrupt.requested
         sweep.fails(number, "ValueError: no such file")
     assert sweep.interrupt.state == "failed"
     assert sweep.interrupt.reason.startswith("the same failure ended trials 0, 1, 2 one after the other: ValueError")

@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.compat.ray import CHECKPOINT_LIST
-from asr_platform.storage.home import trial_name, used
+from asr_platform.storage.home import folder_size, trial_name
 from asr_platform.study.ledger import Ledger, State
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter
@@ -199,7 +199,7 @@ def test_folders_of_no_trial_go(sweep: Sweep) -> None:
 
 def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -> None:
     """The cap is reached once thinning has made all the room there is; without one, nothing is removed for it."""
-    before = used(sweep.folder)
+    before = folder_size(sweep.folder)
 
     def reached(limit: float | None) -> str:
         meter = Meter(sweep.ledger, Limits(disk_gb=limit), 1, Retention(sweep.ledger, sweep.folder, 2))
@@ -207,9 +207,9 @@ def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -
         return meter.reached()
 
     assert reached(None) == reached((before + 1) / GB) == ""
-    assert used(sweep.folder) == before, "nothing is removed while there is room"
+    assert folder_size(sweep.folder) == before, "nothing is removed while there is room"
     assert reached(before / GB) == ""
-    thinned = used(sweep.folder)
+    thinned = folder_size(sweep.folder)
     assert thinned < before and reached(thinned / GB).endswith("GB on disk (--max-disk-gb) are spent")
     assert sweep.files() == expected_files()
 
@@ -217,7 +217,7 @@ def test_a_sweep_stops_where_its_best_models_alone_fill_the_room(sweep: Sweep) -
 def test_what_pictures_are_drawn_from_stays_until_they_are_drawn(sweep: Sweep) -> None:
     """So an MLflow server that is away holds up neither retention nor, by the disk's cap, the sweep."""
     (sweep.checkpoint(0, 2) / ATTENTION).write_bytes(bytes(10))
-    Retention(sweep.ledger, sweep.folder, 2, drawn=lambda number: number != 0).apply()
+    Retention(sweep.ledger, sweep.folder, 2, is_plotted=lambda number: number != 0).apply()
     assert sweep.files() == expected_files() | {f"trial-0000/checkpoint_2/{ATTENTION}"}
     sweep.apply()
     assert sweep.files() == expected_files()

@@ -28,36 +28,36 @@ class Watched:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watches, "EVERY", 0.02)
+    monkeypatch.setattr(watches, "CHECK_INTERVAL", 0.02)
     monkeypatch.setattr(watches, "GONE_AFTER", 0.3)
 
 
 def test_a_loop_that_ends_is_over(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         watched, done = Watched(tmp_path, server.getsockname()[1]), list[str]()
-        watched.watch.over(lambda: done.append(threading.current_thread().name))
-    assert done == ["event loop"] and not watched.interrupt.asked
+        watched.watch.run(lambda: done.append(threading.current_thread().name))
+    assert done == ["event loop"] and not watched.interrupt.requested
 
 
 def test_an_error_of_the_loop_is_raised(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         watched = Watched(tmp_path, server.getsockname()[1])
         with pytest.raises(ZeroDivisionError):
-            watched.watch.over(lambda: print(1 / 0))
+            watched.watch.run(lambda: print(1 / 0))
 
 
 def test_a_loop_that_hangs_because_the_cluster_is_gone_is_left_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         watched = Watched(tmp_path, server.getsockname()[1])
         threading.Timer(0.2, server.close).start()
-        watched.watch.over(threading.Event().wait)
+        watched.watch.run(threading.Event().wait)
     assert (watched.interrupt.state, watched.interrupt.reason) == ("failed", "Ray's head cannot be reached any more")
     assert watched.said == ["Ray's head cannot be reached any more: the sweep stops"]
 
 
 def test_an_error_that_a_lost_cluster_causes_tells_of_the_cluster(tmp_path: Path) -> None:
     watched = Watched(tmp_path, unused_port())
-    watched.watch.over(lambda: print(1 / 0))
+    watched.watch.run(lambda: print(1 / 0))
     assert watched.interrupt.reason == "Ray's head cannot be reached any more"
 
 
@@ -71,20 +71,20 @@ def test_silence_is_said_with_what_everybody_waits_for(tmp_path: Path) -> None:
     running.set_status(Trial.RUNNING)
     with socket.create_server(("127.0.0.1", 0)) as server:
         watched = Watched(tmp_path, server.getsockname()[1], silence=0.3)
-        watched.watch.step([pending, running])
+        watched.watch.trials = [pending, running]
 
         def wait() -> None:
             while not watched.said:
                 time.sleep(0.01)
 
-        watched.watch.over(wait)
+        watched.watch.run(wait)
     assert watched.said[0].startswith("nothing has happened for ")
     assert watched.said[1:3] == [
         "  trial 8: waits for room: 2 workers of 3 CPU and 1 GPU",
         "  trial 7: in training; its log ends: epoch 3: val CER 50.00%",
     ]
-    assert watched.said[3].startswith("  the event loop: in wait (test_watch.py, line ")
-    assert watched.said[4:] == ["  beside it: nothing to do"]
-    assert watched.watch.quiet_for == 0.6
-    watched.watch.heard(epoch_seconds=10)
-    assert watched.watch.quiet_for == 30
+    assert watched.said[3].startswith("  event loop: in wait (test_watch.py, line ")
+    assert watched.said[4:] == ["  background: idle"]
+    assert watched.watch.next_message == 0.6
+    watched.watch.note_event(epoch_seconds=10)
+    assert watched.watch.next_message == 30

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,7 +21,6 @@ from asr_platform.study.callbacks import Display
 from asr_platform.study.failures import Cause, diagnose, explained
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN
-from asr_platform.tuning.callbacks.notify import notify
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 from trainables.output import ERR, output_in
 
@@ -129,10 +128,10 @@ class LiveDisplay(Display):
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
             )
 
-    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+    def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
         """A lost process is said above the live table too: its cause is the machine, which somebody looks after."""
         self.waiting.add(trial.number)
-        then = "goes on from its checkpoint" if again else "lost too often, it waits for --resume"
+        then = "goes on from its checkpoint" if retried else "lost too often, it waits for --resume"
         self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
@@ -160,10 +159,6 @@ class LiveDisplay(Display):
     def _ray_logs(self) -> str:
         about = self.ledger.about if self.ledger else {}
         return str(about.get(RUN, {}).get("ray_logs", "unknown"))
-
-    def on_finish(self, message: Mapping[str, Any]) -> None:
-        """The sweep has ended, or been ended: whoever is to be told of that is told."""
-        notify(self.targets, message, self.say)
 
     def line(self, text: str) -> None:
         """An event, where no table shows it."""

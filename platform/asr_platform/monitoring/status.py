@@ -17,7 +17,7 @@ import optuna
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.monitoring.time_left import time_left
 from asr_platform.storage.database import open_storage
-from asr_platform.storage.home import SWEEP, Home, used
+from asr_platform.storage.home import SWEEP, Home, folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, STOPPED
 from asr_platform.study.spending import Cap, caps, device_seconds
@@ -128,7 +128,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
     workers = int(run.get("workers", 1))
     limits = Limits.model_validate(about.get("limits") or {})
     rows = [row for trial in trials for row in trial.curve]
-    disk = used(home.sweep(name)) if limits.disk_gb else 0.0
+    disk = folder_size(home.sweep(name)) if limits.disk_gb else 0.0
     return Status(
         name=name,
         state=state,

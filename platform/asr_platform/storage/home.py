@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asr_platform.storage.database import PRIVATE, DamagedLedgerError, check, is_whole, sqlite_address
-from asr_platform.storage.relocation import ARTIFACTS, locations, settle
+from asr_platform.storage.relocation import ARTIFACTS, locations, record_location
 from asr_platform.storage.store_address import SERVERS
 from trainables.errors import InputError
 
@@ -75,7 +75,7 @@ class Home:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
         _make_private(home.path)
         home.check()
-        home.settle()
+        home.relocate()
         return home
 
     @classmethod
@@ -93,7 +93,7 @@ class Home:
                 f"{path}: nothing has been run here",
                 "Run platform sweep first, or say where that was: platform --home DIR ...",
             )
-        home.settle()
+        home.relocate()
         return home
 
     @property
@@ -123,13 +123,13 @@ class Home:
         folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
         return [path.parent.name for path in folders if self.holder(path.parent.name)]
 
-    def settle(self) -> None:
+    def relocate(self) -> None:
         """Makes MLflow's addresses right again where the home was moved or copied (relocation.py).
 
         Never under a driver, which may see the home at another path, as in a container.
         """
         if locations(self.path)[-1:] != [str(self.path)] and not self.running():
-            settle(self.path, self.path / STORE)
+            record_location(self.path, self.path / STORE)
 
     @property
     def studies(self) -> str:
@@ -228,7 +228,7 @@ class Home:
                     yield chosen
                     return
             if name is not None:
-                raise taken(name)
+                raise name_taken(name)
 
     def holder(self, name: str) -> str:
         """Who holds a sweep's lock, such as `sweep 4711` with the process's id; empty where nobody does."""
@@ -277,7 +277,7 @@ def plain_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "sweep"
 
 
-def taken(name: str) -> InputError:
+def name_taken(name: str) -> InputError:
     """The error for a new sweep under the name of one that exists."""
     return InputError(
         f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
@@ -289,7 +289,7 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def used(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Total size in bytes of the files below `folder`; files and folders deleted during the walk count as 0."""
     total = 0
     for place, _, names in os.walk(folder):  # it skips what it cannot list

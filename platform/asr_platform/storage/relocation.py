@@ -35,7 +35,7 @@ def locations(home: Path) -> list[str]:
     return [str(place) for place in found] if isinstance(found, list) else []
 
 
-def settle(home: Path, database: Path) -> None:
+def record_location(home: Path, database: Path) -> None:
     """Makes MLflow's addresses of places in a home right again after the home was moved or copied.
 
     A home that cannot be written to stays as it is.

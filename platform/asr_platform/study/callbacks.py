@@ -1,61 +1,62 @@
-"""Who is told of trials once what happened to them is on record."""
+"""The callback protocol: what a sweep tells about its trials, once that is in the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from asr_platform.study.ledger import Ledger, TrialRecord
 
 
 class Callback:
-    """Told of every trial of a sweep, as the ledger has it."""
+    """Base class with a method for each event of a sweep; each does nothing. Trials are as the ledger has them."""
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
-        """A run of the sweep begins with these, of which a killed driver may not have told everything."""
+        """A run of the sweep starts. A killed driver may not have called back for all events of these trials."""
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        """Its training begins, or goes on."""
+        """The training of a trial starts or continues."""
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        """It has another epoch."""
+        """A trial has finished an epoch."""
 
-    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
-        """The machine took one of its processes.
+    def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
+        """A trial has lost a process, which is not its own fault.
 
         Args:
-            reason: what is known of that, in words.
-            again: whether it goes on from its checkpoint now, or waits until the sweep is resumed.
+            reason: the known reason in words.
+            retried: whether the trial continues from its checkpoint now; else it waits for the sweep to be resumed.
         """
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
-        """The trial waits to be promoted: other trials continue before it."""
+        """A trial waits to be promoted: other trials continue before it."""
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        """It is complete, stopped early or failed."""
+        """A trial is complete, pruned or failed."""
 
 
 class Display(Callback):
-    """What a running sweep shows itself on, such as a terminal (`cli/live.py`)."""
+    """The display of a running sweep, such as a terminal (`cli/live.py`).
+
+    Attributes:
+        targets: addresses that are notified when the run of the sweep ends (`tuning/callbacks/notify.py`).
+    """
+
+    targets: Sequence[str] = ()
 
     def sweep(
         self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path
     ) -> AbstractContextManager[None]:
-        """Shows the sweep for as long as the block lasts.
+        """Shows the sweep for the length of the block.
 
         Args:
             dashboard: address of Ray's dashboard.
-            epochs: length of a full trial.
-            folder: the sweep's own.
+            epochs: number of epochs of a trial that is not pruned.
+            folder: folder of the sweep.
         """
         raise NotImplementedError
 
     def say(self, text: str) -> None:
         """Shows a line of text."""
-        raise NotImplementedError
-
-    def on_finish(self, message: Mapping[str, Any]) -> None:
-        """Tells that the run has ended, with a summary of it."""
         raise NotImplementedError

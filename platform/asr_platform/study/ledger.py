@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.compat.optuna import running_trial
 from asr_platform.storage.database import decoding, open_storage
-from asr_platform.storage.home import taken
+from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
 from asr_platform.study.samplers import Feasible, Observation, propose
 from asr_platform.study.widening import plain_name, refit, stored_name
@@ -112,7 +112,7 @@ class Ledger:
         """
         opened, file = open_storage(storage)
         if name in _names(opened, file):
-            raise taken(name)
+            raise name_taken(name)
         with suppress(KeyError):  # what a kill left between the two steps that follow
             optuna.delete_study(study_name=name, storage=opened)
         ledger = cls(optuna.create_study(storage=opened, study_name=name, direction="minimize"), file)
@@ -244,7 +244,7 @@ class Ledger:
         value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
-    def settle(self, epochs: int) -> None:
+    def complete_trials(self, epochs: int) -> None:
         """Completes running trials that have `epochs` epochs: a driver was killed before it could."""
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:

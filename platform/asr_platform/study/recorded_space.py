@@ -1,4 +1,4 @@
-"""What a sweep on record was asked for: its space and its caps, as the ledger has them."""
+"""Reads a sweep's search space and spending limits from its ledger."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from search_spaces.space import Space
 
 
 def recorded_space(about: dict[str, Any]) -> Space:
-    """The space that a sweep goes on with: the one it began with, or a wider one since."""
+    """The space of a sweep: the one it was started with, or a wider one since."""
     return written_space(about).with_epochs(about["epochs"])
 
 
 def written_space(about: dict[str, Any]) -> Space:
-    """The space as its file has it, where the sweep may have been started with trials of another length."""
+    """The space as its file says, although the sweep may have been started with another number of epochs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # a record keeps the key names of its time
         return parse_space(about["space"], about["source"], Path(about.get("folder", Path.cwd())))
 
 
+def with_recorded_epochs(about: dict[str, Any], wider: Space) -> Space:
+    """A wider space with the sweep's number of epochs, unless its file asks for another number than before."""
+    unchanged = wider.settings.epochs == written_space(about).settings.epochs
+    return wider.with_epochs(about["epochs"]) if unchanged else wider
+
+
 def changed_trials(about: dict[str, Any], wider: Space) -> int | None:
-    """The number of trials that a changed space asks for; None where it asks for as many as before."""
+    """The number of trials that a wider space asks for; None if it asks for as many as before."""
     return wider.settings.trials if wider.settings.trials != written_space(about).settings.trials else None
 
 
 def recorded_limits(about: dict[str, Any]) -> Limits:
-    """The caps that a sweep was last given."""
+    """The spending limits that a sweep was given last."""
     return Limits.model_validate(about.get("limits", {}))

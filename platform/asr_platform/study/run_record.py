@@ -55,7 +55,7 @@ class RunRecord(Callback):
     def on_epoch_end(self, trial: TrialRecord) -> None:
         self._note(heard=time.time())
 
-    def on_worker_lost(self, trial: TrialRecord, reason: str, again: bool) -> None:
+    def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
         self.on_trial_paused(trial)
 
     def on_trial_paused(self, trial: TrialRecord) -> None:

@@ -51,7 +51,7 @@ def resolve_model(home: Path, model: str) -> Path:
     named = named_uri()
     place = Home(home.resolve()) if named else Home.existing(home)
     if named and place.path.joinpath(STORE).exists():  # the home's own store may be the named one
-        place.settle()
+        place.relocate()
     failures: list[InputError] = []
     for store in _stores(place, named, model):
         try:

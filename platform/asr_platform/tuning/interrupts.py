@@ -1,7 +1,7 @@
-"""How a run of a sweep ends before its last trial: a signal, a cap, a failure that every trial would meet.
+"""How a run of a sweep ends before its last trial: by a signal, a spending limit, or a failure of every trial.
 
-Whoever finds a reason to stop says so to one object. Ray Tune asks it after each step and then ends all trials, which
-stay unfinished in the ledger and go on with --resume.
+Whoever finds a reason to stop tells the run's `Interrupt`. Ray Tune asks it after each step and then ends all trials,
+which stay unfinished in the ledger and continue with --resume.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from ray import tune
 
 from asr_platform.study.run_record import RunState
 
-# Ctrl-C, what Slurm, containers and systemd send, and what a closed terminal sends.
+# Ctrl-C; the signal of Slurm, containers and systemd; and that of a closed terminal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Unsaved:
-    """Tune writes copies of what it is given into a file for its own restoring, which is never used here."""
+class NotPickled:
+    """Base of objects given to Ray Tune, which pickles them into a file for a restart of its own that is never used."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
 
-class Interrupt(Unsaved, tune.Stopper):
-    """Ends the run once anybody has asked for it; the first reason counts.
+class Interrupt(NotPickled, tune.Stopper):
+    """Ends the run once anybody has requested it; the first reason counts.
 
     Attributes:
-        state: how the run ends: `stopped` by a signal, `capped`, `failed`; `finished` where nobody stops it.
-        reason: which cap, or what failed, in words.
+        state: how the run ends: `stopped` by a signal, `capped` by a spending limit, `failed`; else `finished`.
+        reason: the limit or the failure in words.
     """
 
     def __init__(self) -> None:
@@ -42,26 +42,26 @@ class Interrupt(Unsaved, tune.Stopper):
         self.reason = ""
 
     def stop(self, state: RunState, reason: str = "") -> None:
-        if not self.asked:
+        if not self.requested:
             self.state, self.reason = state, reason
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self.state != "finished"
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.asked
+        return self.requested
 
     def stop_all(self) -> bool:
-        return self.asked
+        return self.requested
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupt]:
-    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a clean stop; the next one raises KeyboardInterrupt.
+def stop_on_signals() -> Iterator[Interrupt]:
+    """An interrupt that the first Ctrl-C, SIGTERM or SIGHUP in the block stops; the next one raises KeyboardInterrupt.
 
-    A signal that the process was told to ignore (nohup) stays ignored. Outside the main thread, which alone receives
-    signals, nothing is changed.
+    A signal that the process ignores (nohup) stays ignored. Outside the main thread, which alone receives signals,
+    nothing changes.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -70,17 +70,17 @@ def interrupts() -> Iterator[Interrupt]:
 
     signals = itertools.count(1)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        interrupt.stop("stopped")  # a cap or a failure that came first stays the reason
+    def handle(number: int, frame: FrameType | None) -> None:
+        interrupt.stop("stopped")
         if next(signals) > 1:
             raise KeyboardInterrupt
 
-    former = {number: signal.getsignal(number) for number in SIGNALS}
-    heeded = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, ask)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, handle)
     try:
         yield interrupt
     finally:
-        for number in heeded:
-            signal.signal(number, former[number])
+        for number in handled:
+            signal.signal(number, handlers[number])

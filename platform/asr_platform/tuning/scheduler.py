@@ -1,4 +1,4 @@
-"""Asynchronous successive halving as Ray Tune asks for it; `study/halving.py` decides."""
+"""Asynchronous successive halving in the form that Ray Tune asks for; `study/halving.py` decides."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ METRICS = "metrics/"
 
 
 class RungStopper(FIFOScheduler):
-    """The rungs as Ray Tune asks for them.
+    """Stops trials at the rungs of a space.
 
     Args:
-        recorded: the sweep's trials so far, whose values fill the rungs again.
+        recorded: the sweep's trials so far, whose values fill the rungs.
 
     Attributes:
-        stopped: why each trial was stopped.
+        stopped: the reason for each stop, by number of the trial.
     """
 
     def __init__(self, settings: Settings, recorded: list[TrialRecord]) -> None:
@@ -33,8 +33,8 @@ class RungStopper(FIFOScheduler):
                 self.rungs.record(trial.number, row)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number, warmup = trial.config["number"], trial.config["config"]["optimizer"]["warmup"]
-        # Tune hands schedulers (alone) a flat copy of what was reported.
+        number, warmup = trial.config["number"], trial.config["config"].optimizer.warmup
+        # Tune gives schedulers, and nobody else, a flat copy of the report.
         row = {key.removeprefix(METRICS): value for key, value in result.items() if key.startswith(METRICS)}
         reason = self.rungs.verdict(number, row, warmup)
         if reason is None:

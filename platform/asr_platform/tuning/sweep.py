@@ -1,7 +1,7 @@
-"""The main job: a space and a corpus become a running Tune experiment, a full ledger and a best model.
+"""Starts and resumes sweeps: a space and a corpus become a ledger full of trials and a best model.
 
-The idea: the ledger is the sweep, and running is only a way of adding to it. Starting makes a ledger, resuming opens
-one; then the same few lines ask it what is left to do.
+The ledger is the sweep. `start` makes a new ledger, `resume` opens an existing one, and `SweepRun` trains the trials
+that the ledger still lacks.
 """
 
 from __future__ import annotations
@@ -11,31 +11,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.database import LedgerError
-from asr_platform.storage.home import Home, taken
+from asr_platform.storage.home import Home, name_taken
 from asr_platform.study.callbacks import Callback, Display
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
-from asr_platform.study.recorded_space import changed_trials, recorded_limits, recorded_space, written_space
+from asr_platform.study.recorded_space import changed_trials, recorded_limits, recorded_space, with_recorded_epochs
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.study.warm_start import gather
 from asr_platform.study.widening import check_widening
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
-from asr_platform.tuning.callbacks.background import Background, Beside
-from asr_platform.tuning.callbacks.meter import DiskMeter, Meter
+from asr_platform.tuning.callbacks.background import Background, InBackground
+from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
-from asr_platform.tuning.callbacks.notify import message
+from asr_platform.tuning.callbacks.notify import message, notify
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL, Retention
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.connection import PlacementGroupCleaner, check_address, connect
 from asr_platform.tuning.execution import Proposer, Recorder, execute
-from asr_platform.tuning.interrupts import Interrupt, interrupts
+from asr_platform.tuning.interrupts import Interrupt, stop_on_signals
 from asr_platform.tuning.scheduler import RungStopper
 from asr_platform.tuning.watch import Watch
 from search_spaces.settings import Limits
@@ -43,10 +42,12 @@ from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
+MLFLOW_STATUS = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
+
 
 @dataclass(frozen=True)
 class RunningSweep:
-    """What one sweep is: its place, its ledger, what may vary on which data, and how to run it."""
+    """A sweep that a run works on: its home, ledger, space, corpus and options."""
 
     home: Home
     name: str
@@ -62,19 +63,23 @@ class RunningSweep:
     def corpus(self) -> Corpus:
         return self.feasibility.corpus
 
+    @property
+    def folder(self) -> Path:
+        return self.home.sweep(self.name)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a sweep left.
+    """The result of a run of a sweep.
 
     Args:
-        split: the validation split's name.
-        model: the best trial's model directory; None where no trial finished an epoch, or after a signal.
-        registered: its name in MLflow's registry; empty where it could not be registered.
-        state: `finished`; or `stopped` by a signal, `capped`, `failed`, all of which --resume goes on with.
-        reason: which cap, or what failed, in words.
+        split: name of the validation split.
+        model: the best trial's model directory; None if no trial finished an epoch, or after a signal.
+        registered: address of the model in MLflow's registry; empty if it could not be registered.
+        state: `finished`; or `stopped` by a signal, `capped`, `failed`, after which --resume continues.
+        reason: the spending limit or the failure in words.
         intervals: CER intervals by trial number.
-        objectives: what the sweep minimises.
+        objectives: metrics that the sweep minimises.
     """
 
     name: str
@@ -90,25 +95,26 @@ class Outcome:
 
 
 def start(
-    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: Options,
-    view: Display, warm_start: Sequence[str] = (),
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: Options, view: Display,
+    warm_start: Sequence[str] = (),
 ) -> Outcome:  # fmt: skip
-    """Runs a new sweep to its end, or to one of the space's limits; `trials` overrides the space's number.
+    """Runs a new sweep until all its trials have ended or a spending limit is reached.
 
     Args:
-        warm_start: earlier sweeps, whose finished trials the sampler learns from.
+        trials: number of trials; default: the space's.
+        warm_start: names of earlier sweeps whose finished trials the sampler learns from.
 
     Raises:
-        InputError: the name is taken, or no model of the space fits its budget and this corpus, or an earlier sweep is
-            not there.
+        InputError: the name is taken, no model of the space fits its budget and this corpus, or an earlier sweep does
+            not exist.
     """
     if options.address:
         check_address(options.address)
     if name is not None:
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
-            raise taken(name)
-    known, lines = gather(home.studies, warm_start, space, corpus.hash)
+            raise name_taken(name)
+    earlier, lines = gather(home.studies, warm_start, space, corpus.hash)
     feasibility = Feasibility(space, corpus)
     lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
     for line in lines:
@@ -123,30 +129,33 @@ def start(
         "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
         "objectives": space.settings.objectives,
-        WARM_START: known,
+        WARM_START: earlier,
         "options": asdict(options),
         PROVENANCE: provenance(),
     }
-    chosen = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
-    with chosen as own, interrupts() as interrupt, connect(options.address) as machine:
-        machine.workers(options)  # what cannot fit leaves no sweep behind
+    locked = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
+    with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
+        cluster.workers(options)  # raises before the sweep is on record if no trial fits
         sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
-        return _run(sweep, machine, interrupt, view)
+        return run(sweep, cluster, interrupt, view)
 
 
 def resume(
     home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: Display,
     wider: Space | None = None, tracking_uri: str | None = None,
 ) -> Outcome:  # fmt: skip
-    """Goes on with a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
+    """Continues a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
 
     Args:
-        limits: those that there are take the place of the sweep's own.
-        wider: the space to go on with; default: that which the sweep has.
-        tracking_uri: the MLflow store to go on with; default: that which the sweep has.
+        trials: number of trials, the present ones included; default: as before.
+        limits: limits that are set here replace the sweep's own.
+        address: address of the Ray cluster; default: as before.
+        wider: a space that contains the sweep's own and replaces it.
+        tracking_uri: address of the MLflow store; default: as before.
 
     Raises:
-        InputError: no such sweep, it is running, its corpus is gone or another, or its trials are not in the space.
+        InputError: the sweep does not exist or is running, its corpus is missing or has changed, or its trials are not
+            in the space.
     """
     ledger = Ledger.open(home.studies, name)
     with home.lock(name):
@@ -160,61 +169,57 @@ def resume(
         )
         space = recorded_space(about)
         if wider is not None:
-            space, values = widened(ledger, space, wider)
             trials = trials or changed_trials(about, wider)
+            wider = with_recorded_epochs(about, wider)
+            values = check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
+            space = wider
         feasibility = Feasibility(space, corpus)
         feasibility.check()
         sweep = RunningSweep(home, name, ledger, feasibility, options)
-        with interrupts() as interrupt, connect(options.address) as machine:
-            machine.workers(options)  # a cluster that cannot be used leaves the sweep as it was
+        with stop_on_signals() as interrupt, connect(options.address) as cluster:
+            cluster.workers(options)  # raises before the sweep is changed if no trial fits
             if trials is not None:
                 ledger.note("trials", trials)
             ledger.note("limits", recorded_limits(about).replaced_by(limits).model_dump())
             ledger.note("options", asdict(options))
             if wider is not None:
                 ledger.widen(space, Path.cwd(), values)
-            return _run(sweep, machine, interrupt, view)
+            return run(sweep, cluster, interrupt, view)
 
 
-def widened(ledger: Ledger, space: Space, wider: Space) -> tuple[Space, dict[int, dict[str, Any]]]:
-    """The space that a sweep goes on with, and the values there of its trials so far, by number.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    about = ledger.about
-    if wider.settings.epochs == written_space(about).settings.epochs:
-        wider = wider.with_epochs(about["epochs"])
-    return wider, check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
-
-
-def _run(sweep: RunningSweep, machine: Cluster, interrupt: Interrupt, view: Display) -> Outcome:
-    """Executes what the ledger has left to do, and lets it be known how that ended."""
-    workers = machine.workers(sweep.options)
-    concurrency = machine.concurrency(workers, sweep.options)
-    run = RunRecord(sweep.ledger, concurrency, workers.count, machine.dashboard, machine.logs)
+def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, view: Display) -> Outcome:
+    """Trains the trials that a sweep still lacks; records how that ended, and notifies."""
+    workers = cluster.workers(sweep.options)
+    concurrency = cluster.concurrency(workers, sweep.options)
+    record = RunRecord(sweep.ledger, concurrency, workers.count, cluster.dashboard, cluster.logs)
     try:
-        outcome = _execute(sweep, machine, interrupt, view, run)
+        outcome = SweepRun(sweep, cluster, interrupt, view, record).execute()
     except BaseException as error:
         state: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        with suppress(Exception):  # what keeps the ledger from being written may be what went wrong
-            run.end(state, reason)
+        with suppress(Exception):  # the ledger cannot be written if it was the ledger that failed
+            record.end(state, reason)
         with suppress(Exception):
-            view.on_finish(_message(sweep, state, reason))
+            _notify(sweep, view, state, reason)
         raise
-    with _as_far_as_it_goes(outcome.state, view):
-        run.end(outcome.state, outcome.reason)
-    view.on_finish(_message(sweep, outcome.state, outcome.reason, outcome))
+    with tolerating_failures(outcome.state, view):
+        record.end(outcome.state, outcome.reason)
+    _notify(sweep, view, outcome.state, outcome.reason, outcome)
     return outcome
 
 
+def _notify(sweep: RunningSweep, view: Display, state: str, reason: str, outcome: Outcome | None = None) -> None:
+    intervals, model = (outcome.intervals, outcome.model) if outcome else ({}, None)
+    seconds = sweep.ledger.about.get(SPENT, 0.0)
+    notify(view.targets, message(sweep.name, state, reason, sweep.ledger.trials(), intervals, model, seconds), view.say)
+
+
 @contextmanager
-def _as_far_as_it_goes(state: RunState, view: Display) -> Iterator[None]:
-    """Around the last steps of a run: one that has failed, for want of disk say, ends in order for all that.
+def tolerating_failures(state: RunState, view: Display) -> Iterator[None]:
+    """Prints an error of the block instead of raising it, if the run has failed already, as on a full disk.
 
     Raises:
-        InputError, OSError: what the block raised, where the run has not failed.
+        InputError, OSError: from the block, if the run has not failed.
     """
     try:
         yield
@@ -224,113 +229,120 @@ def _as_far_as_it_goes(state: RunState, view: Display) -> Iterator[None]:
         view.say(f"left undone: {error}")
 
 
-def _message(sweep: RunningSweep, state: RunState, reason: str, outcome: Outcome | None = None) -> dict[str, Any]:
-    """What is told of a sweep that has come to rest."""
-    intervals, model = (outcome.intervals, outcome.model) if outcome else ({}, None)
-    seconds = sweep.ledger.about.get(SPENT, 0.0)
-    return message(sweep.name, state, reason, sweep.ledger.trials(), intervals, model, seconds)
+class SweepRun:
+    """One run of a sweep, with all that takes part in it.
 
-
-def _execute(sweep: RunningSweep, machine: Cluster, interrupt: Interrupt, view: Display, run: RunRecord) -> Outcome:
-    """Executes it; the run is on record already."""
-    ledger, space, corpus, home = sweep.ledger, sweep.space, sweep.corpus, sweep.home
-    folder, workers = home.sweep(sweep.name), machine.workers(sweep.options)
-    _record(sweep, view)
-    mlflow_callback = MLflowCallback(home, ledger, space, corpus, view.say, machine.dashboard)
-    errors = RecordedErrors(folder)
-    retention = Retention(ledger, folder, space.settings.keep, lambda number: number not in mlflow_callback.missed)
-    meter = Meter(ledger, recorded_limits(ledger.about), workers.count, retention)
-    copies = CopyKeeper(home, sweep.name)
-    # Retention comes after what it takes away, and after a copy of the ledger that knows of it.
-    beside: list[Callback] = [errors, mlflow_callback, copies, retention, DiskMeter(meter)]
-    settings = {
-        "folder": str(folder),
-        "corpus": str(corpus.path.resolve()),
-        "corpus_hash": corpus.hash,
-        "workers": workers.count,
-        "threads": workers.threads,
-        "resources": workers.resources,
-        "checkpoints": CHECKPOINTS_PER_TRIAL,
-    }
-    background = Background(view.say)
-    try:
-        ledger.settle(space.settings.epochs)
-        begun = ledger.trials()
-        for callback in [run, errors, mlflow_callback, view, copies, retention]:
-            callback.on_sweep_start(begun)
-        meter.measure()
-        with view.sweep(sweep.name, machine.dashboard, ledger, space.settings.epochs, folder):
-            proposer = Proposer(ledger, sweep.feasibility, settings, view.say)
-            stopper = RungStopper(space.comparable_settings, ledger.trials())
-            watch = Watch(folder, interrupt, background, machine.parts, view.say)
-            callbacks = [run, view, Beside(background, beside)]
-            recorder = Recorder(ledger, stopper, interrupt, meter, watch, proposer.again, callbacks)
-            if cap := meter.reached():
-                interrupt.stop("capped", cap)
-            if not interrupt.asked:
-                try:
-                    with PlacementGroupCleaner(machine.dashboard):
-                        watch.over(partial(execute, proposer, stopper, recorder, interrupt, run.concurrency, folder))
-                except LedgerError as error:
-                    interrupt.stop("failed", f"{error.problem}. {error.remedy}")
-            background.drain()
-        return _conclude(sweep, interrupt, mlflow_callback, errors, retention, meter, view)
-    except Exception:
-        with suppress(Exception):  # the first error is the one to tell
-            background.drain()
-            mlflow_callback.end("FAILED", best_of(ledger.trials()))
-        raise
-
-
-def _record(sweep: RunningSweep, view: Display) -> None:
-    """What this run rests on, in the sweep's folder; without room for it the sweep goes on."""
-    text = sweep.space.text
-    try:
-        write_record(sweep.home.sweep(sweep.name), text, sweep.home.plan(text, sweep.corpus.hash))
-    except OSError as error:
-        view.say(f"what this run rests on cannot be written down: {error}")
-
-
-ENDED = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
-"""How MLflow calls the states in which a run of a sweep ends."""
-
-
-def _conclude(
-    sweep: RunningSweep, interrupt: Interrupt, mlflow_callback: MLflowCallback, errors: RecordedErrors,
-    retention: Retention, meter: Meter, view: Display,
-) -> Outcome:  # fmt: skip
-    """Copies the best model, closes the records of the run and registers the model.
-
-    After a signal, which asks for an end at once, no model is made.
+    Args:
+        record: the run's record in the ledger.
     """
-    ledger, trials, model = sweep.ledger, sweep.ledger.trials(), None
-    best, registered = best_of(trials), None
-    if interrupt.state != "stopped":
-        with _as_far_as_it_goes(interrupt.state, view):
-            model = make_best_model(sweep.home, ledger, sweep.space, sweep.corpus, view.say)
-    if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
-        interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
-    steps = (
-        meter.note,
-        partial(ledger.note, STOPPED, interrupt.reason if interrupt.state == "capped" else ""),
-        partial(mlflow_callback.end, ENDED[interrupt.state], best, interrupt.reason),
-        retention.apply,
-        partial(keep_copy, sweep.home, sweep.name),
-    )
-    for step in steps:
-        with _as_far_as_it_goes(interrupt.state, view):
-            step()
-    if best and model:
-        registered = register_best_model(mlflow_callback, ledger, best, model, view.say)
-    return Outcome(
-        name=sweep.name,
-        corpus=sweep.corpus,
-        split=sweep.corpus.validation_split(sweep.space.config({}).data.validation).name,
-        trials=trials,
-        model=model,
-        registered=registered.uri if registered else "",
-        state=interrupt.state,
-        reason=interrupt.reason,
-        intervals=errors.cer_intervals(trials),
-        objectives=ledger.objectives,
-    )
+
+    def __init__(
+        self, sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, view: Display, record: RunRecord
+    ) -> None:
+        self.sweep, self.cluster, self.interrupt, self.view, self.record = sweep, cluster, interrupt, view, record
+        self.ledger, self.space, self.folder = sweep.ledger, sweep.space, sweep.folder
+        self.workers = cluster.workers(sweep.options)
+        self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, view.say, cluster.dashboard)
+        self.errors = RecordedErrors(self.folder)
+        models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
+        self.retention = Retention(self.ledger, self.folder, models, is_plotted)
+        self.meter = Meter(self.ledger, recorded_limits(self.ledger.about), self.workers.count, self.retention)
+        self.copies = CopyKeeper(sweep.home, sweep.name)
+        self.background = Background(view.say)
+
+    def execute(self) -> Outcome:
+        """Prepares the run, trains trials, and makes the best model."""
+        try:
+            self.prepare()
+            with self.view.sweep(
+                self.sweep.name, self.cluster.dashboard, self.ledger, self.space.settings.epochs, self.folder
+            ):
+                self.train()
+            return self.conclude()
+        except Exception:
+            with suppress(Exception):  # the first error counts
+                self.background.drain()
+                self.mlflow.end(MLFLOW_STATUS["failed"], best_of(self.ledger.trials()))
+            raise
+
+    def prepare(self) -> None:
+        """Brings all records up to the ledger, from which an earlier run may have been killed at any moment."""
+        text, corpus = self.space.text, self.sweep.corpus
+        try:
+            write_record(self.folder, text, self.sweep.home.plan(text, corpus.hash))
+        except OSError as error:
+            self.view.say(f"what this run rests on cannot be written down: {error}")
+        self.ledger.complete_trials(self.space.settings.epochs)
+        trials = self.ledger.trials()
+        callbacks: list[Callback] = [self.record, self.errors, self.mlflow, self.view, self.copies, self.retention]
+        for callback in [*callbacks, self.meter]:
+            callback.on_sweep_start(trials)
+
+    def train(self) -> None:
+        """Trains trials with Ray Tune until none is left, or the interrupt is stopped."""
+        settings = {
+            "folder": str(self.folder),
+            "corpus": str(self.sweep.corpus.path.resolve()),
+            "corpus_hash": self.sweep.corpus.hash,
+            "workers": self.workers.count,
+            "threads": self.workers.threads,
+            "resources": self.workers.resources,
+            "checkpoints": CHECKPOINTS_PER_TRIAL,
+        }
+        # Retention follows the callbacks that read checkpoints, and a copy of the ledger that notes the removal.
+        slow: list[Callback] = [self.errors, self.mlflow, self.copies, self.retention, self.meter]
+        callbacks = [self.record, self.view, InBackground(self.background, slow)]
+        interrupt = self.interrupt
+        proposer = Proposer(self.ledger, self.sweep.feasibility, settings, self.view.say)
+        stopper = RungStopper(self.space.comparable_settings, self.ledger.trials())
+        watch = Watch(self.folder, interrupt, self.background, self.cluster.parts, self.view.say)
+        recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, callbacks)
+        if cap := self.meter.reached():
+            interrupt.stop("capped", cap)
+        if not interrupt.requested:
+            try:
+                with PlacementGroupCleaner(self.cluster.dashboard):
+                    concurrency = self.record.concurrency
+                    watch.run(partial(execute, proposer, stopper, recorder, interrupt, concurrency, self.folder))
+            except LedgerError as error:
+                interrupt.stop("failed", f"{error.problem}. {error.remedy}")
+        self.background.drain()
+
+    def conclude(self) -> Outcome:
+        """Makes the best model, closes all records, and registers the model.
+
+        After a signal, which asks for a quick end, no model is made.
+        """
+        ledger, interrupt, view = self.ledger, self.interrupt, self.view
+        trials, model, registered = ledger.trials(), None, None
+        best = best_of(trials)
+        if interrupt.state != "stopped":
+            with tolerating_failures(interrupt.state, view):
+                model = make_best_model(self.sweep.home, ledger, self.space, self.sweep.corpus, view.say)
+        if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
+            interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
+        state, reason = interrupt.state, interrupt.reason
+        steps = (
+            self.meter.note,
+            partial(ledger.note, STOPPED, reason if state == "capped" else ""),
+            partial(self.mlflow.end, MLFLOW_STATUS[state], best, reason),
+            self.retention.apply,
+            partial(keep_copy, self.sweep.home, self.sweep.name),
+        )
+        for step in steps:
+            with tolerating_failures(state, view):
+                step()
+        if best and model:
+            registered = register_best_model(self.mlflow, ledger, best, model, view.say)
+        return Outcome(
+            name=self.sweep.name,
+            corpus=self.sweep.corpus,
+            split=self.sweep.corpus.validation_split(self.space.config({}).data.validation).name,
+            trials=trials,
+            model=model,
+            registered=registered.uri if registered else "",
+            state=state,
+            reason=reason,
+            intervals=self.errors.cer_intervals(trials),
+            objectives=ledger.objectives,
+        )

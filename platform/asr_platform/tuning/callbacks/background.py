@@ -1,7 +1,7 @@
-"""Work beside Ray Tune's event loop: pictures, MLflow, checkpoint retention.
+"""Work beside Ray Tune's event loop: plots, MLflow, checkpoint retention.
 
-The event loop must return to Ray at once: while it is busy, no trial starts, ends or is stopped. So what takes long, or
-may wait for a server, is done by one thread, in the order in which it was asked for.
+While the event loop is busy, no trial starts, ends or is stopped. So one thread does the work that takes long or may
+wait for a server, in the order in which it was requested.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from asr_platform.study.ledger import TrialRecord
 
 
 class Background:
-    """Runs jobs one after the other on a thread of its own.
+    """Runs jobs one after the other in a thread.
 
     Args:
-        say: is told of each kind of failure once; a job that fails ends neither the thread nor the sweep.
+        say: prints a line for the user: each failure once. A failed job ends neither the thread nor the sweep.
 
     Attributes:
-        current: what the job that is being done does; empty where there is none.
+        current: description of the running job; empty if there is none.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.current = ""
         self.failures: set[str] = set()
-        self._jobs: dict[Hashable, tuple[str, Callable[[], None]]] = {}  # a dictionary keeps the order of arrival
+        self._jobs: dict[Hashable, tuple[str, Callable[[], None]]] = {}  # in order of arrival
         self._changed = threading.Condition()
         self._start()
 
-    def do(self, what: str, job: Callable[[], None], key: Hashable = None) -> None:
-        """Asks for a job; `what` it does, in words. It takes the place of one that still waits under the same key."""
+    def do(self, description: str, job: Callable[[], None], key: Hashable = None) -> None:
+        """Requests a job, which replaces a waiting job with the same key."""
         with self._changed:
-            self._jobs[object() if key is None else key] = (what, job)
+            self._jobs[object() if key is None else key] = (description, job)
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Waits until all that was asked for is done."""
+        """Waits until all requested jobs are done."""
         with self._changed:
             while self._jobs or self.current:
-                self._changed.wait(1)  # in steps: a signal is heeded between them
+                self._changed.wait(1)  # signals are handled between these waits
 
     def do_next(self) -> bool:
-        """Does the job that has waited longest; False where there is none."""
+        """Runs the job that has waited longest; returns False if none waits."""
         with self._changed:
             if not self._jobs:
                 return False
-            what, job = self._jobs.pop(next(iter(self._jobs)))
-            self.current = what
+            self.current, job = self._jobs.pop(next(iter(self._jobs)))
         try:
             job()
         except Exception as error:
-            self._failed(f"{what} failed: {type(error).__name__}: {error}")
+            failure = f"{self.current} failed: {type(error).__name__}: {error}"
+            if failure not in self.failures:
+                self.failures.add(failure)
+                self.say(failure)
         with self._changed:
             self.current = ""
             self._changed.notify_all()
@@ -70,35 +72,30 @@ class Background:
                     self._changed.wait()
             self.do_next()
 
-    def _failed(self, text: str) -> None:
-        if text not in self.failures:
-            self.failures.add(text)
-            self.say(text)
 
+class InBackground(Callback):
+    """Calls other callbacks in the background, in their order.
 
-class Beside(Callback):
-    """Tells callbacks of each step in the background, in their order.
-
-    Where the same step of a trial is still waiting to be told, it is told once: callbacks look at what is on record.
+    A call that repeats a waiting one, of the same method for the same trial, replaces it.
     """
 
     def __init__(self, background: Background, callbacks: Sequence[Callback]) -> None:
         self.background, self.callbacks = background, callbacks
 
     def on_trial_start(self, trial: TrialRecord) -> None:
-        self._tell("on_trial_start", trial)
+        self._call("on_trial_start", trial)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        self._tell("on_epoch_end", trial)
+        self._call("on_epoch_end", trial)
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
-        self._tell("on_trial_paused", trial)
+        self._call("on_trial_paused", trial)
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        self._tell("on_trial_end", trial)
+        self._call("on_trial_end", trial)
 
-    def _tell(self, step: str, trial: TrialRecord) -> None:
+    def _call(self, method: str, trial: TrialRecord) -> None:
         for callback in self.callbacks:
-            name = type(callback).__name__
-            what = f"{name}.{step} of trial {trial.number}"
-            self.background.do(what, partial(getattr(callback, step), trial), (name, step, trial.number))
+            name = f"{type(callback).__name__}.{method}"
+            job = partial(getattr(callback, method), trial)
+            self.background.do(f"{name} of trial {trial.number}", job, key=(name, trial.number))

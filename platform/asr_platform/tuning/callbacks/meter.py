@@ -1,4 +1,4 @@
-"""Counts what a run of a sweep spends, and measures its disk, against the caps."""
+"""Counts the hours and the disk space that a sweep has spent, and compares them with its spending limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from asr_platform.storage.home import used
+from asr_platform.storage.home import folder_size
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import SPENT
@@ -15,18 +15,18 @@ from asr_platform.tuning.callbacks.retention import Retention
 from search_spaces.settings import Limits
 
 
-class Meter:
-    """Counts one run of a sweep on top of those before it.
+class Meter(Callback):
+    """Adds the spending of this run of a sweep to that of its earlier runs.
 
-    Wall time counts while a driver runs. Device time is what trials took to train and validate the epochs on record,
-    times their workers.
+    Wall-clock time passes while a driver runs. Device time is the training and validation time of the recorded epochs,
+    times the workers of a trial. Disk space is measured when a trial has written to it or ended, which takes a while.
 
     Args:
-        workers: of a trial.
-        retention: makes room on disk before that cap is said to be reached.
+        workers: number of workers of a trial.
+        retention: makes room on the disk before that limit counts as reached.
 
     Attributes:
-        disk_bytes: of the sweep's folder, when it was last measured; 0 where there is no cap.
+        disk_bytes: last measured size of the sweep's folder; 0 without a limit.
     """
 
     def __init__(self, ledger: Ledger, limits: Limits, workers: int, retention: Retention) -> None:
@@ -35,13 +35,22 @@ class Meter:
         self.device_seconds = device_seconds((row for trial in ledger.trials() for row in trial.curve), workers)
         self.disk_bytes = 0.0
 
+    def on_sweep_start(self, trials: list[TrialRecord]) -> None:
+        self.measure()
+
+    def on_epoch_end(self, trial: TrialRecord) -> None:
+        self.measure()
+
+    def on_trial_end(self, trial: TrialRecord) -> None:
+        self.measure()
+
     def add(self, row: Mapping[str, Any]) -> None:
-        """Counts an epoch that has gone on record."""
+        """Counts a recorded epoch."""
         self.device_seconds += device_seconds([row], self.workers)
         self.note()
 
     def note(self) -> None:
-        """Writes the wall time down."""
+        """Notes the wall-clock time in the ledger."""
         self.ledger.note(SPENT, self.wall_seconds)
 
     @property
@@ -49,30 +58,17 @@ class Meter:
         return self.before + time.monotonic() - self.start
 
     def reached(self) -> str:
-        """The cap that has been reached, in words; empty where none has."""
+        """The limit that has been reached, in words; empty if none has."""
         found = caps(self.limits, self.wall_seconds, self.device_seconds, self.disk_bytes)
         return next((f"{cap} are spent" for cap in found if cap.most and cap.spent >= cap.most), "")
 
     def measure(self) -> None:
-        """Measures the sweep's folder where there is a cap, once what can go is gone. That takes a while."""
+        """Measures the sweep's folder if its size has a limit, after checkpoint retention if it exceeds that."""
         cap = self.limits.disk_gb
         if cap is None:
             return
-        size = used(self.retention.folder)
+        size = folder_size(self.retention.folder)
         if size >= cap * GB:
             self.retention.apply()
-            size = used(self.retention.folder)
+            size = folder_size(self.retention.folder)
         self.disk_bytes = size
-
-
-class DiskMeter(Callback):
-    """Measures the disk whenever a trial has written to it or left it."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def on_epoch_end(self, trial: TrialRecord) -> None:
-        self.meter.measure()
-
-    def on_trial_end(self, trial: TrialRecord) -> None:
-        self.meter.measure()

@@ -1,6 +1,6 @@
-"""Tells a person that a sweep has come to rest: by the terminal's bell, or by a POST to an address of theirs.
+"""Notifies a person when a run of a sweep has ended: by the terminal's bell, or by a POST to a URL.
 
-Whom to tell is said anew each time and is not kept with the sweep: such addresses are often secrets.
+The targets are given for each run and never stored: their URLs are often secrets.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TIMEOUT = 10  # seconds
 
 
 def check_targets(targets: Sequence[str]) -> Sequence[str]:
-    """The targets as they are.
+    """Returns the targets if each is `bell` or a URL to post to.
 
     Raises:
-        InputError: one is neither `bell` nor an address that can be posted to.
+        InputError: one is neither.
     """
     for target in targets:
         if target != BELL and not _is_address(target):
@@ -44,10 +44,7 @@ def _is_address(target: str) -> bool:
 
 
 def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Rings the bell where there is a terminal, and posts the message as JSON; `say` is told what could not be told.
-
-    A target that is away is tried once: nothing waits for it, and nothing fails with it.
-    """
+    """Rings the terminal's bell, and posts the message as JSON to each URL, once; `say` prints failures."""
     for target in targets:
         if target == BELL:
             if sys.stdout.isatty():
@@ -56,7 +53,7 @@ def notify(targets: Sequence[str], message: Mapping[str, Any], say: Callable[[st
         try:
             requests.post(target, json=dict(message), timeout=TIMEOUT).raise_for_status()
         except requests.RequestException as error:
-            # Neither the whole address nor the error's text, which repeats it: whoever has it may post there.
+            # Neither the URL nor the error's text, which repeats it: it may be a secret.
             answer = getattr(error.response, "status_code", None)
             why = f"it answered {answer}" if answer else type(error).__name__
             say(f"{urlsplit(target).hostname} could not be notified: {why}")
@@ -66,11 +63,12 @@ def message(
     name: str, state: str, reason: str, trials: list[TrialRecord], intervals: Mapping[int, CerInterval],
     model: Path | None, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """What there is to say of a sweep that has come to rest; rates are fractions.
+    """The notification about a run of a sweep that has ended; rates are fractions.
 
     Args:
-        state: `finished`, `capped`, `stopped` or `failed`; `reason` says more of the last three.
-        seconds: all of the sweep's runs have taken.
+        state: `finished`, `capped`, `stopped` or `failed`.
+        reason: the reason for the last three states in words.
+        seconds: wall-clock time of all of the sweep's runs.
     """
     best = next(iter(rows(trials, intervals)), None)
     key = next((key for key in OBJECTIVES if best and best.get(key) is not None), None)

@@ -1,8 +1,8 @@
-"""Room on disk: of the trials that have ended, the models of the best stay, and nothing that only training needs.
+"""Checkpoint retention: how many checkpoints of a trial and models of a sweep stay on disk, and what else goes.
 
-Everything here may be killed at any moment and done again. What is to go is noted in the ledger first; a folder is
-renamed before it is emptied, so that no reader finds half a checkpoint; and each thinning goes through all trials that
-have ended, so that it also takes what an earlier one left, or what a worker that was being stopped wrote late.
+Every step may be killed and repeated. A removal is noted in the ledger first; a folder is renamed before its files are
+deleted, so that no reader finds half a checkpoint; and each call visits all trials that have ended, so that it also
+removes what an earlier call left, or a worker wrote after it was stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr_platform.analysis.leaderboard import pareto_front, ranked
 from asr_platform.compat.ray import CHECKPOINT_LIST
-from asr_platform.storage.home import trial_name
+from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from asr_platform.tuning.trial import DAMAGED_LIST
@@ -23,25 +23,27 @@ from trainables.training.checkpoint_files import TRAINING_FILES
 
 CHECKPOINTS_PER_TRIAL = 2
 """Number of best checkpoints that Ray Train keeps of a trial, beside the latest. The second best is the best that the
-ledger knows while the report of the best is on its way, which a stop or a kill can make forever."""
-GOING = ".removed-"  # before the name of a folder that is being removed
+ledger knows while the report of the best is on its way, which a stop or a kill can make forever. The number of models
+per sweep is the key `keep` of a space."""
+REMOVING = ".removed-"  # prefix of the names of folders whose removal has begun
 
 
 class Retention(Callback):
-    """Thins out the checkpoints of one sweep.
+    """Removes checkpoints of one sweep's ended trials.
 
     Args:
-        folder: the sweep's own.
-        keep: so many best trials keep their models, and with several objectives those on the Pareto front.
-        drawn: whether the pictures of the trial with this number have been kept. Until then the small file that they
-            are drawn from stays, so that an MLflow server that is away does not stop retention.
+        folder: folder of the sweep.
+        models: number of best trials that keep their models. With several objectives, those on the Pareto front keep
+            them as well.
+        is_plotted: whether MLflow has the plots of the trial with this number. Until then the small file that they are
+            drawn from stays, so that retention need not wait for an MLflow server.
     """
 
     def __init__(
-        self, ledger: Ledger, folder: Path, keep: int, drawn: Callable[[int], bool] = lambda number: True
+        self, ledger: Ledger, folder: Path, models: int, is_plotted: Callable[[int], bool] = lambda number: True
     ) -> None:
-        self.ledger, self.folder, self.trials, self.keep = ledger, folder, folder / "trials", keep
-        self.drawn = drawn
+        self.ledger, self.folder, self.trials, self.models = ledger, folder, folder / TRIALS, models
+        self.is_plotted = is_plotted
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         self.apply()
@@ -50,28 +52,28 @@ class Retention(Callback):
         self.apply()
 
     def apply(self) -> None:
-        """Removes what ended trials no longer need; running trials are left alone."""
+        """Removes all that ended trials no longer need; running trials are left alone."""
         ended = [trial for trial in self.ledger.trials() if trial.state != "running" and self._is_here(trial)]
-        here = [trial for trial in ranked(ended) if trial.model]
+        with_model = [trial for trial in ranked(ended) if trial.model]
         objectives = self.ledger.objectives
-        kept = {trial.number for trial in here[: self.keep]}
-        kept |= pareto_front(here, objectives) if len(objectives) > 1 else set()
+        kept = {trial.number for trial in with_model[: self.models]}
+        kept |= pareto_front(with_model, objectives) if len(objectives) > 1 else set()
         for trial in ended:
             if (trial.model or _is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
                 self.ledger.describe(trial.number, REMOVED, True)
-            self._thin(trial, trial.number in kept)
+            self._reduce(trial, trial.number in kept)
         for leftover in self.leftovers():
             _remove(leftover)
 
     def leftovers(self) -> list[Path]:
-        """Folders whose removal was begun, and those of no trial in the ledger."""
-        folders = list(_folders(self.trials))  # before the ledger is read: trials that begin meanwhile are in that
+        """Folders whose removal has begun, and folders of no trial in the ledger."""
+        folders = list(_folders(self.trials))  # before the ledger is read, so that it has the trials of all of them
         names = {trial_name(trial.number) for trial in self.ledger.trials()}
         strays = [path for path in folders if path.name not in names]
-        return strays + [path for path in self.trials.glob(f"*/{GOING}*") if path.is_dir()]
+        return strays + [path for path in self.trials.glob(f"*/{REMOVING}*") if path.is_dir()]
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:
-        """Of an ended trial: the checkpoints other than its best one; none where that one is not to be found."""
+        """Checkpoints of an ended trial other than its best one; none if its best one is missing."""
         lost = bool(trial.curve) and not trial.checkpoint
         if not self._is_here(trial) or (lost and not _is_overtaken(trial)):
             return []
@@ -80,29 +82,29 @@ class Retention(Callback):
         return [path for path in folders if path.name.startswith("checkpoint_") and path.name != best]
 
     def _is_here(self, trial: TrialRecord) -> bool:
-        """Whether all its checkpoints lie in this folder: not on remote storage, nor where the home was before."""
-        named = [row["checkpoint"] for row in trial.curve if row["checkpoint"]]
-        return all(Path(checkpoint).parent == self.trials / trial_name(trial.number) for checkpoint in named)
+        """Whether all recorded checkpoints lie in this folder: not on remote storage, nor where the home was before."""
+        recorded = [row["checkpoint"] for row in trial.curve if row["checkpoint"]]
+        return all(Path(checkpoint).parent == self.trials / trial_name(trial.number) for checkpoint in recorded)
 
-    def _thin(self, trial: TrialRecord, kept: bool) -> None:
-        """The best checkpoint becomes a model directory; without its model, records in JSON are what stays."""
-        for name in (CHECKPOINT_LIST, DAMAGED_LIST):  # they would name what is gone
+    def _reduce(self, trial: TrialRecord, keep_model: bool) -> None:
+        """Reduces a trial's folder to the model of its best checkpoint, or else to that checkpoint's JSON files."""
+        for name in (CHECKPOINT_LIST, DAMAGED_LIST):
             (self.trials / trial_name(trial.number) / name).unlink(missing_ok=True)
         for folder in self.superfluous(trial):
             _remove(folder)
         if trial.checkpoint:
             for name in TRAINING_FILES:
                 (Path(trial.checkpoint) / name).unlink(missing_ok=True)
-            spared = "" if self.drawn(trial.number) else ATTENTION
-            for path in [] if kept else Path(trial.checkpoint).iterdir():
+            spared = "" if self.is_plotted(trial.number) else ATTENTION
+            for path in [] if keep_model else Path(trial.checkpoint).iterdir():
                 if path.suffix != ".json" and path.name != spared:
                     path.unlink()
 
 
 def _is_overtaken(trial: TrialRecord) -> bool:
-    """Whether nothing on record of a stopped trial is left.
+    """Whether all checkpoints of a stopped trial's recorded epochs are gone.
 
-    Its worker trains on until it is stopped, and Ray Train keeps the best of all epochs, those after the stop included.
+    Its worker trains on until it is stopped, and Ray Train keeps the best of all epochs, later ones included.
     """
     return trial.state in ("pruned", "failed") and bool(trial.curve) and not trial.checkpoint
 
@@ -112,8 +114,8 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder under another name. What is still being written there goes the next time."""
-    going = folder if folder.name.startswith(GOING) else folder.with_name(f"{GOING}{folder.name}")
+    """Renames a folder and deletes its files; files that are still being written stay for the next call."""
+    removing = folder if folder.name.startswith(REMOVING) else folder.with_name(f"{REMOVING}{folder.name}")
     with suppress(OSError):
-        folder.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
+        folder.rename(removing)
+    shutil.rmtree(removing, ignore_errors=True)
