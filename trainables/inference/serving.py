@@ -68,6 +68,21 @@ class RequestLimits(BaseModel):
 UNLIMITED = RequestLimits().model_copy(update=dict.fromkeys(RequestLimits.model_fields, math.inf))
 
 
+class RequestError(ValueError):
+    """A request that is refused.
+
+    Args:
+        reason: for the client, without the request's content.
+        status: of the HTTP answer.
+    """
+
+    code = "INVALID_PARAMETER_VALUE"  # MLflow's name for such errors
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+
+
 class LateError(RuntimeError):
     """The deadline of a request has passed: its client no longer waits for an answer."""
 
@@ -87,7 +102,7 @@ class Turns:
 
     @contextmanager
     def turn(self, amount: float, deadline: float = math.inf) -> Iterator[None]:
-        """Waits for a turn, which lasts as long as the block.
+        """Waits for a turn and holds it for the time of the block.
 
         Args:
             amount: size of the whole request, such as its seconds of audio.

@@ -25,7 +25,7 @@ from trainables.inference.serving import RequestLimits
 SERVING = Path(__file__).with_name("serving.py")  # MLflow runs copies of it; nothing imports it
 # Imported by serving.py and by the parts of `trainables` that it uses; the versions at training are required.
 PACKAGES = (
-    "fastapi", "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML",
+    "av", "fastapi", "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML",
     "safetensors", "sentencepiece", "soundfile", "soxr", "torch",
 )  # fmt: skip
 # Columns have no names, so that requests may send a list instead of a table with one column.
