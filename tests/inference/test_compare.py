@@ -148,8 +148,8 @@ def test_it_is_told_for_people() -> None:
     assert [line[:2] for line in lines if line[:1] == ["A"]][1] == ["A", f"{rate:.2%}"]
     assert [line[3] for line in lines if line[:3] == ["A", "-", "B"]] == [f"{rate:+.2%}"]
     assert "By CER, B is better." in text
-    assert "\nu003   A 2 errors, B 0\n  said:  CA" in text
-    assert "\n  A:     CAFFEE\n" in text and "\n  said:  CAFE\n  B:     CAFE\n" in text
+    assert "\nu003   A 2 errors, B 0\n  REF: CA" in text
+    assert "\n  A:   CAFFEE\n" in text and "\n  REF: CAFE\n  B:   CAFE\n" in text
     assert max(map(len, text.splitlines())) <= 80
     tied = shown(comparison(SAID[:6], [*SAID[:5], "BED"]))
     assert "do not differ significantly" in tied
@@ -157,4 +157,4 @@ def test_it_is_told_for_people() -> None:
 
 def test_models_that_say_the_same_have_nothing_to_show() -> None:
     text = shown(comparison(SAID, SAID))
-    assert "do not differ significantly" in text and "said:" not in text
+    assert "do not differ significantly" in text and "REF:" not in text

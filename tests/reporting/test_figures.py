@@ -17,14 +17,13 @@ from asr_platform.analysis.leaderboard import pareto_front
 from asr_platform.reporting.figures import (
     ENDS,
     MOST_NUMBERED,
-    Shown,
-    against,
-    history,
-    importance_bars,
-    learning_curves,
-    length_bars,
+    draw_against,
+    draw_history,
+    draw_importances,
+    draw_learning_curves,
+    draw_lengths,
 )
-from asr_platform.reporting.parallel import MISSING, Scale, parallel_coordinates
+from asr_platform.reporting.parallel import MISSING, Scale, draw_parallel_coordinates
 from asr_platform.reporting.plots import COLOURS
 from asr_platform.study.ledger import TrialRecord
 
@@ -45,10 +44,6 @@ TRIALS = [
 ]  # fmt: skip
 
 
-def shown(trials: Sequence[TrialRecord] = TRIALS) -> Shown:
-    return Shown.of(trials, KEYS)
-
-
 def language(number: int, values: Sequence[float]) -> TrialRecord:
     curve = [{"epoch": epoch, "val_character_perplexity": value} for epoch, value in enumerate(values, start=1)]
     return TrialRecord(number, "complete", {"optimizer.lr": 1e-3}, curve, {"parameters": 7}, "")
@@ -62,7 +57,7 @@ def named(figure: Any) -> dict[str, Any]:
 
 
 def test_every_trial_with_an_epoch_has_a_curve_with_its_end() -> None:
-    figure = learning_curves(shown(), "epoch", "epoch", [2, 2.5])
+    figure = draw_learning_curves(TRIALS, "epoch", "epoch", [2, 2.5])
     traces = named(figure)
     best = traces["trial 1: 4.00%"]
     assert (list(best.x), list(best.y)) == ([1, 2, 3], [50, 4, 5]), "in percent"
@@ -78,12 +73,12 @@ def test_every_trial_with_an_epoch_has_a_curve_with_its_end() -> None:
     }
     assert {words for _, words in ENDS.values()} <= set(traces), "what the marks mean"
     assert [shape.x0 for shape in figure.layout.shapes] == [2, 2.5]
-    assert traces["trial 0: 80.00%"].text[-1] == "trial 0, epoch 2: 80.00%<br>stopped early: rung &lt;at&gt; 2"
+    assert traces["trial 0: 80.00%"].hovertext[-1] == "trial 0, epoch 2: 80.00%<br>stopped early: rung &lt;at&gt; 2"
     assert (best.line.color, best.legendrank) == (COLOURS[0], 0)
 
 
 def test_of_many_curves_the_best_have_colours_and_names() -> None:
-    figure = learning_curves(shown([records.trial(n, "complete", [0.9 - n / 100]) for n in range(20)]), "epoch", "", [])
+    figure = draw_learning_curves([records.trial(n, "complete", [0.9 - n / 100]) for n in range(20)])
     curves = [trace for trace in figure.data if trace.mode == "lines+markers"]
     legend = [trace.name for trace in sorted(curves, key=lambda trace: trace.legendrank) if trace.showlegend]
     assert legend == [f"trial {n}: {90 - n}.00%" for n in range(19, 19 - len(COLOURS), -1)]
@@ -91,7 +86,7 @@ def test_of_many_curves_the_best_have_colours_and_names() -> None:
 
 
 def test_curves_may_count_updates() -> None:
-    figure = learning_curves(shown(), "updates", "updates", [150])
+    figure = draw_learning_curves(TRIALS, "updates", "updates", [150])
     assert list(named(figure)["trial 1: 4.00%"].x) == [100, 200, 300]
     assert figure.layout.xaxis.title.text == "updates"
 
@@ -100,15 +95,17 @@ def test_curves_may_count_updates() -> None:
 
 
 def test_the_history_has_every_trial_and_the_best_so_far() -> None:
-    figure = history(shown())
-    marks, best = named(figure)["val CER"], named(figure)["the best so far"]
-    assert (list(marks.x), list(marks.y)) == ([0, 1, 3, 4], [80, 4, 90, 60])
-    assert list(marks.marker.symbol) == [ENDS[state][0] for state in ("pruned", "complete", "failed", "running")]
+    figure = draw_history(TRIALS)
+    for state, number, value in (("pruned", 0, 80), ("complete", 1, 4), ("failed", 3, 90), ("running", 4, 60)):
+        symbol, words = ENDS[state]
+        marks = named(figure)[words]
+        assert (list(marks.x), list(marks.y), marks.marker.symbol) == ([number], [value], symbol)
+    best = named(figure)["the best so far"]
     assert (list(best.x), list(best.y)) == ([0, 1, 2, 3, 4], [80, 4, 4, 4, 4])
 
 
 def test_a_first_trial_without_an_epoch_has_no_best_yet() -> None:
-    figure = history(shown([records.trial(0, "failed"), TRIALS[1]]))
+    figure = draw_history([records.trial(0, "failed"), TRIALS[1]])
     assert list(named(figure)["the best so far"].x) == [1]
 
 
@@ -121,12 +118,13 @@ points = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, m
 @settings(max_examples=25)
 def test_the_front_is_the_leaderboards(drawn: list[tuple[int, int]]) -> None:
     trials = [records.trial(n, "pruned", [cer / 10], parameters=size) for n, (cer, size) in enumerate(drawn)]
-    figure = against(shown(trials), lambda trial: trial.about["parameters"], "parameters", {})
+    figure = draw_against(trials, "parameters", "parameters", {})
     traces = named(figure)
     front = {int(number) for number in traces["Pareto front"].text}
     assert front == pareto_front(trials, ("val_cer", "parameters"))
-    assert {int(number) for number in traces["other trials"].text} == {trial.number for trial in trials} - front
-    for trace in (traces["Pareto front"], traces["other trials"]):
+    others = [trace for name, trace in traces.items() if name == "other trials"]
+    assert {int(number) for trace in others for number in trace.text} == {trial.number for trial in trials} - front
+    for trace in (traces["Pareto front"], *others):
         for number, x, y in zip(trace.text, trace.x, trace.y, strict=True):
             cer, size = drawn[int(number)]
             assert (x, y) == (size, pytest.approx(max(0.01, 10 * cer)))
@@ -134,18 +132,18 @@ def test_the_front_is_the_leaderboards(drawn: list[tuple[int, int]]) -> None:
 
 def test_what_was_not_measured_is_left_out_and_intervals_are_bars() -> None:
     intervals = {1: CerInterval(ConfidenceInterval(0.01, 0.06), None)}
-    sizes = {0: 3.0, 1: 2.0}
-    figure = against(shown(), lambda trial: sizes.get(trial.number), "real-time factor", intervals)
+    trials = [records.trial(n, "complete", [cer], speed=speed) for n, cer, speed in ((0, 0.8, 3.0), (1, 0.04, 2.0))]
+    figure = draw_against([*trials, TRIALS[3]], "speed", "real-time factor", intervals)
     front = named(figure)["Pareto front"]
     assert (list(front.x), list(front.y), list(front.text)) == ([2.0], [4], ["1"])
     assert (front.error_y.array[0], front.error_y.arrayminus[0]) == (pytest.approx(2), pytest.approx(3))
     assert list(named(figure)["other trials"].text) == ["0"]
-    assert front.customdata[0] == "trial 1: 4.00%, 2 real-time factor"
+    assert front.hovertext[0] == "trial 1: 4.00%, 2 real-time factor"
 
 
 def test_of_many_trials_only_those_on_the_front_are_numbered() -> None:
     trials = [records.trial(n, "complete", [0.1 + n / 100], parameters=9 + n) for n in range(MOST_NUMBERED + 1)]
-    traces = named(against(shown(trials), lambda trial: trial.about["parameters"], "parameters", {}))
+    traces = named(draw_against(trials, "parameters", "parameters", {}))
     assert (traces["Pareto front"].mode, traces["other trials"].mode) == ("markers+text", "markers")
 
 
@@ -154,14 +152,17 @@ def test_of_many_trials_only_those_on_the_front_are_numbered() -> None:
 
 def test_every_trial_is_a_line_through_its_own_values() -> None:
     """Choices that are numbers among the keys: Optuna's own figure mixes the trials up then."""
-    figure = parallel_coordinates(shown())
-    lines = {trace.hovertemplate.split(":")[0]: trace for trace in figure.data}
+    figure = draw_parallel_coordinates([trial for trial in TRIALS if trial.best], KEYS)
+    lines = {trace.hovertext[0].split(":")[0]: trace for trace in figure.data}
     assert list(lines) == ["trial 3", "trial 0", "trial 4", "trial 1"], "the best on top"
-    assert list(lines["trial 1"].text) == ["val CER 4.00%", "optimizer.lr 0.01", "model.norm rms", "model.d_model 32"]
-    assert list(lines["trial 3"].text) == [
-        "val CER 90.00%", "optimizer.lr 0.0001", "model.norm &lt;b&gt;&amp;", "model.d_model 128",
-    ]  # fmt: skip
-    assert lines["trial 0"].text[2] == "model.norm not used"
+    assert list(lines["trial 1"].hovertext) == [
+        f"trial 1: {text}" for text in ("val CER 4.00%", "optimizer.lr 0.01", "model.norm rms", "model.d_model 32")
+    ]
+    assert list(lines["trial 3"].hovertext) == [
+        f"trial 3: {text}"
+        for text in ("val CER 90.00%", "optimizer.lr 0.0001", "model.norm &lt;b&gt;&amp;", "model.d_model 128")
+    ]
+    assert lines["trial 0"].hovertext[2] == "trial 0: model.norm not used"
     assert lines["trial 1"].x[0] == 0 and lines["trial 3"].x[0] == 1, "the lowest CER on the left"
     assert lines["trial 0"].x[1] == pytest.approx(0.5), "a rate lies where its logarithm does"
     assert list(lines["trial 1"].y) == [0, 1, 2, 3]
@@ -196,36 +197,36 @@ def test_a_scale_is_all_that_a_key_could_have_been(
 
 def test_a_width_that_was_fitted_has_a_scale_too() -> None:
     trials = [records.trial(n, "complete", [0.5 - n / 10], {"model.feed_forward": 100 + n}) for n in range(2)]
-    assert parallel_coordinates(shown(trials)).data[-1].text[1] == "model.feed_forward 101"
+    assert draw_parallel_coordinates(trials, KEYS).data[-1].hovertext[1] == "trial 1: model.feed_forward 101"
 
 
 # Others
 
 
 def test_perplexities_are_no_percentages() -> None:
-    both = shown([language(0, [12.5, 4.25]), language(1, [9.0, 4.5])])
-    curve = named(learning_curves(both, "epoch", "epoch", []))["trial 0: 4.250"]
+    both = [language(0, [12.5, 4.25]), language(1, [9.0, 4.5])]
+    curve = named(draw_learning_curves(both))["trial 0: 4.250"]
     assert list(curve.y) == [12.5, 4.25]
-    figure = history(both)
-    assert list(named(figure)["val perplexity"].y) == [4.25, 4.5]
+    figure = draw_history(both)
+    assert list(named(figure)[ENDS["complete"][1]].y) == [4.25, 4.5]
     assert figure.layout.yaxis.title.text == "val perplexity" and not figure.layout.yaxis.ticksuffix
-    assert parallel_coordinates(both).data[-1].text[0] == "val perplexity 4.250"
+    assert draw_parallel_coordinates(both, KEYS).data[-1].hovertext[0] == "trial 0: val perplexity 4.250"
 
 
 def test_an_error_rate_of_nothing_can_be_drawn() -> None:
-    perfect = shown([records.trial(0, "complete", [0.5, 0.0], {"optimizer.lr": 1e-3})])
-    assert min(learning_curves(perfect, "epoch", "epoch", []).data[0].y) == 0.01
-    assert parallel_coordinates(perfect).data[0].text[0] == "val CER 0.00%"
+    perfect = [records.trial(0, "complete", [0.5, 0.0], {"optimizer.lr": 1e-3})]
+    assert min(draw_learning_curves(perfect).data[0].y) == 0.01
+    assert draw_parallel_coordinates(perfect, KEYS).data[0].hovertext[0] == "trial 0: val CER 0.00%"
 
 
 def test_bars_are_the_figures_they_stand_for() -> None:
-    bars = importance_bars({"optimizer.lr": 0.6, "model.norm": 0.05}).data[0]
+    bars = draw_importances({"optimizer.lr": 0.6, "model.norm": 0.05}).data[0]
     assert (list(bars.y), list(bars.x)) == (["model.<br>norm", "optimizer.<br>lr"], [5, 60])
     groups = [
         LengthGroup(1, 9, 30, 0.01, ConfidenceInterval(0.005, 0.02)),
         LengthGroup(10, 10, 31, 0.02, ConfidenceInterval(0.01, 0.05)),
     ]
-    bars = length_bars(groups).data[0]
+    bars = draw_lengths(groups).data[0]
     assert (list(bars.x), list(bars.y)) == (["1–9", "10"], [1, 2])
     assert list(bars.error_y.array) == pytest.approx([1, 3])
     assert list(bars.error_y.arrayminus) == pytest.approx([0.5, 1])

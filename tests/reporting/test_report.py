@@ -18,18 +18,15 @@ from hypothesis import strategies as st
 
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.cli.main import cli
-from asr_platform.reporting.findings import Findings
-from asr_platform.reporting.report import report_page, write_report
+from asr_platform.reporting.report import SECTIONS, report_page, write_report
+from asr_platform.reporting.report_data import ReportData
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import State
 from trainables.config import Config
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import ERRORS
 
-SECTIONS = [
-    "searched", "leaderboard", "curves", "history", "importances", "parallel", "size", "speed", "lengths", "words",
-    "attention", "reproduce",
-]  # fmt: skip
+IDS = [id for id, _, _ in SECTIONS]
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "formaction"}  # attributes that load, or send
 OPEN_ENDED = {"meta", "link", "img", "br", "input"}
 
@@ -93,12 +90,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="module")
 def pages(home: Home) -> dict[str, Page]:
     names = ("whole", "empty", "failed", "alone", "language", "capped")
-    return {name: Page(report_page(Findings.gather(home, name))) for name in names}
+    return {name: Page(report_page(ReportData.gather(home, name))) for name in names}
 
 
 @pytest.fixture(scope="module")
-def whole(home: Home) -> Findings:
-    return Findings.gather(home, "whole")
+def whole(home: Home) -> ReportData:
+    return ReportData.gather(home, "whole")
 
 
 def leaderboard(home: Home, name: str) -> list[dict[str, object]]:
@@ -114,8 +111,8 @@ def leaderboard(home: Home, name: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize("name", ["whole", "empty", "failed", "alone", "language", "capped"])
 def test_every_sweep_has_every_section_and_its_page_loads_nothing(name: str, pages: dict[str, Page]) -> None:
     page = pages[name]
-    assert [section for section in page.texts if section] == SECTIONS
-    assert all(page.texts[section].strip() for section in SECTIONS)
+    assert [section for section in page.texts if section] == IDS
+    assert all(page.texts[section].strip() for section in IDS)
     assert all(address.startswith("data:") for address in page.loaded), page.loaded
     assert page.tags["script"] == 2 + len(page.figures), "Plotly, once; the page's own; one a figure"
     assert "iframe" not in page.tags and "object" not in page.tags
@@ -162,7 +159,7 @@ outcomes = st.tuples(
 @given(st.lists(outcomes, max_size=12))
 @settings(max_examples=10)
 def test_every_trial_is_there_once(
-    whole: Findings, drawn: list[tuple[State, list[float], float, float | None]]
+    whole: ReportData, drawn: list[tuple[State, list[float], float, float | None]]
 ) -> None:
     """Whatever became of it, and with however little on record."""
     trials = []
@@ -173,7 +170,7 @@ def test_every_trial_is_there_once(
         trials.append(trial)
     found = replace(whole, trials=ranked(trials), intervals={}, errors=None, attention=[])
     page = Page(report_page(found))
-    assert [section for section in page.texts if section] == SECTIONS
+    assert [section for section in page.texts if section] == IDS
     assert all(address.startswith("data:") for address in page.loaded)
     cells = page.rows["leaderboard"][1 : 1 + len(trials)]
     assert sorted(int(row[1]) for row in cells) == list(range(len(trials)))
@@ -182,17 +179,17 @@ def test_every_trial_is_there_once(
 # What it concludes
 
 
-def test_it_says_who_won_and_whether_that_is_certain(whole: Findings, pages: dict[str, Page]) -> None:
+def test_it_says_who_won_and_whether_that_is_certain(whole: ReportData, pages: dict[str, Page]) -> None:
     said = pages["whole"].texts[""]
     assert "The best is trial 0: val CER 2.00% (95% interval " in said
     assert [trial.number for trial in whole.tied] == [2], "it has one error more"
-    assert "Whether it is really better than trial 2 cannot be said" in said and "platform confirm whole" in said
+    assert "It is not significantly different from trial 2" in said and "platform confirm whole" in said
     alone = {number: each for number, each in whole.intervals.items() if number != 2}
     alone[0] = alone[0]._replace(tied=False)
     certain = Page(report_page(replace(whole, intervals=alone))).texts[""]
-    assert "better than every other trial whose errors are on record (10 of 11)" in certain
+    assert "significantly better than every other trial whose errors are on record (10 of 11)" in certain
     unknown = Page(report_page(replace(whole, intervals={}))).texts[""]
-    assert "No errors of its utterances are on record" in unknown
+    assert "The errors of its utterances are not on record" in unknown
     assert "nothing to compare it with" in pages["alone"].texts[""]
 
 
@@ -203,7 +200,7 @@ def test_it_says_how_far_the_sweep_has_come(home: Home, pages: dict[str, Page]) 
     assert "It stopped because 2 of 2 hours (--max-hours) are spent." in capped
     assert "platform sweep --resume capped" in capped
     with home.lock("capped"):
-        running = Page(report_page(Findings.gather(home, "capped"))).texts[""]
+        running = Page(report_page(ReportData.gather(home, "capped"))).texts[""]
     assert "The sweep is running: 1 of 13 trials has ended" in running and "--resume" not in running
 
 
@@ -237,17 +234,17 @@ def test_what_is_gone_is_said_to_be_gone(pages: dict[str, Page]) -> None:
     page = pages["capped"]
     assert "Its sizes are not known" in page.texts["searched"] and "no corpus here" in page.texts["searched"]
     assert "No errors of the best model are on record." in page.texts["words"]
-    assert "The best model is not there any more" in page.texts["attention"]
+    assert "The best model is gone" in page.texts["attention"]
     assert "platform evaluate" not in page.texts["reproduce"]
 
 
 def test_a_corpus_of_the_same_place_may_be_another(home: Home) -> None:
-    found = Findings.gather(home, "whole")
+    found = ReportData.gather(home, "whole")
     ledger = reported.sweep(
         home, "other-corpus", reported.ALONE, [], corpus=found.about["corpus"], corpus_hash="0" * 64
     )
     assert (
-        "another corpus by now" in Page(report_page(Findings.gather(home, ledger.study.study_name))).texts["searched"]
+        "another corpus by now" in Page(report_page(ReportData.gather(home, ledger.study.study_name))).texts["searched"]
     )
 
 
@@ -263,22 +260,22 @@ def test_what_was_searched_is_all_there(pages: dict[str, Page]) -> None:
     assert rows["minimised"] == ["val CER and real-time factor"]
 
 
-def test_it_says_what_the_best_model_gets_wrong(whole: Findings, pages: dict[str, Page]) -> None:
+def test_it_says_what_the_best_model_gets_wrong(whole: ReportData, pages: dict[str, Page]) -> None:
     page = pages["whole"]
     assert "overlap, so length need not matter" in page.texts["lengths"]
     many = replace(whole, errors=reported.heard(60, 5))
     assert "do not overlap, so length seems to matter" in Page(report_page(many)).texts["lengths"]
     assert ["SEVEN", "17", "2", "11.8%", "<b>SEVEN</b> 2×"] in page.rows["words"]
-    assert "WER 0.84%" in page.texts["words"] and "2 replaced, 2 left out, 0 added" in page.texts["words"]
+    assert "WER 0.84%" in page.texts["words"] and "2 substitutions, 2 deletions and 0 insertions" in page.texts["words"]
 
 
 def test_it_says_how_to_get_the_same_again(home: Home, pages: dict[str, Page]) -> None:
     said = pages["whole"].texts["reproduce"]
     assert "platform sweep 'made <up>.yaml' --data " in said and "--trials 13 --epochs 5" in said
     assert "platform train --from whole:0 --data " in said
-    assert "0123abc" in said and "9.8.7" in said and "is not on record" not in said
+    assert "0123abc" in said and "9.8.7" in said and "not on record" not in said
     assert "encoder_layers" in said.split("The whole configuration of trial 0")[1]
-    assert "is not on record; this page was written with" in pages["alone"].texts["reproduce"]
+    assert "are not on record; this page was written with" in pages["alone"].texts["reproduce"]
 
 
 # Which model it is about
@@ -286,16 +283,16 @@ def test_it_says_how_to_get_the_same_again(home: Home, pages: dict[str, Page]) -
 
 def test_the_attention_is_that_of_the_best_model(home: Home) -> None:
     """That beside the model, where it is the best trial's, else drawn from what its checkpoint keeps."""
-    drawn = Findings.gather(home, "whole")
+    drawn = ReportData.gather(home, "whole")
     assert len(drawn.attention) == 2 and drawn.model == drawn.trials[0].model
     model = home.model("whole")
     (model / "plots").mkdir(parents=True)
     (model / "plots" / "cross_attention.png").write_bytes(b"a picture")
     assert drawn.errors is not None
     replace(drawn.errors, epoch=3).save(model / ERRORS)
-    assert Findings.gather(home, "whole").attention == drawn.attention, "the model is an earlier epoch's"
+    assert ReportData.gather(home, "whole").attention == drawn.attention, "the model is an earlier epoch's"
     drawn.errors.save(model / ERRORS)
-    found = Findings.gather(home, "whole")
+    found = ReportData.gather(home, "whole")
     assert found.attention == [(b"a picture", drawn.attention[0][1])] and found.model == str(model)
 
 

@@ -1,330 +1,381 @@
-"""A report's figures: Optuna's own where there is one, drawn from a study that shows what people read.
+"""Sections of the report with a figure: each function returns the figure with its caption, and what to conclude.
 
-Optuna shows finished trials alone, by their raw values. So it is given a copy of the ledger in which every trial with
-an epoch counts as finished, with what the leaderboard ranks it by: a CER in percent. What its figures lack is added:
-how trials ended, rungs, the line of a front, names of axes. Importances are those of `importances.py`: Optuna would
-compute others. Parallel coordinates are in report_parallel.py.
-
-Texts in a figure are markup to Plotly, so whatever a trial brings along is escaped.
+To add a figure, write such a function here and name it in `report.SECTIONS`. Plotly reads texts in figures as markup,
+so texts that a trial brings along are escaped.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, product
 from typing import Any
 
-import optuna
+import pandas
+import plotly.express as px
 import plotly.graph_objects as go
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.trial import TrialState
-from optuna.visualization import plot_intermediate_values, plot_optimization_history, plot_pareto_front
 
 from asr_platform.analysis.bootstrap import CerInterval
-from asr_platform.analysis.error_breakdown import LengthGroup
-from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.error_breakdown import LengthGroup, by_length
+from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, pareto_front, ranked, ranking_metric, ranking_name
+from asr_platform.analysis.text import counted, enumerated
+from asr_platform.reporting.page import Block, Figure, Text, conclusion, paragraph
 from asr_platform.reporting.plots import COLOURS, GREY, HIGHEST, LOWEST
+from asr_platform.reporting.report_data import ReportData
+from asr_platform.study.halving import PROGRESS
 from asr_platform.study.ledger import TrialRecord
-from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
+from trainables.evaluation.metrics import objective_text, objective_value
 
 ACCENT, PALE, INK = COLOURS[0], "#9db8cc", "#333333"
 DASHES = ["solid", "dash", "dashdot", "dot"]
-ENDS = {  # how a trial ended: the mark, and words
+ENDS = {  # state of a trial: symbol, and words
     "complete": ("circle", "trained to the end"),
     "pruned": ("x", "stopped early"),
     "failed": ("triangle-down", "failed"),
     "running": ("circle-open", "not ended"),
 }
-NARROW_RANGE = 4  # times the lowest value: up to there an axis is linear
-MOST_NUMBERED = 30  # trials that have their numbers beside their marks
-LEGEND = {"orientation": "h", "xref": "container", "x": 0.02, "yref": "container", "y": 0, "yanchor": "bottom",
-          "entrywidth": 95, "font": {"size": 11}}  # fmt: skip
+UNITS = {"epochs": "epoch", "hours": "hours of audio"}  # title of the learning curves' axis, if not the unit itself
+NARROW_RANGE = 4  # an axis whose values differ by a smaller factor is linear
+MOST_NUMBERED = 30  # with more trials, only those on the Pareto front have their numbers beside their marks
+LONGEST_REASON = 80  # characters
+NOTHING_YET = "No trial has finished an epoch."
+
+AXIS = {"gridcolor": "#e6e6e6", "linecolor": "#999999", "zeroline": False, "showline": True, "ticks": "outside"}
 MARGIN = {"l": 64, "r": 16, "t": 12, "b": 48}  # pixels
+STYLE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
+        "legend": {
+            "orientation": "h", "xref": "container", "x": 0.02, "yref": "container", "y": 0, "yanchor": "bottom",
+            "entrywidth": 95, "font": {"size": 11},
+        },
+        "hovermode": "closest",
+        "dragmode": False,  # on a phone, a drag scrolls the page
+        "xaxis": {**AXIS, "automargin": True, "title": {"standoff": 8}},
+        "yaxis": AXIS,
+    }
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A sweep's trials as figures show them.
-
-    Args:
-        trials: those that have an epoch, by number.
-        study: all of them; those with an epoch are complete, with the value that they are ranked by.
-        distributions: of the keys.
-        name: what that value is; a CER is in percent.
-        suffix: behind a figure of that kind.
-    """
-
-    trials: list[TrialRecord]
-    study: optuna.Study
-    distributions: Mapping[str, BaseDistribution]
-    name: str
-    suffix: str
-
-    @classmethod
-    def of(cls, trials: Sequence[TrialRecord], distributions: Mapping[str, BaseDistribution]) -> Shown:
-        """The figures' view of a ledger.
-
-        Args:
-            distributions: of the space's keys; a width that is fitted has none.
-        """
-        key = next((objective(trial.best) for trial in trials if trial.best), "val_cer")
-        distributions = _with_fitted(trials, distributions)
-        study = optuna.create_study()
-        for trial in trials:
-            study.add_trial(_copy(trial, distributions))
-        suffix = "%" if key == "val_cer" else ""
-        return cls([trial for trial in trials if trial.best], study, distributions, OBJECTIVES[key], suffix)
-
-    def numbers(self, values: Sequence[float]) -> dict[str, Any]:
-        """An axis for such values: logarithmic with ticks at 1, 2 and 5, or linear where they lie close together."""
-        if max(values) <= NARROW_RANGE * min(values):
-            return {"title": {"text": self.name}, "ticksuffix": self.suffix}
-        ticks = [digit * 10.0**power for power, digit in product(range(-2, 5), (1, 2, 5))]
-        texts = [f"{tick:g}{self.suffix}" for tick in ticks]
-        return {"title": {"text": self.name}, "type": "log", "tickvals": ticks, "ticktext": texts}
+# Learning curves
 
 
-def value_of(row: Mapping[str, Any]) -> float:
-    """What an epoch is ranked by, as figures show it: not below what a logarithmic axis can."""
-    value = objective_value(row)
-    return 100 * max(value, LOWEST) if objective(row) == "val_cer" else value
+def learning_curves(data: ReportData) -> list[Block]:
+    """Learning curves of all trials with the rungs, and how the trials ended."""
+    if not data.measured:
+        return [paragraph(NOTHING_YET)]
+    unit = data.space.comparable_settings.asha.unit
+    figure = draw_learning_curves(data.trials, PROGRESS[unit], UNITS.get(unit, unit), data.rungs)
+    caption = f"{data.metric} of every trial after each epoch; the best trials are in colour."
+    if data.rungs:
+        caption += " Dotted lines are rungs, where weak trials are stopped."
+    states = {state: [trial for trial in data.trials if trial.state == state] for state in ENDS}
+    ends = [f"{len(trials)} {ENDS[state][1]}" for state, trials in states.items() if trials]
+    spent = sum(trial.epochs for trial in states["pruned"])
+    total = sum(trial.epochs for trial in data.trials)
+    stopped = f"Trials stopped early took {spent} of all {total} epochs." if spent else ""
+    return [
+        Figure(caption, figure),
+        conclusion(f"Of {counted(len(data.trials), 'trial')}, {enumerated(ends)}.", stopped),
+    ]
 
 
-def _copy(trial: TrialRecord, distributions: Mapping[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    if trial.best is None:
-        return optuna.create_trial(state=TrialState.FAIL)
-    return optuna.create_trial(
-        value=value_of(trial.best),
-        params=trial.params,
-        distributions={key: distributions[key] for key in trial.params},
-        intermediate_values={row["epoch"]: value_of(row) for row in trial.curve},
-    )
-
-
-def _with_fitted(trials: Sequence[TrialRecord], known: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
-    """The distributions with those of widths that no sampler was asked for."""
-    widths: dict[str, list[int]] = {}
-    for key, value in ((key, value) for trial in trials for key, value in trial.params.items() if key not in known):
-        widths.setdefault(key, []).append(value)
-    return {**known, **{key: IntDistribution(min(values), max(values)) for key, values in widths.items()}}
-
-
-# Figures
-
-
-def learning_curves(shown: Shown, progress: str, unit: str, rungs: Sequence[float]) -> go.Figure:
-    """Every trial's curve with its end, the best in colour, and the rungs.
+def draw_learning_curves(
+    trials: Sequence[TrialRecord], progress: str = "epoch", unit: str = "epoch", rungs: Sequence[float] = ()
+) -> go.Figure:
+    """Learning curves, the best in colour, with a symbol for how each trial ended.
 
     Args:
-        progress: the key of an epoch's place on the axis, which counts in `unit`; as the rungs do.
+        progress: key of an epoch's position on the axis, which has the title `unit`.
+        rungs: positions of the rungs on it.
     """
-    figure = plot_intermediate_values(shown.study)
-    ranks = {trial.number: rank for rank, trial in enumerate(ranked(shown.trials))}
-    most = 100 * HIGHEST if shown.suffix else math.inf
-    for trace, trial in zip(figure.data, shown.trials, strict=True):
-        x, y = [row[progress] for row in trial.curve], [min(most, value_of(row)) for row in trial.curve]
-        trace.update(x=x, y=y, cliponaxis=False, **_curve(trial, ranks[trial.number]))
-    figure.data = sorted(figure.data, key=lambda trace: -trace.legendrank)  # the best on top of the others
-    _legend_of_ends(figure, shown.trials)
+    measured = [trial for trial in ranked(trials) if trial.best]
+    most = 100 * HIGHEST if ranking_metric(measured) == "val_cer" else math.inf
+    figure = go.Figure()
+    for rank, trial in reversed([*enumerate(measured)]):  # the best on top of the others
+        named, last = rank < len(COLOURS), len(trial.curve) - 1
+        style = {"color": COLOURS[rank], "dash": DASHES[rank % len(DASHES)]} if named else {"color": GREY, "width": 1}
+        marker = {"symbol": ["circle"] * last + [ENDS[trial.state][0]], "size": [0] * last + [9 if named else 6]}
+        figure.add_scatter(
+            x=[row[progress] for row in trial.curve],
+            y=[min(most, shown_value(row)) for row in trial.curve],
+            mode="lines+markers",
+            name=_label(trial),
+            legendrank=rank,
+            showlegend=named,
+            line=style,
+            marker={"opacity": 1, **marker},
+            hovertext=[_epoch_text(trial, row) for row in trial.curve],
+        )
+    for state in ENDS.keys() & {trial.state for trial in measured}:
+        symbol, words = ENDS[state]
+        marker = {"symbol": symbol, "color": "#606060", "size": 8}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=words)
     for rung in rungs:
         figure.add_vline(rung, line={"color": "#999999", "width": 1, "dash": "dot"})
-    values = [value_of(row) for trial in shown.trials for row in trial.curve]
-    axis = shown.numbers([min(most, value) for value in values])
+    values = [shown_value(row) for trial in measured for row in trial.curve]
+    y = value_axis(measured, [min(most, value) for value in values])
     if max(values) > most:
-        axis["title"] = {"text": f"{shown.name} (above 100% at the edge)"}
-    return dressed(figure, 540, {"title": {"text": unit}}, axis)
-
-
-def _curve(trial: TrialRecord, rank: int) -> dict[str, Any]:
-    """How a trial's curve looks: thin and grey, but for the best."""
-    named, last = rank < len(COLOURS), len(trial.curve) - 1
-    colour, dash = (COLOURS[rank], DASHES[rank % len(DASHES)]) if named else (GREY, "solid")
-    return {
-        "name": f"trial {trial.number}: {best_text(trial)}",
-        "legendrank": rank,
-        "showlegend": named,
-        "line": {"color": colour, "dash": dash, "width": 2 if named else 1},
-        "marker": {
-            "symbol": ["circle"] * last + [ENDS[trial.state][0]],
-            "size": [0] * last + [9 if named else 6],
-            "opacity": 1,
-            "maxdisplayed": 0,
-        },
-        "text": [_epoch_text(trial, row) for row in trial.curve],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
-
-
-def history(shown: Shown) -> go.Figure:
-    """Every trial's best epoch in the order of proposals, and the best so far."""
-    figure = plot_optimization_history(shown.study)
-    marks, best = figure.data[:2]
-    marks.update(
-        name=shown.name,
-        showlegend=False,
-        marker={"color": ACCENT, "size": 9, "symbol": [ENDS[trial.state][0] for trial in shown.trials]},
-        text=[f"trial {trial.number}: {best_text(trial)}" for trial in shown.trials],
-        hovertemplate="%{text}<extra></extra>",
-        cliponaxis=False,
-    )
-    so_far = [(x, y) for x, y in zip(best.x, best.y, strict=True) if math.isfinite(y)]
-    best.update(x=[x for x, _ in so_far], y=[y for _, y in so_far], name="the best so far")
-    best.update(line={"shape": "hv", "color": COLOURS[1], "width": 1.5}, hoverinfo="skip")
-    figure.data = [best, marks]
-    _legend_of_ends(figure, shown.trials)
-    x = {"title": {"text": "trial, as they were proposed"}, **_whole(len(shown.study.trials))}
-    return dressed(figure, 400, x, shown.numbers(list(marks.y)))
-
-
-def against(
-    shown: Shown, measure: Callable[[TrialRecord], float | None], name: str, intervals: Mapping[int, CerInterval]
-) -> go.Figure:
-    """What every trial is ranked by against another measure, lower being better in both, with the Pareto front."""
-    study, trials = optuna.create_study(directions=["minimize"] * 2), []
-    for trial in shown.trials:
-        other = measure(trial)
-        if trial.best is not None and other is not None:
-            study.add_trial(optuna.create_trial(values=[other, value_of(trial.best)]))
-            trials.append(trial)
-    figure = plot_pareto_front(study, target_names=[name, shown.name])
-    numbered = len(trials) <= MOST_NUMBERED
-    others, front = figure.data
-    for trace, colour in ((others, PALE), (front, ACCENT)):
-        there = [trials[json.loads(text.replace("<br>", "\n"))["number"]] for text in trace.text]
-        trace.update(
-            name="Pareto front" if trace is front else "other trials",
-            mode="markers+text" if numbered or trace is front else "markers",
-            marker={"color": colour, "size": 9, "colorscale": None, "showscale": False, "line": {"width": 0}},
-            text=[str(trial.number) for trial in there],
-            textposition="top right",
-            textfont={"size": 11},
-            customdata=[f"trial {trial.number}: {best_text(trial)}, {measure(trial):,.5g} {name}" for trial in there],
-            hovertemplate="%{customdata}<extra></extra>",
-            error_y=_bars(there, trace.y, intervals, colour) if shown.suffix else None,
-            showlegend=True,
-            cliponaxis=False,
-        )
-    line = {"color": ACCENT, "width": 1.5, "shape": "hv"}
-    corners = sorted(zip(front.x, front.y, strict=True))
-    x, y = zip(*corners, strict=True)
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    along = [*others.x, *front.x]
-    from_zero = {"rangemode": "tozero"} if max(along) > 2 * min(along) else {}
-    return dressed(figure, 420, {"title": {"text": name}, **from_zero}, shown.numbers([*others.y, *front.y]))
-
-
-def importance_bars(shares: Mapping[str, float]) -> go.Figure:
-    """The share of each key, the largest on top."""
-    keys = [key.replace(".", ".<br>") for key in shares][::-1]  # a phone has no room for them in one line
-    values = [100 * share for share in shares.values()][::-1]
-    text = [f"{value:.1f}%" for value in values]
-    bars = go.Bar(x=values, y=keys, orientation="h", text=text, textposition="outside", cliponaxis=False)
-    figure = go.Figure(bars.update(marker={"color": ACCENT}, hoverinfo="skip", width=0.6))
-    x = {"title": {"text": "share of variance"}, "ticksuffix": "%", "range": [0, 1.4 * max(values)]}
-    return dressed(figure, 90 + 34 * len(keys), x, {"automargin": True})
-
-
-def length_bars(groups: Sequence[LengthGroup]) -> go.Figure:
-    """The CER of each group of utterances with its interval."""
-    values = [100 * group.cer for group in groups]
-    figure = go.Figure(
-        go.Bar(
-            x=[_between(group) for group in groups],
-            y=values,
-            error_y={
-                "type": "data",
-                "array": [100 * group.interval.high - value for group, value in zip(groups, values, strict=True)],
-                "arrayminus": [value - 100 * group.interval.low for group, value in zip(groups, values, strict=True)],
-                "color": INK,
-                "thickness": 1.2,
-            },
-            marker={"color": ACCENT},
-            text=[f"CER {group.cer:.2%}, {group.utterances:,} utterances" for group in groups],
-            textposition="none",
-            hovertemplate="%{text}<extra></extra>",
-            width=0.6,
-        )
-    )
-    x = {"title": {"text": "characters in the reference"}, "type": "category"}
-    return dressed(figure, 360, x, {"title": {"text": "CER"}, "ticksuffix": "%", "rangemode": "tozero"})
-
-
-# Parts of them
-
-
-def best_text(trial: TrialRecord) -> str:
-    return objective_text(trial.best) if trial.best else ""
+        y["title"] = f"{ranking_name(measured)} (above 100% at the edge)"
+    return styled(figure, 540, {"title": unit}, y)
 
 
 def _epoch_text(trial: TrialRecord, row: Mapping[str, Any]) -> str:
     text = f"trial {trial.number}, epoch {row['epoch']}: {objective_text(row)}"
     if row is not trial.curve[-1]:
         return text
-    words = ENDS[trial.state][1] + (f": {trial.reason}" if trial.reason else "")
-    return f"{text}<br>{html.escape(cut(words, 80), quote=False)}"
+    end = ENDS[trial.state][1] + (f": {trial.reason}" if trial.reason else "")
+    return f"{text}<br>{html.escape(shortened(end, LONGEST_REASON), quote=False)}"
 
 
-def cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+# Optimisation history
 
 
-def _between(group: LengthGroup) -> str:
-    return f"{group.shortest}–{group.longest}" if group.longest > group.shortest else f"{group.shortest}"
-
-
-def _bars(
-    trials: Sequence[TrialRecord], values: Sequence[float], intervals: Mapping[int, CerInterval], colour: str
-) -> dict[str, Any]:
-    """Intervals of CERs in percent; none where none is known."""
-    known = [intervals[trial.number].interval if trial.number in intervals else None for trial in trials]
-    pairs = list(zip(known, values, strict=True))
-    return {
-        "type": "data",
-        "array": [100 * one.high - value if one else 0 for one, value in pairs],
-        "arrayminus": [value - 100 * max(LOWEST, one.low) if one else 0 for one, value in pairs],
-        "color": colour,
-        "thickness": 1,
-        "width": 3,
-    }
-
-
-def _legend_of_ends(figure: go.Figure, trials: Sequence[TrialRecord]) -> None:
-    for state, (symbol, words) in ENDS.items():
-        if any(trial.state == state for trial in trials):
-            figure.add_scatter(
-                x=[None], y=[None], mode="markers", marker={"symbol": symbol, "color": "#606060", "size": 8}, name=words
-            )
-
-
-def _whole(count: int) -> dict[str, Any]:
-    """An axis of trials' numbers, which are whole."""
-    return {"dtick": 1 if count <= 12 else None, "tickformat": "d", "range": [-0.5, count - 0.5]}
-
-
-def dressed(
-    figure: go.Figure, height: int, x: dict[str, Any], y: dict[str, Any], margin: Mapping[str, int] = MARGIN
-) -> go.Figure:
-    """The look that all figures share; on a phone a drag scrolls the page, and does not zoom."""
-    axis = {"gridcolor": "#e6e6e6", "linecolor": "#999999", "zeroline": False, "showline": True, "ticks": "outside"}
-    figure.update_layout(
-        template="none",
-        title=None,
-        height=height,
-        autosize=True,
-        margin=dict(margin),
-        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        legend=dict(LEGEND),
-        showlegend=any(trace.showlegend is not False and trace.name for trace in figure.data),
-        hovermode="closest",
-        dragmode=False,
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+def history(data: ReportData) -> list[Block]:
+    """Best epoch of every trial in the order of proposals, and which trial is the best."""
+    if not data.measured:
+        return [paragraph(NOTHING_YET)]
+    best, start = data.measured[0], data.space.start
+    from_start = best.number < len(start) and all(
+        best.params.get(key) == value for key, value in start[best.number].items()
     )
-    figure.update_xaxes({**axis, "automargin": True, "title": {"standoff": 8}})
-    figure.update_xaxes(x)
-    figure.update_yaxes({**axis, **y})
+    origin = ", a start configuration of the space" if from_start else ""
+    later = counted(len(data.trials) - 1 - best.number, "trial")
+    sampled = next((trial for trial in data.measured if trial.number >= len(start)), None)
+    return [
+        Figure(f"Best {data.metric} of each trial in the order of proposals.", draw_history(data.trials)),
+        conclusion(
+            f"The best trial is number {best.number}{origin}; {later} after it brought no improvement.",
+            f"The best trial that the sampler proposed is {_label(sampled)}." if from_start and sampled else "",
+        ),
+    ]
+
+
+def draw_history(trials: Sequence[TrialRecord]) -> go.Figure:
+    """Best epoch of every trial by trial number, and the best so far."""
+    measured = sorted((trial for trial in trials if trial.best), key=lambda trial: trial.number)
+    frame = _frame(measured)
+    symbols = {words: symbol for symbol, words in ENDS.values()}
+    figure = px.scatter(frame, x="trial", y="value", symbol="end", symbol_map=symbols, hover_name="label")
+    figure.update_traces(marker={"color": ACCENT, "size": 9})
+    values = dict(zip(frame.trial, frame.value, strict=True))
+    numbers = list(range(measured[0].number, len(trials)))
+    figure.add_scatter(
+        x=numbers,
+        y=list(accumulate((values.get(number, math.inf) for number in numbers), min)),
+        mode="lines",
+        name="the best so far",
+        line={"shape": "hv", "color": COLOURS[1], "width": 1.5},
+    )
+    x = {"title": "trial, in the order of proposals", "tickformat": "d", "range": [-0.5, len(trials) - 0.5]}
+    return styled(figure, 400, x | ({"dtick": 1} if len(trials) <= 12 else {}), value_axis(measured, frame.value))
+
+
+# Parameter importances
+
+
+def importances(data: ReportData) -> list[Block]:
+    """Parameter importances, or why there are none."""
+    found = data.importances
+    if not found.shares:
+        return [conclusion(found.basis)]
+    caption = f"Share of the variance in {data.metric} that each key explains alone (fANOVA); the rest is interaction."
+    most, share = next(iter(found.shares.items()))
+    blocks: list[Block] = [
+        Figure(caption, draw_importances(found.shares)),
+        conclusion(f"The most important key is {most}: it explains {share:.0%}.", found.basis),
+    ]
+    if found.not_judged:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in found.not_judged.items())
+        blocks.append(Text(f"Not judged: {reasons}", "note"))
+    return blocks
+
+
+def draw_importances(shares: Mapping[str, float]) -> go.Figure:
+    """Share of each key as a bar, in the order given from top to bottom."""
+    keys = [key.replace(".", ".<br>") for key in shares]  # a phone is too narrow for them in one line
+    values = [100 * share for share in shares.values()]
+    figure = px.bar(x=values[::-1], y=keys[::-1], text=[f"{value:.1f}%" for value in values[::-1]])
+    figure.update_traces(textposition="outside", marker_color=ACCENT, width=0.6)
+    x = {"title": "share of variance", "ticksuffix": "%", "range": [0, 1.4 * max(values)]}
+    return styled(figure, 90 + 34 * len(keys), x, {"title": "", "automargin": True})
+
+
+# Pareto fronts
+
+
+def against_parameters(data: ReportData) -> list[Block]:
+    """The ranking metric against the number of parameters."""
+    return _against(data, "parameters")
+
+
+def against_real_time_factor(data: ReportData) -> list[Block]:
+    """The ranking metric against the real-time factor of decoding."""
+    if not data.transcribes:
+        return [paragraph("A language model transcribes nothing, so it has no real-time factor.")]
+    if not any("real_time_factor" in (trial.best or {}) for trial in data.measured):
+        return [paragraph("No real-time factors are on record.")]
+    how = "Real-time factor: seconds of decoding per second of speech, in the validation after the best epoch."
+    return [*_against(data, "real_time_factor"), Text(f"{how} Other trials ran meanwhile: rough figures.", "note")]
+
+
+def _against(data: ReportData, key: str) -> list[Block]:
+    trials = [trial for trial in data.measured if _measure(trial, key) is not None]
+    if not trials:
+        return [paragraph(NOTHING_YET)]
+    column = next(column for column in columns(trials, ["val_cer", key]) if column.key == key)
+    name = column.heading.replace("\n", " ")
+    front = pareto_front(trials, ("val_cer", key))
+    along = sorted((trial for trial in trials if trial.number in front), key=lambda trial: _measure(trial, key))
+    points = [
+        f"trial {trial.number} ({name} {column.text(_measure(trial, key))}, {objective_text(trial.best or {})})"
+        for trial in along
+    ]
+    caption = f"{data.metric} against {name}; lower is better in both. The line is the Pareto front."
+    if data.intervals:
+        caption += " Bars are 95% intervals."
+    best = data.measured[0]
+    equals = [trial for trial in [best, *data.tied] if _measure(trial, key) is not None]
+    least = min(equals, key=lambda trial: _measure(trial, key), default=best)
+    advice = ""
+    if least is not best and _measure(best, key):
+        share = _measure(least, key) / _measure(best, key)
+        ratio = f"{share:.0%} of the best trial's {name}"
+        advice = f"Trial {least.number} has {ratio}, and its CER is not significantly different."
+    return [
+        Figure(caption, draw_against(trials, key, name, data.intervals)),
+        conclusion(f"On the Pareto front: {enumerated(points)}.", advice),
+    ]
+
+
+def draw_against(trials: Sequence[TrialRecord], key: str, name: str, intervals: Mapping[int, CerInterval]) -> go.Figure:
+    """The ranking metric of trials against another measure, with the Pareto front; lower is better in both.
+
+    Args:
+        key: of the measure, in the metrics of an epoch or in `TrialRecord.about`; trials without it are left out.
+        name: the measure in words.
+        intervals: CER intervals by trial number, drawn as error bars.
+    """
+    known = [trial for trial in trials if trial.best and _measure(trial, key) is not None]
+    frame = _frame(known, intervals).assign(measure=[_measure(trial, key) for trial in known]).sort_values("measure")
+    frame["label"] += frame.measure.map(f", {{:,.5g}} {name}".format)
+    on_front = frame.trial.isin(pareto_front(known, ("val_cer", key)))
+    frame["group"] = on_front.map({True: "Pareto front", False: "other trials"})
+    figure = px.scatter(
+        frame, x="measure", y="value", color="group", text=frame.trial.astype(str), hover_name="label",
+        error_y="above", error_y_minus="below",
+        color_discrete_map={"other trials": PALE, "Pareto front": ACCENT},
+        category_orders={"group": ["other trials", "Pareto front"]},
+    )  # fmt: skip
+    bars = {"thickness": 1, "width": 3}
+    figure.update_traces(marker_size=9, textposition="top right", textfont_size=11, error_y=bars)
+    if len(known) > MOST_NUMBERED:
+        figure.update_traces(mode="markers", selector={"name": "other trials"})
+    front = frame[on_front]
+    line = {"color": ACCENT, "width": 1.5, "shape": "hv"}
+    figure.add_scatter(x=front.measure, y=front.value, mode="lines", line=line, showlegend=False)
+    from_zero = {"rangemode": "tozero"} if frame.measure.max() > 2 * frame.measure.min() else {}
+    return styled(figure, 420, {"title": name, **from_zero}, value_axis(known, frame.value))
+
+
+def _measure(trial: TrialRecord, key: str) -> Any:
+    """A metric of the trial's best epoch, or a fact about the trial; None if unknown."""
+    return {**(trial.best or {}), **trial.about}.get(key)
+
+
+# Errors by length
+
+
+def errors_by_length(data: ReportData) -> list[Block]:
+    """CER of the best model on short and long utterances."""
+    if data.errors is None:
+        return [no_errors(data)]
+    groups = by_length(data.errors)
+    if len(groups) < 2:
+        return [paragraph(f"{counted(len(data.errors.ids), 'utterance')} of too few lengths to compare.")]
+    first, last = groups[0], groups[-1]
+    apart = first.interval.high < last.interval.low or last.interval.high < first.interval.low
+    verdict = "do not overlap, so length seems to matter" if apart else "overlap, so length need not matter"
+    caption = f"CER of the best model on {data.errors.split}, in groups of similar size; bars are 95% intervals."
+    rates = f"The shortest utterances have {first.cer:.2%}, the longest {last.cer:.2%}:"
+    return [Figure(caption, draw_lengths(groups)), conclusion(f"{rates} their intervals {verdict}.")]
+
+
+def draw_lengths(groups: Sequence[LengthGroup]) -> go.Figure:
+    """CER of each group of utterances with its 95% interval."""
+    figure = px.bar(
+        x=[f"{one.shortest}–{one.longest}" if one.longest > one.shortest else str(one.longest) for one in groups],
+        y=[100 * group.cer for group in groups],
+        error_y=[100 * (group.interval.high - group.cer) for group in groups],
+        error_y_minus=[100 * (group.cer - group.interval.low) for group in groups],
+        hover_name=[f"CER {group.cer:.2%}, {group.utterances:,} utterances" for group in groups],
+    )
+    figure.update_traces(width=0.6, marker_color=ACCENT, error_y={"color": INK, "thickness": 1.2})
+    x = {"title": "characters in the reference", "type": "category"}
+    return styled(figure, 360, x, {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"})
+
+
+def no_errors(data: ReportData) -> Text:
+    """Why the best model has no utterance errors."""
+    if not data.transcribes:
+        return paragraph("A language model transcribes nothing, so it makes no such errors.")
+    return paragraph("No errors of the best model are on record.")
+
+
+# Shared by all figures
+
+
+def shown_value(row: Mapping[str, Any]) -> float:
+    """Ranking metric of an epoch as figures show it: a CER in percent, not below what a logarithmic axis can show."""
+    value = objective_value(row)
+    return 100 * max(value, LOWEST) if "val_cer" in row else value
+
+
+def _frame(trials: Sequence[TrialRecord], intervals: Mapping[int, CerInterval] = NO_INTERVALS) -> pandas.DataFrame:
+    """Trials with a finished epoch as rows: number, shown value with error bars, how it ended, and a label."""
+    values = [shown_value(trial.best or {}) for trial in trials]
+    found = [intervals.get(trial.number) for trial in trials]
+    return pandas.DataFrame(
+        {
+            "trial": [trial.number for trial in trials],
+            "value": values,
+            "above": [100 * one.interval.high - y if one else 0 for one, y in zip(found, values, strict=True)],
+            "below": [
+                y - 100 * max(LOWEST, one.interval.low) if one else 0 for one, y in zip(found, values, strict=True)
+            ],
+            "end": [ENDS[trial.state][1] for trial in trials],
+            "label": [_label(trial) for trial in trials],
+        }
+    )
+
+
+def _label(trial: TrialRecord) -> str:
+    """Number and ranking metric of a trial, such as `trial 3: 2.00%`."""
+    return f"trial {trial.number}: {objective_text(trial.best or {})}"
+
+
+def value_axis(trials: Sequence[TrialRecord], values: Iterable[float]) -> dict[str, Any]:
+    """Axis of the ranking metric: logarithmic with ticks at 1, 2 and 5, or linear if the values are close together."""
+    suffix = "%" if ranking_metric(trials) == "val_cer" else ""
+    axis: dict[str, Any] = {"title": ranking_name(trials), "ticksuffix": suffix}
+    if max(values) > NARROW_RANGE * min(values):
+        ticks = [digit * 10.0**power for power, digit in product(range(-2, 5), (1, 2, 5))]
+        axis |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}{suffix}" for tick in ticks]}
+    return axis
+
+
+def styled(figure: go.Figure, height: int, x: dict[str, Any], y: dict[str, Any]) -> go.Figure:
+    """The figure with the report's style, a height in pixels, and these axes."""
+    figure.update_traces(
+        hovertemplate="%{hovertext}<extra></extra>", selector=lambda trace: trace.hovertext is not None
+    )
+    figure.update_traces(hoverinfo="skip", selector=lambda trace: trace.hovertext is None)
+    figure.update_traces(cliponaxis=False)
+    figure.update_layout(template=STYLE, height=height, margin=MARGIN, legend_title="", xaxis=x, yaxis=y)
     return figure
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, cut to at most `most` characters with an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,14 +1,14 @@
-"""A report's parallel coordinates: every trial as a line across one scale a key.
+"""Parallel coordinates of the report: every trial as a line across one horizontal scale per key.
 
-They stand in for Optuna's, which leave out where stopped trials lie among others, mix up the order of the trials where
-choices are numbers, and have their scales side by side: there are as many as keys, and phones and paper are narrow.
+Plotly's and Optuna's have their scales side by side, too many for a phone or paper, and Optuna's mixes up the order of
+the trials if choices are numbers.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,67 +16,125 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from plotly.colors import sample_colorscale
 
-from asr_platform.analysis.leaderboard import ranked
-from asr_platform.analysis.text import short_value
-from asr_platform.reporting.figures import Shown, best_text, cut, dressed, value_of
+from asr_platform.analysis.leaderboard import ranked, ranking_metric, ranking_name
+from asr_platform.analysis.text import enumerated, short_value
+from asr_platform.reporting.figures import shortened, shown_value, styled
+from asr_platform.reporting.page import Block, Figure, conclusion, paragraph
 from asr_platform.reporting.plots import COLOURS
+from asr_platform.reporting.report_data import ReportData
+from asr_platform.study.ledger import TrialRecord
+from asr_platform.study.samplers import distributions_of
+from trainables.evaluation.metrics import objective_text
 
+TOP = 3  # trials whose common values are looked for, if no trials are tied with the best
 LONGEST_TICK = 16  # characters
-ROW, LEAST_ROW, ROWS_HEIGHT = 52, 34, 920  # pixels: of parallel coordinates, which must fit on a printed page
+ROW, LEAST_ROW, ROWS_HEIGHT = 52, 34, 920  # pixels: all rows must fit on a printed page
 PALEST, DARKEST = "rgb(190, 205, 216)", "rgb(8, 48, 107)"
-MISSING = object()  # the value of a key whose condition does not hold
-MOST_STOPS = 7  # of whole numbers that a scale names one by one
-WITHOUT = 0.24  # of a scale's width, on whose left the trials lie that have no value there
+MISSING = object()  # value of a key whose condition does not hold
+MOST_TICKS = 7  # of integers that a scale names one by one
+WITHOUT = 0.24  # share of a scale's width left of its values, where trials without a value lie
 
 
-def parallel_coordinates(shown: Shown) -> go.Figure:
-    """What every trial's values were, from the lowest CER (or perplexity), dark, to the highest; the best is orange."""
-    trials = ranked(shown.trials)[::-1]  # the best on top of the others
-    values = [value_of(trial.best) for trial in trials if trial.best]
-    scales = [Scale.of(shown.name, FloatDistribution(min(values), max(values), log=True), values, shown.suffix)]
-    for key, distribution in shown.distributions.items():
-        if any(key in trial.params for trial in trials):
-            scales.append(Scale.of(key, distribution, [trial.params.get(key, MISSING) for trial in trials]))
-    rows = list(range(len(scales)))
+def parallel_coordinates(data: ReportData) -> list[Block]:
+    """Values of all trials, and what the best have in common."""
+    keys = list(dict.fromkeys(key for trial in data.measured for key in trial.params))
+    if len(data.measured) < 2 or not keys:
+        why = "fewer than two trials have finished an epoch, or nothing varied"
+        return [paragraph(f"There is nothing to compare: {why}.")]
+    caption = (
+        f"Every line is a trial: its {data.metric} on the uppermost scale, its values on the others. Dark lines have "
+        "low values; the best trial is orange. Stopped trials are drawn with the best value that they had reached."
+    )
+    figure = draw_parallel_coordinates(data.measured, distributions_of(data.space))
+    return [Figure(caption, figure), conclusion(_in_common(data, keys))]
+
+
+def _in_common(data: ReportData, keys: Sequence[str]) -> str:
+    """Sentence on the values that all of the best trials have, and not all of the others."""
+    top = [data.measured[0], *data.tied] if data.tied else data.measured[:TOP]
+    rest = [trial for trial in data.measured if trial not in top]
+    if len(top) < 2 or not rest:
+        return "There are too few trials to ask what the best have in common."
+    common = []
+    for key in keys:
+        value = value_of(top[0], key)
+        others = sum(value_of(trial, key) == value for trial in rest)
+        if all(value_of(trial, key) == value for trial in top) and others < len(rest):
+            common.append(f"{key} {value} (as have {others} of the other {len(rest)})")
+    who = f"The {len(top)} best trials" + (", which do not differ significantly," if data.tied else "")
+    if not common:
+        return f"{who} have no value in common that the others have not."
+    return f"{who} all have {enumerated(common)}. In few trials that may be chance."
+
+
+def value_of(trial: TrialRecord, key: str) -> str:
+    """A trial's value of a varied key."""
+    return short_value(trial.params[key]) if key in trial.params else "not used"
+
+
+def draw_parallel_coordinates(
+    measured: Sequence[TrialRecord], distributions: Mapping[str, BaseDistribution]
+) -> go.Figure:
+    """Values of the trials from the lowest CER (or perplexity), dark, to the highest; the best trial is orange.
+
+    Args:
+        distributions: of the space's keys; the fitted width has none.
+    """
+    trials = ranked(measured)[::-1]  # the best on top of the others
+    scales = _scales(trials, distributions)
     figure = go.Figure()
     for place, trial in enumerate(trials):
         best = place == len(trials) - 1
         shade = sample_colorscale([PALEST, DARKEST], 1 - scales[0].shares[place])[0]
+        ranking = f"{scales[0].name} {objective_text(trial.best or {})}"
+        texts = [ranking, *(f"{scale.name} {scale.texts[place]}" for scale in scales[1:])]
         figure.add_scatter(
             x=[scale.shares[place] for scale in scales],
-            y=rows,
+            y=list(range(len(scales))),
             mode="lines+markers",
             line={"color": COLOURS[1] if best else shade, "width": 3 if best else 1.3},
             marker={"size": 6 if best else 4},
-            text=[f"{shown.name} {best_text(trial)}", *(f"{scale.name} {scale.texts[place]}" for scale in scales[1:])],
-            hovertemplate=f"trial {trial.number}: %{{text}}<extra></extra>",
+            hovertext=[f"trial {trial.number}: {text}" for text in texts],
             showlegend=False,
-            cliponaxis=False,
         )
-    behind = {"showarrow": False, "bgcolor": "rgba(255, 255, 255, 0.75)", "borderpad": 0, "font": {"size": 11}}
+    label = {"showarrow": False, "bgcolor": "rgba(255, 255, 255, 0.75)", "borderpad": 0, "font": {"size": 11}}
     for row, scale in enumerate(scales):
         figure.add_shape(type="line", x0=0, x1=1, y0=row, y1=row, line={"color": "#999999", "width": 1}, layer="below")
-        figure.add_annotation(
-            x=0, y=row, text=f"<b>{scale.name}</b>", xanchor="left", yanchor="bottom", yshift=3, **behind
-        )
+        name = f"<b>{scale.name}</b>"
+        figure.add_annotation(x=0, y=row, text=name, xanchor="left", yanchor="bottom", yshift=3, **label)
         for share, text in scale.ticks:
             side = "left" if share < 0.1 else "right" if share > 0.9 else "center"
-            figure.add_annotation(x=share, y=row, text=text, xanchor=side, yanchor="top", yshift=-3, **behind)
+            figure.add_annotation(x=share, y=row, text=text, xanchor=side, yanchor="top", yshift=-3, **label)
     height = max(LEAST_ROW, min(ROW, ROWS_HEIGHT // len(scales)))
     hidden = {"visible": False, "fixedrange": True}
     y = {"range": [len(scales) - 0.5, -0.5], **hidden}
-    return dressed(
-        figure, height * len(scales), {"range": [-0.01, 1.01], **hidden}, y, {"l": 8, "r": 8, "t": 4, "b": 4}
-    )
+    styled(figure, height * len(scales), {"range": [-0.01, 1.01], **hidden}, y)
+    return figure.update_layout(margin={"l": 8, "r": 8, "t": 4, "b": 4})
+
+
+def _scales(trials: Sequence[TrialRecord], distributions: Mapping[str, BaseDistribution]) -> list[Scale]:
+    """Scale of the ranking metric, then those of all keys that a trial has."""
+    values: list[Any] = [shown_value(trial.best or {}) for trial in trials]
+    suffix = "%" if ranking_metric(trials) == "val_cer" else ""
+    ranking = FloatDistribution(min(values), max(values), log=True)
+    scales = [Scale.of(ranking_name(trials), ranking, values, suffix)]
+    varied = {key for trial in trials for key in trial.params}
+    for key in [*(key for key in distributions if key in varied), *sorted(varied - {*distributions})]:
+        values = [trial.params.get(key, MISSING) for trial in trials]
+        known: list[Any] = [value for value in values if value is not MISSING]
+        distribution = distributions.get(key) or IntDistribution(min(known), max(known))
+        scales.append(Scale.of(key, distribution, values))
+    return scales
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One key's, from left to right.
+    """Horizontal scale of one key.
 
     Args:
-        ticks: places, as shares of the width, and what stands there.
-        shares, texts: each trial's place and value.
+        ticks: positions, as shares of the width, and their labels.
+        shares: positions of the trials.
+        texts: values of the trials.
     """
 
     name: str
@@ -86,41 +144,37 @@ class Scale:
 
     @classmethod
     def of(cls, name: str, distribution: BaseDistribution, values: Sequence[Any], suffix: str = "") -> Scale:
-        """All that the key could have been; on the left of that `MISSING`, where a trial has no value."""
+        """Scale over all values that a key can have; trials whose value is `MISSING` lie left of them."""
+        ticks = _ticks(distribution)
+        number: Callable[[Any], float] = math.log if getattr(distribution, "log", False) else float
+        if isinstance(distribution, CategoricalDistribution):
+            number = ticks.index
+        low, high = number(ticks[0]), number(ticks[-1])
         start = WITHOUT if MISSING in values else 0.0
-        place = _place(distribution)
 
         def share(value: Any) -> float:
-            return 0.0 if value is MISSING else start + (1 - start) * place(value)
+            if value is MISSING:
+                return 0.0
+            return start + (1 - start) * ((number(value) - low) / (high - low) if high > low else 0.5)
 
         def text(value: Any) -> str:
             if value is MISSING:
                 return "not used"
-            return html.escape(cut(short_value(value), LONGEST_TICK), quote=False) + suffix
+            return html.escape(shortened(short_value(value), LONGEST_TICK), quote=False) + suffix
 
-        stops = [*([MISSING] if start else []), *_stops(distribution)]
-        return cls(name, [(share(stop), text(stop)) for stop in stops], [*map(share, values)], [*map(text, values)])
-
-
-def _place(distribution: BaseDistribution) -> Callable[[Any], float]:
-    """Where a value lies between the first and the last, as a share."""
-    if isinstance(distribution, CategoricalDistribution):
-        order = list(distribution.choices)
-        return lambda value: order.index(value) / (len(order) - 1) if len(order) > 1 else 0.5
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    number = math.log if distribution.log else float
-    low, high = number(distribution.low), number(distribution.high)
-    return lambda value: (number(value) - low) / (high - low) if high > low else 0.5
+        named = [*([MISSING] if start else []), *ticks]
+        return cls(name, [(share(tick), text(tick)) for tick in named], [*map(share, values)], [*map(text, values)])
 
 
-def _stops(distribution: BaseDistribution) -> list[Any]:
-    """The values that a scale names."""
+def _ticks(distribution: BaseDistribution) -> list[Any]:
+    """Values that a scale names, from the left to the right."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    if isinstance(distribution, FloatDistribution):
-        low, high = distribution.low, distribution.high
-        return [low, math.sqrt(low * high) if distribution.log else (low + high) / 2, high] if high > low else [low]
-    assert isinstance(distribution, IntDistribution)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
     low, high = distribution.low, distribution.high
-    every = list(range(low, high + 1, distribution.step))
-    return every if len(every) <= MOST_STOPS else [low, every[len(every) // 2], high]
+    if low == high:
+        return [low]
+    if isinstance(distribution, FloatDistribution):
+        return [low, math.sqrt(low * high) if distribution.log else (low + high) / 2, high]
+    every = list(range(distribution.low, distribution.high + 1, distribution.step))
+    return every if len(every) <= MOST_TICKS else [low, every[len(every) // 2], high]

@@ -14,7 +14,7 @@ from asr_platform.analysis.bootstrap import Difference
 from asr_platform.analysis.leaderboard import ranking_name
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import side_by_side
-from asr_platform.reporting.transcripts import LEGEND, text_lines
+from asr_platform.reporting.transcripts import LEGEND, aligned_lines
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective, objective_text
 
@@ -44,7 +44,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
         errors = f"A {a.character_errors[place]} errors, B {b.character_errors[place]}"
         say(console, f"\n{a.ids[place]}   {errors}")
         for letter, model in (("A", a), ("B", b)):
-            for line in text_lines(a.references[place], model.hypotheses[place], letter):
+            for line in aligned_lines(a.references[place], model.hypotheses[place], letter):
                 say(console, line)
     if found.most_different:
         say(console, f"\n{LEGEND}")

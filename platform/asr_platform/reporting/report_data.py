@@ -1,53 +1,52 @@
-"""What a report tells of a sweep, gathered from the ledger and from what lies beside it."""
+"""Everything that the report shows of a sweep, read from the ledger and the files beside it."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.importances import Importances, importances
-from asr_platform.analysis.leaderboard import ranked, ranking_name
+from asr_platform.analysis.leaderboard import columns, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
-from asr_platform.reporting.figures import Shown
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
 from asr_platform.storage.home import SWEEP, Home
 from asr_platform.study.halving import PROGRESS, Rungs
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
-from asr_platform.study.samplers import distributions_of
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
-PICTURES = {
-    CROSS_ATTENTION: "From the token to say to the speech",
-    SELF_ATTENTION: "From the token to say to those already said",
+CAPTIONS = {
+    CROSS_ATTENTION: "Cross-attention: from each output token to the speech",
+    SELF_ATTENTION: "Self-attention: from each output token to the tokens before it",
 }
-NAMES = {"parameters": "parameters", "real_time_factor": "real-time factor"}  # of objectives beside the first
 
 
 @dataclass(frozen=True)
-class Findings:
-    """A sweep at one moment.
+class ReportData:
+    """State of a sweep at one moment.
 
     Args:
+        command: the platform command, for hints to copy.
+        about: facts about the sweep by key, as the ledger has them.
         done: whether all trials that were asked for have ended.
-        running: whether a driver is at it.
-        trials: best first.
-        intervals: intervals and ties, by trial.
-        errors: of the best trial's utterances; None where they are not on record.
-        corpus: None where it is not to be had any more, and `corpus_problem` says why.
-        model: where the best model lies; None where it does not any more.
-        attention: pictures of the best model with their captions.
+        running: whether a driver is running the sweep.
+        trials: all trials, best first.
+        intervals: CER intervals by trial number.
+        errors: utterance errors of the best trial; None if they are not on record.
+        corpus: the sweep's corpus; None if it is gone, for the reason in `corpus_problem`.
+        model: path of the best model; None if it is gone.
+        attention: plots of the best model's attention as (PNG, caption).
     """
 
     name: str
+    command: str
     about: Mapping[str, Any]
     space: Space
     objectives: tuple[str, ...]
@@ -63,28 +62,29 @@ class Findings:
     attention: list[tuple[bytes, str]]
 
     @classmethod
-    def gather(cls, home: Home, name: str) -> Findings:
-        """Reads all there is; of what is gone there is nothing.
+    def gather(cls, home: Home, name: str, command: str = "platform") -> ReportData:
+        """Data of a sweep; what has been deleted since is None or empty.
 
         Raises:
             InputError: there is no such sweep.
         """
         ledger = Ledger.open(home.studies, name)
         about, trials = ledger.about, ranked(ledger.trials())
-        store = RecordedErrors(home.sweep(name))
+        recorded = RecordedErrors(home.sweep(name))
         best = next((trial for trial in trials if trial.best), None)
-        errors = store.of(best) if best else None
+        errors = recorded.of(best) if best else None
         corpus, problem = _corpus(about)
         model = _model(home, name, best, errors)
         return cls(
             name=name,
+            command=command,
             about=about,
             space=recorded_space(dict(about)),
             objectives=ledger.objectives,
             done=ledger.done,
             running=home.holder(name).startswith(SWEEP),
             trials=trials,
-            intervals=store.cer_intervals(trials),
+            intervals=recorded.cer_intervals(trials),
             importances=importances(ledger),
             errors=errors,
             corpus=corpus,
@@ -94,45 +94,40 @@ class Findings:
         )
 
     @property
-    def best(self) -> TrialRecord | None:
-        """The trial that ranks first; None before any has finished an epoch."""
-        return next((trial for trial in self.trials if trial.best), None)
-
-    @property
     def measured(self) -> list[TrialRecord]:
-        """The trials that have finished an epoch, best first."""
+        """Trials with at least one finished epoch, best first."""
         return [trial for trial in self.trials if trial.best]
 
     @property
-    def tied(self) -> list[TrialRecord]:
-        """Those that cannot be told from the best, which is none of them."""
-        return [
-            trial for trial in self.trials[1:] if (confidence := self.intervals.get(trial.number)) and confidence.tied
-        ]
+    def best(self) -> TrialRecord | None:
+        """Best trial; None before the first finished epoch."""
+        return next(iter(self.measured), None)
 
     @property
-    def ranked_by(self) -> str:
-        """What a trial's rank depends on, for people."""
+    def tied(self) -> list[TrialRecord]:
+        """Trials that do not differ significantly from the best, without the best itself."""
+        intervals = [(trial, self.intervals.get(trial.number)) for trial in self.trials[1:]]
+        return [trial for trial, interval in intervals if interval and interval.tied]
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that trials are ranked by."""
         return ranking_name(self.trials)
 
     @property
-    def minimised(self) -> list[str]:
-        """The objectives, for people."""
-        return [self.ranked_by, *(NAMES[name] for name in self.objectives[1:])]
+    def objective_names(self) -> list[str]:
+        """Names of the metrics that the sweep minimises."""
+        headings = {column.key: column.heading.replace("\n", " ") for column in columns(self.trials, self.objectives)}
+        return [self.metric, *(headings[key] for key in self.objectives[1:])]
 
     @property
     def transcribes(self) -> bool:
-        """Whether this is about recognisers, and not language models."""
+        """Whether the models are recognisers, not language models."""
         return self.space.base.get("model.kind") != "language_model"
-
-    @cached_property
-    def shown(self) -> Shown:
-        """What the figures are drawn of; only where a trial has finished an epoch."""
-        return Shown.of(sorted(self.trials, key=lambda trial: trial.number), distributions_of(self.space))
 
     @property
     def rungs(self) -> list[float]:
-        """Where a trial may be stopped: epochs, or hours of audio where the space counts updates or hours."""
+        """Rungs in the unit of the learning curves' axis (epochs, updates, or hours of audio)."""
         settings = self.space.comparable_settings
         length = float(settings.epochs)
         if settings.asha.unit != "epochs":
@@ -144,7 +139,7 @@ class Findings:
 
 
 def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:
-    """The corpus that the sweep was run on, or why it is not here."""
+    """Corpus of the sweep, or None and the reason."""
     try:
         corpus = Corpus.open(about["corpus"])
     except InputError as error:
@@ -155,7 +150,7 @@ def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:
 
 
 def _model(home: Home, name: str, best: TrialRecord | None, errors: UtteranceErrors | None) -> str | None:
-    """The model directory that the sweep left, where it is the best trial's; else that trial's checkpoint."""
+    """Path of the sweep's model directory if it is the best trial's, else of that trial's checkpoint."""
     folder = home.model(name)
     if best and errors and UtteranceErrors.load(folder / ERRORS) == errors:
         return str(folder)
@@ -163,15 +158,15 @@ def _model(home: Home, name: str, best: TrialRecord | None, errors: UtteranceErr
 
 
 def _attention(best: TrialRecord | None, model: str | None) -> list[tuple[bytes, str]]:
-    """The pictures beside the model, or new ones of what the trial's checkpoint keeps."""
-    found = _pictures(Path(model) / PLOTS) if model else []
+    """Attention plots from the model directory, or drawn from the best trial's checkpoint."""
+    found = _plots(Path(model) / PLOTS) if model else []
     if found or best is None:
         return found
     with tempfile.TemporaryDirectory() as folder:
         draw_trial(best, Path(folder))
-        return _pictures(Path(folder))
+        return _plots(Path(folder))
 
 
-def _pictures(folder: Path) -> list[tuple[bytes, str]]:
-    present = ((folder / name, caption) for name, caption in PICTURES.items())
-    return [(path.read_bytes(), caption) for path, caption in present if path.is_file()]
+def _plots(folder: Path) -> list[tuple[bytes, str]]:
+    paths = ((folder / name, caption) for name, caption in CAPTIONS.items())
+    return [(path.read_bytes(), caption) for path, caption in paths if path.is_file()]
