@@ -1,7 +1,7 @@
-"""SHA-256 of the files of a model directory or checkpoint, kept in its `checksums.json`, which is written last.
+"""SHA-256 digests of the files of a model directory or checkpoint, in its `checksums.json`, which is written last.
 
-Directories written before there were checksums have no such file: they load unchecked. Whoever changes a file on
-purpose deletes `checksums.json`.
+Directories without this file load unchecked: those of early versions, and those in which somebody deleted it to change
+a file on purpose.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ class _Checksums(BaseModel):
 
 
 def record_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Writes the digests of these files, those that exist, into the folder's `checksums.json`.
+    """Records the digests of the files `names` that exist in the folder's `checksums.json`, by atomic rename.
 
-    Digests of other files that are listed there stay. The list is replaced as a whole (atomic rename).
+    Recorded digests of other files stay.
     """
     _write(folder, _read(folder) | {name: _digest(folder / name) for name in names if (folder / name).is_file()})
 
 
 def copy_checksums(source: Path, folder: Path) -> None:
-    """Lists for the files in `folder` the digests that the same files have on record in `source`, if any has."""
+    """Copies the recorded digests of `source` for the files that `folder` has."""
     digests = {name: digest for name, digest in _read(source).items() if (folder / name).is_file()}
     if digests:
         _write(folder, digests)
 
 
 def verify_checksums(folder: Path, names: Iterable[str]) -> None:
-    """Compares these files with their recorded digests, if the folder has a list of them.
+    """Compares the files `names` with their recorded digests, if the folder has any.
 
     Raises:
-        DamagedError: a file is not what was saved, is not listed, or is listed and missing; or the list is damaged.
+        DamagedError: a file differs from its digest, has none, or is missing; or `checksums.json` is damaged.
     """
     digests = _read(folder)
     remedy = f"Use another copy; if you changed the file on purpose, delete {folder / CHECKSUMS}."
@@ -58,7 +58,7 @@ def verify_checksums(folder: Path, names: Iterable[str]) -> None:
 
 
 def _read(folder: Path) -> dict[str, str]:
-    """Recorded digests by file name; empty where the folder has no list."""
+    """Recorded digests by file name; empty where the folder has no `checksums.json`."""
     path = folder / CHECKSUMS
     try:
         return _Checksums.model_validate_json(path.read_bytes()).sha256

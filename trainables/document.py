@@ -1,4 +1,4 @@
-"""YAML that remembers where each key stands, and the mistakes found in it."""
+"""YAML with the line of each key, so that mistakes are reported by line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import yaml
 
 from trainables.errors import InputError
 
-MOST_VALUES = 10_000  # keys and values of a file, an alias counted as all that it stands for
+MOST_VALUES = 10_000  # keys and values of a file with its aliases expanded
 
-# What numbers and truth values must look like, underscores aside. YAML 1.1 also takes 1:30 for 90, 010 for 8, and yes,
-# no, on and off for truth values.
-PLAIN = {
+# Accepted numbers and truth values, underscores aside. YAML 1.1 would also read 1:30 as 90, 010 as 8, and yes, no, on
+# and off as truth values.
+UNAMBIGUOUS = {
     "int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+|0b[01]+)"),
     "float": re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -23,7 +23,7 @@ PLAIN = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `5e-4` as the number that people mean; YAML 1.1 takes it for text."""
+    """Reads `5e-4` as a number; YAML 1.1 reads it as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -34,17 +34,17 @@ _Loader.add_implicit_resolver(
 
 
 class Document:
-    """One YAML file (a space, a configuration), and every mistake found in it so far.
+    """A YAML document (a space, a configuration) and the mistakes found in it.
 
-    Values that YAML 1.1 reads otherwise than people do (`1:30`, `010`, `yes`) are mistakes.
+    Values that YAML 1.1 reads in a surprising way (`1:30`, `010`, `yes`) are mistakes.
 
     Args:
-        text: the file's content.
-        source: the file to name in errors.
+        text: content of the file.
+        source: names the file in errors.
 
     Raises:
-        InputError: the text is not one YAML document, or is too large with its aliases written out; the message names
-            the line.
+        InputError: the text is not one YAML document, or too large with its aliases expanded; the message names the
+            line.
     """
 
     def __init__(self, text: str, source: str) -> None:
@@ -55,7 +55,7 @@ class Document:
             loader = _Loader(text)
             node = loader.get_single_node()
             if node is not None:
-                self._count(node, {})  # first: to build the values may take time for each
+                self._count(node, {})  # before the values are constructed, which may take too long
             self.tree: Any = None if node is None else loader.construct_document(node)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             if isinstance(error, InputError):
@@ -68,7 +68,7 @@ class Document:
             self._note(node, "")
 
     def _count(self, node: yaml.Node, counts: dict[int, int | None]) -> int:
-        """Nodes in a tree with its aliases written out; `counts` has those that are known, None for those above."""
+        """Number of nodes below `node` with aliases expanded; `counts` caches it, None for ancestors."""
         place = f"{self.source}, line {node.start_mark.line + 1}"
         if id(node) not in counts:
             counts[id(node)] = None
@@ -78,13 +78,13 @@ class Document:
             raise InputError(f"{place}: contains itself through an alias", "Write its value out.")
         if count > MOST_VALUES:
             raise InputError(
-                f"{place}: more than {MOST_VALUES:,} values, each alias counted as all that it stands for",
+                f"{place}: more than {MOST_VALUES:,} values with aliases expanded",
                 "Leave out aliases or values.",
             )
         return count
 
     def _note(self, node: yaml.Node, path: str) -> None:
-        """Records the line of every key below `node`, keys given twice, and values that are read otherwise."""
+        """Records the lines of the keys below `node`, and duplicate keys and ambiguous values as mistakes."""
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, path.removesuffix("."))
         elif isinstance(node, yaml.SequenceNode):
@@ -108,7 +108,7 @@ class Document:
 
     def _check_scalar(self, node: yaml.ScalarNode, path: str) -> None:
         kind = node.tag.rpartition(":")[2]
-        if kind in PLAIN and not PLAIN[kind].fullmatch(node.value.replace("_", "")):
+        if kind in UNAMBIGUOUS and not UNAMBIGUOUS[kind].fullmatch(node.value.replace("_", "")):
             found = yaml.SafeLoader("").construct_object(node)
             remedy = "write true or false" if kind == "bool" else "write it as a decimal number"
             reason = f"YAML 1.1 takes {node.value} for {str(found).lower()}: {remedy}, or put it in quotes"
@@ -121,11 +121,11 @@ class Document:
         return self._lines.get(key, 1)
 
     def mistake(self, key: str, reason: str) -> None:
-        """Notes what is wrong at `key`, a path such as `base.model.dropout`."""
+        """Records a mistake at `key`, such as `base.model.dropout`."""
         self._mistakes.append((self.line(key), f"{key}: {reason}"))
 
     def check(self) -> None:
-        """Raises one InputError with every mistake noted, in the order of their lines."""
+        """Raises an InputError with all recorded mistakes by line, if there are any."""
         if self._mistakes:
             found = [f"  line {line}: {text}" for line, text in sorted(dict.fromkeys(self._mistakes))]
             count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"

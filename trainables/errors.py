@@ -1,16 +1,15 @@
-"""The one error for a mistake that a person can mend.
+"""Errors: mistakes that the user can correct, damaged files, and training that diverged.
 
-It lives in the lowest room because data, configurations and models find most mistakes; the
-command line turns it into two lines on standard error and exit code 2.
+The command line prints an InputError as two lines on standard error and exits with code 2.
 """
 
 
 class InputError(ValueError):
-    """Bad input: a file, a key or a value that its owner can correct.
+    """Bad input: a file, a key or a value that the user can correct.
 
     Args:
-        problem: what is wrong, naming the file or key and the value found there.
-        remedy: what to do about it, as an instruction.
+        problem: what is wrong, with the file or key and its value.
+        remedy: an instruction that corrects it.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -23,8 +22,8 @@ class InputError(ValueError):
 
 
 class DamagedError(InputError):
-    """A saved file is not what was written: cut short, altered, or missing from its directory."""
+    """A saved file that is truncated, altered, or missing from its directory."""
 
 
 class DivergedError(RuntimeError):
-    """Training produced a loss or a metric that is not a finite number."""
+    """A loss or a metric that is not a finite number."""

@@ -1,4 +1,4 @@
-"""Folders and files that change as a whole: a reader finds the old content or the new, and never half of one."""
+"""Replaces folders and files as a whole: readers find the old content or the new, never a part."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from trainables.errors import InputError
 
 
 def check_decodable(path: Path) -> None:
-    """Refuses a path with bytes that are not UTF-8, which Arrow and safetensors cannot open.
-
-    Raises:
-        InputError: it has some.
-    """
+    """Raises an InputError for a path with bytes that are not UTF-8, which Arrow and safetensors cannot open."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -30,16 +26,16 @@ def check_decodable(path: Path) -> None:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Gives a fresh folder to write into; when the block has ended, that takes the place of `folder`.
+    """Context manager with a new folder that replaces `folder` when the block ends.
 
-    Where the block fails (a full disk, say), `folder` stays as it is and the remains are removed; those of a process
-    that was killed are removed by the next one. Killed between the two renames at the end, the old content is still at
+    After an exception (on a full disk, say) `folder` is unchanged and the new folder is removed; that of a killed
+    process is removed by the next one. A kill between the two renames at the end leaves the old content at
     `previous(folder)`.
     """
     with UnfinishedFolder(folder) as unfinished:
         yield unfinished.path
         if folder.exists():
-            # Only now: where a kill left nothing else, what lies there is the one whole copy.
+            # Not earlier: after a kill, the previous content may be the only whole copy.
             shutil.rmtree(previous(folder), ignore_errors=True)
             os.rename(folder, previous(folder))
         unfinished.finish()
@@ -47,16 +43,16 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 class UnfinishedFolder:
-    """A new folder `.NAME.unfinished-...` beside the folder NAME that it is to become.
+    """A new folder `.NAME.unfinished-...` beside the path `target`, which `finish` renames it to.
 
-    Making one removes those of earlier processes that were killed. A lock tells them from those that are being written;
-    where a file system has no locks on folders, such as NFS, they are left.
+    Unfinished folders of killed processes are removed first. A lock on each folder tells whether a process still writes
+    it; where the file system has no such locks (NFS), they are left.
 
     Args:
-        target: the finished folder's path; its parent is made if needed.
+        target: path of the finished folder; its parent is created if needed.
 
     Raises:
-        InputError: the system has no folders there, as in /proc.
+        InputError: no folder can be created there, as in /proc.
     """
 
     def __init__(self, target: Path) -> None:
@@ -66,25 +62,21 @@ class UnfinishedFolder:
         for path in list(self.target.parent.iterdir()):
             if path.name.startswith(stem):
                 _remove_abandoned(path)
-        while True:
-            self.path = self.target.with_name(stem + secrets.token_hex(4))
-            make_folder(self.path)
-            try:
-                self._lock = os.open(self.path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue  # another process has just taken it for an abandoned one
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self.path.exists():
-                break
-            os.close(self._lock)
+        token = secrets.token_hex(4)
+        unlocked = self.target.with_name(f".{token}")
+        make_folder(unlocked)
+        self._lock = os.open(unlocked, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = self.target.with_name(stem + token)
+        os.rename(unlocked, self.path)  # locked before it has a name by which others look for it
 
     def finish(self) -> None:
-        """Gives the folder its final name."""
+        """Renames the folder to `target`."""
         os.rename(self.path, self.target)
 
     def close(self) -> None:
-        """Removes what was not finished."""
+        """Removes the folder unless it is finished."""
         try:
             shutil.rmtree(self.path, ignore_errors=True)
         finally:
@@ -98,7 +90,7 @@ class UnfinishedFolder:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes a folder unless a process holds its lock."""
+    """Removes an unfinished folder unless a process holds its lock."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -113,16 +105,16 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def previous(folder: Path) -> Path:
-    """Where the old content waits while the new takes its place."""
+    """Path of a folder's old content while `replaced` swaps it."""
     return folder.with_name(f".{folder.name}.previous")
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a new folder, with its parents.
+    """Creates a folder and its parents.
 
     Raises:
-        InputError: the system has no folders there, as in /proc.
-        OSError: for any other reason.
+        InputError: no folder can be created there, as in /proc.
+        OSError: any other failure.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -133,12 +125,12 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[TextIO]:
-    """Gives a new UTF-8 text file under a temporary name; when the block has ended, it takes the place of `path`.
+    """Context manager with a new UTF-8 text file that replaces `path` when the block ends.
 
-    No symbolic link is followed. Bytes of file names that are not UTF-8 are written as \\udcXX.
+    Bytes of file names that are not UTF-8 are written as \\udcXX.
 
     Raises:
-        InputError: it cannot be written there, or what lies there is a symbolic link, a device or a pipe.
+        InputError: `path` cannot be written, or is a symbolic link, a folder, a device or a pipe.
     """
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -157,12 +149,12 @@ def written_whole(path: Path) -> Iterator[TextIO]:
 
 
 def this_process() -> str:
-    """The name of this process among those of all machines that may share a folder: `HOST-ID`."""
+    """Name of this process, `HOST-PID`, unique among the machines that share a folder."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def has_ended(process: str) -> bool:
-    """Whether the process of that name (see `this_process`) has ended; False where that cannot be known from here."""
+    """Whether a process named by `this_process` has ended; False for another machine's process."""
     host, _, number = process.rpartition("-")
     try:
         if host == socket.gethostname():
@@ -170,5 +162,5 @@ def has_ended(process: str) -> bool:
     except ProcessLookupError:
         return True
     except (ValueError, OverflowError, PermissionError):
-        return False
+        pass
     return False

@@ -1,4 +1,4 @@
-"""The one mask: which positions of a padded row are valid."""
+"""Mask of the valid positions in padded rows."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def length_mask(lengths_B: Tensor, width: int) -> Tensor:
-    """True at the valid positions of each row, (B, width)."""
+    """True at the first `lengths_B` positions of each row, (B, width)."""
     return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]

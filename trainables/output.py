@@ -1,4 +1,4 @@
-"""What a process prints, in a file."""
+"""Standard output and error: redirected to files, in any encoding, and safe from closed terminals."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 OUT, ERR = 1, 2  # standard output and error, as the system numbers them
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # errors after which a later write may succeed
-ESCAPES = "asr_platform.escapes"  # the name of the codec error handler
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a later write may succeed
+ESCAPES = "asr_platform.escapes"  # name of the codec error handler
 
 
 @contextmanager
 def output_in(file: Path, streams: Sequence[int] = (OUT, ERR)) -> Iterator[None]:
-    """All that this process writes meanwhile goes to the end of a file: what libraries in C say, too, and crashes.
+    """Appends all output of this process to a file while the block runs, C libraries and crashes included.
 
-    An exception leaves its traceback there. Where the file cannot be written, the output stays where it was.
+    An exception's traceback goes there, too. If the file cannot be written, the output is not redirected.
     """
     kept = {stream: os.dup(stream) for stream in streams}
     with suppress(OSError):
@@ -43,11 +43,11 @@ def output_in(file: Path, streams: Sequence[int] = (OUT, ERR)) -> Iterator[None]
 
 
 def escape_unencodable() -> None:
-    r"""From now on, standard output and error print what their encoding lacks as \uXXXX, and raise no error for it.
+    r"""Makes standard output and error print characters that their encoding lacks as \uXXXX, without an error.
 
-    That is how JSON writes such a character, so JSON stays JSON on a terminal of any encoding. A byte of a file name
-    that is not UTF-8, which Python holds as a lone surrogate, is printed as \udcXX: b"caf\xe9.wav" as caf\udce9.wav.
-    ASCII streams become UTF-8, as Python has it under LANG=C: click would do so too, with question marks for the rest.
+    JSON writes such characters so, and therefore stays valid on a terminal of any encoding. A byte of a file name that
+    is not UTF-8 is printed as \udcXX: b"caf\xe9.wav" as caf\udce9.wav. ASCII streams become UTF-8, as in Python's UTF-8
+    mode under LANG=C.
     """
     codecs.register_error(ESCAPES, _escaped)
     for stream in (sys.stdout, sys.stderr):
@@ -64,10 +64,10 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 class LastingOutput:
-    """A text stream to which writing never fails; every other attribute is the stream's own.
+    """A text stream to which writing never fails; all other attributes are those of `stream`.
 
-    What cannot be written is dropped. Once the reader is gone (a closed terminal gives EIO, a closed pipe EPIPE), the
-    stream's descriptor leads to /dev/null, so that nothing else in the process, and no flush at exit, fails there.
+    Text that cannot be written is dropped. Once the reader is gone (a closed terminal gives EIO, a closed pipe EPIPE),
+    the stream's descriptor leads to /dev/null, so that no other write and no flush at exit fails.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -91,25 +91,25 @@ class LastingOutput:
             yield
         except OSError as error:
             if error.errno not in PASSING:
-                with suppress(OSError, ValueError):  # a stream without a descriptor
+                with suppress(OSError, ValueError):  # the stream has no descriptor
                     nowhere = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(nowhere, self._stream.fileno())
                     os.close(nowhere)
 
 
 def say(line: str) -> None:
-    """A line with the time before it."""
+    """Writes a line with the time to standard error."""
     write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
 def write(text: str) -> None:
-    """Text for standard error, at once and whole. A full disk is no reason to end a training."""
+    """Writes text to standard error, unbuffered; a full disk is ignored, since training can continue."""
     with suppress(OSError):
         os.write(ERR, text.encode(errors="replace"))
 
 
 def _turn(streams: dict[int, int]) -> None:
-    """Lets each of these streams flow where its descriptor flows."""
+    """Redirects each stream to the descriptor beside it."""
     for own in (sys.stdout, sys.stderr):
         with suppress(OSError):
             own.flush()

@@ -16,7 +16,7 @@ from trainables.data.features import FeatureRecipe
 from trainables.data.prepare import prepare
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer
-from trainables.data.text.transcripts import transcript, unseen_characters, unusable
+from trainables.data.text.transcripts import single_spaced, unseen_characters, unusable
 from trainables.data.utterance import Utterance
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
@@ -35,8 +35,8 @@ def corpus_of(out: Path, **texts: list[str]) -> Corpus:
 
 @given(st.text())
 def test_a_transcript_is_normal_and_stays_as_it_is(text: str) -> None:
-    once = transcript(text)
-    assert transcript(once) == once
+    once = single_spaced(text)
+    assert single_spaced(once) == once
     assert unicodedata.is_normalized("NFC", once) and "\ufeff" not in once
     assert "  " not in once and once.strip(" ") == once
     assert set(unusable(once)) == set(unusable(text)) - {"U+0009", "U+000A", "U+000D"}

@@ -1,7 +1,7 @@
 """SpecAugment (Park et al., 2019, arXiv 1904.08779) and speed perturbation, drawn for a whole epoch at once.
 
-The draws are tables indexed by utterance, made from (seed, epoch) alone. So an utterance gets the same masks and the
-same timing in whichever batch and on whichever worker it lands, and a resumed epoch repeats itself.
+The random draws of an epoch are tables indexed by utterance, made from (seed, epoch) alone. An utterance's masks and
+timing therefore do not depend on its batch or worker, and a resumed epoch repeats itself.
 
 Shapes: N utterances in the split, B batch, T frames, F mel bins, M masks.
 """
@@ -17,26 +17,28 @@ from trainables.config import SpecAugment
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU random stream for a key such as (seed, epoch): equal keys, equal streams."""
+    """A CPU random generator seeded by a key such as (seed, epoch)."""
     state = 0
     for part in key:
         state = (state * 6364136223846793005 + part + 1442695040888963407) % 2**63
     return torch.Generator().manual_seed(state)
 
 
-TIMING = -1  # tells the timing's random stream from others of the same seed and epoch
+TIMING = -1  # last part of the key of the generator for timing
 
 
 class EpochTiming:
-    """How time runs in every utterance of a split in one epoch: at which speed, and around which moved point.
+    """Speed perturbation and time warp of every utterance of a split in one epoch.
 
-    Speed perturbation (Ko et al., 2015) is a stretch of the features here, not of the samples. The time warp is
-    SpecAugment's: a point of the utterance moves, what is left and right of it is stretched and squeezed, and the
-    length stays.
+    Speed perturbation (Ko et al., 2015) stretches the features here, not the samples. SpecAugment's time warp moves a
+    point of the utterance, stretches one side of it and squeezes the other; the length stays.
 
     Args:
-        speed: 0.1 stands for rates of 0.9, 1.0 and 1.1, equally likely.
-        warp: how far the point may move, in frames; less in utterances that are too short for that.
+        speed: 0.1 means rates of 0.9, 1.0 and 1.1, equally likely.
+        warp: largest shift of the point in frames; smaller in short utterances.
+        utterances: number of utterances in the split.
+        key: of the random generator, (seed, epoch).
+        device: device of the batches.
     """
 
     def __init__(self, speed: float, warp: int, utterances: int, key: Sequence[int], device: torch.device) -> None:
@@ -47,18 +49,19 @@ class EpochTiming:
         self.warp = warp
 
     def resample(self, lengths_B: Tensor, indices_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Of the utterances numbered `indices_B`: their new lengths (B,), and the position in the utterance from which
-        each new frame comes, (B, width) float64. First and last frame stay, and past the end the last is repeated.
+        """New lengths (B,) of the utterances `indices_B`, and the source positions (B, width) of their frames.
+
+        The first and the last frame stay; past the end the last one is repeated.
         """
         stretched_B = stretched(lengths_B, self.rates_N[indices_B])
         last_B1, new_last_B1 = (lengths_B - 1)[:, None].double(), (stretched_B - 1)[:, None].double()
         time_BT = torch.minimum(torch.arange(width, device=lengths_B.device).double(), new_last_B1)
         position_BT = self._unwarp(time_BT, new_last_B1, self.draws_N2[indices_B])
-        # Products of whole numbers before quotients: so the ends are met exactly.
+        # Multiplied before divided, so that the last frame is met exactly.
         return stretched_B, torch.minimum(position_BT * last_B1 / new_last_B1.clamp(min=1), last_B1)
 
     def _unwarp(self, time_BT: Tensor, last_B1: Tensor, draws_B2: Tensor) -> Tensor:
-        """Where each frame was before the point was moved. Both places of the point lie inside the utterance."""
+        """Position of each frame before the time warp, (B, T)."""
         reach_B1 = ((last_B1 - 2) / 2).floor().clamp(min=0, max=self.warp)
         shift_B1 = (draws_B2[:, :1] * (2 * reach_B1 + 1)).floor() - reach_B1
         point_B1 = 1 + reach_B1 + (draws_B2[:, 1:] * (last_B1 - 1 - 2 * reach_B1).clamp(min=1)).floor()
@@ -69,12 +72,12 @@ class EpochTiming:
 
 
 def stretched(lengths_B: Tensor, rate: Tensor | float) -> Tensor:
-    """Frames of utterances that are played at a multiple of their speed: one at least."""
+    """Lengths in frames of utterances played at `rate` times their speed; at least 1."""
     return (lengths_B.double() / rate).round().long().clamp(min=1)
 
 
 class EpochMasks:
-    """The masks of every utterance of a split in one epoch."""
+    """SpecAugment's frequency and time masks of every utterance of a split in one epoch."""
 
     def __init__(self, config: SpecAugment, utterances: int, key: Sequence[int], device: torch.device) -> None:
         self.config = config
@@ -82,7 +85,10 @@ class EpochMasks:
         self.draws_NM2 = torch.rand(utterances, masks, 2, generator=generator(*key)).to(device)
 
     def apply(self, features_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor, fill: Tensor | float) -> Tensor:
-        """Features with the masked cells set to `fill`; widths are drawn from 0 to the configured maximum."""
+        """Features (B, T, F) of the utterances `indices_B` with masked cells set to `fill`.
+
+        Widths are uniform between 0 and the configured maximum.
+        """
         config, draws_BM2 = self.config, self.draws_NM2[indices_B]
         frames, bins = features_BTF.shape[1:]
         lengths_B1 = lengths_B[:, None].to(draws_BM2.dtype)
@@ -99,7 +105,7 @@ class EpochMasks:
 
 
 def _spans(draws_BM2: Tensor, widest_B1: Tensor, extent_B1: Tensor, size: int) -> Tensor:
-    """(B, size): True where any of M spans lies. A span's width is uniform in 0..widest, its place in the extent."""
+    """True at positions inside any of M spans, (B, size): widths uniform in 0..widest, starts uniform in the extent."""
     width_BM = (draws_BM2[..., 0] * (widest_B1 + 1)).floor()
     start_BM = (draws_BM2[..., 1] * (extent_B1 - width_BM + 1)).floor()
     position = torch.arange(size, device=draws_BM2.device)

@@ -1,8 +1,8 @@
-"""Batches as index lists, and the gathering that turns them into tensors where the features live.
+"""Batches as index lists, gathered into tensors on the device of the features.
 
-The idea: a split is two flat buffers (feature frames and tokens) with offsets. A batch is a list of utterance
-numbers with a padded length from a small fixed set. Gathering, normalising and masking are tensor operations on the
-device of the buffers: a GPU's own memory, or the memory map on a CPU. Nothing is done per utterance in Python.
+A split is two flat buffers (feature frames and tokens) with offsets. A batch is a list of utterance numbers with a
+padded length from a small fixed set. Gathering, normalising and masking are tensor operations on the buffers' device:
+GPU memory, or the memory map on a CPU. Nothing is done per utterance in Python.
 
 Shapes: N utterances, B batch, T frames, U tokens, F mel bins.
 """
@@ -26,17 +26,20 @@ from trainables.data.text.tokenizer import Tokenizer
 from trainables.masking import length_mask
 
 MAX_BUCKETS = 32
-SMALLEST_STD = 1e-2  # dB or nepers: a bin that changes less is constant, and to divide by less would show rounding
-BATCHES_PER_BUCKET = 4  # fewer would freeze which utterances meet in a batch
+SMALLEST_STD = 1e-2  # dB or nepers: a bin with a smaller deviation is constant, up to rounding
+BATCHES_PER_BUCKET = 4  # with fewer, the same utterances would always share a batch
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which utterances share a batch, for every epoch: sorted into length buckets, shuffled by (seed, epoch).
+    """Batches of every epoch: utterances sorted into length buckets and shuffled by (seed, epoch).
 
-    `frames` (N,) are the utterances' lengths, `budget` the padded frames that a batch may hold over all workers, and
-    `members` the numbers of those that take part (None: all).
-    The number of batches and the shape of each are the same in every epoch; only their members and order differ.
+    The number of batches and their shapes are equal in all epochs; members and order differ.
+
+    Args:
+        frames: lengths (N,) of the utterances.
+        budget: largest number of padded frames in a batch over all workers.
+        members: numbers of the utterances that take part; None: all.
     """
 
     frames: np.ndarray
@@ -45,7 +48,7 @@ class BatchPlan:
     members: np.ndarray | None = None
 
     def buckets(self) -> list[np.ndarray]:
-        """Utterance numbers by falling length, in buckets of equal count."""
+        """Utterance numbers by decreasing length, in buckets of equal count."""
         members = np.arange(len(self.frames)) if self.members is None else self.members
         order = members[np.argsort(-self.frames[members], kind="stable")]
         batches = self.frames[order].sum() / self.budget
@@ -53,7 +56,7 @@ class BatchPlan:
         return np.array_split(order, count)
 
     def epoch(self, epoch: int | None = None) -> list[tuple[np.ndarray, int]]:
-        """Batches of one epoch as (utterance numbers, padded frames); None: in order of falling length, unshuffled.
+        """Batches of one epoch as (utterance numbers, padded frames); None: unshuffled, by decreasing length.
 
         A batch is padded to the longest utterance of the bucket in which it begins.
         """
@@ -73,11 +76,11 @@ class BatchPlan:
 
     @cached_property
     def batches(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return len(self.epoch())
 
     def padding_share(self) -> float:
-        """The share of gathered frames that are padding."""
+        """Share of the gathered frames that are padding."""
         batches = self.epoch()
         padded = sum(len(indices) * edge for indices, edge in batches)
         return 1 - sum(float(self.frames[indices].sum()) for indices, _ in batches) / padded
@@ -86,8 +89,7 @@ class BatchPlan:
 def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
     """One worker's utterances of a batch and their weights.
 
-    Every worker gets equally many, so that all take part in every step: where the batch does not divide, an
-    utterance is repeated with weight 0.
+    Every worker gets equally many utterances; where the batch does not divide, utterances are repeated with weight 0.
     """
     size = math.ceil(len(indices) / world)
     places = np.arange(rank * size, (rank + 1) * size)
@@ -96,17 +98,18 @@ def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Batch(TextBatch):
-    """Gathered and padded: features beside the tokens of their transcripts."""
+    """A padded batch: features (B, T, F) with lengths (B,), and the tokens of their transcripts."""
 
     features_BTF: Tensor
     lengths_B: Tensor
 
 
 class Normalizer:
-    """Feature normalisation: the same at training, validation and transcription.
+    """Feature normalisation in training, validation and transcription.
 
     Args:
-        mean, std: per bin (F,) over the training split; only `global_mvn` normalises with them.
+        mean: of each mel bin (F,) over the training split, for `global_mvn`.
+        std: standard deviation of each mel bin (F,) over the training split, for `global_mvn`.
     """
 
     def __init__(self, config: Features, mean: Tensor, std: Tensor, device: torch.device) -> None:
@@ -114,11 +117,11 @@ class Normalizer:
         self.num_feats = config.num_feats or len(mean)
         self.mean = mean[: self.num_feats].to(device)
         self.std = std[: self.num_feats].clamp(min=SMALLEST_STD).to(device)
-        # What a masked cell becomes: the mean, in whichever units the model sees.
+        # Value of masked cells: the mean, in the units that the model sees.
         self.fill: Tensor | float = self.mean if self.kind == "none" else 0.0
 
     def __call__(self, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        """(B, T, all bins) of any float type -> (B, T, F) float32; padding becomes 0."""
+        """Normalised features (B, T, F) float32 of features (B, T, all bins); padding becomes 0."""
         x_BTF = features_BTF[..., : self.num_feats].float()
         valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
         if self.kind == "global_mvn":
@@ -132,7 +135,7 @@ class Normalizer:
 
 
 class DeviceSplit:
-    """A split ready for training: features and tokens as flat buffers on a device."""
+    """Features and tokens of a split as flat buffers on a device."""
 
     def __init__(self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device) -> None:
         self.split = split
@@ -145,13 +148,13 @@ class DeviceSplit:
         self.frame_offsets = torch.from_numpy(split.offsets).to(device)
 
     def masks(self, config: SpecAugment, seed: int, epoch: int) -> EpochMasks | None:
-        """This epoch's SpecAugment, or None where the configuration asks for no mask."""
+        """SpecAugment masks of an epoch; None where the configuration has none."""
         if not (config.frequency_masks or config.time_masks):
             return None
         return EpochMasks(config, len(self.split.ids), (seed, epoch), self.device)
 
     def timing(self, speed: float, warp: int, seed: int, epoch: int) -> EpochTiming | None:
-        """This epoch's speed perturbation and time warp, or None where both are 0."""
+        """Speed perturbation and time warp of an epoch; None where both are 0."""
         if not (speed or warp):
             return None
         return EpochTiming(speed, warp, len(self.split.ids), (seed, epoch), self.device)
@@ -164,7 +167,7 @@ class DeviceSplit:
         masks: EpochMasks | None = None,
         timing: EpochTiming | None = None,
     ) -> Batch:
-        """The utterances numbered `indices`, padded to `edge` frames; `timing` and then `masks` augment them."""
+        """The batch of the utterances `indices`, augmented by `timing` and `masks`, padded to `edge` frames."""
         index_B = torch.from_numpy(indices).to(self.device)
         lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
         if timing is None:
@@ -181,9 +184,9 @@ class DeviceSplit:
 
 
 def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
-    """Rows of a flat buffer at positions between its elements, (B, W, ...) float32, by linear interpolation.
+    """Rows of a flat buffer, linearly interpolated at fractional positions, (B, W, ...) float32.
 
-    Positions count from `offset`, within 0 .. length - 1.
+    Positions count from each row's offset and lie between 0 and its length - 1.
     """
     before_BW = position_BW.long()
     after_BW = torch.minimum(before_BW + 1, lengths_B[:, None] - 1)
@@ -194,6 +197,6 @@ def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_
 
 
 def in_batches(lengths: Sequence[int], budget: float) -> Iterator[np.ndarray]:
-    """Numbers of the items, longest first, in batches whose padded length stays within `budget`."""
+    """Yields the indices of items, longest first, in batches whose padded length stays within `budget`."""
     if lengths:
         yield from (indices for indices, _ in BatchPlan(np.asarray(lengths), budget).epoch())

@@ -1,12 +1,11 @@
 """The corpus: one memory-mapped Arrow file a split, and `corpus.json` beside them.
 
-A split's file is an Arrow IPC file with one record batch: `id`, `text` (null where the split has
-no transcripts), `duration` in seconds, and `features`, a list of float16 frames for each utterance.
-In one batch all frames of a split lie in one flat buffer (total_frames, F) and the lists' offsets
-are frame numbers, so that a reader maps the file and copies nothing.
+A split's file is an Arrow IPC file with one record batch: `id`, `text` (null where the split has no transcripts),
+`duration` in seconds, and `features`, a list of float16 frames for each utterance. All frames of a split therefore lie
+in one flat buffer (total_frames, F), and a reader maps the file without copying.
 
-`corpus.json` holds the feature recipe, the training splits' statistics, a summary of each split and
-a hash of the content: the same utterances give the same hash on any machine at any time.
+`corpus.json` has the feature recipe, the statistics of the training splits, a summary of each split and a hash of the
+content, which depends on the utterances alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PREPARE = "Run `platform prepare` to make it"
 
 
 class SplitSummary(BaseModel):
-    """What a split holds, for tables and checks."""
+    """Size of a split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,12 +55,12 @@ class Description(BaseModel):
     hash: str
     splits: dict[Annotated[str, StringConstraints(pattern=SPLIT_NAME)], SplitSummary]
     mean: list[float] | None  # (F,) over the frames of all training splits
-    std: list[float] | None  # (F,) population standard deviation; 0 for a bin that never changes
+    std: list[float] | None  # (F,) population standard deviation; 0 for a constant bin
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, opened: N utterances with their frames in one flat tensor.
+    """An open split: N utterances with their frames in one flat tensor.
 
     Utterance n is `features[offsets[n] : offsets[n] + frames[n]]`.
     """
@@ -72,14 +71,14 @@ class Split:
     seconds: npt.NDArray[np.float32]  # (N,)
     frames: npt.NDArray[np.int64]  # (N,)
     offsets: npt.NDArray[np.int64]  # (N,) first frame of each utterance
-    features: torch.Tensor  # (total_frames, F) float16, memory-mapped: reading only
+    features: torch.Tensor  # (total_frames, F) float16, memory-mapped, read-only
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class Corpus:
-    """A prepared corpus on disk. Opening reads `corpus.json` alone; `split` maps a split."""
+    """A prepared corpus on disk. `open` reads only `corpus.json`; `split` maps a split."""
 
     def __init__(self, path: Path, description: Description) -> None:
         self.path = path
@@ -95,7 +94,7 @@ class Corpus:
         """Opens the corpus in the folder `path`.
 
         Raises:
-            InputError: no corpus there, one of another format version, or one with missing parts.
+            InputError: the folder has no corpus, one of another format version, or one with missing files.
         """
         path = Path(path)
         check_decodable(path)
@@ -106,7 +105,7 @@ class Corpus:
         return cls(path, description)
 
     def split(self, name: str) -> Split:
-        """Maps a split.
+        """Memory-maps a split.
 
         Raises:
             InputError: there is no such split, or its file is damaged.
@@ -130,32 +129,32 @@ class Corpus:
         return split
 
     def training_split(self, name: str | None = None) -> Split:
-        """The split to train on: `name` (the key `data.train`), or the only one named train*."""
+        """The training split `name` (`data.train`), or the only one named train*."""
         return self._with_texts(self.training_name(name), "training", "data.train")
 
     @property
     def training_splits(self) -> list[str]:
-        """The names of the splits to train on: train*, in upper or lower case."""
+        """Names of the splits named train*, in upper or lower case."""
         return [split for split in self.splits if trains(split)]
 
     @property
     def validation_splits(self) -> list[str]:
-        """The names of the splits to validate on: dev* and val*, in upper or lower case."""
+        """Names of the splits named dev* or val*, in upper or lower case."""
         return [split for split in self.splits if validates(split)]
 
     def training_name(self, name: str | None = None) -> str:
-        """The same split's name; nothing is read for it."""
+        """Name of the training split, without opening it."""
         return self._chosen(name, self.training_splits, "training", "data.train")
 
     def validation_split(self, name: str | None = None) -> Split:
-        """The split to validate on: `name` (the key `data.validation`), or the only one named dev* or val*.
+        """The validation split `name` (`data.validation`), or the only one named dev* or val*.
 
         Of several, `dev-clean` is taken: LibriSpeech's usual choice.
         """
         return self._with_texts(self.validation_name(name), "validation", "data.validation")
 
     def validation_name(self, name: str | None = None) -> str:
-        """The same split's name; nothing is read for it."""
+        """Name of the validation split, without opening it."""
         found = self.validation_splits
         return self._chosen(name, ["dev-clean"] if "dev-clean" in found else found, "validation", "data.validation")
 
@@ -211,7 +210,7 @@ def _map_split(file: Path, name: str) -> Split:
     offsets = lists.offsets.to_numpy()
     texts = batch.column("text")
     with warnings.catch_warnings():
-        # The mapping cannot be written to, and torch has no read-only tensors: nothing here writes.
+        # torch has no read-only tensors; nothing writes to this one.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         features = torch.from_numpy(values)
     return Split(

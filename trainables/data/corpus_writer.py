@@ -1,8 +1,7 @@
-"""Writes a corpus, utterance by utterance, in memory that does not grow with it.
+"""Writes a corpus utterance by utterance, in memory that does not grow with it.
 
-Frames go to a raw file a split; at the end an Arrow file is written from a memory map of it. All
-of it happens in a folder beside the wanted one, which is renamed when everything is there: an
-interrupted run leaves nothing at the wanted path.
+Frames go to a raw file for each split; at the end an Arrow file is written from a memory map of it. The folder has a
+temporary name until everything is written, so that an interrupted run leaves nothing at the corpus's path.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ WRITTEN_AT_ONCE = 1 << 24  # bytes
 
 
 class CorpusWriter:
-    """Writes a corpus to `out`; as a context manager it removes everything unless `finish` was reached.
+    """Writes a corpus to `out`; leaving the `with` block before `finish` removes it.
 
     Args:
-        out: the folder to make; it must not exist, or be empty.
-        recipe: how the features were made.
-        source: where the utterances come from, such as "librispeech".
+        out: the new folder, which must not exist or be empty.
+        recipe: recipe of the features.
+        source: the importer's name, such as "librispeech".
 
     Raises:
         InputError: `out` is taken.
@@ -60,7 +59,7 @@ class CorpusWriter:
         """Appends an utterance to a split; `features` (T, F) are stored as float16.
 
         Raises:
-            InputError: a name, a text or features that cannot be stored; the utterance is not added.
+            InputError: the name, the text or the features cannot be stored; the utterance is not added.
         """
         half = storable(features, self.recipe.bins, f"{split}/{id}")
         if not re.fullmatch(SPLIT_NAME, split):
@@ -75,7 +74,7 @@ class CorpusWriter:
         """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it.
 
         Args:
-            skipped: the recordings that were left out, and why: lines of the file `skipped.txt` beside `corpus.json`.
+            skipped: lines for `skipped.txt` beside `corpus.json`, each a recording that was left out and why.
         """
         splits = dict(sorted(self._splits.items()))
         if not splits:
@@ -113,13 +112,13 @@ class CorpusWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for writer in self._splits.values():
-            with contextlib.suppress(OSError):  # on a full disk, what is still buffered fails to be written again
+            with contextlib.suppress(OSError):  # on a full disk, closing fails again
                 writer.raw.close()
         self._unfinished.close()
 
 
 class _SplitWriter:
-    """The raw file of a split's frames, and its columns in memory."""
+    """Writes a split: frames to a raw file, other columns in memory."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
@@ -138,7 +137,7 @@ class _SplitWriter:
             lacks = "has no text, but others of its split have" if text is None else "has a text, but others have none"
             raise InputError(f"{self.name}/{id}: {lacks}", "Give a split texts for all utterances or for none.")
         for word in (id, text):
-            # Length before content, so that no two lists of strings give the same bytes.
+            # Length before content, so that different lists of strings never give equal bytes.
             encoded = b"" if word is None else _encoded(word, f"{self.name}/{id}")
             self.text_hash.update(f"{-1 if word is None else len(encoded)}:".encode() + encoded)
         self.feature_hash.update(f"{len(half)}:".encode())
@@ -179,10 +178,9 @@ class _SplitWriter:
 
 
 class _Sink(io.RawIOBase):
-    """A file that gives back the pages of the frames' mapping while they are written.
+    """A file for writing that releases the mapped pages of `frames` once they are written.
 
-    Otherwise a whole split would count as this process's memory at the end, though it could be
-    dropped at any time, and limits on containers and batch jobs would be hit.
+    Otherwise a whole split would count as this process's memory, and exceed the limits of batch jobs.
     """
 
     def __init__(self, file: BinaryIO, frames: mmap.mmap) -> None:
@@ -203,7 +201,7 @@ class _Sink(io.RawIOBase):
 
 
 def check_free(out: Path) -> None:
-    """Raises InputError unless a new folder can be made at `out`."""
+    """Raises an InputError unless `out` is free for a new folder: absent, or an empty folder."""
     check_decodable(out)
     if out.is_symlink():
         raise InputError(f"{out}: a symbolic link, which is not followed", "Choose another folder with --out.")

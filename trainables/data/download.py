@@ -26,26 +26,23 @@ CHECKSUMS = {
     "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
 }
 CHUNK = 1 << 20  # bytes
-TIMEOUT = 60  # seconds without an answer
+TIMEOUT = 60  # seconds without data
 GO_ON = "Run the same command again: it goes on where it stopped."
 
 Progress = Callable[[int, int], None]
 
 
 def download(split: str, root: Path, base_url: str = BASE_URL, progress: Progress | None = None) -> Path:
-    """Fetches, checks and unpacks `split` into `root/LibriSpeech/{split}`, and returns that folder.
-
-    A split that is there already is not fetched again. From another address than the default the
-    checksum is the one in the `md5sum.txt` beside the archive.
+    """Downloads, checks and unpacks a split into `root/LibriSpeech/{split}`, unless it is there; returns that folder.
 
     Args:
         split: one of `CHECKSUMS`.
-        root: the folder for the corpus; made if needed.
-        base_url: where `{split}.tar.gz` lies.
-        progress: called with (bytes here, bytes in all; 0 where the server does not tell).
+        root: folder for the corpus; created if needed.
+        base_url: folder of `{split}.tar.gz`; for another one than the default, the checksum is in its `md5sum.txt`.
+        progress: called with (bytes downloaded, size in bytes, or 0 where the server does not tell).
 
     Raises:
-        InputError: unknown split, server out of reach, or an archive with a wrong checksum.
+        InputError: the split is unknown, the server out of reach, or the archive damaged.
     """
     if split not in CHECKSUMS:
         raise InputError(f"LibriSpeech has no split {split!r}", f"Choose from {', '.join(CHECKSUMS)}.")
@@ -69,17 +66,17 @@ def download(split: str, root: Path, base_url: str = BASE_URL, progress: Progres
 
 
 def fetch(url: str, part: Path, progress: Progress | None = None) -> None:
-    """Fetches `url` into the file `part`, after the bytes that are there already.
+    """Downloads `url` into the file `part`, continuing after the bytes that it has.
 
     Raises:
-        InputError: the server is out of reach, refuses, or ends early.
+        InputError: the server is out of reach, answers with an error, or ends the connection early.
     """
     present = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={present}-"} if present else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-                present = 0  # a server without ranges sends everything
+                present = 0  # a server without ranges sends the whole file
             length = response.headers.get("Content-Length")
             total = present + int(length) if length else 0
             with part.open("ab" if present else "wb") as file:
@@ -90,7 +87,7 @@ def fetch(url: str, part: Path, progress: Progress | None = None) -> None:
                         progress(present, total)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is left to fetch; the checksum tells whether it is right
+            return  # the file is complete; its checksum is checked later
         raise InputError(f"{url}: the server answers {error.code} {error.reason}", "Check the address.") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise InputError(f"{url}: {getattr(error, 'reason', error)}", GO_ON) from None
@@ -118,7 +115,7 @@ def _md5(path: Path) -> str:
 
 
 def _unpack(archive: Path, split: str, root: Path) -> Path:
-    """Unpacks beside the final folder and renames, so that half a split never looks like one."""
+    """Unpacks a split under a temporary name and renames it, so that it is there whole or not at all."""
     target = root / CORPUS_FOLDER / split
     with UnfinishedFolder((root / split).resolve()) as temporary:
         try:

@@ -1,4 +1,4 @@
-"""Speech from text with espeak-ng, called in this process through the wheel `espeakng-loader`."""
+"""Text-to-speech by espeak-ng, loaded into this process from the wheel `espeakng-loader`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.errors import InputError
 
 # From espeak-ng's speak_lib.h
-_AUDIO_OUTPUT_SYNCHRONOUS = 2  # synthesis happens in the call, and the samples go to the callback
+_AUDIO_OUTPUT_SYNCHRONOUS = 2  # the callback gets the samples before the call returns
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _RATE, _PITCH = 1, 3
@@ -23,20 +23,19 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def speak(text: str, voice: str, rate: int, pitch: int) -> Samples:
-    """Speech (N,) at 16 kHz in [-1, 1]; the same arguments give the same samples.
+    """Speech (N,) at 16 kHz in [-1, 1]; equal arguments give equal samples.
 
-    The library keeps a pitch flutter and other state from one utterance to the next, through its
-    own termination even, so that a voice depends on what was spoken before. Therefore it is loaded
-    afresh for each utterance (a few milliseconds), and its noise generators are seeded.
+    The library keeps state such as a pitch flutter between utterances, even after it is terminated. It is therefore
+    loaded anew for each utterance (a few milliseconds), and its noise generators are seeded.
 
     Args:
-        text: what to say, without markup.
-        voice: a language and a variant, such as "en-us+f2".
-        rate: words a minute, 80 to 450.
+        text: plain text.
+        voice: language and variant, such as "en-us+f2".
+        rate: words per minute, 80 to 450.
         pitch: 0 to 100; 50 is the voice's own.
 
     Raises:
-        InputError: no such voice.
+        InputError: espeak-ng has no such voice.
     """
     blocks: list[np.ndarray] = []
 

@@ -1,12 +1,11 @@
-"""From samples to log-mel features, the same way when preparing and when transcribing.
+"""Log-mel features of samples, for preparing and transcribing alike.
 
-Two recipes, both 16 kHz mono float32 in and time-major (T, F) float32 out:
+Two recipes, both from mono float32 samples at 16 kHz to float32 features (T, F):
 
 - `hw4`: the course's features, decibels below each utterance's own peak, 125 frames a second;
 - `kaldi`: Kaldi's filter bank, natural logarithm of the energies, 100 frames a second.
 
-This module and all that computes features in worker processes do without torch: importing it would
-take most of a short worker's life.
+Modules that compute features in worker processes do not import torch: it would take most of a short worker's life.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from pydantic import BaseModel, ConfigDict, Field
 Samples = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.float32]
 
-SAMPLE_RATE = 16_000  # Hz, of everything that `trainables.data.audio` reads
+SAMPLE_RATE = 16_000  # Hz; `trainables.data.audio` resamples to it
 HOP_LENGTH = {"hw4": 128, "kaldi": 160}  # samples: 8 ms and 10 ms
 
-HW4_FFT = 512  # samples, the window and the transform
-HW4_FLOOR = 1e-10  # smallest power that is told from silence
+HW4_FFT = 512  # samples of the window and of the transform
+HW4_FLOOR = 1e-10  # smaller powers count as this
 HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
 HW4_TOP_FREQUENCY = 8_000.0  # Hz
-HW4_BLOCK = 1024  # frames transformed at once, so that an hour of audio needs no more memory than a minute
+HW4_BLOCK = 1024  # frames transformed at once: an hour of audio needs no more memory than a minute
 
 
 class FeatureRecipe(BaseModel):
-    """How samples become features: kept beside every corpus and every model."""
+    """How samples become features; recorded in every corpus and model directory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,19 +43,21 @@ class FeatureRecipe(BaseModel):
 
     @property
     def hop_length(self) -> int:
-        """Samples from one frame to the next."""
+        """Samples between the starts of consecutive frames."""
         return HOP_LENGTH[self.name]
 
     @property
     def hop_seconds(self) -> float:
+        """Seconds between the starts of consecutive frames."""
         return self.hop_length / self.sample_rate
 
     @property
     def frames_per_second(self) -> float:
+        """Feature frames per second of audio."""
         return self.sample_rate / self.hop_length
 
     def frame_count(self, samples: int) -> int:
-        """T, the frames that `compute` makes of so many samples."""
+        """Number of frames T that `compute` returns for a number of samples."""
         if self.name == "hw4":
             return 1 + samples // self.hop_length
         return (samples + self.hop_length // 2) // self.hop_length
@@ -84,10 +85,9 @@ def hw4_features(samples: Samples, bins: int = 80) -> Frames:
     edge = np.zeros(HW4_FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(np.concatenate([edge, samples, edge]), HW4_FFT)
     frames = frames[:: HOP_LENGTH["hw4"]]  # (T, n_fft), a view
-    # In float64: float32's rounding shows 80 dB below the peak, by some 4e-4 dB that differ from one
-    # machine's library to the next. Filters are applied one by one, each to the few frequencies that
-    # it covers: as fast as one product of matrices, and without the threads that numpy starts for it,
-    # which fight over the CPUs with the worker processes.
+    # float64: float32's rounding shows 80 dB below the peak, about 4e-4 dB that differ between machines.
+    # Each filter is applied to the few frequencies that it covers: as fast as a product of matrices, without the
+    # threads that numpy starts for one, which compete with the worker processes.
     mel = np.empty((len(frames), bins))
     for start in range(0, len(frames), HW4_BLOCK):
         spectrum = np.fft.rfft(frames[start : start + HW4_BLOCK] * _hann_window(), axis=1)  # (T, n_fft / 2 + 1)
@@ -133,7 +133,7 @@ def _hann_window() -> npt.NDArray[np.float64]:
 
 @cache
 def _slaney_filters(bins: int) -> list[tuple[int, npt.NDArray[np.float64]]]:
-    """Triangular filters, each of area 1 in Hz: its first frequency's index, and its weights from there.
+    """Triangular mel filters of area 1 in Hz, each as (index of its first frequency, its weights from there on).
 
     Slaney's Auditory Toolbox, as in librosa's `filters.mel(htk=False, norm='slaney')`.
     """

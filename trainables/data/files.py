@@ -1,4 +1,4 @@
-"""Reads what importers find in folders: names that are shown, text as UTF-8, and arrays of numpy."""
+"""Reads the files of importers: visible names, lines of UTF-8 text, and numpy arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.errors import InputError
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
-    """The paths whose name does not begin with a dot, sorted.
+    """Paths whose name does not begin with a dot, sorted.
 
     Archives made on macOS hold a file `._NAME` beside each NAME, with attributes and no content.
     """
@@ -22,10 +22,10 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file in UTF-8, counted from 1, without their ends and without a byte order mark.
+    """Yields (line number from 1, line without its end) of a UTF-8 text file; a byte order mark is dropped.
 
     Raises:
-        InputError: it cannot be read, or is in another encoding.
+        InputError: the file cannot be read, or is not UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -36,10 +36,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def load_array(path: Path) -> npt.NDArray[Any]:
-    """The array in a `.npy` file.
+    """Array in a `.npy` file.
 
     Raises:
-        InputError: the file is something else, holds Python objects, or ends before its header says.
+        InputError: the file is not a `.npy` array, holds Python objects, or ends before its header says.
     """
     try:
         with path.open("rb") as file:
@@ -58,7 +58,7 @@ def load_array(path: Path) -> npt.NDArray[Any]:
 
 
 def _promised(file: BinaryIO) -> int:
-    """The bytes of the array behind the header of a `.npy` file, which is read."""
+    """Size in bytes of the array in a `.npy` file, by its header; the file's position is then behind the header."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)

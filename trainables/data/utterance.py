@@ -1,4 +1,4 @@
-"""What an importer hands over: an utterance, and how to get its features in another process."""
+"""Utterances as importers list them, and their features as worker processes compute them."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ Featurised = tuple[npt.NDArray[np.floating], float]  # features (T, F) and the d
 
 
 def trains(split: str) -> bool:
-    """Whether a split is one to train on, by its name: train-clean-100, Train."""
+    """Whether a split is a training split by its name, such as train-clean-100 or Train."""
     return split.lower().startswith("train")
 
 
 def validates(split: str) -> bool:
-    """Whether a split is one to validate on, by its name: dev, Val-other."""
+    """Whether a split is a validation split by its name, such as dev or Val-other."""
     return split.lower().startswith(("dev", "val"))
 
 
 class Source(Protocol):
-    """Something small and picklable that gives an utterance's features."""
+    """Computes an utterance's features; small and picklable, for worker processes."""
 
     def features(self, recipe: FeatureRecipe) -> Featurised:
         """Features (T, F) and the duration in seconds.
 
         Raises:
-            InputError: what it reads is not as it should be.
+            InputError: the file behind it cannot be used.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One entry of a split; `text` is None where the split has no transcripts.
+    """One utterance of a split.
 
-    `origin` is the place that its owner would correct, such as "train.jsonl:17"; it goes before a
-    message that does not name it already.
+    Args:
+        text: transcript; None where the split has none.
+        source: computes the features.
+        origin: place to correct a mistake in, such as "train.jsonl:17"; error messages name it.
     """
 
     id: str
@@ -54,7 +56,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class AudioSegment:
-    """An audio file, or a part of it; offset and duration are seconds."""
+    """An audio file, or the segment from `offset` on of `duration` seconds."""
 
     path: Path
     offset: float = 0.0
@@ -68,10 +70,13 @@ class AudioSegment:
 
 
 def from_samples(samples: Samples, recipe: FeatureRecipe, name: str) -> Featurised:
-    """Features (T, F) and seconds of 16 kHz samples; `name` is for messages.
+    """Features (T, F) and duration in seconds of samples (N,) at 16 kHz.
+
+    Args:
+        name: names the recording in the error.
 
     Raises:
-        InputError: too short for one frame.
+        InputError: the samples are too short for one frame.
     """
     seconds = len(samples) / recipe.sample_rate
     if not len(samples) or recipe.frame_count(len(samples)) < 1:
@@ -80,7 +85,7 @@ def from_samples(samples: Samples, recipe: FeatureRecipe, name: str) -> Featuris
 
 
 def featurise(utterance: Utterance, recipe: FeatureRecipe) -> Featurised | InputError:
-    """An utterance's features as they are stored, and its seconds; a mistake in it is a value, to be collected."""
+    """Features (T, F) float16 and duration in seconds; an InputError is returned, so that mistakes can be collected."""
     try:
         features, seconds = utterance.source.features(recipe)
         return storable(features, recipe.bins, f"{utterance.split}/{utterance.id}"), seconds
@@ -89,10 +94,13 @@ def featurise(utterance: Utterance, recipe: FeatureRecipe) -> Featurised | Input
 
 
 def storable(features: npt.NDArray[np.floating], bins: int, name: str) -> npt.NDArray[np.float16]:
-    """Features (T, F) as they are stored, in float16; `name` is for messages.
+    """Features (T, F) in float16, as a corpus stores them.
+
+    Args:
+        name: names the utterance in the error.
 
     Raises:
-        InputError: another shape, no frame, or values that are not finite in float16.
+        InputError: `features` has another shape, no frame, or values that are not finite in float16.
     """
     if features.ndim != 2 or features.shape[1] != bins or not len(features):
         raise InputError(f"{name}: features of shape {features.shape}, not (T, {bins})", "Correct or remove it.")

@@ -1,7 +1,7 @@
-"""Connected digits from the Free Spoken Digit Dataset: real recordings, synthetic joins.
+"""Connected digits joined from the Free Spoken Digit Dataset.
 
-The recordings are `{digit}_{speaker}_{take}.wav`, each one word at 8 kHz. An utterance is 2 to 6
-of one speaker's recordings with short random silences of low noise around them.
+The recordings are `{digit}_{speaker}_{take}.wav`, each one word at 8 kHz. An utterance joins 2 to 6 recordings of a
+speaker with short random silences of low noise.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT",
 DIGITS_PER_UTTERANCE = (2, 6)
 SILENCE_SECONDS = (0.05, 0.3)  # before, between and after the words
 NOISE_LEVEL = 3e-4  # standard deviation: -70 dB of full scale, so that a silence is not digital zero
-FIRST_TRAINING_TAKE = 5  # takes 0-4 are the validation takes
+FIRST_TRAINING_TAKE = 5  # takes 0-4 are for validation
 
 _FILE_NAME = re.compile(r"(\d)_(.+)_(\d+)\.wav")
 
 
 @dataclass(frozen=True)
 class JoinedDigits:
-    """Recordings joined with silences; `silences` has one more entry than `paths`, in samples."""
+    """Recordings joined with silences, whose lengths are in samples; there is one more than `paths`."""
 
     paths: tuple[Path, ...]
     silences: tuple[int, ...]
     noise_seed: tuple[int, ...]
 
     def samples(self) -> Samples:
-        """The joined utterance (N,), 16 kHz."""
+        """Samples (N,) of the joined utterance at 16 kHz."""
         from trainables.data.audio import read_audio
 
         noise = np.random.default_rng(self.noise_seed)
@@ -62,12 +62,19 @@ def fsdd_utterances(
 ) -> list[Utterance]:
     """Connected-digit utterances from the recordings in `root` or `root/recordings`.
 
-    `train` is made from takes 5 and up, `dev` from takes 0-4 of the same speakers, `test` from all
-    takes of the speakers in `held_out_speakers` (no such split without them). The same arguments
-    give the same utterances; asking for more keeps the first ones.
+    `train` has takes from 5 on, `dev` takes 0-4 of the same speakers, `test` all takes of the held-out speakers. Equal
+    arguments give equal utterances; a larger number keeps the first ones.
+
+    Args:
+        held_out_speakers: speakers of the split `test`; without them there is no such split.
+        train: number of training utterances.
+        dev: number of validation utterances.
+        test: number of test utterances.
+        seed: of all random choices.
 
     Raises:
-        InputError: no recordings, unknown speakers, or nobody left to train on.
+        InputError: the folder has no recordings, `held_out_speakers` are unknown or all there are, or a split has no
+            recordings of a speaker.
     """
     recordings = _find_recordings(root)
     speakers = sorted({recording.speaker for recording in recordings})
@@ -121,7 +128,7 @@ def _find_recordings(root: Path) -> list[_Recording]:
 
 
 def _utterance(split: str, index: int, pool: dict[str, list[_Recording]], seed: tuple[int, ...]) -> Utterance:
-    """The utterance that `seed` decides, from a mapping of speakers to their recordings."""
+    """A random utterance from a mapping of speakers to their recordings."""
     random = np.random.default_rng(seed)
     speaker = list(pool)[random.integers(len(pool))]
     count = random.integers(*DIGITS_PER_UTTERANCE, endpoint=True)

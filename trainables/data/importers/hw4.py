@@ -1,4 +1,4 @@
-"""The course's layout: `{split}/fbank/{utt}.npy` and `{split}/text/{utt}.npy`, features ready-made."""
+"""The course's data: precomputed features `{split}/fbank/{utterance}.npy`, texts `{split}/text/{utterance}.npy`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA_FOLDER = "hw4p2_data"
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """A ready feature file of the course."""
+    """A file of the course with precomputed features."""
 
     path: Path
 
@@ -30,10 +30,10 @@ class FeatureFile:
 
 
 def read_course_features(path: Path) -> Frames:
-    """Features (T, 80) of a file that holds (80, T) float32.
+    """Features (T, 80) of a file of the course, which has (80, T) float32.
 
     Raises:
-        InputError: not such an array, or one with NaN or infinite values.
+        InputError: the file has another array, or NaN or infinite values.
     """
     array = load_array(path)
     if array.ndim != 2 or array.shape[0] != BINS or not array.shape[1] or array.dtype != np.float32:
@@ -47,16 +47,16 @@ def read_course_features(path: Path) -> Frames:
 
 
 def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
-    """All utterances of the course's data; `root` holds the splits' folders, or `hw4p2_data` with them.
+    """All utterances of the course's data in `root` or `root/hw4p2_data`.
 
-    A split without a folder `text` has no transcripts: allowed for tests only.
+    A test split may have no folder `text`, and then no transcripts.
 
     Args:
-        bad: takes up utterances with a mistake; default: an error.
+        bad: collects features without a text, texts without features and unreadable texts; default: an error.
 
     Raises:
-        InputError: no splits there, a feature file without its text or the other way round, or a
-            text file that is not one character an element.
+        InputError: the folder has no splits, a split has no features or lacks its transcripts, or `bad` has more
+            mistakes than may be left out.
     """
     folder = root / DATA_FOLDER if (root / DATA_FOLDER).is_dir() else root
     splits = visible(fbank.parent for fbank in folder.glob("*/fbank") if fbank.is_dir())
@@ -102,11 +102,11 @@ def _read_split(split: Path, bad: Mistakes) -> list[Utterance]:
 def _read_text(path: Path) -> str:
     array = load_array(path)
     if not array.size:
-        return ""  # numpy gives an empty list of characters another type
+        return ""  # numpy gives an empty array another type
     if array.ndim != 1 or array.dtype != np.dtype("<U1"):
         raise InputError(
             f"{path}: a text must be one character an element (N,) <U1, but got {array.shape} {array.dtype}",
             "Correct the file or remove it with its features.",
         )
-    # numpy drops trailing NULs, so that an element may be empty; joining leaves it out.
+    # numpy drops trailing NULs, so that an element may be empty.
     return "".join(array.tolist())

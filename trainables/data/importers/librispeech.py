@@ -1,4 +1,4 @@
-"""LibriSpeech's layout: `{split}/{speaker}/{chapter}/{utt}.flac` beside `{speaker}-{chapter}.trans.txt`."""
+"""LibriSpeech: `{split}/{speaker}/{chapter}/{utterance}.flac` beside `{speaker}-{chapter}.trans.txt`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from pathlib import Path
 
 from trainables.data.files import read_lines, visible
 from trainables.data.mistakes import Mistakes
-from trainables.data.text.transcripts import normalized, transcript
+from trainables.data.text.transcripts import normalized, single_spaced
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
 REMEDY = "Unpack the split again, or remove the utterances named."
-CORPUS_FOLDER = "LibriSpeech"  # what the corpus's archives unpack to
+CORPUS_FOLDER = "LibriSpeech"  # folder in the corpus's archives
 
 
 def librispeech_utterances(
     root: Path, splits: Sequence[str] | None = None, bad: Mistakes | None = None
 ) -> list[Utterance]:
-    """All utterances of the given splits; default: every split found in `root` or `root/LibriSpeech`.
+    """All utterances of the given splits; default: all splits in `root` or `root/LibriSpeech`.
 
     Args:
-        bad: takes up those that lack their audio or their transcript; default: an error.
+        bad: collects audio without a transcript and transcripts without audio; default: an error.
 
     Raises:
-        InputError: no splits there, an unknown one, audio without a transcript or the reverse.
+        InputError: the folder has no splits or not the given ones, a chapter has no readable transcripts, or `bad` has
+            more mistakes than may be left out.
     """
     folder = root / CORPUS_FOLDER if (root / CORPUS_FOLDER).is_dir() else root
     found = sorted({path.parents[2].name for path in visible(folder.glob("*/*/*/*.trans.txt"))})
@@ -61,7 +62,7 @@ def _read_chapter(chapter: Path, split: str, bad: Mistakes) -> list[Utterance]:
         return []
     utterances = []
     for number, line in read_lines(transcripts):
-        id, _, text = transcript(line).partition(" ")  # in some copies, a tab stands between them
+        id, _, text = single_spaced(line).partition(" ")  # in some copies, a tab stands between them
         origin = f"{transcripts}:{number}"
         if not id:
             continue

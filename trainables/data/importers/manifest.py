@@ -1,4 +1,4 @@
-"""A JSONL manifest: one JSON object a line, with audio, text, and optionally a part of the audio and a split."""
+"""JSONL manifest: a JSON object a line with an audio file, its text, and optionally a segment and a split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from trainables.data.files import read_lines
 from trainables.data.mistakes import Mistakes
-from trainables.data.text.transcripts import BYTE_ORDER_MARK, transcript
+from trainables.data.text.transcripts import BYTE_ORDER_MARK, single_spaced
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
@@ -21,15 +21,15 @@ MOST_SECONDS = 1e9  # 30 years
 def manifest_utterances(path: Path, bad: Mistakes | None = None) -> list[Utterance]:
     """The utterances of a manifest.
 
-    Keys of a line: `audio_filepath` (absolute, from `~`, or relative to the manifest's folder), `text` (may
-    be left out in every line of a test split), `offset` and `duration` in seconds, `split`, `id`.
-    Others are not looked at. Without an `id`, the audio file's name and the line number make one.
+    Keys of a line: `audio_filepath` (absolute, from `~`, or relative to the manifest's folder), `text` (optional in all
+    lines of a test split), `offset` and `duration` in seconds, `split`, `id` (default: the audio file's name and the
+    line number). Other keys are ignored.
 
     Args:
-        bad: takes up lines with a mistake; default: an error.
+        bad: collects lines with mistakes; default: an error.
 
     Raises:
-        InputError: every line with a mistake, as file:line.
+        InputError: the file has no lines, or `bad` has more mistakes than may be left out; each as file:line.
     """
     utterances: list[Utterance] = []
     bad = bad or Mistakes(skippable=0)
@@ -37,7 +37,7 @@ def manifest_utterances(path: Path, bad: Mistakes | None = None) -> list[Utteran
         if not line.strip():
             continue
         origin = f"{path}:{number}"
-        record, wrong = _record(line.lstrip(BYTE_ORDER_MARK))  # which a joined file has inside
+        record, wrong = _record(line.lstrip(BYTE_ORDER_MARK))  # joined files have it inside
         wrong = wrong or _mistakes(record, path.parent)
         if wrong:
             bad.add(f"{origin}: {'; '.join(wrong)}")
@@ -58,7 +58,7 @@ def _record(line: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
-    """What is wrong with a line's values."""
+    """Mistakes in the values of a line."""
     mistakes = []
     audio = record.get("audio_filepath")
     if not isinstance(audio, str) or not audio:
@@ -83,7 +83,7 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _path(audio: str, folder: Path) -> Path:
-    """The file of that name; macOS writes accents in names as characters of their own, and others do not."""
+    """The audio file, in either Unicode form of its name: macOS decomposes accents, other systems do not."""
     named = folder / os.path.expanduser(audio)
     forms = (named, *(folder / unicodedata.normalize(form, str(named)) for form in ("NFC", "NFD")))
     return next((path for path in forms if not _not_a_file(path)), named)
@@ -106,7 +106,7 @@ def _utterance(record: dict[str, Any], folder: Path, number: int, origin: str) -
     return Utterance(
         id=record.get("id") or f"{audio.stem}-{number:06d}",
         split=record.get("split") or DEFAULT_SPLIT,
-        text=None if text is None else transcript(text),
+        text=None if text is None else single_spaced(text),
         source=AudioSegment(audio, record.get("offset") or 0.0, record.get("duration")),
         origin=origin,
     )

@@ -1,7 +1,6 @@
 """Synthetic speech: sentences of a small grammar of digits and commands, spoken by espeak-ng.
 
-It needs no data and no network, so that everything can be tried on a bare machine. What is learned
-from it says nothing about real speech.
+It needs no data and no network, to try the platform on a bare machine. Results on it say nothing about real speech.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from trainables.data.utterance import Featurised, Utterance, from_samples
 # Each choice is a language and a variant of espeak-ng; a variant is a speaker.
 ACCENTS = ("en-us", "en-gb-scotland")
 SPEAKERS = ("m1", "m2", "m3", "m5", "f1", "f2", "f3")
-HELD_OUT_SPEAKERS = ("m7", "f4")  # heard in `test` alone
+HELD_OUT_SPEAKERS = ("m7", "f4")  # only in `test`
 RATES = (130, 190)  # words a minute
 PITCHES = (35, 65)  # espeak-ng's scale from 0 to 100
 
-# What follows one another; a tuple is a choice, and the empty string says nothing.
+# A command is a sequence of choices; the empty string is silent.
 PLACES = ("", "IN THE KITCHEN", "IN THE BEDROOM", "IN THE GARDEN")
 COMMANDS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("SET",), ("ALARM", "TIMER"), ("FOR",), DIGITS, ("", "MINUTES", "HOURS")),
@@ -32,8 +31,8 @@ COMMANDS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("VOLUME",), ("UP", "DOWN"), ("", *DIGITS)),
     (("CALL",), ("HOME", "OFFICE")),
 )
-CALLED_DIGITS = (3, 6)  # words of CALL NUMBER ...
-SPOKEN_DIGITS = (2, 6)  # words of a digit string alone
+CALLED_DIGITS = (3, 6)  # digits after CALL NUMBER
+SPOKEN_DIGITS = (2, 6)  # digits of a sentence of digits
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class SpokenText:
 
 
 def synthetic_utterances(train: int = 1500, dev: int = 150, test: int = 150, seed: int = 0) -> list[Utterance]:
-    """Sentences for `train` and `dev` in the same voices, and for `test` in voices of its own.
+    """Utterances of `train` and `dev`, which share voices, and of `test`, which has voices of its own.
 
-    The same arguments give the same utterances; asking for more keeps the first ones.
+    Equal arguments give equal utterances; a larger number keeps the first ones.
     """
     plan = (("train", train, SPEAKERS), ("dev", dev, SPEAKERS), ("test", test, HELD_OUT_SPEAKERS))
     return [
@@ -64,7 +63,7 @@ def synthetic_utterances(train: int = 1500, dev: int = 150, test: int = 150, see
 
 
 def sentence(random: np.random.Generator) -> str:
-    """A sentence of the grammar: a third digit strings, a sixth numbers to call, the rest commands."""
+    """A random sentence: with probability 1/3 digits, 1/6 a number to call, 1/2 a command."""
     kind = random.integers(6)
     if kind < 2:
         return _digits(random, SPOKEN_DIGITS)

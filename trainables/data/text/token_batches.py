@@ -1,4 +1,4 @@
-"""Text for language models: transcripts of a split, and more from files, as token batches.
+"""Text batches for language models, of a split's transcripts and of text files.
 
 Shapes: N texts, B batch, U tokens.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainables.data.files import load_array, read_lines, visible
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
-from trainables.data.text.transcripts import normalized, transcript, unusable
+from trainables.data.text.transcripts import normalized, single_spaced, unusable
 from trainables.errors import InputError
 from trainables.masking import length_mask
 
@@ -23,22 +23,21 @@ REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of
 
 
 def read_texts(path: Path) -> list[str]:
-    """Texts of a file with one a line (UTF-8), or of a folder of `.npy` files with one each, in order of their names.
+    """Texts of a UTF-8 file with a text a line, or of a folder of `.npy` files with a text each, sorted by name.
 
-    They are in the normal form of a corpus's transcripts.
-
-    Of a folder with a folder `train`, such as the course's `hw4p1_data`, that one's.
+    Texts are normalised like a corpus's transcripts. In a folder with a folder `train`, such as the course's
+    `hw4p1_data`, that one is read.
 
     Raises:
-        InputError: there is no such thing, it is empty, a file in it is something else, or a text holds characters that
-            no tokenizer can keep.
+        InputError: `path` does not exist, has no text, or has a file of another kind; or a text has characters that no
+            tokenizer can keep.
     """
     if (path / "train").is_dir():
         path = path / "train"
     if path.is_dir():
         found = ((str(file), _read_array(file)) for file in visible(path.glob("*.npy")))
     else:
-        found = ((f"{path}:{number}", transcript(line)) for number, line in read_lines(path))
+        found = ((f"{path}:{number}", single_spaced(line)) for number, line in read_lines(path))
     try:
         texts = [_usable(text, place) for place, text in found if text]
     except InputError as error:
@@ -49,7 +48,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _read_array(path: Path) -> str:
-    """The course keeps a text as one string, or as one character an element."""
+    """Text of a course's file: an array of one string, or of one character an element."""
     array = load_array(path)
     if array.dtype.kind != "U":
         raise InputError(f"{path}: holds {array.dtype}, not text", REMEDY)
@@ -65,16 +64,16 @@ def _usable(text: str, place: str) -> str:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Token sequences, padded; `weights_B` is 0 for a filler that must not count."""
+    """A padded batch of token sequences; an utterance with a weight of 0 only fills the batch."""
 
-    inputs_BU: Tensor  # SOS, then the text: the course's "shifted" sequence
-    targets_BU: Tensor  # the text, then EOS: the course's "golden" sequence
-    target_lengths_B: Tensor  # with EOS
+    inputs_BU: Tensor  # SOS and the text: the course's "shifted" sequence
+    targets_BU: Tensor  # the text and EOS: the course's "golden" sequence
+    target_lengths_B: Tensor  # including EOS
     weights_B: Tensor
 
 
 class DeviceTexts:
-    """Texts ready for training: tokens as one flat buffer on a device."""
+    """Tokens of texts as one flat buffer on a device."""
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> None:
         self.texts = texts
@@ -87,7 +86,7 @@ class DeviceTexts:
         self.offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
 
     def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray) -> TextBatch:
-        """The texts numbered `indices`, padded to `edge` tokens, of which EOS is one."""
+        """The batch of the texts `indices`, padded to `edge` tokens including EOS."""
         index_B = torch.from_numpy(indices).to(self.device)
         counts_B = self.counts[index_B]
         tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, edge)
@@ -102,9 +101,6 @@ class DeviceTexts:
 
 
 def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) -> Tensor:
-    """Rows `offset .. offset + length - 1` of a flat buffer as (B, width, ...).
-
-    What stands past a row's length is left over from its last element: mask it.
-    """
+    """Rows `offset .. offset + length - 1` of a flat buffer as (B, width, ...); the last element fills shorter rows."""
     position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
     return flat[offsets_B[:, None] + position_BW]

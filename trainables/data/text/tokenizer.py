@@ -1,6 +1,6 @@
-"""Text to token ids and back: SentencePiece characters, byte-pair merges and unigram pieces.
+"""Tokenizers by SentencePiece: characters, byte-pair merges and unigram models.
 
-Five ids are the same in every tokenizer: padding, unknown, start, end, and the blank of CTC.
+Five token ids are fixed in every tokenizer: padding, unknown, start, end, and the blank of CTC.
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ if TYPE_CHECKING:
 
 PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
 
-# Longer training lines are cut: unigram's search for seed pieces is quadratic in a line that repeats itself.
-LONGEST_LINE = 1000
-# More pieces than SentencePiece seeds a unigram model with (1,000,000): a size that never limits.
-UNLIMITED = 2**20
+LONGEST_LINE = 1000  # characters; longer ones are split, since unigram training is quadratic in repetitive lines
+UNLIMITED = 2**20  # vocabulary size beyond SentencePiece's 1,000,000 seed pieces
 
 
 class Tokenizer:
-    """One trained SentencePiece model.
+    """A trained SentencePiece model.
 
-    `decode(encode([text])[0]) == text` for every text of training characters, spaces at its ends and repeated
-    ones included. Subword text is encoded behind one extra space, which `decode` takes off again, so that a word
-    has the same pieces at the start of a text as inside it.
+    `decode(encode([text])[0]) == text` for every text of training characters, leading, trailing and repeated spaces
+    included. Subword models encode a text behind one extra space, which `decode` removes, so that a word has equal
+    pieces at the start of a text and inside it.
 
     Args:
-        model: the bytes of a model that `train` made.
-        source: what to name in an error.
+        model: content of a model file that `train` made.
+        source: names the file in errors.
 
     Raises:
-        InputError: these are not such bytes.
+        InputError: `model` is something else.
     """
 
     kind: str
@@ -73,11 +71,11 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-        """Learns the vocabulary of `texts`: the same texts in the same order give the same bytes.
+        """Trains a tokenizer on `texts`; equal texts in equal order give equal bytes.
 
         Raises:
-            InputError: there is no text, it holds characters that no tokenizer can keep, or its vocabulary
-                cannot have `config.vocab_size` tokens; the message then says the largest or smallest possible.
+            InputError: the texts are empty, have characters that no tokenizer can keep, or cannot give
+                `config.vocab_size` tokens; the message names the largest or smallest possible size.
         """
         lines = list(_training_lines(texts, _prefix(config.kind)))
         if not lines:
@@ -94,7 +92,7 @@ class Tokenizer:
         try:
             return cls(_train(lines, config.kind, vocab_size=config.vocab_size))
         except RuntimeError:
-            # The limit is a fact of the text: a model trained without a size to reach has exactly so many tokens.
+            # A model trained without a size to reach has as many tokens as the text can give.
             unlimited = _train(lines, config.kind, vocab_size=UNLIMITED, hard_vocab_limit=False)
             largest = cls(unlimited).vocab_size
             if config.vocab_size <= largest:
@@ -106,14 +104,18 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads what `save` wrote; an InputError names a file that is missing or something else."""
+        """Reads a tokenizer from the file that `save` wrote.
+
+        Raises:
+            InputError: the file is missing or something else.
+        """
         try:
             return cls(path.read_bytes(), str(path))
         except OSError as error:
             raise InputError(f"{path}: no tokenizer: {error.strerror}", "Restore the file or make it again.") from None
 
     def save(self, path: Path) -> None:
-        """Writes the SentencePiece model, under a temporary name first: never half a file under `path`."""
+        """Writes the SentencePiece model to `path`, whole or not at all."""
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             temporary.write_bytes(self._model)
@@ -122,7 +124,7 @@ class Tokenizer:
             temporary.unlink(missing_ok=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without start or end; every character not seen in training is one UNK."""
+        """Token ids of each text, without SOS and EOS; every character unseen in training is one UNK."""
         return [self._encode(_prefix(self.kind) + text) for text in texts]
 
     def _encode(self, text: str) -> list[int]:
@@ -130,37 +132,37 @@ class Tokenizer:
         return first + [token for part in others for token in (UNK, *part)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of one sequence; special tokens are dropped, and nothing ends it: cut it at EOS before."""
+        """Text of a token sequence without its special tokens; what follows an EOS is decoded, too."""
         text = "".join(self._texts[i] for i in ids if i not in SPECIAL_IDS)
         return text.removeprefix(_prefix(self.kind))
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """Each token's text, for people; of special ones the name, such as `<sos>`."""
+        """Text of each token, for people; a special token has a name such as `<sos>`."""
         return [f"<{self._texts[i].strip(RESERVED)}>" if i in SPECIAL_IDS else self._texts[i] for i in ids]
 
 
 def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer of a training split's text, trained or found."""
+    """The tokenizer of a training split's transcripts, trained or read from the corpus's folder."""
     key = hashlib.sha256(f"{corpus.hash}/{split.name}".encode()).hexdigest()
     return cached_tokenizer(corpus.path, key, lambda: split.texts or [], config)
 
 
 def cached_tokenizer(folder: Path, key: str, texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer of this training text, kind and size: trained once, then found by every trial that asks.
+    """The tokenizer of a training text, kind and size: trained once and kept in `folder/tokenizers`.
+
+    Processes that train it at the same time write equal files.
 
     Args:
-        folder: where the corpus lies; the models are in its subfolder `tokenizers`.
-        key: a hash that stands for `texts`.
-        texts: gives the training transcripts, and only those; called only when the tokenizer must be trained.
-
-    Processes that race train the same bytes, and each puts its file there whole.
+        folder: folder of the corpus.
+        key: hash that stands for `texts`.
+        texts: returns the training transcripts; called only when the tokenizer must be trained.
     """
     size = "all" if config.vocab_size is None else config.vocab_size
     path = folder / "tokenizers" / f"{config.kind}-{size}-{key[:16]}.model"
     if path.exists():
         return Tokenizer.load(path)
     tokenizer = Tokenizer.train(texts(), config)
-    with contextlib.suppress(OSError):  # a corpus that cannot be written to: every trial trains its own
+    with contextlib.suppress(OSError):  # a read-only corpus: every trial trains its own
         path.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
     return tokenizer
@@ -171,12 +173,12 @@ def _prefix(kind: str) -> str:
 
 
 def _special_pieces(kind: str) -> list[str]:
-    """Names of the special tokens; a transcript may say `<unk>`, but cannot hold these. The last tells the kind."""
+    """Pieces of the special tokens, which no transcript can contain; the last one names the kind."""
     return [f"{RESERVED}{name}{RESERVED}" for name in ("pad", "unk", "sos", "eos", f"blank:{kind}")]
 
 
 def _training_lines(texts: Iterable[str], prefix: str) -> Iterator[str]:
-    """What SentencePiece is given: the prefix and the text, cut where a line is too long."""
+    """Lines for SentencePiece: the prefix and the text, split where they are too long."""
     for text in texts:
         found = ", ".join(unusable(text))
         if found:
@@ -190,7 +192,7 @@ def _training_lines(texts: Iterable[str], prefix: str) -> Iterator[str]:
 
 
 def _train(lines: list[str], kind: str, **options: Any) -> bytes:
-    """Trains on every line, as it is, in one thread: several would make the bytes depend on their number."""
+    """Content of a model file, trained on unchanged lines in one thread: more threads would change the bytes."""
     pad, unk, sos, eos, blank = _special_pieces(kind)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -205,7 +207,7 @@ def _train(lines: list[str], kind: str, **options: Any) -> bytes:
         unk_piece=unk,
         bos_piece=sos,
         eos_piece=eos,
-        control_symbols=[blank],  # the first control symbol takes the first free id, BLANK
+        control_symbols=[blank],  # takes the first free id, BLANK
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=False,

@@ -1,4 +1,4 @@
-"""The characters of transcripts: one normal form, those that no tokenizer can keep, and those that training lacks."""
+"""Characters of transcripts: Unicode normalisation, characters that no tokenizer can keep, unseen characters."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus
 
-SPACE = "\u2581"  # what SentencePiece writes for a space
-RESERVED = "\u2585"  # SentencePiece leaves out any text that holds it
-BYTE_ORDER_MARK = "\ufeff"  # U+FEFF shows nothing: files in UTF-8 begin with it, and joined files have it inside
+SPACE = "\u2581"  # SentencePiece's space
+RESERVED = "\u2585"  # SentencePiece skips texts with it
+BYTE_ORDER_MARK = "\ufeff"  # invisible: UTF-8 files may begin with it, and joined files have it inside
 
-# Control characters, halves of surrogate pairs, and what SentencePiece uses itself.
+# Control characters, halves of surrogate pairs, and characters with a meaning in SentencePiece.
 UNUSABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{SPACE}{RESERVED}]")
-WHITE_SPACE = re.compile(r"[^\S\x0b\x0c\x1c-\x1f\x85]+")  # without control characters, but for tabs and line ends
+WHITE_SPACE = re.compile(r"[^\S\x0b\x0c\x1c-\x1f\x85]+")  # tabs and line ends, but no other control characters
 
 
 def normalized(text: str) -> str:
-    """The text in Unicode's normal form C (an accented letter is one character), without byte order marks."""
+    """Text in Unicode's normal form C (an accented letter is one character), without byte order marks."""
     return unicodedata.normalize("NFC", text.replace(BYTE_ORDER_MARK, ""))
 
 
-def transcript(text: str) -> str:
-    """The text normalised, with one space between words and none at its ends."""
+def single_spaced(text: str) -> str:
+    """Normalised text with one space between words and none at the ends."""
     return WHITE_SPACE.sub(" ", normalized(text)).strip(" ")
 
 
 def unusable(text: str) -> list[str]:
-    """The characters of a text that no tokenizer can keep, such as "U+0007", sorted."""
+    """Code points in a text that no tokenizer can keep, such as "U+0007", sorted."""
     return sorted(f"U+{ord(character):04X}" for character in set(UNUSABLE.findall(text)))
 
 
 def unseen_characters(corpus: Corpus) -> dict[str, Counter[str]]:
-    """By split, the characters that no training transcript has, and in how many utterances each occurs.
+    """Characters without a training example, by split, with the number of utterances that have each.
 
     Empty where the corpus has no training split.
     """
