@@ -42,7 +42,7 @@ def names_of(leaves: dict[str, Any], epoch: int) -> set[str]:
 def test_phases_follow_one_another() -> None:
     config = tiny.config(STAGED)
     phases = [phase_of(config, epoch) for epoch in range(1, 6)]
-    assert [phase.stage for phase in phases] == [0, 1, 1, None, None]
+    assert [phase.number for phase in phases] == [0, 1, 1, None, None]
     assert [phase.encoder_layers for phase in phases] == [1, 1, 1, None, None]
     assert [phase.decoder_layers for phase in phases] == [1, None, None, None, None]
     assert [phase.dropout for phase in phases] == [0.0, 0.1, 0.1, 0.1, 0.1]
@@ -53,7 +53,7 @@ def test_phases_follow_one_another() -> None:
 def test_without_stages_every_epoch_is_the_full_model() -> None:
     config = tiny.config({"training.epochs": 3})
     (phase,) = {phase_of(config, epoch) for epoch in (1, 2, 3)}
-    assert phase.stage is phase.encoder_layers is phase.decoder_layers is None
+    assert phase.number is phase.encoder_layers is phase.decoder_layers is None
     assert (phase.dropout, phase.data) == (config.model.dropout, 1.0)
     assert names_of({}, 1) == {name for name, _ in tiny.model().named_parameters()}
 

@@ -21,28 +21,23 @@ from trainables.config_parsing import parse_config
 from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL
 
-RENAMED = [  # ours, theirs
-    (r"encoder\.subsampling\.first\.convolution\.", "model.encoder.conv.conv_layers.0."),
-    (r"encoder\.subsampling\.second\.convolution\.", "model.encoder.conv.conv_layers.1."),
-    (r"encoder\.norm\.", "model.encoder.layer_norm."),
-    (r"encoder\.layers\.(\d+)\.attention\.output\.", r"model.encoder.layers.\1.self_attn.out_proj."),
-    (r"encoder\.layers\.(\d+)\.attention_norm\.", r"model.encoder.layers.\1.self_attn_layer_norm."),
-    (r"decoder\.embedding\.", "model.decoder.embed_tokens."),
-    (r"decoder\.norm\.", "model.decoder.layer_norm."),
-    (r"decoder\.output\.", "lm_head."),
-    (r"decoder\.layers\.(\d+)\.self_attention\.output\.", r"model.decoder.layers.\1.self_attn.out_proj."),
-    (r"decoder\.layers\.(\d+)\.self_attention_norm\.", r"model.decoder.layers.\1.self_attn_layer_norm."),
-    (r"decoder\.layers\.(\d+)\.cross_attention\.query\.", r"model.decoder.layers.\1.encoder_attn.q_proj."),
-    (r"decoder\.layers\.(\d+)\.cross_attention\.output\.", r"model.decoder.layers.\1.encoder_attn.out_proj."),
-    (r"decoder\.layers\.(\d+)\.cross_attention_norm\.", r"model.decoder.layers.\1.encoder_attn_layer_norm."),
-    (r"(\w+)\.layers\.(\d+)\.feed_forward\.inner\.", r"model.\1.layers.\2.fc1."),
-    (r"(\w+)\.layers\.(\d+)\.feed_forward\.outer\.", r"model.\1.layers.\2.fc2."),
-    (r"(\w+)\.layers\.(\d+)\.feed_forward_norm\.", r"model.\1.layers.\2.final_layer_norm."),
-]
-FUSED = [  # ours, theirs with the names of its parts
-    (r"encoder\.layers\.(\d+)\.attention\.qkv\.", r"model.encoder.layers.\1.self_attn.{}_proj.", "qkv"),
-    (r"decoder\.layers\.(\d+)\.self_attention\.qkv\.", r"model.decoder.layers.\1.self_attn.{}_proj.", "qkv"),
-    (r"decoder\.layers\.(\d+)\.cross_attention\.key_value\.", r"model.decoder.layers.\1.encoder_attn.{}_proj.", "kv"),
+LAYER = r"(\w+)\.layers\.(\d+)\."  # encoder or decoder, and the number
+NAMES = [  # ours, theirs, the parts of a fused projection
+    (r"encoder\.subsampling\.first\.convolution\.", "model.encoder.conv.conv_layers.0.", [""]),
+    (r"encoder\.subsampling\.second\.convolution\.", "model.encoder.conv.conv_layers.1.", [""]),
+    (r"decoder\.embedding\.", "model.decoder.embed_tokens.", [""]),
+    (r"decoder\.output\.", "lm_head.", [""]),
+    (r"(encoder|decoder)\.norm\.", r"model.\1.layer_norm.", [""]),
+    (rf"{LAYER}(?:self_)?attention\.qkv\.", r"model.\1.layers.\2.self_attn.{}_proj.", ["q", "k", "v"]),
+    (rf"{LAYER}(?:self_)?attention\.output\.", r"model.\1.layers.\2.self_attn.out_proj.", [""]),
+    (rf"{LAYER}(?:self_)?attention_norm\.", r"model.\1.layers.\2.self_attn_layer_norm.", [""]),
+    (rf"{LAYER}cross_attention\.query\.", r"model.\1.layers.\2.encoder_attn.q_proj.", [""]),
+    (rf"{LAYER}cross_attention\.key_value\.", r"model.\1.layers.\2.encoder_attn.{}_proj.", ["k", "v"]),
+    (rf"{LAYER}cross_attention\.output\.", r"model.\1.layers.\2.encoder_attn.out_proj.", [""]),
+    (rf"{LAYER}cross_attention_norm\.", r"model.\1.layers.\2.encoder_attn_layer_norm.", [""]),
+    (rf"{LAYER}feed_forward\.inner\.", r"model.\1.layers.\2.fc1.", [""]),
+    (rf"{LAYER}feed_forward\.outer\.", r"model.\1.layers.\2.fc2.", [""]),
+    (rf"{LAYER}feed_forward_norm\.", r"model.\1.layers.\2.final_layer_norm.", [""]),
 ]
 CTC_HEAD = "ctc_head."
 REQUIRED = (  # attributes of a Speech2TextConfig
@@ -107,19 +102,16 @@ def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in ours.items():
         if name.startswith(CTC_HEAD):
             continue
-        split = next((entry for entry in FUSED if re.match(entry[0], name)), None)
-        if split is not None:
-            pattern, replacement, parts = split
-            for part, chunk in zip(parts, value.chunk(len(parts)), strict=True):
-                theirs[re.sub(pattern, replacement.format(part), name)] = chunk
-            continue
-        renamed = [re.sub(pattern, replacement, name) for pattern, replacement in RENAMED if re.match(pattern, name)]
-        if not renamed:
+        for pattern, template, parts in NAMES:
+            if re.match(pattern, name):
+                names = [re.sub(pattern, template.format(part), name) for part in parts]
+                theirs.update(zip(names, value.chunk(len(parts)), strict=True))
+                break
+        else:
             raise InputError(
                 f"{name}: Speech2Text has no such parameter",
                 "Move a model with reduction=conv, LayerNorm, qkv_bias and neither gates nor other norms.",
             )
-        theirs[renamed[0]] = value
     return theirs
 
 

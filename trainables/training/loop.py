@@ -104,7 +104,7 @@ class Trainer:
         lengths, seed = self.task.lengths, config.training.seed
         shares = {phase.data: subset(phase.data, len(lengths), seed) for phase in self.phases}
         self.plans = {share: BatchPlan(lengths, self.task.budget, seed, items) for share, items in shares.items()}
-        self.amounts = {share: self.task.amount(items) for share, items in shares.items()}
+        self.amounts = {share: float(self.task.amounts[items].sum()) for share, items in shares.items()}
 
         names = [name for name, _ in self.model.named_parameters()]
         self.trained_names = {
@@ -209,7 +209,7 @@ class Trainer:
             batches: (items, length to pad to) of all workers.
             totals: (4,) sums of the epoch in the order of `LossSums`, to which this worker's are added.
         """
-        tokens = sum(self.task.tokens(indices) for indices, _ in batches)
+        tokens = sum(int(self.task.target_tokens[indices].sum()) for indices, _ in batches)
         for place, (indices, edge) in enumerate(batches):
             share, weights = worker_share(indices, self.rank, self.world)
             with self.synchronize(place == len(batches) - 1):
@@ -234,7 +234,7 @@ class Trainer:
             metrics = self.validate()
         name = objective(metrics)
         value = metrics[name]
-        if self.phases[epoch - 1].stage is None:  # in a stage, layers may be missing
+        if self.phases[epoch - 1].number is None:  # in a stage, layers may be missing
             self.averages.consider(epoch, value)
         if self.averages.ends_with_mean(epoch):
             with self.averages.applied(mean=True):

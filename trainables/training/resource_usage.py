@@ -12,12 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import torch
-
-try:
-    import pynvml
-except ModuleNotFoundError:  # nvidia-ml-py is missing: GPU utilisation is left out
-    pynvml = None
 
 GB = 10**9  # bytes
 STATUS = Path("/proc/self/status")  # on Linux
@@ -35,7 +31,7 @@ class ResourceUsage:
 
     def sample(self) -> None:
         """Records the GPU's utilisation at this moment."""
-        if self.device.type == "cuda" and pynvml is not None:
+        if self.device.type == "cuda":
             with suppress(pynvml.NVMLError, RuntimeError):  # a MIG slice, or a driver that does not report it
                 self.gpu_percent.append(torch.cuda.utilization(self.device))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -19,26 +18,18 @@ from trainables.models.speech_transformer import stacks
 from trainables.training.optimizer import LAYER, groups_by_name, matching_names
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(Stage):
     """The settings of an epoch: a stage with its gaps filled, or the full model.
 
-    Args:
-        stage: its number in `training.stages`, from 0; None: the full model, after all stages.
-        encoder_layers, decoder_layers: the first so many take part; None: all.
-        freeze: patterns of parameter names.
+    Attributes:
+        number: of the stage in `training.stages`, from 0; None: the full model, after all stages.
         freeze_pretrained: whether the weights of `pretrained.decoder` are frozen.
-        data: share of the training utterances.
     """
 
-    stage: int | None
-    encoder_layers: int | None
-    decoder_layers: int | None
-    freeze: tuple[str, ...]
+    number: int | None
     freeze_pretrained: bool
     dropout: float
     label_smoothing: float
-    data: float
 
     def layers(self, stack: str) -> int | None:
         """Number of layers that take part in a stack, `encoder` or a decoder (a language model has no name)."""
@@ -50,16 +41,9 @@ def phase_of(config: Config, epoch: int) -> Phase:
     numbers = [number for number, stage in enumerate(config.training.stages) for _ in range(stage.epochs)]
     number = numbers[epoch - 1] if epoch <= len(numbers) else None
     stage = Stage() if number is None else config.training.stages[number]
-    return Phase(
-        stage=number,
-        encoder_layers=stage.encoder_layers,
-        decoder_layers=stage.decoder_layers,
-        freeze=stage.freeze,
-        freeze_pretrained=epoch <= config.pretrained.frozen_epochs,
-        dropout=config.model.dropout if stage.dropout is None else stage.dropout,
-        label_smoothing=config.loss.label_smoothing if stage.label_smoothing is None else stage.label_smoothing,
-        data=stage.data,
-    )
+    full = {"dropout": config.model.dropout, "label_smoothing": config.loss.label_smoothing}
+    settings = full | stage.model_dump(exclude_none=True)
+    return Phase(number=number, freeze_pretrained=epoch <= config.pretrained.frozen_epochs, **settings)
 
 
 def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained: Collection[str] = ()) -> set[str]:
@@ -74,7 +58,7 @@ def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained
     """
     frozen = {name for name, group in groups_by_name(names, config.optimizer.groups).items() if group.lr_scale == 0}
     for number, pattern in enumerate(phase.freeze):
-        frozen.update(matching_names(pattern, names, f"training.stages.{phase.stage}.freeze.{number}"))
+        frozen.update(matching_names(pattern, names, f"training.stages.{phase.number}.freeze.{number}"))
     if phase.freeze_pretrained:
         frozen.update(pretrained)
     for name in names:
@@ -83,7 +67,7 @@ def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained
         if match and active is not None and int(match[2]) >= active:
             frozen.add(name)
     if len(frozen) == len(names):
-        where = "optimizer.groups" if phase.stage is None else f"training.stages.{phase.stage}"
+        where = "optimizer.groups" if phase.number is None else f"training.stages.{phase.number}"
         raise InputError(f"{where}: every parameter is frozen", "Leave some to be trained.")
     return set(names) - frozen
 

@@ -47,6 +47,8 @@ class Task(ABC):
         trained: the model with its tokenizer and configuration.
         lengths: (N,) of the training items, in frames or tokens.
         budget: padded length that a batch of all workers may hold.
+        target_tokens: (N,) with EOS, by which an update's loss is divided.
+        amounts: (N,) of data in the items, in seconds of audio or tokens.
         pretrained: names of the parameters that began with another model's weights.
         examples: of the latest validation, on the first worker; None: the task keeps none.
     """
@@ -54,15 +56,13 @@ class Task(ABC):
     trained: TrainedModel
     lengths: np.ndarray
     budget: float
+    target_tokens: np.ndarray
+    amounts: np.ndarray
     pretrained: Set[str] = frozenset()
     examples: Examples | None = None
 
     def start_epoch(self, epoch: int) -> None:  # noqa: B027 (a task may have none)
         """Draws the epoch's random augmentation."""
-
-    @abstractmethod
-    def tokens(self, indices: np.ndarray) -> int:
-        """Number of target tokens of these items, by which an update's loss is divided."""
 
     @abstractmethod
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
@@ -79,15 +79,11 @@ class Task(ABC):
         """Metrics of an epoch's summed losses, among them `train_loss`."""
 
     @abstractmethod
-    def amount(self, indices: np.ndarray) -> float:
-        """Amount of data in these items: seconds of audio, or tokens."""
-
-    @abstractmethod
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         """Metrics of the data seen so far and of throughput.
 
         Args:
-            amounts: of each epoch so far.
+            amounts: the sum of `amounts` in each epoch so far.
             seconds: duration of the last epoch.
         """
 
@@ -110,10 +106,10 @@ class RecognitionTask(Task):
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
-        self.seconds = train_split.seconds
+        self.amounts, self.target_tokens = train_split.seconds, self.train_data.token_counts + 1
         rates = self.train_data.token_counts / train_split.frames
         self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
-        self.trained.usual_seconds = float(np.quantile(self.seconds, USUAL_LENGTH))
+        self.trained.usual_seconds = float(np.quantile(self.amounts, USUAL_LENGTH))
         # At the slowest speed, so that a batch has one shape in every epoch.
         self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
@@ -127,9 +123,6 @@ class RecognitionTask(Task):
         config, seed = self.config, self.config.training.seed
         self.masks = self.train_data.masks(config.specaugment, seed, epoch)
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
-
-    def tokens(self, indices: np.ndarray) -> int:
-        return int(self.train_data.token_counts[indices].sum()) + len(indices)  # an EOS each
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
         batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
@@ -145,9 +138,6 @@ class RecognitionTask(Task):
             "train_ctc": sums.ctc.item() / count,
             "infeasible_ctc": int(sums.infeasible),
         }
-
-    def amount(self, indices: np.ndarray) -> float:
-        return float(self.seconds[indices].sum())
 
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         return {"audio_hours": sum(amounts) / 3600, "audio_seconds_per_second": amounts[-1] / seconds}
@@ -213,12 +203,9 @@ class LanguageTask(Task):
         self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
         texts = corpus.validation_split(config.data.validation).texts or []
         self.validation_data = DeviceTexts(texts, tokenizer, device)
-        self.lengths = self.train_data.token_counts + 1  # EOS
+        self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
-
-    def tokens(self, indices: np.ndarray) -> int:
-        return int(self.lengths[indices].sum())
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> LossSums:
         batch = self.train_data.gather(indices, edge, weights)
@@ -228,9 +215,6 @@ class LanguageTask(Task):
 
     def training_metrics(self, sums: LossSums) -> dict[str, Any]:
         return {"train_loss": sums.cross_entropy.item() / sums.tokens.item()}
-
-    def amount(self, indices: np.ndarray) -> float:
-        return float(self.lengths[indices].sum())
 
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
