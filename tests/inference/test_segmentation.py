@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.decoding import Word
-from trainables.inference.segmentation import LEVEL_SAMPLES, Piece, join_words, pieces
+from trainables.inference.segmentation import LEVEL_SAMPLES, Piece, join_words, pieces, speech_pieces
 
 MARGIN = 0.1  # seconds of silence on each side of a cut
 LEVEL = LEVEL_SAMPLES / SAMPLE_RATE  # how finely a silence is seen
@@ -70,6 +70,22 @@ def test_a_piece_is_spoken_where_there_is_sound(turns: list[tuple[float, float]]
             assert not piece.spoken
         elif (np.abs(samples[piece.start : piece.end]) > 1e-3).sum() > 2 * LEVEL_SAMPLES:
             assert piece.spoken
+
+
+@given(TURNS.filter(len), st.sampled_from([1.0, 6.01]))
+def test_silence_at_the_ends_of_pieces_is_cut_off(turns: list[tuple[float, float]], longest: float) -> None:
+    """Half a second stays on both sides, and all speech; a recording of one piece stays whole."""
+    samples, _ = recorded(turns, 1e-4)
+    found, kept = speech_pieces(samples, longest), np.zeros(len(samples), bool)
+    if len(samples) <= longest * SAMPLE_RATE:
+        assert [(piece.start, piece.end) for piece in found] == [(0, len(samples))]
+    for piece in found:
+        kept[piece.start : piece.end] = True
+        loud = np.flatnonzero(np.abs(samples[piece.start : piece.end]) > 1e-3)
+        if len(samples) > longest * SAMPLE_RATE:
+            silence = max(loud[0], piece.end - piece.start - loud[-1]) / SAMPLE_RATE
+            assert silence <= 0.5 + 2 * LEVEL
+    assert (~kept & (np.abs(samples) > 1e-3)).sum() <= 2 * LEVEL_SAMPLES * len(turns)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-4])

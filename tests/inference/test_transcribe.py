@@ -26,7 +26,7 @@ from trainables.data.audio import read_audio
 from trainables.data.features import FeatureRecipe, Samples
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer
-from trainables.inference.segmentation import join_words, pieces
+from trainables.inference.segmentation import join_words, speech_pieces
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_a_long_recording_is_cut_at_its_silences(made: Made, tmp_path: Path) -> 
     samples = tones(8)
     file = write_samples(tmp_path / "long.wav", samples)
     samples = read_audio(file)  # as WAV rounds them
-    cut = pieces(samples, 4.0)
+    cut = speech_pieces(samples, 4.0)
     assert len(cut) == 4
     said = [text.split() for text in made.texts(*(samples[piece.start : piece.end] for piece in cut))]
     (found,) = made.transcripts(file, timed=True, piece_seconds=4.0)
@@ -212,7 +212,7 @@ def test_pieces_without_a_silence_overlap(made: Made, untimed: Made, tmp_path: P
     """What two heard is parted by the times of the words: those of CTC, or without it words as long as each other."""
     file = write_samples(tmp_path / "steady.wav", np.concatenate([tone(1.0, seed=n) for n in range(10)]))
     samples = read_audio(file)
-    cut = pieces(samples, 4.0)
+    cut = speech_pieces(samples, 4.0)
     assert [(piece.start / RATE, piece.end / RATE) for piece in cut] == [(0, 4), (3, 7), (6, 10)]
     features = [made.recognizer.recipe.compute(samples[piece.start : piece.end]) for piece in cut]
     said = ["A B C D", "E F G H", "I J K L"]

@@ -9,7 +9,7 @@ from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Frames, Samples
 from trainables.data.utterance import from_samples
 from trainables.decoding import Search
 from trainables.inference.recognizer import Recognizer, TimedText
-from trainables.inference.segmentation import Piece, join_words, pieces
+from trainables.inference.segmentation import Piece, join_words, speech_pieces
 
 MIN_PIECE_SECONDS, MAX_PIECE_SECONDS = 1.0, 30.0  # bounds of the default length of a piece
 
@@ -48,7 +48,7 @@ def cut(samples: Samples, recipe: FeatureRecipe, longest: float, name: str) -> C
     Raises:
         InputError: the recording is too short for one frame.
     """
-    spoken = [piece for piece in pieces(samples, longest) if piece.spoken]
+    spoken = speech_pieces(samples, longest)
     features = [from_samples(samples[piece.start : piece.end], recipe, name)[0] for piece in spoken]
     return CutRecording(len(samples) / SAMPLE_RATE, spoken, features)
 

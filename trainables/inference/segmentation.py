@@ -1,9 +1,9 @@
-"""A long recording as pieces that a model can take, and the words of the pieces as one text again.
+"""Cutting of long recordings into pieces, and joining of the words of the pieces.
 
-A piece ends in a silence where there is one. Where there is none, the next piece begins a little before its end, so
-that no word is cut in both, and what both heard is joined by the times of the words.
+A piece ends in a silence where possible. Elsewhere the next piece overlaps it, so that each word is whole in one of
+them, and the words of both are joined by their times.
 
-Shapes: N samples, T levels.
+Shapes: N samples, T levels of 20 ms.
 """
 
 from __future__ import annotations
@@ -17,44 +17,59 @@ import numpy.typing as npt
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.decoding import Word
 
-LEVEL_SAMPLES = SAMPLE_RATE // 50  # of each level: 20 ms, longer than the period of the lowest voice
-LOWEST_LEVEL = -65.0  # dB of full scale: nobody speaks below it
-QUIETEST = 0.1  # the quantile of the levels that stands for a recording's pauses
-SILENT_SHARE = 0.3  # of the way from there to the loudest: below it is silence
-CONTRAST = 10.0  # dB at least from silence to the loudest: a steady noise has no silences
-SILENCE = 5  # levels on each side of a cut that must be silent: 0.1 s
-LONG_SILENCE = 15  # more than so many do not make a better place
-# Where there is no silence: how long two pieces overlap, and at most as a share of the longest piece.
-OVERLAP_SECONDS, OVERLAP_SHARE = 2.0, 0.25
-SAME_WORD_SECONDS = 0.5  # by which the times of a word may differ between two pieces that both heard it
+LEVEL_SAMPLES = SAMPLE_RATE // 50  # 20 ms, longer than the period of the lowest voice
+LEVELS_PER_SECOND = SAMPLE_RATE // LEVEL_SAMPLES
+LOWEST_LEVEL = -65.0  # dB of full scale, below which there is no speech
+PAUSE_QUANTILE = 0.1  # of the levels: the level of pauses
+SILENCE_SHARE = 0.3  # position of the threshold between the level of pauses and the highest level
+CONTRAST = 10.0  # dB from the threshold to the highest level, at least: a steady noise has no silences
+SILENCE = 5  # levels that must be silent on each side of a cut: 0.1 s
+LONG_SILENCE = 15  # levels on each side beyond which a longer silence is no better place for a cut
+MARGIN = LEVELS_PER_SECOND // 2  # levels of silence kept before and after the speech of a piece
+OVERLAP_SECONDS, OVERLAP_SHARE = 2.0, 0.25  # overlap of pieces without silence, and its largest share of a piece
+SAME_WORD_SECONDS = 0.5  # largest difference between the times of a word in two pieces
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a recording, in samples.
-
-    Args:
-        spoken: whether anything in it is louder than silence.
-    """
+    """A part of a recording, from sample `start` to sample `end`; `spoken` unless all of it is silent."""
 
     start: int
     end: int
     spoken: bool
 
 
-def pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
-    """Pieces that cover 16 kHz samples (N,) in order, none longer than `longest_seconds`, which is 1 or more.
+def speech_pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
+    """Pieces with speech of a recording, in order.
 
-    Each ends as deep in a silence as possible: in the second half of what it may hold, else in the first. Behind a
-    piece without any, the next begins before its end.
+    Silence before and after the speech of a piece is cut off, but for half a second. A recording that is not longer
+    than `longest_seconds` stays whole.
+
+    Args:
+        samples: (N,) at 16 kHz.
+        longest_seconds: longest piece, 1 or more.
+    """
+    found = pieces(samples, longest_seconds)
+    silent_T = _silent(samples)
+    return [_trimmed(piece, silent_T) if len(found) > 1 else piece for piece in found if piece.spoken]
+
+
+def pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
+    """Pieces that cover a recording, in order.
+
+    Each ends at the middle of the longest silence in its second half, else in its first half. A piece without silence
+    has the full length, and the next one overlaps it.
+
+    Args:
+        samples: (N,) at 16 kHz.
+        longest_seconds: longest piece, 1 or more.
     """
     if longest_seconds < 1:
         raise ValueError(f"longest_seconds must be 1 or more, but got {longest_seconds}")
-    levels_T = _levels(samples)
-    silent_T = levels_T < _threshold(levels_T)
+    silent_T = _silent(samples)
     depth_T = np.minimum(_depth(silent_T), LONG_SILENCE)
-    longest = int(longest_seconds * SAMPLE_RATE / LEVEL_SAMPLES)
-    overlap = int(min(OVERLAP_SECONDS * SAMPLE_RATE / LEVEL_SAMPLES, OVERLAP_SHARE * longest))
+    longest = int(longest_seconds * LEVELS_PER_SECOND)
+    overlap = int(min(OVERLAP_SECONDS * LEVELS_PER_SECOND, OVERLAP_SHARE * longest))
     found: list[Piece] = []
     start = 0
     while len(samples) - start * LEVEL_SAMPLES > longest_seconds * SAMPLE_RATE:
@@ -62,77 +77,77 @@ def pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
         cut = _deepest(depth_T, half, last) or _deepest(depth_T, start + overlap + 1, half)
         found.append(_piece(start, cut or last, silent_T, len(samples)))
         start = cut or last - overlap
-    found.append(_piece(start, len(levels_T), silent_T, len(samples)))
+    found.append(_piece(start, len(silent_T), silent_T, len(samples)))
     return found
 
 
-def _levels(samples: Samples) -> npt.NDArray[np.float32]:
-    """The power of every 20 ms in dB of full scale (T,)."""
+def _silent(samples: Samples) -> npt.NDArray[np.bool_]:
+    """Whether each 20 ms of a recording are silent, (T,): below a threshold that depends on all its levels."""
     padded = np.pad(samples, (0, -len(samples) % LEVEL_SAMPLES)).reshape(-1, LEVEL_SAMPLES)
     power = np.einsum("ts,ts->t", padded, padded) / LEVEL_SAMPLES
-    return 10 * np.log10(np.maximum(power, 1e-10))
-
-
-def _threshold(levels_T: npt.NDArray[np.float32]) -> float:
-    """The level in dB below which a recording is silent."""
-    quietest, loudest = np.quantile(levels_T, QUIETEST), levels_T.max()
-    return float(max(LOWEST_LEVEL, min(quietest + SILENT_SHARE * (loudest - quietest), loudest - CONTRAST)))
+    levels_T = 10 * np.log10(np.maximum(power, 1e-10))  # dB of full scale
+    pause, highest = np.quantile(levels_T, PAUSE_QUANTILE), levels_T.max()
+    return levels_T < max(LOWEST_LEVEL, min(pause + SILENCE_SHARE * (highest - pause), highest - CONTRAST))
 
 
 def _depth(silent_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """How deep in a silence a cut before each level is: the silent levels on that side of it where there are fewer.
-
-    At most 0 beside a sound, and at an end of the recording.
-    """
+    """Number of silent levels before or after a cut at each level, whichever is less; 0 or less beside speech."""
     places = np.arange(len(silent_T))
-    before = np.maximum.accumulate(np.where(silent_T, -1, places))
-    behind = np.minimum.accumulate(np.where(silent_T, len(silent_T), places)[::-1])[::-1]
-    return np.minimum(places - before - 1, behind - places)
+    last_sound = np.maximum.accumulate(np.where(silent_T, -1, places))
+    next_sound = np.minimum.accumulate(np.where(silent_T, len(silent_T), places)[::-1])[::-1]
+    return np.minimum(places - last_sound - 1, next_sound - places)
 
 
 def _deepest(depth_T: npt.NDArray[np.int64], first: int, last: int) -> int | None:
-    """The latest of the deepest places from `first` to `last`, None where no silence is long enough."""
+    """The last of the deepest places from `first` to `last`; None if no silence is long enough."""
     window = depth_T[first : last + 1]
     if not len(window) or window.max() < SILENCE:
         return None
     return last - int(window[::-1].argmax())
 
 
-def _piece(first: int, behind: int, silent_T: npt.NDArray[np.bool_], samples: int) -> Piece:
-    return Piece(first * LEVEL_SAMPLES, min(behind * LEVEL_SAMPLES, samples), spoken=not silent_T[first:behind].all())
+def _piece(first: int, end: int, silent_T: npt.NDArray[np.bool_], samples: int) -> Piece:
+    return Piece(first * LEVEL_SAMPLES, min(end * LEVEL_SAMPLES, samples), spoken=not silent_T[first:end].all())
+
+
+def _trimmed(piece: Piece, silent_T: npt.NDArray[np.bool_]) -> Piece:
+    first = piece.start // LEVEL_SAMPLES
+    sounds = first + np.flatnonzero(~silent_T[first : -(-piece.end // LEVEL_SAMPLES)])
+    start, end = (int(sounds[0]) - MARGIN) * LEVEL_SAMPLES, (int(sounds[-1]) + 1 + MARGIN) * LEVEL_SAMPLES
+    return Piece(max(piece.start, start), min(piece.end, end), spoken=True)
 
 
 def join_words(parts: Sequence[tuple[Piece, Sequence[Word]]]) -> list[Word]:
-    """The words of a recording from those of its pieces, in order.
+    """Words of a recording, from the words of its pieces in order.
 
-    Where two pieces overlap, one follows the other behind a word that both heard at about the same time. Without such
-    a word, they part in the middle of the overlap.
+    Two overlapping pieces are joined at a word that both have at about the same time, or else in the middle of the
+    overlap.
 
     Args:
-        parts: with times in seconds from the start of each piece; the result has them from that of the recording.
+        parts: words with times in seconds from the start of their piece; in the result, from that of the recording.
     """
     found: list[Word] = []
-    heard = 0.0  # seconds up to which the pieces so far reach
+    covered = 0.0  # end of the piece before, in seconds
     for piece, words in parts:
         start, end = piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE
         later = [Word(word.text, min(start + word.start, end), min(start + word.end, end)) for word in words]
-        if start < heard:
-            found, later = _parted(found, later, start, heard)
+        if start < covered:
+            found, later = _joined(found, later, start, covered)
         last = found[-1].end if found else 0.0
         found += [Word(word.text, max(word.start, last), max(word.end, last)) for word in later]
-        heard = end
+        covered = end
     return found
 
 
-def _parted(left: list[Word], right: list[Word], start: float, end: float) -> tuple[list[Word], list[Word]]:
-    """What is kept of the words of two pieces that both heard the seconds from `start` to `end`."""
+def _joined(left: list[Word], right: list[Word], start: float, end: float) -> tuple[list[Word], list[Word]]:
+    """The words to keep of two pieces that overlap from `start` to `end`, in seconds."""
     late = [(i, word) for i, word in enumerate(left) if word.end > start]
     early = [(j, word) for j, word in enumerate(right) if word.start < end]
-    twice = [
+    common = [
         (abs(_middle(one) - _middle(other)), i, j) for i, one in late for j, other in early if one.text == other.text
     ]
-    apart, i, j = min(twice, default=(SAME_WORD_SECONDS, 0, 0))
-    if apart < SAME_WORD_SECONDS:
+    difference, i, j = min(common, default=(SAME_WORD_SECONDS, 0, 0))
+    if difference < SAME_WORD_SECONDS:
         return left[: i + 1], right[j + 1 :]
     middle = (start + end) / 2
     return [word for word in left if _middle(word) < middle], [word for word in right if _middle(word) >= middle]
