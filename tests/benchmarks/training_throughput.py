@@ -88,11 +88,11 @@ class Ours(Trainer):
         return self.model
 
     def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
-        hop = self.recognizer.recipe.hop_seconds
+        hop = self.task.trained.recipe.hop_seconds
         for update in itertools.islice(super().updates_of(epoch), self.wanted):
             self.lap.updates += 1
             for indices, edge in update:
-                self.lap.audio += float(self.train_data.split.frames[indices].sum()) * hop
+                self.lap.audio += float(self.task.train_data.split.frames[indices].sum()) * hop
                 self.lap.padded += len(indices) * edge * hop
             yield update
 

@@ -57,7 +57,7 @@ class WeightAverages:
             del self.best[epoch], self.scores[epoch]
 
     def ends_with_mean(self, epoch: int) -> bool:
-        """Whether the model after this epoch is the mean of the best epochs: it is the last one."""
+        """Whether `epoch` is the last one, after which the model is the mean of the best epochs."""
         return epoch >= self.last_epoch and bool(self.best)
 
     def averaged(self, mean: bool) -> Weights:

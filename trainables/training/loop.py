@@ -102,7 +102,7 @@ class Trainer:
         self.task: Task = TASKS[config.model.kind](config, corpus, device)
         self.phases = [phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)]
         lengths, seed = self.task.lengths, config.training.seed
-        shares = {phase.data: subset(phase.data, len(lengths), seed) for phase in self.phases}
+        shares = {share: subset(share, len(lengths), seed) for share in {phase.data for phase in self.phases}}
         self.plans = {share: BatchPlan(lengths, self.task.budget, seed, items) for share, items in shares.items()}
         self.amounts = {share: float(self.task.amounts[items].sum()) for share, items in shares.items()}
 

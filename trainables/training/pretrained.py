@@ -34,7 +34,9 @@ def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: 
     pairs = [(key, getattr(language.config.model, key), getattr(model, key)) for key in DECODER_KEYS]
     differing = [f"model.{key} is {there} there and {here} here" for key, there, here in pairs if there != here]
     if differing:
-        raise InputError(f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both the same values.")
+        raise InputError(
+            f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both models equal values."
+        )
 
 
 @torch.no_grad()
