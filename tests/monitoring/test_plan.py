@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asr_platform.cli.tables.monitoring import print_plan
-from asr_platform.monitoring.plan import PROPOSALS, Candidate, Measured, expected, plan, priced, rungs
-from asr_platform.monitoring.simulation import Costs, Rules, Simulation, simulate
+from asr_platform.monitoring.plan import PROPOSALS, expense, plan, rungs, trial_cost
+from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
 from asr_platform.tuning.cluster import Options
 from search_spaces.reader import parse_space
 from search_spaces.settings import Settings
@@ -24,8 +23,8 @@ from trainables.data.corpus import Corpus
 from trainables.training.profile import Profile
 from trainables.training.workload import Workload
 
-CHEAP = Profile(1.0, 0.1, 1.0, 2.0, 0.01, memory=10**9, gpu_memory=0)
-DEAR = Profile(3.0, 0.3, 3.0, 4.0, 0.03, memory=2 * 10**9, gpu_memory=5)
+CHEAP = Profile(1.0, 0.1, 1.0, 0.01, checkpoint_bytes=3000, model_bytes=1000, memory=10**9, gpu_memory=0)
+EXPENSIVE = Profile(3.0, 0.3, 3.0, 0.03, checkpoint_bytes=9000, model_bytes=3000, memory=2 * 10**9, gpu_memory=5)
 
 
 def space(**keys: Any) -> Space:
@@ -36,8 +35,16 @@ def space(**keys: Any) -> Space:
     return parse_space(yaml.safe_dump({"base": base, "vary": vary, "epochs": 4, "trials": 5, **keys}), "space.yaml")
 
 
-def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Candidate:
-    return Candidate(tiny.config({"training.epochs": epochs}), 1000, Workload(batches, multiplications))
+def workload(flops: float, batches: int = 10) -> Workload:
+    return Workload(tiny.config(), batches, flops)
+
+
+def settings(epochs: int, **asha: Any) -> Settings:
+    return Settings.model_validate({"epochs": epochs, "asha": {"grace": 1, **asha}})
+
+
+def cost(seconds: float, epochs: int) -> TrialCost:
+    return TrialCost(0.0, np.full(epochs, seconds))
 
 
 @pytest.mark.parametrize(
@@ -54,10 +61,9 @@ def candidate(multiplications: float, epochs: int = 4, batches: int = 10) -> Can
     ],
 )
 def test_rungs(epochs: int, asha: dict[str, Any], expected: list[int]) -> None:
-    settings = Settings.model_validate({"epochs": epochs, "asha": asha})
-    assert rungs(settings) == expected
-    hours = Settings.model_validate({"epochs": epochs, "asha": {**asha, "unit": "hours", "grace": asha["grace"] / 4}})
-    assert rungs(hours, of_an_epoch=0.25) == expected
+    assert rungs(settings(epochs, **asha)) == expected
+    hours = settings(epochs, **{**asha, "unit": "hours", "grace": asha["grace"] / 4})
+    assert rungs(hours, epoch_length=0.25) == expected
 
 
 @given(
@@ -65,88 +71,79 @@ def test_rungs(epochs: int, asha: dict[str, Any], expected: list[int]) -> None:
     concurrency=st.integers(1, 8),
     grace=st.integers(1, 9),
     reduction=st.floats(1.1, 5),
-    spared=st.floats(0, 9),
+    late=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_a_rehearsal_runs_every_trial_as_far_as_it_goes(
-    lengths: list[int], concurrency: int, grace: int, reduction: float, spared: float, seed: int
+def test_a_simulation_trains_every_trial_to_a_rung_or_to_its_end(
+    lengths: list[int], concurrency: int, grace: int, reduction: float, late: bool, seed: int
 ) -> None:
-    milestones = sorted({math.ceil(grace * reduction**power) for power in range(9)} & set(range(10)))
-    trials = [Costs(0.0, np.full(10, float(length)), np.full(10, 2.0 * length), disk=7) for length in lengths]
-    found = simulate(trials, Rules(milestones, reduction, spared), concurrency, np.random.default_rng(seed))
-    assert found.reached[0] == len(trials)
-    assert found.reached == sorted(found.reached, reverse=True) and found.reached[-1] >= 1
-    least = milestones[0] if milestones else 10
-    assert 2 * least * sum(lengths) <= found.device <= 2 * 10 * sum(lengths)
-    slots = min(concurrency, len(trials))
-    assert found.wall <= found.device / 2 <= found.wall * slots + 1e-6
-    assert found.disk == 7 * slots
+    how = settings(10, grace=grace, reduction=reduction)
+    trials = [cost(length, 10) for length in lengths]
+    found = simulate(trials, how, concurrency, np.random.default_rng(seed), plateau=late)
+    assert set(found.lengths) <= {*rungs(how), 10} and max(found.lengths) == 10
+    assert found.trained == pytest.approx(sum(np.array(lengths) * found.lengths))
+    assert found.wall <= found.trained + 1e-6 <= found.wall * min(concurrency, len(trials)) + 2e-6
 
 
-def test_a_rehearsal_without_rungs_and_one_after_another() -> None:
-    trials = [Costs(5.0, np.array([1.0, 2.0]), np.array([1.0, 1.0]), 100)] * 4
-    random = np.random.default_rng(0)
-    assert simulate(trials, Rules([], 3), 1, random) == Simulation(32.0, 8.0, 100, [4])
-    assert simulate(trials, Rules([], 3), 2, random) == Simulation(16.0, 8.0, 200, [4])
-    assert simulate(trials, Rules([], 3), 9, random) == Simulation(8.0, 8.0, 400, [4])
-    assert simulate(trials, Rules([], 3, waiting=True), 2, random) == Simulation(16.0, 8.0, 400, [4])
+def test_a_simulation_is_of_the_same_trials_in_any_unit_of_grace() -> None:
+    trials, random = [cost(1, 12)] * 50, np.random.default_rng
+    epochs = simulate(trials, settings(12, grace=3), 4, random(0))
+    hours = simulate(trials, settings(12, grace=0.75, unit="hours"), 4, random(0), epoch_length=0.25)
+    assert epochs.lengths.tolist() == hours.lengths.tolist()
 
 
-def test_about_one_in_so_many_goes_on() -> None:
-    """A little more than that, for the first ones do whatever they are."""
-    trials = [Costs.even(27)] * 2000
-    first, second, third = simulate(trials, Rules([3, 9], 3), 8, np.random.default_rng(0)).reached
-    assert first == 2000
+def test_a_simulation_without_rungs() -> None:
+    trials, how = [TrialCost(5.0, np.array([1.0, 2.0]))] * 4, settings(2, grace=2)
+    for concurrency, wall in ((1, 32.0), (2, 16.0), (9, 8.0)):
+        found = simulate(trials, how, concurrency, np.random.default_rng(0))
+        assert (found.wall, found.trained, found.lengths.tolist()) == (wall, 12.0, [2] * 4)
+
+
+def test_about_one_trial_in_so_many_is_promoted() -> None:
+    """A few more than that, since the first trials at a rung are not stopped."""
+    found = simulate([cost(1, 27)] * 2000, settings(27, grace=3, plateau=None), 8, np.random.default_rng(0))
+    second, third = (np.count_nonzero(found.lengths >= epoch) for epoch in (9, 27))
     assert 2000 / 3 < second < 1.2 * 2000 / 3
     assert second / 3 < third < 1.5 * second / 3
 
 
-def test_what_does_not_attend_yet_is_spared() -> None:
-    """At epoch 3 of 12 that is half of those that are spared until the sixth, and all of them go on to there."""
-    trials = [Costs.even(12)] * 2000
-    first, second, third, _ = simulate(trials, Rules([3, 6, 9], 3, spared=6), 8, np.random.default_rng(0)).reached
-    assert first == 2000
+def test_a_trial_on_the_plateau_is_not_stopped_in_its_first_half() -> None:
+    """At epoch 3 of 12 half of the trials are on the plateau, which each leaves before the sixth epoch."""
+    trials, how = [cost(1, 12)] * 2000, settings(12, grace=3)
+    found = simulate(trials, how, 8, np.random.default_rng(0))
+    second, third = (np.count_nonzero(found.lengths >= epoch) for epoch in (6, 9))
     assert second == pytest.approx(2000 * (1 / 2 + 1 / 2 * 1 / 3), rel=0.05)
     assert third < 1.5 * second / 3
+    early = simulate(trials, how, 8, np.random.default_rng(0), plateau=False)
+    assert np.count_nonzero(early.lengths >= 6) < 1.2 * 2000 / 3
 
 
-def test_a_price_lies_between_those_of_the_extremes() -> None:
-    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
-    costs = priced(candidate(200), ends, workers=1, grace=1)
-    assert costs.device == pytest.approx([10 * 0.2 + 3, *[10 * 0.2 + 2] * 3])
-    assert costs.epochs == pytest.approx(costs.device + 0.02)
-    assert costs.disk == 2 * 3 * 4 * 1000
-    of_two = priced(candidate(200), ends, workers=2, grace=1)
-    assert of_two.device == pytest.approx(2 * np.array([10 * 0.2 + 1.5, *[10 * 0.2 + 1] * 3]))
-    assert of_two.epochs == pytest.approx(of_two.device / 2 + 0.02)
+def test_the_cost_of_a_trial_is_interpolated_by_the_operations_of_a_batch() -> None:
+    profiles = [(workload(100), CHEAP), (workload(300), EXPENSIVE)]
+    for workers in (1, 2):
+        found = trial_cost(workload(200), profiles, settings(4), workers)
+        assert found.epochs == pytest.approx([10 * 0.2 + 2 / workers + 0.02] * 4)
+    assert trial_cost(workload(100), profiles, settings(4), 1).epochs == pytest.approx([10 * 0.1 + 1 + 0.01] * 4)
+    alone = trial_cost(workload(200), profiles, settings(4), 1).start
+    assert trial_cost(workload(200), profiles, settings(40, grace=9, promotion=2), 1).start == 2 * alone
 
 
-def test_where_all_cost_the_same_there_is_one_price() -> None:
-    ends = Measured(candidate(100), CHEAP, candidate(100), CHEAP)
-    assert priced(candidate(100), ends, 1, 0).device == pytest.approx([10 * 0.1 + 1] * 4)
-
-
-def test_others_tell_how_far_off_the_multiplications_are() -> None:
-    """Those whose batches were watched cost what was seen; all others as much more as the median of these."""
-    seen = [(candidate(200), 0.3), (candidate(100), 0.2), (candidate(300), 0.3)]
-    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR, seen)
-    assert [ends.batch(one) for one, _ in seen] == [0.3, 0.2, 0.3]
-    assert ends.batch(candidate(200)) == pytest.approx(1.5 * 0.2)
-    assert priced(candidate(200), ends, 1, 0).device == pytest.approx([10 * 0.3 + 2] * 4)
-
-
-def test_room_is_for_the_dearest() -> None:
-    ends = Measured(candidate(100), CHEAP, candidate(300), DEAR)
-    few, many = (expected(ends, [Simulation(3600, 7200, 10**6, [1])] * 3, 2, concurrency, 3) for concurrency in (1, 4))
+def test_memory_and_disk_suffice_for_the_most_expensive_trials() -> None:
+    profiles = [(workload(100), CHEAP), (workload(300), EXPENSIVE)]
+    simulations = [Simulation(3600 * wall, 3600, np.full(8, 4)) for wall in (1, 1, 2)]
+    few, many = (expense(profiles, simulations, settings(4), 2, concurrency) for concurrency in (1, 4))
     assert few.device_hours == 2
-    assert few.wall_hours == pytest.approx(1, abs=0.05)
-    assert few.worker_memory_bytes == DEAR.memory
-    assert many.memory_bytes - few.memory_bytes > 3 * 2 * DEAR.memory
-    assert few.disk_bytes == 10**6 + (3 + 2) * 4 * 1000
+    assert few.wall_hours == pytest.approx(4 / 3, abs=0.05)
+    assert few.wall_hours_interval == pytest.approx((1, 1.9), abs=0.05)
+    assert few.worker_memory_bytes == EXPENSIVE.memory
+    assert many.memory_bytes - few.memory_bytes > 3 * 2 * EXPENSIVE.memory
+    assert (few.disk_bytes, many.disk_bytes) == (2 * 9000 + 5 * 3000, 4 * 2 * 9000 + 5 * 3000)
+    waiting = expense(profiles, simulations, settings(4, grace=3, promotion=1), 2, 1)
+    assert waiting.disk_bytes == 8 * 2 * 9000 + 5 * 3000, "trials that wait to be promoted keep their checkpoints"
 
 
 def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
-    """Every figure, and the same as a person reads it."""
+    """Every figure, in numbers and as printed."""
     found = plan(space(asha={"grace": 2, "reduction": 2}), tiny_corpus, 7, Options(max_concurrent=2))
     assert (found.proposals, found.feasible, found.trials, found.epochs) == (PROPOSALS, PROPOSALS, 7, 4)
     assert found.parameters["min"] == found.parameters["25%"] < found.parameters["max"] == found.parameters["75%"]

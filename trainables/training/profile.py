@@ -1,17 +1,16 @@
-"""A short look at a training: what a batch, a validation and a checkpoint take, and how much memory.
+"""Profiling of a configuration: time of a batch, a validation and a checkpoint, peak memory, size of a checkpoint.
 
-It is the training loop itself that is watched, for seconds instead of epochs, in a process of its own: memory that is
-given back to a process counts to its peak.
+The training loop itself is run, for seconds instead of epochs. Each profile needs a process of its own, since peak
+memory is counted from the start of the process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,146 +21,102 @@ from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
-from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
+from trainables.inference.model_directory import WEIGHTS
 from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory
 from trainables.training.tasks import LanguageTask, RecognitionTask
 
-SECONDS = 6.0  # of training, and of each validation, that are watched: more steadies the figures little
-SECONDS_OF_OTHERS = 2.0  # of the training of configurations whose batches alone are watched
+SECONDS = 6.0  # of training; more changes the mean time of a batch little
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What one worker was seen to take, in seconds and bytes.
+    """Seconds and bytes measured in one worker.
 
     Args:
-        start: from the beginning of the process to the first batch.
-        batch: a forward and a backward pass with its share of an update.
-        validation: of the whole split, by a model whose hypotheses are as long as the references.
-        first_validation: by a model that has not learned to end, whose hypotheses run to their longest.
-        checkpoint: writing one.
-        memory: peak of the process.
-        gpu_memory: peak of what torch reserved; 0 without a GPU.
-        others: seconds of a batch of each of the other configurations that were asked about.
+        start: from the start of the process to the first batch.
+        batch: a forward and a backward pass, with its share of an update.
+        validation: the whole validation split, with hypotheses about as long as the references.
+        checkpoint: writing a checkpoint.
+        checkpoint_bytes: size of a checkpoint.
+        model_bytes: size of the weights in it.
+        memory: peak resident memory of the process.
+        gpu_memory: peak of the memory reserved by torch; 0 without a GPU.
     """
 
     start: float
     batch: float
     validation: float
-    first_validation: float
     checkpoint: float
+    checkpoint_bytes: int
+    model_bytes: int
     memory: int
     gpu_memory: int
-    others: tuple[float, ...] = ()
 
 
-def profile(config: Config, corpus: Path, threads: int, gpu: bool, others: Sequence[Config] = ()) -> Profile:
-    """Trains and validates for some seconds, as a trial's worker would; then trains others, for less long."""
+def profile(config: Config, corpus: Path, workers: int, threads: int, gpu: bool) -> Profile:
+    """Trains and validates for some seconds, as one of a trial's `workers` would; `threads` are torch's."""
     torch.set_num_threads(threads)
-    data, device = Corpus.open(corpus), torch.device("cuda", 0) if gpu else torch.device("cpu")
-    trainer = Watched(config, data, device)
-    start = age()
-    trainer.watch()
-    first, usual = validation_seconds(trainer)
+    trainer = TimedTrainer(config, Corpus.open(corpus), torch.device("cuda", 0) if gpu else torch.device("cpu"))
+    trainer.plans = {share: replace(plan, budget=plan.budget / workers) for share, plan in trainer.plans.items()}
+    start, batch, validation = process_age(), trainer.batch_seconds(), trainer.validation_seconds()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = trainer.seconds(lambda: trainer.save(Path(folder) / "checkpoint"))
+        begin = trainer.now()
+        trainer.save(Path(folder) / "checkpoint")
+        checkpoint, sizes = trainer.now() - begin, {path: path.stat().st_size for path in Path(folder).rglob("*.*")}
+    weights = sum(size for path, size in sizes.items() if path.name == WEIGHTS)
     reserved = torch.cuda.max_memory_reserved() if gpu else 0
-    found = Profile(start, trainer.seconds_of_a_batch(), usual, first, checkpoint, peak_memory(), reserved)
-    return replace(found, others=tuple(batch_seconds(other, data, device) for other in others))
+    return Profile(start, batch, validation, checkpoint, sum(sizes.values()), weights, peak_memory(), reserved)
 
 
-def batch_seconds(config: Config, corpus: Corpus, device: torch.device) -> float:
-    """A batch's alone, in a process that has begun."""
-    trainer = Watched(config, corpus, device, SECONDS_OF_OTHERS)
-    trainer.watch()
-    return trainer.seconds_of_a_batch()
+class TimedTrainer(Trainer):
+    """A trainer that leaves an epoch after `SECONDS`."""
 
+    def batch_seconds(self) -> float:
+        """Mean seconds of a batch in the last epoch's phase, in which the whole model trains.
 
-class Watched(Trainer):
-    """A trainer whose epochs end after some seconds."""
-
-    marks: list[tuple[float, int]]  # after each update: the time, and batches so far
-
-    def __init__(self, config: Config, corpus: Corpus, device: torch.device, length: float | None = None) -> None:
-        super().__init__(config, corpus, device)
-        self.length = SECONDS if length is None else length
-
-    def watch(self) -> None:
-        """Trains in an epoch of the full model, whatever the stages before it."""
+        The first update is left out: it allocates memory and chooses kernels.
+        """
+        self.marks = [(self.now(), 0)]  # before the first and after each update: time, batches so far
         epoch = self.config.training.epochs
         self.enter(self.phases[epoch - 1])
-        with contextlib.suppress(DivergedError):  # nothing that a clock sees
+        with contextlib.suppress(DivergedError):  # it takes as long
             self.train_epoch(epoch)
-
-    def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
-        batches = 0
-        self.marks = [(self.now(), batches)]
-        for update in super().updates_of(epoch):
-            yield update
-            batches += len(update)
-            self.marks.append((self.now(), batches))
-            if self.marks[-1][0] - self.marks[0][0] > self.length and len(self.marks) > 2:
-                return
-
-    def seconds_of_a_batch(self) -> float:
-        """Without the first update, which allocates and chooses kernels, where there are others."""
         (start, before), *_, (end, after) = self.marks[1:] if len(self.marks) > 2 else self.marks
         return (end - start) / (after - before)
 
+    def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
+        for update in super().updates_of(epoch):
+            yield update
+            self.marks.append((self.now(), self.marks[-1][1] + len(update)))
+            if self.marks[-1][0] - self.marks[0][0] > SECONDS and len(self.marks) > 2:
+                return
+
+    def validation_seconds(self) -> float:
+        """Seconds of a validation, scaled up from about one batch of utterances of all lengths."""
+        task = self.task
+        assert isinstance(task, RecognitionTask | LanguageTask)
+        plan = task.validation_plan
+        order = np.argsort(-plan.frames, kind="stable")
+        task.validation_plan = part = replace(plan, members=order[:: plan.batches])
+        if isinstance(task, RecognitionTask):
+            data = task.validation_data
+            task.trained.tokens_per_frame = float((data.token_counts / data.split.frames).mean())
+            with torch.no_grad():  # some other token always has a higher logit, so hypotheses end at their limit
+                task.trained.model.decoder.output.weight[EOS] = 0
+        start = self.now()
+        with contextlib.suppress(DivergedError):
+            self.validate()
+        return (self.now() - start) * plan.batches / part.batches
+
     def now(self) -> float:
-        """The time at which the device has done what it was given."""
+        """Clock time in seconds, after the device has finished all of its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def seconds(self, step: Callable[[], object]) -> float:
-        """How long a step takes."""
-        start = self.now()
-        step()
-        return self.now() - start
 
-
-def validation_seconds(trainer: Watched) -> tuple[float, float]:
-    """Of the whole split: with hypotheses at their longest, and with some as long as the references.
-
-    Steps of a search all take about as long, so the latter lies between two measurements at limits of the hypotheses'
-    length.
-    """
-    task = trainer.task
-    assert isinstance(task, RecognitionTask | LanguageTask)
-    plan = task.validation_plan
-    order = np.argsort(-plan.frames, kind="stable")
-    task.validation_plan = replace(plan, members=order[:: plan.batches])  # about a batch, of all lengths
-    stride = math.ceil(plan.batches * validated(trainer) / SECONDS)
-    task.validation_plan = replace(plan, members=order[::stride])
-    share = plan.batches / task.validation_plan.batches
-    if isinstance(task, LanguageTask):
-        seconds = share * validated(trainer)
-        return seconds, seconds
-    with torch.no_grad():
-        task.trained.model.decoder.output.weight[EOS] = 0  # some other token is likelier than this one, always
-    longest = validated(trainer)
-    rate, task.trained.tokens_per_frame = task.trained.tokens_per_frame * SPARE_RATE, 0.0
-    shortest = validated(trainer)
-    counts = task.validation_data.token_counts + 1
-    batches = [indices for indices, _ in task.validation_plan.epoch()]
-    wanted = sum(counts[indices].max() - SPARE_TOKENS for indices in batches)
-    most = sum(rate * plan.frames[indices].max() for indices in batches)
-    return share * longest, share * (shortest + (longest - shortest) * float(wanted / most))
-
-
-def validated(trainer: Watched) -> float:
-    """Seconds of a validation."""
-
-    def validate() -> None:
-        with contextlib.suppress(DivergedError):
-            trainer.validate()
-
-    return trainer.seconds(validate)
-
-
-def age() -> float:
-    """Seconds since this process began."""
+def process_age() -> float:
+    """Seconds since the start of this process."""
     ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""A sweep played through with made-up qualities: what early stopping and concurrency make of the trials' costs."""
+"""Simulation of a sweep: trials of known cost and random quality under the sweep's own early stopping."""
 
 from __future__ import annotations
 
@@ -8,94 +8,86 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr_platform.study.halving import PROGRESS, Rungs
+from search_spaces.settings import LATE_SHARE, Settings
+
 
 @dataclass(frozen=True)
-class Costs:
-    """What a trial takes.
+class TrialCost:
+    """Wall time of a full trial.
 
     Args:
-        start: seconds besides its epochs.
+        start: seconds outside epochs: starting processes, reporting, ending.
         epochs: seconds of each epoch.
-        device: seconds of each epoch's training and validation on all workers together.
-        disk: bytes of the checkpoints that it holds until it ends.
+        warmup: share of the trial (0 to 1) in which the learning rate rises.
     """
 
     start: float
     epochs: np.ndarray
-    device: np.ndarray
-    disk: int
-
-    @classmethod
-    def even(cls, epochs: int) -> Costs:
-        """Of a trial of which only its length is known: a second an epoch."""
-        return cls(0.0, np.ones(epochs), np.ones(epochs), 0)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What stops a trial, and what holds it up.
-
-    Args:
-        rungs: epochs at which trials are compared.
-        reduction: at each rung, one in so many goes on.
-        spared: epochs before which a trial that has not learned to attend is not stopped.
-        waiting: whether trials wait, with their checkpoints, until all others have begun.
-    """
-
-    rungs: Sequence[int]
-    reduction: float
-    spared: float = 0.0
-    waiting: bool = False
+    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a sweep took, in seconds and bytes, and how many trials reached each rung and the end.
+    """Outcome of a simulated sweep.
 
     Args:
-        disk: the most that the trials' checkpoints held at one time.
+        wall: seconds from the first trial's start to the last trial's end.
+        trained: seconds of all epochs, over all trials.
+        lengths: epochs that each trial was trained.
     """
 
     wall: float
-    device: float
-    disk: int
-    reached: list[int]
+    trained: float
+    lengths: np.ndarray
 
 
-def simulate(trials: Sequence[Costs], rules: Rules, concurrency: int, random: np.random.Generator) -> Simulation:
-    """Plays trials in their order, so many at once, under asynchronous successive halving (arXiv 1810.05934).
+def simulate(
+    trials: Sequence[TrialCost],
+    settings: Settings,
+    concurrency: int,
+    random: np.random.Generator,
+    epoch_length: float = 1.0,
+    plateau: bool = True,
+) -> Simulation:
+    """Simulates a sweep that starts `trials` in order, `concurrency` at a time, and stops them by `Rungs`.
 
-    Each trial has one quality, drawn by chance, which ranks it at every rung: it goes on if it is within the best
-    1 / reduction of those that were there before it. So the first ones at a rung go on whatever they are, and more
-    than 1 / reduction in all. When it learns to attend is drawn as well, evenly over the epochs in which such trials
-    are spared: nothing is known of it before.
+    Each trial has one quality, uniform between 0 and 1, as its metric in every epoch.
+
+    Args:
+        epoch_length: length of an epoch in the unit of ASHA's grace.
+        plateau: whether a trial's CER stays on the plateau (`asha.plateau`) for a time drawn uniformly from the first
+            half of the trial; else no trial is ever on it.
     """
-    rungs = rules.rungs
-    ends = [*rungs, len(trials[0].epochs)]
-    at = [costs.start + np.cumsum(costs.epochs)[np.array(ends) - 1] for costs in trials]
-    quality, attends = random.random(len(trials)), rules.spared * random.random(len(trials))
-    seen: list[list[float]] = [[] for _ in rungs]
-    reached = [0] * len(ends)
-    begun = dict.fromkeys(range(min(concurrency, len(trials))), 0.0)
-    held = disk = sum(trials[number].disk for number in begun)
-    events = [(float(at[number][0]), number, 0) for number in begun]
-    heapq.heapify(events)
-    wall = device = 0.0
+    # Quality is given as CTC's CER, so that val_cer is free to say whether a trial is on the plateau.
+    asha = settings.asha.model_copy(update={"metric": "val_ctc_cer"})
+    rungs = Rungs(settings.model_copy(update={"asha": asha}))
+    quality = random.random(len(trials))
+    leaves_at = plateau * LATE_SHARE * settings.epochs * random.random(len(trials))
+    lengths = np.zeros(len(trials), dtype=int)
+    events: list[tuple[float, int, int]] = []  # end of an epoch: time, trial, epoch
+    waiting = iter(range(len(trials)))
+
+    def start_next(now: float) -> None:
+        number = next(waiting, None)
+        if number is not None:
+            heapq.heappush(events, (now + trials[number].start + trials[number].epochs[0], number, 1))
+
+    for _ in range(concurrency):
+        start_next(0.0)
+    wall = 0.0
     while events:
-        wall, number, place = heapq.heappop(events)
-        reached[place] += 1
-        if place < len(rungs):
-            cutoff = np.quantile(seen[place], 1 / rules.reduction) if seen[place] else 1.0
-            seen[place].append(quality[number])
-            if quality[number] <= cutoff or attends[number] > rungs[place]:
-                heapq.heappush(events, (begun[number] + float(at[number][place + 1]), number, place + 1))
-                continue
-        device += float(trials[number].device[: ends[place]].sum())
-        held -= trials[number].disk
-        if len(begun) < len(trials):
-            following = len(begun)
-            begun[following] = wall
-            held += trials[following].disk
-            disk = max(disk, held)
-            heapq.heappush(events, (wall + float(at[following][0]), following, 0))
-    return Simulation(wall, device, sum(costs.disk for costs in trials) if rules.waiting else disk, reached)
+        wall, number, epoch = heapq.heappop(events)
+        trial, lengths[number] = trials[number], epoch
+        row = {
+            "epoch": epoch,
+            PROGRESS[asha.unit]: epoch * epoch_length,
+            "val_cer": 0.0 if epoch >= leaves_at[number] else np.inf,
+            "val_ctc_cer": quality[number],
+        }
+        if rungs.verdict(number, row, trial.warmup) or epoch == settings.epochs:
+            start_next(wall)
+        else:
+            heapq.heappush(events, (wall + trial.epochs[epoch], number, epoch + 1))
+    trained = sum(float(trial.epochs[:length].sum()) for trial, length in zip(trials, lengths, strict=True))
+    return Simulation(float(wall), trained, lengths)

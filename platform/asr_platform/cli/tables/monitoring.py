@@ -22,7 +22,7 @@ MINUTES_BELOW = 2.0  # hours: less is said in minutes
 
 
 def print_plan(console: Console, plan: Plan) -> None:
-    """The space, the rungs, and what the sweep will take with what that assumes."""
+    """Prints the feasible share of the space, the rungs, and the expected time, memory and disk."""
     say(console, f"{plan.feasible:,} of {plan.proposals:,} random proposals are feasible")
     sizes = Table("parameters", *plan.parameters, box=SIMPLE)
     sizes.add_row("of these", *(f"{count:,}" for count in plan.parameters.values()))
@@ -36,19 +36,16 @@ def print_plan(console: Console, plan: Plan) -> None:
     takes = Table("the sweep takes", "", box=SIMPLE, show_header=True)
     takes.add_column("of which", overflow="fold")
     at_once = f"{plan.concurrency} trials at once, {plan.workers} worker{'s' * (plan.workers > 1)} each"
-    takes.add_row("wall time", _time(expense.wall_hours), at_once)
-    takes.add_row("device time", _time(expense.device_hours), "training and validation, of all workers")
+    low, high = map(_time, expense.wall_hours_interval)
+    takes.add_row("wall time", _time(expense.wall_hours), f"{low} to {high} in 9 of 10 simulations; {at_once}")
+    takes.add_row("device time", _time(expense.device_hours), "training and validation of all workers")
     takes.add_row("memory", _size(expense.memory_bytes), f"{_size(expense.worker_memory_bytes)} a worker")
     if expense.gpu_memory_bytes:
         takes.add_row("GPU memory", _size(expense.gpu_memory_bytes), "a worker")
-    takes.add_row("disk", _size(expense.disk_bytes), "checkpoints, and the winner")
+    takes.add_row("disk", _size(expense.disk_bytes), "checkpoints and the best model")
     console.print(takes)
-    for name, profile in (("cheapest", expense.cheapest), ("most_expensive", expense.most_expensive)):
-        say(
-            console,
-            f"{name} of those profiled: {profile.batch:.2f} s a batch, validation {profile.validation:.1f} s "
-            f"({profile.first_validation:.1f} s before it has learned to end)",
-        )
+    for name, profile in (("cheapest", expense.cheapest), ("most expensive", expense.most_expensive)):
+        say(console, f"{name} configuration: {profile.batch:.2f} s a batch, {profile.validation:.1f} s a validation")
 
 
 def _time(hours: float) -> str:
