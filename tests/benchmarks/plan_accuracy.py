@@ -21,6 +21,7 @@ from typing import Any
 
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
+from asr_platform.study.spending import device_seconds
 
 PLATFORM = Path(sys.executable).parent / "platform"
 NAME = "planned"
@@ -46,7 +47,7 @@ def swept(words: list[str], place: Path) -> dict[str, float]:
         sys.exit(f"the sweep ended with exit code {process.returncode}")
     wall = time.perf_counter() - start
     trials = Ledger.open(Home.existing(place).studies, NAME).trials()
-    seconds = sum(row["train_seconds"] + row["validation_seconds"] for trial in trials for row in trial.curve)
+    seconds = device_seconds(row for trial in trials for row in trial.curve)
     print("epochs of the trials:", *(trial.epochs for trial in trials))
     return {
         "wall_hours": wall / 3600,

@@ -162,7 +162,7 @@ def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger, tm
 def test_the_footer_says_how_long_it_will_take(ledger: Ledger) -> None:
     """Eight of nine epochs of one trial, at 12 seconds each, and four more trials."""
     view = LiveDisplay(console(80))
-    ledger.note(RUN, {"concurrency": 1, "heard": time.time()})
+    ledger.note(RUN, {"concurrency": 1, "last_heartbeat": time.time()})
     ledger.note(SPENT, 12.0)
     records.add(ledger, "running", [0.5])
     view.ledger, view.epochs = ledger, 9

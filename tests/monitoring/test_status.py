@@ -73,7 +73,7 @@ def test_a_sweep_that_runs(place: Place) -> None:
     assert [trial.number for trial in found.unfinished] == [0, 3, 1], "those in training first"
     assert found.best is not None and found.best.number == 0
     assert found.left is not None and 0 < found.left < 2 * 3600
-    assert found.heard == pytest.approx(time.time(), abs=60)
+    assert found.last_heartbeat == pytest.approx(time.time(), abs=60)
     assert [str(cap) for cap in found.caps if cap.most] == ["0.0167 of 2 hours (--max-hours)"]
     assert training(place.home, place.ledger) == {0, 3}
     place.ledger.finish(3, "failed", "gone")  # what is on record a moment before the run's own note
@@ -125,6 +125,12 @@ def test_a_driver_that_was_killed(place: Place) -> None:
     found = status(place.home, "small")
     assert (found.state, found.process, found.dashboard, found.left) == ("running", os.getpid(), "", None)
     place.stack.close()
+
+
+def test_a_ledger_with_the_heartbeat_under_its_former_name(place: Place) -> None:
+    records.add(place.ledger, "running", [0.5])
+    place.ledger.note(RUN, {"state": "stopped", "reason": "", "trials": 4, "training": [], "heard": 1000.0})
+    assert status(place.home, "small").last_heartbeat == 1000
 
 
 def noted(state: str = "running", trials: int = 4, **about: Any) -> dict[str, Any]:
@@ -205,7 +211,7 @@ def test_one_sweep_in_full(place: Place) -> None:
         assert line in " ".join(text.split()), text
     place.stack.close()
     text = " ".join(shown(status(place.home, "small")).split())
-    assert "state: died" in text and "last heard of: " in text and "platform sweep --resume small" in text
+    assert "state: died" in text and "last heartbeat: " in text and "platform sweep --resume small" in text
 
 
 def test_for_machines(place: Place) -> None:
@@ -213,6 +219,7 @@ def test_for_machines(place: Place) -> None:
     place.add(place.run(), [0.5])
     tree = json.loads(json.dumps(status(place.home, "small").as_tree()))
     assert (tree["sweep"], tree["state"], tree["best"]) == ("small", "running", {"trial": 0, "val_cer": 0.5})
+    assert tree["heard"] == tree["last_heartbeat"] == pytest.approx(time.time(), abs=60)
     assert tree["caps"]["hours"] == {"spent": 0.0, "most": 2}
     (row,) = tree["unfinished"]
     assert {key: row[key] for key in ("trial", "state", "epoch", "val_cer")} == {

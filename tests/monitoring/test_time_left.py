@@ -87,7 +87,7 @@ def test_it_is_known_once_an_epoch_is_and_never_negative(
 
 
 def test_the_clock_goes_on_between_epochs_and_a_cap_ends_it() -> None:
-    about = {"trials": 4, SPENT: SECONDS, RUN: {"concurrency": 1, "heard": 1000.0}}
+    about = {"trials": 4, SPENT: SECONDS, RUN: {"concurrency": 1, "last_heartbeat": 1000.0}}
     trials = [trial(0, "running", 1)]
     assert time_left(about, trials, 3, 1000.0) == pytest.approx(11 * SECONDS)
     assert time_left(about, trials, 3, 1030.0) == pytest.approx(11 * SECONDS - 30)

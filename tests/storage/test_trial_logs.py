@@ -41,7 +41,7 @@ def test_the_last_lines_are_those_of_the_log_that_was_written_last(tmp_path: Pat
 
 def test_a_growing_log_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written between the last look and the trial's end is read too, and letters are never cut in two."""
-    monkeypatch.setattr(trial_logs, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(trial_logs, "POLL_SECONDS", 0.0)
     pieces = [b"begins\n", "é".encode()[:1], "é".encode()[1:] + b"\n", b"the end\n"]
 
     def write() -> Iterator[bool]:

@@ -240,8 +240,8 @@ def expense(
     lower, upper = np.quantile(walls, INTERVAL) / HOUR
     of_worker = max(low.memory, high.memory)
     unfinished = trials if settings.promotions else running
-    stored = unfinished * min(CHECKPOINTS_PER_TRIAL, settings.epochs) * high.checkpoint_bytes
-    stored += (min(settings.keep, trials) + 2) * high.model_bytes
+    stored = unfinished * min(CHECKPOINTS_PER_TRIAL, settings.epochs) * max(low.checkpoint_bytes, high.checkpoint_bytes)
+    stored += (min(settings.keep, trials) + 2) * max(low.model_bytes, high.model_bytes)
     return Expense(
         wall_hours=float(np.mean(walls)) / HOUR,
         wall_hours_interval=(float(lower), float(upper)),

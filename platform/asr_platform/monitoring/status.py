@@ -1,7 +1,7 @@
-"""How sweeps stand, for whoever looks on from another process: read from the ledger, and from the lock of its driver.
+"""Status of sweeps as seen from another process, read from the ledger and from the lock of the sweep's driver.
 
-Nothing here writes, and nothing is asked of the driver, which may have been killed at any moment. What it left on
-record counts; whether it lives, the lock says, which the system frees with the process.
+Nothing is written, and the driver is not asked: it may have been killed at any moment. The operating system frees its
+lock when its process ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asr_platform.monitoring.time_left import time_left
 from asr_platform.storage.database import open_storage
 from asr_platform.storage.home import SWEEP, Home, folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
-from asr_platform.study.run_record import RUN, SPENT, STOPPED
+from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
 from asr_platform.study.spending import Cap, caps, device_seconds
 from search_spaces.settings import Limits
 from trainables.evaluation.metrics import objective, objective_value
@@ -29,18 +29,18 @@ State = Literal["running", "finished", "capped", "stopped", "failed", "died"]
 
 @dataclass(frozen=True)
 class Status:
-    """How one sweep stands.
+    """Status of one sweep.
 
     Args:
-        state: `finished`: all trials have ended; `capped`, `stopped` (by Ctrl-C) and `failed` (with an error of the
-            platform's): it can be resumed; `died`: its driver could not say why it ended, and it can be resumed.
-        reason: why the sweep is in this state, in words.
-        asked: the number of trials that the sweep is to have.
-        epochs: the number of epochs of a full trial.
+        state: `finished`: all trials have ended. A sweep that `stopped` (by Ctrl-C), was `capped`, `failed` (by an
+            error of the platform) or `died` (its driver was killed) can be resumed.
+        reason: reason for the state, in words.
+        asked: number of trials of the finished sweep.
+        epochs: length of a full trial.
         training: numbers of the trials that workers train now.
-        left: seconds that the sweep will still take; None if it is not running, or nothing is known yet.
-        heard: when the latest epoch went on record or the sweep ended, in seconds since 1970; None if that is not on
-            record.
+        left: seconds that the sweep will still take; None if it is not running or before its first epoch.
+        last_heartbeat: time of the latest recorded epoch or of the sweep's end, in seconds since 1970; None if it is
+            not on record.
     """
 
     name: str
@@ -51,24 +51,25 @@ class Status:
     epochs: int
     training: frozenset[int]
     left: float | None
-    heard: float | None
+    last_heartbeat: float | None
     caps: list[Cap]
     process: int | None
     dashboard: str
 
     @property
     def best(self) -> TrialRecord | None:
+        """The trial that ranks first; None before the first epoch."""
         return next((trial for trial in ranked(self.trials) if trial.best), None)
 
     @property
     def unfinished(self) -> list[TrialRecord]:
-        """Trials that have not ended: first those in training, then those that wait for their turn, or for a driver."""
+        """Unfinished trials: first those in training, then those that wait, by number."""
         found = [trial for trial in self.trials if trial.state == "running"]
         return sorted(found, key=lambda trial: (trial.number not in self.training, trial.number))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of trials asked for, begun, running, waiting, complete, pruned and failed."""
+        """Numbers of trials by state: asked, begun, running, waiting, complete, pruned and failed."""
         ended = Counter(trial.state for trial in self.trials)
         waiting = ended.pop("running", 0) - len(self.training)
         return {"asked": self.asked, "begun": len(self.trials), "running": len(self.training), "waiting": waiting} | {
@@ -76,7 +77,7 @@ class Status:
         }
 
     def as_tree(self) -> dict[str, Any]:
-        """The status as a JSON tree; rates are fractions, and times are in seconds."""
+        """The status as a JSON object; error rates are fractions, times are in seconds."""
         best = self.best
         return {
             "sweep": self.name,
@@ -86,7 +87,8 @@ class Status:
             "epochs": self.epochs,
             "best": {"trial": best.number, **_figure(best)} if best else None,
             "seconds_left": self.left,
-            "heard": self.heard,
+            "last_heartbeat": self.last_heartbeat,
+            "heard": self.last_heartbeat,  # former name, kept for this version
             "caps": {cap.name.partition(" (")[0]: {"spent": cap.spent, "most": cap.most} for cap in self.caps},
             "process": self.process,
             "dashboard": self.dashboard or None,
@@ -104,14 +106,14 @@ class Status:
 
 
 def _figure(trial: TrialRecord) -> dict[str, float | None]:
-    """The objective of a trial at its best epoch, by its metric's name; a CER of None before the first epoch."""
+    """Objective of a trial at its best epoch, by the metric's name; a CER of None before the first epoch."""
     return {objective(trial.best): objective_value(trial.best)} if trial.best else {"val_cer": None}
 
 
 def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = None) -> Status:
-    """How the sweep of that name stands.
+    """Status of the sweep `name`.
 
-    The lock is looked at before and after the ledger: a driver that begins or ends meanwhile has not died.
+    The lock is read before and after the ledger, since a driver that begins or ends in between has not died.
 
     Raises:
         InputError: there is no sweep of that name.
@@ -138,7 +140,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
         epochs=about["epochs"],
         training=frozenset(unfinished & set(run["training"] if own else [])),
         left=time_left(about, trials, about["epochs"], now) if own else None,
-        heard=run.get("heard") or _latest_end(ledger),
+        last_heartbeat=last_heartbeat(run) or _latest_end(ledger),
         caps=caps(limits, float(about.get(SPENT, 0.0)), device_seconds(rows, workers), disk),
         process=int(holder.removeprefix(SWEEP)) if holder else None,
         dashboard=run["dashboard"] if own else "",
@@ -146,14 +148,14 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
 
 
 def training(home: Home, ledger: Ledger) -> frozenset[int]:
-    """Numbers of the trials that workers of the sweep train now."""
+    """Numbers of the trials that the sweep's workers train now."""
     run = ledger.about.get(RUN, {})
     own = home.holder(ledger.study.study_name) == f"{SWEEP} {run.get('process')}"
     return frozenset(run["training"] if own else [])
 
 
 def all_statuses(home: Home) -> list[Status]:
-    """Status of every sweep in a home, the latest last."""
+    """Statuses of all sweeps in a home, the latest sweep last."""
     storage, _ = open_storage(home.studies)
     return [status(home, name, storage) for name in Ledger.names(storage)]
 
@@ -162,15 +164,15 @@ def state_of(about: Mapping[str, Any], done: bool, held: bool, modelled: bool) -
     """The state of a sweep, and the reason for it in words.
 
     Args:
-        about: what its ledger notes.
-        done: whether all of its trials have ended.
-        held: whether a driver holds its lock.
-        modelled: whether the winner's model directory is there.
+        about: notes of the sweep's ledger.
+        done: whether all trials have ended.
+        held: whether a driver holds the sweep's lock.
+        modelled: whether the best model's directory exists.
     """
     run = about.get(RUN)
     if held:
         return "running", ""
-    if run is None:  # a sweep of before there was such a record
+    if run is None:  # a sweep of an older version
         return ("finished", "") if done else ("capped" if about.get(STOPPED) else "stopped", about.get(STOPPED, ""))
     if run["state"] == "running":
         if done and modelled:
@@ -182,6 +184,6 @@ def state_of(about: Mapping[str, Any], done: bool, held: bool, modelled: bool) -
 
 
 def _latest_end(ledger: Ledger) -> float | None:
-    """When the trial ended that ended last, in seconds since 1970."""
+    """Latest end of a trial, in seconds since 1970; None if none has ended."""
     ends = [trial.datetime_complete for trial in ledger.frozen() if trial.datetime_complete]
     return max(ends).timestamp() if ends else None

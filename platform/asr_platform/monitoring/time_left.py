@@ -1,4 +1,4 @@
-"""How long a sweep will still take, from what its trials have taken so far."""
+"""Time that a sweep will still take, estimated from what its trials have taken so far."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from asr_platform.study.ledger import TrialRecord
-from asr_platform.study.run_record import RUN, SPENT
-from asr_platform.study.spending import HOUR
+from asr_platform.study.run_record import RUN, SPENT, last_heartbeat
+from asr_platform.study.spending import HOUR, device_seconds, epoch_seconds
 
 MINUTE, DAY = 60, 24 * HOUR  # seconds
 UNKNOWN = "not known before the first epoch"
 
 
 def time_left(about: Mapping[str, Any], trials: Sequence[TrialRecord], epochs: int, now: float) -> float | None:
-    """Wall time in seconds to the end of a sweep that is running, or to its cap of hours; None before any epoch.
+    """Wall time in seconds to the end of a running sweep or to its cap of hours; None before any epoch.
 
     Args:
-        about: what the sweep's ledger notes.
-        epochs: a full trial's.
+        about: notes of the sweep's ledger.
+        epochs: length of a full trial.
         now: seconds since 1970.
     """
     run = about.get(RUN)
@@ -31,28 +31,26 @@ def time_left(about: Mapping[str, Any], trials: Sequence[TrialRecord], epochs: i
     cap = (about.get("limits") or {}).get("hours")
     if left is not None and cap:
         left = min(left, cap * HOUR - elapsed)
-    return None if left is None else max(0.0, left - (now - run["heard"]))
+    return None if left is None else max(0.0, left - (now - (last_heartbeat(run) or now)))
 
 
 def seconds_left(
     trials: Sequence[TrialRecord], asked: int, epochs: int, concurrency: int, elapsed: float
 ) -> float | None:
-    """Wall time to the sweep's end, as of the moment at which the latest epoch went on record; None before any.
+    """Wall time in seconds from the latest recorded epoch to the end of a sweep; None before any epoch.
 
-    An unfinished trial, and each that has not begun, is expected to last as the trials so far have lasted: by the
-    Kaplan-Meier estimate, in which those that are still running count for the epochs that they have. So long as none
-    has been stopped early, all are expected to reach their last epoch.
-
-    What it took besides the seconds of epochs (processes that start, most of all) is shared out among the trials that
-    have begun; each that has not, or that waits, is expected to take as much.
+    The length of unfinished and future trials is expected by the Kaplan-Meier estimate, in which running trials are
+    censored. So before any early stop, all are expected to reach their last epoch. Time outside epochs, such as that
+    of starting processes, is shared equally among the trials that have begun; each start of a new or waiting trial is
+    expected to take as much.
 
     Args:
-        asked: the number of trials that the sweep is to have.
-        epochs: a full trial's.
+        asked: number of trials of the finished sweep.
+        epochs: length of a full trial.
         concurrency: trials at once.
-        elapsed: wall time of all of the sweep's runs, in seconds.
+        elapsed: wall time of all runs of the sweep, in seconds.
     """
-    pace = {trial.number: np.mean([_seconds(row) for row in trial.curve]) for trial in trials if trial.curve}
+    pace = {trial.number: np.mean([epoch_seconds(row) for row in trial.curve]) for trial in trials if trial.curve}
     if not pace:
         return None
     usual = float(np.mean(list(pace.values())))
@@ -65,20 +63,17 @@ def seconds_left(
     ]
     new = max(0, asked - len(trials))
     left += [usual * float(survival[:epochs].sum())] * new
-    at_work = min(concurrency, len(unfinished))
-    starts = new + len(unfinished) - at_work
-    trained = sum(_seconds(row) for trial in trials for row in trial.curve)
-    under_way = usual / 2 * max(0, at_work - 1)  # one has just reported; the others are in the midst of an epoch
-    besides = max(0.0, elapsed * min(concurrency, len(trials)) - trained - under_way) / len(trials)
-    longest = max(left, default=0.0) + (besides if starts else 0.0)
-    return max((sum(left) + starts * besides) / concurrency, longest)
+    running = min(concurrency, len(unfinished))
+    starts = new + len(unfinished) - running
+    trained = device_seconds(row for trial in trials for row in trial.curve)
+    unrecorded = usual / 2 * max(0, running - 1)  # one has just reported; the others are halfway through an epoch
+    start = max(0.0, elapsed * min(concurrency, len(trials)) - trained - unrecorded) / len(trials)
+    longest = max(left, default=0.0) + (start if starts else 0.0)
+    return max((sum(left) + starts * start) / concurrency, longest)
 
 
 def surviving(trials: Sequence[TrialRecord], epochs: int) -> np.ndarray:
-    """The share of trials (0 to 1) that is trained beyond each number of epochs, from 0 to `epochs`.
-
-    Kaplan and Meier, 1958: of those that have been as far, so many were stopped (or failed) there.
-    """
+    """Share of trials (0 to 1) that train beyond each number of epochs, from 0 to `epochs` (Kaplan and Meier, 1958)."""
     lengths = np.array([trial.epochs for trial in trials])
     stopped = np.array([trial.state in ("pruned", "failed") for trial in trials])
     share, shares = 1.0, []
@@ -91,7 +86,7 @@ def surviving(trials: Sequence[TrialRecord], epochs: int) -> np.ndarray:
 
 
 def in_words(seconds: float | None) -> str:
-    """A time to come for people, with no more figures than an estimate has."""
+    """A duration in words, rounded as an estimate should be, such as "about 15 min"."""
     if seconds is None:
         return UNKNOWN
     if seconds < MINUTE:
@@ -105,7 +100,3 @@ def in_words(seconds: float | None) -> str:
     if seconds < 2 * DAY:
         return f"about {round(seconds / HOUR)} h"
     return f"about {round(seconds / DAY)} days"
-
-
-def _seconds(row: dict[str, float]) -> float:
-    return row["train_seconds"] + row["validation_seconds"]

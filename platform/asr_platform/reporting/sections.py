@@ -19,7 +19,7 @@ from asr_platform.reporting.report_data import ReportData
 from asr_platform.study.ledger import WARM_START
 from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.run_record import SPENT
-from asr_platform.study.spending import HOUR
+from asr_platform.study.spending import HOUR, device_seconds
 from search_spaces.distributions import Choice, Float, Variable
 
 SIDE_BY_SIDE = 8  # best trials whose values stand beside each other
@@ -110,7 +110,7 @@ def _search(data: ReportData) -> list[tuple[str, str]]:
         facts["limits"] = enumerated(limits)
     if SPENT in about:
         facts["duration"] = f"{about[SPENT] / HOUR:.2f} h"
-    trained = sum(row["train_seconds"] + row["validation_seconds"] for trial in data.trials for row in trial.curve)
+    trained = device_seconds(row for trial in data.trials for row in trial.curve)
     facts["training"] = f"{trained / HOUR:.2f} h, the sum over all epochs of all trials"
     return list(facts.items())
 

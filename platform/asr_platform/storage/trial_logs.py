@@ -1,4 +1,4 @@
-"""What trials' workers print, which lies in the trials' folders."""
+"""Logs of trials' workers, in the trials' folders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 from asr_platform.storage.home import LOG
 
-SECONDS_BETWEEN_LOOKS = 0.5
-UTF8 = codecs.getreader("utf-8")  # a letter of which half is written is read once it is whole
-TAIL = 8192  # bytes in which the last lines are looked for
+POLL_SECONDS = 0.5
+UTF8 = codecs.getreader("utf-8")  # a character of several bytes is read once all are written
+TAIL = 8192  # bytes from the end of a log in which last lines are searched
 
 
 def log_files(folder: Path) -> list[Path]:
-    """The logs in a trial's folder, a worker each: `log.txt`, `log-1.txt` and so on."""
+    """Logs in a trial's folder, one for each worker: `log.txt`, `log-1.txt` and so on."""
     stem, suffix = Path(LOG).stem, Path(LOG).suffix
     return sorted(folder.glob(f"{stem}*{suffix}"), key=lambda path: (len(path.name), path.name))
 
 
 def last_lines(folder: Path, count: int) -> tuple[Path | None, list[str]]:
-    """The log that was written last, and its last lines; None where there is none."""
+    """The latest written log in a trial's folder with its last `count` lines; None and no lines if there is no log."""
     file = max(log_files(folder), key=lambda path: path.stat().st_mtime, default=None)
     if file is None:
         return None, []
@@ -33,16 +33,16 @@ def last_lines(folder: Path, count: int) -> tuple[Path | None, list[str]]:
 
 
 def printed(folder: Path, going_on: Callable[[], bool] = lambda: False) -> Iterator[str]:
-    """All that a trial's workers have printed, and for as long as it goes on what they print next.
+    """Yields the text of all logs in a trial's folder, and new text for as long as `going_on` returns true.
 
-    Where there are several workers, a line says whose log follows.
+    With several workers, a line with the name of the log precedes its text.
     """
     opened: dict[Path, codecs.StreamReader] = {}
     current = None
     with ExitStack() as stack:
         more = True
         while more:
-            more = going_on()  # asked before the files are read: what is printed last is not missed
+            more = going_on()  # before the files are read, so that the last text is not missed
             files = log_files(folder)
             for path in files:
                 if path not in opened:
@@ -54,4 +54,4 @@ def printed(folder: Path, going_on: Callable[[], bool] = lambda: False) -> Itera
                     current = path
                     yield text
             if more:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What a sweep has spent, over all of its runs, and whether that reaches a cap."""
+"""Resources that a sweep has spent over all of its runs, and its caps on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GB = 10**9  # bytes
 
 
 class Cap(NamedTuple):
-    """What has been spent of something, and how much may be; None where there is no cap."""
+    """A resource with the amount spent, and the most that may be spent; None without a cap."""
 
     name: str
     spent: float
@@ -23,7 +23,7 @@ class Cap(NamedTuple):
 
 
 def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes: float) -> list[Cap]:
-    """All that may be capped, with the options that do it."""
+    """Every resource that may be capped; each name ends with the command's option for it."""
     return [
         Cap("hours (--max-hours)", wall_seconds / HOUR, limits.hours),
         Cap("device-hours (--max-device-hours)", device_seconds / HOUR, limits.device_hours),
@@ -31,6 +31,11 @@ def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes:
     ]
 
 
-def device_seconds(rows: Iterable[Mapping[str, Any]], workers: int) -> float:
-    """What epochs on record took all workers of their trial to train and to validate."""
-    return workers * sum(float(row["train_seconds"] + row["validation_seconds"]) for row in rows)
+def device_seconds(rows: Iterable[Mapping[str, Any]], workers: int = 1) -> float:
+    """Seconds of training and validation in the epochs `rows`, summed over a trial's workers."""
+    return workers * sum(epoch_seconds(row) for row in rows)
+
+
+def epoch_seconds(row: Mapping[str, Any]) -> float:
+    """Wall time in seconds of an epoch's training and validation."""
+    return float(row["train_seconds"] + row["validation_seconds"])

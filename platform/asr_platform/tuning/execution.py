@@ -24,6 +24,7 @@ from asr_platform.study.failures import Streak, blame, reason_in
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger, State, TrialRecord
+from asr_platform.study.spending import epoch_seconds
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.interrupts import Interrupt, NotPickled
@@ -199,7 +200,7 @@ class Recorder(NotPickled, tune.Callback):
         row = {**result["metrics"], "checkpoint": result["checkpoint"]}
         if self.ledger.record(number, row):
             self.meter.add(row)
-            self.watch.note_event(row["train_seconds"] + row["validation_seconds"])
+            self.watch.note_event(epoch_seconds(row))
             self._call("on_epoch_end", self.ledger.trial(number))
 
     @_stops_on_ledger_error

@@ -1,4 +1,4 @@
-"""Plans of sweeps, and how sweeps stand, as people read them."""
+"""Tables of a sweep's plan and of the status of sweeps."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-WHEN = {"running": "time left", "died": "last heard of"}
+WHEN = {"running": "time left", "died": "last heartbeat"}
 COLOURS = {"running": "cyan", "finished": "green", "capped": "yellow", "stopped": "yellow"}
 
 
 def print_statuses(console: Console, statuses: Sequence[Status], platform: str) -> None:
-    """A line a sweep, and how to go on with those whose driver is gone."""
+    """Prints one line for each sweep, and the command that resumes each failed one."""
     table = Table("sweep", "state", box=SIMPLE)
     for heading in ("trials ended", "best"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -76,7 +76,7 @@ def print_statuses(console: Console, statuses: Sequence[Status], platform: str) 
 
 
 def print_status(console: Console, one: Status, platform: str) -> None:
-    """One sweep: its state, what it has and what it may spend, and its unfinished trials."""
+    """Prints a sweep's state, spending, caps and unfinished trials."""
     counts = one.counts
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in list(counts)[2:] if counts[kind])
     lines = {
@@ -91,7 +91,7 @@ def print_status(console: Console, one: Status, platform: str) -> None:
     say(console, f"sweep {one.name}")
     for name, text in lines.items():
         if text:
-            say(console, f"  {name + ':':15}{text}")
+            say(console, f"  {name + ':':16}{text}")
     if one.unfinished:
         waiting = {trial.number for trial in one.unfinished} - one.training
         console.print(trial_table(one.unfinished, one.epochs, console.width, waiting))
@@ -102,10 +102,11 @@ def print_status(console: Console, one: Status, platform: str) -> None:
 
 
 def when(one: Status) -> str:
-    """The time left of what is running, and of the rest when it was last heard of."""
+    """The time left of a running sweep; the last heartbeat of any other."""
     if one.state == "running":
         return in_words(one.left)
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(one.heard)) if one.heard else ""
+    latest = one.last_heartbeat
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(latest)) if latest else ""
 
 
 def _spent(cap: Cap) -> str:
