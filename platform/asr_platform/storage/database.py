@@ -1,4 +1,4 @@
-"""Opening the ledger's database: its address, patience with other processes, and its failures in a person's words."""
+"""Opens the ledger's database, and explains its errors."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from trainables.errors import InputError
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-BUSY_SECONDS = 120  # how long a ledger that another process has locked is waited for
+BUSY_SECONDS = 120  # how long to wait for a database that another process has locked
 PRIVATE = 0o600  # mode of the databases made here
 REPAIR = "platform doctor --repair restores it from the copies that sweeps keep."
 
 
 class LedgerError(InputError):
-    """The ledger's database cannot be read or written: it is locked, damaged, or on a disk that is full or failing."""
+    """The ledger's database cannot be read or written: it is locked or damaged, or its disk is full or fails."""
 
 
 class DamagedLedgerError(LedgerError):
-    """The ledger's database is damaged, or gone: `ledger_copies.restore` rebuilds it."""
+    """The ledger's database is damaged or missing; `ledger_copies.restore` rebuilds it."""
 
     def __init__(self, path: Path, how: str) -> None:
-        Exception.__init__(self, path, how)  # what unpickling hands back to this method
+        Exception.__init__(self, path, how)  # the arguments when it is unpickled
         self.problem, self.remedy = f"{path}: the ledger is damaged ({how})", REPAIR
 
 
 def sqlite_address(path: Path) -> str:
-    """The address of a SQLite database for SQLAlchemy, Optuna and MLflow.
+    """Address of a SQLite database for SQLAlchemy, Optuna and MLflow.
 
-    SQLAlchemy decodes `%41` to `A` and ends the path at `?`; Optuna fills in what is in braces. Everything else stays
-    as it is, since MLflow also takes the address's text for a path (see `tracking.quiet`).
+    SQLAlchemy decodes `%41` to `A` and ends the path at `?`; Optuna replaces names in braces. All other characters stay
+    as they are, since MLflow also uses the text of the address as a path.
     """
     escaped = re.sub(r"%(?=[0-9A-Fa-f]{2})|[?{}\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", str(path))
     return f"sqlite:///{escaped}"
 
 
 def database_file(address: str) -> Path | None:
-    """The file of a SQLite database by its address; None for other databases and for one in memory."""
+    """File of the SQLite database at an address; None for other databases and for one in memory."""
     from sqlalchemy import make_url
 
     url = make_url(address)
@@ -54,7 +54,7 @@ def database_file(address: str) -> Path | None:
 
 
 def make_folder_of(address: str) -> Path | None:
-    """Makes the folder of a SQLite database, and returns the database's file; None for other databases."""
+    """Makes the folder of a SQLite database and returns the database's file; None for other databases."""
     path = database_file(address)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +62,9 @@ def make_folder_of(address: str) -> Path | None:
 
 
 def make_database(address: str) -> Path | None:
-    """Makes a SQLite database that is missing, without tables and for its owner alone; returns its file.
+    """Makes an empty SQLite database that only its owner may read, if it is missing; returns its file.
 
-    None for other databases, which are left alone.
+    Returns None for other databases, which are left alone.
     """
     path = make_folder_of(address)
     if path is not None:
@@ -73,13 +73,13 @@ def make_database(address: str) -> Path | None:
 
 
 def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
-    """An Optuna storage and, where it is a SQLite database, its file. A missing file is made, for its owner alone.
+    """Opens an Optuna storage; returns it and, for a SQLite database, its file, which is made if it is missing.
 
     Args:
-        storage: an address, or a storage that is open already.
+        storage: an address, or an open storage.
 
     Raises:
-        LedgerError: now, and from every use of the storage, where the database fails.
+        LedgerError: the database fails, now or in any later use of the storage.
     """
     import optuna  # a second's import
 
@@ -106,9 +106,9 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
 
 
 def explained(path: Path, error: BaseException | None) -> LedgerError | None:
-    """A database's error in a person's words; None where it is a bug of the program's."""
+    """The explanation of a database's error; None if the error is a bug of this program."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # text that is not UTF-8, be it that of the error
+    if code is None:  # text that is not UTF-8, perhaps that of the error
         undecodable = isinstance(error, sqlite3.OperationalError | UnicodeDecodeError)
         return DamagedLedgerError(path, str(error)) if undecodable else None
     match code & 0xFF:
@@ -136,10 +136,10 @@ def explained(path: Path, error: BaseException | None) -> LedgerError | None:
 
 @contextmanager
 def decoding(path: Path | None) -> Iterator[None]:
-    """Around reading: values that the database hands over and that mean nothing are a damaged ledger.
+    """Turns errors of the block, which decodes values from the database, into the error of a damaged ledger.
 
     Raises:
-        DamagedLedgerError: they do not decode, or are of another kind than was written.
+        DamagedLedgerError: a value does not decode, or has another type than it was written with.
     """
     try:
         yield
@@ -152,11 +152,11 @@ def decoding(path: Path | None) -> Iterator[None]:
 
 
 def check(path: Path) -> None:
-    """Reads a whole database, in tenths of a second for many megabytes.
+    """Checks the integrity of a whole database, which takes tenths of a second for many megabytes.
 
     Raises:
         DamagedLedgerError: its pages or indexes contradict each other, or it is no database.
-        LedgerError: it cannot be read now.
+        LedgerError: it is locked, or its disk fails.
     """
     try:
         with closing(connect(path)) as database:
@@ -168,16 +168,19 @@ def check(path: Path) -> None:
 
 
 def connect(path: Path, timeout: float | None = None) -> sqlite3.Connection:
-    """A connection to a database that is there, without implicit transactions; it waits for locks (BUSY_SECONDS).
+    """A connection to an existing database, without implicit transactions.
 
-    Not read-only: where a driver was killed in a write, SQLite takes that write back before it reads.
+    It may write: if a process was killed during a write, SQLite rolls that back before it reads.
+
+    Args:
+        timeout: seconds to wait for a lock; default: BUSY_SECONDS.
     """
     uri, seconds = f"{path.resolve().as_uri()}?mode=rw", BUSY_SECONDS if timeout is None else timeout
     return sqlite3.connect(uri, uri=True, timeout=seconds, isolation_level=None)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the tables of a ledger have all been made; a database that somebody has locked is taken to have them.
+    """Whether a ledger has all its tables; True for a locked database.
 
     Raises:
         DamagedLedgerError: it is no database, or cannot be read.
@@ -192,7 +195,7 @@ def is_whole(path: Path) -> bool:
 
 
 def make_private(path: Path) -> bool:
-    """Makes an empty file that only its owner may read, whatever the umask; False where there is one already."""
+    """Makes an empty file that only its owner may read; returns False if the file exists already."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         return True
@@ -200,7 +203,7 @@ def make_private(path: Path) -> bool:
 
 
 def make_tables(path: Path) -> None:
-    """Makes an empty ledger's tables in a new file that only its owner may read."""
+    """Makes an empty ledger in a new file that only its owner may read."""
     import optuna
 
     make_private(path)
@@ -208,7 +211,7 @@ def make_tables(path: Path) -> None:
 
 
 def _make(path: Path) -> None:
-    """Makes an empty ledger, whole at once: of processes that begin together, one makes it and all find it."""
+    """Makes an empty ledger in one step, so that processes that start together all find the whole of it."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         make_tables(partial)

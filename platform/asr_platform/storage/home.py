@@ -1,4 +1,4 @@
-"""Where a person's runs live: by default the folder `mlruns` where the command is run."""
+"""The home: the folder with all sweeps, models and databases, by default `mlruns` in the current directory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from asr_platform.storage.store_address import SERVERS
 from trainables.errors import InputError
 
 STUDIES, STORE = "studies.db", "mlflow.db"
-COPY = "ledger.db"  # in a sweep's folder: its own copy of what the ledger knows of it (ledger_copies.py)
+COPY = "ledger.db"  # in a sweep's folder: its copy of the ledger (study/ledger_copies.py)
 LOCK, SWEEP = "lock", "sweep"
-TRIALS = "trials"  # in a sweep's folder: those of its trials
-LOG = "log.txt"  # in a trial's folder: what its first worker prints; that of the second is log-1.txt
-SHARED = stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH  # modes of a home that several users write to
-TRIES, BETWEEN_TRIES = 10, 0.05  # of a lock, in seconds: whoever asks for its holder has it for a moment
+TRIALS = "trials"  # in a sweep's folder: the folders of its trials
+LOG = "log.txt"  # in a trial's folder: the log of its first worker; that of the second is log-1.txt
+SHARED = stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH  # mode bits of a home that several users write to
+LOCK_TRIES, LOCK_INTERVAL = 10, 0.05  # seconds; `Home.holder` of another process holds a lock for a moment
 
 
 class RunningError(InputError):
@@ -38,7 +38,7 @@ class RunningError(InputError):
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store: a server, which looks after artifacts itself, or a database with a folder for them."""
+    """An MLflow store: a server, or a database with a folder for artifacts."""
 
     uri: str
     artifacts: Path
@@ -50,17 +50,16 @@ class Store:
 
 @dataclass(frozen=True)
 class Home:
-    """The run state's folders and stores, all under one absolute path."""
+    """Folders and databases of all runs, below one absolute path."""
 
     path: Path
 
     @classmethod
     def at(cls, path: Path) -> Home:
-        """The home at `path`, made where it is missing, in which a sweep may begin.
+        """The home at `path`, made if it is missing, in which a sweep may be started.
 
-        It is for its owner alone: the folder gets mode 0700 and its databases 0600, also where they exist with wider
-        ones. The home of another user keeps its modes, and so does one that is shared on purpose: its folder has the
-        setgid bit, or its group or everybody may write there.
+        Only its owner gets access: the folder gets mode 0700 and its databases 0600. The home of another user keeps its
+        modes, and so does a shared one, whose folder has the setgid bit, or is writable for its group or everybody.
 
         Raises:
             InputError: nothing can be written there.
@@ -80,10 +79,10 @@ class Home:
 
     @classmethod
     def existing(cls, path: Path) -> Home:
-        """A home in which something has been run.
+        """A home that has a ledger.
 
         Raises:
-            InputError: nothing has.
+            InputError: it has none.
             DamagedLedgerError: its ledger is damaged.
         """
         home = cls(_expressible(path).resolve())
@@ -98,15 +97,15 @@ class Home:
 
     @property
     def begun(self) -> bool:
-        """Whether anything has been run here."""
+        """Whether there is a ledger with all its tables."""
         return (self.path / STUDIES).exists() and is_whole(self.path / STUDIES)
 
     def check(self) -> None:
-        """Reads the ledger's database, if there is one.
+        """Reads the whole ledger's database, if there is one.
 
         Raises:
-            DamagedLedgerError: it is damaged, or gone where sweeps have copies of it.
-            LedgerError: it cannot be read now.
+            DamagedLedgerError: it is damaged, or missing although sweeps have copies of it.
+            LedgerError: it is locked, or its disk fails.
         """
         studies = self.path / STUDIES
         if studies.exists():
@@ -115,30 +114,30 @@ class Home:
             raise DamagedLedgerError(studies, "its tables are gone" if studies.exists() else "the file is gone")
 
     def copies(self) -> list[Path]:
-        """The sweeps' own copies of the ledger."""
+        """Paths of the sweeps' copies of the ledger."""
         return sorted(self.path.glob(f"sweeps/*/{COPY}"))
 
     def running(self) -> list[str]:
-        """The sweeps that a process holds the lock of."""
+        """Names of the sweeps whose lock a process holds."""
         folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
         return [path.parent.name for path in folders if self.holder(path.parent.name)]
 
     def relocate(self) -> None:
-        """Makes MLflow's addresses right again where the home was moved or copied (relocation.py).
+        """Updates the paths in MLflow's database if the home was moved or copied (see `relocation.py`).
 
-        Never under a driver, which may see the home at another path, as in a container.
+        Does nothing while a sweep runs, whose process may see the home at another path, as in a container.
         """
         if locations(self.path)[-1:] != [str(self.path)] and not self.running():
             record_location(self.path, self.path / STORE)
 
     @property
     def studies(self) -> str:
-        """The Optuna storage: one study for each sweep."""
+        """Address of the Optuna storage, which has a study for each sweep."""
         return sqlite_address(self.path / STUDIES)
 
     @property
     def tracking(self) -> str:
-        """The MLflow store."""
+        """Address of the MLflow database."""
         return sqlite_address(self.path / STORE)
 
     @property
@@ -146,13 +145,13 @@ class Home:
         return self.path / ARTIFACTS
 
     def store(self, about: Mapping[str, Any], uri: str | None = None) -> Store:
-        """The MLflow store at the address `uri`; without one, that of the sweep of which a ledger notes `about`."""
+        """The MLflow store at `uri`; default: the store of the sweep with these facts in its ledger."""
         found = uri or about.get("options", {}).get("tracking_uri") or self.tracking
         own = {sqlite_address(Path(place) / STORE) for place in locations(self.path)}
         return Store(self.tracking if found in own and not uri else found, self.artifacts)
 
     def plan(self, space: str, corpus: str) -> Path:
-        """Where the latest plan for a space, by its text, on a corpus, by its hash, is kept."""
+        """Path of the latest plan for a space (its text) on a corpus (its hash)."""
         return self.path / "plans" / f"{hashlib.sha256(f'{corpus}{space}'.encode()).hexdigest()[:16]}.json"
 
     def keep_plan(self, space: str, corpus: str, text: str) -> None:
@@ -161,26 +160,29 @@ class Home:
         path.write_text(text, encoding="utf-8")
 
     def sweep(self, name: str) -> Path:
-        """A sweep's own folder: its trials' checkpoints and logs.
+        """Folder of a sweep, with the checkpoints and logs of its trials.
 
         Raises:
-            InputError: the name is no good as a folder's.
+            InputError: the name cannot be a folder's.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(f"--name {name!r}", "Use letters, digits, dots, dashes and underscores.")
         return self.path / "sweeps" / name
 
     def model(self, name: str) -> Path:
-        """The model directory of a sweep's best trial."""
+        """Model directory of a sweep's best trial."""
         return self.path / "models" / name
 
     def trial(self, name: str, number: int) -> Path:
-        """The folder of one of a sweep's trials."""
+        """Folder of a trial."""
         return self.sweep(name) / TRIALS / trial_name(number)
 
     @contextmanager
     def lock(self, name: str, holder: str = SWEEP) -> Iterator[None]:
-        """Keeps a second driver off a sweep. The system frees the lock however the process ends.
+        """Holds a sweep's lock, which the system frees however the process ends.
+
+        Args:
+            holder: purpose of the lock, which `holder` returns with the process's id.
 
         Raises:
             RunningError: another process holds it.
@@ -188,7 +190,7 @@ class Home:
         folder = self.sweep(name)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOCK).open("a+") as file:
-            for left in reversed(range(TRIES)):
+            for left in reversed(range(LOCK_TRIES)):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -197,25 +199,25 @@ class Home:
                         raise RunningError(
                             f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C."
                         ) from None
-                    time.sleep(BETWEEN_TRIES)
+                    time.sleep(LOCK_INTERVAL)
             file.truncate(0)
             file.write(f"{holder} {os.getpid()}")
             file.flush()
             yield
 
     @contextmanager
-    def lock_new(self, name: str | None, base: str, begun: Callable[[], list[str]]) -> Iterator[str]:
-        """Keeps a name for a new sweep and holds its lock: `name`, or else the first free one of BASE-1, BASE-2, ...
+    def lock_new(self, name: str | None, base: str, names: Callable[[], list[str]]) -> Iterator[str]:
+        """Holds the lock of a new sweep and gives its name: `name`, or else the first free one of BASE-1, BASE-2, ...
 
         Args:
-            begun: names all sweeps; asked under the lock, since two sweeps may choose at the same time.
+            names: returns the names of all sweeps; called under the lock, since two sweeps may start at the same time.
 
         Raises:
-            InputError: there is a sweep called `name`, it is being started, or the name is no good as a folder's.
+            InputError: a sweep with this name exists or is being started, or the name cannot be a folder's.
         """
         for number in count(1):
             chosen = f"{plain_name(base)}-{number}" if name is None else name
-            if name is None and chosen in begun():
+            if name is None and chosen in names():
                 continue
             with ExitStack() as stack:
                 try:
@@ -224,14 +226,14 @@ class Home:
                     if name is not None:
                         raise
                     continue
-                if chosen not in begun():
+                if chosen not in names():
                     yield chosen
                     return
             if name is not None:
                 raise name_taken(name)
 
     def holder(self, name: str) -> str:
-        """Who holds a sweep's lock, such as `sweep 4711` with the process's id; empty where nobody does."""
+        """Purpose and process of a sweep's lock, such as `sweep 4711`; empty if no process holds it."""
         with suppress(FileNotFoundError), (self.sweep(name) / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -241,7 +243,7 @@ class Home:
 
 
 def _make_private(home: Path) -> None:
-    """Takes everybody else's permissions off a home and its databases, unless it is another user's or shared."""
+    """Removes the permissions of other users from a home and its databases, unless it is another user's or shared."""
     about = home.stat()
     if about.st_uid != os.geteuid() or about.st_mode & SHARED:
         return
@@ -252,7 +254,7 @@ def _make_private(home: Path) -> None:
 
 
 def where_runs_live(home: str | Path | None = None) -> Path:
-    """A home's folder, as the command finds it: what is given, else $ASR_PLATFORM_HOME, else `mlruns` here.
+    """Folder of the home: `home`, else $ASR_PLATFORM_HOME, else `mlruns` in the current directory.
 
     Raises:
         InputError: an address such as `s3://BUCKET`.
@@ -261,7 +263,7 @@ def where_runs_live(home: str | Path | None = None) -> Path:
 
 
 def local_path(text: str | os.PathLike[str]) -> Path:
-    """A path on this machine, with `~` and `~NAME` as the home directory of a user.
+    """A path on this machine, with `~` and `~NAME` replaced by the home directory of a user.
 
     Raises:
         InputError: an address such as `s3://BUCKET/FOLDER`.
@@ -272,20 +274,20 @@ def local_path(text: str | os.PathLike[str]) -> Path:
 
 
 def plain_name(text: str) -> str:
-    """A sweep's name made from any text: accents are dropped, other characters become dashes."""
+    """A sweep's name from any text: accents are dropped, other characters become dashes."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "sweep"
 
 
 def name_taken(name: str) -> InputError:
-    """The error for a new sweep under the name of one that exists."""
+    """The error for a new sweep whose name exists already."""
     return InputError(
         f"sweep {name} exists", f"Go on with it: platform sweep --resume {name}; or choose another --name."
     )
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial's folder, run and row: `trial-0007`."""
+    """Name of a trial's folder and MLflow run, such as `trial-0007`."""
     return f"trial-{number:04d}"
 
 
@@ -300,7 +302,7 @@ def folder_size(folder: Path) -> int:
 
 
 def _expressible(path: Path) -> Path:
-    """A path that can stand in an address and in JSON.
+    """Returns the local path, if it can be part of an address and of JSON.
 
     Raises:
         InputError: its bytes are not UTF-8, or it is an address.

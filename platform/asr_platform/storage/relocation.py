@@ -1,7 +1,6 @@
-"""A home that has been moved or copied: what MLflow's database says of places inside it is rewritten to where it is.
+"""Updates the paths of artifacts in MLflow's database after a home was moved or copied.
 
-The ledger stores paths relative to the home, but MLflow stores addresses of artifacts as absolute ones. So a home knows
-each path that it has had.
+The ledger stores paths relative to the home, but MLflow stores absolute ones. So a home lists all its paths so far.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
-LOCATIONS = "locations.json"  # in a home: the paths that it has had, the present one last
+LOCATIONS = "locations.json"  # in a home: all its paths so far, the present one last
 ARTIFACTS = "artifacts"
 ADDRESSES = (
     ("experiments", "artifact_location"),
@@ -22,12 +21,12 @@ ADDRESSES = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Tables and columns of MLflow's database (3.17) in which addresses of artifacts stand."""
-PATIENCE = 60  # seconds that a locked database is waited for
+"""Tables and columns of MLflow's database (3.17) that contain addresses of artifacts."""
+BUSY_SECONDS = 60  # how long to wait for a locked database
 
 
 def locations(home: Path) -> list[str]:
-    """The paths that a home has had, the latest last; none where that was never written down."""
+    """All paths of a home so far, the latest last; empty if they were never recorded."""
     try:
         found = json.loads((home / LOCATIONS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -36,9 +35,9 @@ def locations(home: Path) -> list[str]:
 
 
 def record_location(home: Path, database: Path) -> None:
-    """Makes MLflow's addresses of places in a home right again after the home was moved or copied.
+    """Records the present path of a home, and updates the addresses in MLflow's database if it has changed.
 
-    A home that cannot be written to stays as it is.
+    A home that is not writable stays as it is.
 
     Args:
         home: its absolute path.
@@ -57,9 +56,10 @@ def record_location(home: Path, database: Path) -> None:
 
 
 def moved_along(path: str, home: Path) -> str:
-    """Where a file or folder is now that was recorded as `path`: there, or where it was as seen from the home.
+    """The present path of a file or folder that was recorded as `path`.
 
-    A project is moved as a whole, with the corpora beside its home. What is nowhere keeps its recorded path.
+    A project is moved as a whole, with the corpora beside its home. So if `path` does not exist, the path with the same
+    position relative to the home is tried; if that does not exist either, `path` is returned.
     """
     for former in [] if os.path.exists(path) else reversed(locations(home)):
         now = os.path.normpath(home / os.path.relpath(path, former))
@@ -69,10 +69,10 @@ def moved_along(path: str, home: Path) -> str:
 
 
 def _vanished(database: Path) -> list[str]:
-    """Former paths of a home from before they were written down: those of artifacts that are no longer there."""
+    """Former paths of a home without recorded paths: those in MLflow's database that no longer exist."""
     if not database.is_file():
         return []
-    with closing(sqlite3.connect(database, timeout=PATIENCE)) as opened:
+    with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened:
         rows = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
     places = [_path(address).parent for (address,) in rows if address and address.endswith(f"/{ARTIFACTS}")]
     return [str(place) for place in places if place.is_absolute() and not place.exists()]
@@ -85,8 +85,8 @@ def _path(address: str) -> Path:
 
 
 def _rewrite(database: Path, former: Iterable[str], home: Path) -> None:
-    """Puts the home's address in the place of its former ones, in one transaction."""
-    with closing(sqlite3.connect(database, timeout=PATIENCE)) as opened, opened:
+    """Replaces the former addresses of a home in MLflow's database, in one transaction."""
+    with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened, opened:
         for old in former:
             prefix = Path(old).as_uri()
             for table, column in ADDRESSES:

@@ -1,4 +1,4 @@
-"""The address of an MLflow store, as a person gives it: checked before anything is made or written there."""
+"""Checks the address of an MLflow store before anything is written there."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ ELSEWHERE = {
     True: "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, where one is needed",
     False: "~/.pgpass or the like",
 }
-"""Where passwords belong; by whether the store is a server."""
+"""Where passwords belong, by whether the store is a server."""
 SQLITE = b"SQLite format 3\0"  # how such a file begins (https://www.sqlite.org/fileformat.html)
 
 
 def checked_uri(uri: str, said: str = OPTION, existing: bool = False) -> str:
-    """The address of an MLflow server or database, if it can be one.
+    """Returns the address of an MLflow server or database, if it is usable.
 
     Args:
-        said: where it was given, for messages.
-        existing: whether a SQLite file must be there already; MLflow would make an absent one.
+        said: option or variable that it comes from, for messages.
+        existing: whether a SQLite file must exist; MLflow would make a missing one.
 
     Raises:
-        InputError: it is of another kind, holds a password or token, which would be kept in the home, names a file that
-            is no database, or needs a driver that is not installed.
+        InputError: it is of another kind, contains a password or token, which would be stored in the home, names a file
+            that is no database, or needs a driver that is not installed.
     """
     try:
         parts = urlsplit(uri)
@@ -52,17 +52,17 @@ def checked_uri(uri: str, said: str = OPTION, existing: bool = False) -> str:
 
 
 def named_uri() -> str | None:
-    """The address in $MLFLOW_TRACKING_URI, checked; None where it has none. A SQLite file must be there.
+    """The checked address in $MLFLOW_TRACKING_URI, whose SQLite file must exist; None if the variable is not set.
 
     Raises:
-        InputError: as `checked_uri`; it names the variable.
+        InputError: the address is not usable (see `checked_uri`).
     """
     uri = os.environ.get(VARIABLE)
     return checked_uri(uri, VARIABLE, existing=True) if uri else None
 
 
 def _refuse_secrets(uri: str, kind: str, said: str) -> None:
-    """Raises InputError for whatever may be a password or a token; it does not repeat it."""
+    """Raises InputError, without repeating it, for a part of the address that may be a password or a token."""
     parts = urlsplit(uri)
     server = kind in SERVERS
     found = None
@@ -81,7 +81,7 @@ def _refuse_secrets(uri: str, kind: str, said: str) -> None:
 
 
 def _keys(query: str) -> list[str]:
-    """The names in a query, and those in a value that is a list of its own, such as ODBC's."""
+    """Names in a query, and in values that are lists of their own, as ODBC's are."""
     pairs = parse_qsl(query, keep_blank_values=True)
     inner = [re.findall(r"\w+(?=\s*=)", unquote_plus(value)) for _, value in pairs]
     return [key for key, _ in pairs] + [word for words in inner for word in words]
@@ -106,7 +106,7 @@ def _check_database(uri: str, said: str, existing: bool) -> None:
 
 
 def _wrong_with(file: Path, existing: bool) -> str:
-    """Why a path is not that of a SQLite database; empty where it is, or where one can be made."""
+    """Why a path cannot be a SQLite database; empty if it is one, or one can be made there."""
     try:
         if not file.exists():
             return "there is no such file" if existing else ""
@@ -120,5 +120,5 @@ def _wrong_with(file: Path, existing: bool) -> str:
 
 
 def _without_user(uri: str) -> str:
-    """An address for a message: without the part that may have a password."""
+    """An address for a message, without the part that may contain a password."""
     return re.sub(r"//[^/]*@", "//...@", uri)

@@ -1,7 +1,6 @@
-"""Why a trial failed: the error itself out of Ray's layers, its cause in words, and what to try.
+"""Why trials fail: an error in one line, its cause in words, and a remedy.
 
-What is on record of a failure is one line, `Type: message`. The cause is told from that line alone, so a sweep of last
-year can be asked as well as the one that is running.
+The ledger records a failure as one line, `Type: message`, and the cause is found from that line alone.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from typing import Literal
 
 from asr_platform.study.ledger import TrialRecord
 
-LONGEST_REASON = 500  # characters of an error message worth keeping in a table
-WIDEST = 200  # characters of a log's line that are shown with a failure
+LONGEST_REASON = 500  # characters of a recorded error
+WIDEST = 200  # characters of a line of a log that is shown with a failure
 UNKNOWN = "unknown error"
-IN_A_ROW = 3  # trials that fail alike: then a sweep stops
+IN_A_ROW = 3  # successive trials with the same failure that stop a sweep
 Whose = Literal["configuration", "machine", "sweep"]
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a trial failed.
+    """A cause of failures.
 
     Args:
-        words: the cause.
-        remedy: what to try: a phrase that goes on from "try".
-        whose: `configuration`: the trial would fail again, and has failed; `machine`: it lost a process and can go on
-            from its checkpoint; `sweep`: every trial would meet it, so the sweep stops, and the trial goes on with it.
+        words: description.
+        remedy: a phrase that continues "try".
+        whose: `configuration`: the trial has failed and would fail again; `machine`: it lost a process and can continue
+            from its checkpoint; `sweep`: every trial would fail, so the sweep stops, and the trial continues with it.
     """
 
     words: str
@@ -104,35 +103,34 @@ KNOWN = {
         "machine",
     ),
 }
-"""Patterns of what is on record; the first that is found counts, so what others could also be comes first."""
+"""Causes by patterns of a recorded error; the first match counts, so special patterns come before general ones."""
 
 
 def diagnose(reason: str) -> Cause | None:
-    """The cause of a failure, by what is on record of it; None where that says no more than it says."""
+    """The cause of a recorded error; None if it is unknown."""
     return next((cause for pattern, cause in KNOWN.items() if re.search(pattern, reason)), None)
 
 
 def blame(reason: str) -> Whose:
-    """Who has to change something before the trial can go on; an unknown failure is the configuration's."""
+    """What has to change before the trial can continue; the configuration, if the cause is unknown."""
     cause = diagnose(reason)
     return cause.whose if cause else "configuration"
 
 
 class Streak:
-    """Notices that the same failure ends one trial after the other: the sweep is at fault, not the trials.
+    """Detects that one trial after the other ends with the same failure, so that the sweep is at fault.
 
-    Divergence counts only as long as no trial has ended otherwise: to find out which configurations diverge is what a
-    search is for.
+    Divergence counts only while no trial has ended well, since a search has to find out which configurations diverge.
     """
 
     def __init__(self) -> None:
         self.kind, self.numbers = "", list[int]()
 
     def add(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> str:
-        """Takes in a trial that has ended; what is wrong, in words, once `IN_A_ROW` have failed alike.
+        """Adds a trial that has ended; returns the failure in words once `IN_A_ROW` trials had the same, else "".
 
         Args:
-            trials: all of the sweep.
+            trials: all trials of the sweep.
         """
         cause = diagnose(trial.reason)
         kind = cause.words if cause else re.sub(r"\d+", "", trial.reason)
@@ -150,22 +148,21 @@ class Streak:
 
 
 def reason_in(pickled: str | None, printed: str | None) -> str:
-    """What goes on record of a failure, from the files in which Ray Tune leaves a trial's error.
+    """The line to record for a failure, from the files that Ray Tune writes.
 
     Args:
-        pickled: the error itself, which Tune leaves of some kinds of errors alone.
-        printed: its text.
+        pickled: file of the pickled error, which Tune writes for some types of errors only.
+        printed: file of the error's text.
     """
     try:
-        # The local file: the one in storage is written later than this is asked.
         with open(pickled or "", "rb") as file:
             return reason_of(pickle.load(file))
-    except Exception:  # it may hold classes that only the worker has: no reason to end a sweep
+    except Exception:  # it may need classes that only the worker has
         return _reason_of_text(Path(printed)) if printed and Path(printed).is_file() else UNKNOWN
 
 
 def _reason_of_text(file: Path) -> str:
-    """One line of what Tune has printed of an error: of a traceback its end, of a message all."""
+    """One line from the text of an error: the end of a traceback, or the whole of a message."""
     _, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")  # the first says when
     words = [" ".join(line.split()) for line in lines if line.strip()] or [UNKNOWN]
     return (words[-1] if "ray::" in words[0] else " ".join(words))[:LONGEST_REASON]
@@ -185,11 +182,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def explained(cause: Cause | None, log: Path | None, lines: Sequence[str], elsewhere: str) -> list[str]:
-    """What there is to say of a failure beside its reason, a line each.
+    """Lines that explain a failure: its cause, a remedy, and the end of the trial's log.
 
     Args:
-        log: the trial's own, if its workers have begun one; `lines` are its last.
-        elsewhere: the folder of Ray's logs.
+        log: the trial's log, if there is one.
+        lines: the last lines of `log`.
+        elsewhere: folder of Ray's logs.
     """
     found = [f"cause: {cause.words}", f"try:   {cause.remedy}"] if cause else []
     if log is None:

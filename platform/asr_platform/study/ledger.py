@@ -1,7 +1,7 @@
-"""The ledger: everything a sweep knows about its trials, in one Optuna study.
+"""The ledger: the record of a sweep and its trials, in one Optuna study.
 
-The idea: the study is the only record. Ray executes, MLflow shows, and both can be made again from it; the samplers
-propose from its content alone (`samplers.py`). So nothing about the search is lost when the process dies.
+The study is the only record: Ray runs trials, MLflow shows them, and samplers propose from the study alone
+(`samplers.py`). So nothing about the search is lost when the process is killed.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
-Storage = str | optuna.storages.BaseStorage  # an address, or what is open already
-ABOUT = "about"  # what a sweep is begun with; later notes stand beside it and take its place
-OF_TRIAL = "trial:"  # what is noted about the trial whose number follows
-CORPUS, FOLDER = "corpus", "folder"  # paths in what a sweep is begun with; the latter is where its space's begin
-CHECKPOINT = "checkpoint"  # a path in an epoch's row
-FITTED = "fitted"  # the width that fills the budget: a value of the trial that the sampler was not asked for
-REMOVED = "model_removed"  # noted of a trial whose model is no longer on disk, by intent (thinning.py)
-WARM_START = "warm_start"  # in what a sweep is begun with: finished trials of earlier sweeps, as observations
-WIDENED = "widened"  # the space that a sweep goes on with, and its earlier trials' values there
+Storage = str | optuna.storages.BaseStorage  # an address, or an open storage
+ABOUT = "about"  # the facts that a sweep is started with, which later notes override
+OF_TRIAL = "trial:"  # prefix of notes about the trial whose number follows
+CORPUS, FOLDER = "corpus", "folder"  # keys of paths in `ABOUT`; paths in the space are relative to the latter
+CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
+FITTED = "fitted"  # the width that fills the budget, which is a value of the trial but not the sampler's
+REMOVED = "model_removed"  # noted of a trial whose model was removed by checkpoint retention
+WARM_START = "warm_start"  # in `ABOUT`: finished trials of earlier sweeps, as observations
+WIDENED = "widened"  # a wider space that replaces the first one, and the values of earlier trials in it
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of packages that would make it a little quicker
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # it recommends packages that make it a little faster
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the ledger knows it.
+    """A trial in the ledger.
 
     Args:
-        number: its number in the sweep, from 0.
-        params: the varied keys and their values, the fitted width among them.
-        curve: the metrics of each epoch in order; `checkpoint` among them is the path of that epoch's checkpoint.
-        about: facts noted once: `parameters`, `mlflow_run_id`, `model_removed`.
-        reason: why it ended, in words.
+        number: number in the sweep, from 0.
+        params: values of the varied keys, and the fitted width.
+        curve: metrics of each epoch in order; `checkpoint` is the path of the epoch's checkpoint.
+        about: notes: `parameters`, `mlflow_run_id`, `model_removed`.
+        reason: why the trial ended, in words.
     """
 
     number: int
@@ -70,12 +70,12 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch, of equal ones the last, which is what Ray keeps; None before the first epoch."""
+        """Metrics of the best epoch, the last one of equals, which Ray Train keeps; None before the first epoch."""
         return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
     def checkpoint(self) -> str | None:
-        """Path of the best epoch's checkpoint among those whose folder exists, even if files in it are missing."""
+        """Path of the best epoch's checkpoint among those whose folder exists; None if there is none."""
         rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
 
@@ -90,13 +90,13 @@ class TrialRecord:
 
 
 class Ledger:
-    """The study of one sweep, opened for reading and writing.
+    """The study of one sweep, open for reading and writing.
 
-    One process writes at a time: the sweep's driver, which holds the sweep's lock. Paths in the folder of the ledger's
-    SQLite file, which is the home, are stored relative to it and handed out as absolute ones: a home may be moved.
+    One process writes at a time: the sweep's driver, which holds the sweep's lock. Paths in the home, the folder of the
+    SQLite database, are stored relative to it and returned as absolute ones: a home may be moved.
 
     Args:
-        file: the ledger's SQLite database; None where it is none, and paths are stored as they are.
+        file: the SQLite database; None for other databases, in which paths are stored as they are.
     """
 
     def __init__(self, study: optuna.Study, file: Path | None = None) -> None:
@@ -104,22 +104,22 @@ class Ledger:
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
-        """A new, empty ledger; `about` is what must be known to go on with the sweep later.
+        """A new, empty ledger; `about` are the facts that are needed to resume the sweep.
 
         Raises:
-            InputError: the name is taken.
+            InputError: a sweep with this name exists.
             LedgerError: the ledger's database cannot be written.
         """
         opened, file = open_storage(storage)
         if name in _names(opened, file):
             raise name_taken(name)
-        with suppress(KeyError):  # what a kill left between the two steps that follow
+        with suppress(KeyError):  # a process was killed between the next two steps
             optuna.delete_study(study_name=name, storage=opened)
         ledger = cls(optuna.create_study(storage=opened, study_name=name, direction="minimize"), file)
         begun = {"id": uuid.uuid4().hex, **about}
         if CORPUS in begun:
             begun[CORPUS] = ledger._stored(begun[CORPUS])
-        ledger.study.set_user_attr(ABOUT, begun)  # in one write: all of it is known or nothing
+        ledger.study.set_user_attr(ABOUT, begun)  # in one write, so that all of it is there or nothing
         return ledger
 
     @classmethod
@@ -127,7 +127,7 @@ class Ledger:
         """An existing ledger.
 
         Raises:
-            InputError: there is no sweep of that name; the message lists those there are.
+            InputError: no sweep has this name; the message lists all names.
             LedgerError: the ledger's database cannot be read.
         """
         opened, file = open_storage(storage)
@@ -139,12 +139,12 @@ class Ledger:
 
     @staticmethod
     def names(storage: Storage) -> list[str]:
-        """Names of all sweeps in a storage, the latest last, without studies that hold nothing yet."""
+        """Names of all sweeps in a storage, the latest last."""
         return _names(*open_storage(storage))
 
     @property
     def about(self) -> dict[str, Any]:
-        """Facts about the sweep by key: those it was begun with, overridden by those noted since."""
+        """Facts about the sweep by key: those of its start, overridden by later notes."""
         with decoding(self.file):
             attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
@@ -162,7 +162,7 @@ class Ledger:
 
     @property
     def id(self) -> str:
-        """Unique identifier of the ledger: a later sweep of the same name has another one."""
+        """Unique identifier of the ledger; a later sweep with the same name has another one."""
         return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
 
     @property
@@ -172,16 +172,16 @@ class Ledger:
 
     @property
     def done(self) -> bool:
-        """Whether all trials that the sweep was asked for have ended."""
+        """Whether all trials of the sweep have ended."""
         trials = self.frozen()
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def note(self, key: str, value: Any) -> None:
-        """Notes a fact about the whole sweep."""
+        """Notes a fact about the sweep."""
         self.study.set_user_attr(key, value)
 
     def widen(self, space: Space, folder: Path, params: Mapping[int, Mapping[str, Any]]) -> None:
-        """Replaces the sweep's space in one write; `params` are the trials' values in the new one, by trial number."""
+        """Replaces the sweep's space in one write; `params` are its trials' values in the new space, by number."""
         about = {"space": space.text, "source": space.source, FOLDER: str(folder)}
         told = {str(number): dict(values) for number, values in params.items()}
         self.study.set_user_attr(WIDENED, {**about, "params": told})
@@ -195,7 +195,7 @@ class Ledger:
         return self._records([self.frozen()[number]])[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
-        """Adds the sampler's next proposal that is feasible, as a running trial with its parameter count.
+        """Adds the sampler's next feasible proposal as a running trial, with its parameter count.
 
         Raises:
             InputError: the sampler found none.
@@ -223,11 +223,11 @@ class Ledger:
         return [trial for trial in refitted if trial is not None]
 
     def describe(self, number: int, key: str, value: Any) -> None:
-        """Notes a fact about a trial, which may have ended: Optuna closes those, so it stands with the study."""
+        """Notes a fact about a trial in the study's attributes, because Optuna lets no ended trial change."""
         self.study.set_user_attr(f"{OF_TRIAL}{number}:{key}", value)
 
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
-        """Records an epoch's metrics; False where that epoch is on record already."""
+        """Records an epoch's metrics; returns False if the epoch is recorded already."""
         epoch = int(row["epoch"])
         if epoch in self.frozen()[number].intermediate_values:
             return False
@@ -238,14 +238,14 @@ class Ledger:
         return True
 
     def finish(self, number: int, state: State, reason: str = "") -> None:
-        """Ends a trial; its value, unless it failed, is its lowest validation CER (or perplexity)."""
+        """Ends a trial. The value of a complete trial is its lowest validation CER (or perplexity)."""
         best = self.trial(number).best
         self._live(number).set_user_attr("reason", reason)
         value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def complete_trials(self, epochs: int) -> None:
-        """Completes running trials that have `epochs` epochs: a driver was killed before it could."""
+        """Completes running trials that have `epochs` epochs, whose driver was killed before it could."""
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")
@@ -254,7 +254,7 @@ class Ledger:
         return running_trial(self.study, self.frozen()[number])
 
     def frozen(self) -> list[FrozenTrial]:
-        """All trials as Optuna knows them, by number; shared, not to be changed."""
+        """All trials as Optuna's records, by number; they are shared and must not be changed."""
         with decoding(self.file):
             return self.study.get_trials(deepcopy=False)
 
@@ -268,15 +268,14 @@ class Ledger:
             return found
 
     def _stored(self, path: str | None) -> str | None:
-        """A path as it is written: relative to the home where it lies there."""
+        """A path as it is stored: relative to the home if it lies there."""
         home = f"{self.file.parent}/" if self.file else None
         return path.removeprefix(home) if path and home else path
 
     def _located(self, path: str) -> str:
-        """A stored path as an absolute one, wherever the home lies now; an address stays as it is.
+        """The absolute path of a stored one; an address stays as it is.
 
-        Early ledgers have absolute paths. What follows their home's path, in those of checkpoints, is always
-        `sweeps/NAME/trials/...`.
+        Early ledgers have absolute paths, in which `sweeps/NAME/trials/...` follows the home's path.
         """
         if self.file is None or "://" in path:
             return path
@@ -290,18 +289,18 @@ def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]
 
 
 def _exists(checkpoint: str | None) -> bool:
-    """Whether a checkpoint is there to be used; one on remote storage is taken to be."""
+    """Whether a checkpoint exists; True for one on remote storage."""
     return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
 
 
 def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
-    """A trial with what is noted of it; `notes` are the study's."""
+    """A trial with its notes, which are among the study's attributes `notes`."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
     fitted = attributes.pop(FITTED, {})
     rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
-    # A row counts once its value is reported: the report is the last step of recording an epoch. Optuna reads rows and
-    # values one after the other, so a value may be seen whose row was written between the two.
+    # An epoch counts once its value is reported, the last step of `Ledger.record`. Optuna reads attributes first, so a
+    # value may be seen whose metrics were written in between.
     curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
     own = f"{OF_TRIAL}{trial.number}:"
     about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}

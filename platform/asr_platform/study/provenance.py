@@ -1,4 +1,4 @@
-"""Which code made a result: the revision of the working tree, what was changed in it since, and the packages."""
+"""Records which code made a result: git revision, uncommitted changes, and package versions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-PROVENANCE = "provenance"  # in what a sweep is begun with: git revision and package versions
-RECORD = "record"  # the folder of what is written here: a sweep's own, and that of the artifacts in MLflow
+PROVENANCE = "provenance"  # key of the git revision and package versions in the ledger
+RECORD = "record"  # folder of the record, in a sweep's folder and among its artifacts in MLflow
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "sentencepiece", "jiwer", "pyarrow")
-ROOMS = (":/platform", ":/search_spaces", ":/trainables")  # of the repository: what runs, and nothing else of its files
+ROOMS = (":/platform", ":/search_spaces", ":/trainables")  # folders of the repository whose changes are recorded
 LONGEST_PATCH = 1_000_000  # characters
 
 
 @cache
 def provenance() -> dict[str, str]:
-    """The git revision of the working tree, where there is one, and package versions, as tags."""
+    """Git revision of the working tree (or `unknown`) and package versions, as tags."""
     return {"git_revision": _revision(), **{f"version.{name}": version(name) for name in PACKAGES}}
 
 
 def write_record(folder: Path, space: str, plan: Path) -> None:
-    """Writes what a run of a sweep rests on into its folder, in the place of what an earlier run wrote.
+    """Writes the record of a run of a sweep into the sweep's folder, in the place of an earlier run's record.
 
-    That is the space, the plan where one was made, the packages, the revision and, where the code is not as committed,
-    how it differs; of files that git does not know, the names alone.
+    It has the space, the plan if there is one, the installed packages, the git revision, the names of changed and new
+    files, and the changes as a patch.
     """
     record = folder / RECORD
     shutil.rmtree(record, ignore_errors=True)
@@ -56,12 +56,12 @@ def _revision() -> str:
 
 
 def _is_ours() -> bool:
-    """Whether this code is tracked: an installed package may lie within a repository of something else."""
+    """Whether git tracks this file: an installed package may lie within the repository of another project."""
     return _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
 
 
 def _git(*words: str) -> str | None:
-    """What git says of the repository that this file is in; None without git or a repository."""
+    """Output of a git command in the repository of this file; None if it fails, or there is no git."""
     command = ["git", *words]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True)
