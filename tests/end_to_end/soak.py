@@ -1,6 +1,6 @@
-"""Kills a real sweep at random moments, goes on with it, and audits it each time.
+"""Kills a real sweep at random moments, resumes it, and audits it each time.
 
-As a script: `python soak.py --moments 20 --seed 0`, with `tests` on the path.
+As a script: `PYTHONPATH=tests/support python tests/end_to_end/soak.py --moments 20 --seed 0`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.tuning.cluster import Options
-from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirming, results
+from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, results
 from search_spaces.reader import load_space, shipped
 from search_spaces.space import Space
 from trainables.config import Config
@@ -77,7 +77,7 @@ def test_every_trial_is_a_candidate_with_a_new_seed(name: str, seed: int, top: i
     space = records.space(SPACE) if name == "made up" else load_space(name)
     trials = trials_of(space, 6, seed)
     chosen = candidates(space, trials, top, {})
-    again = confirming(space, "small", chosen, [7, 8])
+    again = confirmation_space(space, "small", chosen, [7, 8])
     assert again.settings.trials == len(again.start) == 2 * len(chosen) <= 2 * top
     assert again.settings.epochs == again.settings.asha.grace == space.settings.epochs
     for number, values in enumerate(again.start):
@@ -90,7 +90,7 @@ def test_the_ledger_proposes_them_all_and_their_results_are_told_apart() -> None
     """Through Optuna and back: a list and a word, a condition that holds for some."""
     space = records.space(SPACE)
     chosen = candidates(space, trials_of(space, 6), 4, {})
-    again = confirming(space, "small", chosen, [7, 8, 9])
+    again = confirmation_space(space, "small", chosen, [7, 8, 9])
     values = proposals(again)
     assert values == [dict(entry) for entry in again.start]
     runs = [
@@ -98,7 +98,7 @@ def test_the_ledger_proposes_them_all_and_their_results_are_told_apart() -> None
         for number, params in enumerate(values)
     ]
     found = results(chosen, runs)
-    assert [one.candidate.trial.number for one in found] == [3, 2, 1, 0]
+    assert [one.trial.number for one in found] == [3, 2, 1, 0]
     assert [run.number for run in found[0].runs] == [3, 7, 11]
     assert found[0].values == pytest.approx([0.203, 0.207, 0.211])
     assert found[0].mean == pytest.approx(0.207) and found[0].deviation == pytest.approx(0.004)
@@ -123,7 +123,7 @@ def test_trials_without_an_epoch_are_no_candidates() -> None:
 def test_the_search_asked_for_takes_the_place_of_the_configurations() -> None:
     space = records.space(SPACE)
     chosen = candidates(space, trials_of(space, 3), 2, {"method": "joint", "beam": 8})
-    again = confirming(space, "small", chosen, [5])
+    again = confirmation_space(space, "small", chosen, [5])
     for entry in again.start:
         decoding = again.config(entry).decoding
         assert (decoding.method, decoding.beam) == ("joint", 8)
@@ -185,7 +185,7 @@ def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: P
         ledger.record(number, records.row(1, cer))
         ledger.finish(number, "complete")
     chosen = candidates(space, ledger.trials(), 2, {})
-    again = confirming(space, "small", chosen, [1, 2])
+    again = confirmation_space(space, "small", chosen, [1, 2])
     feasibility = Feasibility(again, tiny_corpus)
     assert feasibility.check() == []
     own = records.ledger_in(tmp_path, "small-confirm-1", **{**about, "space": again.text, "trials": 4})

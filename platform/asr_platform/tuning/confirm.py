@@ -1,8 +1,8 @@
-"""The best configurations of a sweep once more, from other seeds: was it the configuration, or luck?
+"""Trains the best configurations of a sweep again from other seeds: is the configuration better, or was it luck?
 
-The best of many trials is also the luckiest of them. So each of the best few is trained again from several seeds that
-the sweep has not used, at full length, and they are ranked by their means. That is a sweep of its own, whose space
-starts with these trainings and has no others: it is recorded, shown and resumed like any.
+The best of many trials is also the luckiest. So the best few are trained at full length from seeds that the sweep has
+not used, and ranked by their means. A confirmation is a sweep of its own, whose space lists these trainings as its
+`start` and has no others: it is recorded, shown and resumed like any sweep.
 """
 
 from __future__ import annotations
@@ -38,47 +38,38 @@ SEED, EPOCHS = "training.seed", "training.epochs"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration to be confirmed.
+    """A configuration that is confirmed.
 
     Args:
-        trial: the sweep's that had it.
-        leaves: the whole of it, but for its seed and its length.
-        active: its values of the keys in which the candidates differ; those that do not apply to it are left out.
+        trial: its trial in the sweep.
+        leaves: all values of the configuration by key, without its seed and its number of epochs.
+        active: values of the keys in which the candidates differ and which apply to this one.
+        runs: its trials in the confirmation, one for each seed.
     """
 
     trial: TrialRecord
     leaves: Mapping[str, Any]
     active: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """What a configuration reached.
-
-    Args:
-        runs: one for each seed that was begun.
-    """
-
-    candidate: Candidate
     runs: list[TrialRecord] = field(default_factory=list)
 
     @property
     def values(self) -> list[float]:
-        """The lowest CER (or perplexity) from each seed that was trained to the end."""
+        """The lowest CER (or perplexity) of each complete run."""
         return [objective_value(run.best) for run in self.runs if run.state == "complete" and run.best]
 
     @property
     def mean(self) -> float | None:
-        """None before any seed was trained to the end."""
+        """Mean of `values`; None without a complete run."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation between seeds, of a sample."""
+        """Sample standard deviation of `values`; None for fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def failed(self) -> int:
+        """Number of failed runs."""
         return sum(run.state == "failed" for run in self.runs)
 
 
@@ -87,27 +78,27 @@ class Confirmation:
     """A finished or interrupted confirmation.
 
     Args:
-        name: its own sweep's name.
-        seeds: asked of each configuration.
-        results: best first: those that failed from the fewest seeds, by their means.
+        name: name of its own sweep.
+        seeds: number of seeds of each configuration.
+        results: candidates with a complete run before others, then by number of failed runs, then by mean.
     """
 
     name: str
     seeds: int
-    results: list[Confirmed]
+    results: list[Candidate]
     interrupted: bool
 
     def as_tree(self) -> list[dict[str, Any]]:
-        """For machines, best first; `trial` and `params` are the sweep's, and rates are fractions."""
+        """The results as plain values, best first; `trial` and `params` are those in the sweep, rates are fractions."""
         return [
             {
-                "trial": one.candidate.trial.number,
+                "trial": one.trial.number,
                 "mean": one.mean,
                 "standard_deviation": one.deviation,
                 "values": one.values,
                 "failed": one.failed,
-                "parameters": one.candidate.trial.about.get("parameters"),
-                "params": one.candidate.trial.params,
+                "parameters": one.trial.about.get("parameters"),
+                "params": one.trial.params,
             }
             for one in self.results
         ]
@@ -116,24 +107,26 @@ class Confirmation:
 def confirm(
     home: Home, name: str, top: int, seeds: int, decoding: Mapping[str, Any], data: Path | None, view: Display
 ) -> Confirmation:
-    """Confirms a sweep's best configurations, or goes on with that; where it is done, only reads the result.
+    """Confirms a sweep's best configurations, or resumes that; returns the result at once if it is complete.
 
     Args:
-        decoding: keys of the section `decoding` to validate with, in place of the configurations' own.
-        data: where the sweep's corpus is now; default: where it was.
+        top: number of configurations.
+        seeds: number of seeds for each.
+        decoding: values for the section `decoding`, which replace those of the configurations.
+        data: present folder of the sweep's corpus; default: its recorded folder.
 
     Raises:
-        InputError: no such sweep, its corpus is gone or another, none of its trials has finished an epoch, or
-            `decoding` does not go with them.
+        InputError: the sweep does not exist, its corpus is missing or has changed, none of its trials has finished an
+            epoch, or `decoding` does not fit the configurations.
     """
-    about = Ledger.open(home.studies, name).about
+    ledger = Ledger.open(home.studies, name)
+    about, trials = ledger.about, ledger.trials()
     corpus = Corpus.open(data or Path(about["corpus"]))
     if corpus.hash != about["corpus_hash"]:
         raise InputError(
             f"{corpus.path}: not the corpus of the sweep {name}, so its results could not be compared",
             "Give the folder of that corpus with --data.",
         )
-    trials = Ledger.open(home.studies, name).trials()
     space = recorded_space(about)
     chosen = candidates(space, trials, top, decoding)
     if not chosen:
@@ -141,22 +134,21 @@ def confirm(
             f"no trial of the sweep {name} has finished an epoch", f"Go on with it: platform sweep --resume {name}."
         )
     used = {space.config(trial.params).training.seed for trial in trials}
-    runs = confirming(space, name, chosen, list(islice((seed for seed in count() if seed not in used), seeds)))
+    unused = islice((seed for seed in count() if seed not in used), seeds)
+    own_space = confirmation_space(space, name, chosen, list(unused))
     earlier = [other for other in Ledger.names(home.studies) if other.startswith(f"{name}-confirm-")]
-    same = [other for other in earlier if _is_of(Ledger.open(home.studies, other), runs, corpus)]
-    if same:
-        own, ledger = same[0], Ledger.open(home.studies, same[0])
-        if not ledger.done:
-            sweeps.resume(home, own, None, Limits(), None, view)
-    else:
+    own = next((other for other in earlier if _has(Ledger.open(home.studies, other), own_space, corpus)), None)
+    if own is None:
         own = f"{name}-confirm-{len(earlier) + 1}"
-        sweeps.start(home, runs, corpus, own, None, Options(**about["options"]), view)
+        sweeps.start(home, own_space, corpus, own, None, Options(**about["options"]), view)
+    elif not Ledger.open(home.studies, own).done:
+        sweeps.resume(home, own, None, Limits(), None, view)
     ledger = Ledger.open(home.studies, own)
     return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done)
 
 
 def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapping[str, Any]) -> list[Candidate]:
-    """The best configurations, no two alike, at most `top`."""
+    """The best `top` different configurations of a sweep, fewer if there are not as many."""
     chosen: list[tuple[TrialRecord, dict[str, Any]]] = []
     for trial in ranked(trials):
         leaves = _leaves(_decoding_with(space.config(trial.params), decoding))
@@ -170,8 +162,8 @@ def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapp
     ]
 
 
-def confirming(space: Space, name: str, chosen: list[Candidate], seeds: list[int]) -> Space:
-    """The space of a confirmation, whose `start` is all of its trials; `space` is what the sweep `name` searched."""
+def confirmation_space(space: Space, name: str, chosen: list[Candidate], seeds: list[int]) -> Space:
+    """The space of a confirmation of the sweep `name` with this `space`; all its trials are entries of `start`."""
     choices: dict[str, list[Any]] = {}
     for candidate in chosen:
         for key, value in candidate.active.items():
@@ -188,7 +180,7 @@ def confirming(space: Space, name: str, chosen: list[Candidate], seeds: list[int
     tree = {
         "base": unflatten(chosen[0].leaves),
         "vary": {**vary, SEED: {"choice": seeds}},
-        # Every configuration, then the next seed: an interrupted confirmation has them all on equal terms.
+        # All configurations with the first seed come first, so that an interrupted confirmation can compare them.
         "start": [{**candidate.active, SEED: seed} for seed in seeds for candidate in chosen],
         "trials": len(seeds) * len(chosen),
         "epochs": space.settings.epochs,
@@ -198,17 +190,15 @@ def confirming(space: Space, name: str, chosen: list[Candidate], seeds: list[int
     return parse_space(yaml.safe_dump(tree, sort_keys=False), f"{name}-confirm.yaml")
 
 
-def results(chosen: list[Candidate], found: list[TrialRecord]) -> list[Confirmed]:
-    """What became of each candidate, best first."""
-    confirmed = [Confirmed(candidate) for candidate in chosen]
-    for one in confirmed:
-        values = {key: as_text(value) if key in STRUCTURED else value for key, value in one.candidate.active.items()}
+def results(chosen: list[Candidate], found: list[TrialRecord]) -> list[Candidate]:
+    """The candidates with their runs among the trials of a confirmation, best first."""
+    for one in chosen:
+        values = {key: as_text(value) if key in STRUCTURED else value for key, value in one.active.items()}
         one.runs.extend(run for run in found if {**run.params, SEED: None} == {**values, SEED: None})
-    return sorted(confirmed, key=lambda one: (one.mean is None, one.failed, one.mean))
+    return sorted(chosen, key=lambda one: (one.mean is None, one.failed, one.mean))
 
 
-def _is_of(ledger: Ledger, space: Space, corpus: Corpus) -> bool:
-    """Whether a sweep is this confirmation, begun earlier."""
+def _has(ledger: Ledger, space: Space, corpus: Corpus) -> bool:
     return (ledger.about["space"], ledger.about["corpus_hash"]) == (space.text, corpus.hash)
 
 

@@ -1,4 +1,4 @@
-"""A training of one configuration as a space in which nothing varies, so that it resumes and is logged like a sweep."""
+"""Makes a space of a single configuration, so that its training is recorded and resumed like a sweep."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ UNLIMITED = 10**12  # parameters
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
-    """A space of one trial: the base of a space, a configuration file, or a trial of a sweep.
+    """A space of one trial from the base of a space, a configuration file, or a trial of a sweep.
 
     Args:
-        home: where the sweep was run.
+        home: folder of the home that has the sweep.
         source: a space (path or shipped name) or a configuration file.
-        origin: `NAME` or `NAME:TRIAL`, a sweep's best trial or the one of that number.
-        epochs: overrides the number of epochs.
+        origin: `NAME`, the best trial of a sweep, or `NAME:TRIAL`, the trial with this number.
+        epochs: number of epochs; default: that of the source.
 
     Raises:
-        InputError: there is no such thing, or it is wrong inside.
+        InputError: the source does not exist, or has mistakes.
     """
     if origin is not None:
         storage = Home.existing(home).studies
@@ -43,7 +43,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
 
 
 def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
-    """A space in which nothing varies; a configuration of one's own may have any size."""
+    """A space in which nothing varies; without a budget, the model may have any size."""
     base = config.model_dump(mode="json")
     length = base["training"].pop("epochs")
     tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}

@@ -64,7 +64,7 @@ def verdict(measure: Measure) -> str:
 
 def print_confirmation(console: Console, found: Confirmation) -> None:
     """The configurations by their means, with the spread between seeds, and how they differ."""
-    trials = [one.candidate.trial for one in found.results]
+    trials = [one.trial for one in found.results]
     caption = (
         f"{ranking_name(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
     )
@@ -72,19 +72,19 @@ def print_confirmation(console: Console, found: Confirmation) -> None:
     for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "seeds", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)
     for rank, one in enumerate(found.results, start=1):
-        text = partial(_value_text, one.candidate.trial)
+        text = partial(_value_text, one.trial)
         table.add_row(
             str(rank),
-            str(one.candidate.trial.number),
+            str(one.trial.number),
             text(one.mean),
             text(one.deviation),
             text(min(one.values, default=None)),
             text(max(one.values, default=None)),
             f"{len(one.values)}" + (f", {one.failed} failed" if one.failed else ""),
-            f"{one.candidate.trial.about['parameters']:,}",
+            f"{one.trial.about['parameters']:,}",
         )
     console.print(table)
-    if keys := list(dict.fromkeys(key for one in found.results for key in one.candidate.active)):
+    if keys := list(dict.fromkeys(key for one in found.results for key in one.active)):
         console.print(side_by_side(console, trials, keys))
 
 
