@@ -365,7 +365,8 @@ def compare(options: argparse.Namespace, corpus: Corpus) -> None:
     print(
         f"{options.device}, {torch.get_num_threads()} threads; {sizes['ours']:,} parameters (reference "
         f"{sizes['reference']:,}), {tokens.vocab_size} {tokens.kind} tokens; {len(split)} utterances, "
-        f"{split.seconds.sum() / 3600:.2f} h, mean {split.seconds.mean():.1f} s, standard deviation {split.seconds.std():.1f} s"
+        f"{split.seconds.sum() / 3600:.2f} h, "
+        f"mean {split.seconds.mean():.1f} s, standard deviation {split.seconds.std():.1f} s"
     )
     laps: dict[str, list[Lap]] = {name: [] for name in contenders}
     for number in range(options.rounds):

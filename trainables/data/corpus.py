@@ -128,6 +128,19 @@ class Corpus:
             )
         return split
 
+    def kept_bins(self, num_feats: int | None) -> int:
+        """Number of mel bins that a model sees: `num_feats` (`features.num_feats`), or all bins if that is None.
+
+        Raises:
+            InputError: the corpus has fewer bins.
+        """
+        bins = self.recipe.bins
+        if num_feats is not None and num_feats > bins:
+            raise InputError(
+                f"features.num_feats: {num_feats}, but {self.path} has {bins} bins", f"Say at most {bins}."
+            )
+        return num_feats or bins
+
     def training_split(self, name: str | None = None) -> Split:
         """The training split `name` (`data.train`), or the only one named train*."""
         return self._with_texts(self.training_name(name), "training", "data.train")

@@ -252,13 +252,8 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     """
     if corpus.mean is None or corpus.std is None:
         raise InputError(f"{corpus.path}: no training statistics", "Prepare the corpus with a training split.")
-    bins = len(corpus.mean)
-    if config.features.num_feats and config.features.num_feats > bins:
-        raise InputError(
-            f"features.num_feats: {config.features.num_feats}, but {corpus.path} has {bins} bins",
-            f"Say at most {bins}.",
-        )
+    bins = corpus.kept_bins(config.features.num_feats)
     tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
     torch.manual_seed(config.training.seed)
-    model = SpeechTransformer(config.model, tokenizer.vocab_size, config.features.num_feats or bins).to(device)
+    model = SpeechTransformer(config.model, tokenizer.vocab_size, bins).to(device)
     return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)

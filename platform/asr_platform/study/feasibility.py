@@ -12,8 +12,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from asr_platform.study.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
 from search_spaces.space import Proposal, Space
@@ -25,6 +23,7 @@ from trainables.data.text.tokenizer import Tokenizer, corpus_tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
+from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
 from trainables.training.pretrained import KEY, check_pretrained, pretrained_names
 from trainables.training.stages import check_phases
@@ -100,11 +99,7 @@ class Feasibility:
 
     def _check(self, config: Config) -> None:
         """Refuses a configuration that a trial would refuse as it begins."""
-        bins, kept = self.corpus.recipe.bins, config.features.num_feats
-        if kept is not None and kept > bins:
-            raise InputError(
-                f"features.num_feats: {kept}, but {self.corpus.path} has {bins} bins", f"Say at most {bins}."
-            )
+        bins = self.corpus.kept_bins(config.features.num_feats)
         pretrained: set[str] = set()
         tokenizer = self.tokenizer(config.tokenizer)
         if config.pretrained.decoder is not None:
@@ -124,5 +119,5 @@ class Feasibility:
 @lru_cache(maxsize=256)
 def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
     """Those of a model, of which nothing is allocated."""
-    with torch.device("meta"):
+    with shapes_only():
         return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]
