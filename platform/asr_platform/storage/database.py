@@ -53,21 +53,14 @@ def database_file(address: str) -> Path | None:
     return None if url.get_backend_name() != "sqlite" or memory else Path(str(url.database))
 
 
-def make_folder_of(address: str) -> Path | None:
-    """Makes the folder of a SQLite database and returns the database's file; None for other databases."""
-    path = database_file(address)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def make_database(address: str) -> Path | None:
     """Makes an empty SQLite database that only its owner may read, if it is missing; returns its file.
 
     Returns None for other databases, which are left alone.
     """
-    path = make_folder_of(address)
+    path = database_file(address)
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         make_private(path)
     return path
 

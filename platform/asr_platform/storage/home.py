@@ -117,17 +117,13 @@ class Home:
         """Paths of the sweeps' copies of the ledger."""
         return sorted(self.path.glob(f"sweeps/*/{COPY}"))
 
-    def running(self) -> list[str]:
-        """Names of the sweeps whose lock a process holds."""
-        folders = sorted(self.path.glob(f"sweeps/*/{LOCK}"))
-        return [path.parent.name for path in folders if self.holder(path.parent.name)]
-
     def relocate(self) -> None:
         """Updates the paths in MLflow's database if the home was moved or copied (see `relocation.py`).
 
         Does nothing while a sweep runs, whose process may see the home at another path, as in a container.
         """
-        if locations(self.path)[-1:] != [str(self.path)] and not self.running():
+        running = (self.holder(lock.parent.name) for lock in self.path.glob(f"sweeps/*/{LOCK}"))
+        if locations(self.path)[-1:] != [str(self.path)] and not any(running):
             record_location(self.path, self.path / STORE)
 
     @property

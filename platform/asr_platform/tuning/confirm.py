@@ -105,7 +105,7 @@ class Confirmation:
 
 
 def confirm(
-    home: Home, name: str, top: int, seeds: int, decoding: Mapping[str, Any], data: Path | None, view: Display
+    home: Home, name: str, top: int, seeds: int, decoding: Mapping[str, Any], data: Path | None, display: Display
 ) -> Confirmation:
     """Confirms a sweep's best configurations, or resumes that; returns the result at once if it is complete.
 
@@ -140,9 +140,9 @@ def confirm(
     own = next((other for other in earlier if _has(Ledger.open(home.studies, other), own_space, corpus)), None)
     if own is None:
         own = f"{name}-confirm-{len(earlier) + 1}"
-        sweeps.start(home, own_space, corpus, own, None, Options(**about["options"]), view)
+        sweeps.start(home, own_space, corpus, own, None, Options(**about["options"]), display)
     elif not Ledger.open(home.studies, own).done:
-        sweeps.resume(home, own, None, Limits(), None, view)
+        sweeps.resume(home, own, None, Limits(), None, display)
     ledger = Ledger.open(home.studies, own)
     return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done)
 

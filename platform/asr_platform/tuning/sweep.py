@@ -95,7 +95,7 @@ class Outcome:
 
 
 def start(
-    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: Options, view: Display,
+    home: Home, space: Space, corpus: Corpus, name: str | None, trials: int | None, options: Options, display: Display,
     warm_start: Sequence[str] = (),
 ) -> Outcome:  # fmt: skip
     """Runs a new sweep until all its trials have ended or a spending limit is reached.
@@ -118,7 +118,7 @@ def start(
     feasibility = Feasibility(space, corpus)
     lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
     for line in lines:
-        view.say(line)
+        display.say(line)
     about = {
         "space": space.text,
         "source": space.source,
@@ -137,11 +137,11 @@ def start(
     with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
         cluster.workers(options)  # raises before the sweep is on record if no trial fits
         sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
-        return run(sweep, cluster, interrupt, view)
+        return run(sweep, cluster, interrupt, display)
 
 
 def resume(
-    home: Home, name: str, trials: int | None, limits: Limits, address: str | None, view: Display,
+    home: Home, name: str, trials: int | None, limits: Limits, address: str | None, display: Display,
     wider: Space | None = None, tracking_uri: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Continues a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
@@ -184,38 +184,39 @@ def resume(
             ledger.note("options", asdict(options))
             if wider is not None:
                 ledger.widen(space, Path.cwd(), values)
-            return run(sweep, cluster, interrupt, view)
+            return run(sweep, cluster, interrupt, display)
 
 
-def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, view: Display) -> Outcome:
+def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Display) -> Outcome:
     """Trains the trials that a sweep still lacks; records how that ended, and notifies."""
     workers = cluster.workers(sweep.options)
     concurrency = cluster.concurrency(workers, sweep.options)
     record = RunRecord(sweep.ledger, concurrency, workers.count, cluster.dashboard, cluster.logs)
     try:
-        outcome = SweepRun(sweep, cluster, interrupt, view, record).execute()
+        outcome = SweepRun(sweep, cluster, interrupt, display, record).execute()
     except BaseException as error:
         state: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         with suppress(Exception):  # the ledger cannot be written if it was the ledger that failed
             record.end(state, reason)
         with suppress(Exception):
-            _notify(sweep, view, state, reason)
+            _notify(sweep, display, state, reason)
         raise
-    with tolerating_failures(outcome.state, view):
+    with tolerating_failures(outcome.state, display):
         record.end(outcome.state, outcome.reason)
-    _notify(sweep, view, outcome.state, outcome.reason, outcome)
+    _notify(sweep, display, outcome.state, outcome.reason, outcome)
     return outcome
 
 
-def _notify(sweep: RunningSweep, view: Display, state: str, reason: str, outcome: Outcome | None = None) -> None:
+def _notify(sweep: RunningSweep, display: Display, state: str, reason: str, outcome: Outcome | None = None) -> None:
     intervals, model = (outcome.intervals, outcome.model) if outcome else ({}, None)
     seconds = sweep.ledger.about.get(SPENT, 0.0)
-    notify(view.targets, message(sweep.name, state, reason, sweep.ledger.trials(), intervals, model, seconds), view.say)
+    trials = sweep.ledger.trials()
+    notify(display.targets, message(sweep.name, state, reason, trials, intervals, model, seconds), display.say)
 
 
 @contextmanager
-def tolerating_failures(state: RunState, view: Display) -> Iterator[None]:
+def tolerating_failures(state: RunState, display: Display) -> Iterator[None]:
     """Prints an error of the block instead of raising it, if the run has failed already, as on a full disk.
 
     Raises:
@@ -226,7 +227,7 @@ def tolerating_failures(state: RunState, view: Display) -> Iterator[None]:
     except (InputError, OSError) as error:
         if state != "failed":
             raise
-        view.say(f"left undone: {error}")
+        display.say(f"left undone: {error}")
 
 
 class SweepRun:
@@ -237,24 +238,24 @@ class SweepRun:
     """
 
     def __init__(
-        self, sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, view: Display, record: RunRecord
+        self, sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Display, record: RunRecord
     ) -> None:
-        self.sweep, self.cluster, self.interrupt, self.view, self.record = sweep, cluster, interrupt, view, record
+        self.sweep, self.cluster, self.interrupt, self.display, self.record = sweep, cluster, interrupt, display, record
         self.ledger, self.space, self.folder = sweep.ledger, sweep.space, sweep.folder
         self.workers = cluster.workers(sweep.options)
-        self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, view.say, cluster.dashboard)
+        self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, display.say, cluster.dashboard)
         self.errors = RecordedErrors(self.folder)
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
         self.retention = Retention(self.ledger, self.folder, models, is_plotted)
         self.meter = Meter(self.ledger, recorded_limits(self.ledger.about), self.workers.count, self.retention)
         self.copies = CopyKeeper(sweep.home, sweep.name)
-        self.background = Background(view.say)
+        self.background = Background(display.say)
 
     def execute(self) -> Outcome:
         """Prepares the run, trains trials, and makes the best model."""
         try:
             self.prepare()
-            with self.view.sweep(
+            with self.display.sweep(
                 self.sweep.name, self.cluster.dashboard, self.ledger, self.space.settings.epochs, self.folder
             ):
                 self.train()
@@ -271,10 +272,10 @@ class SweepRun:
         try:
             write_record(self.folder, text, self.sweep.home.plan(text, corpus.hash))
         except OSError as error:
-            self.view.say(f"what this run rests on cannot be written down: {error}")
+            self.display.say(f"what this run rests on cannot be written down: {error}")
         self.ledger.complete_trials(self.space.settings.epochs)
         trials = self.ledger.trials()
-        callbacks: list[Callback] = [self.record, self.errors, self.mlflow, self.view, self.copies, self.retention]
+        callbacks: list[Callback] = [self.record, self.errors, self.mlflow, self.display, self.copies, self.retention]
         for callback in [*callbacks, self.meter]:
             callback.on_sweep_start(trials)
 
@@ -291,11 +292,11 @@ class SweepRun:
         }
         # Retention follows the callbacks that read checkpoints, and a copy of the ledger that notes the removal.
         slow: list[Callback] = [self.errors, self.mlflow, self.copies, self.retention, self.meter]
-        callbacks = [self.record, self.view, InBackground(self.background, slow)]
+        callbacks = [self.record, self.display, InBackground(self.background, slow)]
         interrupt = self.interrupt
-        proposer = Proposer(self.ledger, self.sweep.feasibility, settings, self.view.say)
+        proposer = Proposer(self.ledger, self.sweep.feasibility, settings, self.display.say)
         stopper = RungStopper(self.space.comparable_settings, self.ledger.trials())
-        watch = Watch(self.folder, interrupt, self.background, self.cluster.parts, self.view.say)
+        watch = Watch(self.folder, interrupt, self.background, self.cluster.parts, self.display.say)
         recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, callbacks)
         if cap := self.meter.reached():
             interrupt.stop("capped", cap)
@@ -313,12 +314,12 @@ class SweepRun:
 
         After a signal, which asks for a quick end, no model is made.
         """
-        ledger, interrupt, view = self.ledger, self.interrupt, self.view
+        ledger, interrupt, display = self.ledger, self.interrupt, self.display
         trials, model, registered = ledger.trials(), None, None
         best = best_of(trials)
         if interrupt.state != "stopped":
-            with tolerating_failures(interrupt.state, view):
-                model = make_best_model(self.sweep.home, ledger, self.space, self.sweep.corpus, view.say)
+            with tolerating_failures(interrupt.state, display):
+                model = make_best_model(self.sweep.home, ledger, self.space, self.sweep.corpus, display.say)
         if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
             interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
         state, reason = interrupt.state, interrupt.reason
@@ -330,10 +331,10 @@ class SweepRun:
             partial(keep_copy, self.sweep.home, self.sweep.name),
         )
         for step in steps:
-            with tolerating_failures(state, view):
+            with tolerating_failures(state, display):
                 step()
         if best and model:
-            registered = register_best_model(self.mlflow, ledger, best, model, view.say)
+            registered = register_best_model(self.mlflow, ledger, best, model, display.say)
         return Outcome(
             name=self.sweep.name,
             corpus=self.sweep.corpus,
