@@ -28,6 +28,7 @@ FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,mov,matroska"
 LOWEST_RATE = 1_000  # Hz: below, nothing of speech is left, and one sample would become very many
 EXACT_SEEK = ("pcm_", "flac", "vorbis", "opus", "mp3")  # codecs with right times after a seek, by FFmpeg's names
 PREROLL = 1.0  # seconds decoded before a segment: the first ones after a seek are not exact in lossy codecs
+UNREADABLE = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
 # A manifest's durations are often rounded to hundredths: so much may be missing at a file's end.
 SEGMENT_TOLERANCE = 0.02  # seconds
 
@@ -135,8 +136,8 @@ class _Decoder:
         if not count:
             raise empty(self._name)
 
-    def segment(self, start: int, end: float) -> Iterator[Samples]:
-        """Mono samples from number `start` up to `end` or the end of the part, frame by frame."""
+    def positioned(self, start: int) -> Iterator[tuple[int, Samples]]:
+        """Each frame's mono samples with the number of the first one, from sample number `start` or earlier on."""
         position, origin = 0, (self._container.start_time or 0) / av.time_base
         seekable = self._codec.startswith(EXACT_SEEK)
         if seekable:
@@ -145,9 +146,7 @@ class _Decoder:
         for frame in self._frames():
             if seekable and frame.time is not None:
                 position = round((frame.time - origin) * self.rate)
-            if position >= end:
-                return
-            yield _mono_samples(frame, self._name)[max(0, start - position) : int(min(frame.samples, end - position))]
+            yield position, _mono_samples(frame, self._name)
             position += frame.samples
 
     def _frames(self) -> Iterator[av.AudioFrame]:
@@ -200,28 +199,26 @@ class _Audio:
             InputError: the file is shorter, by more than rounding explains, or has nothing there.
         """
         found = 0
-        for block in self._one_part(offset, duration) if len(self.parts) == 1 else self._joined(offset, duration):
-            found += len(block)
-            yield block
+        with self.decoder(self.parts[0]) as decoder:
+            rate = decoder.rate if len(self.parts) == 1 else SAMPLE_RATE
+            start = round(offset * rate)
+            end = math.inf if duration is None else start + round(duration * rate)
+            blocks = decoder.positioned(start) if len(self.parts) == 1 else self._positioned()
+            for block in _at_16_khz(_cut(blocks, start, end), rate):
+                found += len(block)
+                yield block
         if not found or (duration or 0) - found / SAMPLE_RATE > SEGMENT_TOLERANCE:
             total = sum(map(len, self.whole())) / SAMPLE_RATE
-            end = f" + duration {duration:g} s" if duration is not None else " s"
+            length = f" + duration {duration:g} s" if duration is not None else " s"
             raise InputError(
-                f"{self.name}: offset {offset:g}{end} reaches beyond its {total:.2f} s",
+                f"{self.name}: offset {offset:g}{length} reaches beyond its {total:.2f} s",
                 "Correct the offset and the duration.",
             )
 
-    def _one_part(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        with self.decoder(self.parts[0]) as decoder:
-            start, end = _sample_numbers(offset, duration, decoder.rate)
-            yield from _at_16_khz(decoder.segment(start, end), decoder.rate)
-
-    def _joined(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        position, (start, end) = 0, _sample_numbers(offset, duration, SAMPLE_RATE)
+    def _positioned(self) -> Iterator[tuple[int, Samples]]:
+        position = 0
         for block in self.whole():
-            if position >= end:
-                return
-            yield block[max(0, start - position) : int(min(len(block), end - position))]
+            yield position, block
             position += len(block)
 
     @contextmanager
@@ -234,14 +231,13 @@ class _Audio:
         options = {"format_whitelist": FORMATS, "max_probe_packets": "1"}  # or it searches WAV for DTS
         try:
             with av.open(PartFile(self.file, part), "r", options=options) as container:
-                if not container.streams.audio:
-                    raise InputError(f"{self.name}: no audio in it", "Convert or replace the file.")
+                if not container.streams.audio or container.streams.audio[0].codec_context is None:
+                    raise InputError(f"{self.name}: no audio in a known codec", UNREADABLE)
                 decoder = _Decoder(container, part, self.name)
                 self._check_limits(decoder)
                 yield decoder
         except av.FFmpegError as error:
-            remedy = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
-            raise InputError(f"{self.name}: unreadable or truncated audio: {error.strerror}", remedy) from None
+            raise InputError(f"{self.name}: unreadable or truncated audio: {error.strerror}", UNREADABLE) from None
 
     def _check_limits(self, decoder: _Decoder) -> None:
         name, limits, rate, channels = self.name, self.limits, decoder.rate, decoder.channels
@@ -255,10 +251,12 @@ class _Audio:
             raise _too_long(name, limits)
 
 
-def _sample_numbers(offset: float, duration: float | None, rate: int) -> tuple[int, float]:
-    """Numbers of the first sample of a segment and of the one after its last, infinite without a duration."""
-    start = round(offset * rate)
-    return start, math.inf if duration is None else start + round(duration * rate)
+def _cut(blocks: Iterable[tuple[int, Samples]], start: int, end: float) -> Iterator[Samples]:
+    """The samples with numbers from `start` up to `end`, from blocks with the number of their first sample."""
+    for position, samples in blocks:
+        if position >= end:
+            return
+        yield samples[max(0, start - position) : int(min(len(samples), end - position))]
 
 
 def _at_16_khz(blocks: Iterable[Samples], rate: int) -> Iterator[Samples]:
