@@ -22,7 +22,11 @@ SMALLEST_WEIGHT = 1e-6  # of the decoder in joint search: with 0 it could not ch
 
 @dataclass(frozen=True)
 class Search:
-    """The search of a `decoding` section; `language_model` is the loaded one, where it has a weight."""
+    """The search that a `decoding` section describes.
+
+    Args:
+        language_model: the loaded `decoding.language_model`; None: it has no weight in the search.
+    """
 
     config: Decoding
     language_model: LanguageModel | None = None

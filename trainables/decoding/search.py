@@ -18,7 +18,7 @@ from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_betwee
 
 
 class Scorer(Protocol):
-    """Scores every next token; keeps its own state of each hypothesis."""
+    """Scores every possible next token of each hypothesis; has its own state of the hypotheses."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor) -> Tensor:
         """Log-probabilities of the next token, (B, K, V), which the search may change in place.
@@ -30,7 +30,7 @@ class Scorer(Protocol):
 
 
 class CandidateScorer(Protocol):
-    """Scores a few next tokens of each hypothesis, where all of them would cost too much."""
+    """Scores given candidates for the next token of each hypothesis, as scoring every token would cost too much."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor, candidates_BKC: Tensor) -> Tensor:
         """Log-probabilities of the candidates, (B, K, C); for the other arguments see `Scorer`."""
@@ -63,7 +63,7 @@ def beam_search(
     candidates: int = 20,
     exact: int = 1,
 ) -> Hypotheses:
-    """Token by token, keeps the `beam` best unfinished and the `beam` best finished hypotheses of each utterance.
+    """Beam search: after each token, keeps each utterance's `beam` best unfinished and `beam` best finished hypotheses.
 
     A hypothesis' score is the sum over its tokens, EOS included, of the weighted log-probabilities of all scorers. It
     is finished when EOS is among the utterance's `beam` best continuations, or at the utterance's largest length, with

@@ -143,7 +143,7 @@ def join_heads(x_BHSE: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with one fused projection for queries, keys and values."""
+    """Self-attention, (B, S, D) -> (B, S, D), with one fused projection for queries, keys and values."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from the decoder's tokens to the encoder's states."""
+    """Attention from the decoder's tokens to the encoder's states, (B, Q, D) -> (B, Q, D)."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()

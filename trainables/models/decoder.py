@@ -57,7 +57,7 @@ class DecoderCache:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention (except in a language model), feed-forward."""
+    """A decoder layer: self-attention, cross-attention (except in a language model), feed-forward."""
 
     def __init__(self, config: Model, cross_attention: bool) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x_BQD: Tensor, attend: Attend, key_value: tuple[Tensor, Tensor] | None, mask_B11S: Tensor | None
     ) -> Tensor:
-        """One layer, in training (all tokens) as in a search (the latest token of each hypothesis).
+        """(B, Q, D) -> (B, Q, D), for all tokens (in training) or for the latest one of each hypothesis (in a search).
 
         Args:
             attend: kernel of the self-attention.
@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token embedding, positions, M layers, final norm, output projection.
+    """The decoder: token embedding, positions, M layers, final norm, output projection.
 
     Without cross-attention it is a language model, with the parameter names of a recogniser's decoder.
     """

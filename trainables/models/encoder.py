@@ -17,7 +17,7 @@ from trainables.models.subsampling import make_subsampling
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, feed-forward."""
+    """An encoder layer, (B, S, D) -> (B, S, D): self-attention, feed-forward."""
 
     def __init__(self, config: Model) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Subsampling, positions, N layers, final norm."""
+    """The encoder: subsampling, positions, N layers, final norm."""
 
     def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()

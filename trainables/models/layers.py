@@ -41,7 +41,7 @@ class FusedLinear(nn.Linear):
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, dropout, linear.
+    """The feed-forward sublayer: linear, activation, dropout, linear; (B, S, D) -> (B, S, D).
 
     The gated variant (Shazeer, 2020, arXiv 2002.05202) multiplies the activation by a second projection:
     act(W x) * (V x).

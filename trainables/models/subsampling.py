@@ -54,7 +54,7 @@ def stacked(x_BTF: Tensor, lengths_B: Tensor, factor: int) -> Tensor:
 
 
 class TwoSteps(nn.Module):
-    """Two reductions, one after the other; the product of their strides is the factor.
+    """Subsampling by two modules in turn, (B, T, F) -> (B, S, D); the product of their strides is the factor.
 
     Two gated convolutions are the pair of Synnaeve et al. (2019, arXiv 1911.08460), as in Speech2Text; two LSTMs are
     the pyramid of Chan et al. (2015, arXiv 1508.01211).
@@ -70,7 +70,7 @@ class TwoSteps(nn.Module):
 
 
 class GatedConvolution(nn.Module):
-    """A 1-d convolution over time with a gate (GLU; Dauphin et al., 2017, arXiv 1612.08083).
+    """A 1-d convolution over time with a gate (GLU; Dauphin et al., 2017, arXiv 1612.08083), (B, T, F) -> (B, S, C).
 
     Frames behind an utterance's end are zeroed first, so that padding looks like the zeros that a convolution adds to
     an utterance on its own.
@@ -88,7 +88,7 @@ class GatedConvolution(nn.Module):
 
 
 class StackedLSTM(nn.Module):
-    """Frames stacked by the stride, then an LSTM in each direction.
+    """Frames stacked by the stride, then an LSTM in each direction, (B, T, F) -> (B, S, D).
 
     The backward direction is an LSTM over each utterance reversed within its own length: padding stays behind it in
     both directions, without packing, which would make a GPU wait.
@@ -116,7 +116,7 @@ def reversed_in_time(x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 class Conv2dSubsampling(nn.Module):
-    """Two 2-d convolutions over time and frequency, each with ReLU, then a projection.
+    """Two 2-d convolutions over time and frequency, each with ReLU, then a projection, (B, T, F) -> (B, S, D).
 
     As in Dong et al. (2018, Speech-Transformer) and ESPnet; the frequency axis is halved each time.
     """
@@ -141,7 +141,10 @@ class Conv2dSubsampling(nn.Module):
 
 
 class PoolSubsampling(nn.Module):
-    """The mean of neighbouring frames, projected; an utterance's last mean is over its remaining frames."""
+    """The mean of neighbouring frames, projected, (B, T, F) -> (B, S, D).
+
+    An utterance's last mean is over its remaining frames.
+    """
 
     def __init__(self, num_feats: int, d_model: int, factor: int) -> None:
         super().__init__()
@@ -155,7 +158,11 @@ class PoolSubsampling(nn.Module):
 
 
 class StackSubsampling(nn.Module):
-    """Neighbouring frames side by side, a norm (`layer`, `rms` or `none`), then one projection without bias."""
+    """Neighbouring frames side by side, a norm, a projection without bias, (B, T, F) -> (B, S, D).
+
+    Args:
+        norm: `layer`, `rms` or `none`.
+    """
 
     def __init__(self, num_feats: int, d_model: int, factor: int, norm: str) -> None:
         super().__init__()

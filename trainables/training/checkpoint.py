@@ -121,7 +121,10 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     differing = [key for key in here if key.startswith(FIXED_KEYS) and there[key] != here[key]]
     if differing:
         found = "; ".join(f"{key} is {there[key]} there and {here[key]} here" for key in differing)
-        raise InputError(f"{folder}: a checkpoint of another configuration: {found}", "Resume with the same one.")
+        raise InputError(
+            f"{folder}: a checkpoint of another configuration: {found}",
+            "Resume with the configuration that the training began with.",
+        )
     verify_checksums(folder, TRAINING_FILES)
     try:
         tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
