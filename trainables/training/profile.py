@@ -24,7 +24,7 @@ from trainables.errors import DivergedError
 from trainables.inference.model_directory import WEIGHTS
 from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory
-from trainables.training.tasks import LanguageTask, RecognitionTask
+from trainables.training.tasks import RecognitionTask
 
 SECONDS = 6.0  # of training; more changes the mean time of a batch little
 
@@ -95,7 +95,6 @@ class TimedTrainer(Trainer):
     def validation_seconds(self) -> float:
         """Seconds of a validation, scaled up from about one batch of utterances of all lengths."""
         task = self.task
-        assert isinstance(task, RecognitionTask | LanguageTask)
         plan = task.validation_plan
         order = np.argsort(-plan.frames, kind="stable")
         task.validation_plan = part = replace(plan, members=order[:: plan.batches])

@@ -49,6 +49,7 @@ class Task(ABC):
         budget: padded length that a batch of all workers may hold.
         target_tokens: (N,) with EOS, by which an update's loss is divided.
         amounts: (N,) of data in the items, in seconds of audio or tokens.
+        validation_plan: the batches of the validation split.
         pretrained: names of the parameters that began with another model's weights.
         examples: of the latest validation, on the first worker; None: the task keeps none.
     """
@@ -58,8 +59,12 @@ class Task(ABC):
     budget: float
     target_tokens: np.ndarray
     amounts: np.ndarray
+    validation_plan: BatchPlan
     pretrained: Set[str] = frozenset()
     examples: Examples | None = None
+
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
+        self.config, self.device = config, device
 
     def start_epoch(self, epoch: int) -> None:  # noqa: B027 (a task may have none)
         """Draws the epoch's random augmentation."""
@@ -98,7 +103,7 @@ class RecognitionTask(Task):
     trained: Recognizer
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
-        self.config, self.device = config, device
+        super().__init__(config, corpus, device)
         train_split = corpus.training_split(config.data.train)
         validation_split = corpus.validation_split(config.data.validation)
         self.trained = build_recognizer(config, corpus, train_split, device)
@@ -194,6 +199,7 @@ class LanguageTask(Task):
     trained: TextModel
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
+        super().__init__(config, corpus, device)
         split = corpus.training_split(config.data.train)
         tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
         torch.manual_seed(config.training.seed)
@@ -228,10 +234,7 @@ class LanguageTask(Task):
         return {"val_loss": nats / tokens, **{f"val_{name}": value for name, value in found.items()}}
 
 
-TASKS: Mapping[str, type[RecognitionTask] | type[LanguageTask]] = {
-    "encoder_decoder": RecognitionTask,
-    "language_model": LanguageTask,
-}
+TASKS: Mapping[str, type[Task]] = {"encoder_decoder": RecognitionTask, "language_model": LanguageTask}
 
 
 def gathered(totals: torch.Tensor, found: list[Any], world: int) -> list[Any]:
