@@ -10,13 +10,13 @@ import mlflow
 import pytest
 import records
 import tiny
-from mlflow.entities import Run
+from mlflow.entities import Run as Entity
 from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import State
 from asr_platform.tracking.metrics import METRICS, logged_metrics
-from asr_platform.tracking.runs import Tracker
+from asr_platform.tracking.runs import Run, Tracker
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, train
 
@@ -36,12 +36,21 @@ def tracker(home: Path) -> Tracker:
     return Tracker(Home.at(home).store({}), "tiny-0123")
 
 
-def run(tracker: Tracker, run_id: str) -> Run:
-    return tracker.client.get_run(run_id)
+def found(tracker: Tracker, run: Run) -> Entity:
+    """The run as MLflow has it."""
+    return tracker.client.get_run(run.id)
 
 
-def history(tracker: Tracker, run_id: str, metric: str) -> list[tuple[int, float]]:
-    return [(entry.step, entry.value) for entry in tracker.client.get_metric_history(run_id, metric)]
+def of_another_driver(tracker: Tracker, run: Run) -> Run:
+    """The run as it is read by a driver that goes on with it."""
+    tracker.known.clear()
+    again = tracker.run(run.id)
+    assert again is not None
+    return again
+
+
+def history(tracker: Tracker, run: Run, metric: str) -> list[tuple[int, float]]:
+    return [(entry.step, entry.value) for entry in tracker.client.get_metric_history(run.id, metric)]
 
 
 def test_the_store_is_one_file_and_runs_of_a_corpus_share_an_experiment(home: Path, tracker: Tracker) -> None:
@@ -55,25 +64,25 @@ def test_the_store_is_one_file_and_runs_of_a_corpus_share_an_experiment(home: Pa
 def test_a_trial_is_nested_under_its_sweep(tracker: Tracker) -> None:
     parent = tracker.start("first", {"trials": 3, "reduction": 2.5}, {"kind": "sweep"})
     params = {"model.dropout": 0.1, "tokenizer.vocab_size": None, "optimizer.betas": [0.9, 0.98]}
-    child = tracker.start("trial-0000", params, {"kind": "trial"}, parent)
-    assert run(tracker, parent).data.params == {"trials": "3", "reduction": "2.5"}
-    assert "mlflow.parentRunId" not in run(tracker, parent).data.tags
-    found = run(tracker, child)
-    assert found.data.params == {key: str(value) for key, value in params.items()}
-    assert found.data.tags == {"kind": "trial", "mlflow.parentRunId": parent, "mlflow.runName": "trial-0000"}
-    assert (found.info.run_name, found.info.status) == ("trial-0000", "RUNNING")
+    child = tracker.start("trial-0000", params, {"kind": "trial"}, parent.id)
+    assert found(tracker, parent).data.params == {"trials": "3", "reduction": "2.5"}
+    assert "mlflow.parentRunId" not in found(tracker, parent).data.tags
+    shown = found(tracker, child)
+    assert shown.data.params == {key: str(value) for key, value in params.items()}
+    assert shown.data.tags == {"kind": "trial", "mlflow.parentRunId": parent.id, "mlflow.runName": "trial-0000"}
+    assert (shown.info.run_name, shown.info.status) == ("trial-0000", "RUNNING")
 
 
 def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) -> None:
-    run_id = tracker.start("trial-0000", {}, {})
-    tracker.log(run_id, logged_metrics(records.curve([0.9, 0.5, 0.7])))
+    run = tracker.start("trial-0000", {}, {})
+    tracker.log(run, logged_metrics(records.curve([0.9, 0.5, 0.7])))
     row = records.row(3, 0.7)
     for name, key in {"train/loss": "train_loss", "val/cer": "val_cer", "train/audio_hours": "audio_hours",
                       "system/train_seconds": "train_seconds"}.items():  # fmt: skip
-        assert history(tracker, run_id, name)[-1] == (3, row[key])
-    assert history(tracker, run_id, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
-    assert history(tracker, run_id, "asr/cer_percent") == [(1, 90), (2, 50)], "the best epoch so far"
-    groups = {name.partition("/")[0] for name in run(tracker, run_id).data.metrics}
+        assert history(tracker, run, name)[-1] == (3, row[key])
+    assert history(tracker, run, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50)], "the best epoch so far"
+    groups = {name.partition("/")[0] for name in found(tracker, run).data.metrics}
     assert groups == {"train", "val", "system", "asr"}
 
 
@@ -93,20 +102,20 @@ def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corp
 def test_a_run_ends_as_its_trial_did(tracker: Tracker, state: State, status: str) -> None:
     """An early-stopped trial says at which rung, a failed one why; and what else is to be said is."""
     reason = "" if state == "complete" else "rung at epoch 2: [CER] 70.0%"
-    run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    tracker.catch_up(run_id, records.trial(0, state, [0.9, 0.5, 0.7], reason=reason), lambda: {"interval": "40–60%"})
-    found = run(tracker, run_id)
-    assert found.info.status == status
-    assert found.info.end_time is not None
-    tags = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
+    run = tracker.start("trial-0000", {}, {"state": "running"})
+    tracker.catch_up(run, records.trial(0, state, [0.9, 0.5, 0.7], reason=reason), lambda: {"interval": "40–60%"})
+    shown = found(tracker, run)
+    assert shown.info.status == status
+    assert shown.info.end_time is not None
+    tags = {key: value for key, value in shown.data.tags.items() if not key.startswith("mlflow.")}
     assert tags == {"state": state, "interval": "40–60%", **({"stopped": reason} if reason else {})}
 
 
 def test_a_trial_that_failed_before_its_first_epoch_ends_too(tracker: Tracker) -> None:
-    run_id = tracker.start("trial-0000", {}, {})
-    tracker.catch_up(run_id, records.trial(0, "failed", reason="no"))
-    assert run(tracker, run_id).info.status == "FAILED"
-    assert run(tracker, run_id).data.metrics == {}
+    run = tracker.start("trial-0000", {}, {})
+    tracker.catch_up(run, records.trial(0, "failed", reason="no"))
+    assert found(tracker, run).info.status == "FAILED"
+    assert found(tracker, run).data.metrics == {}
 
 
 @pytest.mark.parametrize(("state", "status"), [*ENDS, ("running", "RUNNING")])
@@ -114,97 +123,96 @@ def test_a_trial_that_failed_before_its_first_epoch_ends_too(tracker: Tracker) -
 def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: State, status: str, logged: int) -> None:
     """Missing epochs and a missing end are added; doing it again adds nothing."""
     trial = records.trial(0, state, [0.9, 0.5, 0.7], reason="why")
-    run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    tracker.log(run_id, logged_metrics(trial.curve[:logged]))
-    tracker.known.clear()  # another driver goes on
-    tracker.catch_up(run_id, trial)
-    first = run(tracker, run_id).to_dictionary()
+    run = tracker.start("trial-0000", {}, {"state": "running"})
+    tracker.log(run, logged_metrics(trial.curve[:logged]))
+    run = of_another_driver(tracker, run)
+    tracker.catch_up(run, trial)
+    first = found(tracker, run).to_dictionary()
     assert first["info"]["status"] == status
     assert first["data"]["tags"]["state"] == state
     for name, key in {"val/cer": "val_cer", "train/loss": "train_loss", "val/ctc_cer": "val_ctc_cer"}.items():
-        assert history(tracker, run_id, name) == [(row["epoch"], row[key]) for row in trial.curve]
-    assert history(tracker, run_id, "asr/cer_percent") == [(1, 90), (2, 50)]
-    tracker.catch_up(run_id, trial, lambda: pytest.fail("there is nothing new to say"))
-    assert run(tracker, run_id).to_dictionary() == first
-    assert history(tracker, run_id, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+        assert history(tracker, run, name) == [(row["epoch"], row[key]) for row in trial.curve]
+    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50)]
+    tracker.catch_up(run, trial, lambda: pytest.fail("there is nothing new to say"))
+    assert found(tracker, run).to_dictionary() == first
+    assert history(tracker, run, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
 
 
-def test_what_is_in_mlflow_is_read_once(home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_mlflow_is_read_once(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a driver that goes on with a run; of a run that it has made, nothing."""
 
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("read again")
 
-    def without_reading(which: Tracker, *epochs: int) -> None:
+    def without_reading(*epochs: int) -> None:
         with monkeypatch.context() as patch:
             for question in ("get_run", "get_metric_history", "search_runs"):
                 patch.setattr(MlflowClient, question, refuse)
             for last in epochs:
                 cers = [1 / epoch for epoch in range(1, last + 1)]
-                which.catch_up(run_id, records.trial(0, "running", cers), lambda: {"interval": "40–60%"})
+                tracker.catch_up(run, records.trial(0, "running", cers), lambda: {"interval": "40–60%"})
 
-    run_id = tracker.start("trial-0000", {}, {"state": "running"})
-    without_reading(tracker, 0, 1, 2)
-    other = Tracker(Home.at(home).store({}), "tiny-0123")
-    other.catch_up(run_id, records.trial(0, "running", [1.0, 0.5, 1 / 3]))
-    without_reading(other, 4, 5, 5)
-    assert history(tracker, run_id, "val/cer") == [(epoch, 1 / epoch) for epoch in range(1, 6)]
+    run = tracker.start("trial-0000", {}, {"state": "running"})
+    without_reading(0, 1, 2)
+    run = of_another_driver(tracker, run)
+    tracker.catch_up(run, records.trial(0, "running", [1.0, 0.5, 1 / 3]))
+    without_reading(4, 5, 5)
+    assert history(tracker, run, "val/cer") == [(epoch, 1 / epoch) for epoch in range(1, 6)]
 
 
 def test_a_long_trial_is_told_in_parts_that_mlflow_takes(tracker: Tracker) -> None:
-    run_id = tracker.start("trial-0000", {}, {})
+    run = tracker.start("trial-0000", {}, {})
     trial = records.trial(0, "complete", [1 / epoch for epoch in range(1, 201)])
-    tracker.catch_up(run_id, trial)
-    assert history(tracker, run_id, "val/cer") == [(row["epoch"], row["val_cer"]) for row in trial.curve]
+    tracker.catch_up(run, trial)
+    assert history(tracker, run, "val/cer") == [(row["epoch"], row["val_cer"]) for row in trial.curve]
 
 
 def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
     """What MLflow holds for ended, the ledger may know to be running: the ledger is right."""
-    run_id = tracker.start("trial-0000", {}, {"state": "running"})
+    run = tracker.start("trial-0000", {}, {"state": "running"})
     trial = records.trial(0, "running", [0.9])
-    tracker.client.set_terminated(run_id, "KILLED")
-    tracker.known.clear()
-    tracker.catch_up(run_id, trial)
-    assert run(tracker, run_id).info.status == "RUNNING"
+    tracker.client.set_terminated(run.id, "KILLED")
+    tracker.catch_up(of_another_driver(tracker, run), trial)
+    assert found(tracker, run).info.status == "RUNNING"
 
 
 def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
     parent = tracker.start("first", {}, {})
     tracker.end_sweep(parent, "KILLED", None, "5 of 5 hours are spent")
-    assert run(tracker, parent).info.status == "KILLED"
-    assert run(tracker, parent).data.tags["stopped"] == "5 of 5 hours are spent"
+    assert found(tracker, parent).info.status == "KILLED"
+    assert found(tracker, parent).data.tags["stopped"] == "5 of 5 hours are spent"
     tracker.set_status(parent, "RUNNING")
-    assert run(tracker, parent).info.status == "RUNNING"
+    assert found(tracker, parent).info.status == "RUNNING"
     tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]))
-    found = run(tracker, parent)
-    assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"asr/cer_percent": 25, "asr/wer_percent": 50, "asr/ctc_cer_percent": 26}
-    assert found.data.tags["best_trial"] == "7"
-    assert "stopped" not in found.data.tags
+    shown = found(tracker, parent)
+    assert shown.info.status == "FINISHED"
+    assert shown.data.metrics == {"asr/cer_percent": 25, "asr/wer_percent": 50, "asr/ctc_cer_percent": 26}
+    assert shown.data.tags["best_trial"] == "7"
+    assert "stopped" not in shown.data.tags
 
 
 def test_names_that_are_not_utf8_are_escaped(tracker: Tracker) -> None:
     """In parameters, tags and the reason of an end: a database takes no lone surrogates."""
-    run_id = tracker.start("odd", {"space": "caf\udce9.yaml"}, {"space": "caf\udce9.yaml"})
-    tracker.tag(run_id, {"corpus": "caf\udce9"})
-    tracker.end_sweep(run_id, "FAILED", None, "no such file: caf\udce9.wav")
-    data = tracker.client.get_run(run_id).data
+    run = tracker.start("odd", {"space": "caf\udce9.yaml"}, {"space": "caf\udce9.yaml"})
+    tracker.tag(run, {"corpus": "caf\udce9"})
+    tracker.end_sweep(run, "FAILED", None, "no such file: caf\udce9.wav")
+    data = found(tracker, run).data
     assert data.params["space"] == data.tags["space"] == "caf\\udce9.yaml"
     assert (data.tags["corpus"], data.tags["stopped"]) == ("caf\\udce9", "no such file: caf\\udce9.wav")
 
 
 def test_a_run_that_the_store_does_not_have_is_not_found(tracker: Tracker) -> None:
     """It was deleted, or written to another store."""
-    run_id = tracker.start("trial-0000", {}, {})
-    assert tracker.read(run_id) is not None
-    tracker.client.delete_run(run_id)
-    for unknown in (run_id, "0" * 32):
-        assert tracker.read(unknown) is None
+    run = tracker.start("trial-0000", {}, {})
+    tracker.client.delete_run(run.id)
+    tracker.known.clear()
+    for unknown in (run.id, "0" * 32):
+        assert tracker.run(unknown) is None
 
 
 def test_another_client_reads_the_same_store(home: Path, tracker: Tracker) -> None:
     """As MLflow's own pages do."""
-    run_id = tracker.start("trial-0042", {"a": 1}, {})
+    run = tracker.start("trial-0042", {"a": 1}, {})
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
-    found = client.search_runs([tracker.experiment], "attributes.run_name = 'trial-0042'")
-    assert [entry.info.run_id for entry in found] == [run_id]
+    shown = client.search_runs([tracker.experiment], "attributes.run_name = 'trial-0042'")
+    assert [entry.info.run_id for entry in shown] == [run.id]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
-from asr_platform.tracking.metrics import logged_metrics
+from asr_platform.tracking.metrics import LoggedMetric, logged_metrics
 from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -93,12 +93,19 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
     return Patient(tmp_path_factory.mktemp("patient"))
 
 
+def log(patient: Patient, number: int, metrics: Iterable[LoggedMetric]) -> None:
+    tracker = patient.tracker()
+    run = tracker.run(patient.run(number))
+    assert run is not None
+    tracker.log(run, metrics)
+
+
 def an_epoch_twice(patient: Patient) -> None:
-    patient.tracker().log(patient.run(0), logged_metrics(patient.ledger.trial(0).curve[1:]))
+    log(patient, 0, logged_metrics(patient.ledger.trial(0).curve[1:]))
 
 
 def an_epoch_of_its_own(patient: Patient) -> None:
-    patient.tracker().log(patient.run(1), logged_metrics([records.row(7, 0.1)]))
+    log(patient, 1, logged_metrics([records.row(7, 0.1)]))
 
 
 def another_value(patient: Patient) -> None:

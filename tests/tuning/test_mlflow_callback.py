@@ -135,7 +135,7 @@ def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
     sweep.epoch(number, 1, 0.9)
     shown = sweep.runs()
     trial = shown["trial-0000"]
-    assert trial.data.tags["mlflow.parentRunId"] == shown["small"].info.run_id == sweep.mlflow_callback.parent
+    assert trial.data.tags["mlflow.parentRunId"] == shown["small"].info.run_id == sweep.ledger.about["mlflow_run_id"]
     assert trial.data.params["optimizer.lr"] and trial.data.params["parameters"]
     assert trial.info.status == "RUNNING"
     assert sweep.curve(trial) == [(1, 0.9)]

@@ -81,26 +81,18 @@ class Tracker:
 
     # Reading
 
-    def read(self, run_id: str) -> Run | None:
-        """The run of an id as the store has it now; None where it is deleted, or of another store."""
-        try:
-            found = self.client.get_run(run_id)
-        except MlflowException as error:
-            if is_missing(error):
-                return None
-            raise
-        return _run(found) if found.info.lifecycle_stage == ACTIVE else None
-
     def run(self, run_id: str | None) -> Run | None:
-        """The run of an id, read once and then known from what this process has written; None: as `read`."""
-        if run_id and run_id not in self.known and (found := self.read(run_id)):
-            self.known[run_id] = found
+        """The run of an id, read at the first use; None where there is none, or it is deleted or of another store."""
+        if run_id and run_id not in self.known:
+            try:
+                found = self.client.get_run(run_id)
+            except MlflowException as error:
+                if not is_missing(error):
+                    raise
+                return None
+            if found.info.lifecycle_stage == ACTIVE:
+                self.known[run_id] = _run(found)
         return self.known.get(run_id or "")
-
-    def _get(self, run_id: str) -> Run:
-        if run_id not in self.known:
-            self.known[run_id] = _run(self.client.get_run(run_id))
-        return self.known[run_id]
 
     def children(self, parent: str, name: str | None = None) -> list[Run]:
         """The runs nested in a sweep's run, all of them or those of one name, the oldest first."""
@@ -127,8 +119,8 @@ class Tracker:
     def start(
         self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None,
         datasets: Sequence[DatasetInput] = (),
-    ) -> str:  # fmt: skip
-        """Makes a run, nested in `parent`, or finds the one that a killed driver has made; returns its id.
+    ) -> Run:  # fmt: skip
+        """Makes a run, nested in the run of the id `parent`, or finds the one that a killed driver has made.
 
         A trial's run is found by parent and name, a sweep's by its tag `ledger`. A deleted experiment is restored with
         its runs: MLflow keeps the name of a deleted experiment, and takes no run in it.
@@ -150,7 +142,7 @@ class Tracker:
             if datasets:
                 self.client.log_inputs(run.id, datasets=list(datasets))
             self.client.log_batch(run.id, params=[Param(key, value) for key, value in as_texts(params).items()])
-        return run.id
+        return run
 
     def _restore_experiment(self) -> None:
         """Restores the experiment if it is deleted; runs that `discard` has deleted stay deleted."""
@@ -160,22 +152,20 @@ class Tracker:
         for run in self._search(f"tags.{DISCARDED} != ''"):
             self.client.delete_run(run.id)
 
-    def set_status(self, run_id: str, status: str) -> None:
+    def set_status(self, run: Run, status: str) -> None:
         """Ends a run with a status, or opens it again with RUNNING."""
         if status == "RUNNING":
-            self.client.update_run(run_id, status=status)
+            self.client.update_run(run.id, status=status)
         else:
-            self.client.set_terminated(run_id, status)
-        if run := self.known.get(run_id):
-            run.status = status
+            self.client.set_terminated(run.id, status)
+        run.status = status
 
     def discard(self, run_id: str, reason: str) -> None:
         """Tags a run with the reason and deletes it; MLflow can restore it."""
         self.client.set_tag(run_id, DISCARDED, reason)
         self.client.delete_run(run_id)
-        self.known.pop(run_id, None)
 
-    def catch_up(self, run_id: str, trial: TrialRecord, tags: Callable[[], Mapping[str, str]] = lambda: {}) -> None:
+    def catch_up(self, run: Run, trial: TrialRecord, tags: Callable[[], Mapping[str, str]] = lambda: {}) -> None:
         """Logs the epochs of a trial that its run does not have, then the trial's end.
 
         The tag `stopped` says why a trial ended before its last epoch.
@@ -183,19 +173,19 @@ class Tracker:
         Args:
             tags: makes further tags; called where there is anything to log.
         """
-        run, metrics = self._get(run_id), list(logged_metrics(trial.curve))
+        metrics = list(logged_metrics(trial.curve))
         logged = self._logged_epochs(run, trial)
         missing = sorted({epoch for _, epoch, _ in metrics} - logged)
         if not missing and run.status == STATUS[trial.state]:
             return
         # Tags come first: a driver that is killed before the epochs are logged finds that there is something to log.
-        self.tag(run_id, {**tags(), "state": trial.state, **({"stopped": trial.reason} if trial.reason else {})})
+        self.tag(run, {**tags(), "state": trial.state, **({"stopped": trial.reason} if trial.reason else {})})
         for start in range(0, len(missing), EPOCHS_AT_ONCE):
             batch = missing[start : start + EPOCHS_AT_ONCE]
-            self.log(run_id, [metric for metric in metrics if metric[1] in batch])
+            self.log(run, [metric for metric in metrics if metric[1] in batch])
             logged.update(batch)
         if run.status != STATUS[trial.state]:
-            self.set_status(run_id, STATUS[trial.state])
+            self.set_status(run, STATUS[trial.state])
 
     def _logged_epochs(self, run: Run, trial: TrialRecord) -> set[int]:
         """Epochs of a trial that its run has."""
@@ -204,52 +194,50 @@ class Tracker:
             run.epochs = {epoch for epoch, _ in self.history(run.id, ranking)}
         return set() if run.epochs is None else run.epochs
 
-    def end_sweep(self, run_id: str, status: str, best: TrialRecord | None, reason: str = "") -> None:
+    def end_sweep(self, run: Run, status: str, best: TrialRecord | None, reason: str = "") -> None:
         """Ends a sweep's run with the metrics of the best trial.
 
         Args:
             reason: why the sweep ended early, for the tag `stopped`.
         """
-        run = self._get(run_id)
         if reason:
-            self.tag(run_id, {"stopped": reason})
+            self.tag(run, {"stopped": reason})
         elif run.tags.pop("stopped", ""):  # an earlier end of the sweep
-            self.client.delete_tag(run_id, "stopped")
+            self.client.delete_tag(run.id, "stopped")
         if best and best.best:
-            self.log(run_id, best_metrics(best.best))
-            self.client.set_tag(run_id, "best_trial", str(best.number))
-        self.set_status(run_id, status)
+            self.log(run, best_metrics(best.best))
+            self.tag(run, {"best_trial": str(best.number)})
+        self.set_status(run, status)
 
     # Logging
 
-    def log(self, run_id: str, metrics: Iterable[LoggedMetric]) -> None:
+    def log(self, run: Run, metrics: Iterable[LoggedMetric]) -> None:
         """Logs metrics in one call."""
         now = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, step, value in metrics])
+        self.client.log_batch(run.id, metrics=[Metric(name, value, now, step) for name, step, value in metrics])
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def tag(self, run: Run, tags: Mapping[str, str]) -> None:
         """Sets a run's tags in one call, without those that it is known to have."""
-        known = self._get(run_id).tags
-        changed = {key: value for key, value in as_texts(tags).items() if known.get(key) != value}
+        changed = {key: value for key, value in as_texts(tags).items() if run.tags.get(key) != value}
         if changed:
-            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in changed.items()])
-            known.update(changed)
+            self.client.log_batch(run.id, tags=[RunTag(key, value) for key, value in changed.items()])
+            run.tags.update(changed)
 
-    def describe(self, run_id: str, text: str, former: str | None) -> None:
+    def describe(self, run: Run, text: str, former: str | None) -> None:
         """Sets a run's description, in Markdown, unless somebody has changed the `former` one."""
-        if self.client.get_run(run_id).data.tags.get(DESCRIPTION) in (None, former):
-            self.client.set_tag(run_id, DESCRIPTION, text)
+        if run.tags.get(DESCRIPTION) in (None, former):
+            self.tag(run, {DESCRIPTION: text})
 
-    def log_files(self, run_id: str, folder: str, write: Callable[[Path], None]) -> None:
+    def log_files(self, run: Run, folder: str, write: Callable[[Path], None]) -> None:
         """Logs the files that `write` puts into a temporary folder, as artifacts below `folder`."""
         with tempfile.TemporaryDirectory() as place:
             write(Path(place))
-            self.client.log_artifacts(run_id, place, folder)
+            self.client.log_artifacts(run.id, place, folder)
 
-    def log_table(self, run_id: str, name: str, columns: Mapping[str, list[Any]]) -> None:
+    def log_table(self, run: Run, name: str, columns: Mapping[str, list[Any]]) -> None:
         """Logs a table, unless the run has one of that name: MLflow would append the rows to it."""
-        if not any(artifact.path == name for artifact in self.client.list_artifacts(run_id)):
-            self.client.log_table(run_id, dict(columns), name)
+        if not any(artifact.path == name for artifact in self.client.list_artifacts(run.id)):
+            self.client.log_table(run.id, dict(columns), name)
 
 
 def experiment_of(corpus: Corpus) -> str:

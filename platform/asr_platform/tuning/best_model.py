@@ -12,7 +12,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, ModelCard
 from asr_platform.tracking.registry import BestModel, Registered, Registry
-from asr_platform.tracking.runs import Tracker
+from asr_platform.tracking.runs import Run, Tracker
 from asr_platform.tracking.store import FAILURES
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from search_spaces.space import Space
@@ -56,15 +56,15 @@ def register_best_model(
     """Registers a model directory in MLflow under the sweep's name; None, after a message, where that fails.
 
     Args:
-        mlflow_callback: has the sweep's run, and the connection to its store.
+        mlflow_callback: is connected to the store.
         best: the trial whose model it is.
     """
     known, registered = mlflow_callback.away, None
 
-    def register(tracker: Tracker) -> None:
+    def register(tracker: Tracker, sweep_run: Run) -> None:
         nonlocal registered
         try:
-            registered = Registry(tracker.client).register(BestModel.of(ledger, best, model), mlflow_callback.parent)
+            registered = Registry(tracker.client).register(BestModel.of(ledger, best, model), sweep_run.id)
         except FAILURES:
             raise
         except Exception as error:  # whatever is wrong with a model, such as a missing language model, ends no sweep

@@ -86,7 +86,6 @@ class Doctor:
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
         self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep)
-        self.tracker: Tracker | None = None
 
     def audit(self) -> list[Finding]:
         """All findings: mistakes, and whether the sweep has been interrupted."""
@@ -94,8 +93,8 @@ class Doctor:
         findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
         findings += [*self._check_progress(trials), *self._check_corpus(trials)]
         try:
-            findings += self._check_mlflow(self._connect(), trials)
-            findings += self._check_registry(self._connect(), trials)
+            tracker = self._connect()
+            findings += [*self._check_mlflow(tracker, trials), *self._check_registry(tracker, trials)]
         except FAILURES as error:
             findings.append(Finding("mlflow", f"MLflow cannot be read ({one_line(error, 400)})"))
         findings += self._check_disk(trials)
@@ -139,10 +138,8 @@ class Doctor:
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:
-        if self.tracker is None:
-            store = self.home.store(self.ledger.about, self.tracking_uri)
-            self.tracker = Tracker(store, experiment_of(corpus_of(self.ledger)))
-        return self.tracker
+        store = self.home.store(self.ledger.about, self.tracking_uri)
+        return Tracker(store, experiment_of(corpus_of(self.ledger)))
 
     @property
     def _ended(self) -> bool:
@@ -191,8 +188,7 @@ class Doctor:
     def _check_mlflow(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
         """Each trial has a run with the ledger's metrics and status, and each run a trial."""
         claimed = Counter(trial.about.get("mlflow_run_id") for trial in trials)
-        parent_id = self.ledger.about.get("mlflow_run_id")
-        parent = tracker.read(parent_id) if parent_id else None
+        parent = tracker.run(self.ledger.about.get("mlflow_run_id"))
         if parent is None and trials:
             yield Finding("mlflow", "the sweep has no MLflow run")
         elif parent and parent.status == "RUNNING" and self.ledger.done:
@@ -201,8 +197,7 @@ class Doctor:
             if child.id not in claimed:
                 yield Finding("discard", f"an MLflow run ({child.name}) that no trial has", run=child.id)
         for trial in trials:
-            run_id = trial.about.get("mlflow_run_id")
-            run = tracker.read(run_id) if run_id else None
+            run = tracker.run(trial.about.get("mlflow_run_id"))
             if run is None:
                 yield Finding("mlflow", "no MLflow run", trial.number)
             elif claimed[run.id] > 1:

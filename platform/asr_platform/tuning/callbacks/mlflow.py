@@ -22,7 +22,7 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
-from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Tracker, datasets_of, experiment_of
+from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.server import VIEW
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
@@ -35,6 +35,7 @@ from trainables.evaluation.examples import Examples
 NOTE = "mlflow_note"  # key of the ledger: the description of the sweep's run as it was last set
 SLOW = 1.0  # seconds; a store whose failure takes longer is not asked for a while
 PAUSE = 20  # length of that while, as a multiple of the failure's: at most a twentieth of the driver's time is lost
+Step = Callable[[Tracker, Run], None]  # writes to the store; gets the sweep's run as well
 
 
 class MLflowCallback(Callback):
@@ -45,7 +46,6 @@ class MLflowCallback(Callback):
         dashboard: address of Ray's dashboard, while the sweep runs.
 
     Attributes:
-        parent: id of the sweep's run; empty before the first connection.
         away: whether the store failed at its latest use.
         missed: numbers of trials whose runs lack something that the ledger has.
     """
@@ -57,8 +57,7 @@ class MLflowCallback(Callback):
         self.say, self.dashboard = say, dashboard
         self.folder = home.sweep(ledger.name)
         self.errors = RecordedErrors(self.folder)
-        self.tracker: Tracker | None = None
-        self.parent = ""
+        self.connection: tuple[Tracker, Run] | None = None  # the store, and the sweep's run in it
         self.away = False
         self.missed: set[int] = set()
         self.recorded = False  # whether the run's record has been logged
@@ -103,16 +102,16 @@ class MLflowCallback(Callback):
         with suppress(LedgerError):  # noting the id of a new run fails where the ledger's disk is full
             self.log_trials(*(trial.number for trial in self.ledger.trials() if "mlflow_run_id" not in trial.about))
         trials = self.ledger.trials()
-        steps: list[Callable[[Tracker], None]] = [] if self.recorded else [self._log_record]
+        steps: list[Step] = [] if self.recorded else [self._log_record]
         steps += [partial(self._interrupt, trial=trial) for trial in trials if trial.state == "running"]
-        steps.append(lambda tracker: tracker.log_files(self.parent, PLOTS, partial(draw_sweep, trials)))
-        steps.append(lambda tracker: tracker.end_sweep(self.parent, status, best, reason))
+        steps.append(lambda tracker, sweep_run: tracker.log_files(sweep_run, PLOTS, partial(draw_sweep, trials)))
+        steps.append(lambda tracker, sweep_run: tracker.end_sweep(sweep_run, status, best, reason))
         done = [self.attempt(step) for step in steps]
         if self.missed or not all(done):
             self.say(f"MLflow lacks some of the sweep's records: platform doctor {self.ledger.name} --repair adds them")
 
-    def attempt(self, step: Callable[[Tracker], None]) -> bool:
-        """Connects to the store and runs `step`; returns False, after a message, where the store fails.
+    def attempt(self, step: Step) -> bool:
+        """Runs `step` with the store and the sweep's run; returns False, after a message, where the store fails.
 
         Where somebody has deleted the run that `step` writes to, or its experiment, it is run again after connecting
         anew, which restores the experiment.
@@ -122,14 +121,14 @@ class MLflowCallback(Callback):
             return False
         try:
             try:
-                step(self._connected())
+                step(*self._connected())
             except FAILURES as error:
                 if not is_deleted(error):
                     raise
-                self.tracker = None
-                step(self._connected())
+                self.connection = None
+                step(*self._connected())
         except FAILURES as error:
-            self.tracker = None  # which of the latest writes have arrived is unknown
+            self.connection = None  # which of the latest writes have arrived is unknown
             if not self.away:
                 self.say(f"MLflow cannot be written ({_root(error)}); what it lacks is logged later")
             self.away = True
@@ -139,20 +138,18 @@ class MLflowCallback(Callback):
             return False
         return True
 
-    def _connected(self) -> Tracker:
-        if self.tracker is None:
+    def _connected(self) -> tuple[Tracker, Run]:
+        if self.connection is None:
             tracker = Tracker(self.home.store(self.ledger.about), experiment_of(self.corpus))
-            self.parent = self._open_parent(tracker)
-            self.tracker = tracker
-        return self.tracker
+            self.connection = tracker, self._sweep_run(tracker)
+        return self.connection
 
-    def _open_parent(self, tracker: Tracker) -> str:
-        """Marks the sweep's run as running, or makes one where there is none; returns its id."""
+    def _sweep_run(self, tracker: Tracker) -> Run:
+        """The sweep's run, marked as running, with its description; made where there is none."""
         about, space = self.ledger.about, self.space
         run = tracker.run(about.get("mlflow_run_id"))
         if run:
-            parent = run.id
-            tracker.set_status(parent, "RUNNING")
+            tracker.set_status(run, "RUNNING")
         else:
             params = {
                 "corpus": about["corpus"],
@@ -164,17 +161,17 @@ class MLflowCallback(Callback):
                 "seed": space.settings.seed,
             }
             tags = {"kind": "sweep", "space": space.source, LEDGER: self.ledger.id, **provenance()}
-            parent = tracker.start(self.ledger.name, params, tags, datasets=self._datasets(space.config({})))
-            self.ledger.note("mlflow_run_id", parent)
+            run = tracker.start(self.ledger.name, params, tags, datasets=self._datasets(space.config({})))
+            self.ledger.note("mlflow_run_id", run.id)
         if self.dashboard:
-            tracker.tag(parent, {"ray_dashboard": self.dashboard})
-        self._describe(tracker, parent)
-        return parent
+            tracker.tag(run, {"ray_dashboard": self.dashboard})
+        self._describe(tracker, run)
+        return run
 
-    def _describe(self, tracker: Tracker, parent: str) -> None:
+    def _describe(self, tracker: Tracker, run: Run) -> None:
         """Adds the view of the trials, and describes the sweep's run by links to it and to Ray's dashboard."""
         name, key = self.ledger.name, f"{self.ledger.name}-{self.ledger.id[:8]}"
-        view = share_view(tracker.client, tracker.experiment, key, name, parent, self.space)
+        view = share_view(tracker.client, tracker.experiment, key, name, run.id, self.space)
         self.ledger.note(VIEW, view)
         lines = []
         if view:
@@ -184,10 +181,10 @@ class MLflowCallback(Callback):
                 f"[Ray's dashboard]({self.dashboard}), while the sweep runs; `ray get-auth-token` prints its token"
             )
         text = "\n\n".join(lines)
-        tracker.describe(parent, text, self.ledger.about.get(NOTE))
+        tracker.describe(run, text, self.ledger.about.get(NOTE))
         self.ledger.note(NOTE, text)
 
-    def _log_trial(self, tracker: Tracker, number: int) -> None:
+    def _log_trial(self, tracker: Tracker, sweep_run: Run, number: int) -> None:
         trial = self.ledger.trial(number)
         run = tracker.run(trial.about.get("mlflow_run_id"))
         if run is None:
@@ -198,40 +195,38 @@ class MLflowCallback(Callback):
                 "corpus_hash": self.ledger.about["corpus_hash"], **provenance(),
                 DESCRIPTION: ", ".join(f"{key} **{value}**" for key, value in trial.params.items()),
             }  # fmt: skip
-            run_id = tracker.start(trial_name(number), params, tags, self.parent, self._datasets(config))
-            self.ledger.describe(number, "mlflow_run_id", run_id)
-            trial, run = self.ledger.trial(number), tracker.known[run_id]
+            run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
+            self.ledger.describe(number, "mlflow_run_id", run.id)
         if trial.state != "running" and run.status == "RUNNING":
-            self._log_plots(tracker, trial)
-        tracker.catch_up(run.id, trial, lambda: self._interval(trial))
+            self._log_plots(tracker, run, trial)
+        tracker.catch_up(run, trial, lambda: self._interval(trial))
 
     def _interval(self, trial: TrialRecord) -> dict[str, str]:
         """The tag with the confidence interval of a trial's CER; none where its errors are not on record."""
         errors = self.errors.of(trial)
         return {"interval": str(error_interval(errors))} if errors else {}
 
-    def _log_record(self, tracker: Tracker) -> None:
+    def _log_record(self, tracker: Tracker, sweep_run: Run) -> None:
         """Logs the files in the sweep's folder `record` (provenance.py)."""
         record = self.folder / RECORD
         if record.is_dir():
-            tracker.log_files(self.parent, RECORD, partial(shutil.copytree, record, dirs_exist_ok=True))
+            tracker.log_files(sweep_run, RECORD, partial(shutil.copytree, record, dirs_exist_ok=True))
         self.recorded = True
 
-    def _log_plots(self, tracker: Tracker, trial: TrialRecord) -> None:
+    def _log_plots(self, tracker: Tracker, run: Run, trial: TrialRecord) -> None:
         """Logs a trial's plots and, where its best checkpoint has examples of transcripts, a table of them."""
-        run_id = trial.about.get("mlflow_run_id")
-        if run_id is None or not trial.curve:
+        if not trial.curve:
             return
-        tracker.log_files(run_id, PLOTS, partial(draw_trial, trial))
+        tracker.log_files(run, PLOTS, partial(draw_trial, trial))
         examples = Examples.load(Path(trial.checkpoint)) if trial.checkpoint else None
         if examples is not None:
-            tracker.log_table(run_id, f"examples_epoch_{examples.epoch}.json", examples.columns())
+            tracker.log_table(run, f"examples_epoch_{examples.epoch}.json", examples.columns())
 
-    def _interrupt(self, tracker: Tracker, trial: TrialRecord) -> None:
+    def _interrupt(self, tracker: Tracker, sweep_run: Run, trial: TrialRecord) -> None:
         """Ends an interrupted trial's run until the trial is resumed."""
-        self._log_plots(tracker, trial)
-        if run_id := trial.about.get("mlflow_run_id"):
-            tracker.set_status(run_id, INTERRUPTED)
+        if run := tracker.run(trial.about.get("mlflow_run_id")):
+            self._log_plots(tracker, run, trial)
+            tracker.set_status(run, INTERRUPTED)
 
     def _datasets(self, config: Config) -> list[Any]:
         data = config.data
