@@ -1,4 +1,4 @@
-"""Sweeps that have found something, without training: real models, ledger, home and MLflow store."""
+"""Sweeps with results, made without training: real models, ledger, home and MLflow store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Found:
         self.said: list[str] = []
 
     def trial(self, wrong: int) -> Path:
-        """A trial that heard nothing in so many validation utterances, and all of the others; returns its model."""
+        """Adds a trial with empty hypotheses for `wrong` validation utterances; returns its model directory."""
         number = self.ledger.propose(records.space(), records.parameters_of).number
         checkpoint = self.home.sweep(self.name) / "trials" / trial_name(number) / "checkpoint_1"
         babbler.save_model(self.corpus, checkpoint, seed=number + 1, usual_seconds=USUAL_SECONDS)
@@ -62,7 +62,7 @@ class Found:
         return self.tracker().client
 
     def end(self) -> Registered | None:
-        """What a run of the sweep does at its end, by a driver of its own."""
+        """Does the last steps of a sweep's run, with a new MLflow callback."""
         space, trials = recorded_space(self.ledger.about), self.ledger.trials()
         mlflow_callback = MLflowCallback(self.home, self.ledger, space, self.corpus, self.said.append)
         with pytest.MonkeyPatch.context() as patch:
@@ -83,9 +83,9 @@ class Found:
 
     @property
     def parent(self) -> str:
-        """The id of the sweep's own run."""
+        """Id of the sweep's run."""
         return str(self.ledger.about["mlflow_run_id"])
 
     def run(self, number: int) -> str:
-        """The id of a trial's."""
+        """Id of a trial's run."""
         return str(self.ledger.trial(number).about["mlflow_run_id"])

@@ -1,4 +1,4 @@
-"""A made-up sweep of ten trials with a CER and one without, which has ended, and MLflow told of it and of its model."""
+"""A made-up finished sweep of ten trials with a CER and one without, logged to MLflow with its model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UTTERANCES, CHARACTERS = 200, 20
 
 
 def finished_sweep(home: Home, corpus: Corpus) -> Ledger:
-    """Half of the trials are complete, others were stopped at a rung, and the last one failed at once."""
+    """A sweep in which half of the trials are complete, the last one failed at once, and the others were pruned."""
     about = {"corpus": str(corpus.path), "corpus_hash": corpus.hash, "trials": TRIALS, "epochs": 9}
     ledger = records.ledger_in(home.path, NAME, **about)
     for number in range(TRIALS - 1):
@@ -46,7 +46,7 @@ def show(home: Home, ledger: Ledger, corpus: Corpus) -> None:
 
 
 def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
-    """A model directory with a card; nobody has trained it."""
+    """A model directory with a model card; the model is untrained."""
     model, best, errors = home.model(NAME), ledger.trial(0), RecordedErrors(home.sweep(NAME))
     babbler.save_model(corpus, model)
     trials = ledger.trials()
@@ -57,12 +57,12 @@ def _model(home: Home, ledger: Ledger, corpus: Corpus) -> Path:
 
 
 def _cer(wanted: float) -> float:
-    """The nearest that so many characters can have."""
+    """The CER nearest to `wanted` that CHARACTERS in UTTERANCES can have."""
     return round(wanted * UTTERANCES * CHARACTERS) / (UTTERANCES * CHARACTERS)
 
 
 def _write_errors(home: Home, number: int, cers: list[float]) -> None:
-    """Spread over the utterances at random."""
+    """Writes the errors of a trial, spread over the utterances at random."""
     counts, dice = [0] * UTTERANCES, random.Random(number)
     for _ in range(round(cers[-1] * UTTERANCES * CHARACTERS)):
         counts[dice.randrange(UTTERANCES)] += 1

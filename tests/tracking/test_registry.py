@@ -1,4 +1,4 @@
-"""What a sweep finds is registered once, the champion is the best, and every name leads to its model."""
+"""Best models are registered once, the champion is the best one, and every name resolves to its model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, which take seconds to make."""
+    """A store with MLflow's tables, which take seconds to make."""
     home = Home.at(tmp_path_factory.mktemp("empty") / "mlruns")
     MlflowClient(home.tracking).search_experiments()
     return home.path
@@ -56,7 +56,7 @@ def found(empty_home: Path, corpus: Corpus, tmp_path: Path) -> Found:
 
 
 def versions(found: Found) -> dict[str, dict[str, str]]:
-    """Trials by the numbers of the versions."""
+    """Trial numbers by version of the registered model."""
     return {str(one.version): one.tags["trial"] for one in found.client.search_model_versions(f"name='{found.name}'")}
 
 
@@ -92,7 +92,7 @@ def test_the_best_model_is_registered_with_all_that_it_needs(found: Found) -> No
 
 
 def test_a_resumed_sweep_registers_what_is_new_and_nothing_twice(found: Found) -> None:
-    """Each version keeps its own weights."""
+    """Each version keeps the weights with which it was registered."""
     found.end()
     assert found.end() == Registered("small", "1")
     found.trial(wrong=3)
@@ -112,7 +112,7 @@ def test_a_resumed_sweep_registers_what_is_new_and_nothing_twice(found: Found) -
 def test_a_champion_of_another_sweep_gives_way_to_better_models_alone(
     found: Found, tmp_path: Path, wrong: int, why: str
 ) -> None:
-    """The other sweep has the same name in another home, and writes to the same store."""
+    """Two sweeps of one name, in two homes, write to one store."""
     found.end()
     other = Found(tmp_path / "other", found.corpus, store=found.home.tracking)
     other.trial(wrong)
@@ -137,7 +137,7 @@ def test_whatever_the_order_the_first_of_the_best_is_the_champion(values: Sequen
 
 @pytest.mark.parametrize("other", [{"corpus_hash": "1"}, {"split": "dev-other"}, {"val_cer": ""}])
 def test_figures_of_another_validation_displace_nothing(other: dict[str, str]) -> None:
-    """Nor does anything displace a version that a person has made by hand."""
+    """A version that somebody has made by hand stays the champion, too."""
     ours = {"corpus_hash": "0", "split": "dev", "val_cer": "0.1"}
     theirs = {key: value for key, value in {**ours, "val_cer": "0.5", **other}.items() if value}
     assert "something else" in undefeated(theirs, ours)
@@ -156,7 +156,7 @@ def test_figures_of_another_validation_displace_nothing(other: dict[str, str]) -
 def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
     found: Found, step: str, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor half a model that is taken for a whole one."""
+    """No incomplete model is taken for a complete one either."""
 
     class KilledError(BaseException):
         pass
@@ -179,7 +179,7 @@ def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
 
 @pytest.mark.parametrize("cap", ["", "5 of 5 hours (--max-hours) are spent"])
 def test_a_store_that_is_away_gets_the_model_when_it_is_back(found: Found, cap: str) -> None:
-    """Also where the sweep ended at a cap."""
+    """Whether the sweep has finished or reached a limit."""
     found.ledger.note("trials", 2 if cap else 1)
     found.ledger.note(STOPPED, cap)
     found.ledger.note("options", {"tracking_uri": f"http://127.0.0.1:{unused_port()}"})
@@ -241,7 +241,7 @@ def test_every_name_leads_to_its_model(found: Found, monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_directory_among_a_runs_artifacts_is_found(found: Found) -> None:
-    """As sweeps kept their models before there was a registry."""
+    """Earlier versions of the platform logged models as plain artifacts."""
     model = found.trial(wrong=1)
     found.end()
     client = found.client
@@ -255,7 +255,7 @@ def test_a_model_directory_among_a_runs_artifacts_is_found(found: Found) -> None
 def test_every_store_is_asked_that_may_have_it(
     found: Found, empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the home's sweeps, and the one that the environment names, which needs no home."""
+    """The stores of the home's sweeps, and the store of MLFLOW_TRACKING_URI, which needs no home."""
     shutil.copy(empty_home / "mlflow.db", tmp_path / "other.db")
     other = Found(found.home.path, found.corpus, "other", store=f"sqlite:///{tmp_path}/other.db")
     other.trial(wrong=1)
@@ -299,7 +299,7 @@ def test_unknown_names_are_refused_and_the_known_ones_told(found: Found) -> None
 def test_a_store_that_cannot_be_is_refused(
     store: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And none is made."""
+    """No store is made."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.format(folder=tmp_path))
     with pytest.raises(InputError, match=why):
         resolve_model(tmp_path / "mlruns", "models:/small@champion")
@@ -321,7 +321,7 @@ def test_every_command_means_the_same_by_model() -> None:
 
 
 def test_commands_take_the_names(found: Found, tmp_path: Path) -> None:
-    """Each is the same as with the directory."""
+    """Commands print what they print for the model's directory."""
     other = found.trial(wrong=1)
     found.end()
     data = ["--data", str(found.corpus.path), "--split"]

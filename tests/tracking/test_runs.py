@@ -1,4 +1,4 @@
-"""What MLflow shows is what the ledger says, also after a driver died between the two."""
+"""Runs in MLflow agree with the ledger, also after a driver was killed between two writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDS = [("complete", "FINISHED"), ("pruned", "KILLED"), ("failed", "FAILED")]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name has characters with a meaning in URLs."""
+    """A folder whose name has characters with a meaning in URLs, such as `%` and `#`."""
     folder = tmp_path_factory.mktemp("home") / "50% of #1"
     folder.mkdir()
     return folder
@@ -100,7 +100,7 @@ def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corp
 
 @pytest.mark.parametrize(("state", "status"), ENDS)
 def test_a_run_ends_as_its_trial_did(tracker: Tracker, state: State, status: str) -> None:
-    """An early-stopped trial says at which rung, a failed one why; and what else is to be said is."""
+    """The reason and further tags are logged, too: the rung of a pruned trial, the error of a failed one."""
     reason = "" if state == "complete" else "rung at epoch 2: [CER] 70.0%"
     run = tracker.start("trial-0000", {}, {"state": "running"})
     tracker.catch_up(run, records.trial(0, state, [0.9, 0.5, 0.7], reason=reason), lambda: {"interval": "40–60%"})
@@ -121,7 +121,7 @@ def test_a_trial_that_failed_before_its_first_epoch_ends_too(tracker: Tracker) -
 @pytest.mark.parametrize(("state", "status"), [*ENDS, ("running", "RUNNING")])
 @pytest.mark.parametrize("logged", [0, 1, 3])
 def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: State, status: str, logged: int) -> None:
-    """Missing epochs and a missing end are added; doing it again adds nothing."""
+    """Missing epochs and a missing end are added; repeating it adds nothing."""
     trial = records.trial(0, state, [0.9, 0.5, 0.7], reason="why")
     run = tracker.start("trial-0000", {}, {"state": "running"})
     tracker.log(run, logged_metrics(trial.curve[:logged]))
@@ -139,7 +139,7 @@ def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: St
 
 
 def test_what_is_in_mlflow_is_read_once(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a driver that goes on with a run; of a run that it has made, nothing."""
+    """A driver reads a run once when it resumes it, and never if it has made the run."""
 
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("read again")
@@ -168,7 +168,7 @@ def test_a_long_trial_is_told_in_parts_that_mlflow_takes(tracker: Tracker) -> No
 
 
 def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
-    """What MLflow holds for ended, the ledger may know to be running: the ledger is right."""
+    """The ledger decides: its trial is running, although the run has ended."""
     run = tracker.start("trial-0000", {}, {"state": "running"})
     trial = records.trial(0, "running", [0.9])
     tracker.client.set_terminated(run.id, "KILLED")
@@ -192,7 +192,7 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
 
 
 def test_names_that_are_not_utf8_are_escaped(tracker: Tracker) -> None:
-    """In parameters, tags and the reason of an end: a database takes no lone surrogates."""
+    """In parameters, tags and reasons, because a database takes no lone surrogates."""
     run = tracker.start("odd", {"space": "caf\udce9.yaml"}, {"space": "caf\udce9.yaml"})
     tracker.tag(run, {"corpus": "caf\udce9"})
     tracker.end_sweep(run, "FAILED", None, "no such file: caf\udce9.wav")
@@ -202,7 +202,7 @@ def test_names_that_are_not_utf8_are_escaped(tracker: Tracker) -> None:
 
 
 def test_a_run_that_the_store_does_not_have_is_not_found(tracker: Tracker) -> None:
-    """It was deleted, or written to another store."""
+    """The run is deleted, or in another store."""
     run = tracker.start("trial-0000", {}, {})
     tracker.client.delete_run(run.id)
     tracker.known.clear()
@@ -211,7 +211,7 @@ def test_a_run_that_the_store_does_not_have_is_not_found(tracker: Tracker) -> No
 
 
 def test_another_client_reads_the_same_store(home: Path, tracker: Tracker) -> None:
-    """As MLflow's own pages do."""
+    """MLflow's pages read the store with a client of their own."""
     run = tracker.start("trial-0042", {"a": 1}, {})
     client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
     shown = client.search_runs([tracker.experiment], "attributes.run_name = 'trial-0042'")

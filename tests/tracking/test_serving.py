@@ -1,4 +1,4 @@
-"""A registered model answers over HTTP and in plain Python, without the platform, and says why it refuses bad input."""
+"""A registered model answers over HTTP and in Python without the platform, and says why it refuses bad input."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BINARIES = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """A sweep whose champion has something else to say to every recording."""
+    """A sweep whose champion transcribes every recording differently."""
     folder = tmp_path_factory.mktemp("served")
     sweep = Found(folder / "mlruns", babbler.write_corpus(folder / "corpus"))
     sweep.trial(wrong=1)
@@ -59,7 +59,7 @@ class Recording:
 
 @pytest.fixture(scope="module")
 def recordings(found: Found, tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
-    """WAV of 16 kHz; FLAC of another rate with two channels, longer than what the model takes at once."""
+    """A WAV file at 16 kHz, and a stereo FLAC file of another rate that is longer than the model's longest piece."""
     folder = tmp_path_factory.mktemp("recordings")
     paths = [folder / "one.wav", folder / "other.flac"]
     for number, (path, rate) in enumerate(zip(paths, (16_000, 44_100), strict=True)):
@@ -96,7 +96,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(found: Found) -> Iterator[Server]:
-    """As the card has it."""
+    """A server started with the command of the model card."""
     port = unused_port()
     process = subprocess.Popen(
         [BINARIES / "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)],
@@ -112,13 +112,13 @@ def server(found: Found) -> Iterator[Server]:
 
 
 def environment(found: Found) -> dict[str, str]:
-    """Of a process that knows nothing of the platform, and finds MLflow's store."""
+    """The environment of a process without the platform that finds MLflow's store."""
     known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {**known, "PATH": f"{BINARIES}:{known['PATH']}", "MLFLOW_TRACKING_URI": found.home.tracking}
 
 
 def test_recordings_in_base64_are_answered_with_texts(server: Server, recordings: list[Recording]) -> None:
-    """In each of the forms that MLflow's servers know."""
+    """Requests may have each of the forms that MLflow documents."""
     sent, texts = [one.base64 for one in recordings], [one.text for one in recordings]
     for body in (
         {"inputs": sent},
@@ -138,7 +138,7 @@ def test_the_input_example_is_answered(server: Server, found: Found) -> None:
 
 
 def test_bad_audio_is_refused_with_a_reason(server: Server, recordings: list[Recording], tmp_path: Path) -> None:
-    """And without the audio, which may be long; the number says which one it is."""
+    """The reason names the recording by its number, and does not repeat the audio."""
     good, whole = recordings[0].base64, recordings[0].path.read_bytes()
     soundfile.write(tmp_path / "click.wav", np.full(16, 0.5), 16_000)
     bad: list[tuple[Any, str]] = [
@@ -200,7 +200,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def fused(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """A recogniser that listens to a language model, which has been moved away since."""
+    """A recogniser whose search uses a language model that is moved away after registering."""
     sweep, folder = Found(found.home.path, found.corpus, "fused"), tmp_path_factory.mktemp("fused")
     checkpoint = sweep.trial(wrong=0)
     language_model = tiny.save_language_model(Recognizer.load(checkpoint), folder / "lm")
@@ -214,7 +214,7 @@ def fused(found: Found, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.fixture(scope="module")
 def texts(found: Found) -> Found:
-    """A language model."""
+    """A registered language model."""
     sweep = Found(found.home.path, found.corpus, "texts")
     checkpoint = sweep.trial(wrong=0)
     recognizer = Recognizer.load(checkpoint)
@@ -226,7 +226,7 @@ def texts(found: Found) -> Found:
 
 @pytest.fixture(scope="module")
 def plain(found: Found, fused: Found, texts: Found, recordings: list[Recording], tmp_path_factory: Any) -> Any:
-    """What a process says that knows nothing but MLflow's address and the names; `heard` is what the platform says."""
+    """Answers in a process that has only MLflow's address and the models' names; `heard`: the platform's own texts."""
     paths = [str(one.path) for one in recordings]
     heard = load_model(fused.home.model("fused")).transcribe(paths)
     config = json.loads((fused.home.model("fused") / "config.json").read_text())["config"]
@@ -241,7 +241,7 @@ def plain(found: Found, fused: Found, texts: Found, recordings: list[Recording],
 
 
 def test_it_loads_without_the_platform(plain: Any, found: Found, recordings: list[Recording]) -> None:
-    """What it imports is what it brings along, or what its requirements name."""
+    """Every import is part of the registered model, or in its requirements."""
     texts = [one.text for one in recordings]
     assert (plain["list"], plain["bytes"], plain["table"], plain["example"]) == (texts, texts, texts, 1)
     folder = resolve_model(found.home.path, MODEL).parent
@@ -254,7 +254,7 @@ def test_it_loads_without_the_platform(plain: Any, found: Found, recordings: lis
 
 
 def imported(path: Path) -> set[str]:
-    """The packages that a file imports when it runs."""
+    """Names of the packages that a Python file imports at runtime."""
     tree = ast.parse(path.read_text())
     checked = {node for block in ast.walk(tree) if is_for_type_checkers(block) for node in ast.walk(block)}
     nodes = [node for node in ast.walk(tree) if node not in checked]

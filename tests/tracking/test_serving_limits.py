@@ -1,4 +1,4 @@
-"""A served model refuses what is too much before it reads or decodes it, and goes on answering others meanwhile."""
+"""A served model refuses requests beyond its limits before reading or decoding them, and keeps answering others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Server:
     group: int
 
     def ask(self, body: bytes, kind: str = "application/json", chunked: bool = False) -> tuple[int, Any]:
-        """Status and answer of a POST; `chunked`: without its length."""
+        """Status and JSON of the answer to a POST; `chunked`: sent without Content-Length."""
         address = f"http://127.0.0.1:{self.port}/invocations"
         content: Any = iter([body[at : at + 65536] for at in range(0, len(body), 65536)]) if chunked else body
         request = urllib.request.Request(address, content, {"Content-Type": kind}, method="POST")
@@ -51,7 +51,7 @@ class Server:
             return error.code, json.loads(error.read())
 
     def peak(self) -> int:
-        """The most bytes of memory that its largest process has had."""
+        """Peak memory in bytes of the server's largest process."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -63,7 +63,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With limits of its own, as its environment says."""
+    """A server whose environment sets other limits than the defaults."""
     folder, port = tmp_path_factory.mktemp("limited"), unused_port()
     found = Found(folder / "mlruns", babbler.write_corpus(folder / "corpus"))
     found.trial(wrong=1)
@@ -85,14 +85,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def sound(seconds: float, rate: int = 16_000, channels: int = 1, format: str = "FLAC") -> bytes:
-    """A file of nearly nothing, which takes few bytes for its length."""
+    """A file of constant samples, which compress well."""
     file = io.BytesIO()
     soundfile.write(file, np.full((round(seconds * rate), channels), 0.01, np.float32), rate, format=format)
     return file.getvalue()
 
 
 def without_length(flac: bytes) -> bytes:
-    """As an encoder leaves it that writes into a pipe: 0 samples in all, the last 36 bits of these 8 bytes."""
+    """A FLAC file whose header says 0 samples (36 bits), as encoders write into a pipe."""
     field = int.from_bytes(flac[18:26], "big") >> 36 << 36
     return flac[:18] + field.to_bytes(8, "big") + flac[26:]
 
@@ -116,7 +116,7 @@ REFUSED = {
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_too_much_is_refused_with_the_limit(name: str, chunked: bool, server: Server) -> None:
-    """In little memory: the hours of silence here would take gigabytes once decoded, and so would the lists."""
+    """Refusing takes little memory: decoded, the hours of silence and the lists would take gigabytes."""
     make, status, message = REFUSED[name]
     assert server.ask(asking(sound(1)))[0] == 200
     before = server.peak()
@@ -129,7 +129,7 @@ def test_what_is_too_much_is_refused_with_the_limit(name: str, chunked: bool, se
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "text/plain", ""])
 def test_other_types_are_refused(kind: str, server: Server) -> None:
-    """A few bytes of some stand for gigabytes."""
+    """In some formats, a few bytes stand for gigabytes."""
     status, tree = server.ask(b"audio\nUklGRg==\n", kind)
     assert status == 415 and "application/json" in tree["message"]
 
@@ -140,7 +140,7 @@ def test_what_is_within_the_limits_is_answered(server: Server) -> None:
 
 
 def test_more_at_once_than_there_is_room_for_wait(server: Server) -> None:
-    """All are answered: each of these bodies takes a third of the room or more."""
+    """All are answered, although each body takes a third of the room or more."""
     body = asking(sound(18, 32_000, format="WAV"))
     assert body.__sizeof__() > 4e6 / 3
     with ThreadPoolExecutor(8) as pool:
@@ -148,7 +148,7 @@ def test_more_at_once_than_there_is_room_for_wait(server: Server) -> None:
 
 
 def begin(server: Server) -> socket.socket:
-    """A connection with a request whose body, of nearly all that one may have, has only just begun."""
+    """A connection with a request of nearly the largest size, of whose body one byte has been sent."""
     lines = ["POST /invocations HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 1900000"]
     connection = socket.create_connection(("127.0.0.1", server.port))
     connection.sendall("\r\n".join([*lines, "", "{"]).encode())
@@ -167,7 +167,7 @@ def test_a_client_that_never_sends_its_body_blocks_nobody(server: Server) -> Non
     ids=["idle", "trickling"],
 )
 def test_clients_that_send_too_slowly_lose_their_room(trickle: bytes, message: str, server: Server) -> None:
-    """Two of them hold all that there is; a third waits for it, and so does an honest request, which is answered."""
+    """Two of them hold all the room; a third waits, and so does a complete request, which is answered."""
     body = asking(sound(18, 32_000, format="WAV"))
     with contextlib.ExitStack() as open_ones, ThreadPoolExecutor(1) as pool:
         slow = [open_ones.enter_context(begin(server)) for _ in range(3)]
@@ -188,7 +188,7 @@ def test_clients_that_send_too_slowly_lose_their_room(trickle: bytes, message: s
 
 
 def test_the_models_own_file_has_the_limits(tmp_path: Path) -> None:
-    """Where whoever serves it can read them, and change them for good."""
+    """Whoever serves the model can read and change the limits there."""
     import yaml
 
     found = Found(tmp_path / "mlruns", babbler.write_corpus(tmp_path / "corpus"))

@@ -1,4 +1,4 @@
-"""MLflow's pages are served, and show of a sweep what a person wants to know first: seen in a browser."""
+"""`platform ui` serves MLflow's pages, and the view of a sweep shows its trials: seen in a browser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Served:
 
     @property
     def view(self) -> str:
-        """The address of the sweep's trials."""
+        """Address of the sweep's view."""
         return self.lines[1].split()[1]
 
 
@@ -84,7 +84,7 @@ def ui(home: Home, port: int) -> subprocess.Popen[str]:
 
 
 def page(port: int) -> str | None:
-    """The first page, once the server answers."""
+    """The first page's HTML; None while no server answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             return str(answer.read().decode())
@@ -93,7 +93,7 @@ def page(port: int) -> str | None:
 
 
 def cells(browser: Browser) -> list[dict[str, str]]:
-    """The table of runs as it is seen, a row each, with the run's name."""
+    """The visible table of runs: for each row, texts by column heading."""
     script = f"""
         const names = Object.fromEntries([...document.querySelectorAll('[col-id][role=columnheader]')].map(
             heading => [heading.getAttribute('col-id'), heading.innerText.trim()]));
@@ -110,7 +110,7 @@ def cells(browser: Browser) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def visitor(served: Served, browser: Browser, pictures: Path) -> Browser:
-    """Who has been here before: MLflow's assistant, which opens by itself the first time, is closed."""
+    """A browser in which MLflow's assistant, which opens at the first visit, has been closed."""
     browser.resize(1600, 900)
     browser.open(served.view)
     closing = "document.querySelector('[data-assistant-ui] [aria-label^=Close]')"
@@ -123,7 +123,7 @@ def visitor(served: Served, browser: Browser, pictures: Path) -> Browser:
 
 
 def test_the_view_shows_the_trials_best_first(served: Served, visitor: Browser, pictures: Path) -> None:
-    """With CER, interval, size, what stopped it, and what varied: nothing has to be clicked."""
+    """Columns are CER, interval, size, reason for stopping and the varied keys, without a click."""
     visitor.open(served.view)
     visitor.wait(f"{ROWS}.length == {shown.TRIALS}")
     visitor.screenshot(pictures / "runs.png")
@@ -139,7 +139,7 @@ def test_the_view_shows_the_trials_best_first(served: Served, visitor: Browser, 
 
 
 def test_the_best_ten_are_compared(served: Served, visitor: Browser, pictures: Path) -> None:
-    """Ticked and compared, they show parallel coordinates of what varied and the CER."""
+    """The comparison of ticked runs shows parallel coordinates of the varied keys and the CER."""
     visitor.open(served.view)
     visitor.wait(f"{ROWS}.length == {shown.TRIALS}")
     visitor.run("""
@@ -158,7 +158,7 @@ def test_the_best_ten_are_compared(served: Served, visitor: Browser, pictures: P
 
 
 def test_the_charts_begin_with_what_varied(served: Served, visitor: Browser, pictures: Path) -> None:
-    """Learning curves are next, by epochs and by hours of audio."""
+    """Learning curves over epochs and over hours of audio come next."""
     visitor.open(served.view.replace("&workflowType", "&compareRunsMode=CHART&workflowType"))
     visitor.wait(f"{LABELS}.length")
     visitor.screenshot(pictures / "charts.png")
@@ -196,7 +196,7 @@ def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: P
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served: Served) -> None:
-    """Sent to the command alone, as systemd, a container or a closed terminal does; nothing is left that listens."""
+    """The signal goes to the command alone, as from systemd or a closed terminal; nothing listens afterwards."""
     port = unused_port()
     process, server = ui(served.home, port), []
     try:
@@ -222,7 +222,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) -> None:
-    """There is nothing to serve then; the sweep's view is told where MLflow has been told of the sweep."""
+    """Nothing is served then; the address of the sweep's view is printed if the store has it."""
     server = "http://mlflow.example:5000/"
     assert run("ui", "--tracking-uri", server) == Ended(0, "MLflow: http://mlflow.example:5000\n", "")
     about = {"options": {"tracking_uri": server}, pages.VIEW: "/#/experiments/1/runs?viewStateShareKey=there"}
@@ -236,7 +236,7 @@ def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) 
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port of 127.0.0.1 on which something listens."""
+    """A port of 127.0.0.1 on which a server listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -265,7 +265,7 @@ def test_no_free_port_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_host_of_another_machine_is_refused() -> None:
-    """192.0.2.0/24 is kept for documentation: no machine has such an address."""
+    """192.0.2.0/24 is reserved for documentation: no machine has such an address."""
     with pytest.raises(InputError, match=r"port 5000 of 192\.0\.2\.1: Cannot assign requested address") as error:
         free_port("192.0.2.1", 5000)
     assert "--host" in error.value.remedy

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong with a sweep, mends what the ledger knows better, and leaves a sound one alone."""
+"""The doctor finds damage of a sweep, repairs it from the ledger where it can, and changes nothing in a sound one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAME = "small"
 
 
 class Patient:
-    """A sweep of three trials that has ended well: complete, pruned, failed."""
+    """A finished sweep of three trials: complete, pruned, failed."""
 
     def __init__(self, folder: Path) -> None:
         self.home = Home.at(folder / "mlruns")
@@ -78,7 +78,7 @@ class Patient:
 
     @contextmanager
     def changed(self, change: str, back: str) -> Iterator[None]:
-        """The ledger's database after one SQL statement; another one undoes it."""
+        """The ledger's database changed by one SQL statement, and changed back by another after the block."""
         for statement in (change, back):
             with closing(sqlite3.connect(self.home.path / "studies.db")) as database:
                 assert database.execute(statement).rowcount > 0
@@ -89,7 +89,7 @@ class Patient:
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Patient:
-    """The same for all tests: each leaves it sound."""
+    """A sweep for all tests, each of which leaves it sound."""
     return Patient(tmp_path_factory.mktemp("patient"))
 
 
@@ -162,7 +162,7 @@ def a_checkpoint_written_late(patient: Patient) -> None:
 
 
 def a_worker_that_went_on(patient: Patient) -> None:
-    """While MLflow's store was away, nothing was thinned out: a stopped trial's later epochs have taken all room."""
+    """A stopped trial's later epoch has replaced the checkpoint that the ledger names."""
     patient.checkpoint(1, 1).rename(patient.checkpoint(1, 2))
 
 
@@ -204,7 +204,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
 
 @pytest.mark.parametrize("damages", ROUNDS, ids=["many", "strange", "changed", "shared"])
 def test_damage_is_found_and_mended(patient: Patient, damages: dict[Callable[[Patient], None], str]) -> None:
-    """Nothing else is found, and the ledger's record of the trials is as before."""
+    """Only the damage is found, and the trials in the ledger stay as they were."""
     before = [(trial.curve, trial.state, trial.params) for trial in patient.ledger.trials()]
     for damage in damages:
         damage(patient)
@@ -244,7 +244,7 @@ def test_what_the_ledger_has_wrong_is_told_and_stays(patient: Patient, change: s
 
 
 def test_a_checkpoint_that_is_gone_is_told(patient: Patient) -> None:
-    """That of the best trial; of one whose model was removed by intent, nothing is said."""
+    """The best trial's checkpoint is missed; a model that was removed on purpose is not."""
     best, aside = patient.checkpoint(0, 2), patient.home.path / "aside"
     best.rename(aside)
     assert [str(finding) for finding in patient.findings()] == [
@@ -270,7 +270,7 @@ def with_another_hash(file: Path, key: str) -> Iterator[None]:
 
 
 def test_another_corpus_is_told(patient: Patient) -> None:
-    """It lies where the sweep's lay; nothing else is found, and nothing is repaired meanwhile."""
+    """Another corpus in the place of the sweep's is the only finding, and prevents repairs."""
     corpus, begun = patient.corpus, patient.corpus.hash[:12]
     with with_another_hash(corpus.path / "corpus.json", "hash"):
         found = patient.findings()
@@ -294,7 +294,7 @@ def test_a_trial_that_was_trained_on_another_corpus_is_told(patient: Patient) ->
 
 
 def test_an_interrupted_sweep_is_sound(patient: Patient) -> None:
-    """Its running trial has a running MLflow run, and there are trials to come: --resume is what it needs."""
+    """A sweep with trials to come needs --resume, and no repair."""
     patient.ledger.note("trials", 4)
     result = patient.doctor()
     assert (result.exit_code, result.output.splitlines()) == (
@@ -319,7 +319,7 @@ def test_the_command_tells_a_line_a_finding_and_mends(patient: Patient) -> None:
 
 
 def test_a_sweep_that_an_earlier_version_has_shown_is_shown_anew(patient: Patient) -> None:
-    """It had the ledger's own names for metrics; these stay beside those of today."""
+    """Earlier versions logged metrics under the ledger's keys; they stay beside today's names."""
     trial, tracker = patient.ledger.trial(0), patient.tracker()
     patient.client.delete_run(patient.run(0))
     tags = {"mlflow.parentRunId": patient.parent}

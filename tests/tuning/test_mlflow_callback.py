@@ -1,4 +1,4 @@
-"""MLflow is brought up to the ledger, whatever happened to the store in between, and a person is told once."""
+"""MLflow is brought up to the ledger whatever happens to the store, with one message for each outage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHOLE = {f"plots/{name}" for name in (
 
 
 class Sweep:
-    """A ledger and its mlflow_callback in a real store."""
+    """A sweep's ledger, and an MLflow callback with a real store."""
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.folder, self.corpus = folder, corpus
@@ -68,7 +68,7 @@ class Sweep:
 
     @contextlib.contextmanager
     def without_store(self) -> Iterator[None]:
-        """MLflow's store fails at every question."""
+        """The store fails at every request within the block."""
         rename = ("ALTER TABLE runs RENAME TO gone", "ALTER TABLE gone RENAME TO runs")
         for number, statement in enumerate(rename):
             with contextlib.closing(sqlite3.connect(self.database)) as connection:
@@ -79,7 +79,7 @@ class Sweep:
                 yield
 
     def runs(self) -> dict[str, Run]:
-        """What a person finds, by name."""
+        """All runs by name."""
         tracker = self.tracker()
         found = tracker.client.search_runs([tracker.experiment])
         assert len({run.info.run_name for run in found}) == len(found), "no run twice"
@@ -90,7 +90,7 @@ class Sweep:
         return [(metric.step, metric.value) for metric in history]
 
     def view(self, address: str) -> dict[str, Any]:
-        """What MLflow's pages find at that address."""
+        """State of the view at an address, as MLflow's pages read it."""
         key = parse_qs(address.partition("?")[2])["viewStateShareKey"][0]
         tags = self.tracker().client.get_experiment(self.tracker().experiment).tags
         state: dict[str, Any] = json.loads(json.loads(tags[f"mlflow.sharedViewState.{key}"])["state"])
@@ -100,7 +100,7 @@ class Sweep:
         return {artifact.path for artifact in self.tracker().client.list_artifacts(run.info.run_id, folder)}
 
     def table(self, run: Run, name: str) -> list[str]:
-        """A column of a table that MLflow's pages list."""
+        """The hypotheses in a logged table."""
         client = self.tracker().client
         assert {"path": name, "type": "table"} in json.loads(run.data.tags["mlflow.loggedArtifacts"])
         table = json.loads(Path(client.download_artifacts(run.info.run_id, name)).read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, which take seconds to make."""
+    """A store with MLflow's tables, which take seconds to make."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{database}").search_experiments()
     return database
@@ -144,7 +144,7 @@ def test_a_sweep_is_shown_as_it_goes(sweep: Sweep) -> None:
 
 
 def test_runs_name_what_they_used(sweep: Sweep) -> None:
-    """The splits with the corpus' hash and their sizes."""
+    """Runs have the splits as datasets, with the corpus hash and their sizes."""
     sweep.mlflow_callback.log_trials(records.add(sweep.ledger, "running"))
     for run in sweep.runs().values():
         found = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
@@ -193,7 +193,7 @@ def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> 
 
 
 def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
-    """What the platform has written itself is brought up to date: the dashboard has another port the next time."""
+    """The platform's own description is updated, for example with the dashboard's new port."""
 
     def described(dashboard: str) -> str:
         MLflowCallback(sweep.home, sweep.ledger, records.space(), sweep.corpus, sweep.said.append, dashboard).log_all()
@@ -253,7 +253,7 @@ def test_an_interrupted_trial_keeps_what_there_is_and_all_of_it_in_the_end(sweep
 
 
 def test_a_trial_that_never_started_has_a_run_in_the_end(sweep: Sweep) -> None:
-    """It was proposed as the sweep stopped."""
+    """A trial that was proposed as the sweep stopped."""
     sweep.mlflow_callback.log_all()
     records.add(sweep.ledger, "running")
     sweep.mlflow_callback.end("KILLED", None)
@@ -344,7 +344,7 @@ def test_a_store_that_was_lost_is_filled_anew(sweep: Sweep) -> None:
 
 
 def test_artifacts_that_cannot_be_written_do_not_end_a_sweep(sweep: Sweep) -> None:
-    """The trial's end is told once they can."""
+    """The trial's end is logged once artifacts can be written."""
     sweep.mlflow_callback.log_all()
     (sweep.folder / "artifacts").write_text("a file where a folder should be")
     number = records.add(sweep.ledger, "running")
@@ -359,7 +359,7 @@ def test_artifacts_that_cannot_be_written_do_not_end_a_sweep(sweep: Sweep) -> No
 
 
 def test_runs_that_a_killed_driver_had_begun_are_found_again(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after MLflow has made a run and before the ledger knows: the sweep's own, then a trial's."""
+    """The driver is killed after making a run and before noting its id: for the sweep's run, then for a trial's."""
 
     class KilledError(BaseException):
         pass

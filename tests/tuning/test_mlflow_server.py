@@ -1,6 +1,4 @@
-"""An MLflow server may be away as a sweep begins, vanish in its middle and come back: a person is told once each time,
-and nothing is lost.
-"""
+"""An MLflow server is away at first, vanishes and comes back: one message each time, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from trainables.data.corpus import Corpus
 
 
 class Server:
-    """MLflow's own server, which keeps artifacts itself, always on one port."""
+    """An MLflow server that stores artifacts, always on one port."""
 
     def __init__(self, folder: Path) -> None:
         self.port = unused_port()
@@ -70,7 +68,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 class Sweep:
-    """A sweep of two trials whose driver tells that address of it."""
+    """A sweep of two trials that is logged to the server at an address."""
 
     def __init__(self, folder: Path, corpus: Corpus, address: str) -> None:
         self.home = Home.at(folder / "mlruns")
@@ -82,7 +80,7 @@ class Sweep:
         self.client = MlflowClient(address)
 
     def epoch(self, number: int, epoch: int, cer: float) -> None:
-        """On record with a checkpoint, as a driver does it."""
+        """Records an epoch with a checkpoint, and calls the callback."""
         checkpoint = self.home.sweep("small") / "trials" / f"trial-{number:04}" / f"checkpoint_{epoch}"
         row = {**records.row(epoch, cer), "checkpoint": seen.checkpoint(checkpoint, epoch=epoch)}
         self.ledger.record(number, row)
@@ -153,7 +151,7 @@ def test_a_server_comes_goes_and_comes_back(server: Server, tmp_path: Path, tiny
 def test_a_server_that_does_not_answer_is_left_alone_for_a_while(
     tmp_path: Path, tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each question to it would hold up the driver until it times out."""
+    """Each request to such a server holds the driver up until it times out."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     asked: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as deaf:

@@ -1,4 +1,4 @@
-"""A store whose experiment somebody has deleted, or that another version of MLflow has written."""
+"""Stores with a deleted experiment, and databases of another version of MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def runs(patient: Patient) -> list[tuple[str, str]]:
 
 
 def test_doctor_restores_a_deleted_experiment(patient: Patient) -> None:
-    """With all runs but those that it had discarded itself; an audit alone restores nothing."""
+    """All runs are restored except the ones that the doctor had deleted; an audit restores nothing."""
     extra = patient.client.create_run(patient.tracker().experiment, run_name="trial-0001",
                                       tags={"mlflow.parentRunId": patient.parent}).info.run_id  # fmt: skip
     patient.tracker().discard(extra, "a test")
@@ -44,7 +44,7 @@ def test_doctor_restores_a_deleted_experiment(patient: Patient) -> None:
 
 
 def test_a_sweep_goes_on_in_a_deleted_experiment(patient: Patient) -> None:
-    """Deleted while its driver writes: the next epoch of a trial restores it."""
+    """An experiment deleted while the driver runs is restored by the driver's next write."""
     said: list[str] = []
     mlflow_callback = MLflowCallback(
         patient.home, patient.ledger, recorded_space(patient.ledger.about), patient.corpus, said.append
@@ -65,7 +65,7 @@ EARLY, FUTURE = "451aebb31d03", "ffffffffffff"  # revisions of MLflow's tables
     (EARLY, "doctor small"),
 ])  # fmt: skip
 def test_a_store_of_another_version_is_named_with_the_remedy(version: str, words: str, patient: Patient) -> None:
-    """By every command that reads it, without a traceback; each in a process: MLflow keeps what it has opened."""
+    """Every command that reads the store says so, without a traceback. MLflow caches stores, hence the processes."""
     database = patient.home.path / "mlflow.db"
     with set_version(database, version):
         ended = command(patient, *words.format(corpus=patient.corpus.path).split())
@@ -77,7 +77,7 @@ def test_a_store_of_another_version_is_named_with_the_remedy(version: str, words
 
 @contextmanager
 def set_version(database: Path, version: str) -> Iterator[None]:
-    """MLflow's database as if another version had written it."""
+    """MLflow's database, marked within the block as of another version."""
     with closing(sqlite3.connect(database)) as connection:
         (before,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         for current in (version, before):
