@@ -16,14 +16,13 @@ from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import pareto_front
 from asr_platform.reporting.figures import (
     ENDS,
-    MOST_NUMBERED,
-    draw_against,
     draw_history,
     draw_importances,
     draw_learning_curves,
     draw_lengths,
 )
 from asr_platform.reporting.parallel import MISSING, Scale, draw_parallel_coordinates
+from asr_platform.reporting.pareto import MOST_NUMBERED, draw_against
 from asr_platform.reporting.plots import COLOURS
 from asr_platform.study.ledger import TrialRecord
 

@@ -26,7 +26,7 @@ from trainables.config import Config
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import ERRORS
 
-IDS = [id for id, _, _ in SECTIONS]
+IDS = [section.id for section in SECTIONS]
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "formaction"}  # attributes that load, or send
 OPEN_ENDED = {"meta", "link", "img", "br", "input"}
 
@@ -35,7 +35,7 @@ class Page(HTMLParser):
     """What a browser makes of a page.
 
     Attributes:
-        texts: what is to be read in each section; before the first one, under an empty name.
+        texts: text of each section, with single spaces; before the first one, under an empty name.
         rows: the cells of each section's tables.
         figures: the sections that have one, in order.
         tags: how many there are of each kind.
@@ -51,6 +51,7 @@ class Page(HTMLParser):
         self.tags: dict[str, int] = {}
         self.loaded: list[str] = []
         self.feed(text)
+        self.texts = {section: " ".join(text.split()) for section, text in self.texts.items()}
         assert self.path == [], "every element is closed"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -9,8 +9,7 @@ import pytest
 import reported
 from browser import Browser
 
-from asr_platform.reporting.page import PAPER_WIDTH
-from asr_platform.reporting.report import SECTIONS, write_report
+from asr_platform.reporting.report import PAPER_WIDTH, SECTIONS, write_report
 
 A4 = 688  # CSS pixels between the margins
 DRAWN = "[...document.querySelectorAll('.plotly-graph-div')].every(one => one.querySelector('.main-svg'))"

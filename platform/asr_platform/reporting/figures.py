@@ -1,7 +1,7 @@
-"""Sections of the report with a figure: each function returns the figure with its caption, and what to conclude.
+"""Figures of the report: each section function returns a figure with its texts, or says why there is none.
 
-To add a figure, write such a function here and name it in `report.SECTIONS`. Plotly reads texts in figures as markup,
-so texts that a trial brings along are escaped.
+To add a figure, write such a function and name it in `report.SECTIONS`. Plotly reads texts in figures as markup, so
+texts that a trial brings along are escaped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import plotly.graph_objects as go
 
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.error_breakdown import LengthGroup, by_length
-from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, pareto_front, ranked, ranking_metric, ranking_name
+from asr_platform.analysis.leaderboard import NO_INTERVALS, ranked, ranking_metric, ranking_name
 from asr_platform.analysis.text import counted, enumerated
-from asr_platform.reporting.page import Block, Figure, Text, conclusion, paragraph
+from asr_platform.reporting.page import Figure
 from asr_platform.reporting.plots import COLOURS, GREY, HIGHEST, LOWEST
 from asr_platform.reporting.report_data import ReportData
 from asr_platform.study.halving import PROGRESS
@@ -37,7 +37,6 @@ ENDS = {  # state of a trial: symbol, and words
 }
 UNITS = {"epochs": "epoch", "hours": "hours of audio"}  # title of the learning curves' axis, if not the unit itself
 NARROW_RANGE = 4  # an axis whose values differ by a smaller factor is linear
-MOST_NUMBERED = 30  # with more trials, only those on the Pareto front have their numbers beside their marks
 LONGEST_REASON = 80  # characters
 NOTHING_YET = "No trial has finished an epoch."
 
@@ -61,10 +60,10 @@ STYLE = go.layout.Template(
 # Learning curves
 
 
-def learning_curves(data: ReportData) -> list[Block]:
+def learning_curves(data: ReportData) -> Figure | str:
     """Learning curves of all trials with the rungs, and how the trials ended."""
     if not data.measured:
-        return [paragraph(NOTHING_YET)]
+        return NOTHING_YET
     unit = data.space.comparable_settings.asha.unit
     figure = draw_learning_curves(data.trials, PROGRESS[unit], UNITS.get(unit, unit), data.rungs)
     caption = f"{data.metric} of every trial after each epoch; the best trials are in colour."
@@ -74,11 +73,8 @@ def learning_curves(data: ReportData) -> list[Block]:
     ends = [f"{len(trials)} {ENDS[state][1]}" for state, trials in states.items() if trials]
     spent = sum(trial.epochs for trial in states["pruned"])
     total = sum(trial.epochs for trial in data.trials)
-    stopped = f"Trials stopped early took {spent} of all {total} epochs." if spent else ""
-    return [
-        Figure(caption, figure),
-        conclusion(f"Of {counted(len(data.trials), 'trial')}, {enumerated(ends)}.", stopped),
-    ]
+    stopped = f" Trials stopped early took {spent} of all {total} epochs." if spent else ""
+    return Figure(figure, caption, f"Of {counted(len(data.trials), 'trial')}, {enumerated(ends)}.{stopped}")
 
 
 def draw_learning_curves(
@@ -101,17 +97,17 @@ def draw_learning_curves(
             x=[row[progress] for row in trial.curve],
             y=[min(most, shown_value(row)) for row in trial.curve],
             mode="lines+markers",
-            name=_label(trial),
+            name=label_of(trial),
             legendrank=rank,
             showlegend=named,
             line=style,
             marker={"opacity": 1, **marker},
             hovertext=[_epoch_text(trial, row) for row in trial.curve],
         )
-    for state in ENDS.keys() & {trial.state for trial in measured}:
-        symbol, words = ENDS[state]
-        marker = {"symbol": symbol, "color": "#606060", "size": 8}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=words)
+    for state, (symbol, words) in ENDS.items():
+        if any(trial.state == state for trial in measured):
+            marker = {"symbol": symbol, "color": "#606060", "size": 8}
+            figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=words)
     for rung in rungs:
         figure.add_vline(rung, line={"color": "#999999", "width": 1, "dash": "dot"})
     values = [shown_value(row) for trial in measured for row in trial.curve]
@@ -132,10 +128,10 @@ def _epoch_text(trial: TrialRecord, row: Mapping[str, Any]) -> str:
 # Optimisation history
 
 
-def history(data: ReportData) -> list[Block]:
+def history(data: ReportData) -> Figure | str:
     """Best epoch of every trial in the order of proposals, and which trial is the best."""
     if not data.measured:
-        return [paragraph(NOTHING_YET)]
+        return NOTHING_YET
     best, start = data.measured[0], data.space.start
     from_start = best.number < len(start) and all(
         best.params.get(key) == value for key, value in start[best.number].items()
@@ -143,19 +139,17 @@ def history(data: ReportData) -> list[Block]:
     origin = ", a start configuration of the space" if from_start else ""
     later = counted(len(data.trials) - 1 - best.number, "trial")
     sampled = next((trial for trial in data.measured if trial.number >= len(start)), None)
-    return [
-        Figure(f"Best {data.metric} of each trial in the order of proposals.", draw_history(data.trials)),
-        conclusion(
-            f"The best trial is number {best.number}{origin}; {later} after it brought no improvement.",
-            f"The best trial that the sampler proposed is {_label(sampled)}." if from_start and sampled else "",
-        ),
-    ]
+    conclusion = f"The best trial is number {best.number}{origin}; {later} after it brought no improvement."
+    if from_start and sampled:
+        conclusion += f" The best trial that the sampler proposed is {label_of(sampled)}."
+    caption = f"Best {data.metric} of each trial in the order of proposals."
+    return Figure(draw_history(data.trials), caption, conclusion)
 
 
 def draw_history(trials: Sequence[TrialRecord]) -> go.Figure:
     """Best epoch of every trial by trial number, and the best so far."""
     measured = sorted((trial for trial in trials if trial.best), key=lambda trial: trial.number)
-    frame = _frame(measured)
+    frame = trial_frame(measured)
     symbols = {words: symbol for symbol, words in ENDS.values()}
     figure = px.scatter(frame, x="trial", y="value", symbol="end", symbol_map=symbols, hover_name="label")
     figure.update_traces(marker={"color": ACCENT, "size": 9})
@@ -175,21 +169,16 @@ def draw_history(trials: Sequence[TrialRecord]) -> go.Figure:
 # Parameter importances
 
 
-def importances(data: ReportData) -> list[Block]:
+def importances(data: ReportData) -> Figure | str:
     """Parameter importances, or why there are none."""
     found = data.importances
     if not found.shares:
-        return [conclusion(found.basis)]
+        return found.basis
     caption = f"Share of the variance in {data.metric} that each key explains alone (fANOVA); the rest is interaction."
     most, share = next(iter(found.shares.items()))
-    blocks: list[Block] = [
-        Figure(caption, draw_importances(found.shares)),
-        conclusion(f"The most important key is {most}: it explains {share:.0%}.", found.basis),
-    ]
-    if found.not_judged:
-        reasons = "; ".join(f"{key}: {reason}" for key, reason in found.not_judged.items())
-        blocks.append(Text(f"Not judged: {reasons}", "note"))
-    return blocks
+    conclusion = f"The most important key is {most}: it explains {share:.0%}. {found.basis}"
+    reasons = "; ".join(f"{key}: {reason}" for key, reason in found.not_judged.items())
+    return Figure(draw_importances(found.shares), caption, conclusion, reasons and f"Not judged: {reasons}")
 
 
 def draw_importances(shares: Mapping[str, float]) -> go.Figure:
@@ -202,104 +191,22 @@ def draw_importances(shares: Mapping[str, float]) -> go.Figure:
     return styled(figure, 90 + 34 * len(keys), x, {"title": "", "automargin": True})
 
 
-# Pareto fronts
-
-
-def against_parameters(data: ReportData) -> list[Block]:
-    """The ranking metric against the number of parameters."""
-    return _against(data, "parameters")
-
-
-def against_real_time_factor(data: ReportData) -> list[Block]:
-    """The ranking metric against the real-time factor of decoding."""
-    if not data.transcribes:
-        return [paragraph("A language model transcribes nothing, so it has no real-time factor.")]
-    if not any("real_time_factor" in (trial.best or {}) for trial in data.measured):
-        return [paragraph("No real-time factors are on record.")]
-    how = "Real-time factor: seconds of decoding per second of speech, in the validation after the best epoch."
-    return [*_against(data, "real_time_factor"), Text(f"{how} Other trials ran meanwhile: rough figures.", "note")]
-
-
-def _against(data: ReportData, key: str) -> list[Block]:
-    trials = [trial for trial in data.measured if _measure(trial, key) is not None]
-    if not trials:
-        return [paragraph(NOTHING_YET)]
-    column = next(column for column in columns(trials, ["val_cer", key]) if column.key == key)
-    name = column.heading.replace("\n", " ")
-    front = pareto_front(trials, ("val_cer", key))
-    along = sorted((trial for trial in trials if trial.number in front), key=lambda trial: _measure(trial, key))
-    points = [
-        f"trial {trial.number} ({name} {column.text(_measure(trial, key))}, {objective_text(trial.best or {})})"
-        for trial in along
-    ]
-    caption = f"{data.metric} against {name}; lower is better in both. The line is the Pareto front."
-    if data.intervals:
-        caption += " Bars are 95% intervals."
-    best = data.measured[0]
-    equals = [trial for trial in [best, *data.tied] if _measure(trial, key) is not None]
-    least = min(equals, key=lambda trial: _measure(trial, key), default=best)
-    advice = ""
-    if least is not best and _measure(best, key):
-        share = _measure(least, key) / _measure(best, key)
-        ratio = f"{share:.0%} of the best trial's {name}"
-        advice = f"Trial {least.number} has {ratio}, and its CER is not significantly different."
-    return [
-        Figure(caption, draw_against(trials, key, name, data.intervals)),
-        conclusion(f"On the Pareto front: {enumerated(points)}.", advice),
-    ]
-
-
-def draw_against(trials: Sequence[TrialRecord], key: str, name: str, intervals: Mapping[int, CerInterval]) -> go.Figure:
-    """The ranking metric of trials against another measure, with the Pareto front; lower is better in both.
-
-    Args:
-        key: of the measure, in the metrics of an epoch or in `TrialRecord.about`; trials without it are left out.
-        name: the measure in words.
-        intervals: CER intervals by trial number, drawn as error bars.
-    """
-    known = [trial for trial in trials if trial.best and _measure(trial, key) is not None]
-    frame = _frame(known, intervals).assign(measure=[_measure(trial, key) for trial in known]).sort_values("measure")
-    frame["label"] += frame.measure.map(f", {{:,.5g}} {name}".format)
-    on_front = frame.trial.isin(pareto_front(known, ("val_cer", key)))
-    frame["group"] = on_front.map({True: "Pareto front", False: "other trials"})
-    figure = px.scatter(
-        frame, x="measure", y="value", color="group", text=frame.trial.astype(str), hover_name="label",
-        error_y="above", error_y_minus="below",
-        color_discrete_map={"other trials": PALE, "Pareto front": ACCENT},
-        category_orders={"group": ["other trials", "Pareto front"]},
-    )  # fmt: skip
-    bars = {"thickness": 1, "width": 3}
-    figure.update_traces(marker_size=9, textposition="top right", textfont_size=11, error_y=bars)
-    if len(known) > MOST_NUMBERED:
-        figure.update_traces(mode="markers", selector={"name": "other trials"})
-    front = frame[on_front]
-    line = {"color": ACCENT, "width": 1.5, "shape": "hv"}
-    figure.add_scatter(x=front.measure, y=front.value, mode="lines", line=line, showlegend=False)
-    from_zero = {"rangemode": "tozero"} if frame.measure.max() > 2 * frame.measure.min() else {}
-    return styled(figure, 420, {"title": name, **from_zero}, value_axis(known, frame.value))
-
-
-def _measure(trial: TrialRecord, key: str) -> Any:
-    """A metric of the trial's best epoch, or a fact about the trial; None if unknown."""
-    return {**(trial.best or {}), **trial.about}.get(key)
-
-
 # Errors by length
 
 
-def errors_by_length(data: ReportData) -> list[Block]:
+def errors_by_length(data: ReportData) -> Figure | str:
     """CER of the best model on short and long utterances."""
     if data.errors is None:
-        return [no_errors(data)]
+        return data.no_errors
     groups = by_length(data.errors)
     if len(groups) < 2:
-        return [paragraph(f"{counted(len(data.errors.ids), 'utterance')} of too few lengths to compare.")]
+        return f"{counted(len(data.errors.ids), 'utterance')} of too few lengths to compare."
     first, last = groups[0], groups[-1]
     apart = first.interval.high < last.interval.low or last.interval.high < first.interval.low
     verdict = "do not overlap, so length seems to matter" if apart else "overlap, so length need not matter"
     caption = f"CER of the best model on {data.errors.split}, in groups of similar size; bars are 95% intervals."
     rates = f"The shortest utterances have {first.cer:.2%}, the longest {last.cer:.2%}:"
-    return [Figure(caption, draw_lengths(groups)), conclusion(f"{rates} their intervals {verdict}.")]
+    return Figure(draw_lengths(groups), caption, f"{rates} their intervals {verdict}.")
 
 
 def draw_lengths(groups: Sequence[LengthGroup]) -> go.Figure:
@@ -316,13 +223,6 @@ def draw_lengths(groups: Sequence[LengthGroup]) -> go.Figure:
     return styled(figure, 360, x, {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"})
 
 
-def no_errors(data: ReportData) -> Text:
-    """Why the best model has no utterance errors."""
-    if not data.transcribes:
-        return paragraph("A language model transcribes nothing, so it makes no such errors.")
-    return paragraph("No errors of the best model are on record.")
-
-
 # Shared by all figures
 
 
@@ -332,25 +232,18 @@ def shown_value(row: Mapping[str, Any]) -> float:
     return 100 * max(value, LOWEST) if "val_cer" in row else value
 
 
-def _frame(trials: Sequence[TrialRecord], intervals: Mapping[int, CerInterval] = NO_INTERVALS) -> pandas.DataFrame:
+def trial_frame(trials: Sequence[TrialRecord], intervals: Mapping[int, CerInterval] = NO_INTERVALS) -> pandas.DataFrame:
     """Trials with a finished epoch as rows: number, shown value with error bars, how it ended, and a label."""
-    values = [shown_value(trial.best or {}) for trial in trials]
-    found = [intervals.get(trial.number) for trial in trials]
-    return pandas.DataFrame(
-        {
-            "trial": [trial.number for trial in trials],
-            "value": values,
-            "above": [100 * one.interval.high - y if one else 0 for one, y in zip(found, values, strict=True)],
-            "below": [
-                y - 100 * max(LOWEST, one.interval.low) if one else 0 for one, y in zip(found, values, strict=True)
-            ],
-            "end": [ENDS[trial.state][1] for trial in trials],
-            "label": [_label(trial) for trial in trials],
-        }
-    )
+    rows = []
+    for trial in trials:
+        value, cer = shown_value(trial.best or {}), intervals.get(trial.number)
+        above = 100 * cer.interval.high - value if cer else 0
+        below = value - 100 * max(LOWEST, cer.interval.low) if cer else 0
+        rows.append((trial.number, value, above, below, ENDS[trial.state][1], label_of(trial)))
+    return pandas.DataFrame(rows, columns=["trial", "value", "above", "below", "end", "label"])
 
 
-def _label(trial: TrialRecord) -> str:
+def label_of(trial: TrialRecord) -> str:
     """Number and ranking metric of a trial, such as `trial 3: 2.00%`."""
     return f"trial {trial.number}: {objective_text(trial.best or {})}"
 

@@ -19,9 +19,9 @@ from plotly.colors import sample_colorscale
 from asr_platform.analysis.leaderboard import ranked, ranking_metric, ranking_name
 from asr_platform.analysis.text import enumerated, short_value
 from asr_platform.reporting.figures import shortened, shown_value, styled
-from asr_platform.reporting.page import Block, Figure, conclusion, paragraph
+from asr_platform.reporting.page import Figure
 from asr_platform.reporting.plots import COLOURS
-from asr_platform.reporting.report_data import ReportData
+from asr_platform.reporting.report_data import ReportData, keys_of, value_of
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.samplers import distributions_of
 from trainables.evaluation.metrics import objective_text
@@ -35,18 +35,18 @@ MOST_TICKS = 7  # of integers that a scale names one by one
 WITHOUT = 0.24  # share of a scale's width left of its values, where trials without a value lie
 
 
-def parallel_coordinates(data: ReportData) -> list[Block]:
+def parallel_coordinates(data: ReportData) -> Figure | str:
     """Values of all trials, and what the best have in common."""
-    keys = list(dict.fromkeys(key for trial in data.measured for key in trial.params))
+    keys = keys_of(data.measured)
     if len(data.measured) < 2 or not keys:
         why = "fewer than two trials have finished an epoch, or nothing varied"
-        return [paragraph(f"There is nothing to compare: {why}.")]
+        return f"There is nothing to compare: {why}."
     caption = (
         f"Every line is a trial: its {data.metric} on the uppermost scale, its values on the others. Dark lines have "
         "low values; the best trial is orange. Stopped trials are drawn with the best value that they had reached."
     )
     figure = draw_parallel_coordinates(data.measured, distributions_of(data.space))
-    return [Figure(caption, figure), conclusion(_in_common(data, keys))]
+    return Figure(figure, caption, _in_common(data, keys))
 
 
 def _in_common(data: ReportData, keys: Sequence[str]) -> str:
@@ -65,11 +65,6 @@ def _in_common(data: ReportData, keys: Sequence[str]) -> str:
     if not common:
         return f"{who} have no value in common that the others have not."
     return f"{who} all have {enumerated(common)}. In few trials that may be chance."
-
-
-def value_of(trial: TrialRecord, key: str) -> str:
-    """A trial's value of a varied key."""
-    return short_value(trial.params[key]) if key in trial.params else "not used"
 
 
 def draw_parallel_coordinates(

@@ -1,44 +1,57 @@
-"""The report of a sweep: one HTML page for readers who may not have this platform."""
+"""The report of a sweep: one HTML page for readers who may not have this platform.
+
+Sections without a Plotly figure are templates, as is the page around them.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from asr_platform.analysis.leaderboard import latest
-from asr_platform.analysis.text import counted, enumerated_trials
-from asr_platform.reporting.figures import (
-    against_parameters,
-    against_real_time_factor,
-    errors_by_length,
-    history,
-    importances,
-    learning_curves,
-)
-from asr_platform.reporting.page import Block, Text, conclusion, paragraph, render
+from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves
+from asr_platform.reporting.page import Figure, rendered
 from asr_platform.reporting.parallel import parallel_coordinates
-from asr_platform.reporting.report_data import ReportData
-from asr_platform.reporting.sections import attention, leaderboard, reproduction, search_space, word_errors
+from asr_platform.reporting.pareto import against_parameters, against_real_time_factor
+from asr_platform.reporting.report_data import ReportData, keys_of, value_of
 from asr_platform.storage.home import Home
-from asr_platform.study.run_record import STOPPED
-from trainables.evaluation.metrics import objective_text
 from trainables.folders import written_whole
 
-# Of every section: id, heading and blocks. A section without data says why.
-SECTIONS: list[tuple[str, str, Callable[[ReportData], list[Block]]]] = [
-    ("searched", "Search space", search_space),
-    ("leaderboard", "Leaderboard", leaderboard),
-    ("curves", "Learning curves", learning_curves),
-    ("history", "Optimisation history", history),
-    ("importances", "Parameter importances", importances),
-    ("parallel", "Values of all trials", parallel_coordinates),
-    ("size", "{metric} against parameters", against_parameters),
-    ("speed", "{metric} against real-time factor", against_real_time_factor),
-    ("lengths", "Errors by length", errors_by_length),
-    ("words", "Errors by word", word_errors),
-    ("attention", "Attention of the best model", attention),
-    ("reproduce", "How to reproduce it", reproduction),
+PAPER_WIDTH = 680  # CSS pixels of a figure on paper: A4 or Letter without margins
+
+
+class Section(NamedTuple):
+    """A section of the report.
+
+    Args:
+        heading: may name the `{metric}` that trials are ranked by.
+        content: name of a template, or a function that returns a figure, or a sentence that says why there is none.
+    """
+
+    id: str
+    heading: str
+    content: str | Callable[[ReportData], Figure | str]
+
+
+SECTIONS = [
+    Section("searched", "Search space", "search_space.html.jinja"),
+    Section("leaderboard", "Leaderboard", "leaderboard.html.jinja"),
+    Section("curves", "Learning curves", learning_curves),
+    Section("history", "Optimisation history", history),
+    Section("importances", "Parameter importances", importances),
+    Section("parallel", "Values of all trials", parallel_coordinates),
+    Section("size", "{metric} against parameters", against_parameters),
+    Section("speed", "{metric} against real-time factor", against_real_time_factor),
+    Section("lengths", "Errors by length", errors_by_length),
+    Section("words", "Errors by word", "word_errors.html.jinja"),
+    Section("attention", "Attention of the best model", "attention.html.jinja"),
+    Section("reproduce", "How to reproduce it", "reproduction.html.jinja"),
 ]
 
 
@@ -61,52 +74,15 @@ def write_report(home: Home, name: str | None, out: Path | None, command: str = 
 
 
 def report_page(data: ReportData) -> str:
-    """The report as an HTML page."""
-    sections = [(id, heading.format(metric=data.metric), build(data)) for id, heading, build in SECTIONS]
-    return render(f"Sweep {data.name}", opening(data), sections)
-
-
-def opening(data: ReportData) -> list[Block]:
-    """State of the sweep, its best trial, and whether the best differs significantly from the others."""
-    blocks: list[Block] = [_state(data)]
-    best = data.best
-    if best is None or best.best is None:
-        return [*blocks, conclusion("No trial has finished an epoch, so there is no model.")]
-    cer = data.intervals.get(best.number)
-    value = f"{data.metric} {objective_text(best.best)}" + (f" (95% interval {cer.interval})" if cer else "")
-    size = f"{best.about.get('parameters', 0):,} parameters, {counted(best.epochs, 'epoch')}"
-    lead = f"The best is trial {best.number}: {value}, {size}."
-    verdict, command = _significance(data)
-    written = f"Written on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
-    return [*blocks, Text(verdict, "conclusion", lead, command), Text(written, "note")]
-
-
-def _state(data: ReportData) -> Text:
-    ended = sum(trial.state != "running" for trial in data.trials)
-    so_far = f"{ended} of {counted(data.about['trials'], 'trial')} {'has' if ended == 1 else 'have'} ended"
-    if data.running:
-        return paragraph(f"The sweep is running: {so_far}. This page shows what was on record when it was written.")
-    if data.done:
-        return paragraph(f"The sweep is finished: {counted(len(data.trials), 'trial')}.")
-    limit = f" It stopped because {data.about[STOPPED]}." if data.about.get(STOPPED) else ""
-    state = f"The sweep is not finished: {so_far}, and nothing is running.{limit} To go on:"
-    return Text(state, command=f"{data.command} sweep --resume {data.name}")
-
-
-def _significance(data: ReportData) -> tuple[str, str]:
-    """Whether the best trial differs significantly from the others, and a command that may tell."""
-    others = len(data.measured) - 1
-    cer = data.intervals.get(data.measured[0].number)
-    confirm = f"{data.command} confirm {data.name}"
-    if not others:
-        return "No other trial has finished an epoch, so there is nothing to compare it with.", ""
-    if cer is None or cer.tied is None:
-        return "The errors of its utterances are not on record, so its significance is not known.", ""
-    if data.tied:
-        names = enumerated_trials(trial.number for trial in data.tied)
-        verdict = f"It is not significantly different from {names} (paired bootstrap, 95%)."
-        return f"{verdict} Training them again from other seeds may tell:", confirm
-    known = sum(trial.number in data.intervals for trial in data.measured) - 1
-    rest = "" if known == others else f" whose errors are on record ({known} of {others})"
-    verdict = f"It is significantly better than every other trial{rest} (paired bootstrap, 95%)."
-    return f"{verdict} The best of many is also the luckiest; other seeds would tell:", confirm
+    """The report as an HTML page that needs no other file and no network."""
+    return rendered(
+        "report.html.jinja",
+        data=data,
+        sections=SECTIONS,
+        keys_of=keys_of,
+        value_of=value_of,
+        base64=lambda content: base64.b64encode(content).decode(),
+        now=datetime.now(UTC),
+        plotly=Markup(get_plotlyjs()),
+        paper_width=PAPER_WIDTH,
+    )

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from asr_platform.analysis.bootstrap import CerInterval
+from asr_platform.analysis.error_breakdown import WordBreakdown, by_word
 from asr_platform.analysis.importances import Importances, importances
-from asr_platform.analysis.leaderboard import columns, ranked, ranking_name
+from asr_platform.analysis.leaderboard import columns, entries, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
+from asr_platform.analysis.text import counted, enumerated, short_value
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
 from asr_platform.storage.home import SWEEP, Home
 from asr_platform.study.halving import PROGRESS, Rungs
-from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
+from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.recorded_space import recorded_space
+from asr_platform.study.run_record import SPENT
+from asr_platform.study.spending import HOUR, device_seconds
+from search_spaces.distributions import Choice, Float, Variable
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -136,6 +146,128 @@ class ReportData:
             row = self.best.best
             length *= row[PROGRESS[settings.asha.unit]] / row["epoch"]
         return list(Rungs(settings).places(length).values())
+
+    @property
+    def varied(self) -> list[tuple[str, str, str, str]]:
+        """Varied keys: name, values in words, value in the base, value in the best trial."""
+        space, rows = self.space, []
+        for key, variable in space.vary.items():
+            base = short_value(space.value(key, {})) if space.is_active(key, {}) else "not used"
+            rows.append((key, _values_text(variable), base))
+        if space.fit:
+            bounds = [str(bound) for bound in (space.fit.low, space.fit.high) if bound is not None]
+            within = f", within {' to '.join(bounds)}" if bounds else ""
+            rows.append((space.fit.key, f"computed, to fill the budget{within}", ""))
+        return [(*row, value_of(self.best, row[0]) if self.best else "") for row in rows]
+
+    @property
+    def search(self) -> list[tuple[str, str]]:
+        """Names and values of the search's settings, and the time that it took."""
+        settings, about, asha = self.space.settings, self.about, self.space.comparable_settings.asha
+        rungs = enumerated(f"{rung:,.4g}" for rung in self.rungs) or "none"
+        limits = [f"{value:g} {name.replace('_', ' ')}" for name, value in about.get("limits", {}).items() if value]
+        spent = about.get(SPENT)
+        trained = device_seconds(row for trial in self.trials for row in trial.curve)
+        plateau = f"trials that have not been below {asha.plateau or 0:.0%} are not pruned in their first half"
+        facts = {
+            "budget": f"{settings.budget:,} parameters at most",
+            "trials": f"{about['trials']} asked for, {len(self.trials)} begun",
+            "length of a trial": counted(settings.epochs, "epoch"),
+            "sampler": f"{settings.sampler}, seed {settings.seed}",
+            "minimised": enumerated(self.objective_names),
+            "rungs": f"{rungs} ({asha.unit}); at each, one in {asha.reduction:g} goes on",
+            "plateau": plateau if asha.plateau is not None and self.transcribes else "",
+            "promotions": settings.promotions and f"after {enumerated(settings.promotions)} epochs",
+            "start": self.space.start and f"{counted(len(self.space.start), 'configuration')}, tried first",
+            "warm start": about.get(WARM_START) and f"{counted(len(about[WARM_START]), 'trial')} of earlier sweeps",
+            "limits": enumerated(limits),
+            "duration": spent is not None and f"{spent / HOUR:.2f} h",
+            "training": f"{trained / HOUR:.2f} h, the sum over all epochs of all trials",
+        }
+        return [(name, str(value)) for name, value in facts.items() if value]
+
+    @property
+    def headings(self) -> list[str]:
+        """Headings of the leaderboard."""
+        shown = columns(self.trials, self.objectives)
+        names = [column.heading.replace("\n", " ") for column in shown if column.heading]
+        return ["rank", *names, "why it ended"]
+
+    @property
+    def leaderboard(self) -> list[list[str]]:
+        """Rows of the leaderboard, with the reason why each trial ended."""
+        shown = [column for column in columns(self.trials, self.objectives) if column.heading]
+        board = entries(self.trials, self.intervals, self.objectives)
+        return [[one.marked_rank, *(column.cell(one) for column in shown), one.trial.reason] for one in board]
+
+    @property
+    def word_errors(self) -> WordBreakdown | None:
+        """Word errors of the best trial; None if its errors are not on record."""
+        return by_word(self.errors) if self.errors else None
+
+    @property
+    def no_errors(self) -> str:
+        """Why there are no utterance errors."""
+        if not self.transcribes:
+            return "A language model transcribes nothing, so it makes no such errors."
+        return "No errors of the best model are on record."
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """Purpose and command line of what repeats the sweep, its best trial, and the evaluation of its model."""
+        about, platform = self.about, self.command
+        corpus, options = shlex.quote(str(about["corpus"])), about.get("options", {})
+        given = [(key, options.get(key)) for key in ("max_concurrent", "workers_per_trial", "gpus_per_worker")]
+        flags = "".join(f" --{key.replace('_', '-')} {value:g}" for key, value in given if value is not None)
+        sweep = f"{platform} sweep {shlex.quote(f'{self.space.name}.yaml')} --data {corpus} --name {self.name}-again"
+        length = f"--trials {about['trials']} --epochs {about['epochs']}"
+        found = [("run the sweep again, with the space below as a file", f"{sweep} {length}{flags}")]
+        if self.best:
+            train = f"{platform} train --from {self.name}:{self.best.number} --data {corpus}"
+            found.append(("train the best trial again", train))
+        if self.model and self.corpus:
+            model = shlex.quote(os.path.relpath(self.model) if "://" not in self.model else self.model)
+            split = self.corpus.validation_split(self.space.config({}).data.validation).name
+            found.append(("evaluate the best model", f"{platform} evaluate {model} --data {corpus} --split {split}"))
+        return found
+
+    @property
+    def versions(self) -> list[tuple[str, str]]:
+        """Seed, and versions that the sweep was started with, or today's if those are not on record."""
+        found = self.about.get(PROVENANCE) or provenance()
+        names = [(key.removeprefix("version.").replace("_", " "), str(value)) for key, value in found.items()]
+        return [("seed of the sampler", str(self.space.settings.seed)), *names]
+
+    @property
+    def best_config(self) -> str:
+        """Whole configuration of the best trial as YAML."""
+        assert self.best is not None
+        config = self.space.config(self.best.params).model_dump(mode="json")
+        return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def value_of(trial: TrialRecord, key: str) -> str:
+    """A trial's value of a varied key."""
+    return short_value(trial.params[key]) if key in trial.params else "not used"
+
+
+def keys_of(trials: Iterable[TrialRecord]) -> list[str]:
+    """Varied keys that any of the trials has."""
+    return list(dict.fromkeys(key for trial in trials for key in trial.params))
+
+
+def _values_text(variable: Variable) -> str:
+    """Values of a key in words, with its condition."""
+    distribution = variable.distribution
+    if isinstance(distribution, Choice):
+        text = ", ".join(map(short_value, distribution.values))
+    else:
+        number = "g" if isinstance(distribution, Float) else "d"
+        text = f"{distribution.low:{number}} to {distribution.high:{number}}"
+    text += ", on a logarithmic scale" * getattr(distribution, "log", False)
+    step = getattr(distribution, "step", None)
+    steps = f" in steps of {step:g}" if step and step != 1 else ""
+    return text + steps + (f"; where {variable.condition}" if variable.when else "")
 
 
 def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:

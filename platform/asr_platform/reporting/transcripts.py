@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import jiwer
 
 from asr_platform.analysis.text import counted
-from asr_platform.reporting.rendering import rendered
+from asr_platform.reporting.page import rendered
 from trainables.data.text.transcripts import normalized
 from trainables.evaluation.metrics import Alignment, align_characters
 
