@@ -23,7 +23,15 @@ from trainables.data.corpus import Corpus
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.evaluation.examples import ATTENTION, EXAMPLES
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model, kind_of, load_network
+from trainables.inference.model_directory import (
+    CONFIG,
+    FEATURES,
+    TOKENIZER,
+    WEIGHTS,
+    copy_model,
+    load_network,
+    read_info,
+)
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.training.checkpoint import save_checkpoint
@@ -276,10 +284,10 @@ def test_any_bytes_of_a_file_without_a_checksum_are_read_or_refused(
 
 
 def test_the_kind_of_model_is_read_from_a_whole_configuration(saved: Path) -> None:
-    assert kind_of(saved) == "encoder_decoder"
+    assert read_info(saved).config.model.kind == "encoder_decoder"
     edit(saved / CONFIG, setting("config", "model", "d_model", value=2**20))
     with pytest.raises(InputError, match="d_model"):
-        kind_of(saved)
+        read_info(saved)
 
 
 def test_a_language_models_layers_are_checked(learned: Learned, tmp_path: Path) -> None:

@@ -190,7 +190,8 @@ def test_hypotheses_without_an_end_stop_where_ours_do(
     """With an end token that is never the likeliest."""
     folder = changed(exported, tmp_path / "onnx", {})
     about = json.loads((folder / "recognizer.json").read_text())
-    (folder / "recognizer.json").write_text(json.dumps({**about, "end": -1, "never_said": [*about["never_said"], 3]}))
+    about |= {"end": -1, "suppress_tokens": [*about["suppress_tokens"], 3]}
+    (folder / "recognizer.json").write_text(json.dumps(about))
     features = speech(tiny_corpus)[0]
     text = onnx_transcribe.Recognizer(folder).transcribe(features)
     limit = np.ceil(len(features) * 1.25 * learned.recognizer.tokens_per_frame) + 10

@@ -141,7 +141,8 @@ def about(recognizer: Recognizer) -> dict[str, Any]:
         "recipe": recognizer.recipe.model_dump(mode="json"),
         "start": SOS,
         "end": EOS,
-        "never_said": SUPPRESSED_TOKENS,
+        "suppress_tokens": SUPPRESSED_TOKENS,
+        "never_said": SUPPRESSED_TOKENS,  # former name, for programs written for earlier exports
         "tokens_per_frame": SPARE_RATE * recognizer.tokens_per_frame,
         "spare_tokens": SPARE_TOKENS,
         "parameters": recognizer.parameters,

@@ -22,7 +22,7 @@ from trainables.data.batching import BatchPlan
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
-from trainables.inference.model_directory import TOKENIZER, TrainedModel, load_network, read_info
+from trainables.inference.model_directory import TOKENIZER, TrainedModel, load_network, read_checked_info
 from trainables.models.losses import cross_entropy_sums
 from trainables.models.speech_transformer import LanguageModel
 
@@ -43,7 +43,7 @@ class TextModel(TrainedModel):
             InputError: the directory is of another format or kind.
             DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        info = read_info(folder, "language_model", cls.FILES)
+        info = read_checked_info(folder, "language_model", cls.FILES)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = load_network(lambda: LanguageModel(info.config.model, tokenizer.vocab_size), folder, info.active_layers)
         model.lay_out_for_steps()

@@ -121,26 +121,26 @@ class TrainedModel:
         save_model(self.model, str(folder / WEIGHTS))
 
 
-def kind_of(folder: Path) -> str:
-    """Kind of the model in a model directory (`model.kind`).
+def read_info(folder: Path) -> ModelInfo:
+    """Content of `config.json` of a model directory.
 
     Raises:
-        InputError: the folder is no model directory.
+        InputError: the directory is of another format.
+        DamagedError: the file is missing or damaged.
     """
-    return _read_info(folder, (CONFIG,)).config.model.kind
+    check_decodable(folder)
+    _require(folder, (CONFIG,))
+    tree = read_json(folder / CONFIG, "format")
+    if tree["format"] != FORMAT:
+        raise InputError(
+            f"{folder / CONFIG}: model format {tree['format']!r}, but this version reads {FORMAT}",
+            "Train the model again, or use the version that wrote it.",
+        )
+    return validated(tree, ModelInfo, folder / CONFIG)
 
 
-def corpus_hash_of(folder: Path) -> str:
-    """Hash of the corpus that the model in a model directory was trained on.
-
-    Raises:
-        InputError: the folder is no model directory.
-    """
-    return _read_info(folder, (CONFIG,)).corpus_hash
-
-
-def read_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
-    """Content of `config.json` of a model directory, after a check of all its files.
+def read_checked_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
+    """Content of `config.json` of a model directory, after a check of its kind and of all its files.
 
     Args:
         kind: the `model.kind` required.
@@ -150,7 +150,9 @@ def read_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
         InputError: the directory is of another format or kind.
         DamagedError: a file is missing, or differs from its checksum.
     """
-    info = _read_info(folder, files)
+    if not (folder / CONFIG).is_file():
+        _require(folder, files)
+    info = read_info(folder)
     if info.config.model.kind != kind:
         raise InputError(
             f"{folder}: its model.kind is {info.config.model.kind}, but {kind} is needed here", "Give another model."
@@ -158,20 +160,6 @@ def read_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
     _require(folder, files)
     verify_checksums(folder, files)
     return info
-
-
-def _read_info(folder: Path, files: tuple[str, ...]) -> ModelInfo:
-    """Content of `config.json`; if it is missing, the error names all of `files` that are missing."""
-    check_decodable(folder)
-    path = folder / CONFIG
-    _require(folder, (CONFIG,) if path.is_file() else files)
-    tree = read_json(path, "format")
-    if tree["format"] != FORMAT:
-        raise InputError(
-            f"{path}: model format {tree['format']!r}, but this version reads {FORMAT}",
-            "Train the model again, or use the version that wrote it.",
-        )
-    return validated(tree, ModelInfo, path)
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> None:

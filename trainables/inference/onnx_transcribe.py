@@ -56,7 +56,7 @@ class Recognizer:
         found = logits_V[said]
         penalty = self.about["config"]["decoding"]["repeat_penalty"]
         logits_V[said] = np.where(found > 0, found / penalty, found * penalty)
-        logits_V[self.about["never_said"]] = -np.inf
+        logits_V[self.about["suppress_tokens"]] = -np.inf
         return logits_V
 
     def text(self, tokens: list[int]) -> str:

@@ -31,7 +31,7 @@ from trainables.inference.model_directory import (
     TOKENIZER,
     TrainedModel,
     load_network,
-    read_info,
+    read_checked_info,
     read_json,
     validated,
 )
@@ -224,7 +224,7 @@ class Recognizer(TrainedModel):
             InputError: the directory is of another format or kind.
             DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        info = read_info(folder, "encoder_decoder", cls.FILES)
+        info = read_checked_info(folder, "encoder_decoder", cls.FILES)
         config = info.config
         if language_model is not None:
             decoding = config.decoding.model_copy(update={"language_model": str(language_model)})

@@ -22,7 +22,7 @@ from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import CONFIG, kind_of
+from trainables.inference.model_directory import CONFIG, read_info
 from trainables.inference.recognizer import Recognizer
 
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
@@ -50,7 +50,7 @@ def evaluate_model(
         InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` is not
             possible with this model.
     """
-    if (model / CONFIG).is_file() and kind_of(model) == "language_model":
+    if (model / CONFIG).is_file() and read_info(model).config.model.kind == "language_model":
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = _open_scored(model, data, split)
     return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))

@@ -16,10 +16,9 @@ from mlflow.types import ColSpec, Schema
 
 import trainables
 from asr_platform.tracking.resolving import LANGUAGE_MODEL, MLMODEL, MODEL
-from trainables.config_parsing import parse_config
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
-from trainables.inference.model_directory import CONFIG, kind_of, read_json
+from trainables.inference.model_directory import read_info
 from trainables.inference.serving import RequestLimits
 
 SERVING = Path(__file__).with_name("serving.py")  # MLflow runs copies of it; nothing imports it
@@ -42,7 +41,7 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
         model: the model directory.
         about: the logged model, as MLflow describes it.
     """
-    kind = kind_of(model)
+    kind = read_info(model).config.model.kind
     save_model(
         folder,
         python_model=str(SERVING),
@@ -65,7 +64,7 @@ def parts(model: Path) -> Iterator[tuple[str, Path]]:
         InputError: the language model is missing.
     """
     yield MODEL, model
-    decoding = parse_config(read_json(model / CONFIG, "config")["config"], str(model / CONFIG)).decoding
+    decoding = read_info(model).config.decoding
     if decoding.lm_weight and decoding.language_model:
         language_model = Path(decoding.language_model)
         if not language_model.is_dir():

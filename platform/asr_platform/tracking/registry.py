@@ -27,7 +27,7 @@ from asr_platform.tracking.resolving import CHAMPION, MODEL
 from asr_platform.tracking.store import upload_timeout
 from trainables.evaluation.metrics import objective, objective_value
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
-from trainables.inference.model_directory import copy_model, kind_of
+from trainables.inference.model_directory import copy_model, read_info
 
 IDENTITY = ("ledger", "trial", "epoch")  # tags that identify a model
 VALIDATION = ("corpus_hash", "split")  # tags that must be equal for CERs to be compared
@@ -160,7 +160,7 @@ class Registry:
                 self.client.delete_logged_model(found.model_id)
         params = {key: str(value) for key, value in model.params.items()}
         logged = self.client.create_logged_model(
-            experiment, MODEL, run_id, dict(model.tags), params, model_type=kind_of(model.folder)
+            experiment, MODEL, run_id, dict(model.tags), params, model_type=read_info(model.folder).config.model.kind
         )
         about = Model(
             artifact_path=logged.artifact_location, model_uuid=logged.model_id, model_id=logged.model_id, run_id=run_id

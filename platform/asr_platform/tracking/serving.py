@@ -31,7 +31,7 @@ from trainables.data.audio import Limits, read_audio
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel
 from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
-from trainables.inference.model_directory import kind_of
+from trainables.inference.model_directory import read_info
 from trainables.inference.request_guard import Guard, Message, Receive, Send
 from trainables.inference.serving import UNLIMITED, LateError, RequestError, RequestLimits, SharedRecognizer, Turns
 
@@ -68,7 +68,7 @@ class Served(PythonModel):
             self.seconds = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
             guard_server(limits, self.seconds)
         self.answer: Callable[[list[Any], float], list[Any]]
-        kind = Perplexities if kind_of(folder) == "language_model" else Texts
+        kind = Perplexities if read_info(folder).config.model.kind == "language_model" else Texts
         self.answer = kind(folder, device, limits)
 
     def predict(self, model_input: pd.DataFrame) -> list[Any]:

@@ -29,7 +29,7 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective_value
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import WEIGHTS, corpus_hash_of, kind_of
+from trainables.inference.model_directory import WEIGHTS, read_info
 from trainables.inference.recognizer import Recognizer
 
 REMEDIES = {
@@ -180,7 +180,7 @@ class Doctor:
             yield Finding("corpus", text)
         for trial in trials:
             with suppress(InputError):  # a damaged model directory
-                found = corpus_hash_of(Path(trial.model)) if trial.model else begun
+                found = read_info(Path(trial.model)).corpus_hash if trial.model else begun
                 if found != begun:
                     text = f"trained on corpus {found[:12]}, but the sweep began with corpus {begun[:12]}"
                     yield Finding("ledger", text, trial.number)
@@ -233,7 +233,8 @@ class Doctor:
         folder = self.home.model(self.name)
         if folder.is_dir():
             try:
-                (TextModel if kind_of(folder) == "language_model" else Recognizer).load(folder)
+                kind = read_info(folder).config.model.kind
+                (TextModel if kind == "language_model" else Recognizer).load(folder)
             except InputError as error:
                 yield Finding("model", f"the model cannot be loaded: {error.problem}")
         elif self._ended and any(trial.model for trial in trials):
