@@ -3,6 +3,8 @@
 A piece ends in a silence where possible. Elsewhere the next piece overlaps it, so that each word is whole in one of
 them, and the words of both are joined by their times.
 
+Silence is what is quiet compared with the rest of the recording, so loud noises count as speech.
+
 Shapes: N samples, T levels of 20 ms.
 """
 
