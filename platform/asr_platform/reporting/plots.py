@@ -1,6 +1,6 @@
-"""Pictures for people: learning curves, and where a decoder looked. Colours are Okabe and Ito's, made for all eyes.
+"""Plots as PNG files: learning curves and attention, in the colours of Okabe and Ito (for colour-blind readers).
 
-Figures are drawn without a display and without matplotlib's global state, in whichever process asks.
+Matplotlib draws without a display and without its global state.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.leaderboard import ranked, ranking_metric, ranking_name
 from asr_platform.reporting.transcripts import html_page, text_page
 from asr_platform.study.ledger import TrialRecord
 from trainables.data.text.transcripts import SPACE
 from trainables.evaluation.examples import Attention, Examples
-from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
+from trainables.evaluation.metrics import objective_text, objective_value
 
 PLOTS = "plots"
 LEARNING_CURVES, SWEEP_CURVES = "learning_curves.png", "sweep.png"
@@ -34,39 +33,30 @@ PAGE, TEXT = "examples.html", "examples.txt"
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 DASHES = ["-", "--", "-.", ":"]
-GREY = "#b0b0b0"
+GREY, DARK_GREY = "#b0b0b0", "#606060"
+MARKERS = {"complete": "o", "pruned": "x", "failed": "v", "running": "."}  # at the end of a trial's curve
+LOWEST, HIGHEST = 1e-4, 1.0  # CERs that learning curves show; others are drawn at the edge
 DOTS_PER_INCH = 110
+MOST_DOTS = 40  # a longer curve has no mark at every epoch
 LABELS = 45  # token labels that an axis has room for
 LONGEST_LABEL = 14  # characters
 LABEL_HEIGHT = 0.13  # inches
 MOST_PANELS = 24
-SHADES = colormaps["Blues"].with_extremes(bad="#ece7da")  # pale to dark; beige where there can be nothing
-ENDS_COLOUR = "#606060"
-ENDS = {"complete": "o", "pruned": "x", "failed": "v", "running": "."}  # how a trial's curve ends
-LOWEST, HIGHEST = 1e-4, 1.0  # CERs that the sweep's curves show
+SHADES = colormaps["Blues"].with_extremes(bad="#ece7da")  # beige: no weight is possible
 
-# What a trial's panels show: title, a factor, the most that is shown, and the metrics with their names.
+# Panels of a trial's learning curves: title, factor, highest value drawn, and names of the metrics.
 PANELS: list[tuple[str, float, float, dict[str, str]]] = [
     ("loss (nats a token)", 1, math.inf, {"train_loss": "training", "val_loss": "validation"}),
-    (
-        "validation error rates (%; above 100 at the edge)",
-        100,
-        100,
-        {"val_cer": "CER", "val_wer": "WER", "val_ctc_cer": "CER of CTC"},
-    ),
-    (
-        "validation perplexity",
-        1,
-        math.inf,
-        {"val_perplexity": "of a token", "val_character_perplexity": "of a character"},
-    ),
+    ("validation error rates (%; above 100 at the edge)", 100, 100,
+     {"val_cer": "CER", "val_wer": "WER", "val_ctc_cer": "CER of CTC"}),
+    ("validation perplexity", 1, math.inf,
+     {"val_perplexity": "of a token", "val_character_perplexity": "of a character"}),
     ("learning rate", 1, math.inf, {"learning_rate": "at the epoch's end"}),
-]
-MOST_DOTS = 40  # epochs that are marked one by one
+]  # fmt: skip
 
 
 def draw_trial(trial: TrialRecord, folder: Path) -> None:
-    """Everything there is to see of a trial, into a folder: its curves, and what its best checkpoint keeps."""
+    """Writes a trial's learning curves into a folder, with the examples and attention of its best checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     if trial.curve:
         save(trial_curves(trial), folder / LEARNING_CURVES)
@@ -79,18 +69,19 @@ def draw_trial(trial: TrialRecord, folder: Path) -> None:
 
 
 def draw_sweep(trials: Sequence[TrialRecord], folder: Path) -> None:
-    """The sweep's curves, into a folder; nothing before any trial has finished an epoch."""
+    """Writes the learning curves of all trials into a folder; nothing before the first finished epoch."""
     if any(trial.curve for trial in trials):
         folder.mkdir(parents=True, exist_ok=True)
         save(sweep_curves(trials), folder / SWEEP_CURVES)
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG; one that cannot be drawn, such as a too large one, is logged and left out."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box says so too
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn instead
         try:
             figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
-        except ValueError as error:  # what cannot be drawn, such as a picture too large, ends no sweep
+        except ValueError as error:
             logging.getLogger(__name__).warning("%s: not drawn: %s", path, error)
 
 
@@ -98,129 +89,106 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def trial_curves(trial: TrialRecord) -> Figure:
-    """Loss, error rates and learning rate by epoch."""
+    """Loss, error rates (or perplexities) and learning rate of a trial by epoch."""
     panels = [panel for panel in PANELS if any(key in row for row in trial.curve for key in panel[-1])]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     grid: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    marker = "o" if len(trial.curve) <= MOST_DOTS else ""
     for axes, (title, scale, most, names) in zip(grid, panels, strict=True):
-        for number, (key, name) in enumerate(names.items()):
+        for (key, name), colour, dash in zip(names.items(), COLOURS, DASHES, strict=False):
             epochs = [row["epoch"] for row in trial.curve if key in row]
             values = [min(most, scale * row[key]) for row in trial.curve if key in row]
-            style: dict[str, Any] = {"color": COLOURS[number], "linestyle": DASHES[number], "clip_on": False}
-            axes.plot(epochs, values, marker="o" if len(epochs) <= MOST_DOTS else "", markersize=3, label=name, **style)
+            axes.plot(epochs, values, dash, color=colour, marker=marker, markersize=3, label=name, clip_on=False)
         axes.set_title(title, fontsize=10)
         axes.set_ylim(bottom=0)
-        _epochs(axes)
+        _epoch_axis(axes)
         if len(names) > 1:
             axes.legend(fontsize=8, frameon=False)
     if trial.best:
-        best = f"{OBJECTIVES[objective(trial.best)]} {objective_text(trial.best)} at epoch {trial.best['epoch']}"
+        best = f"{ranking_name([trial])} {objective_text(trial.best)} at epoch {trial.best['epoch']}"
         figure.suptitle(f"trial {trial.number}: {best}", fontsize=11)
     return figure
 
 
 def sweep_curves(trials: Sequence[TrialRecord]) -> Figure:
-    """What every trial is ranked by, by epoch: the best ones in colour, the others grey.
-
-    The scale is logarithmic. A CER above 100% is drawn at the upper edge, so that it does not hide the rest.
-    """
+    """Ranking metric of every trial by epoch on a logarithmic scale: the best trials in colour, the others grey."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
-    drawn = [trial for trial in ranked(list(trials)) if trial.curve]
-    key = objective(drawn[0].curve[0])
-    percent = key == "val_cer"
+    drawn = [trial for trial in ranked(trials) if trial.curve]
+    percent = ranking_metric(drawn) == "val_cer"
     bounds = (LOWEST, HIGHEST) if percent else (1, math.inf)
     for rank, trial in reversed(list(enumerate(drawn))):
         named = rank < len(COLOURS)
         values = np.clip([objective_value(row) for row in trial.curve], *bounds)
         epochs = [row["epoch"] for row in trial.curve]
-        assert trial.best is not None
-        axes.plot(
-            epochs,
-            values,
-            color=COLOURS[rank] if named else GREY,
-            linestyle=DASHES[rank % len(DASHES)] if named else "-",
-            linewidth=1.8 if named else 0.8,
-            label=f"trial {trial.number}: {objective_text(trial.best)}" if named else None,
-        )
-        axes.plot(
-            epochs[-1:],
-            values[-1:],
-            ENDS[trial.state],
-            color=COLOURS[rank] if named else ENDS_COLOUR,
-            markersize=6 if named else 4,
-            clip_on=False,
-        )
+        colour, dash = (COLOURS[rank], DASHES[rank % len(DASHES)]) if named else (GREY, "-")
+        label = f"trial {trial.number}: {objective_text(trial.best or {})}" if named else None
+        axes.plot(epochs, values, dash, color=colour, linewidth=1.8 if named else 0.8, label=label)
+        end: dict[str, Any] = {"color": colour if named else DARK_GREY, "markersize": 6 if named else 4}
+        axes.plot(epochs[-1:], values[-1:], MARKERS[trial.state], clip_on=False, **end)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent if percent else _number))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}%" if percent else f"{y:.3g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel(OBJECTIVES[key] + (" (above 100% at the edge)" if percent else ""))
-    _epochs(axes)
+    axes.set_ylabel(ranking_name(drawn) + (" (above 100% at the edge)" if percent else ""))
+    _epoch_axis(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], title="the best", loc="outside right upper", fontsize=9)
-    states = {trial.state for trial in drawn}
-    ends = [
-        axes.plot([], [], marker, color=ENDS_COLOUR, label=state)[0]
-        for state, marker in ENDS.items()
-        if state in states
-    ]
+    states = [state for state in MARKERS if any(trial.state == state for trial in drawn)]
+    ends = [axes.plot([], [], MARKERS[state], color=DARK_GREY, label=state)[0] for state in states]
     figure.legend(handles=ends, title="how it ended", loc="outside right lower", fontsize=9)
     return figure
 
 
-def _percent(value: float, place: int) -> str:
-    return f"{100 * value:.3g}%"
-
-
-def _number(value: float, place: int) -> str:
-    return f"{value:.3g}"
-
-
-def _epochs(axes: Axes) -> None:
+def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(color="#e4e4e4")
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 # Attention
 
 
 def cross_attention(attention: Attention) -> Figure:
-    """To which seconds of the utterance each token's attention goes."""
+    """Attention from each target token to the seconds of the utterance."""
     weights = attention.states_LHUS.numpy()
-    figure, grid = _panels(weights, attention.targets, width=3.4)
-    for axes, image, bottom in grid:
-        _show(axes, image, (0, image.shape[1] * attention.seconds_per_state))
-        axes.tick_params(labelbottom=bottom)
-        axes.set_xlabel("seconds" if bottom else "", fontsize=8)
-    figure.suptitle(f"{attention.id}: from the token to say to the speech", fontsize=10, parse_math=False)
+    seconds = weights.shape[-1] * attention.seconds_per_state
+    figure, lowest = _attention_panels(weights, attention.targets, (0, seconds), width=3.4)
+    for axes in figure.axes:
+        axes.tick_params(labelbottom=axes in lowest)
+        axes.set_xlabel("seconds" if axes in lowest else "", fontsize=8)
+    figure.suptitle(f"{attention.id}: attention to the speech", fontsize=10, parse_math=False)
     return figure
 
 
 def self_attention(attention: Attention) -> Figure:
-    """To which earlier tokens each token's attention goes."""
+    """Attention from each target token to the input tokens up to its own."""
     weights = attention.tokens_LHUU.numpy()
-    weights = np.where(np.tri(weights.shape[-1], dtype=bool), weights, np.nan)  # what is not yet said has no weight
-    figure, grid = _panels(weights, attention.targets, width=max(2.4, min(len(attention.inputs), LABELS) * 0.11))
-    places, labels = _labels(attention.inputs)
-    for axes, image, bottom in grid:
-        _show(axes, image, (-0.5, image.shape[1] - 0.5))
-        axes.set_xticks(*((places, labels) if bottom else ([], [])), rotation=90, parse_math=False)
-    figure.suptitle(f"{attention.id}: from the token to say to those already said", fontsize=10, parse_math=False)
+    weights = np.where(np.tri(weights.shape[-1], dtype=bool), weights, np.nan)  # later tokens have no weight
+    width = max(2.4, min(len(attention.inputs), LABELS) * 0.11)
+    figure, lowest = _attention_panels(weights, attention.targets, (-0.5, len(attention.inputs) - 0.5), width)
+    places, labels = _tick_labels(attention.inputs)
+    for axes in figure.axes:
+        axes.set_xticks(*((places, labels) if axes in lowest else ([], [])), rotation=90, parse_math=False)
+    figure.suptitle(f"{attention.id}: attention to earlier tokens", fontsize=10, parse_math=False)
     return figure
 
 
-def _panels(
-    weights_LHUK: npt.NDArray[Any], targets: Sequence[str], width: float
-) -> tuple[Figure, list[tuple[Axes, npt.NDArray[Any], bool]]]:
+def _attention_panels(
+    weights_LHUK: npt.NDArray[Any], targets: Sequence[str], x: tuple[float, float], width: float
+) -> tuple[Figure, list[Axes]]:
     """A figure with a panel for the mean of each layer's heads, and one for each head of the last layer.
 
-    Returns each panel's axes, which have a title and the targets along the left, its weights (U, K), and whether it is
-    the lowest of its column.
+    Weights are shaded by their square roots, so that small ones are visible.
+
+    Args:
+        x: range of the horizontal axis.
+        width: of a panel, in inches.
+
+    Returns:
+        The figure, and the lowest panel of each column.
     """
     layers = len(weights_LHUK)
     images = [(f"layer {number}, mean of heads", heads.mean(0)) for number, heads in enumerate(weights_LHUK, start=1)]
@@ -230,55 +198,45 @@ def _panels(
     rows = math.ceil(len(images) / columns)
     height = 0.3 + max(1.4, min(len(targets), LABELS) * LABEL_HEIGHT)
     figure = Figure(figsize=(0.9 + columns * width, 1.0 + rows * height), layout="constrained")
-    places, labels = _labels(targets)
-    panels = []
+    places, labels = _tick_labels(targets)
     for number, (title, image) in enumerate(images):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.set_title(f"{title} (up to {np.nanmax(image):.2f})", fontsize=8)
         axes.set_yticks(*((places, labels) if number % columns == 0 else ([], [])), parse_math=False)
         axes.tick_params(length=2, labelsize=6.5)
-        panels.append((axes, image, number + columns >= len(images)))
-    return figure, panels
+        extent = (*x, len(image) - 0.5, -0.5)
+        axes.imshow(np.sqrt(image), cmap=SHADES, vmin=0, aspect="auto", interpolation="nearest", extent=extent)
+    return figure, figure.axes[-columns:]
 
 
-def _show(axes: Axes, image_UK: npt.NDArray[Any], x: tuple[float, float]) -> None:
-    """One map, shaded by the weights' square roots: small ones count as well."""
-    extent = (*x, len(image_UK) - 0.5, -0.5)
-    shading = PowerNorm(0.5, vmin=0)
-    axes.imshow(image_UK, cmap=SHADES, norm=shading, aspect="auto", interpolation="nearest", extent=extent)
+def _tick_labels(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Places and labels of an axis of tokens: all tokens, or words at their first tokens if there are too many.
 
-
-def _labels(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Where an axis has labels, and which: every token; where they are too many, words at their first tokens.
-
-    Of words too close to each other the first has its label.
+    Labels that would overlap the one before are left out.
     """
     room = len(tokens) / LABELS
     places: list[int] = []
     labels: list[str] = []
-    for place, label in enumerate(tokens) if room <= 1 else _words(tokens):
+    for place, text in enumerate(tokens) if room <= 1 else _words(tokens):
         if not places or place - places[-1] >= room:
+            label = text.replace(" ", SPACE)
             places.append(place)
-            labels.append(_short(label.replace(" ", SPACE)))
+            labels.append(label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…")
     return places, labels
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[int, str]]:
-    """Words with the number of their first token: a word begins at a special token or at one with a space."""
+    """Words with the number of their first token: a word begins at a special token, or at or after a space."""
     words: list[tuple[int, str]] = []
-    fresh = True
+    begins = True
     for place, token in enumerate(tokens):
         special = token.startswith("<") and token.endswith(">") and len(token) > 2
-        if token.strip() == "" and not special:
-            fresh = True
+        if not token.strip():
+            begins = True
             continue
-        if fresh or special or token.startswith(" ") or not words:
+        if begins or special or token.startswith(" "):
             words.append((place, token.strip()))
         else:
             words[-1] = (words[-1][0], words[-1][1] + token)
-        fresh = special
+        begins = special
     return words
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
