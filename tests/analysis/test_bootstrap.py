@@ -187,6 +187,6 @@ def test_what_cannot_be_paired_with_the_best_has_an_interval_alone(best: int) ->
 
 
 def test_empty_references_are_no_division_by_zero() -> None:
-    """As in the rates: an error where nothing was said is one."""
+    """An insertion into an empty reference counts as one error, as in the rates."""
     (confidence,) = cer_intervals(0, {0: errors_of([1, 0, 0], [0, 0, 3])}).values()
     assert 0 <= confidence.interval.low <= 1 / 3 <= confidence.interval.high <= 3

@@ -166,11 +166,11 @@ def test_every_trial_is_a_line_through_its_own_values() -> None:
     assert lines["trial 0"].x[1] == pytest.approx(0.5), "a rate lies where its logarithm does"
     assert list(lines["trial 1"].y) == [0, 1, 2, 3]
     assert lines["trial 1"].line.color == COLOURS[1]
-    said = [annotation.text for annotation in figure.layout.annotations]
-    assert [text for text in said if text.startswith("<b>")] == [
+    texts = [annotation.text for annotation in figure.layout.annotations]
+    assert [text for text in texts if text.startswith("<b>")] == [
         "<b>val CER</b>", "<b>optimizer.lr</b>", "<b>model.norm</b>", "<b>model.d_model</b>",
     ]  # fmt: skip
-    assert "not used" in said and "&lt;b&gt;&amp;" in said
+    assert "not used" in texts and "&lt;b&gt;&amp;" in texts
 
 
 @pytest.mark.parametrize(

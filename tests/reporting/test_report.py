@@ -181,10 +181,10 @@ def test_every_trial_is_there_once(
 
 
 def test_it_says_who_won_and_whether_that_is_certain(whole: ReportData, pages: dict[str, Page]) -> None:
-    said = pages["whole"].texts[""]
-    assert "The best is trial 0: val CER 2.00% (95% interval " in said
+    text = pages["whole"].texts[""]
+    assert "The best is trial 0: val CER 2.00% (95% interval " in text
     assert [trial.number for trial in whole.tied] == [2], "it has one error more"
-    assert "It is not significantly different from trial 2" in said and "platform confirm whole" in said
+    assert "It is not significantly different from trial 2" in text and "platform confirm whole" in text
     alone = {number: each for number, each in whole.intervals.items() if number != 2}
     alone[0] = alone[0]._replace(tied=False)
     certain = Page(report_page(replace(whole, intervals=alone))).texts[""]
@@ -264,18 +264,18 @@ def test_what_was_searched_is_all_there(pages: dict[str, Page]) -> None:
 def test_it_says_what_the_best_model_gets_wrong(whole: ReportData, pages: dict[str, Page]) -> None:
     page = pages["whole"]
     assert "overlap, so length need not matter" in page.texts["lengths"]
-    many = replace(whole, errors=reported.heard(60, 5))
+    many = replace(whole, errors=reported.errors_of(60, 5))
     assert "do not overlap, so length seems to matter" in Page(report_page(many)).texts["lengths"]
     assert ["SEVEN", "17", "2", "11.8%", "<b>SEVEN</b> 2×"] in page.rows["words"]
     assert "WER 0.84%" in page.texts["words"] and "2 substitutions, 2 deletions and 0 insertions" in page.texts["words"]
 
 
 def test_it_says_how_to_get_the_same_again(home: Home, pages: dict[str, Page]) -> None:
-    said = pages["whole"].texts["reproduce"]
-    assert "platform sweep 'made <up>.yaml' --data " in said and "--trials 13 --epochs 5" in said
-    assert "platform train --from whole:0 --data " in said
-    assert "0123abc" in said and "9.8.7" in said and "not on record" not in said
-    assert "encoder_layers" in said.split("The whole configuration of trial 0")[1]
+    text = pages["whole"].texts["reproduce"]
+    assert "platform sweep 'made <up>.yaml' --data " in text and "--trials 13 --epochs 5" in text
+    assert "platform train --from whole:0 --data " in text
+    assert "0123abc" in text and "9.8.7" in text and "not on record" not in text
+    assert "encoder_layers" in text.split("The whole configuration of trial 0")[1]
     assert "are not on record; this page was written with" in pages["alone"].texts["reproduce"]
 
 

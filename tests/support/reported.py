@@ -116,14 +116,14 @@ def remember(home: Home, name: str, ledger: Ledger) -> None:
     for trial in ledger.trials():
         if trial.best:
             wrong = {0: 2, 2: 3}.get(trial.number, 40)
-            heard(wrong, trial.best["epoch"]).save(store.folder / f"trial-{trial.number:04}.json")
+            errors_of(wrong, trial.best["epoch"]).save(store.folder / f"trial-{trial.number:04}.json")
 
 
-def heard(wrong: int, epoch: int) -> UtteranceErrors:
-    """120 utterances, of which the longest have the errors: a word is left out, and one is markup."""
-    said = [" ".join(WORDS[: 1 + number % 7]) for number in range(120)]
-    order = sorted(range(120), key=lambda number: -len(said[number]))
-    hypotheses = [*said]
+def errors_of(wrong: int, epoch: int) -> UtteranceErrors:
+    """Errors in the longest `wrong` of 120 utterances: a word is deleted, and one is replaced by markup."""
+    references = [" ".join(WORDS[: 1 + number % 7]) for number in range(120)]
+    order = sorted(range(120), key=lambda number: -len(references[number]))
+    hypotheses = [*references]
     for place in order[:wrong]:
         hypotheses[place] = hypotheses[place].replace("THREE ", "").replace("SEVEN", "<b>SEVEN</b>")
-    return UtteranceErrors.of("dev", epoch, [f"{number:03}" for number in range(120)], said, hypotheses)
+    return UtteranceErrors.of("dev", epoch, [f"{number:03}" for number in range(120)], references, hypotheses)

@@ -263,7 +263,7 @@ def styled(figure: go.Figure, height: int, x: dict[str, Any], y: dict[str, Any])
     figure.update_traces(
         hovertemplate="%{hovertext}<extra></extra>", selector=lambda trace: trace.hovertext is not None
     )
-    figure.update_traces(hoverinfo="skip", selector=lambda trace: trace.hovertext is None)
+    figure.update_traces(hovertemplate=None, hoverinfo="skip", selector=lambda trace: trace.hovertext is None)
     figure.update_traces(cliponaxis=False)
     figure.update_layout(template=STYLE, height=height, margin=MARGIN, legend_title="", xaxis=x, yaxis=y)
     return figure
