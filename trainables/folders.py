@@ -62,14 +62,18 @@ class UnfinishedFolder:
         for path in list(self.target.parent.iterdir()):
             if path.name.startswith(stem):
                 _remove_abandoned(path)
-        token = secrets.token_hex(4)
-        unlocked = self.target.with_name(f".{token}")
-        make_folder(unlocked)
-        self._lock = os.open(unlocked, os.O_RDONLY)
-        with contextlib.suppress(OSError):
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path = self.target.with_name(stem + token)
-        os.rename(unlocked, self.path)  # locked before it has a name by which others look for it
+        while True:
+            self.path = self.target.with_name(stem + secrets.token_hex(4))
+            make_folder(self.path)  # under the final name, by which the next process finds it after a kill
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # another process has removed it as abandoned before it was locked
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.path.exists():
+                break
+            os.close(self._lock)
 
     def finish(self) -> None:
         """Renames the folder to `target`."""
