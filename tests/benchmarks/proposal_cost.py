@@ -56,7 +56,7 @@ def measure(space: Space, proposals: int, known: int) -> tuple[list[float], list
         except InputError:
             return None
 
-    counting._built.cache_clear()
+    counting._shallow_counts.cache_clear()
     draw = random.Random(0)
     trials: list[FrozenTrial] = []
     seconds, found = [], []

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from proposals import feasible
 
-from search_spaces.budget import check_budget, remembered, smallest
+from search_spaces.budget import check_budget, extreme, remembered
 from search_spaces.counting import count_parameters
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal
@@ -73,7 +73,7 @@ budget: {}
 
 def test_a_space_in_which_nothing_varies_has_one_model() -> None:
     space = parse_space("budget: 1000", "my.yaml")
-    assert smallest(space, vocab_size_of, 80) == ({}, count_parameters(Config(), 33, 80))
+    assert extreme(space, vocab_size_of, 80) == ({}, count_parameters(Config(), 33, 80))
     with pytest.raises(InputError, match="nothing varies"):
         check_budget(space, vocab_size_of, 80)
 
@@ -146,9 +146,9 @@ vary:
     ]
     counts = [proposal.parameters for proposal in found if proposal]
     if counts:
-        values, count = smallest(space, vocab_size_of, 80)
+        values, count = extreme(space, vocab_size_of, 80)
         assert count == min(counts)
         assert feasible(space, values, vocab_size_of) == Proposal(space.config(values), count)
     else:
         with pytest.raises(InputError):
-            smallest(space, vocab_size_of, 80)
+            extreme(space, vocab_size_of, 80)

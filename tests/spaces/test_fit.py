@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from proposals import NUM_FEATS, Drawn, feasible
 
-from search_spaces.budget import FILLED, check_budget, complete, smallest
+from search_spaces.budget import FILLED, check_budget, complete, extreme
 from search_spaces.counting import count_parameters
 from search_spaces.distributions import Fit
 from search_spaces.reader import parse_space
@@ -91,10 +92,14 @@ def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
         return
     step = welcome if found is not None else math.lcm(unit, fit.step or 1)
     low, high = max(fit.low or 0, 16 * heads if fit.key == "model.d_model" else 8), min(fit.high or 3000, 3000)
-    for width in range(-(-low // step) * step, high + 1, step * max(1, (high - low) // (400 * step))):
+
+    def count(width: int) -> int:
         config = space.config({**values, fit.key: width})
-        count = count_parameters(config, vocab_size_of(config.tokenizer), NUM_FEATS)
-        assert not FILLED * budget <= count <= budget, width
+        return count_parameters(config, vocab_size_of(config.tokenizer), NUM_FEATS)
+
+    widths = range(-(-low // step) * step, high + 1, step)
+    place = bisect_right(widths, budget, key=count)
+    assert place == 0 or count(widths[place - 1]) < FILLED * budget, widths[place - 1]
 
 
 def space(fit: str, rest: str = "", budget: int = 5_000_000) -> Space:
@@ -149,7 +154,7 @@ def test_a_width_between_two_steps_is_named() -> None:
 
 
 def test_the_smallest_model_has_the_narrowest_width() -> None:
-    values, count = smallest(space("{fit: [64, 400]}", "  model.heads: {choice: [2, 4]}"), vocab_size_of, NUM_FEATS)
+    values, count = extreme(space("{fit: [64, 400]}", "  model.heads: {choice: [2, 4]}"), vocab_size_of, NUM_FEATS)
     assert values["model.d_model"] == 64
     assert count == complete(space("fit", budget=10**9), {"model.d_model": 64}, vocab_size_of, NUM_FEATS).parameters
 
