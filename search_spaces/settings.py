@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from search_spaces.samplers import SAMPLERS, SamplerName
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config import ConfigSection
 
@@ -90,7 +91,11 @@ class Settings(ConfigSection):
     )
     trials: Whole = Field(40, ge=1, le=MOST_TRIALS, description="number of configurations to try")
     epochs: Whole = Field(20, ge=1, le=MOST_EPOCHS, description="number of epochs of a trial that is not pruned")
-    sampler: Literal["tpe", "gp", "random", "grid", "nsga2"] = Field("tpe", description="what proposes")
+    sampler: SamplerName = Field(
+        "tpe",
+        description="method that proposes configurations: "
+        + "; ".join(f"{name}: {one.description}" for name, one in SAMPLERS.items()),
+    )
     objectives: tuple[Objective, ...] = Field(
         ("val_cer",),
         min_length=1,
@@ -106,8 +111,9 @@ class Settings(ConfigSection):
         found = []
         if self.objectives[0] != "val_cer" or len(set(self.objectives)) < len(self.objectives):
             found.append(("objectives", f"must begin with val_cer and have none twice, but got {self.objectives}"))
-        if len(self.objectives) > 1 and self.sampler == "gp":
-            found.append(("sampler", "gp has one objective: use tpe, nsga2, random or grid"))
+        if len(self.objectives) > 1 and not SAMPLERS[self.sampler].several_objectives:
+            others = ", ".join(name for name, one in SAMPLERS.items() if one.several_objectives)
+            found.append(("sampler", f"{self.sampler} takes one objective; with several, use one of {others}"))
         grace, unit = self.asha.grace, self.asha.unit
         if unit != "epochs" and grace is None:
             found.append(("asha.unit", f"{unit} needs asha.grace, in {unit}"))

@@ -44,7 +44,7 @@ from replay import (
     seconds_to,
 )
 
-from asr_platform.study.samplers import distributions_of, propose
+from asr_platform.study.samplers import distributions_of, observe, propose
 from search_spaces.reader import load_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
@@ -100,7 +100,9 @@ class Ours(Stopping):
         self.trials: dict[int, FrozenTrial] = {}
 
     def new(self, left: Sequence[Curve]) -> Curve:
-        values = propose(self.space, list(self.trials.values()), lambda values: ANY)[0].params
+        promotions = self.space.settings.promotions
+        trials = [observe(trial, trial.params, promotions) for trial in self.trials.values()]
+        values = dict(propose(self.space, trials, lambda values: ANY)[0].params)
         curve = self.nearest(left, values)
         self.trials[curve.number] = frozen(self.space, curve, TrialState.RUNNING, None, {})
         return curve

@@ -13,11 +13,9 @@ import random
 import statistics
 import time
 
-import optuna
 import torch
-from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.study.ledger import propose
+from asr_platform.study.samplers import Observation, propose
 from search_spaces import counting
 from search_spaces.budget import complete
 from search_spaces.reader import SHIPPED, parse_space
@@ -58,24 +56,15 @@ def measure(space: Space, proposals: int, known: int) -> tuple[list[float], list
 
     counting._shallow_counts.cache_clear()
     draw = random.Random(0)
-    trials: list[FrozenTrial] = []
+    trials: list[Observation] = []
     seconds, found = [], []
     for _ in range(proposals):
         began = time.process_time()
-        trial, proposal = propose(space, trials[-known:], feasible)
+        suggestion, proposal = propose(space, trials[-known:], feasible)
         seconds.append(time.process_time() - began)
         found.append(proposal)
         cer = draw.random()
-        trials.append(
-            optuna.trial.create_trial(
-                state=TrialState.COMPLETE,
-                value=cer,
-                params=trial.params,
-                distributions=trial.distributions,
-                intermediate_values={1: cer},
-                user_attrs={"epoch:1": "{}"},  # where the ledger keeps a row of the curve
-            )
-        )
+        trials.append(Observation(suggestion.params, "complete", 1, cer, {"val_cer": cer}))
     return seconds, found, tried
 
 

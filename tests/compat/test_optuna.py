@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from asr_platform.compat import optuna as compat
@@ -19,12 +18,6 @@ def test_a_running_trial_can_be_written_to() -> None:
     trial = compat.running_trial(study, study.get_trials()[0])
     trial.report(0.5, 1)
     assert study.get_trials()[0].intermediate_values == {1: 0.5}
-
-
-def test_values_are_told_apart() -> None:
-    assert compat.contains(IntDistribution(2, 8, step=2), 4)
-    assert not compat.contains(IntDistribution(2, 8, step=2), 5)
-    assert not compat.contains(FloatDistribution(0.0, 1.0), 1.5)
 
 
 def test_a_database_has_these_tables(tmp_path: Path) -> None:

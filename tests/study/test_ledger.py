@@ -75,11 +75,11 @@ def test_lists_are_proposed_and_come_back_from_the_ledger(tmp_path: Path) -> Non
 def test_the_same_ledger_gives_the_same_proposal(searched: Path) -> None:
     """Asked twice, reopened, and in new processes where Python hashes strings in other ways."""
     ledger = Ledger.open(records.storage_in(searched), "small")
-    trials = ledger.study.get_trials()
+    trials = records.observed(ledger.study.get_trials())
     proposals = [propose(records.space(), trials, records.parameters_of) for _ in range(2)]
     first = [proposals[0][0].params, proposals[0][1].parameters]
     assert [proposals[1][0].params, proposals[1][1].parameters] == first
-    code = "found = propose(records.space(), ledger.study.get_trials(), records.parameters_of)\n"
+    code = "found = propose(records.space(), records.observed(ledger.study.get_trials()), records.parameters_of)\n"
     code += "print(json.dumps([found[0].params, found[1].parameters]))"
     processes = [in_new_process(code, searched, hash_seed) for hash_seed in (1, 2)]
     assert [json.loads(process.communicate()[0]) for process in processes] == [first, first]
@@ -87,14 +87,14 @@ def test_the_same_ledger_gives_the_same_proposal(searched: Path) -> None:
 
 def test_proposals_follow_the_results_and_the_seed(searched: Path) -> None:
     trials = Ledger.open(records.storage_in(searched), "small").study.get_trials()
-    expected = propose(records.space(), trials, records.parameters_of)[0].params
+    expected = propose(records.space(), records.observed(trials), records.parameters_of)[0].params
     other_seed = records.space(records.SPACE + "seed: 1\n")
-    assert propose(other_seed, trials, records.parameters_of)[0].params != expected
+    assert propose(other_seed, records.observed(trials), records.parameters_of)[0].params != expected
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             trial.intermediate_values = {2: 1.0 - trial.intermediate_values[2]}
             trial.user_attrs["epoch:2"] = "{}"
-    assert propose(records.space(), trials, records.parameters_of)[0].params != expected
+    assert propose(records.space(), records.observed(trials), records.parameters_of)[0].params != expected
 
 
 def test_what_does_not_fit_never_becomes_a_trial(searched: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import records
@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from asr_platform.study import samplers
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.samplers import Observation, observe, propose
+from search_spaces.samplers import SAMPLERS, SamplerName
 from search_spaces.space import Space
 from trainables.errors import InputError
 
@@ -27,15 +28,10 @@ vary:
   model.dropout: {float: [0, 0.3], step: 0.1}
 """
 POINTS = 3 * 3 * 3 * 4  # the three tokenizers, widths, depths, dropouts
-NAMES = ("tpe", "gp", "random", "grid", "nsga2")
+NAMES = get_args(SamplerName)
+SEVERAL = {"nsga2": ("val_cer", "real_time_factor", "parameters")}
 KINDS = [(name, ("val_cer",)) for name in NAMES] + [
-    (name, ("val_cer", *more))
-    for name, more in [
-        ("tpe", ("parameters",)),
-        ("nsga2", ("real_time_factor", "parameters")),
-        ("random", ("parameters",)),
-        ("grid", ("parameters",)),
-    ]
+    (name, SEVERAL.get(name, ("val_cer", "parameters"))) for name in NAMES if SAMPLERS[name].several_objectives
 ]
 TRIALS = 12
 
@@ -113,7 +109,7 @@ def test_proposals_follow_from_the_ledger_alone(
     trials, storage = ledger.study.get_trials(), records.storage_in(tmp_path)
     records.ledger_in(tmp_path).study.add_trials(trials[:-1])
     read = Ledger.open(storage, "small").study.get_trials()
-    assert propose(space, read, records.parameters_of)[0].params == trials[-1].params
+    assert propose(space, records.observed(read), records.parameters_of)[0].params == trials[-1].params
     other_seed = replace(space, settings=space.settings.model_copy(update={"seed": 5_000_000_000}))
     assert search(records.ledger_in_memory(TRIALS), other_seed, 2) != values_of(ledger)[:2]
 
@@ -121,9 +117,10 @@ def test_proposals_follow_from_the_ledger_alone(
 @every_kind
 def test_trials_that_run_are_not_proposed_again(sampler: str, objectives: tuple[str, ...], searched: Searched) -> None:
     space = space_of(sampler, objectives)
-    trials = searched(space).study.get_trials()
+    trials = records.observed(searched(space).study.get_trials())
     for _ in range(3):
-        trials.append(propose(space, trials, records.parameters_of)[0])
+        suggestion = propose(space, trials, records.parameters_of)[0]
+        trials.append(Observation(suggestion.params, "running", None, None, {}, suggestion.notes))
     proposed = [trial.params for trial in trials[-3:]]
     assert all(values not in proposed[:number] for number, values in enumerate(proposed))
 
@@ -146,14 +143,14 @@ def test_other_sweeps_trials_are_learned_from(sampler: str, objectives: tuple[st
     space = space_of(sampler, objectives)
     seed = space.settings.model_copy(update={"seed": 1})  # with that of the others, it might begin as they did
     ledger, space = searched(space), replace(space, settings=seed)
-    others = [seen for trial in ledger.study.get_trials() if (seen := observe(trial))]
+    others = [seen for seen in records.observed(ledger.study.get_trials()) if seen.state != "failed"]
     cold = propose(space, [], records.parameters_of)[0].params
     outside = [replace(seen, params={**seen.params, "model.d_model": 999}) for seen in others]
     unmeasured = [replace(seen, values={"val_cer": 0.5}) for seen in others] if len(objectives) > 1 else []
     assert propose(space, [], records.parameters_of, [*outside, *unmeasured])[0].params == cold
     stored = [Observation(**json.loads(json.dumps(asdict(seen)))) for seen in others]
     warm = propose(space, [], records.parameters_of, stored)[0].params
-    assert (warm == cold) == (sampler in ("random", "grid"))
+    assert (warm != cold) == SAMPLERS[sampler].learns
 
 
 @every_kind
@@ -161,9 +158,9 @@ def test_a_search_where_nothing_fits_ends_with_a_word(
     sampler: str, objectives: tuple[str, ...], searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samplers, "PROPOSALS", 12)
-    monkeypatch.setattr(samplers, "LEARNED", 2)
+    monkeypatch.setattr(samplers, "OF_THE_SAMPLER", 2)
     space = space_of(sampler, objectives)
-    for trials in ([], searched(space).study.get_trials()):
+    for trials in ([], records.observed(searched(space).study.get_trials())):
         with pytest.raises(
             InputError, match=r"small\.yaml: (none of 12 proposals fits|no point of the grid|the grid is|nothing new)"
         ):
@@ -231,7 +228,7 @@ def test_nsga2_evolves(searched: Searched) -> None:
     """Children have their parents' values; drawn at random, no two trials would share a real number."""
     for objectives in (("val_cer",), ("val_cer", "real_time_factor", "parameters")):
         trials = searched(space_of("nsga2", objectives)).trials()
-        generations = [trial.about["generation"] for trial in trials]
+        generations = [trial.about["sampler_notes"]["NSGAIISampler:generation"] for trial in trials]
         assert generations == sorted(generations) and generations[-1] == 2
         shared = [
             any(trial.params[key] == older.params[key] for older in trials[: trial.number])
@@ -278,18 +275,16 @@ def test_a_ledger_tells_what_its_trials_reached() -> None:
         ledger.record(numbers[0], {**records.row(epoch, cer), "real_time_factor": epoch / 100})
     ledger.finish(numbers[0], "pruned")
     ledger.finish(numbers[1], "failed")
-    pruned, failed, running = map(observe, ledger.study.get_trials())
+    pruned, failed, running = records.observed(ledger.study.get_trials())
     trial = ledger.trial(0)
     values = {"val_cer": 0.2, "parameters": trial.about["parameters"], "real_time_factor": 0.02}
     assert pruned == Observation(trial.params, "pruned", 3, 0.4, values)
-    assert failed is None
+    assert failed.state == "failed"
     assert running == Observation(ledger.trial(2).params, "running", None, None, {})
     ledger.record(numbers[2], records.row(1, 0.8))
     begun = ledger.study.get_trials()[2]
-    told = [observe(begun, looks) for looks in ([], [2, 4], [1, 2])]
-    assert [seen and seen.state for seen in told] == ["running", "running", "pruned"], (
-        "one that waits may wait for long"
-    )
+    told = [observe(begun, begun.params, promotions) for promotions in ([], [2, 4], [1, 2])]
+    assert [seen.state for seen in told] == ["running", "running", "pruned"], "one that waits may wait for long"
 
 
 def test_what_varies_together_includes_conditional_keys() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from asr_platform.storage.database import sqlite_address
 from asr_platform.study.ledger import Ledger, State, TrialRecord
+from asr_platform.study.samplers import Observation, observe
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
@@ -99,6 +101,11 @@ def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = 
 def parameters_of(values: Mapping[str, Any]) -> Proposal | None:
     """A made-up parameter count; the widest models have too many."""
     return counting(1000 * int(values["model.d_model"])) if values["model.d_model"] < 128 else None
+
+
+def observed(trials: Sequence[FrozenTrial]) -> list[Observation]:
+    """Trials of a space without a fitted width, as samplers see them."""
+    return [observe(trial, trial.params) for trial in trials]
 
 
 def counting(parameters: int, **fitted: int) -> Proposal:

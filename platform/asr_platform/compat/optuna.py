@@ -6,11 +6,10 @@ a function is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 # SQL tables. `study/ledger_copies.py` copies the changed rows of one study, which no function of Optuna does.
@@ -28,8 +27,3 @@ def running_trial(study: Study, trial: FrozenTrial) -> Trial:
     from optuna import Trial
 
     return Trial(study, trial._trial_id)
-
-
-def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value lies in a distribution, as Optuna's own samplers check it."""
-    return bool(distribution._contains(distribution.to_internal_repr(value)))

@@ -1,7 +1,6 @@
-"""Which proposals of a space can become trials on a corpus.
+"""Decides which proposals of a space can be trials on a corpus, before anything is started.
 
-They are within the budget, with tokens that the text can give; what they name is there, and fits them. All of this is
-known before anything is started.
+A feasible proposal is within the budget, the text can give its vocabulary, and the files that it names exist and fit.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from trainables.training.stages import check_phases
 
 
 class Feasibility:
-    """A space on a corpus: a proposal's values -> the trial that it would be, or None where it cannot be one.
+    """A space on a corpus. Called with the values of a proposal, it returns the trial, or None if it cannot be one.
 
     Attributes:
-        refusal: why the last refused proposal cannot be a trial, those over the budget aside.
+        refusal: the last error of a proposal that cannot be a trial, other than one over the budget.
 
     Raises:
         InputError: the corpus lacks a split to train or to validate on.
@@ -42,7 +41,7 @@ class Feasibility:
     def __init__(self, space: Space, corpus: Corpus) -> None:
         self.space, self.corpus = space, corpus
         splits = space.config({}).data
-        corpus.validation_split(splits.validation)  # where there is none, no trial need find out
+        corpus.validation_split(splits.validation)  # an error now rather than in the first trial
         self.split = corpus.training_split(splits.train)
         self.tokenizer = cache(self._tokenizer)
         self.vocab_size = remembered(lambda config: self.tokenizer(config).vocab_size)
@@ -57,7 +56,7 @@ class Feasibility:
     def __call__(self, values: Mapping[str, Any]) -> Proposal | None:
         tried = tuple(sorted(values.items()))
         if tried in self.refused:
-            return None  # a grid comes by again each time
+            return None  # a grid proposes it again each time
         try:
             return self.trial(values)
         except OverBudgetError:
@@ -68,20 +67,23 @@ class Feasibility:
         return None
 
     def trial(self, values: Mapping[str, Any]) -> Proposal:
-        """The trial that a proposal's values make.
+        """The trial that a proposal with these values becomes.
 
         Raises:
-            InputError: they make none.
+            InputError: it cannot be a trial.
         """
         proposal = complete(self.space, values, self.vocab_size, self.corpus.recipe.bins)
         self._check(proposal.config)
         return proposal
 
     def check(self) -> list[str]:
-        """Why some vocabularies of the space will not be tried: the text cannot give them.
+        """Checks that the space has a feasible proposal, and that all entries of its start are feasible.
+
+        Returns:
+            Why some vocabularies will not be tried: the text cannot give them.
 
         Raises:
-            InputError: nothing in the space can be a trial, or an entry of its start cannot; the message says why.
+            InputError: the space has no feasible proposal, or an entry of its start is not feasible.
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
         for number, values in enumerate(self.space.start):
@@ -98,7 +100,7 @@ class Feasibility:
         return left_out
 
     def _check(self, config: Config) -> None:
-        """Refuses a configuration that a trial would refuse as it begins."""
+        """Raises the InputError that a trial with this configuration would raise at its start."""
         bins = self.corpus.kept_bins(config.features.num_feats)
         pretrained: set[str] = set()
         tokenizer = self.tokenizer(config.tokenizer)
@@ -112,12 +114,11 @@ class Feasibility:
         if config.data.text is not None:
             self.texts(Path(config.data.text))
         if config.optimizer.groups or config.training.stages or pretrained:
-            shape = config.model.model_copy(update={"dropout": 0.0, "layer_drop": 0.0})  # so that fewer models differ
-            check_phases(config, parameter_names(shape, tokenizer.vocab_size, bins), pretrained)
+            check_phases(config, parameter_names(config.model, tokenizer.vocab_size, bins), pretrained)
 
 
 @lru_cache(maxsize=256)
 def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
-    """Those of a model, of which nothing is allocated."""
+    """Names of a model's parameters, of which nothing is allocated."""
     with shapes_only():
         return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]

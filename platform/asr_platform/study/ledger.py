@@ -6,24 +6,25 @@ The study is the only record: Ray runs trials, MLflow shows them, and samplers p
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.compat.optuna import running_trial
 from asr_platform.storage.database import decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
-from asr_platform.study.samplers import Feasible, Observation, propose
-from asr_platform.study.widening import plain_name, refit, stored_name
+from asr_platform.study.samplers import SAMPLER_NOTES, Feasible, Observation, distributions_of, observe, propose
 from search_spaces.space import Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
@@ -44,6 +45,7 @@ CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
 FITTED = "fitted"  # the width that fills the budget, which is a value of the trial but not the sampler's
 REMOVED = "model_removed"  # noted of a trial whose model was removed by checkpoint retention
 WARM_START = "warm_start"  # in `ABOUT`: finished trials of earlier sweeps, as observations
+NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 WIDENED = "widened"  # a wider space that replaces the first one, and the values of earlier trials in it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # it recommends packages that make it a little faster
@@ -200,27 +202,26 @@ class Ledger:
         Raises:
             InputError: the sampler found none.
         """
-        trials = self.frozen()
-        others = [Observation(**trial) for trial in self.about.get(WARM_START, [])]
-        trial, proposal = propose(space, self._in(space, trials), feasible, others)
-        names = {key: stored_name(key, each, trials) for key, each in trial.distributions.items()}
+        trials, notes = self.frozen(), self.study.user_attrs
+        seen = [observe(trial, _params(trial, notes), space.settings.promotions) for trial in trials]
+        # Earlier versions noted a generation in warm-start observations, always 0.
+        known = self.about.get(WARM_START, [])
+        others = [Observation(**{key: trial[key] for key in trial if key != "generation"}) for trial in known]
+        suggestion, proposal = propose(space, seen, feasible, others)
+        distributions = {key: each for key, each in distributions_of(space).items() if key in suggestion.params}
+        names = {key: _stored_name(key, each, trials) for key, each in distributions.items()}
         facts = {"parameters": proposal.parameters, FITTED: dict(proposal.fitted)}
+        if suggestion.notes:
+            facts[SAMPLER_NOTES] = dict(suggestion.notes)
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params={names[key]: value for key, value in trial.params.items()},
-                distributions={names[key]: each for key, each in trial.distributions.items()},
-                user_attrs={**trial.user_attrs, **facts},
+                params={names[key]: value for key, value in suggestion.params.items()},
+                distributions={names[key]: each for key, each in distributions.items()},
+                user_attrs=facts,
             )
         )
         return self.trial(len(trials))
-
-    def _in(self, space: Space, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The trials as a sampler of `space` takes them: refitted to it if the sweep's space has been widened."""
-        if WIDENED not in self.study.user_attrs:
-            return trials
-        refitted = [refit(trial, record.params, space) for trial, record in zip(trials, self.trials(), strict=True)]
-        return [trial for trial in refitted if trial is not None]
 
     def describe(self, number: int, key: str, value: Any) -> None:
         """Notes a fact about a trial in the study's attributes, because Optuna lets no ended trial change."""
@@ -297,13 +298,36 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
     """A trial with its notes, which are among the study's attributes `notes`."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
-    fitted = attributes.pop(FITTED, {})
+    attributes.pop(FITTED, None)
     rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
     # An epoch counts once its value is reported, the last step of `Ledger.record`. Optuna reads attributes first, so a
     # value may be seen whose metrics were written in between.
     curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
     own = f"{OF_TRIAL}{trial.number}:"
     about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
-    told = notes.get(WIDENED, {}).get("params", {}).get(str(trial.number))
-    params = told or {**{plain_name(name): value for name, value in trial.params.items()}, **fitted}
-    return TrialRecord(trial.number, STATES[trial.state], params, curve, about, reason)
+    return TrialRecord(trial.number, STATES[trial.state], _params(trial, notes), curve, about, reason)
+
+
+def _params(trial: FrozenTrial, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a trial in the space of its sweep, the fitted width among them; `notes` are the study's."""
+    if widened := notes.get(WIDENED, {}).get("params", {}).get(str(trial.number)):
+        return dict(widened)
+    own = {name.partition(NEXT_CHOICES)[0]: value for name, value in trial.params.items()}
+    return {**own, **trial.user_attrs.get(FITTED, {})}
+
+
+def _stored_name(key: str, distribution: BaseDistribution, trials: Sequence[FrozenTrial]) -> str:
+    """The name of a key's parameter in the study: Optuna refuses other choices under a name that it knows."""
+    names = itertools.chain([key], (f"{key}{NEXT_CHOICES}{number}" for number in itertools.count(2)))
+    recorded = [trial.distributions for trial in trials]
+    return next(
+        name for name in names if all(_compatible(each.get(name, distribution), distribution) for each in recorded)
+    )
+
+
+def _compatible(recorded: BaseDistribution, distribution: BaseDistribution) -> bool:
+    try:
+        optuna.distributions.check_distribution_compatibility(recorded, distribution)
+    except ValueError:
+        return False
+    return True

@@ -1,9 +1,10 @@
-"""What to try next: TPE, a Gaussian process, NSGA-II, chance or a grid, behind one function.
+"""Proposals by the sampler of a space, behind one function.
 
-The idea: a proposal is a function of the ledger's content, the space and its seed. The sampler lives for one proposal,
-over a copy of the trials in memory, where proposals that cannot be trials are made and thrown away. The ledger stays
-one kind of study, with one objective and a value an epoch; what a sampler wants otherwise (several objectives, values
-of stopped trials, trials of other sweeps) is in the copy alone.
+A proposal is a function of the ledger's content, the space and its seed. The Optuna sampler lives for one proposal,
+over copies of the trials in memory, where proposals that cannot be trials are made and thrown away. The ledger stays
+one kind of study, with one objective and a value for each epoch; what a sampler needs beyond that (several objectives,
+values of pruned trials, trials of other sweeps) is in the copies alone. `search_spaces/samplers.py` says what sets each
+sampler apart.
 """
 
 from __future__ import annotations
@@ -14,39 +15,40 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.compat.optuna import contains
+from search_spaces.distributions import Choice, Distribution, Float, Int
+from search_spaces.samplers import SAMPLERS
 from search_spaces.settings import Settings
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 
 Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where values cannot be a trial
 PROPOSALS = 2000  # before a space is said to have nothing that fits
-LEARNED = 30  # of these are the sampler's own; the rest are drawn at random
-SMALLEST_POPULATION = 4
+OF_THE_SAMPLER = 30  # of these are proposed by the space's sampler; the others are drawn at random
 LARGEST_GRID = 100_000  # points; each proposal goes through those before it
-GENERATION = "NSGAIISampler:generation"  # where Optuna notes a trial's generation
+SAMPLER_NOTES = "sampler_notes"  # in a trial's attributes: `Observation.notes`
 SOME_TIME = datetime(2000, 1, 1)  # Optuna's trials have one, which no sampler reads
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial as samplers see it; plain values, so that a ledger can hold those of other sweeps.
+    """A trial as samplers see it. It holds plain values, so that a ledger can keep observations of other sweeps.
 
     Args:
-        state: running, complete or pruned.
-        epoch, last: its last epoch, and what ranks trials as it was then; None before any.
-        values: the objectives at its best epoch, by name.
-        generation: in NSGA-II's evolution.
+        state: running, complete, pruned or failed.
+        epoch: the last epoch; None before the first one.
+        last: the value at the last epoch by which trials are ranked.
+        values: the objectives at the best epoch, by name.
+        notes: what Optuna's sampler wrote into the trial's system attributes.
     """
 
     params: Mapping[str, Any]
@@ -54,70 +56,79 @@ class Observation:
     epoch: int | None
     last: float | None
     values: Mapping[str, float]
-    generation: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Misfit(ValueError):
-    """Why a trial's values are none that a space could propose."""
+class Suggestion(NamedTuple):
+    """Values that a sampler proposes, by key, and what it has to remember with the trial (`Observation.notes`)."""
+
+    params: Mapping[str, Any]
+    notes: Mapping[str, Any]
 
 
-def observe(trial: FrozenTrial, looks: Sequence[int] = ()) -> Observation | None:
-    """A trial of a ledger; None for one that failed, of which nothing is known.
+class NotComparableError(ValueError):
+    """A trial cannot be compared with the trials of a space; the text is the reason."""
+
+
+def observe(trial: FrozenTrial, params: Mapping[str, Any], promotions: Sequence[int] = ()) -> Observation:
+    """A trial of a ledger as samplers see it.
 
     Args:
-        looks: epochs after which trials wait: one there counts as stopped, since more may not be known of it for long.
+        params: values of the trial, by key.
+        promotions: epochs after which trials wait: a trial there counts as pruned, since it may wait for long.
     """
-    if trial.state == TrialState.FAIL:
-        return None
-    curve, notes, state = trial.intermediate_values, trial.user_attrs, trial.state.name.lower()
-    generation = notes.get("generation", 0)
+    curve, facts, state = trial.intermediate_values, trial.user_attrs, trial.state.name.lower()
+    state = "failed" if trial.state == TrialState.FAIL else state
+    notes = facts.get(SAMPLER_NOTES, {})
+    if "generation" in facts:  # as earlier versions noted it
+        notes = {"NSGAIISampler:generation": facts["generation"]}
     if not curve:
-        return Observation(trial.params, state, None, None, {}, generation)
-    if trial.state == TrialState.RUNNING and max(curve) in looks:
+        return Observation(params, state, None, None, {}, notes)
+    if trial.state == TrialState.RUNNING and max(curve) in promotions:
         state = "pruned"
     last, best = max(curve), min(curve, key=lambda epoch: (curve[epoch], -epoch))
-    known = {**json.loads(notes[f"epoch:{best}"]), **notes, "val_cer": curve[best]}
+    known = {**json.loads(facts[f"epoch:{best}"]), **facts, "val_cer": curve[best]}
     values = {name: known[name] for name in ("val_cer", "parameters", "real_time_factor") if name in known}
-    return Observation(trial.params, state, last, curve[last], values, generation)
+    return Observation(params, state, last, curve[last], values, notes)
 
 
 def propose(
-    space: Space, trials: Sequence[FrozenTrial], feasible: Feasible, others: Sequence[Observation] = ()
-) -> tuple[FrozenTrial, Proposal]:
-    """What to ask for next after these trials that is feasible, and the trial that it makes; nothing is made twice.
+    space: Space, trials: Sequence[Observation], feasible: Feasible, others: Sequence[Observation] = ()
+) -> tuple[Suggestion, Proposal]:
+    """The next proposal after the trials of a sweep that is feasible, and the trial that it becomes.
 
-    The same for the same trials, space and seed.
+    Equal trials, space and seed give equal proposals; no proposal is made twice.
 
     Args:
         others: trials of other sweeps, from which the sampler learns too.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such proposal.
     """
     if len(trials) < len(space.start):
         values = dict(space.start[len(trials)])
         proposal = feasible(values)
         if proposal is not None:
-            return _given(space, values), proposal
+            return Suggestion({key: values[key] for key in space.vary if key in values}, {}), proposal
     # Trainings are deterministic: one more would tell nothing. Where nothing varies, a failed one may be repeated.
-    tried = {_identity(trial.params) for trial in trials} if space.vary else set()
+    tried = {_identity(space, trial.params) for trial in trials} if space.vary else set()
     repeated = 0
-    for trial in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
-        if _identity(trial.params) in tried:
+    for suggestion in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
+        if _identity(space, suggestion.params) in tried:
             repeated += 1
             continue
-        proposal = feasible(trial.params)
+        proposal = feasible(dict(suggestion.params))
         if proposal is not None:
-            return trial, proposal
+            return suggestion, proposal
     raise _nothing(space, repeated)
 
 
-def _identity(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))
+def _identity(space: Space, params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((key, value) for key, value in params.items() if key in space.vary))
 
 
 def _nothing(space: Space, repeated: int) -> InputError:
-    """Why there is no proposal; so many were those of earlier trials."""
+    """The error that says why there is no proposal; `repeated` proposals were those of earlier trials."""
     is_grid = space.settings.sampler == "grid"
     if not repeated:
         what = "no point of the grid" if is_grid else f"none of {PROPOSALS} proposals"
@@ -135,46 +146,33 @@ def _nothing(space: Space, repeated: int) -> InputError:
 # Sampling
 
 
-def _sampled(space: Space, trials: Sequence[FrozenTrial], others: Sequence[Observation]) -> Iterator[FrozenTrial]:
-    """What the sampler proposes; after many that do not serve, what chance does."""
-    settings, looks = space.settings, space.settings.promotions
+def _sampled(space: Space, trials: Sequence[Observation], others: Sequence[Observation]) -> Iterator[Suggestion]:
+    """Yields proposals of the space's sampler; after many that are not feasible, random ones."""
+    settings, kind = space.settings, SAMPLERS[space.settings.sampler]
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
-    study.add_trials(_copies(space, [*others, *filter(None, (observe(trial, looks) for trial in trials))]))
+    study.add_trials(_copies(space, [*others, *trials]))
     for attempt in range(PROPOSALS):
-        if attempt and attempt % LEARNED == 0:  # a new study each time: the more trials it has, the slower it is
+        if attempt and attempt % OF_THE_SAMPLER == 0:  # a new study: the more trials it has, the slower it is
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler((seed + attempt) % 2**32))
         trial = study.ask()
         space.propose(trial)
-        proposal = study.get_trials(deepcopy=False)[trial.number]
-        generation = proposal.system_attrs.get(GENERATION)
-        notes = {} if generation is None else {"generation": generation}
-        yield _running(proposal.params, proposal.distributions, notes)
-        # A Gaussian process sees no failures and would come back to the same point; from those that run it keeps away.
-        if settings.sampler != "gp":
+        asked = study.get_trials(deepcopy=False)[trial.number]
+        notes = {key: value for key, value in asked.system_attrs.items() if kind.notes and key.startswith(kind.notes)}
+        yield Suggestion(asked.params, notes)
+        if kind.sees_failures:
             study.tell(trial, state=TrialState.FAIL)
 
 
-def _running(
-    params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], notes: Mapping[str, Any]
-) -> FrozenTrial:
-    return optuna.create_trial(
-        state=TrialState.RUNNING, params=dict(params), distributions=dict(distributions), user_attrs=dict(notes)
-    )
-
-
 def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
-    if settings.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-    if settings.sampler == "nsga2":
-        # As many generations as a generation has trials: Optuna's 50 are more than most sweeps have in all.
-        size = max(SMALLEST_POPULATION, math.isqrt(settings.trials))
-        return optuna.samplers.NSGAIISampler(population_size=size, seed=seed)
-    if settings.sampler == "random":
-        return optuna.samplers.RandomSampler(seed)
+    kind = SAMPLERS[settings.sampler]
+    assert kind.optuna is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
-        return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # TPE's `group` has been one for years
+        sampler: optuna.samplers.BaseSampler = getattr(optuna.samplers, kind.optuna)(
+            seed=seed, **kind.options(settings.trials)
+        )
+    return sampler
 
 
 class _Copy(FrozenTrial):
@@ -184,33 +182,34 @@ class _Copy(FrozenTrial):
         return copy.copy(self)
 
 
-def _copies(space: Space, seen: Sequence[Observation]) -> list[FrozenTrial]:
-    """The trials in the form of which the space's sampler makes the most; what does not fit the space is left out."""
+def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
+    """The trials as Optuna trials of the space, told as its sampler learns most; what is not comparable is left out."""
     settings, distributions = space.settings, distributions_of(space)
-    finished = [trial.values["val_cer"] for trial in seen if trial.state == "complete"]
-    worst = max(finished, default=math.inf) if settings.sampler == "gp" else math.inf
+    complete = [trial.values["val_cer"] for trial in trials if trial.state == "complete"]
+    worst = max(complete, default=math.inf)
     copies: list[FrozenTrial] = []
-    for trial in seen:
+    for trial in trials:
         try:
-            params = fitting(space, trial.params, distributions)
-            state, values, curve = _outcome(trial, settings, worst)
-        except Misfit:
+            values = values_in(space, trial.params)
+            state, objectives, curve = _outcome(trial, settings, worst)
+        except NotComparableError:
             continue
-        if settings.sampler in ("gp", "nsga2"):
-            # They vary together only what every trial has: where a condition does not hold, its key has any one value.
-            params = {key: params.get(key, _first(distribution)) for key, distribution in distributions.items()}
+        if SAMPLERS[settings.sampler].same_keys:
+            params = {key: values.get(key, _first(distribution)) for key, distribution in distributions.items()}
+        else:
+            params = {key: values[key] for key in distributions if key in values}
         copies.append(
             _Copy(
                 number=0,
                 trial_id=0,
                 state=state,
                 value=None,
-                values=values,
+                values=objectives,
                 params=params,
                 distributions={key: distributions[key] for key in params},
                 intermediate_values=curve,
                 user_attrs={},
-                system_attrs={GENERATION: trial.generation},
+                system_attrs=dict(trial.notes),
                 datetime_start=SOME_TIME,
                 datetime_complete=None if state == TrialState.RUNNING else SOME_TIME,
             )
@@ -221,61 +220,57 @@ def _copies(space: Space, seen: Sequence[Observation]) -> list[FrozenTrial]:
 def _outcome(
     trial: Observation, settings: Settings, worst: float
 ) -> tuple[TrialState, list[float] | None, dict[int, float]]:
-    """State, values of the objectives, and values by epoch, as the sampler is told them.
-
-    TPE with one objective ranks stopped trials behind finished ones, by how far they came and then by their last
-    value: so they are told as they are. Elsewhere they count as finished with what they reached, which is no better
-    than what they would have reached. Told as stopped,
-    - the Gaussian process and NSGA-II would not see them: both read finished trials alone, a minority of a sweep;
-    - TPE would refuse their values beside several objectives and without these rank them last (Optuna's
-      `_get_pruned_trial_score`); then it would avoid the small models that early stopping ends for their CER alone.
+    """State, values of the objectives, and values by epoch of a trial, as the sampler is told them.
 
     Args:
-        worst: no CER above this is told. Beside the 90% of an early epoch, a Gaussian process would see all finished
-            trials as one; and a stopped trial is not known to be worse than the worst of these.
+        worst: the highest CER of the complete trials.
 
     Raises:
-        Misfit: an objective is not known of it.
+        NotComparableError: the trial has failed, has no epoch, or an objective was not measured.
     """
     if trial.state == "running":
         return TrialState.RUNNING, None, {}
-    if trial.epoch is None or trial.last is None:
-        raise Misfit("no epoch was finished")
-    if trial.state == "pruned" and settings.sampler == "tpe" and len(settings.objectives) == 1:
+    if trial.state == "failed" or trial.epoch is None or trial.last is None:
+        raise NotComparableError("no epoch was finished")
+    told = SAMPLERS[settings.sampler].pruned
+    if trial.state == "pruned" and told == "pruned" and len(settings.objectives) == 1:
         return TrialState.PRUNED, None, {trial.epoch: trial.last}
     check_objectives(settings, trial)
     values = [trial.values[name] for name in settings.objectives]
-    return TrialState.COMPLETE, [min(values[0], worst), *values[1:]], {}
+    return TrialState.COMPLETE, [min(values[0], worst) if told == "capped" else values[0], *values[1:]], {}
 
 
 def check_objectives(settings: Settings, trial: Observation) -> None:
-    """Raises Misfit where an objective of the sweep is not known of a trial."""
+    """Raises a NotComparableError if an objective of the sweep was not measured in a trial."""
     for name in settings.objectives:
         if name not in trial.values:
-            raise Misfit(f"{name} was not measured")
+            raise NotComparableError(f"{name} was not measured")
 
 
 # Values of a space
 
 
-class _Asked:
-    """Keeps what a space asks; answers with the first possible value."""
+def values_in(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a trial as `space` would have proposed them; a NotComparableError if it could not have."""
+    values, wrong = space.take(params)
+    for key, reason in wrong.items():
+        raise NotComparableError(f"{key}: {reason}")
+    return values
 
-    def __init__(self) -> None:
-        self.distributions: dict[str, BaseDistribution] = {}
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._keep(name, CategoricalDistribution(choices))
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of all varied keys, whatever their conditions."""
+    return {key: _distribution(variable.distribution) for key, variable in space.vary.items()}
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> Any:
-        return self._keep(name, IntDistribution(low, high, step=step))
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
-        return self._keep(name, FloatDistribution(low, high, log, step))
-
-    def _keep(self, name: str, distribution: BaseDistribution) -> Any:
-        self.distributions[name] = distribution
-        return _first(distribution)
+def _distribution(distribution: Distribution) -> BaseDistribution:
+    match distribution:
+        case Choice():
+            return CategoricalDistribution(distribution.values)
+        case Int():
+            return IntDistribution(distribution.low, distribution.high, step=distribution.step)
+        case Float():
+            return FloatDistribution(distribution.low, distribution.high, distribution.log, distribution.step)
 
 
 def _first(distribution: BaseDistribution) -> Any:
@@ -285,67 +280,12 @@ def _first(distribution: BaseDistribution) -> Any:
     return distribution.low
 
 
-def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Those of all varied keys, whatever their conditions."""
-    asked = _Asked()
-    for key, variable in space.vary.items():
-        variable.distribution.suggest(key, asked)
-    return asked.distributions
-
-
-def fitting(
-    space: Space, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution] | None = None
-) -> dict[str, Any]:
-    """The values as the space could propose them.
-
-    Raises:
-        Misfit: it could not.
-    """
-    distributions = distributions_of(space) if distributions is None else distributions
-    for key in params:
-        if key not in space.vary:
-            raise Misfit(f"{key} does not vary here")
-    found = {}
-    for key, distribution in distributions.items():
-        if not space.is_active(key, params):
-            if key in params:
-                raise Misfit(f"{key} has another condition here")
-            continue
-        if key not in params:
-            raise Misfit(f"{key} varies here alone")
-        if not _holds(distribution, params[key]):
-            raise Misfit(f"{key}={params[key]} is {_elsewhere(distribution)}")
-        found[key] = params[key]
-    return found
-
-
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return contains(distribution, value)
-    except ValueError:  # not one of the choices, or no number
-        return False
-
-
-def _elsewhere(distribution: BaseDistribution) -> str:
-    """Where a value lies that the distribution does not have."""
-    if isinstance(distribution, CategoricalDistribution):
-        return f"none of {', '.join(map(str, distribution.choices))}"
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return f"outside [{distribution.low:g}, {distribution.high:g}]"
-
-
-def _given(space: Space, values: Mapping[str, Any]) -> FrozenTrial:
-    """A proposal of these values, of which those that no sampler is asked for are left out."""
-    distributions = {key: distribution for key, distribution in distributions_of(space).items() if key in values}
-    return _running({key: values[key] for key in distributions}, distributions, {})
-
-
 # The grid
 
 
-def _grid(space: Space) -> Iterator[FrozenTrial]:
-    """Every combination of the space's values that its conditions allow, in an order that the seed shuffles."""
-    axes = {key: _points(distribution) for key, distribution in distributions_of(space).items()}
+def _grid(space: Space) -> Iterator[Suggestion]:
+    """Yields every combination of values that the conditions allow, in an order that the seed shuffles."""
+    axes = {key: _points(variable.distribution) for key, variable in space.vary.items()}
     count = math.prod(map(len, axes.values()))
     if count > LARGEST_GRID:
         raise InputError(
@@ -361,18 +301,19 @@ def _grid(space: Space) -> Iterator[FrozenTrial]:
             elif place:
                 break  # the same combination as that with the first of the values that do not matter
         else:
-            yield _given(space, values)
+            yield Suggestion(values, {})
 
 
-def _points(distribution: BaseDistribution) -> Sequence[Any]:
-    """The values of a distribution that has so many."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    assert isinstance(distribution, FloatDistribution) and distribution.step is not None
-    low, high, step = (Decimal(str(number)) for number in (distribution.low, distribution.high, distribution.step))
-    return [float(low + step * number) for number in range(int((high - low) / step) + 1)]
+def _points(distribution: Distribution) -> Sequence[Any]:
+    """The values of a distribution; a range of real numbers has a step here."""
+    match distribution:
+        case Choice():
+            return distribution.values
+        case Int():
+            return range(distribution.low, distribution.high + 1, distribution.step)
+        case Float():
+            low, high, step = (Decimal(str(end)) for end in (distribution.low, distribution.high, distribution.step))
+            return [float(low + step * number) for number in range(int((high - low) / step) + 1)]
 
 
 @lru_cache(maxsize=1)

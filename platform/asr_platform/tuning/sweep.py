@@ -20,11 +20,10 @@ from asr_platform.study.callbacks import Callback, Display
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
+from asr_platform.study.migration import check_widening, earlier_trials
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
 from asr_platform.study.recorded_space import changed_trials, recorded_limits, recorded_space, with_recorded_epochs
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
-from asr_platform.study.warm_start import gather
-from asr_platform.study.widening import check_widening
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.background import Background, InBackground
 from asr_platform.tuning.callbacks.meter import Meter
@@ -114,7 +113,7 @@ def start(
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
             raise name_taken(name)
-    earlier, lines = gather(home.studies, warm_start, space, corpus.hash)
+    earlier, lines = earlier_trials(home.studies, warm_start, space, corpus.hash)
     feasibility = Feasibility(space, corpus)
     lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
     for line in lines:
