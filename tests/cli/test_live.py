@@ -24,12 +24,12 @@ from asr_platform.analysis.leaderboard import rows
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import corpus_table, print_leaderboard, trial_table
-from asr_platform.study.ledger import Ledger, State, TrialRecord
+from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.run_record import RUN, SPENT
 from search_spaces.reader import load_space, shipped
 from search_spaces.space import Space
 
-STATES: list[State] = ["complete", "pruned", "failed", "running"]
+STATES: list[TrialStatus] = ["complete", "pruned", "failed", "running"]
 REASONS = {
     "pruned": "rung at epoch 15: val CER 45.30% against a cutoff of 40.10%",
     "failed": "DivergedError: the loss became nan [/in] epoch 3 :x: try a lower optimizer.lr, " + "and so on " * 30,

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_platform.monitoring.time_left import in_words, seconds_left, surviving, time_left
-from asr_platform.study.ledger import State, TrialRecord
+from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.study.run_record import RUN, SPENT
 
 EPOCHS = 9
 SECONDS = 12  # of an epoch, as `records.row` has it
 
 
-def trial(number: int, state: State, epochs: int) -> TrialRecord:
+def trial(number: int, state: TrialStatus, epochs: int) -> TrialRecord:
     return records.trial(number, state, [0.5] * epochs)
 
 
@@ -76,7 +76,7 @@ def test_starts_and_a_busy_machine_are_part_of_it() -> None:
     st.integers(1, 30), st.integers(1, 8), st.floats(0, 1e6),
 )  # fmt: skip
 def test_it_is_known_once_an_epoch_is_and_never_negative(
-    kinds: list[tuple[State, int]], asked: int, concurrency: int, elapsed: float
+    kinds: list[tuple[TrialStatus, int]], asked: int, concurrency: int, elapsed: float
 ) -> None:
     trials = [trial(n, state, EPOCHS if state == "complete" else epochs) for n, (state, epochs) in enumerate(kinds)]
     left = seconds_left(trials, asked, EPOCHS, concurrency, elapsed)

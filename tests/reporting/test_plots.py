@@ -24,12 +24,12 @@ from asr_platform.reporting.plots import (
     trial_curves,
 )
 from asr_platform.reporting.transcripts import WIDTH, aligned_lines, aligned_words, html_page, text_page
-from asr_platform.study.ledger import State, TrialRecord
+from asr_platform.study.ledger import TrialRecord, TrialStatus
 
 PICTURES = {plots.LEARNING_CURVES, plots.CROSS_ATTENTION, plots.SELF_ATTENTION}
 
 
-def kept_in(folder: Path, state: State = "complete") -> TrialRecord:
+def kept_in(folder: Path, state: TrialStatus = "complete") -> TrialRecord:
     """A trial of three epochs whose best checkpoint, the second, has examples."""
     trial = records.trial(3, state, [3.5, 0.25, 0.3])
     trial.curve[1]["checkpoint"] = seen.checkpoint(folder)
@@ -74,7 +74,7 @@ def test_a_trial_without_an_epoch_has_nothing_to_see(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 150])
 def test_few_and_many_trials_are_drawn(count: int, tmp_path: Path) -> None:
-    states: list[State] = ["complete", "pruned", "failed", "running"]
+    states: list[TrialStatus] = ["complete", "pruned", "failed", "running"]
     trials = [records.trial(n, states[n % 4], [4.0, 0.5 + n / 1000, 0.0 if n == 1 else 0.1]) for n in range(count)]
     draw_sweep([*trials, records.trial(count, "running")], tmp_path)
     assert imread(tmp_path / plots.SWEEP_CURVES).shape[0] > 300

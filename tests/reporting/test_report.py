@@ -21,7 +21,7 @@ from asr_platform.cli.main import cli
 from asr_platform.reporting.report import SECTIONS, report_page, write_report
 from asr_platform.reporting.report_data import ReportData
 from asr_platform.storage.home import Home
-from asr_platform.study.ledger import State
+from asr_platform.study.ledger import TrialStatus
 from trainables.config import Config
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import ERRORS
@@ -160,7 +160,7 @@ outcomes = st.tuples(
 @given(st.lists(outcomes, max_size=12))
 @settings(max_examples=10)
 def test_every_trial_is_there_once(
-    whole: ReportData, drawn: list[tuple[State, list[float], float, float | None]]
+    whole: ReportData, drawn: list[tuple[TrialStatus, list[float], float, float | None]]
 ) -> None:
     """Whatever became of it, and with however little on record."""
     trials = []

@@ -22,7 +22,7 @@ from asr_platform.study.failures import (
     reason_in,
     reason_of,
 )
-from asr_platform.study.ledger import State, TrialRecord
+from asr_platform.study.ledger import TrialRecord, TrialStatus
 from trainables.errors import DivergedError, InputError
 
 REASONS = {
@@ -107,7 +107,7 @@ def test_what_the_machine_took_is_not_the_configurations_failure(whose: str, wor
     assert blame("ValueError: what nobody knows") == "configuration"
 
 
-def stopped_after(*endings: tuple[State, str]) -> int:
+def stopped_after(*endings: tuple[TrialStatus, str]) -> int:
     """After how many of these endings, one trial after the other, a sweep stops; 0 where it goes on."""
     streak, trials = Streak(), list[TrialRecord]()
     for number, (state, reason) in enumerate(endings):
@@ -117,9 +117,9 @@ def stopped_after(*endings: tuple[State, str]) -> int:
     return 0
 
 
-GOOD: tuple[State, str] = ("complete", "")
-WRONG: tuple[State, str] = ("failed", "ValueError: no such file")
-DIVERGED: tuple[State, str] = ("failed", "DivergedError: the train_loss became nan in epoch 3")
+GOOD: tuple[TrialStatus, str] = ("complete", "")
+WRONG: tuple[TrialStatus, str] = ("failed", "ValueError: no such file")
+DIVERGED: tuple[TrialStatus, str] = ("failed", "DivergedError: the train_loss became nan in epoch 3")
 
 
 def test_three_trials_in_a_row_that_fail_alike_stop_a_sweep() -> None:

@@ -17,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
 from asr_platform.study.halving import HALF, Rungs
-from asr_platform.study.ledger import State, TrialRecord
+from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.tuning.scheduler import RungStopper
 from search_spaces.settings import Asha, Settings
 
@@ -125,7 +125,7 @@ def as_recorded(seen: Sequence[Event], stopped: Sequence[int], epochs: int) -> l
     trials = []
     for number in sorted({event.number for event in seen}):
         cers = [event.cer for event in seen if event.number == number]
-        state: State = "pruned" if number in stopped else "complete" if len(cers) == epochs else "running"
+        state: TrialStatus = "pruned" if number in stopped else "complete" if len(cers) == epochs else "running"
         trials.append(records.trial(number, state, cers))
     return trials
 

@@ -15,12 +15,12 @@ import records
 from optuna.trial import TrialState
 
 from asr_platform.study import samplers
-from asr_platform.study.ledger import Ledger, State
+from asr_platform.study.ledger import Ledger, TrialStatus
 from asr_platform.study.samplers import propose
 from trainables.errors import InputError
 
 HERE = Path(records.__file__).parent
-ENDS: list[State] = ["complete", "pruned", "failed"]
+ENDS: list[TrialStatus] = ["complete", "pruned", "failed"]
 
 
 @pytest.fixture
@@ -165,7 +165,9 @@ def test_a_curve_is_in_the_order_of_epochs_and_knows_its_best(ledger: Ledger) ->
     ("state", "expected", "value"),
     [("complete", TrialState.COMPLETE, 0.25), ("pruned", TrialState.PRUNED, 0.5), ("failed", TrialState.FAIL, None)],
 )
-def test_states_are_those_of_optuna(ledger: Ledger, state: State, expected: TrialState, value: float | None) -> None:
+def test_states_are_those_of_optuna(
+    ledger: Ledger, state: TrialStatus, expected: TrialState, value: float | None
+) -> None:
     """Complete: the value is the best CER. Pruned: the last one, with its step, so that samplers compare like with
     like. Failed: none."""
     number = records.add(ledger, state, [0.75, 0.25, 0.5], "because")

@@ -15,7 +15,7 @@ import records
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from asr_platform.study.ledger import Ledger, State
+from asr_platform.study.ledger import Ledger, TrialStatus
 
 WRITES = (
     "create_new_study", "set_study_user_attr", "create_new_trial", "_create_new_trial",
@@ -23,7 +23,7 @@ WRITES = (
 )  # fmt: skip
 """Of storages; the cache that Optuna puts before SQLite adds trials by the method of its own."""
 # How the sweep's trials go, by number: curve and end.
-LIVES: list[tuple[list[float], State]] = [([0.9, 0.5], "complete"), ([0.8], "pruned"), ([], "failed")]
+LIVES: list[tuple[list[float], TrialStatus]] = [([0.9, 0.5], "complete"), ([0.8], "pruned"), ([], "failed")]
 WIDER = records.SPACE.replace("[char, bpe]", "[char, bpe, unigram]")
 
 Open = Callable[[], BaseStorage]

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from asr_platform.storage.database import sqlite_address
-from asr_platform.study.ledger import Ledger, State, TrialRecord
+from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.samplers import Observation, observe
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
@@ -62,7 +62,7 @@ def curve(cers: Sequence[float]) -> list[dict[str, Any]]:
 
 def trial(
     number: int,
-    state: State,
+    state: TrialStatus,
     cers: Sequence[float] = (),
     params: Mapping[str, Any] | None = None,
     reason: str = "",
@@ -88,7 +88,7 @@ def storage_in(folder: Path) -> str:
     return sqlite_address(folder / "studies.db")
 
 
-def add(ledger: Ledger, state: State, cers: Sequence[float] = (), reason: str = "") -> int:
+def add(ledger: Ledger, state: TrialStatus, cers: Sequence[float] = (), reason: str = "") -> int:
     """Proposes a trial, records its epochs and ends it; returns its number."""
     number = ledger.propose(space(), parameters_of).number
     for entry in curve(cers):

@@ -12,7 +12,7 @@ import tiny
 
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home
-from asr_platform.study.ledger import Ledger, State
+from asr_platform.study.ledger import Ledger, TrialStatus
 from asr_platform.study.provenance import PROVENANCE
 from asr_platform.study.run_record import STOPPED
 from search_spaces.reader import parse_space
@@ -42,7 +42,7 @@ epochs: 2
 """
 WORDS = ["ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN"]
 
-Outcome = tuple[State, Sequence[float], str]
+Outcome = tuple[TrialStatus, Sequence[float], str]
 WHOLE: list[Outcome] = [
     ("complete", [3.5, 0.3, 0.06, 0.05, 0.02], ""),
     ("pruned", [0.9, 0.4], "rung at epoch 2: val CER 40.00% against a cutoff of 30.00%"),

@@ -14,7 +14,7 @@ from mlflow.entities import Run as Entity
 from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.home import Home
-from asr_platform.study.ledger import State
+from asr_platform.study.ledger import TrialStatus
 from asr_platform.tracking.metrics import METRICS, logged_metrics
 from asr_platform.tracking.runs import Run, Tracker
 from trainables.data.corpus import Corpus
@@ -99,7 +99,7 @@ def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corp
 
 
 @pytest.mark.parametrize(("state", "status"), ENDS)
-def test_a_run_ends_as_its_trial_did(tracker: Tracker, state: State, status: str) -> None:
+def test_a_run_ends_as_its_trial_did(tracker: Tracker, state: TrialStatus, status: str) -> None:
     """The reason and further tags are logged, too: the rung of a pruned trial, the error of a failed one."""
     reason = "" if state == "complete" else "rung at epoch 2: [CER] 70.0%"
     run = tracker.start("trial-0000", {}, {"state": "running"})
@@ -120,7 +120,9 @@ def test_a_trial_that_failed_before_its_first_epoch_ends_too(tracker: Tracker) -
 
 @pytest.mark.parametrize(("state", "status"), [*ENDS, ("running", "RUNNING")])
 @pytest.mark.parametrize("logged", [0, 1, 3])
-def test_catching_up_tells_all_that_the_ledger_knows(tracker: Tracker, state: State, status: str, logged: int) -> None:
+def test_catching_up_tells_all_that_the_ledger_knows(
+    tracker: Tracker, state: TrialStatus, status: str, logged: int
+) -> None:
     """Missing epochs and a missing end are added; repeating it adds nothing."""
     trial = records.trial(0, state, [0.9, 0.5, 0.7], reason="why")
     run = tracker.start("trial-0000", {}, {"state": "running"})

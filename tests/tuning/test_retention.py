@@ -14,7 +14,7 @@ from optuna.storages import InMemoryStorage
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.storage.home import folder_size, trial_name
-from asr_platform.study.ledger import Ledger, State
+from asr_platform.study.ledger import Ledger, TrialStatus
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
@@ -32,7 +32,7 @@ MODEL = {
 TRAINING = {"training.json", "optimizer.safetensors", "averages.safetensors"}
 SIZE = 1000  # bytes of each file
 # The best two of those that have ended: 1, which was stopped early, and 3. The fifth runs.
-TRIALS: list[tuple[list[float], State]] = [
+TRIALS: list[tuple[list[float], TrialStatus]] = [
     ([0.9, 0.5, 0.6], "complete"),
     ([0.2], "pruned"),
     ([0.8], "failed"),

@@ -29,8 +29,8 @@ from search_spaces.space import Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
 
-State = Literal["running", "complete", "pruned", "failed"]
-STATES: dict[TrialState, State] = {
+TrialStatus = Literal["running", "complete", "pruned", "failed"]
+STATES: dict[TrialState, TrialStatus] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -64,7 +64,7 @@ class TrialRecord:
     """
 
     number: int
-    state: State
+    state: TrialStatus
     params: dict[str, Any]
     curve: list[dict[str, Any]]
     about: dict[str, Any]
@@ -238,7 +238,7 @@ class Ledger:
         live.report(objective_value(row), epoch)
         return True
 
-    def finish(self, number: int, state: State, reason: str = "") -> None:
+    def finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
         """Ends a trial. The value of a complete trial is its lowest validation CER (or perplexity)."""
         best = self.trial(number).best
         self._live(number).set_user_attr("reason", reason)

@@ -23,7 +23,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.failures import Streak, blame, reason_in
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.halving import Promotions
-from asr_platform.study.ledger import Ledger, State, TrialRecord
+from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.spending import epoch_seconds
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.cluster import TRIAL_CPUS
@@ -244,7 +244,7 @@ class Recorder(NotPickled, tune.Callback):
         if not retried:
             self._stop_on_streak(replace(lost, state="failed", reason=reason))
 
-    def _finish(self, number: int, state: State, reason: str = "") -> None:
+    def _finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
         ended = self.ledger.trial(number)
         self._call("on_trial_end", ended)
