@@ -19,15 +19,15 @@ RENAMED = {"asha.look": "promotion", "asha.click": "plateau"}
 """Former names of keys, which are still read in this version."""
 
 
-def _no_word(value: Any) -> Any:
+def refuse_words(value: Any) -> Any:
     """Refuses YAML's `yes` and '5', which pydantic would take for numbers."""
     if isinstance(value, bool | str):
         raise ValueError(f"must be a number, but got {value!r}")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_word)]
-Number = Annotated[float, BeforeValidator(_no_word)]
+Whole = Annotated[int, BeforeValidator(refuse_words)]
+Number = Annotated[float, BeforeValidator(refuse_words)]
 Objective = Literal["val_cer", "parameters", "real_time_factor"]
 
 

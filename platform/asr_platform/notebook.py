@@ -1,8 +1,7 @@
-"""Sweeps in Python, as notebooks use them: the verbs of the command line, with the same names.
+"""Python interface to sweeps, with the names of the command line; an example is `tests/examples/notebook.py`.
 
-What a command prints with `--json`, its verb returns: a list of rows as a DataFrame, an object as a dictionary, rates
-as fractions. A sweep that runs in a notebook says a line an event, and stops cleanly where the kernel is interrupted.
-`tests/examples/notebook.py` shows them at work. Models are in loaded_model.py.
+A method returns what its command prints with `--json`: a list of rows as a DataFrame, an object as a dictionary, rates
+as fractions. A running sweep prints a line for each event, and stops cleanly when the kernel is interrupted.
 """
 
 from __future__ import annotations
@@ -12,25 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import pandas
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.cli.live import LiveDisplay
-from asr_platform.cli.options import WIDE, store_of_new
+from asr_platform.cli.options import WIDE, Caps, Continuation, Repetitions, SweepSize, store_of_new
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
 from search_spaces.reader import load_space, parse_space
-from search_spaces.settings import Limits, Number, Whole
 from search_spaces.space import Space
-from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
-from trainables.config import ConfigSection
 from trainables.config_parsing import problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -38,18 +34,27 @@ from trainables.errors import InputError
 if TYPE_CHECKING:
     from asr_platform.tuning.sweep import Outcome
 
-# Verbs import Ray and MLflow when they are called: both change the environment of the process that imports them.
+# Methods import Ray and MLflow when they are called: importing either takes seconds.
 
 Place = str | Path
 AnySpace = str | Path | Mapping[str, Any]
-"""A YAML file, the name of a shipped space, or what such a file holds."""
+"""A YAML file, the name of a shipped space, or the content of such a file."""
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+class NewSweep(SweepSize, Caps):
+    """Size and caps of a new sweep."""
+
+
+class ResumedSweep(Continuation, Caps):
+    """Changed size and caps of a resumed sweep."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep in its home: made by `start`, found by `open`. It tells what is there when it is asked.
+    """A sweep in its home, made by `start` or found by `open`; its methods read the sweep's present state.
 
-    Every verb raises InputError where the command would end with exit code 2.
+    Every method raises InputError where its command would end with exit code 2.
     """
 
     home: Home
@@ -58,86 +63,75 @@ class Sweep:
     @classmethod
     def start(
         cls, space: AnySpace, data: Place, *, home: Place | None = None, name: str | None = None,
-        trials: int | None = None, epochs: int | None = None, max_concurrent: int | None = None,
-        workers_per_trial: int | None = None, gpus_per_worker: float | None = None, address: str | None = None,
-        max_hours: float | None = None, max_device_hours: float | None = None, max_disk_gb: float | None = None,
-        warm_start: Sequence[str] = (), tracking_uri: str | None = None,
+        warm_start: Sequence[str] = (), tracking_uri: str | None = None, **size: Any,
     ) -> Self:  # fmt: skip
-        """Runs a new sweep to its end: `platform sweep`, whose options have these names and meanings.
+        """Runs a new sweep to its end, as `platform sweep` does.
 
         Args:
-            data: the corpus.
+            data: folder of the corpus.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
+            size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker,
+                address, max_hours, max_device_hours, max_disk_gb (fields of `NewSweep`).
         """
-        from asr_platform.tuning.cluster import Options
         from asr_platform.tuning.sweep import start
 
-        check(
-            trials=trials, epochs=epochs, max_concurrent=max_concurrent, workers_per_trial=workers_per_trial,
-            gpus_per_worker=gpus_per_worker,
-        )  # fmt: skip
-        searched = read_space(space).with_epochs(epochs).with_limits(limits(max_hours, max_device_hours, max_disk_gb))
-        store = store_of_new(tracking_uri)
-        how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address, tracking_uri=store)
+        asked = checked(NewSweep, size)
+        searched = read_space(space).with_epochs(asked.epochs).with_limits(asked.limits)
+        how = asked.cluster_options(store_of_new(tracking_uri))
         place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
-        return cls._ran(place, start(place, searched, corpus, name, trials, how, view(place), warm_start))
+        return cls._ran(place, start(place, searched, corpus, name, asked.trials, how, display(place), warm_start))
 
     @classmethod
     def open(cls, name: str | None = None, *, home: Place | None = None) -> Self:
-        """A sweep that was begun before; without a name, the latest."""
+        """The sweep `name` in a home; without a name, the latest one."""
         place = Home.existing(where_runs_live(home))
         found = leaderboard.latest(place.studies, name)
         Ledger.open(place.studies, found)
         return cls(place, found)
 
-    def resume(
-        self, space: AnySpace | None = None, *, trials: int | None = None, address: str | None = None,
-        max_hours: float | None = None, max_device_hours: float | None = None, max_disk_gb: float | None = None,
-        tracking_uri: str | None = None,
-    ) -> Self:  # fmt: skip
-        """Goes on, with more trials, higher caps or a wider space: `platform sweep --resume`."""
-        from asr_platform.tuning.sweep import resume
-
-        check(trials=trials)
-        caps, wider = limits(max_hours, max_device_hours, max_disk_gb), None if space is None else read_space(space)
-        store, say = checked_uri(tracking_uri) if tracking_uri else None, view(self.home)
-        return self._ran(self.home, resume(self.home, self.name, trials, caps, address, say, wider, store))
-
-    @staticmethod
-    def plan(
-        space: AnySpace, data: Place, *, trials: int | None = None, epochs: int | None = None,
-        max_concurrent: int | None = None, workers_per_trial: int | None = None, gpus_per_worker: float | None = None,
-        address: str | None = None, profile: bool = True,
-    ) -> dict[str, Any]:  # fmt: skip
-        """What a sweep will take, before it starts: `platform plan`.
+    def resume(self, space: AnySpace | None = None, *, tracking_uri: str | None = None, **size: Any) -> Self:
+        """Continues the sweep, as `platform sweep --resume` does.
 
         Args:
-            profile: train for seconds, without which nothing is said of hours, memory and disk.
+            space: a wider space that replaces the sweep's own.
+            size: trials, address, max_hours, max_device_hours, max_disk_gb (fields of `ResumedSweep`).
+        """
+        from asr_platform.tuning.sweep import resume
+
+        asked = checked(ResumedSweep, size)
+        wider, store = None if space is None else read_space(space), checked_uri(tracking_uri) if tracking_uri else None
+        view = display(self.home)
+        ended = resume(self.home, self.name, asked.trials, asked.limits, asked.address, view, wider, store)
+        return self._ran(self.home, ended)
+
+    @staticmethod
+    def plan(space: AnySpace, data: Place, *, profile: bool = True, **size: Any) -> dict[str, Any]:
+        """Estimates what a sweep will take before it starts, as `platform plan` does.
+
+        Args:
+            profile: train two configurations for seconds; else hours, memory and disk are not estimated.
+            size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, address (fields of `SweepSize`).
         """
         from asr_platform.monitoring import plan
-        from asr_platform.tuning.cluster import Options
 
-        check(
-            trials=trials, epochs=epochs, max_concurrent=max_concurrent, workers_per_trial=workers_per_trial,
-            gpus_per_worker=gpus_per_worker,
-        )  # fmt: skip
-        how = Options(max_concurrent, workers_per_trial, gpus_per_worker, address)
-        return asdict(plan.plan(read_space(space).with_epochs(epochs), Corpus.open(Path(data)), trials, how, profile))
+        asked = checked(SweepSize, size)
+        searched, corpus = read_space(space).with_epochs(asked.epochs), Corpus.open(Path(data))
+        return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile))
 
     def leaderboard(self) -> pandas.DataFrame:
-        """The trials, best first; each key that varied has a column, the others are as `leaderboard.rows` says."""
+        """Trials, best first: the columns of `analysis.leaderboard.rows`, and one for each key that varied."""
         rows = self._rows()
         return pandas.DataFrame([{**row, **row["params"]} for row in rows]).drop(columns="params", errors="ignore")
 
     @property
     def best(self) -> dict[str, Any]:
-        """The first row of the leaderboard, with what varied as `params`."""
-        leaderboard.pick(self._ledger, None)  # there is one, or it says so
+        """The first row of the leaderboard, with the values that varied as `params`."""
+        leaderboard.pick(self._ledger, None)  # raises if no trial has finished an epoch
         return self._rows()[0]
 
     @property
     def model(self) -> Path:
-        """The model directory that the sweep ended with, for `load_model`."""
+        """The directory of the sweep's best model, for `load_model`."""
         found = self.home.model(self.name)
         if not found.is_dir():
             raise InputError(f"the sweep {self.name} has not ended with a model", "Go on with it: resume().")
@@ -146,11 +140,11 @@ class Sweep:
     def compare(
         self, a: int | Place, b: int | Place, *, data: Place | None = None, split: str | None = None
     ) -> dict[str, Any]:
-        """Whether two models can be told apart: `platform compare`.
+        """Compares two models, as `platform compare` does.
 
         Args:
-            a, b: the numbers of trials of this sweep, or what the command takes.
-            data, split: what both transcribe; without them, they are compared by the errors of their validations.
+            a, b: numbers of trials of this sweep, or names that the command takes.
+            data, split: corpus and split that both transcribe; default: their recorded validations are compared.
         """
         from asr_platform.inference import compare
 
@@ -158,20 +152,20 @@ class Sweep:
         return compare.compare(self.home.path, one, other, Path(data) if data else None, split).as_tree()
 
     def importances(self) -> dict[str, Any]:
-        """Which keys the result depends on: `platform importances`."""
+        """Importances of the keys that varied, as `platform importances` computes them."""
         return importances.importances(self._ledger).as_tree()
 
     def confirm(self, *, top: int = 3, seeds: int = 3, data: Place | None = None, **decoding: Any) -> pandas.DataFrame:
-        """Trains the best configurations again, or goes on with that: `platform confirm`; best first.
+        """Trains the best configurations again from new seeds, as `platform confirm` does; best first.
 
         Args:
-            decoding: keys of the configuration's section `decoding`, to validate with.
+            decoding: keys of the configuration's section `decoding` for the validations.
         """
         from asr_platform.tuning import confirm
 
-        check(top=top, seeds=seeds)
+        checked(Repetitions, {"top": top, "seeds": seeds})
         corpus = Path(data) if data else None
-        found = confirm.confirm(self.home, self.name, top, seeds, decoding, corpus, view(self.home))
+        found = confirm.confirm(self.home, self.name, top, seeds, decoding, corpus, display(self.home))
         return pandas.DataFrame(found.as_tree())
 
     @property
@@ -187,46 +181,35 @@ class Sweep:
     @classmethod
     def _ran(cls, home: Home, outcome: Outcome) -> Self:
         if outcome.state in ("stopped", "failed"):
-            view(home).say("; ".join(filter(None, ["stopped", outcome.reason, "go on with resume()"])))
+            display(home).say("; ".join(filter(None, ["stopped", outcome.reason, "go on with resume()"])))
         return cls(home, outcome.name)
 
 
-class Sizes(ConfigSection):
-    """The numbers that verbs take; None leaves one to the space or to the machine."""
+def checked(model: type[Checked], given: Mapping[str, Any]) -> Checked:
+    """An instance of a pydantic model with the values `given`.
 
-    trials: Whole | None = Field(None, ge=1, le=MOST_TRIALS)
-    epochs: Whole | None = Field(None, ge=1, le=MOST_EPOCHS)
-    max_concurrent: Whole | None = Field(None, ge=1, le=MOST_WORKERS)
-    workers_per_trial: Whole | None = Field(None, ge=1, le=MOST_WORKERS)
-    gpus_per_worker: Number | None = Field(None, ge=0, le=MOST_WORKERS)
-    max_hours: Number | None = Field(None, gt=0)
-    max_device_hours: Number | None = Field(None, gt=0)
-    max_disk_gb: Number | None = Field(None, gt=0)
-    top: Whole = Field(1, ge=1, le=MOST_TRIALS)
-    seeds: Whole = Field(1, ge=1, le=MOST_SEEDS)
-
-
-def check(**given: Any) -> None:
-    """Refuses numbers that mean nothing."""
+    Raises:
+        InputError: a name is unknown, or a value is of another type or out of bounds; the message names all of them.
+    """
     try:
-        Sizes.model_validate(given)
+        return model.model_validate(given)
     except ValidationError as error:
-        raise InputError("; ".join(problems(error, Sizes)), "Correct them, or leave them out.") from None
+        raise InputError("; ".join(problems(error, model)), "Correct them, or leave them out.") from None
 
 
-def limits(max_hours: float | None, max_device_hours: float | None, max_disk_gb: float | None) -> Limits:
-    check(max_hours=max_hours, max_device_hours=max_device_hours, max_disk_gb=max_disk_gb)
-    return Limits(hours=max_hours, device_hours=max_device_hours, disk_gb=max_disk_gb)
-
-
-def view(home: Home) -> LiveDisplay:
-    """What says how a sweep goes on. The commands that it tells people to type find the home from anywhere."""
+def display(home: Home) -> LiveDisplay:
+    """A display of a running sweep, whose hints are commands that work in any folder."""
     console = Console()
     command = shlex.join(["platform", "--home", str(home.path)])
     return LiveDisplay(console if console.is_terminal else Console(width=WIDE), command)
 
 
 def read_space(space: AnySpace) -> Space:
+    """A space from a file, a shipped name or a mapping.
+
+    Raises:
+        InputError: there is no such space, or it has mistakes.
+    """
     if not isinstance(space, Mapping):
         return load_space(str(space))
     try:

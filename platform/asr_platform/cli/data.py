@@ -1,4 +1,4 @@
-"""The command `platform prepare` and its sources."""
+"""The command `platform prepare`, with one subcommand for each source of speech."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from asr_platform.cli import parameters
+from asr_platform.cli.options import Command, json_option
 from asr_platform.cli.parameters import FILE, FOLDER
+from asr_platform.cli.printing import progress_bar, say
+from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,30 +31,39 @@ if TYPE_CHECKING:
     from trainables.data.mistakes import Mistakes
     from trainables.data.utterance import Utterance
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 SHOWN_CHARACTERS = 20
 SEED = click.option(
-    "--seed", metavar="N", type=parameters.SEED, default=0, show_default=True, help="Of all that is random."
+    "--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed."
 )
 
 
+def train_option(default: int) -> Callable[[Command], Command]:
+    """The option `--train` of a source that makes as many utterances as it is asked for."""
+    return click.option(
+        "--train", metavar="N", type=click.IntRange(1, MOST_UTTERANCES), default=default, show_default=True,
+        help="Number of training utterances.",
+    )  # fmt: skip
+
+
 def skippable_mistakes(context: click.Context, parameter: click.Parameter, limit: int) -> Mistakes:
-    """Collects the mistakes in utterances, of which as many as `--skip-bad` says may be left out."""
+    """A collector of mistakes in utterances, as many of which as `--skip-bad` says may be left out."""
     from trainables.data.mistakes import Mistakes
 
     return Mistakes(skippable=limit)
 
 
 def output_options(command: Command) -> Command:
-    """What every source shares: where to, which features, how many processes."""
+    """Gives a command the options that all sources share: where to write, which features, how many processes."""
     for option in (
-        click.option("--skip-bad", "bad", metavar="N", type=parameters.BAD, default=0, callback=skippable_mistakes,
+        click.option("--skip-bad", "bad", metavar="N", type=click.IntRange(0, MOST_UTTERANCES), default=0,
+                     callback=skippable_mistakes,
                      help="Leave out up to N utterances that cannot be used, and list them; default: none."),
-        click.option("--jobs", metavar="N", type=parameters.WORKERS, help="Worker processes; default: one a CPU."),
+        click.option("--jobs", metavar="N", type=click.IntRange(1, MOST_WORKERS),
+                     help="Worker processes; default: one for each CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
-        click.option("--json", "as_json", is_flag=True, help="A JSON object of what was made."),
-        click.option("--out", type=FOLDER, required=True, help="The folder to make."),
+        json_option("A JSON object of the corpus that was made."),
+        click.option("--out", type=FOLDER, required=True, help="The folder to write."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -89,14 +100,10 @@ def hw4(root: Path, **output: Any) -> None:
 
 @prepare.command()
 @click.argument("root", type=FOLDER)
-@click.option(
-    "--download",
-    "downloads",
-    metavar="SPLIT",
-    multiple=True,
-    help="Fetch this split into ROOT first, such as dev-clean. May be repeated; goes on where it stopped.",
-)
-@click.option("--base-url", help="Where the archives are; default: the corpus's public address.")
+@click.option("--download", "downloads", metavar="SPLIT", multiple=True,
+              help="Fetch this split into ROOT first, such as dev-clean. May be repeated; continues where it "
+              "stopped.")  # fmt: skip
+@click.option("--base-url", help="Address of the archives; default: the corpus's public address.")
 @output_options
 def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> None:
     """LibriSpeech's folders, downloaded if need be.
@@ -109,12 +116,11 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     """
     from rich.progress import DownloadColumn
 
-    from asr_platform.cli.printing import progress_bar
     from trainables.data.download import BASE_URL, download
     from trainables.data.importers.librispeech import librispeech_utterances
 
     for split in downloads:
-        with ended_by_signals(), progress_bar(console(), f"fetching {split}", DownloadColumn()) as bar:
+        with ended_by_signals(), progress_bar(Console(), f"fetching {split}", DownloadColumn()) as bar:
             show = partial(_show, bar, bar.add_task("", total=None))
             download(split, root, base_url or BASE_URL, show)
     write_corpus(librispeech_utterances(root, bad=output["bad"]), "librispeech", **output)
@@ -140,9 +146,7 @@ def manifest(file: Path, **output: Any) -> None:
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @click.option("--held-out-speakers", metavar="A,B", default="", help="These speakers make up the test split, alone.")
-@click.option(
-    "--train", metavar="N", type=parameters.UTTERANCES, default=3000, show_default=True, help="Utterances to train on."
-)
+@train_option(3000)
 @SEED
 @output_options
 def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> None:
@@ -161,9 +165,7 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
 
 
 @prepare.command()
-@click.option(
-    "--train", metavar="N", type=parameters.UTTERANCES, default=1500, show_default=True, help="Utterances to train on."
-)
+@train_option(1500)
 @SEED
 @output_options
 def synthetic(train: int, seed: int, **output: Any) -> None:
@@ -181,20 +183,13 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
 
 
 def write_corpus(
-    utterances: Sequence[Utterance],
-    source: str,
-    out: Path,
-    recipe: str,
-    jobs: int | None,
-    as_json: bool,
-    bad: Mistakes,
+    utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None, as_json: bool, bad: Mistakes
 ) -> None:
-    """Prepares the utterances under a progress bar and prints the closing tables."""
-    from asr_platform.cli.printing import progress_bar
+    """Writes a corpus of the utterances under a progress bar, and prints a summary of it."""
     from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare as write
 
-    with ended_by_signals(), progress_bar(console(), f"preparing {source}") as bar:
+    with ended_by_signals(), progress_bar(Console(), f"preparing {source}") as bar:
         show = partial(_show, bar, bar.add_task("", total=len(utterances)))
         try:
             corpus = write(utterances, FeatureRecipe.model_validate({"name": recipe}), out, source, jobs, show, bad)
@@ -221,33 +216,33 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
 
 
 def print_tables(corpus: Corpus, bad: Mistakes) -> None:
-    """Prints tables of the splits, of characters that training lacks, and of the utterances left out."""
-    from asr_platform.cli.printing import say
+    """Prints the splits, the characters that training lacks, and the utterances left out."""
     from asr_platform.cli.tables.leaderboard import corpus_table
     from trainables.data.corpus_writer import SKIPPED_FILE
     from trainables.data.mistakes import SHOWN
     from trainables.data.text.transcripts import unseen_characters
 
-    console().print(corpus_table(corpus))
+    console = Console()
+    console.print(corpus_table(corpus))
     unseen = unseen_characters(corpus)
     if unseen:
-        say(console(), "Characters that no training transcript has. Each is an error; if one means the same as another")
-        say(console(), "that training has, as two kinds of apostrophe do, change the texts and prepare them again.")
-        console().print(unseen_table(unseen))
+        say(console, "Characters that no training transcript has. Each is an error; if one means the same as another")
+        say(console, "that training has, as two kinds of apostrophe do, change the texts and prepare them again.")
+        console.print(unseen_table(unseen))
     for name, splits, prefixes in (
         ("train on", corpus.training_splits, "train"),
         ("validate on", corpus.validation_splits, "dev or val"),
     ):
-        say(console(), f"{name}: {', '.join(splits) or f'none (no name of a split begins with {prefixes})'}")
+        say(console, f"{name}: {', '.join(splits) or f'none (no name of a split begins with {prefixes})'}")
     for problem in bad.problems[:SHOWN]:
-        say(console(), f"left out: {problem}")
+        say(console, f"left out: {problem}")
     if bad.problems:
-        say(console(), f"left out: {len(bad.problems)} in all, listed in {corpus.path / SKIPPED_FILE}")
-    say(console(), f"corpus: {corpus.path}")
+        say(console, f"left out: {len(bad.problems)} in all, listed in {corpus.path / SKIPPED_FILE}")
+    say(console, f"corpus: {corpus.path}")
 
 
 def unseen_table(unseen: dict[str, Counter[str]]) -> Table:
-    """Characters, their names and the number of utterances that have them, the most frequent ones of each split."""
+    """A table of the most frequent characters of each split, with their names and the number of their utterances."""
     table = Table("split", "character", "code point", "name", box=SIMPLE)
     table.add_column("utterances", justify="right")
     for split, counts in unseen.items():
@@ -262,9 +257,9 @@ def unseen_table(unseen: dict[str, Counter[str]]) -> Table:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM (batch systems, containers) and SIGHUP (a closed terminal) end what is done here as Ctrl-C does.
+    """Within the block, SIGTERM and SIGHUP raise SystemExit, so that partial output is removed as after Ctrl-C.
 
-    So what was begun is removed. A SIGHUP that is ignored, as under nohup, stays ignored.
+    A SIGHUP that is ignored, as under nohup, stays ignored.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -281,7 +276,3 @@ def ended_by_signals() -> Iterator[None]:
 
 def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total or None)
-
-
-def console() -> Console:
-    return Console()

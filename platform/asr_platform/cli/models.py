@@ -1,4 +1,4 @@
-"""`platform evaluate`, `transcribe`, `export` and `submit`: what a trained model is used for."""
+"""The commands `platform evaluate`, `transcribe`, `export` and `submit`, which use a trained model."""
 
 from __future__ import annotations
 
@@ -10,45 +10,28 @@ from typing import Any
 import click
 from rich.console import Console
 
-from asr_platform.cli.options import (
-    MODEL,
-    MODEL_IS,
-    options,
-)
-from asr_platform.cli.parameters import (
-    BEAM,
-    CANDIDATES,
-    FILE,
-    FOLDER,
-    FROM_1,
-    MORE_THAN_0,
-    NOT_NEGATIVE,
-    PATH_OR_NAME,
-    PIECE_SECONDS,
-    SHARE,
-)
+from asr_platform.cli.options import DATA, Command, json_option, options
+from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
 from asr_platform.inference.formats import FORMATS
+from trainables.bounds import LONGEST_PIECE
+from trainables.config import Decoding
 from trainables.errors import InputError
 
 METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
-# How to search for text, by the names of the configuration's section `decoding`.
-SEARCH = [
-    click.option("--method", type=click.Choice(METHODS), help="The search; joint: attention and CTC."),
-    click.option("--beam", metavar="N", type=BEAM, help="Hypotheses kept for each utterance."),
-    click.option("--temperature", metavar="X", type=MORE_THAN_0, help="Divides the logits."),
-    click.option("--repeat-penalty", metavar="X", type=FROM_1, help="On tokens already said; 1: none."),
-    click.option("--length-penalty", metavar="X", type=NOT_NEGATIVE, help="Ranks by score / length ^ X."),
-    click.option("--ctc-weight", metavar="X", type=SHARE, help="CTC's share in joint."),
-    click.option("--candidates", metavar="N", type=CANDIDATES, help="Tokens that CTC scores in joint."),
-    click.option(
-        "--language-model", type=MODEL, help="A language model, named as MODEL is, for beam, greedy and joint."
-    ),
-    click.option("--lm-weight", metavar="X", type=NOT_NEGATIVE, help="The language model's weight, such as 0.3."),
-]
+MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
 
 
-def search_changes(given: dict[str, Any]) -> dict[str, Any]:
-    """Those of them that were given, as changes of that section."""
+def decoding_options(command: Command) -> Command:
+    """Gives a command an option for each field of the configuration's section `decoding`; None if it is not given."""
+    language_model = click.option(
+        "--language-model", type=MODEL, help="Language model for shallow fusion, named as MODEL is."
+    )
+    names = [name for name in Decoding.model_fields if name != "language_model"]
+    return options(Decoding, names, defaults=False)(language_model(command))
+
+
+def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The decoding options that were given, as changes of the section `decoding`."""
     changes = {key: value for key, value in given.items() if value is not None}
     if "language_model" in changes:
         changes["language_model"] = str(changes["language_model"])
@@ -57,15 +40,15 @@ def search_changes(given: dict[str, Any]) -> dict[str, Any]:
 
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
-@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
+@DATA
 @click.option("--split", required=True, help="Such as dev-clean.")
-@options(SEARCH)
+@decoding_options
 @click.option("--compare", is_flag=True, help="Runs every method, with and without a language model.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object (--compare: a list); rates are fractions.")
-def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **search: Any) -> None:
+@json_option("A JSON object (--compare: a list); rates are fractions.")
+def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
-    What is not said of the search is as the model's configuration says.
+    Options of the search that are not given are as in the model's configuration.
 
     \b
     For example:
@@ -74,7 +57,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
     from asr_platform.cli.tables.leaderboard import comparison_table
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
-    changes = search_changes(search)
+    changes = decoding_changes(decoding)
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")
@@ -100,7 +83,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
 @click.option(
     "--out", type=PATH_OR_NAME, metavar="PATH", help="A file, or a folder (ends with /) with a file for each recording."
 )
-@click.option("--piece-seconds", metavar="X", type=PIECE_SECONDS,
+@click.option("--piece-seconds", metavar="X", type=Finite(1, LONGEST_PIECE),
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
 def transcribe(
     model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None
@@ -154,7 +137,7 @@ def export(model: Path, out: Path) -> None:
 
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
-@click.option("--data", type=FOLDER, required=True, help="The corpus, as `platform prepare` made it.")
+@DATA
 @click.option("--split", required=True, help="Such as test-clean.")
 @click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")
 def submit(model: Path, data: Path, split: str, out: Path) -> None:

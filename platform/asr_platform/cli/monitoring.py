@@ -1,4 +1,4 @@
-"""`platform status`, `logs` and `doctor`: a sweep seen from another terminal, and whether its records agree."""
+"""The commands `platform status`, `logs` and `doctor`, which inspect sweeps from another terminal."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 import click
 
-from asr_platform.cli.completion import sweep_names, trial_numbers
-from asr_platform.cli.options import console, platform
+from asr_platform.cli.completion import trial_numbers
+from asr_platform.cli.options import SWEEP, SWEEP_OR_LATEST, console, json_option, platform
 from trainables.errors import InputError
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
-@click.option("--json", "as_json", is_flag=True, help="A JSON object; without NAME: a list, the latest sweep last.")
+@SWEEP_OR_LATEST
+@json_option("A JSON object; without NAME: a list, the latest sweep last.")
 @click.pass_obj
 def status(home: Path, name: str | None, as_json: bool) -> None:
-    """Says how sweeps stand: running, finished, stopped or died.
+    """Shows the status of sweeps: running, finished, stopped or died.
 
-    Without NAME, a line for each of them; with it, what that one is doing, what it has spent and how long it will
-    still take. It may be asked from another terminal at any time.
+    Without NAME, one line for each sweep; with NAME, the sweep's trials, what it has spent, and the time left. It can
+    be run from another terminal at any time.
 
     \b
     For example:
@@ -49,9 +49,9 @@ def status(home: Path, name: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", shell_complete=sweep_names)
+@SWEEP
 @click.argument("trial", type=click.IntRange(0), shell_complete=trial_numbers)
-@click.option("--follow", "-f", is_flag=True, help="Goes on until the trial is no longer trained, or Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continues until the trial is no longer trained, or Ctrl-C.")
 @click.pass_obj
 def logs(home: Path, name: str, trial: int, follow: bool) -> None:
     """Prints what a trial's workers printed, tracebacks included.
@@ -93,12 +93,12 @@ UNSOUND = 1
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
+@SWEEP_OR_LATEST
 @click.option(
-    "--repair", is_flag=True, help="Mends what can be made again, a damaged ledger from sweeps' copies of it."
+    "--repair", is_flag=True, help="Repairs what can be restored, such as a damaged ledger from sweeps' copies."
 )
 @click.option("--tracking-uri", metavar="URI", help="The MLflow store to audit; default: the sweep's.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list of what is found (after --repair: still found).")
+@json_option("A JSON list of what is found (after --repair: still found).")
 @click.pass_obj
 def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None, as_json: bool) -> None:
     """Audits the sweep NAME, or the ledger alone.

@@ -1,88 +1,169 @@
-"""What several commands share: options, the console that they print on, the command that they tell people to type."""
+"""Options that several commands share, and options generated from pydantic models.
+
+A number that both the command line and the Python interface take is declared once, as a field of a pydantic model with
+its bounds and its help. `options` makes click options of the fields; the Python interface validates with the model.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import click
+from pydantic import BaseModel, BeforeValidator, Field
 from rich.console import Console
 
-from asr_platform.cli.parameters import EPOCHS, GPUS, TRIALS, WORKERS, LocalPath
+from asr_platform.cli.completion import sweep_names
+from asr_platform.cli.parameters import FOLDER, Finite
 from asr_platform.storage.store_address import checked_uri, named_uri
-from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
+from search_spaces.settings import Limits, refuse_words
+from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
+from trainables.config import ConfigSection
 
 if TYPE_CHECKING:
     from asr_platform.cli.live import LiveDisplay
+    from asr_platform.tuning.cluster import Options
 
-Option: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-WIDE = 160  # columns, where no terminal says otherwise
+WIDE = 160  # columns of output that goes to no terminal
 INTERRUPTED = 130  # exit code
-GPUS_PER_WORKER = click.option(
-    "--gpus-per-worker", metavar="X", type=GPUS, help="Default: 1 where there are GPUs, else 0."
-)
-TRACKING_URI = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="An MLflow server or database; default: MLFLOW_TRACKING_URI, or the home's own.",
-)
-NOTIFY = click.option(
-    "--notify", metavar="bell|URL", multiple=True, help="When it ends: ring the bell, or POST JSON to URL."
-)
-SIZE = [
-    click.option("--trials", metavar="N", type=TRIALS, help="Trials in all; default: as the space says."),
-    click.option("--epochs", metavar="N", type=EPOCHS, help="A full trial's; default: as the space says."),
-    click.option("--max-concurrent", metavar="N", type=WORKERS, help="Trials at once; default: as many as fit."),
-    click.option("--workers-per-trial", metavar="N", type=WORKERS, help="Ray Train workers; default: 1."),
-    GPUS_PER_WORKER,
-]
 
 
-class ModelDirectory(LocalPath):
-    """A model directory, or the name of a model in MLflow, which becomes one."""
-
-    name = "model"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if ctx and not ctx.resilient_parsing and str(value).startswith(IN_MLFLOW):
-            value = resolve_model(ctx.find_root().params["home"], str(value))
-        return super().convert(value, param, ctx)
+NUMBER = BeforeValidator(refuse_words)  # last in each type, so that the bounds are in its JSON schema
+Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS), NUMBER]
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS), NUMBER]
+Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS), NUMBER]
+Workers = Annotated[int, Field(ge=1, le=MOST_WORKERS), NUMBER]
+Gpus = Annotated[float, Field(ge=0, le=MOST_WORKERS), NUMBER]
+Positive = Annotated[float, Field(gt=0), NUMBER]
 
 
-MODEL = ModelDirectory(path_type=Path, file_okay=False)
-MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
+class Continuation(ConfigSection):
+    """Size of a sweep that may change when it is resumed; None leaves a field as it was."""
+
+    trials: Trials | None = Field(None, description="Number of trials; default: as the space says.")
+    address: str | None = Field(None, description="Address of a running Ray cluster; default: this machine.")
 
 
-def options(listed: Sequence[Option]) -> Option:
-    """Several options as one decorator, in the order of their listing."""
+class SweepSize(Continuation):
+    """Size of a sweep, and the resources of its trials; None leaves a field to the space or to the machine."""
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(listed):
+    epochs: Epochs | None = Field(None, description="Epochs of a full trial; default: as the space says.")
+    max_concurrent: Workers | None = Field(None, description="Trials at once; default: as many as fit.")
+    workers_per_trial: Workers | None = Field(None, description="Ray Train workers; default: 1.")
+    gpus_per_worker: Gpus | None = Field(None, description="Default: 1 where there are GPUs, else 0.")
+
+    def cluster_options(self, tracking_uri: str | None = None) -> Options:
+        """Options of the cluster for a sweep of this size that is logged to the MLflow store at `tracking_uri`."""
+        from asr_platform.tuning.cluster import Options
+
+        return Options(
+            self.max_concurrent, self.workers_per_trial, self.gpus_per_worker, self.address, tracking_uri=tracking_uri
+        )
+
+
+class Caps(ConfigSection):
+    """Caps on what a sweep spends; None leaves a cap as the space says."""
+
+    max_hours: Positive | None = Field(None, description="Wall time of all runs of the sweep together.")
+    max_device_hours: Positive | None = Field(None, description="Training time of all trials' workers.")
+    max_disk_gb: Positive | None = Field(None, description="10^9 bytes of the sweep's checkpoints.")
+
+    @property
+    def limits(self) -> Limits:
+        """The caps as limits of a space."""
+        return Limits(hours=self.max_hours, device_hours=self.max_device_hours, disk_gb=self.max_disk_gb)
+
+
+class Repetitions(ConfigSection):
+    """Number of configurations that are confirmed, and of their seeds."""
+
+    top: Trials = Field(3, description="Number of best configurations.")
+    seeds: Seeds = Field(3, description="Number of seeds of each of them.")
+
+
+def options(model: type[BaseModel], only: Collection[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
+    """A decorator that gives a command one option for each field of a pydantic model.
+
+    The option's type, bounds and help are those in the model's JSON schema.
+
+    Args:
+        only: names of the fields; empty: all fields.
+        defaults: whether an option that is not given has its field's default; else it is None.
+    """
+    fields = model.model_json_schema()["properties"]
+
+    def decorate(command: Command) -> Command:
+        for name in reversed([*(only or fields)]):
+            field = fields[name]
+            default = field.get("default") if defaults else None
+            kind = option_type(field)
+            option = click.option(
+                f"--{name.replace('_', '-')}",
+                metavar={click.IntRange: "N", Finite: "X"}.get(type(kind)),
+                type=kind,
+                default=default,
+                show_default=default is not None,
+                help=field["description"],
+            )
             command = option(command)
         return command
 
     return decorate
 
 
+def option_type(field: dict[str, Any]) -> click.ParamType[Any]:
+    """The click type of a field in a JSON schema: an integer, a number, a choice of words or a text; or null."""
+    (kind,) = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    if "enum" in kind:
+        return click.Choice(kind["enum"])
+    if kind["type"] == "string":
+        return click.STRING
+    low, high = kind.get("minimum", kind.get("exclusiveMinimum")), kind.get("maximum")
+    if kind["type"] == "integer":
+        return click.IntRange(low, high)
+    return Finite(low, high, min_open="exclusiveMinimum" in kind)
+
+
+CORPUS = "The corpus, as `platform prepare` made it."
+DATA = click.option("--data", type=FOLDER, required=True, help=CORPUS)
+OPTIONAL_DATA = click.option("--data", type=FOLDER, help=CORPUS)
+SWEEP = click.argument("name", shell_complete=sweep_names)
+SWEEP_OR_LATEST = click.argument("name", required=False, shell_complete=sweep_names)
+TRACKING_URI = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    help="An MLflow server or database; default: MLFLOW_TRACKING_URI, or the home's own.",
+)
+NOTIFY = click.option(
+    "--notify", metavar="bell|URL", multiple=True, help="At the end: ring the bell, or POST JSON to URL."
+)
+
+
+def json_option(help: str) -> Callable[[Command], Command]:
+    """The flag `--json`; `help` says what is printed."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
 def store_of_new(given: str | None) -> str | None:
     """The address of the MLflow store of a new sweep; None: the home's own.
 
     Raises:
-        InputError: its address is no good, or the database that $MLFLOW_TRACKING_URI names is not there.
+        InputError: the address is invalid, or the database that $MLFLOW_TRACKING_URI names does not exist.
     """
     return checked_uri(given) if given else named_uri()
 
 
 def console() -> Console:
+    """A console on standard output, `WIDE` where that is no terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 def follow(console: Console, notify: Sequence[str]) -> LiveDisplay:
-    """What shows a sweep there, and tells these when it has come to rest."""
+    """A display of a running sweep on `console`, which notifies the targets `notify` at the end."""
     from asr_platform.cli.live import LiveDisplay
     from asr_platform.tuning.callbacks.notify import check_targets
 
@@ -90,7 +171,7 @@ def follow(console: Console, notify: Sequence[str]) -> LiveDisplay:
 
 
 def platform() -> str:
-    """The command for hints to copy, with its home where that was given on the command line."""
+    """The command for users to copy, with `--home` if that was given on the command line."""
     context = click.get_current_context().find_root()
     if context.get_parameter_source("home") is not click.core.ParameterSource.COMMANDLINE:
         return "platform"

@@ -1,4 +1,4 @@
-"""Types of numbers and paths on the command line, with the bounds that configurations and spaces have."""
+"""Types of command-line values: finite numbers, local paths, names."""
 
 from __future__ import annotations
 
@@ -10,46 +10,20 @@ from typing import Any
 import click
 
 from asr_platform.storage.home import local_path
-from trainables.bounds import (
-    LARGEST_BEAM,
-    LARGEST_SEED,
-    LONGEST_PIECE,
-    MOST_EPOCHS,
-    MOST_SEEDS,
-    MOST_TOKENS,
-    MOST_TRIALS,
-    MOST_UTTERANCES,
-    MOST_WORKERS,
-)
+from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 
 
 class Finite(click.FloatRange):
-    """A number within bounds; `nan` is refused, which lies within all of them, and so is `inf`."""
+    """A finite number within bounds; refuses `nan`, which lies within all bounds, and `inf`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
+        if not math.isfinite(click.FLOAT.convert(value, param, ctx)):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-NOT_NEGATIVE, MORE_THAN_0, FROM_1 = Finite(0), Finite(0, min_open=True), Finite(1)
-SHARE = Finite(0, 1)
-GPUS = Finite(0, MOST_WORKERS)
-PIECE_SECONDS = Finite(1, LONGEST_PIECE)
-
-TRIALS = click.IntRange(1, MOST_TRIALS)
-EPOCHS = click.IntRange(1, MOST_EPOCHS)
-WORKERS = click.IntRange(1, MOST_WORKERS)
-UTTERANCES, BAD = click.IntRange(1, MOST_UTTERANCES), click.IntRange(0, MOST_UTTERANCES)
-SEEDS = click.IntRange(1, MOST_SEEDS)
-SEED = click.IntRange(0, LARGEST_SEED)
-BEAM = click.IntRange(1, LARGEST_BEAM)
-CANDIDATES = click.IntRange(1, MOST_TOKENS)
+        return super().convert(value, param, ctx)
 
 
 class LocalPath(click.Path):
-    """A path on this machine: `~` is the user's home directory, and addresses such as `s3://BUCKET` are refused."""
+    """A path on this machine; `~` is the user's home directory, and addresses such as `s3://BUCKET` are refused."""
 
     name = "path"
 
@@ -58,7 +32,7 @@ class LocalPath(click.Path):
 
 
 class PathOrName(click.ParamType[str]):
-    """A path, a pattern of paths, or the name of something; what begins with `~` is a path in a home directory."""
+    """A path, a pattern of paths, or the name of something; a leading `~` is expanded."""
 
     name = "text"
 
@@ -66,6 +40,18 @@ class PathOrName(click.ParamType[str]):
         return os.path.expanduser(str(value))
 
 
+class ModelDirectory(LocalPath):
+    """A model directory; a model in MLflow is downloaded into one."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if ctx and not ctx.resilient_parsing and str(value).startswith(IN_MLFLOW):
+            value = resolve_model(ctx.find_root().params["home"], str(value))
+        return super().convert(value, param, ctx)
+
+
 PATH_OR_NAME = PathOrName()
 FOLDER = LocalPath(path_type=Path, file_okay=False)
 FILE = LocalPath(path_type=Path, dir_okay=False)
+MODEL = ModelDirectory(path_type=Path, file_okay=False)

@@ -1,4 +1,4 @@
-"""What a sweep has found: `platform leaderboard`, `compare`, `confirm`, `importances`, `report` and `ui`."""
+"""The commands about results: `platform leaderboard`, `compare`, `confirm`, `importances`, `report` and `ui`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import click
 from rich.console import Console
 
 from asr_platform.cli.completion import sweep_names
-from asr_platform.cli.models import SEARCH, search_changes
+from asr_platform.cli.models import decoding_changes, decoding_options
 from asr_platform.cli.options import (
     INTERRUPTED,
     NOTIFY,
+    OPTIONAL_DATA,
+    SWEEP,
+    SWEEP_OR_LATEST,
     WIDE,
+    Repetitions,
     console,
     follow,
+    json_option,
     options,
     platform,
 )
-from asr_platform.cli.parameters import FILE, FOLDER, PATH_OR_NAME, SEEDS, TRIALS
+from asr_platform.cli.parameters import FILE, FOLDER, PATH_OR_NAME
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
-@click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
+@SWEEP_OR_LATEST
+@json_option("A JSON list, best first.")
 @click.pass_obj
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     """Lists a sweep's trials, best first.
@@ -57,12 +62,12 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("a", type=PATH_OR_NAME, shell_complete=sweep_names)
 @click.argument("b", type=PATH_OR_NAME, shell_complete=sweep_names)
-@click.option("--data", type=FOLDER, help="The corpus, as `platform prepare` made it.")
+@OPTIONAL_DATA
 @click.option("--split", help="Such as test-clean: both models transcribe it.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object; rates are fractions.")
+@json_option("A JSON object; rates are fractions.")
 @click.pass_obj
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as_json: bool) -> None:
-    """Says whether two models can be told apart.
+    """Says whether two models differ significantly.
 
     A and B are trials of a sweep, NAME:TRIAL, or NAME for its best; or model directories; or MLflow's
     models:/NAME@champion, models:/NAME/3 and runs:/ID. Without --data and --split, they are compared by the errors of
@@ -84,29 +89,22 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 
 
 @click.command()
-@click.argument("name", shell_complete=sweep_names)
-@click.option("--top", metavar="K", type=TRIALS, default=3, show_default=True, help="Best configurations.")
-@click.option("--seeds", metavar="S", type=SEEDS, default=3, show_default=True, help="Of each of them.")
+@SWEEP
+@options(Repetitions)
 @click.option("--data", type=FOLDER, help="The sweep's corpus, where it has been moved.")
-@options(SEARCH)
+@decoding_options
 @NOTIFY
-@click.option("--json", "as_json", is_flag=True, help="A JSON list, best first.")
+@json_option("A JSON list, best first.")
 @click.pass_obj
 def confirm(
-    home: Path,
-    name: str,
-    top: int,
-    seeds: int,
-    data: Path | None,
-    notify: tuple[str, ...],
-    as_json: bool,
-    **search: Any,
-) -> None:
+    home: Path, name: str, top: int, seeds: int, data: Path | None, notify: tuple[str, ...], as_json: bool,
+    **decoding: Any,
+) -> None:  # fmt: skip
     """Trains a sweep's best configurations again.
 
-    Each is trained at full length from several new seeds, and validated with the search asked for, or the
-    configuration's own; they are ranked by their means. That is a sweep, NAME-confirm-1, which the same command goes on
-    with; once it is done, the command prints its result.
+    Each is trained at full length from several new seeds, and validated with the search that the options say, or the
+    configuration's own. Configurations are ranked by their means. The trainings are a sweep, NAME-confirm-1, which the
+    same command continues; once all have ended, it prints the result.
 
     \b
     For example:
@@ -119,7 +117,7 @@ def confirm(
 
     messages = Console(stderr=True, width=WIDE) if as_json else console()
     view = follow(messages, notify)
-    found = confirmations.confirm(Home.existing(home), name, top, seeds, search_changes(search), data, view)
+    found = confirmations.confirm(Home.existing(home), name, top, seeds, decoding_changes(decoding), data, view)
     if as_json:
         click.echo(json.dumps(found.as_tree(), indent=2))
     else:
@@ -130,8 +128,8 @@ def confirm(
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
-@click.option("--json", "as_json", is_flag=True, help="A JSON object; shares are fractions.")
+@SWEEP_OR_LATEST
+@json_option("A JSON object; shares are fractions.")
 @click.pass_obj
 def importances(home: Path, name: str | None, as_json: bool) -> None:
     """Says which keys a sweep's result depends on.
@@ -157,7 +155,7 @@ def importances(home: Path, name: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
+@SWEEP_OR_LATEST
 @click.option("--out", metavar="FILE", type=FILE, help="Default: NAME.html here.")
 @click.pass_obj
 def report(home: Path, name: str | None, out: Path | None) -> None:
@@ -178,7 +176,7 @@ def report(home: Path, name: str | None, out: Path | None) -> None:
 
 
 @click.command()
-@click.argument("name", required=False, shell_complete=sweep_names)
+@SWEEP_OR_LATEST
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
 @click.option("--tracking-uri", metavar="URI", help="An MLflow server or database; default: the sweep's.")
