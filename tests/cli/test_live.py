@@ -346,7 +346,7 @@ def test_a_narrow_terminal_shows_ranks_trials_and_error_rates(width: int) -> Non
     for number in range(12):
         rank = f"{'=' * (number < 2)}{number + 1}"
         assert cells(lines, rank)[1:3] == [str(number), f"{number + 1:.2f}%"]
-    assert ("its interval" in " ".join(text_of(target).split())) == any("0.50–1.49%" in line for line in lines)
+    assert ("interval: 95%" in " ".join(text_of(target).split())) == any("0.50–1.49%" in line for line in lines)
     if width >= 40:
         shown = rendered(console(width), trial_table(trials, 70, width))
         assert all(cells(shown, str(number))[2 if width < 60 else 3] == f"{number + 1:.2f}%" for number in range(12))

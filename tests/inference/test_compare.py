@@ -147,7 +147,7 @@ def test_it_is_told_for_people() -> None:
     assert ["A", "one"] in lines and ["B", "other"] in lines
     assert [line[:2] for line in lines if line[:1] == ["A"]][1] == ["A", f"{rate:.2%}"]
     assert [line[3] for line in lines if line[:3] == ["A", "-", "B"]] == [f"{rate:+.2%}"]
-    assert "By CER, B is better." in text
+    assert "B has a significantly lower CER (paired bootstrap, 95%)." in text
     assert "\nu003   A 2 errors, B 0\n  REF: CA" in text
     assert "\n  A:   CAFFEE\n" in text and "\n  REF: CAFE\n  B:   CAFE\n" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -1,6 +1,6 @@
-"""Completion: what a shell offers for the words of a command, and the script that teaches it to.
+"""Shell completion: the values that a shell offers for arguments, and the command that prints its script.
 
-A person waits for each of these with a key pressed. So folders are listed, and nothing is imported that takes a while.
+Completion must be fast: values are listed from folders, and nothing slow is imported.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ PLACES = {
 
 
 def sweep_names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-    """The sweeps of this home that begin so."""
+    """Names of the home's sweeps that begin with `begun`."""
     return _names(_home(context) / "sweeps", begun)
 
 
 def trial_numbers(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-    """The trials of the sweep that is named before."""
+    """Numbers of trials that begin with `begun`, of the sweep that the argument `name` names."""
     folders = _names(_home(context) / "sweeps" / str(context.params.get("name")) / "trials", "trial-")
     numbers = [str(int(name.removeprefix("trial-"))) for name in folders]
     return [number for number in numbers if number.startswith(begun)]
 
 
 def spaces(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The spaces that ship and begin so; where there is none, files."""
+    """Shipped spaces whose names begin with `begun`; files if there is none."""
     shipped = sorted(path.stem for folder in search_spaces.__path__ for path in Path(folder).glob("[!.]*.yaml"))
     found = [CompletionItem(name) for name in shipped if name.startswith(begun)]
     return found or [CompletionItem(begun, type="file")]
@@ -43,7 +43,7 @@ def _home(context: click.Context) -> Path:
 
 
 def _names(folder: Path, begun: str) -> list[str]:
-    """The folders there whose names begin so."""
+    """Names of the folders in `folder` that begin with `begun`."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(begun))
@@ -54,7 +54,7 @@ def _names(folder: Path, begun: str) -> list[str]:
 def completion(shell: str) -> None:
     """Prints the script that completes commands, sweeps and spaces.
 
-    Its first lines say where to put it, and what makes the shell read it.
+    Its first lines say where to put it, and how the shell reads it.
 
     \b
     For example:

@@ -1,4 +1,4 @@
-"""`platform --help`: the commands in the order in which a person meets them."""
+"""Help of `platform` itself: an introduction, and the commands by purpose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECTIONS = {
 
 
 class Introduction(click.Group):
-    """A group whose commands are listed by what they are for."""
+    """A group whose help lists the commands in sections."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))

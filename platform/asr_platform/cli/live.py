@@ -1,4 +1,4 @@
-"""A running sweep on the terminal: a live table, or plain lines where there is no terminal."""
+"""Display of a running sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +13,8 @@ from rich.text import Text
 
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.analysis.text import short_value
+from asr_platform.cli.printing import lasting, near, say
+from asr_platform.cli.tables.leaderboard import trial_table
 from asr_platform.monitoring.time_left import in_words, time_left
 from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.storage.trial_logs import last_lines
@@ -24,30 +25,20 @@ from asr_platform.study.run_record import RUN
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 from trainables.output import ERR, output_in
 
-if TYPE_CHECKING:
-    pass
-
-from asr_platform.cli.printing import lasting, near, say
-from asr_platform.cli.tables.leaderboard import trial_table
-
-COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 LINES_AROUND_TABLE = 11
-DRIVER_LOG = "driver.log"  # in the sweep's folder: what its own process printed around the live table
+DRIVER_LOG = "driver.log"  # in the sweep's folder: output of the driver's process while the live table is shown
 LAST_LINES = 5  # of a failed trial's log
-NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
-EXPENDABLE = ("interval", "parameters", "epochs", "state")  # of the leaderboard, where it does not fit: this one first
-UNBOUNDED = 10_000  # columns
 
 
 class LiveDisplay(Display):
-    """Follows a sweep on the terminal. Not a terminal: one plain line an event.
+    """Shows a sweep as a live table on a terminal, and as one line for each event elsewhere.
 
-    Where the terminal or pipe goes away, the sweep goes on in silence.
+    A sweep goes on in silence once its terminal or pipe has gone away.
 
     Args:
-        console: what to print on; from now on, writing to it never fails.
-        platform: the command, for hints to copy.
-        notify: whom to tell when the sweep has come to rest (`notify.py`).
+        console: console to print on; from now on, writing to it never fails.
+        platform: the command in hints that users copy.
+        notify: targets that are notified at the end of the sweep (`tuning/callbacks/notify.py`).
     """
 
     def __init__(self, console: Console, platform: str = "platform", notify: Sequence[str] = ()) -> None:
@@ -56,15 +47,14 @@ class LiveDisplay(Display):
         self.epochs: int | None = None
         self.header = ""
         self.folder = Path()
-        self.explained: list[Cause] = []  # what has been said of failures
-        self.waiting: set[int] = set()  # unfinished trials that nobody is training
+        self.explained: list[Cause] = []  # causes of failures that have been explained
+        self.waiting: set[int] = set()  # numbers of unfinished trials that no worker trains
 
     @contextmanager
     def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path) -> Iterator[None]:
-        """Shows the sweep for as long as the block lasts; `folder` is the sweep's own.
+        """Shows the sweep within the block.
 
-        Around the table nothing else may write on the terminal: it would be torn and scroll away. So what libraries
-        print goes into a file meanwhile.
+        On a terminal, other output would tear the live table, so standard error goes to `DRIVER_LOG` meanwhile.
         """
         self.ledger, self.epochs, self.folder = ledger, epochs, folder
         self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
@@ -87,7 +77,7 @@ class LiveDisplay(Display):
         return Live(console=self.console, get_renderable=self.picture, refresh_per_second=2, redirect_stderr=False)
 
     def picture(self) -> Group:
-        """The header and the trials, as many as fit: those running, then the best of the others, three at least."""
+        """The header and as many trials as fit: the running ones, then the best of the others, at least three."""
         assert self.ledger is not None
         trials = self.ledger.trials()
         trained = {trial.number for trial in trials if trial.state == "running"} - self.waiting
@@ -129,7 +119,7 @@ class LiveDisplay(Display):
             )
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
-        """A lost process is said above the live table too: its cause is the machine, which somebody looks after."""
+        """Reports a lost process, above the live table too: its cause is the machine."""
         self.waiting.add(trial.number)
         then = "goes on from its checkpoint" if retried else "lost too often, it waits for --resume"
         self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
@@ -139,14 +129,14 @@ class LiveDisplay(Display):
         self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        """A failure's reason is said above the live table too, which has room for its beginning alone."""
+        """Reports an end; a failure also above the live table, which has no room for the whole reason."""
         show = self.say if trial.state == "failed" else self.line
         show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
         if trial.state == "failed":
             self.explain(trial)
 
     def explain(self, trial: TrialRecord) -> None:
-        """What there is to say of a failure; of a cause that has been explained before, where to look."""
+        """Prints the cause of a failure with the last lines of its log; for a repeated cause, only where the log is."""
         cause = diagnose(trial.reason)
         log, lines = last_lines(self.folder / TRIALS / trial_name(trial.number), LAST_LINES)
         if cause in self.explained:
@@ -161,11 +151,11 @@ class LiveDisplay(Display):
         return str(about.get(RUN, {}).get("ray_logs", "unknown"))
 
     def line(self, text: str) -> None:
-        """An event, where no table shows it."""
+        """Prints an event that a live table would show."""
         if not self.console.is_terminal:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """A line for terminals and log files alike."""
+        """Prints a line, above a live table if there is one."""
         say(self.console, text)
         self.console.file.flush()  # a log file is read while the sweep runs

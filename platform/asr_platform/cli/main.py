@@ -1,4 +1,4 @@
-"""The `platform` command: its groups of commands, and how mistakes end it. Commands parse, call one function, print."""
+"""The command `platform`: its subcommands, and its exit codes. Commands parse, call one function and print."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from trainables.errors import InputError
 from trainables.output import escape_unencodable
 
 USER_MISTAKE = 2  # exit code
-# What the system refuses through no mistake of the program's.
+# Remedies for errors of the operating system that are no mistake of the program.
 REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space there, or choose another place."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a place that you may write to."),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "Correct the path."),
 }
 
-# Commands import what they need when they run: `platform --help` need not wait for torch and Ray.
+# Commands import their functions when they run, so that `platform --help` does not import torch and Ray.
 
 
 @click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +50,7 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """The `platform` command. A user's mistake ends with exit code 2 and no traceback."""
+    """Runs the command `platform`; a user's mistake ends it with exit code 2 and no traceback."""
     escape_unencodable()
     set_environment()
     try:
@@ -62,7 +62,7 @@ def main() -> None:
         sys.exit(USER_MISTAKE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # as in `platform leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a person sees of differences between models: comparisons, confirmations, importances."""
+"""Tables of comparisons, confirmations and importances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
-    """Both models' rates, the difference with its interval, and the utterances that differ most."""
+    """Prints both models' error rates, the difference with its interval, and the utterances that differ most."""
     for letter, name in zip("AB", found.names, strict=True):
         say(console, f"{letter}  {name}")
     caption = f"{found.a.split}, {len(found.a.ids):,} utterances; intervals: 95%, bootstrap over the utterances"
@@ -56,14 +56,14 @@ def _difference(difference: Difference) -> tuple[str, str]:
 
 
 def verdict(measure: Measure) -> str:
-    """Whether the two can be told apart by their CERs."""
+    """A sentence that says whether the CERs of two models differ significantly."""
     if measure.difference.tied:
         return "Their CERs do not differ significantly (paired bootstrap, 95%)."
-    return f"By CER, {'A' if measure.difference.value < 0 else 'B'} is better."
+    return f"{'A' if measure.difference.value < 0 else 'B'} has a significantly lower CER (paired bootstrap, 95%)."
 
 
 def print_confirmation(console: Console, found: Confirmation) -> None:
-    """The configurations by their means, with the spread between seeds, and how they differ."""
+    """Prints configurations ranked by their means, the deviation between seeds, and the values that differ."""
     trials = [one.trial for one in found.results]
     caption = (
         f"{ranking_name(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
@@ -89,14 +89,14 @@ def print_confirmation(console: Console, found: Confirmation) -> None:
 
 
 def _value_text(trial: TrialRecord, value: float | None) -> str:
-    """A figure of the kind that the trial is ranked by."""
+    """A value of the metric that ranks the trial, as text."""
     return "" if value is None or trial.best is None else objective_text({objective(trial.best): value})
 
 
 def print_importances(console: Console, found: Importances) -> None:
-    """What each key explains, and what that rests on; or that it cannot be said."""
+    """Prints the importance of each key and its basis, or why it cannot be estimated."""
     if found.shares:
-        caption = "share of the trials' variance that a key explains alone (fANOVA); the rest is interplay"
+        caption = "share of the trials' variance that a key explains alone (fANOVA); the rest is interaction"
         table = Table(box=SIMPLE, caption=caption, caption_justify="left")
         table.add_column("key", no_wrap=True)
         table.add_column("importance", justify="right", no_wrap=True)

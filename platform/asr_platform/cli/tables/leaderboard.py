@@ -1,4 +1,4 @@
-"""Tables of trials, of corpora and of searches."""
+"""Tables of trials, corpora and decoding methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 from asr_platform.cli.printing import say
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
-NARROW, NARROWER = 100, 60  # columns: where a terminal has fewer, the live table leaves out what is less telling
+NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = ("val_cer_interval", "parameters", "epochs", "state")  # columns left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
 
@@ -32,12 +32,12 @@ UNBOUNDED = 10_000  # columns
 def trial_table(
     trials: list[TrialRecord], epochs: int | None, width: int, waiting: Collection[int] = frozenset()
 ) -> Table:
-    """Trials in the order given, a line each.
+    """A table of trials in the order given, one row for each.
 
     Args:
-        epochs: a full trial's length.
-        width: that of the terminal.
-        waiting: numbers of unfinished trials that nobody is training.
+        epochs: length of a full trial.
+        width: width of the terminal in columns.
+        waiting: numbers of unfinished trials that no worker trains.
     """
     table = Table(box=SIMPLE)
     wide, narrow = width >= NARROW, width < NARROWER
@@ -63,7 +63,7 @@ def trial_table(
 
 
 def _why(trial: TrialRecord) -> str:
-    """What ended a trial early; of a failure its cause, where that is known."""
+    """Reason for the early end of a trial; for a failure the known cause, if there is one."""
     cause = diagnose(trial.reason) if trial.state == "failed" else None
     return cause.words if cause else trial.reason
 
@@ -74,10 +74,10 @@ def print_leaderboard(
     intervals: Mapping[int, CerInterval] = NO_INTERVALS,
     objectives: Sequence[str] = ("val_cer",),
 ) -> None:
-    """The ranking with what each trial varied, and why some failed.
+    """Prints the ranking with the values that each trial varied, and the causes of failures.
 
-    Where the console is too narrow for a column a key, a second table has the best trials side by side; where it is
-    narrower still, the first table leaves out columns (`EXPENDABLE`), never ranks, trial numbers or error rates.
+    If the console is too narrow for one column for each key, a second table shows the best trials' values. If it is
+    narrower still, columns in `EXPENDABLE` are left out.
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
@@ -103,7 +103,7 @@ def ranking_table(
     ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, CerInterval], objectives: Sequence[str],
     left_out: Collection[str] = (),
 ) -> Table:  # fmt: skip
-    """A row a trial, best first, with the leaderboard's columns and one for each of these varied keys.
+    """A table of trials, best first, with the leaderboard's columns and one for each of the varied `keys`.
 
     Args:
         left_out: keys of leaderboard columns to leave out; intervals are left out where none is known.
@@ -111,9 +111,9 @@ def ranking_table(
     absent = {*left_out, *([] if intervals else ["val_cer_interval"])}
     shown = [column for column in columns(ranking, objectives) if column.heading and column.key not in absent]
     board = entries(ranking, intervals, objectives)
-    caption = f"{ranking_name(ranking)} is that of each trial's best epoch"
+    caption = f"{ranking_name(ranking)} of each trial's best epoch"
     if "val_cer_interval" not in absent:
-        caption += "; its interval: 95%, over the utterances"
+        caption += "; interval: 95%, bootstrap over the utterances"
     if any(entry.cer and entry.cer.tied for entry in board):
         caption += "\n= not significantly different from the best (paired bootstrap, 95%)"
     if any(entry.on_front for entry in board):
@@ -123,7 +123,6 @@ def ranking_table(
     for column in shown:
         table.add_column(column.heading, justify="left" if column.key == "state" else "right", no_wrap=True)
     for key in keys:
-        # The section is dropped where the rest of the key says enough.
         table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
     for entry in board:
         style = {"state": COLOURS[entry.trial.state]}
@@ -133,7 +132,7 @@ def ranking_table(
 
 
 def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
-    """What the best trials varied: a row a key, and a column for each of as many trials as the console has room for."""
+    """A table of the values of the best trials: one row for each key, as many trials as fit on the console."""
 
     def table(shown: list[TrialRecord]) -> Table:
         rest = "; all of them: leaderboard --json" if len(shown) < len(ranking) else ""
@@ -152,12 +151,12 @@ def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) 
 
 
 def _width(console: Console, table: Table) -> int:
-    """The columns that a table takes where it need not shorten anything."""
+    """Width in columns of a table that shortens nothing."""
     return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
 
 
 def corpus_table(corpus: Corpus) -> Table:
-    """What was prepared, a row a split."""
+    """A table of a corpus, one row for each split."""
     table = Table("split", box=SIMPLE)
     for heading in ("utterances", "hours", "characters", "mean seconds"):
         table.add_column(heading, justify="right")
@@ -173,7 +172,7 @@ def corpus_table(corpus: Corpus) -> Table:
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """Searches beside each other, a row each."""
+    """A table of decoding methods with their error rates and speed."""
     table = Table("method", box=SIMPLE)
     for heading in ("CER", "WER", "real-time factor"):
         table.add_column(heading, justify="right")
