@@ -133,11 +133,11 @@ class Recognizer(TrainedModel):
         with self.autocast():
             ctc_logits_BSV = self.model.ctc_head(states_BSD)
         tokens, places = zip(*map(self._tokens, rows), strict=True)
-        return [
-            [Word(word, spans[first][0] * seconds, spans[last][1] * seconds)
-             for word, (first, last) in zip(row, ends, strict=True)]
-            for row, ends, spans in zip(rows, places, ctc_align(ctc_logits_BSV, state_lengths_B, tokens), strict=True)
-        ]  # fmt: skip
+        found = []
+        for row, ends, spans in zip(rows, places, ctc_align(ctc_logits_BSV, state_lengths_B, tokens), strict=True):
+            times = [(spans[first][0] * seconds, spans[last][1] * seconds) for first, last in ends]
+            found.append([Word(word, *time) for word, time in zip(row, times, strict=True)])
+        return found
 
     def transcribe(
         self, features: Sequence[np.ndarray | Tensor], search: Search | None = None, batch_frames: int = BATCH_FRAMES
