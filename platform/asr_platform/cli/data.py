@@ -7,7 +7,6 @@ import signal
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 if TYPE_CHECKING:
     from collections import Counter
     from types import FrameType
-
-    from rich.progress import Progress, TaskID
 
     from trainables.data.corpus import Corpus
     from trainables.data.mistakes import Mistakes
@@ -120,8 +117,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     from trainables.data.importers.librispeech import librispeech_utterances
 
     for split in downloads:
-        with ended_by_signals(), progress_bar(Console(), f"fetching {split}", DownloadColumn()) as bar:
-            show = partial(_show, bar, bar.add_task("", total=None))
+        with ended_by_signals(), progress_bar(f"fetching {split}", DownloadColumn()) as show:
             download(split, root, base_url or BASE_URL, show)
     write_corpus(librispeech_utterances(root, bad=output["bad"]), "librispeech", **output)
 
@@ -189,8 +185,7 @@ def write_corpus(
     from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare as write
 
-    with ended_by_signals(), progress_bar(Console(), f"preparing {source}") as bar:
-        show = partial(_show, bar, bar.add_task("", total=len(utterances)))
+    with ended_by_signals(), progress_bar(f"preparing {source}") as show:
         try:
             corpus = write(utterances, FeatureRecipe.model_validate({"name": recipe}), out, source, jobs, show, bad)
         except OSError as error:
@@ -272,7 +267,3 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total or None)

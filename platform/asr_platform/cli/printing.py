@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -29,7 +31,18 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def progress_bar(console: Console, task: str, count: ProgressColumn | None = None) -> Progress:
-    """A progress bar that shows the number of items, or the column `count`; no bar where there is no terminal."""
+@contextmanager
+def progress_bar(task: str, count: ProgressColumn | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Shows a progress bar within the block if standard output is a terminal.
+
+    Args:
+        count: column that shows how much is done; default: the number of items.
+
+    Yields:
+        A function that takes how much is done, and the total or 0 if it is unknown.
+    """
+    console = Console()
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        number = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(number, completed=done, total=total or None)
