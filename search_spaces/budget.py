@@ -121,7 +121,7 @@ def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> li
         InputError: the budget is impossible (the message has the smallest model, or the largest where a width is to
             fill it), the values do not go together, or the text gives none of the vocabularies.
     """
-    vocab_size_of, budget, fit = remembered(vocab_size_of), space.settings.budget, space.fit
+    budget, fit = space.settings.budget, space.fit
     values, count = extreme(space, vocab_size_of, num_feats, enough=budget)
     if count > budget:
         raise InputError(

@@ -33,11 +33,11 @@ class Choice:
         return suggest.suggest_categorical(key, self.values)
 
     def candidates(self) -> list[Any]:
-        """All values: the smallest model of a space may have any of them."""
+        """Values among which those of the smallest and the largest model are: all choices, the ends of a range."""
         return list(self.values)
 
     def take(self, value: Any) -> Any:
-        """Returns a value with the type that a sampler proposes; a ValueError if it is not one of the choices."""
+        """The value with the type that a sampler proposes; a ValueError if it cannot be proposed."""
         if value not in self.values:
             raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.values))}")
         return self.values[self.values.index(value)]
@@ -45,7 +45,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole number from `low` to `high`, `low` and a multiple of `step`."""
+    """A whole number from `low` to `high`, in steps of `step` from `low`."""
 
     low: int
     high: int
@@ -55,11 +55,9 @@ class Int:
         return suggest.suggest_int(key, self.low, self.high, step=self.step)
 
     def candidates(self) -> list[Any]:
-        """The two ends of the range, between which the size of a model has no extreme."""
         return sorted({self.low, self.high})
 
     def take(self, value: Any) -> int:
-        """Returns a value with the type that a sampler proposes; a ValueError if it is outside or between steps."""
         if not is_whole(value) or int(value) not in range(self.low, self.high + 1, self.step):
             steps = f" in steps of {self.step}" if self.step > 1 else ""
             raise ValueError(f"{value!r} is not in [{self.low}, {self.high}]{steps}")
@@ -68,7 +66,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Float:
-    """A real number from `low` to `high`, drawn on a logarithmic scale if `log` is true."""
+    """A real number from `low` to `high`, in steps of `step` from `low`; on a logarithmic scale if `log` is true."""
 
     low: float
     high: float
@@ -79,11 +77,9 @@ class Float:
         return suggest.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
     def candidates(self) -> list[Any]:
-        """The two ends of the range, between which the size of a model has no extreme."""
         return sorted({self.low, self.high})
 
     def take(self, value: Any) -> float:
-        """Returns a value with the type that a sampler proposes; a ValueError if it is outside or between steps."""
         if not is_finite(value) or not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not in [{self.low:g}, {self.high:g}]")
         steps = 0.0 if self.step is None else (value - self.low) / self.step

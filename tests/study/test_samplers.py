@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import optuna
 import pytest
 import records
 from optuna.trial import TrialState
@@ -306,3 +307,22 @@ def test_a_narrowed_space_learns_from_what_it_still_has() -> None:
 def test_a_language_model_has_no_decoding_time() -> None:
     with pytest.raises(InputError, match="objectives: a language model has no real_time_factor"):
         records.space("base: {model: {kind: language_model}}\nobjectives: [val_cer, real_time_factor]")
+
+
+# The table of samplers
+
+
+def test_every_sampler_has_an_entry_and_a_class_of_optuna() -> None:
+    assert set(SAMPLERS) == set(NAMES)
+    for name, one in SAMPLERS.items():
+        assert (one.optuna is None) == (name == "grid")
+        assert one.optuna is None or issubclass(getattr(optuna.samplers, one.optuna), optuna.samplers.BaseSampler)
+
+
+def test_generations_of_earlier_versions_are_known() -> None:
+    """They stood beside the count of parameters, and in the observations of a warm start."""
+    old = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"generation": 3})
+    assert observe(old, {}).notes == {"NSGAIISampler:generation": 3}
+    ledger = records.ledger_in_memory(TRIALS)
+    ledger.note("warm_start", [{**asdict(SEEN[0]), "generation": 0}])
+    assert ledger.propose(records.space(), records.parameters_of).number == 0
