@@ -51,6 +51,11 @@ class Column:
     heading: str = ""
     text: Callable[[Any], str] = str
 
+    @property
+    def name(self) -> str:
+        """The heading in one line."""
+        return self.heading.replace("\n", " ")
+
     def cell(self, entry: Entry) -> str:
         """An entry's value as tables show it; empty if it is unknown."""
         value = self.value(entry)

@@ -43,11 +43,10 @@ def _against(data: ReportData, key: str, note: str = "") -> Figure | str:
     if not trials:
         return NOTHING_YET
     column = next(column for column in columns(trials, ["val_cer", key]) if column.key == key)
-    name = column.heading.replace("\n", " ")
     front = pareto_front(trials, ("val_cer", key))
     along = sorted((trial for trial in trials if trial.number in front), key=lambda trial: _measure(trial, key))
     points = [
-        f"trial {trial.number} ({name} {column.text(_measure(trial, key))}, {objective_text(trial.best or {})})"
+        f"trial {trial.number} ({column.name} {column.text(_measure(trial, key))}, {objective_text(trial.best or {})})"
         for trial in along
     ]
     conclusion = f"On the Pareto front: {enumerated(points)}."
@@ -55,11 +54,11 @@ def _against(data: ReportData, key: str, note: str = "") -> Figure | str:
     equals = [trial for trial in [best, *data.tied] if _measure(trial, key) is not None]
     least = min(equals, key=lambda trial: _measure(trial, key), default=best)
     if least is not best and _measure(best, key):
-        ratio = f"{_measure(least, key) / _measure(best, key):.0%} of the best trial's {name}"
+        ratio = f"{_measure(least, key) / _measure(best, key):.0%} of the best trial's {column.name}"
         conclusion += f" Trial {least.number} has {ratio}, and its CER is not significantly different."
     bars = " Bars are 95% intervals." if data.intervals else ""
-    caption = f"{data.metric} against {name}; lower is better in both. The line is the Pareto front.{bars}"
-    return Figure(draw_against(trials, key, name, data.intervals), caption, conclusion, note)
+    caption = f"{data.metric} against {column.name}; lower is better in both. The line is the Pareto front.{bars}"
+    return Figure(draw_against(trials, key, column.name, data.intervals), caption, conclusion, note)
 
 
 def draw_against(trials: Sequence[TrialRecord], key: str, name: str, intervals: Mapping[int, CerInterval]) -> go.Figure:

@@ -127,8 +127,8 @@ class ReportData:
     @property
     def objective_names(self) -> list[str]:
         """Names of the metrics that the sweep minimises."""
-        headings = {column.key: column.heading.replace("\n", " ") for column in columns(self.trials, self.objectives)}
-        return [self.metric, *(headings[key] for key in self.objectives[1:])]
+        names = {column.key: column.name for column in columns(self.trials, self.objectives)}
+        return [self.metric, *(names[key] for key in self.objectives[1:])]
 
     @property
     def transcribes(self) -> bool:
@@ -189,8 +189,7 @@ class ReportData:
     @property
     def headings(self) -> list[str]:
         """Headings of the leaderboard."""
-        shown = columns(self.trials, self.objectives)
-        names = [column.heading.replace("\n", " ") for column in shown if column.heading]
+        names = [column.name for column in columns(self.trials, self.objectives) if column.heading]
         return ["rank", *names, "why it ended"]
 
     @property
