@@ -220,15 +220,13 @@ class _Reader:
     def _ordered(self, variables: Mapping[str, Variable]) -> dict[str, Variable]:
         """The order of the file, with each key after the keys that its condition names."""
         ordered: dict[str, Variable] = {}
-        waiting = dict(variables)
-        while waiting:
-            ready = [key for key, variable in waiting.items() if not any(parent in waiting for parent in variable.when)]
-            for key in ready:
-                ordered[key] = waiting.pop(key)
+        while waiting := {key: variable for key, variable in variables.items() if key not in ordered}:
+            ready = {key: one for key, one in waiting.items() if not any(parent in waiting for parent in one.when)}
             if not ready:
                 for key in waiting:
                     self.mistake(f"vary.{key}", f"when is circular: it depends on itself through {', '.join(waiting)}")
                 break
+            ordered |= ready
         return ordered
 
     def _check_together(self, settings: Settings, base: Mapping[str, Any], vary: Mapping[str, Variable]) -> None:

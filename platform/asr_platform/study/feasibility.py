@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from asr_platform.study.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
 from search_spaces.space import Proposal, Space
 from trainables.config import Config, Model
-from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import read_texts
-from trainables.data.text.tokenizer import Tokenizer, corpus_tokenizer
+from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
@@ -43,15 +42,12 @@ class Feasibility:
         splits = space.config({}).data
         corpus.validation_split(splits.validation)  # an error now rather than in the first trial
         self.split = corpus.training_split(splits.train)
-        self.tokenizer = cache(self._tokenizer)
+        self.tokenizer = cache(partial(corpus_tokenizer, corpus, self.split))
         self.vocab_size = remembered(lambda config: self.tokenizer(config).vocab_size)
         self.language_model = cache(load_language_model)
         self.texts = cache(read_texts)
         self.refusal: InputError | None = None
         self.refused: set[tuple[tuple[str, Any], ...]] = set()
-
-    def _tokenizer(self, config: TokenizerConfig) -> Tokenizer:
-        return corpus_tokenizer(self.corpus, self.split, config)
 
     def __call__(self, values: Mapping[str, Any]) -> Proposal | None:
         tried = tuple(sorted(values.items()))

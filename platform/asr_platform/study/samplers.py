@@ -187,6 +187,7 @@ def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
     settings, distributions = space.settings, distributions_of(space)
     complete = [trial.values["val_cer"] for trial in trials if trial.state == "complete"]
     worst = max(complete, default=math.inf)
+    first = {key: variable.distribution.candidates()[0] for key, variable in space.vary.items()}
     copies: list[FrozenTrial] = []
     for trial in trials:
         try:
@@ -195,9 +196,8 @@ def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
         except NotComparableError:
             continue
         if SAMPLERS[settings.sampler].same_keys:
-            params = {key: values.get(key, _first(distribution)) for key, distribution in distributions.items()}
-        else:
-            params = {key: values[key] for key in distributions if key in values}
+            values = {**first, **values}
+        params = {key: values[key] for key in distributions if key in values}
         copies.append(
             _Copy(
                 number=0,
@@ -271,13 +271,6 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
             return IntDistribution(distribution.low, distribution.high, step=distribution.step)
         case Float():
             return FloatDistribution(distribution.low, distribution.high, distribution.log, distribution.step)
-
-
-def _first(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return distribution.low
 
 
 # The grid
