@@ -18,7 +18,8 @@ from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
 from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
 from asr_platform.cli.sweeps import plan, sweep, train
-from asr_platform.compat.environment import set_environment
+from asr_platform.compat import mlflow
+from asr_platform.compat.environment import ENVIRONMENT, set_environment
 from trainables.errors import InputError
 from trainables.output import escape_unencodable
 
@@ -52,7 +53,7 @@ for _command in COMMANDS:
 def main() -> None:
     """Runs the command `platform`; a user's mistake ends it with exit code 2 and no traceback."""
     escape_unencodable()
-    set_environment()
+    set_environment({**ENVIRONMENT, **mlflow.ENVIRONMENT})
     try:
         cli.main(standalone_mode=False)
     except InputError as error:

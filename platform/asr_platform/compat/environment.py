@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 
 ENVIRONMENT = {
@@ -19,7 +19,6 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without results fails alone
     "RAY_AIR_NEW_OUTPUT": "0",  # with the old output, verbose=0 prints nothing
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # compat/mlflow.py has the other settings of MLflow
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -41,12 +40,9 @@ def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
         environment[name] = "*" if "*" in hosts else ",".join(hosts)  # an asterisk means all only where it is alone
 
 
-def set_environment() -> None:
-    """Sets the variables of `ENVIRONMENT` that have no value yet, and keeps calls to this machine off proxies.
-
-    For a process that is the program's own: the command, or a trial's.
-    """
-    for variable, value in ENVIRONMENT.items():
+def set_environment(variables: Mapping[str, str] = ENVIRONMENT) -> None:
+    """Sets variables that have no value yet, and keeps calls to this machine off proxies."""
+    for variable, value in variables.items():
         os.environ.setdefault(variable, value)
     keep_loopback_off_proxies(os.environ)
 
