@@ -78,7 +78,7 @@ class Document:
             raise InputError(f"{place}: contains itself through an alias", "Write its value out.")
         if count > MOST_VALUES:
             raise InputError(
-                f"{place}: more than {MOST_VALUES:,} values with aliases expanded",
+                f"{place}: more than {MOST_VALUES:,} values, with aliases expanded",
                 "Leave out aliases or values.",
             )
         return count

@@ -252,7 +252,7 @@ def test_aliases_that_multiply_are_refused_before_they_are_built(levels: int, me
         nine = ", ".join([f"*a{level - 1}"] * 9)
         lines.append(f"a{level}: &a{level} " + (f"{{<<: [{nine}]}}" if merged else f"[{nine}]"))
     text = "\n".join(lines)
-    reason = r"my\.yaml, line [45]: more than 10,000 values with aliases expanded"
+    reason = r"my\.yaml, line [45]: more than 10,000 values, with aliases expanded"
     with pytest.raises(InputError, match=reason):
         parse_space(text, "my.yaml")
     (tmp_path / "my.yaml").write_text(text)

@@ -21,6 +21,7 @@ class Mistakes:
     def __init__(self, skippable: int | None = None) -> None:
         self.skippable = skippable
         self.problems: list[str] = []  # such as "file: reason"
+        self._collected: InputError | None = None  # the latest
 
     def add(self, *problems: str) -> None:
         """Adds problems, each of one utterance or file."""
@@ -36,6 +37,7 @@ class Mistakes:
         try:
             yield
         except InputError as error:
+            self._collected = error
             named = not origin or origin in error.problem
             self.add(error.problem if named else f"{origin}: {error.problem}")
 
@@ -45,10 +47,15 @@ class Mistakes:
         return len(self.problems) > (self.skippable or SHOWN - 1)
 
     def check(self, remedy: str) -> None:
-        """Raises an InputError with the first mistakes if there are more than may be left out."""
+        """Raises an InputError with the first mistakes if there are more than may be left out.
+
+        The only mistake, if it was collected as an InputError and is not about an utterance, keeps its own remedy.
+        """
         count = len(self.problems)
         if count <= (self.skippable or 0):
             return
+        if count == 1 and self._collected and self.skippable is None:
+            raise self._collected
         lines = self.problems[:SHOWN] + ([f"and {count - SHOWN} more"] if count > SHOWN else [])
         if self.skippable is not None:
             option = "leave N of them out with --skip-bad N"

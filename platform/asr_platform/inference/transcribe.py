@@ -54,9 +54,6 @@ def transcribe(
 
 def _check(recordings: Sequence[Recording], recipe: FeatureRecipe) -> None:
     """Raises one InputError for all files that cannot be read."""
-    if len(recordings) == 1:
-        recordings[0].check(recipe)  # its own remedy says more than one for all files
-        return
     mistakes = Mistakes()
     for recording in recordings:
         with mistakes.collecting():
