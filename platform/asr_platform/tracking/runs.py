@@ -1,7 +1,7 @@
 """Runs in MLflow: a run for the sweep, and nested in it a run for each trial.
 
 One process writes, the sweep's driver, from what the ledger has on record. It keeps in memory what it has read and
-written, so nothing is read twice; after a failure of the store, a new `Tracker` reads everything again.
+written, so nothing is read twice.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class Tracker:
 
     Args:
         experiment: name of the experiment; runs are compared within one.
+
+    Attributes:
+        known: runs by id; to be cleared after a write that has failed, and may have arrived nevertheless.
     """
 
     def __init__(self, store: Store, experiment: str) -> None:

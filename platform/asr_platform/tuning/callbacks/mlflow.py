@@ -128,7 +128,8 @@ class MLflowCallback(Callback):
                 self.connection = None
                 step(*self._connected())
         except FAILURES as error:
-            self.connection = None  # which of the latest writes have arrived is unknown
+            if self.connection:
+                self.connection[0].known.clear()  # a write that has failed may have arrived
             if not self.away:
                 self.say(f"MLflow cannot be written ({_root(error)}); what it lacks is logged later")
             self.away = True
