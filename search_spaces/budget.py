@@ -1,4 +1,4 @@
-"""Which models of a space are within its budget, the smallest among them, and the width that fills it."""
+"""The budget of a space: the trial of a proposal, the width that fills the budget, the smallest possible model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf
     """Returns the trial that a proposal becomes, with its parameter count.
 
     Args:
-        values: values of all active varied keys. Where the space fits a width that they do not have, it is solved for.
+        values: values of all active varied keys. A fitted width that is not among them is solved for.
         num_feats: mel bins of the corpus.
 
     Raises:
@@ -58,10 +58,10 @@ def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf
 
 
 def _fitted_width(space: Space, fit: Fit, config: Config, vocab_size: int, num_feats: int) -> int:
-    """The width with which a model has at least `FILLED` of the budget, and no more than all of it.
+    """The width with which a model has between `FILLED` of the budget and all of it.
 
-    The count grows with the width: so bisection finds the widest multiple of the largest step that is within the
-    budget, and smaller steps go on between it and the next one, until the model fills the budget.
+    The number of parameters grows with the width. So bisection finds the widest multiple of the largest step that is
+    within the budget; smaller steps refine it until the model fills the budget.
     """
     section, name = fit.key.split(".")
     budget, heads = space.settings.budget, config.model.heads
@@ -112,7 +112,7 @@ def _multiples(step: int, low: int, high: int) -> range:
 
 
 def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> list[str]:
-    """Refuses, before any trial, a space that has no model within its budget.
+    """Checks, before any trial, that a space has models within its budget.
 
     Returns:
         Why each vocabulary that the text cannot give will not be tried, for the user of a space that has others.

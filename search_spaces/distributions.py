@@ -14,7 +14,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 
 class Suggest(Protocol):
-    """What proposes values: an Optuna trial, or an object with the methods of one."""
+    """Interface of an Optuna trial that proposes values."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int: ...
@@ -33,7 +33,7 @@ class Choice:
         return suggest.suggest_categorical(key, self.values)
 
     def candidates(self) -> list[Any]:
-        """Values among which those of the smallest and the largest model are: all choices, the ends of a range."""
+        """Values that the smallest or the largest model of a space may have: all choices, or the ends of a range."""
         return list(self.values)
 
     def take(self, value: Any) -> Any:
@@ -106,7 +106,7 @@ class Fit:
     step: int | None = None
 
     def take(self, value: Any) -> int:
-        """Returns a width that is given, not solved for: a multiple of any number; a ValueError if out of bounds."""
+        """A width that a configuration of `start` gives, as an int; a ValueError if it is out of bounds."""
         low, high = self.low or 1, self.high or math.inf
         if not is_whole(value) or not low <= value <= high:
             raise ValueError(f"{value!r} is not in [{low}, {high}]")

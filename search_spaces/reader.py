@@ -308,7 +308,7 @@ def _why_not_varied(key: str) -> str:
 
 
 def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
-    """What a section refuses in a tree of values: keys and reasons."""
+    """Keys and reasons of the values that a section of the configuration refuses."""
     try:
         section.model_validate(tree)
     except ValidationError as error:

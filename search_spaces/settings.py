@@ -133,7 +133,7 @@ class Settings(ConfigSection):
 
     @property
     def _promotion_bound(self) -> float:
-        """The epochs below which the first promotion must lie; a full trial's, where rungs are not in epochs."""
+        """The first promotion must lie below these epochs: the first rung if it is in epochs, else a full trial."""
         return self.first_rung if self.asha.unit == "epochs" else self.epochs
 
     @property

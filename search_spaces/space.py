@@ -114,7 +114,7 @@ class Space:
                 if key in given:
                     wrong[key] = f"has no meaning here: it varies when {variable.condition}"
             elif key not in given:
-                wrong[key] = "varies here alone"
+                wrong[key] = "varies only here"
             else:
                 values[key] = _take(variable.distribution, key, given[key], wrong)
         if self.fit and self.fit.key in given:

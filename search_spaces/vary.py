@@ -1,4 +1,4 @@
-"""Reads one entry of `vary`: how a key varies, and the condition under which it does.
+"""Reads one entry of `vary`: the distribution of a key, and the condition under which it varies.
 
 Functions raise a ValueError whose text is the mistake, without the key and its line.
 """
@@ -84,7 +84,7 @@ def read_when(entry: Any) -> dict[str, tuple[Scalar, ...]]:
 
 
 def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str) -> None:
-    """Refuses values in a `when` that its key, which varies by `parent`, never takes."""
+    """Raises a ValueError if a `when` names values that `key`, which has the distribution `parent`, never takes."""
     if isinstance(parent, Float):
         raise ValueError(f"when needs a key that varies by choice or int, but {key} varies over real numbers")
     possible = parent.values if isinstance(parent, Choice) else range(parent.low, parent.high + 1, parent.step)
@@ -117,7 +117,7 @@ def _read_choice(values: Any, annotation: Any) -> Choice:
 
 
 def _as_configured(values: list[Any], annotation: Any) -> list[Any]:
-    """The values as a configuration has them, where "64" is 64; those that it would refuse as JSON texts."""
+    """The values as a configuration has them, where "64" is 64; values that it refuses are JSON texts."""
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     configured: list[Any] = []
     for value in values:

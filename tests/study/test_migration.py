@@ -184,7 +184,7 @@ def test_what_fits_is_copied_and_the_rest_is_explained(tmp_path: Path) -> None:
         (
             "vary: {model.dropout: {float: [0, 0.5]}, loss.ctc_weight: {float: [0, 1]}}",
             0,
-            "0 of 10 trials fit (10: loss.ctc_weight: varies here alone)",
+            "0 of 10 trials fit (10: loss.ctc_weight: varies only here)",
         ),
         (
             "base: {model: {kind: language_model}}\nvary: {model.dropout: {float: [0, 0.5]}}",

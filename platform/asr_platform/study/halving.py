@@ -38,7 +38,7 @@ class Promotions:
     among the best 1 / reduction of the trials with as many epochs.
 
     Attributes:
-        values: value of each trial that has come so far, by epoch of promotion and number of trial.
+        values: value of each trial at an epoch of promotion, by epoch and number of the trial.
         waiting: epochs of each trial that waits, by its number.
     """
 

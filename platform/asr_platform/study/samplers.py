@@ -176,14 +176,14 @@ def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
 
 
 class _Copy(FrozenTrial):
-    """Optuna copies the trials it is given down to the last choice, which takes longer than sampling."""
+    """A trial that is cheap to copy: Optuna's deep copies of trials would take longer than sampling."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Copy:
         return copy.copy(self)
 
 
 def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
-    """The trials as Optuna trials of the space, told as its sampler learns most; what is not comparable is left out."""
+    """The comparable trials as Optuna trials of the space, with the outcomes that its sampler is told."""
     settings, distributions = space.settings, distributions_of(space)
     complete = [trial.values["val_cer"] for trial in trials if trial.state == "complete"]
     worst = max(complete, default=math.inf)
