@@ -67,6 +67,7 @@ class Finding:
 
     @property
     def sound(self) -> bool:
+        """Whether a sweep with this finding is sound."""
         return self.kind in SOUND
 
     def __str__(self) -> str:
@@ -77,14 +78,18 @@ class Finding:
 class Doctor:
     """Audits and repairs one sweep, whose lock must be held: no driver may write meanwhile.
 
+    Attributes:
+        corpus: the corpus at the path of the sweep's; it may have been replaced by another one.
+
     Raises:
-        InputError: there is no such sweep.
+        InputError: there is no such sweep, or its corpus is gone.
     """
 
     def __init__(self, home: Home, name: str, tracking_uri: str | None = None) -> None:
         self.home, self.name, self.tracking_uri = home, name, tracking_uri
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
+        self.corpus = Corpus.open(Path(self.ledger.about["corpus"]))
         self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep)
 
     def audit(self) -> list[Finding]:
@@ -117,7 +122,7 @@ class Doctor:
             done.append(f"discarded the MLflow run {run}: {why}")
         model = None
         if kinds & {"model", "registry"}:
-            model = make_best_model(self.home, self.ledger, self.space, corpus_of(self.ledger), done.append)
+            model = make_best_model(self.home, self.ledger, self.space, self.corpus, done.append)
             done += [f"copied the best model to {model}"] if model else []
         if model or kinds & {"mlflow", "discard"}:
             done += self._log(model)
@@ -129,7 +134,7 @@ class Doctor:
     def _log(self, model: Path | None) -> list[str]:
         """Brings MLflow up to the ledger, closes the sweep's run and registers the model; returns the messages."""
         said: list[str] = []
-        mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, corpus_of(self.ledger), said.append)
+        mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, self.corpus, said.append)
         mlflow_callback.log_all()
         best = best_of(self.ledger.trials())
         mlflow_callback.end("FINISHED" if self.ledger.done else "KILLED", best)
@@ -138,8 +143,7 @@ class Doctor:
         return said or ["brought MLflow up to the ledger"]
 
     def _connect(self) -> Tracker:
-        store = self.home.store(self.ledger.about, self.tracking_uri)
-        return Tracker(store, experiment_of(corpus_of(self.ledger)))
+        return Tracker(self.home.store(self.ledger.about, self.tracking_uri), experiment_of(self.corpus))
 
     @property
     def _ended(self) -> bool:
@@ -174,9 +178,11 @@ class Doctor:
 
     def _check_corpus(self, trials: list[TrialRecord]) -> Iterator[Finding]:
         """The corpus, and the corpora on which trials were trained, are by their hash the one of the sweep's start."""
-        corpus, begun = corpus_of(self.ledger), self.ledger.about["corpus_hash"]
-        if corpus.hash != begun:
-            text = f"{corpus.path}: its hash is {corpus.hash[:12]}, but the sweep began with corpus {begun[:12]}"
+        begun = self.ledger.about["corpus_hash"]
+        if self.corpus.hash != begun:
+            text = (
+                f"{self.corpus.path}: its hash is {self.corpus.hash[:12]}, but the sweep began with corpus {begun[:12]}"
+            )
             yield Finding("corpus", text)
         for trial in trials:
             with suppress(InputError):  # a damaged model directory
@@ -264,12 +270,3 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
     closed = trial.state == "running" and run.status == INTERRUPTED
     if run.status != STATUS[trial.state] and not closed:
         yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)
-
-
-def corpus_of(ledger: Ledger) -> Corpus:
-    """The corpus at the path where the sweep's was at its start; it may be another one by now.
-
-    Raises:
-        InputError: there is no corpus.
-    """
-    return Corpus.open(Path(ledger.about["corpus"]))
