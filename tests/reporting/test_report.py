@@ -256,7 +256,7 @@ def test_what_was_searched_is_all_there(pages: dict[str, Page]) -> None:
     assert rows["optimizer.lr"] == ["0.0001 to 0.01, on a logarithmic scale", default, "0.002"]
     assert rows["tokenizer.vocab_size"][:2] == ["24, 32; where tokenizer.kind is bpe", "not used"]
     assert rows["dev"] == ["10", "0.00", "65"]
-    assert rows["rungs"] == ["2 and 2.5 (epochs); at each, one in 3 goes on"]
+    assert rows["rungs"] == ["2 and 2.5 (epochs); at each, the best 1/3 continue"]
     assert rows["sampler"] == ["tpe, seed 0"]
     assert rows["minimised"] == ["val CER and real-time factor"]
 

@@ -20,6 +20,7 @@ from asr_platform.study.halving import HALF, Rungs
 from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.tuning.scheduler import RungStopper
 from search_spaces.settings import Asha, Settings
+from trainables.config import Config, Optimizer
 
 RUNGS = [(1, 2), (2, 2), (3, 3), (1, 4), (2, 1.5), (1, 2.5), (5, 3)]  # grace and reduction
 
@@ -74,7 +75,8 @@ def rungs(grace: float | None, reduction: float, epochs: int, **asha: Any) -> Se
 
 def trial(number: int, warmup: float = 0.0) -> Trial:
     """Tune's idea of a trial: its id is another in every run."""
-    return Trial("trial", config={"number": number, "config": {"optimizer": {"warmup": warmup}}}, stub=True)
+    config = Config(optimizer=Optimizer(warmup=warmup))
+    return Trial("trial", config={"number": number, "config": config}, stub=True)
 
 
 def result(epoch: int, cer: float, ctc: float = 1.0) -> dict[str, Any]:

@@ -175,7 +175,7 @@ class ReportData:
             "length of a trial": counted(settings.epochs, "epoch"),
             "sampler": f"{settings.sampler}, seed {settings.seed}",
             "minimised": enumerated(self.objective_names),
-            "rungs": f"{rungs} ({asha.unit}); at each, one in {asha.reduction:g} goes on",
+            "rungs": f"{rungs} ({asha.unit}); at each, the best 1/{asha.reduction:g} continue",
             "plateau": plateau if asha.plateau is not None and self.transcribes else "",
             "promotions": settings.promotions and f"after {enumerated(settings.promotions)} epochs",
             "start": self.space.start and f"{counted(len(self.space.start), 'configuration')}, tried first",
