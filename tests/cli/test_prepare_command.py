@@ -30,7 +30,7 @@ def manifest(folder: Path, *lines: dict[str, Any]) -> str:
 
 def test_every_importer_has_its_function_and_its_command() -> None:
     names = {path.stem for path in Path(importers.__path__[0]).glob("*.py")} - {"__init__"}
-    assert names == set(prepare.commands)
+    assert {name.replace("_", "-") for name in names} == set(prepare.commands)
     for name in names:
         assert callable(getattr(import_module(f"{importers.__name__}.{name}"), f"{name}_utterances"))
 
