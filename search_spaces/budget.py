@@ -30,10 +30,10 @@ class OverBudgetError(InputError):
 
 
 def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf, num_feats: int) -> Proposal:
-    """Returns the trial that a proposal becomes, with its parameter count.
+    """Completes a proposal to a trial: its configuration, the fitted width, and the number of parameters.
 
     Args:
-        values: values of all active varied keys. A fitted width that is not among them is solved for.
+        values: values of all active searched keys. The width that fills the budget is computed if it is missing.
         num_feats: mel bins of the corpus.
 
     Raises:
@@ -58,10 +58,13 @@ def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf
 
 
 def _fitted_width(space: Space, fit: Fit, config: Config, vocab_size: int, num_feats: int) -> int:
-    """The width with which a model has between `FILLED` of the budget and all of it.
+    """Width for the key `fit` that gives the model at least 98% and at most 100% of the space's budget of parameters.
 
-    The number of parameters grows with the width. So bisection finds the widest multiple of the largest step that is
-    within the budget; smaller steps refine it until the model fills the budget.
+    The number of parameters grows with the width. Bisection finds the widest multiple of a step that is within the
+    budget. If that model is below 98%, the search continues above this width with the next smaller step.
+
+    Raises:
+        InputError: no width fills the budget; the message has the nearest widths and their numbers of parameters.
     """
     section, name = fit.key.split(".")
     budget, heads = space.settings.budget, config.model.heads
@@ -89,12 +92,11 @@ def _fitted_width(space: Space, fit: Fit, config: Config, vocab_size: int, num_f
 
 
 def _steps(fit: Fit, heads: int) -> list[int]:
-    """Steps between widths, the preferred one first; each is a multiple of the next.
+    """Steps of which a fitted width is a multiple, in the order of preference; each is a multiple of the next.
 
-    Matrix products want multiples of 8 and better of 64, attention kernels head sizes that are multiples of 8. But
-    four heads of 64, 72, 80 are a fifth of the parameters apart, and the window is a fiftieth: so where no multiple of
-    8 is in it, a head may be a multiple of 4 or of 2 (rotary positions turn pairs), which kernels pad. A feed-forward
-    sublayer's steps are small: 64 serve a model of 100 million, a few a tiny one.
+    Matrix products are fast with multiples of 64 or 8, and attention kernels with head sizes that are multiples of 8.
+    But models with head sizes of 64 and 72 differ by a fifth of their parameters, and a fit must be within a fiftieth
+    of the budget. So multiples of 4 and 2 are tried last; kernels pad such heads, and rotary positions need even ones.
     """
     if fit.key == "model.d_model":
         return [math.lcm(fit.step, 2 * heads)] if fit.step else [heads * size for size in (8, 4, 2)]
@@ -102,7 +104,7 @@ def _steps(fit: Fit, heads: int) -> list[int]:
 
 
 def _bounds(fit: Fit, heads: int, budget: int) -> tuple[int, int]:
-    """The smallest and the largest width that may be tried: a model has matrices of d_model x d_model."""
+    """Smallest and largest width to try; a d_model above sqrt(budget) exceeds the budget with its first matrix."""
     least, most = (SMALLEST_FLEX_HEAD * heads, math.isqrt(budget)) if fit.key == "model.d_model" else (8, budget)
     return least if fit.low is None else fit.low, fit.high or min(most, LARGEST_WIDTH)
 
@@ -112,14 +114,14 @@ def _multiples(step: int, low: int, high: int) -> range:
 
 
 def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> list[str]:
-    """Checks, before any trial, that a space has models within its budget.
+    """Checks that a space has models within its budget.
 
     Returns:
-        Why each vocabulary that the text cannot give will not be tried, for the user of a space that has others.
+        For each tokenizer of the space that cannot be trained on the text, a line with the reason.
 
     Raises:
-        InputError: the budget is impossible (the message has the smallest model, or the largest where a width is to
-            fill it), the values do not go together, or the text gives none of the vocabularies.
+        InputError: every model is over the budget, or too small to fill it (the message has the smallest or largest
+            model); or no combination of values is valid, or none of the tokenizers can be trained.
     """
     budget, fit = space.settings.budget, space.fit
     values, count = extreme(space, vocab_size_of, num_feats, enough=budget)
@@ -147,17 +149,16 @@ def _chosen(values: Mapping[str, Any]) -> str:
 def extreme(
     space: Space, vocab_size_of: VocabSizeOf, num_feats: int, largest: bool = False, enough: float | None = None
 ) -> tuple[dict[str, Any], int]:
-    """The values with the fewest parameters that a space can propose, or the most; and their number of parameters.
+    """Values of the smallest (or `largest`) model that a space can propose, and its number of parameters.
 
-    The method is coordinate descent from several starts. Coordinates have the values that can be extreme: all choices,
-    the ends of ranges. Where no change of one key helps, changes of two are tried: a width may need other heads, a
-    smaller vocabulary another kind of tokenizer.
+    The method is coordinate descent from several starts, over all choices and the ends of ranges. Where no change of
+    one key helps, changes of two keys are tried: a width may need another number of heads.
 
     Args:
-        enough: the search ends at the first model with at most so many parameters, or at least so many.
+        enough: number of parameters at which the search ends early: at most as many, or with `largest` at least.
 
     Raises:
-        InputError: every combination tried is refused, by the configuration or by `vocab_size_of`.
+        InputError: no combination that was tried is a valid configuration with a tokenizer that can be trained.
     """
     sign = -1 if largest else 1
     goal = -math.inf if enough is None else sign * enough
@@ -190,7 +191,7 @@ def extreme(
 
 
 def _extreme_width(space: Space, fit: Fit, values: Mapping[str, Any], largest: bool) -> int:
-    """The smallest or the largest width that may be tried beside these values."""
+    """Smallest (or `largest`) width to try for the key `fit` in a model with these values of the other keys."""
     heads = space.value("model.heads", values)
     widths = _multiples(_steps(fit, heads)[-1], *_bounds(fit, heads, space.settings.budget))
     if not widths:
@@ -200,7 +201,7 @@ def _extreme_width(space: Space, fit: Fit, values: Mapping[str, Any], largest: b
 
 
 def remembered(vocab_size_of: VocabSizeOf) -> VocabSizeOf:
-    """Wraps `vocab_size_of` so that it is asked once for each tokenizer, and its InputErrors are remembered too."""
+    """`vocab_size_of` with a cache of its results and InputErrors by tokenizer."""
     outcomes: dict[Tokenizer, int | InputError] = {}
 
     def vocab_size(tokenizer: Tokenizer) -> int:
@@ -231,7 +232,7 @@ def _starts(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def _missing_vocabularies(space: Space, vocab_size_of: VocabSizeOf) -> list[str]:
-    """Why the text cannot give some of the space's tokenizers; of a range of sizes, the two ends are asked for."""
+    """Reasons why tokenizers of the space cannot be trained; of a range of sizes, the two ends are tried."""
     candidates = {key: values for key, values in _candidates(space).items() if key.startswith("tokenizer.")}
     reasons = []
     for values in product(*candidates.values()):

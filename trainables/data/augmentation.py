@@ -1,7 +1,7 @@
 """SpecAugment (Park et al., 2019, arXiv 1904.08779) and speed perturbation, drawn for a whole epoch at once.
 
 The random draws of an epoch are tables indexed by utterance, made from (seed, epoch) alone. An utterance's masks and
-timing therefore do not depend on its batch or worker, and a resumed epoch repeats itself.
+timing therefore do not depend on its batch or worker, and a repeated epoch has equal ones.
 
 Shapes: N utterances in the split, B batch, T frames, F mel bins, M masks.
 """
@@ -30,14 +30,14 @@ TIMING = -1  # last part of the key of the generator for timing
 class EpochTiming:
     """Speed perturbation and time warp of every utterance of a split in one epoch.
 
-    Speed perturbation (Ko et al., 2015) stretches the features here, not the samples. SpecAugment's time warp moves a
-    point of the utterance, stretches one side of it and squeezes the other; the length stays.
+    Speed perturbation (Ko et al., 2015) is applied to the features, not to the samples. SpecAugment's time warp moves
+    a point of the utterance, so that the frames on one side are stretched and on the other compressed.
 
     Args:
         speed: 0.1 means rates of 0.9, 1.0 and 1.1, equally likely.
         warp: largest shift of the point in frames; smaller in short utterances.
         utterances: number of utterances in the split.
-        key: of the random generator, (seed, epoch).
+        key: key of the random generator, (seed, epoch).
         device: device of the batches.
     """
 
@@ -49,9 +49,9 @@ class EpochTiming:
         self.warp = warp
 
     def resample(self, lengths_B: Tensor, indices_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """New lengths (B,) of the utterances `indices_B`, and the source positions (B, width) of their frames.
+        """New lengths (B,) of the utterances `indices_B`, and the source position of each new frame, (B, width).
 
-        The first and the last frame stay; past the end the last one is repeated.
+        The first and the last frame keep their places; positions after the end repeat the last frame.
         """
         stretched_B = stretched(lengths_B, self.rates_N[indices_B])
         last_B1, new_last_B1 = (lengths_B - 1)[:, None].double(), (stretched_B - 1)[:, None].double()
@@ -85,10 +85,7 @@ class EpochMasks:
         self.draws_NM2 = torch.rand(utterances, masks, 2, generator=generator(*key)).to(device)
 
     def apply(self, features_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor, fill: Tensor | float) -> Tensor:
-        """Features (B, T, F) of the utterances `indices_B` with masked cells set to `fill`.
-
-        Widths are uniform between 0 and the configured maximum.
-        """
+        """Features (B, T, F) of the utterances `indices_B` (numbers in the split) with masked cells set to `fill`."""
         config, draws_BM2 = self.config, self.draws_NM2[indices_B]
         frames, bins = features_BTF.shape[1:]
         lengths_B1 = lengths_B[:, None].to(draws_BM2.dtype)
@@ -105,7 +102,11 @@ class EpochMasks:
 
 
 def _spans(draws_BM2: Tensor, widest_B1: Tensor, extent_B1: Tensor, size: int) -> Tensor:
-    """True at positions inside any of M spans, (B, size): widths uniform in 0..widest, starts uniform in the extent."""
+    """Mask (B, size), True inside M random spans of each row.
+
+    Widths are uniform in 0 ... `widest_B1`; spans lie within the first `extent_B1` positions. `draws_BM2` are uniform
+    random numbers in [0, 1), one for the width and one for the start of each span.
+    """
     width_BM = (draws_BM2[..., 0] * (widest_B1 + 1)).floor()
     start_BM = (draws_BM2[..., 1] * (extent_B1 - width_BM + 1)).floor()
     position = torch.arange(size, device=draws_BM2.device)

@@ -38,8 +38,8 @@ class BatchPlan:
 
     Args:
         frames: lengths (N,) of the utterances.
-        budget: largest number of padded frames in a batch over all workers.
-        members: numbers of the utterances that take part; None: all.
+        budget: largest number of frames in a batch of all workers, padding included.
+        members: indices of the utterances to train on; None: all.
     """
 
     frames: np.ndarray
@@ -48,7 +48,7 @@ class BatchPlan:
     members: np.ndarray | None = None
 
     def buckets(self) -> list[np.ndarray]:
-        """Utterance numbers by decreasing length, in buckets of equal count."""
+        """Utterance indices by decreasing length, in buckets of equally many utterances."""
         members = np.arange(len(self.frames)) if self.members is None else self.members
         order = members[np.argsort(-self.frames[members], kind="stable")]
         batches = self.frames[order].sum() / self.budget
@@ -56,7 +56,7 @@ class BatchPlan:
         return np.array_split(order, count)
 
     def epoch(self, epoch: int | None = None) -> list[tuple[np.ndarray, int]]:
-        """Batches of one epoch as (utterance numbers, padded frames); None: unshuffled, by decreasing length.
+        """Batches of one epoch as (utterance indices, padded length in frames); None: unshuffled, longest first.
 
         A batch is padded to the longest utterance of the bucket in which it begins.
         """
@@ -87,9 +87,9 @@ class BatchPlan:
 
 
 def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
-    """One worker's utterances of a batch and their weights.
+    """Utterances of a batch for worker number `rank` of `world`, and their weights in the loss.
 
-    Every worker gets equally many utterances; where the batch does not divide, utterances are repeated with weight 0.
+    All workers get equally many utterances. If the batch cannot be divided, some are repeated with weight 0.
     """
     size = math.ceil(len(indices) / world)
     places = np.arange(rank * size, (rank + 1) * size)
@@ -98,7 +98,7 @@ def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Batch(TextBatch):
-    """A padded batch: features (B, T, F) with lengths (B,), and the tokens of their transcripts."""
+    """A padded batch: features (B, T, F), their lengths (B,) in frames, and the tokens of the transcripts."""
 
     features_BTF: Tensor
     lengths_B: Tensor
@@ -108,7 +108,7 @@ class Normalizer:
     """Feature normalisation in training, validation and transcription.
 
     Args:
-        mean: of each mel bin (F,) over the training split, for `global_mvn`.
+        mean: mean of each mel bin (F,) over the training split, for `global_mvn`.
         std: standard deviation of each mel bin (F,) over the training split, for `global_mvn`.
     """
 
@@ -121,7 +121,7 @@ class Normalizer:
         self.fill: Tensor | float = self.mean if self.kind == "none" else 0.0
 
     def __call__(self, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
-        """Normalised features (B, T, F) float32 of features (B, T, all bins); padding becomes 0."""
+        """Selects the first F mel bins and normalises, (B, T, bins) -> (B, T, F) float32; padded frames become 0."""
         x_BTF = features_BTF[..., : self.num_feats].float()
         valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
         if self.kind == "global_mvn":
@@ -167,7 +167,13 @@ class DeviceSplit:
         masks: EpochMasks | None = None,
         timing: EpochTiming | None = None,
     ) -> Batch:
-        """The batch of the utterances `indices`, augmented by `timing` and `masks`, padded to `edge` frames."""
+        """The batch of the utterances `indices`, padded to `edge` frames.
+
+        Args:
+            weights: weight (B,) of each utterance in the loss; 0 for an utterance that only fills the batch.
+            masks: SpecAugment masks of the epoch; None: no masking.
+            timing: speed perturbation and time warp of the epoch; None: the features keep their timing.
+        """
         index_B = torch.from_numpy(indices).to(self.device)
         lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
         if timing is None:
@@ -184,9 +190,11 @@ class DeviceSplit:
 
 
 def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
-    """Rows of a flat buffer, linearly interpolated at fractional positions, (B, W, ...) float32.
+    """Linear interpolation between consecutive rows of a flat buffer, (B, W, ...) float32.
 
-    Positions count from each row's offset and lie between 0 and its length - 1.
+    Args:
+        offsets_B, lengths_B: index of the first row, and number of rows, of each sequence.
+        position_BW: fractional positions within each sequence, from 0 to its length - 1.
     """
     before_BW = position_BW.long()
     after_BW = torch.minimum(before_BW + 1, lengths_B[:, None] - 1)

@@ -20,7 +20,7 @@ class DecoderScorer:
     """Log-probabilities of a recogniser's decoder or of a language model.
 
     Args:
-        cache: a new one from `decoder.start`.
+        cache: new cache from `decoder.start`.
         temperature: the logits are divided by it.
     """
 
@@ -40,13 +40,13 @@ class DecoderScorer:
 class CTCPrefixScorer:
     """CTC prefix scores of candidate tokens (Watanabe et al., 2017, IEEE JSTSP 11(8), section IV-B).
 
-    A prefix has the probability of all transcripts that begin with it. A candidate's score is the log-probability of
-    the prefix with the candidate minus that of the prefix; for EOS, the prefix is the whole transcript. For each prefix
-    the scorer keeps the forward log-probabilities of all alignments of the first s states to it: those that end in its
-    last token (`token`), and those that end in a blank (`blank`).
+    The probability of a prefix is that of all transcripts that begin with it. A candidate's score is the
+    log-probability of the extended prefix minus that of the prefix; with EOS, the prefix is the whole transcript. For
+    each prefix and s = 0 ... S, the scorer keeps the log-probability of all alignments of the prefix to the first s
+    states: of alignments that end in the last token (`token_BKS`), and in a blank (`blank_BKS`).
 
-    No loop runs over the states: the recursion r(s) = (r(s - 1) + a(s - 1)) x(s) is, divided by the product X(s) of
-    x(1) to x(s), a cumulative sum of a(s) / X(s). Such products are small, hence float64 and logarithms.
+    No loop over states is needed: divided by X(s) = x(1) ... x(s), the recursion r(s) = (r(s - 1) + a(s - 1)) x(s)
+    becomes a cumulative sum of a(s) / X(s). X(s) is tiny, hence float64 and logarithms.
 
     Args:
         log_probs_BSV: log-probabilities of the CTC head.
@@ -62,7 +62,7 @@ class CTCPrefixScorer:
         self.started = False
 
     def start(self, tokens_BK: Tensor) -> None:
-        """Begins with the empty prefix."""
+        """Sets all K hypotheses to the empty prefix; `tokens_BK` are the first input tokens (SOS)."""
         self.token_BKS = torch.full_like(self.blanks_B1S, -torch.inf).expand(-1, tokens_BK.shape[1], -1)
         self.blank_BKS = self.blanks_B1S.expand_as(self.token_BKS)
         self.prefix_BK = torch.zeros_like(self.token_BKS[..., 0])
@@ -83,7 +83,7 @@ class CTCPrefixScorer:
         return scores_BKC.nan_to_num(nan=-torch.inf, neginf=-torch.inf).float()
 
     def extend(self, tokens_BK: Tensor, parents_BK: Tensor) -> None:
-        """Replaces the prefixes by those numbered `parents_BK`, each with a token of `tokens_BK` behind it."""
+        """Replaces each hypothesis by the prefix of its parent (`parents_BK`) with the token `tokens_BK` added."""
         place_BKS = parents_BK[:, :, None].expand_as(self.token_BKS)
         self.token_BKS, self.blank_BKS = self.token_BKS.gather(1, place_BKS), self.blank_BKS.gather(1, place_BKS)
         self.last_BK = self.last_BK.gather(1, parents_BK)
@@ -97,10 +97,11 @@ class CTCPrefixScorer:
         self.prefix_BK, self.last_BK = prefixes_BK1[..., 0], tokens_BK
 
     def prefixes(self, candidates_BKC: Tensor) -> Tensor:
-        """Log-probability of each prefix with each candidate behind it, (B, K, C).
+        """Log-probability of each prefix extended by each candidate token, (B, K, C).
 
-        It is a sum over the state at which the candidate begins: its probability there times that of all alignments of
-        the prefix before. If the candidate repeats the prefix's last token, only those that end in a blank count.
+        The probability is summed over the state at which the candidate begins: its probability there, times that of
+        all alignments of the prefix to the states before. If the candidate repeats the prefix's last token, only
+        alignments that end in a blank count.
         """
         before_2BKS = torch.stack([torch.logaddexp(self.token_BKS, self.blank_BKS), self.blank_BKS])[..., :-1]
         before_2BKS = before_2BKS.masked_fill(~self.valid_B1S, -torch.inf)
@@ -111,17 +112,22 @@ class CTCPrefixScorer:
         return torch.where(candidates_BKC == self.last_BK[..., None], repeated_BKC, any_BKC)
 
     def token_log_probs(self, tokens_BN: Tensor) -> Tensor:
-        """Log-probabilities of N tokens at every state, (B, N, S)."""
+        """Log-probabilities of the tokens `tokens_BN` at every state, (B, N, S)."""
         index_BSN = tokens_BN[:, None].expand(-1, self.log_probs_BSV.shape[1], -1)
         return self.log_probs_BSV.gather(-1, index_BSN).transpose(1, 2).double()
 
 
 def _from_zero(sums: Tensor) -> Tensor:
-    """Cumulative sums (..., S) with the empty sum in front, (..., S + 1)."""
+    """Prepends 0, the empty sum, to cumulative sums: (..., S) -> (..., S + 1)."""
     return torch.cat([torch.zeros_like(sums[..., :1]), sums], -1)
 
 
 def _recursion(before_BKS: Tensor, products_BKS: Tensor) -> Tensor:
-    """log r(0 ... S) of r(s) = (r(s - 1) + before(s - 1)) x(s), where X(s) = x(1) ... x(s) and r(0) = 0."""
+    """log r(s) for s = 0 ... S, (B, K, S + 1), where r(0) = 0 and r(s) = (r(s - 1) + before(s - 1)) x(s).
+
+    Args:
+        before_BKS: log of before(0) ... before(S - 1).
+        products_BKS: log of the products X(s) = x(1) ... x(s), s = 0 ... S.
+    """
     sums_BKS = (before_BKS - products_BKS[..., :-1]).logcumsumexp(-1)
     return torch.cat([torch.full_like(sums_BKS[..., :1], -torch.inf), sums_BKS + products_BKS[..., 1:]], -1)

@@ -32,7 +32,7 @@ class Guard:
     and reason of a RequestError.
 
     Args:
-        seconds: longest wait for room, and longest time in which a body may arrive.
+        seconds: longest wait for other requests, and longest time in which a body may arrive.
     """
 
     def __init__(self, app: App, limits: RequestLimits, seconds: float) -> None:
@@ -55,7 +55,7 @@ class Guard:
             return
 
     def _announced_bytes(self, headers: dict[bytes, bytes]) -> float:
-        """Length of a body by its headers; the largest allowed one where they do not say.
+        """Body length in bytes according to Content-Length; the largest allowed length if that is missing.
 
         Raises:
             RequestError: the content is not JSON, or too long.
@@ -75,7 +75,7 @@ class Guard:
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        """Raises RequestError (503) where the block takes longer than `seconds`."""
+        """Context that raises RequestError (503) if the block takes longer than `self.seconds`."""
         try:
             async with asyncio.timeout(self.seconds):
                 yield
@@ -84,7 +84,7 @@ class Guard:
 
     @asynccontextmanager
     async def _reserved(self, size: float) -> AsyncIterator[None]:
-        """Reserves room for `size` bytes for the time of the block, and waits until it is free."""
+        """Context that reserves `size` bytes of `megabytes_at_once`; waits until so many are free."""
         async with self._in_time(), self.changed:
             await self.changed.wait_for(lambda: size <= self.room)
             self.room -= size
@@ -96,10 +96,10 @@ class Guard:
                 self.changed.notify_all()
 
     async def _read_body(self, receive: Receive) -> list[bytes]:
-        """The parts of a body.
+        """Parts of a request's body.
 
         Raises:
-            RequestError: it has more bytes or JSON values than the limits, or comes too slowly (`_steady`).
+            RequestError: the body has more bytes or JSON values than the limits, or arrives too slowly (`_steady`).
             ConnectionResetError: the client has disconnected.
         """
         parts, size, values = [], 0, 0
@@ -117,7 +117,7 @@ class Guard:
                 return parts
 
     async def _refuse(self, error: RequestError, receive: Receive, send: Send) -> None:
-        """Answers, and then reads the rest of the request: many clients read an answer only after sending all."""
+        """Sends the error, and reads the rest of the request: many clients read an answer only after sending all."""
         body = json.dumps({"error_code": error.code, "message": error.reason}).encode()
         headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": error.status, "headers": headers})
@@ -133,10 +133,9 @@ class Guard:
 
 
 def _steady(receive: Receive) -> Receive:
-    """A `receive` that raises RequestError (408) for a body that comes too slowly: it keeps others waiting for room.
+    """Wraps `receive` so that it raises RequestError (408) for a body that arrives too slowly.
 
-    That is: no part comes for IDLE_SECONDS, or the parts so far have come at less than SLOWEST bytes a second, not
-    counting IDLE_SECONDS.
+    A body is too slow if no part arrives for IDLE_SECONDS, or if its rate, not counting IDLE_SECONDS, is below SLOWEST.
     """
     begun, size = time.monotonic(), 0
 
@@ -156,7 +155,7 @@ def _steady(receive: Receive) -> Receive:
 
 
 def _replayed(parts: list[bytes], receive: Receive) -> Receive:
-    """A `receive` that first returns a body that has been read, as one message, and then later messages."""
+    """Wraps `receive` so that it first returns the `parts` of a body as one message, and then later messages."""
 
     async def again() -> Message:
         if not parts:

@@ -67,10 +67,10 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """The residual connection of a pre-norm layer, with dropout and layer drop (both in training only).
+    """The residual connection of a pre-norm layer, with dropout and LayerDrop (both in training only).
 
-    Layer drop (Fan et al., 2020, arXiv 1909.11556) is drawn for each utterance and applied as a factor of 0 or 1.
-    So every parameter takes part in every step, which distributed training and compiled graphs need.
+    LayerDrop (Fan et al., 2020, arXiv 1909.11556) multiplies the outputs for an utterance by 0 or 1. So every parameter
+    takes part in every step, which distributed training and compiled graphs need.
     """
 
     def __init__(self, dropout: float, layer_drop: float) -> None:
@@ -79,13 +79,16 @@ class Residual(nn.Module):
         self.layer_drop = layer_drop
 
     def draw(self, x_BSD: Tensor) -> Tensor | None:
-        """Layer drop's factor for each utterance, (B, 1, 1), shared by the sublayers of a layer; None: keep all."""
+        """LayerDrop's random factor, 0 or 1, for each utterance, (B, 1, 1); None if no layer can be dropped.
+
+        One draw is shared by all sublayers of a layer.
+        """
         if not self.training or self.layer_drop == 0:
             return None
         return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
 
     def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
-        """Adds a sublayer's output to its input; `keep_B11` is from `draw`."""
+        """Input + dropout(output of the sublayer) * LayerDrop's factor `keep_B11` (from `draw`), (B, S, D)."""
         if self.training:  # a search calls this for every token
             sublayer_BSD = self.dropout(sublayer_BSD)
         return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)

@@ -21,23 +21,23 @@ FARTHEST = 800  # states: distances beyond it share a bucket; 800 are 26 to 51 s
 
 
 def position_table(kind: str, length: int, config: Model, device: torch.device) -> Tensor | None:
-    """Embeddings of the first `length` positions to add to the input, (length, D); None: this kind adds nothing."""
+    """Embeddings (length, D) of the first `length` positions, to add to the input; None unless sinusoidal."""
     return sinusoids(length, config.d_model, device, config.first_position) if kind == "sinusoidal" else None
 
 
 def make_rotation(config: Model, length: int, device: torch.device) -> Rotation | None:
-    """The rotation of the encoder's queries and keys at the first `length` positions; None: the kind has none."""
+    """Rotary embedding of queries and keys for the first `length` positions; None unless positions are rotary."""
     rotary = config.encoder_positions == "rotary"
     return Rotation(length, config.d_model // config.heads, device) if rotary else None
 
 
 def make_bias(config: Model) -> RelativeBias | None:
-    """The bias on the encoder's attention scores; None: the kind has none."""
+    """Bias on the encoder's attention scores; None if `encoder_positions` is not relative."""
     return RelativeBias(config.heads) if config.encoder_positions == "relative" else None
 
 
 def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
-    """Positions `start` to `start + length - 1`, (length, D): sines in the first half, cosines in the second.
+    """Sinusoidal embeddings of positions `start` to `start + length - 1`, (length, D): first sines, then cosines.
 
     The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
     both ends are met, as in tensor2tensor and in Whisper).
@@ -79,14 +79,14 @@ class RelativeBias(nn.Module):
         nn.init.zeros_(self.table.weight)
 
     def forward(self, length: int) -> Tensor:
-        """(1, H, S, S): query by key."""
+        """Bias (1, H, S, S) for S = `length` queries and keys."""
         position_S = torch.arange(length, device=self.table.weight.device)
         buckets_SS = distance_bucket(position_S - position_S[:, None])
         return self.table(buckets_SS).permute(2, 0, 1)[None]
 
 
 def distance_bucket(distance: Tensor) -> Tensor:
-    """The bucket of each signed distance (key minus query), 0 to BUCKETS - 1."""
+    """Bucket, 0 to BUCKETS - 1, of each signed distance (key position minus query position)."""
     side = BUCKETS // 2
     exact = side // 2
     far = distance.abs().clamp(min=exact)

@@ -1,7 +1,6 @@
 """Averages of weights: an exponential moving average over updates, and the mean of the best epochs' weights.
 
-Validation and the saved model use the average; training goes on from the weights that the optimizer changes, as if
-there were no average.
+Validation and the saved model use the average; training continues from the weights without averaging.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ TRAINED, RUNNING, BEST = "trained.", "running.", "best."  # prefixes of tensor n
 
 
 class WeightAverages:
-    """The averages that a configuration asks for (`training.ema`, `training.average`); maybe none.
+    """Averages of weights that a configuration asks for (`training.ema`, `training.average`), if any.
 
     Args:
-        model: has the trained weights, except inside `applied`.
+        model: model in training; it holds the trained weights except in a block of `applied`.
     """
 
     def __init__(self, config: Training, model: nn.Module) -> None:
@@ -38,15 +37,15 @@ class WeightAverages:
     def update(self, number: int) -> None:
         """Adds the weights after update `number`, counted from 0, to the moving average.
 
-        The decay rises to its final value, as in TensorFlow's ExponentialMovingAverage: else a short run would end with
-        an average of its initial weights.
+        The decay rises to its final value, as in TensorFlow's ExponentialMovingAverage, so that the average of a short
+        run is not dominated by the initial weights.
         """
         if self.running:
             decay = min(self.decay, (1 + number) / (10 + number))
             torch._foreach_lerp_(list(self.running.values()), list(self.trained.values()), 1 - decay)
 
     def consider(self, epoch: int, score: float) -> None:
-        """Keeps the validated weights of an epoch if it is among the best; a lower `score` is better."""
+        """Keeps an epoch's validated weights if it is among the best `training.average`; a lower `score` is better."""
         if self.count == 1 or (len(self.best) == self.count and score > max(self.scores.values())):
             return
         weights = self.running or self.trained
@@ -57,14 +56,14 @@ class WeightAverages:
             del self.best[epoch], self.scores[epoch]
 
     def ends_with_mean(self, epoch: int) -> bool:
-        """Whether `epoch` is the last one, after which the model is the mean of the best epochs."""
+        """Whether `epoch` is the last of the run, and the final weights are the mean of the best epochs."""
         return epoch >= self.last_epoch and bool(self.best)
 
     def averaged(self, mean: bool) -> Weights:
-        """The weights to validate and to save; empty where these are the trained ones.
+        """Averaged weights to validate and save; empty if the trained weights are to be used.
 
         Args:
-            mean: the mean of the best epochs instead of the moving average.
+            mean: whether to return the mean of the best epochs instead of the moving average.
         """
         if not mean:
             return self.running
@@ -76,7 +75,7 @@ class WeightAverages:
         """Puts the averaged weights into the model inside the block.
 
         Yields:
-            A copy of the trained weights; empty where the model keeps them.
+            A copy of the trained weights; empty if they stay in the model.
         """
         weights = self.averaged(mean)
         trained = self._copy() if weights else {}
@@ -87,24 +86,25 @@ class WeightAverages:
             self._put(trained)
 
     def finish(self, epoch: int) -> None:
-        """Leaves the averaged weights in the model, after the last `epoch` of a run."""
+        """Puts the averaged weights into the model for good, after the last `epoch` of a run."""
         self._put(self.averaged(self.ends_with_mean(epoch)))
 
     def tensors(self, trained: Weights) -> Weights:
-        """The tensors that a checkpoint needs beside its model directory.
+        """Tensors that a checkpoint needs beside its model directory, to restore the averages.
 
         Args:
-            trained: from `applied`, where the model directory has averaged weights.
+            trained: trained weights if the model directory has averaged ones (yielded by `applied`); else empty.
         """
         parts = {TRAINED: trained, RUNNING: self.running}
         parts |= {f"{BEST}{epoch}.": weights for epoch, weights in self.best.items()}
         return {f"{part}{name}": weight for part, weights in parts.items() for name, weight in weights.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], history: Sequence[Mapping[str, Any]]) -> None:
-        """Restores the state that `tensors` returned, after the model directory's weights were put into the model.
+        """Restores the averages; the model must hold the weights of the checkpoint's model directory already.
 
         Args:
-            history: the metrics of each finished epoch.
+            tensors: tensors that `WeightAverages.tensors` returned for the checkpoint.
+            history: metrics of each finished epoch.
         """
         self._put(_part(tensors, TRAINED))
         if self.decay:
@@ -130,5 +130,5 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> Weights:
 
 
 def single(name: str) -> str:
-    """The key of a metric of the last epoch's own weights, beside that of the mean: `val_cer_single`."""
+    """Key of a metric of the last epoch without averaging over epochs, such as `val_cer_single`."""
     return f"{name}_single"

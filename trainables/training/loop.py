@@ -58,10 +58,10 @@ def train(
     Args:
         report: called on every worker after each epoch with the metrics and, on the first worker, a function that
             writes a checkpoint into a folder.
-        checkpoint: resumes from there, or from the latest whole one before it if it is damaged.
-        reported_epochs: epochs that the caller knows: only later ones are reported, also those in the checkpoint.
+        checkpoint: folder of the checkpoint to resume from; if it is damaged, the latest whole one before is used.
+        reported_epochs: number of epochs that the caller knows; later epochs of the checkpoint are reported again.
             None: all epochs of the checkpoint are known.
-        until: an earlier epoch to stop at; resuming from its checkpoint gives the results of an uninterrupted run.
+        until: epoch to stop after; resuming from its checkpoint gives the results of an uninterrupted run.
         device: default: this worker's GPU, or the CPU.
 
     Raises:
@@ -87,9 +87,9 @@ class Trainer:
 
     Attributes:
         task: the model and its data.
-        phases: the settings of each epoch.
-        plans: the batches of each share of the training data.
-        history: the metrics of each finished epoch.
+        phases: settings of each epoch.
+        plans: batch plan for each share of the training data (`Phase.data`).
+        history: metrics of each finished epoch.
     """
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
@@ -152,14 +152,14 @@ class Trainer:
         }
 
     def enter(self, phase: Phase) -> None:
-        """Puts the model into a phase; DDP has to know which parameters are trained."""
+        """Sets the model's dropout, active layers and frozen parameters for a phase; DDP is wrapped anew if needed."""
         changed = enter(phase, self.model, self.trained_names[phase])
         if self.world > 1 and (changed or self.parallel is self.model):
             self.parallel = self.model  # drops the old wrapper, with its hooks on the parameters, before the new one
             self.parallel = DistributedDataParallel(self.model)
 
     def train_epoch(self, epoch: int) -> Metrics:
-        """Runs the epoch's updates; losses are means over its tokens."""
+        """Runs all updates of an epoch and returns its training metrics; losses are means over tokens."""
         config, phase = self.config, self.phases[epoch - 1]
         first, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
         validation_losses = [row["val_loss"] for row in self.history]
@@ -192,22 +192,22 @@ class Trainer:
         return metrics
 
     def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
-        """The epoch's batches, grouped by update: as many as one accumulates."""
+        """Yields for each update of the epoch its batches as (utterance indices, padded length in frames or tokens)."""
         batches = self.plans[self.phases[epoch - 1].data].epoch(epoch)
         size = self.config.training.accumulation
         for start in range(0, len(batches), size):
             yield batches[start : start + size]
 
     def updates_in(self, phase: Phase) -> int:
-        """Number of updates in an epoch of a phase."""
+        """Number of optimizer updates in an epoch with the settings of `phase`."""
         return math.ceil(self.plans[phase.data].batches / self.config.training.accumulation)
 
     def accumulate_gradients(self, batches: list[tuple[np.ndarray, int]], loss_config: Loss, totals: Tensor) -> None:
         """Adds up the gradients of one update's mean loss per token.
 
         Args:
-            batches: (items, length to pad to) of all workers.
-            totals: (4,) sums of the epoch in the order of `LossSums`, to which this worker's are added.
+            batches: (utterance indices, padded length) of each batch of all workers.
+            totals: sums of the epoch (4,) in the order of `LossSums`; this worker's sums are added.
         """
         tokens = sum(int(self.task.target_tokens[indices].sum()) for indices, _ in batches)
         for place, (indices, edge) in enumerate(batches):
@@ -220,15 +220,16 @@ class Trainer:
             totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """A context in which workers exchange gradients only at the `last` batch of an update."""
+        """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""
         if last or not isinstance(self.parallel, DistributedDataParallel):
             return contextlib.nullcontext()
         return self.parallel.no_sync()
 
     def validate_averages(self, epoch: int) -> Metrics:
-        """Validates the moving average or, without one, the trained weights; at the end, the mean of the best epochs.
+        """Metrics of the averaged weights, or of the trained weights without averaging, on the validation split.
 
-        The last epoch's own value of the objective then stays beside that of the mean (`val_cer_single`).
+        After the last epoch of a run with `training.average`, the mean of the best epochs is validated; the objective
+        of the last epoch itself is kept as `val_cer_single`.
         """
         with self.averages.applied():
             metrics = self.validate()
@@ -250,7 +251,7 @@ class Trainer:
         return metrics
 
     def saver(self) -> Save | None:
-        """A function that writes a checkpoint of the present state; None on all workers but the first."""
+        """Function that writes a checkpoint of the current state into a folder; None on all workers but the first."""
         return self.save if self.rank == 0 else None
 
     def save(self, folder: Path) -> None:
@@ -260,7 +261,7 @@ class Trainer:
             save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, self.task.examples)
 
     def resume(self, folder: Path) -> None:
-        """Restores the state of a checkpoint, or of the latest whole one before it."""
+        """Restores the state from the checkpoint in `folder`; if it is damaged, from the latest whole one before."""
         checkpoint = load_latest(folder, self.task.trained, self.optimizer)
         self.history, self.task.examples = checkpoint.history, checkpoint.examples
         self.averages.restore(checkpoint.averages, self.history)

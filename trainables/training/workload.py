@@ -1,4 +1,4 @@
-"""Work of an epoch of a configuration, computed without training it.
+"""Amount of computation in an epoch of a configuration, computed without training.
 
 Shapes: N items of the training split, B batch, T frames, U tokens, F mel bins.
 """
@@ -28,11 +28,11 @@ from trainables.models.speech_transformer import make_model
 
 @dataclass(frozen=True)
 class Workload:
-    """Work of one epoch of a configuration.
+    """Amount of computation in one epoch of a configuration.
 
     Args:
-        batches: forward passes of an epoch.
-        flops: floating-point operations of one worker's share of a forward pass.
+        batches: number of batches of all workers, each of which is one forward pass.
+        flops: floating-point operations of the forward pass of one batch on one worker.
     """
 
     config: Config
@@ -41,7 +41,7 @@ class Workload:
 
     @property
     def updates(self) -> int:
-        """Updates of an epoch."""
+        """Number of optimizer updates in an epoch."""
         return math.ceil(self.batches / self.config.training.accumulation)
 
 
@@ -74,14 +74,14 @@ class Workloads:
         return Workload(config, BatchPlan(lengths_N, budget).batches, of_one * budget / self.workers / length)
 
     def _token_counts(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
-        """Number of tokens (N,) of each training text, with EOS."""
+        """Number of tokens of each training text, EOS included, (N,)."""
         more = read_texts(Path(text)) if text is not None else []
         encoded = self.tokenizer_of(config).encode([*(self.split.texts or []), *more])
         return np.array([len(ids) + 1 for ids in encoded])
 
 
 def forward_flops(config: Config, vocab_size: int, features: tuple[int, int, int], tokens: tuple[int, int]) -> int:
-    """Floating-point operations of a forward pass, two for each multiplication; nothing is allocated.
+    """Floating-point operations of a forward pass, two for each multiply-add, counted without allocating memory.
 
     Args:
         features: shape of the features (B, T, F), which a language model ignores.

@@ -33,12 +33,12 @@ LAST_LINES = 5  # of a failed trial's log
 class LiveDisplay(Display):
     """Shows a sweep as a live table on a terminal, and as one line for each event elsewhere.
 
-    A sweep goes on in silence once its terminal or pipe has gone away.
+    The sweep continues without output once the terminal or pipe is closed.
 
     Args:
-        console: console to print on; from now on, writing to it never fails.
-        platform: the command in hints that users copy.
-        notify: targets that are notified at the end of the sweep (`tuning/callbacks/notify.py`).
+        console: console to print on; writing to it never fails from now on.
+        platform: command line for hints, such as `platform --home runs`.
+        notify: targets to notify at the end of the sweep (`tuning/callbacks/notify.py`).
     """
 
     def __init__(self, console: Console, platform: str = "platform", notify: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ class LiveDisplay(Display):
     def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path) -> Iterator[None]:
         """Shows the sweep within the block.
 
-        On a terminal, other output would tear the live table, so standard error goes to `DRIVER_LOG` meanwhile.
+        On a terminal, standard error is redirected to `DRIVER_LOG`, since it would break the live table.
         """
         self.ledger, self.epochs, self.folder = ledger, epochs, folder
         self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
@@ -77,7 +77,7 @@ class LiveDisplay(Display):
         return Live(console=self.console, get_renderable=self.picture, refresh_per_second=2, redirect_stderr=False)
 
     def picture(self) -> Group:
-        """The header and as many trials as fit: the running ones, then the best of the others, at least three."""
+        """Header and table of the trials that fit: the running ones, then the best others (room is kept for three)."""
         assert self.ledger is not None
         trials = self.ledger.trials()
         trained = {trial.number for trial in trials if trial.state == "running"} - self.waiting
@@ -119,7 +119,7 @@ class LiveDisplay(Display):
             )
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
-        """Reports a lost process, above the live table too: its cause is the machine."""
+        """Prints that a trial has lost a process."""
         self.waiting.add(trial.number)
         then = "goes on from its checkpoint" if retried else "lost too often, it waits for --resume"
         self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
@@ -129,14 +129,14 @@ class LiveDisplay(Display):
         self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        """Reports an end; a failure also above the live table, which has no room for the whole reason."""
+        """Prints that a trial has ended; a failure also above the live table, which cuts the reason."""
         show = self.say if trial.state == "failed" else self.line
         show(f"trial {trial.number} {trial.state}" + (f": {trial.reason}" if trial.reason else ""))
         if trial.state == "failed":
             self.explain(trial)
 
     def explain(self, trial: TrialRecord) -> None:
-        """Prints the cause of a failure with the last lines of its log; for a repeated cause, only where the log is."""
+        """Prints the cause of a failure and the end of the trial's log; for a repeated cause, only the log's path."""
         cause = diagnose(trial.reason)
         log, lines = last_lines(self.folder / TRIALS / trial_name(trial.number), LAST_LINES)
         if cause in self.explained:
@@ -151,7 +151,7 @@ class LiveDisplay(Display):
         return str(about.get(RUN, {}).get("ray_logs", "unknown"))
 
     def line(self, text: str) -> None:
-        """Prints an event that a live table would show."""
+        """Prints an event unless there is a live table, which shows it."""
         if not self.console.is_terminal:
             self.say(text)
 

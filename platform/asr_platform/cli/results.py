@@ -34,10 +34,10 @@ from asr_platform.cli.parameters import FILE, FOLDER, PATH_OR_NAME
 @json_option("A JSON list, best first.")
 @click.pass_obj
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
-    """Lists a sweep's trials, best first.
+    """Lists the trials of the sweep NAME, best first.
 
-    Without NAME, those of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks trials
-    that do not differ significantly from the best (paired bootstrap).
+    Without NAME, the trials of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks
+    trials that do not differ significantly from the best (paired bootstrap).
 
     \b
     For example:
@@ -67,11 +67,11 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
 @json_option("A JSON object; rates are fractions.")
 @click.pass_obj
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as_json: bool) -> None:
-    """Says whether two models differ significantly.
+    """Says whether the models A and B differ significantly.
 
-    A and B are trials of a sweep, NAME:TRIAL, or NAME for its best; or model directories; or MLflow's
-    models:/NAME@champion, models:/NAME/3 and runs:/ID. Without --data and --split, they are compared by the errors of
-    their validations.
+    Each model is a trial of a sweep (NAME:TRIAL, or NAME for its best trial), a model directory, or a model in MLflow
+    (models:/NAME@champion, models:/NAME/3 or runs:/ID). Without --data and --split, models are compared by the recorded
+    errors of their validations.
 
     \b
     For example:
@@ -91,7 +91,7 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None, as
 @click.command()
 @SWEEP
 @options(Repetitions)
-@click.option("--data", type=FOLDER, help="The sweep's corpus, where it has been moved.")
+@click.option("--data", type=FOLDER, help="The sweep's corpus, if it has been moved.")
 @decoding_options
 @NOTIFY
 @json_option("A JSON list, best first.")
@@ -100,11 +100,11 @@ def confirm(
     home: Path, name: str, top: int, seeds: int, data: Path | None, notify: tuple[str, ...], as_json: bool,
     **decoding: Any,
 ) -> None:  # fmt: skip
-    """Trains a sweep's best configurations again.
+    """Trains the best configurations of the sweep NAME again.
 
-    Each is trained at full length from several new seeds, and validated with the search that the options say, or the
-    configuration's own. Configurations are ranked by their means. The trainings are a sweep, NAME-confirm-1, which the
-    same command continues; once all have ended, it prints the result.
+    Each is trained at full length from several new seeds. Decoding options replace those of the configuration in the
+    validations. Configurations are ranked by their means. The trainings are a sweep of their own, NAME-confirm-1.
+    Running the command again continues that sweep, or prints its result if it is complete.
 
     \b
     For example:
@@ -132,9 +132,9 @@ def confirm(
 @json_option("A JSON object; shares are fractions.")
 @click.pass_obj
 def importances(home: Path, name: str | None, as_json: bool) -> None:
-    """Says which keys a sweep's result depends on.
+    """Prints how much each key of the sweep NAME matters.
 
-    Without NAME, of the latest sweep. By fANOVA, over the trials that were trained to the end.
+    Without NAME, for the latest sweep. Importances are computed by fANOVA over the trials that were trained to the end.
 
     \b
     For example:
@@ -159,10 +159,11 @@ def importances(home: Path, name: str | None, as_json: bool) -> None:
 @click.option("--out", metavar="FILE", type=FILE, help="Default: NAME.html here.")
 @click.pass_obj
 def report(home: Path, name: str | None, out: Path | None) -> None:
-    """Writes a page about a sweep, for a browser or paper.
+    """Writes a report of the sweep NAME as an HTML page.
 
-    Without NAME, about the latest sweep. It says what was searched, who won and how sure that is, which keys matter,
-    what the best model gets wrong, and how to get it again. The page is one file, and needs no network.
+    Without NAME, of the latest sweep. The report shows the search space, the leaderboard with confidence intervals, the
+    importance of the keys, the errors of the best model, and the commands that repeat the sweep. The page is one file,
+    and needs no network.
 
     \b
     For example:
@@ -177,15 +178,15 @@ def report(home: Path, name: str | None, out: Path | None) -> None:
 
 @click.command()
 @SWEEP_OR_LATEST
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
 @click.option("--tracking-uri", metavar="URI", help="An MLflow server or database; default: the sweep's.")
 @click.pass_obj
 def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: str | None) -> None:
-    """Opens MLflow's pages at the sweep NAME, until Ctrl-C.
+    """Serves MLflow's UI for the sweep NAME until Ctrl-C.
 
-    Without NAME, at the latest sweep. The second address that is printed shows its trials, best first; each sweep
-    has such a view in the menu "Views" of MLflow's runs. Where the store is a server, the addresses are all.
+    Without NAME, for the latest sweep. Two addresses are printed: of the UI, and of its view of the sweep's trials,
+    best first. If the store is a server already, nothing is started, and only the addresses are printed.
 
     \b
     For example:

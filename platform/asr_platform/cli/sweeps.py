@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 @click.argument("space", type=PATH_OR_NAME, shell_complete=spaces)
 @DATA
 @options(SweepSize)
-@click.option("--no-profile", is_flag=True, help="Trains nothing, and says nothing of hours, memory and disk.")
+@click.option("--no-profile", is_flag=True, help="Train nothing; hours, memory and disk are not estimated.")
 @json_option("A JSON object.")
 @click.pass_obj
 def plan(home: Path, space: str, data: Path, no_profile: bool, as_json: bool, **given: Any) -> None:
-    """Says what a sweep of SPACE will take, before it starts.
+    """Estimates time, memory and disk space of a sweep of SPACE.
 
-    The cheapest and the most expensive configuration are trained for seconds on this machine; nothing is kept of them.
-    Give the options that the sweep will have. The plan is kept in the home, and shown with the sweep in MLflow.
+    The cheapest and the most expensive configuration are trained for seconds on this machine, and then deleted. Give
+    the options that the sweep will have. The plan is kept in the home, and shown with the sweep in MLflow.
 
     \b
     For example:
@@ -83,7 +83,7 @@ FAILED, NO_MODEL = 1, 1  # exit codes
 @options(SweepSize)
 @options(Caps)
 @click.option("--warm-start", metavar="NAME", multiple=True, shell_complete=sweep_names,
-              help="Let the sampler learn from this earlier sweep too; may be repeated.")  # fmt: skip
+              help="Let the sampler also learn from this earlier sweep; may be repeated.")  # fmt: skip
 @click.option("--resume", metavar="NAME", shell_complete=sweep_names,
               help="Continue this sweep, with a wider SPACE, more --trials or higher caps.")  # fmt: skip
 @TRACKING_URI
@@ -95,8 +95,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
-    SPACE is a YAML file, or the name of a shipped one, such as digits. A sweep that reaches a cap of hours or
-    disk (default: the limits of the space) stops cleanly, and can be continued with higher caps.
+    SPACE is a YAML file, or the name of a shipped space, such as digits. A sweep that reaches a cap on hours or disk
+    space (default: the limits of the space) stops cleanly, and can be continued with higher caps.
 
     \b
     For example:
@@ -134,7 +134,7 @@ def sweep(
 @click.argument("source", type=PATH_OR_NAME, metavar="[SPACE_OR_CONFIG]", required=False, shell_complete=spaces)
 @DATA
 @click.option("--from", "origin", metavar="NAME[:TRIAL]", shell_complete=sweep_names,
-              help="The configuration of a sweep's best trial, or of this trial.")  # fmt: skip
+              help="Train the configuration of this sweep's best trial, or of this trial.")  # fmt: skip
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
 @click.option("--workers", "workers_per_trial", metavar="N", type=click.IntRange(1, MOST_WORKERS),
               help="Ray Train workers; default: one for each GPU, or 1.")  # fmt: skip
@@ -146,10 +146,10 @@ def train(
     home: Path, source: str | None, data: Path, origin: str | None, name: str | None, tracking_uri: str | None,
     notify: tuple[str, ...], **given: Any,
 ) -> None:  # fmt: skip
-    """Trains one model for long.
+    """Trains one model at full length on the whole machine.
 
-    It is the base of a space, a configuration file, or a trial of a sweep (--from). The training is a sweep of one
-    trial with all of the machine: it resumes, is listed and logged like any other.
+    SOURCE is a configuration file, or a search space, whose base is trained; --from takes the configuration of a trial
+    instead. The training is a sweep of one trial: it is listed, logged and resumed like any sweep.
 
     \b
     For example:
@@ -171,9 +171,9 @@ def train(
 
 
 def _close(outcome: Outcome) -> None:
-    """Prints the leaderboard and the next commands; the exit code tells how the sweep ended.
+    """Prints the leaderboard and the next commands, and exits with a code that tells how the sweep ended.
 
-    A terminal or pipe that has gone away changes nothing.
+    Output is dropped if the terminal or pipe has been closed; the exit code stays.
     """
     from asr_platform.cli.printing import lasting, say
     from asr_platform.cli.tables.leaderboard import print_leaderboard
@@ -212,14 +212,14 @@ def _close(outcome: Outcome) -> None:
 
 
 def _registered(outcome: Outcome) -> str:
-    """The line about the model's name in MLflow's registry."""
+    """Line with the model's name in MLflow's registry."""
     if outcome.registered:
         return f"in the registry: {outcome.registered}"
     return f"not registered:  once MLflow can be written, {platform()} doctor {outcome.name} --repair"
 
 
 def _use(outcome: Outcome, model: str) -> str:
-    """The line with a command that uses the best model."""
+    """Line with a command that uses the best model."""
     from trainables.evaluation.metrics import objective
 
     if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):

@@ -19,7 +19,8 @@ from trainables.inference.long_form import CutRecording, cut, longest_piece, tra
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.segmentation import Piece
 
-# Recordings read before they are transcribed together, in batches of like length.
+# A group of recordings that are transcribed together, in batches of similar length, has at most so many files, and so
+# many seconds before its last file.
 FILES_AT_ONCE = 64
 SECONDS_AT_ONCE = 1800.0
 
@@ -32,12 +33,12 @@ def transcribe(
     Long recordings are cut at silences, and each piece is transcribed as an utterance of its own.
 
     Args:
-        timed: whether transcripts have the times of words.
-        piece_seconds: longest piece, 1 or more; None: the duration that 90% of the training utterances do not exceed,
-            30 at most.
+        timed: whether transcripts have word timestamps.
+        piece_seconds: longest piece, 1 s or more; None: the 90% quantile of the training utterances' durations, 30 s at
+            most.
 
     Raises:
-        InputError: a file is not readable as audio, or as features of the model's recipe; or `timed`, but the model was
+        InputError: a file cannot be read, or its features do not fit the model; or `timed` is true, but the model was
             trained without CTC.
     """
     if timed and not recognizer.config.loss.ctc_weight:
@@ -64,7 +65,10 @@ def _check(recordings: Sequence[Recording], recipe: FeatureRecipe) -> None:
 def _groups(
     recordings: Sequence[Recording], recipe: FeatureRecipe, longest: float
 ) -> Iterator[list[tuple[str, CutRecording]]]:
-    """Groups of names and cut recordings that are kept in memory together."""
+    """Yields (name, cut recording) pairs in groups that are transcribed together.
+
+    A group ends at `FILES_AT_ONCE` recordings or `SECONDS_AT_ONCE` of audio. `longest`: longest piece in seconds.
+    """
     group: list[tuple[str, CutRecording]] = []
     for recording in recordings:
         group.append((recording.name, _cut(recording, recipe, longest)))
@@ -76,7 +80,7 @@ def _groups(
 
 
 def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutRecording:
-    if recording.ready:  # the course's features are relative to the peak of the utterance, so it stays whole
+    if recording.ready:  # features in dB below the peak of the utterance: it cannot be cut
         frames = read_course_features(Path(recording.name))
         whole = Piece(0, len(frames) * recipe.hop_length, spoken=True)
         return CutRecording(len(frames) * recipe.hop_seconds, [whole], [frames])
@@ -87,11 +91,11 @@ def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutReco
 def transcribe_to(
     model: Path, paths: Sequence[str], format: str, out: str | None, piece_seconds: float | None = None
 ) -> Iterator[str]:
-    """Transcribes recordings (see `find_recordings`) and yields what is to be printed.
+    """Transcribes the recordings that `paths` name (see `find_recordings`), and yields the lines to print.
 
-    Without `out`, the transcripts are printed: `file<TAB>text` lines, a JSON list, or the subtitles of one recording.
-    With `out`, they are written into that file, or, where it is a folder or ends with a slash, into a file for each
-    recording. A file appears only once it is complete.
+    Without `out`, the lines are the transcripts: `file<TAB>text`, a JSON list, or the subtitles of one recording.
+    Otherwise transcripts are written to the file `out`, or, if `out` is a folder or ends with a slash, to one file for
+    each recording. A file appears only once it is complete.
 
     Raises:
         InputError: from `find_recordings` and `transcribe`; or `out` cannot hold these transcripts.
@@ -134,7 +138,7 @@ def _write_each(transcripts: Iterator[Transcript], targets: list[Path], format: 
 
 
 def _check_targets(targets: list[Path], recordings: Sequence[Recording]) -> None:
-    """Refuses two recordings with one target, and a target that is one of the recordings."""
+    """Raises InputError if two recordings have the same output file, or an output file is one of the recordings."""
     sources = {os.path.realpath(recording.name) for recording in recordings}
     places: dict[Path, str] = {}
     for number, target in enumerate(targets):

@@ -1,8 +1,7 @@
-"""Plan of a sweep: what it will take, estimated before anything of it starts.
+"""Plan of a sweep: its expected time, memory and disk space, estimated before the sweep starts.
 
-Random proposals give the feasible share of the space. The cheapest and the most expensive of some are trained for
-seconds; the cost of any other is interpolated between the two by the operations of a batch. Sweeps of such trials are
-then simulated.
+Random proposals give the feasible share of the space. The cheapest and the most expensive of them are trained for
+seconds; the cost of the others is interpolated by the floating-point operations of a batch. Then sweeps are simulated.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ SWEEP_MEMORY, TRIAL_MEMORY = 1_600_000_000, 550_000_000
 
 @dataclass(frozen=True)
 class Rung:
-    """An epoch at which trials may be stopped, and the expected number of trials that reach it."""
+    """An epoch after which trials may be pruned, and the expected number of trials that reach it."""
 
     epoch: int
     trials: float
@@ -60,7 +59,7 @@ class Expense:
 
     Args:
         wall_hours_interval: 5% and 95% quantiles of the simulated wall times.
-        memory_bytes: peak on all machines together.
+        memory_bytes: peak memory of all machines together.
     """
 
     wall_hours: float
@@ -80,8 +79,8 @@ class Plan:
 
     Args:
         parameters: quantiles of the parameter counts of the feasible proposals, by name.
-        rungs: in order; the last one is the end of a full trial.
-        expense: None where nothing was profiled.
+        rungs: rungs in order of epochs; the last one is the end of a full trial.
+        expense: expected cost; None if no configuration was profiled.
     """
 
     space: str
@@ -97,14 +96,14 @@ class Plan:
 
 
 def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
-    """Estimates what a sweep will take.
+    """Estimates the time, memory and disk space of a sweep.
 
     Args:
-        trials: number of trials; None: as the space says.
-        profiled: whether configurations are trained, to estimate hours, memory and disk.
+        trials: number of trials; None: the number in the space.
+        profiled: whether two configurations are trained for seconds; else hours, memory and disk are not estimated.
 
     Raises:
-        InputError: nothing in the space is feasible, no trial fits the machine, or a profile fails.
+        InputError: no proposal of the space is feasible, no trial fits the machine, or a profile fails.
     """
     feasibility = Feasibility(space, corpus)
     feasibility.check()
@@ -147,16 +146,20 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
 
 
 def rungs(settings: Settings, epoch_length: float = 1.0) -> list[int]:
-    """Epochs at which a trial may be stopped, given the length of an epoch in the unit of ASHA's grace."""
+    """Rungs of ASHA, as the epochs after which a trial may be pruned.
+
+    Args:
+        epoch_length: length of one epoch in the unit of `asha.grace` (epochs, updates or hours of audio).
+    """
     places = Rungs(settings).places(settings.epochs * epoch_length)
     return sorted({math.ceil(place / epoch_length) for place in places.values()} - {settings.epochs})
 
 
 def random_proposals(space: Space, feasibility: Feasibility) -> list[Proposal]:
-    """The feasible ones of `PROPOSALS` random proposals.
+    """Feasible proposals among `PROPOSALS` random ones.
 
     Raises:
-        InputError: none is feasible.
+        InputError: no proposal is feasible.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.settings.seed))
     found = [feasibility(space.propose(study.ask())) for _ in range(PROPOSALS)]
@@ -174,8 +177,8 @@ def profile_each(
 ) -> list[tuple[Workload, Profile]]:
     """Profiles each workload's configuration in a process of its own.
 
-    One follows the other, so that no more memory is needed than for one trial. Only where trials share a GPU do all
-    run at once, since they slow each other down as trials will.
+    Processes run one at a time, to need no more memory than one trial. Only if trials share a GPU, all run at once,
+    because trials of the sweep will slow each other down in the same way.
 
     Raises:
         InputError: a configuration could not be trained.
@@ -205,11 +208,11 @@ def profile_each(
 def trial_cost(
     workload: Workload, profiles: Sequence[tuple[Workload, Profile]], settings: Settings, workers: int
 ) -> TrialCost:
-    """Expected wall time of a trial; each figure of its profile is interpolated by the operations of a batch.
+    """Expected wall time of a trial, interpolated between profiles by the floating-point operations of a batch.
 
     Args:
-        profiles: by rising number of operations.
-        workers: number of workers, which share training and validation.
+        profiles: profiled workloads, the one with the fewest operations first.
+        workers: number of workers of a trial, which share training and validation.
     """
 
     def figure(name: str) -> float:
@@ -228,10 +231,10 @@ def expense(
     workers: int,
     concurrency: int,
 ) -> Expense:
-    """Mean times of simulated sweeps, and the most memory and disk that a sweep holds at one time.
+    """Expected cost of a sweep: mean times of the simulated sweeps, and peak memory and disk space.
 
-    On disk are the checkpoints of unfinished trials, of each of the best finished ones a model, and the best model in
-    two more places: its directory and MLflow's artifact.
+    The disk holds the checkpoints of unfinished trials, the models of the best finished trials, and two more copies of
+    the best model: its directory and MLflow's artifact.
     """
     low, high = profiles[0][1], profiles[-1][1]
     trials = len(simulations[0].lengths)

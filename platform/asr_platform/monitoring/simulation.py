@@ -1,4 +1,4 @@
-"""Simulation of a sweep: trials of known cost and random quality under the sweep's own early stopping."""
+"""Simulation of a sweep: trials of known cost and random quality, pruned by the sweep's settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TrialCost:
     """Wall time of a full trial.
 
     Args:
-        start: seconds outside epochs: starting processes, reporting, ending.
+        start: seconds outside epochs, such as the start of processes.
         epochs: seconds of each epoch.
         warmup: share of the trial (0 to 1) in which the learning rate rises.
     """
@@ -33,8 +33,8 @@ class Simulation:
 
     Args:
         wall: seconds from the first trial's start to the last trial's end.
-        trained: seconds of all epochs, over all trials.
-        lengths: epochs that each trial was trained.
+        trained: sum of the seconds of all epochs of all trials.
+        lengths: number of epochs for which each trial was trained.
     """
 
     wall: float
@@ -50,16 +50,16 @@ def simulate(
     epoch_length: float = 1.0,
     plateau: bool = True,
 ) -> Simulation:
-    """Simulates a sweep that starts `trials` in order, `concurrency` at a time, and stops them by `Rungs`.
+    """Simulates a sweep that runs `trials` in order, `concurrency` at a time, and prunes them with `Rungs`.
 
-    Each trial has one quality, uniform between 0 and 1, as its metric in every epoch.
+    Each trial has a quality, a uniform random number from 0 to 1, which is its metric after every epoch.
 
     Args:
-        epoch_length: length of an epoch in the unit of ASHA's grace.
-        plateau: whether a trial's CER stays on the plateau (`asha.plateau`) for a time drawn uniformly from the first
-            half of the trial; else no trial is ever on it.
+        epoch_length: length of an epoch in the unit of `asha.grace` (epochs, updates or hours of audio).
+        plateau: whether each trial begins on the plateau (`asha.plateau`), and leaves it at an epoch that is uniform
+            over the first half of the trial; else no trial is ever on the plateau.
     """
-    # Quality is given as CTC's CER, so that val_cer is free to say whether a trial is on the plateau.
+    # Rungs compare the quality, given as val_ctc_cer, so that val_cer can tell whether a trial is on the plateau.
     asha = settings.asha.model_copy(update={"metric": "val_ctc_cer"})
     rungs = Rungs(settings.model_copy(update={"asha": asha}))
     quality = random.random(len(trials))

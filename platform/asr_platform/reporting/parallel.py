@@ -1,7 +1,7 @@
 """Parallel coordinates of the report: every trial as a line across one horizontal scale per key.
 
-Plotly's and Optuna's have their scales side by side, too many for a phone or paper, and Optuna's mixes up the order of
-the trials if choices are numbers.
+Plotly's and Optuna's figures place the scales side by side, too many for a phone or paper; and Optuna's figure mixes
+up the order of trials if choices are numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WITHOUT = 0.24  # share of a scale's width left of its values, where trials with
 
 
 def parallel_coordinates(data: ReportData) -> Figure | str:
-    """Values of all trials, and what the best have in common."""
+    """Figure with the values of all trials, and a sentence on what the best trials have in common."""
     keys = keys_of(data.measured)
     if len(data.measured) < 2 or not keys:
         why = "fewer than two trials have finished an epoch, or nothing varied"
@@ -50,7 +50,7 @@ def parallel_coordinates(data: ReportData) -> Figure | str:
 
 
 def _in_common(data: ReportData, keys: Sequence[str]) -> str:
-    """Sentence on the values that all of the best trials have, and not all of the others."""
+    """Sentence that names the values common to all of the best trials, but not to all other trials."""
     top = [data.measured[0], *data.tied] if data.tied else data.measured[:TOP]
     rest = [trial for trial in data.measured if trial not in top]
     if len(top) < 2 or not rest:
@@ -73,7 +73,7 @@ def draw_parallel_coordinates(
     """Values of the trials from the lowest CER (or perplexity), dark, to the highest; the best trial is orange.
 
     Args:
-        distributions: of the space's keys; the fitted width has none.
+        distributions: distributions of the searched keys; the width that fills the budget has none.
     """
     trials = ranked(measured)[::-1]  # the best on top of the others
     scales = _scales(trials, distributions)
@@ -108,7 +108,7 @@ def draw_parallel_coordinates(
 
 
 def _scales(trials: Sequence[TrialRecord], distributions: Mapping[str, BaseDistribution]) -> list[Scale]:
-    """Scale of the ranking metric, then those of all keys that a trial has."""
+    """Scales (axes of the plot): the ranking metric first, then each key that has a value in any trial."""
     values: list[Any] = [shown_value(trial.best or {}) for trial in trials]
     suffix = "%" if ranking_metric(trials) == "val_cer" else ""
     ranking = FloatDistribution(min(values), max(values), log=True)
@@ -127,9 +127,9 @@ class Scale:
     """Horizontal scale of one key.
 
     Args:
-        ticks: positions, as shares of the width, and their labels.
-        shares: positions of the trials.
-        texts: values of the trials.
+        ticks: positions (0 to 1 of the width) and their labels.
+        shares: position of each trial (0 to 1 of the width).
+        texts: value of each trial, as text.
     """
 
     name: str
@@ -139,7 +139,12 @@ class Scale:
 
     @classmethod
     def of(cls, name: str, distribution: BaseDistribution, values: Sequence[Any], suffix: str = "") -> Scale:
-        """Scale over all values that a key can have; trials whose value is `MISSING` lie left of them."""
+        """Scale (axis of the plot) over all values that a key can have.
+
+        Args:
+            values: value of the key in each trial; trials with `MISSING` are drawn left of all values.
+            suffix: text after each value in a label, such as "%".
+        """
         ticks = _ticks(distribution)
         number: Callable[[Any], float] = math.log if getattr(distribution, "log", False) else float
         if isinstance(distribution, CategoricalDistribution):
@@ -162,7 +167,7 @@ class Scale:
 
 
 def _ticks(distribution: BaseDistribution) -> list[Any]:
-    """Values that a scale names, from the left to the right."""
+    """Values with a label on the scale, from left to right."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution)

@@ -28,8 +28,8 @@ class Cause:
     Args:
         words: description.
         remedy: a phrase that continues "try".
-        whose: `configuration`: the trial has failed and would fail again; `machine`: it lost a process and can continue
-            from its checkpoint; `sweep`: every trial would fail, so the sweep stops, and the trial continues with it.
+        whose: `configuration`: the trial would fail again; `machine`: the trial has lost a process, and can continue
+            from its checkpoint; `sweep`: every trial would fail, so the sweep stops until it is resumed.
     """
 
     words: str
@@ -112,22 +112,22 @@ def diagnose(reason: str) -> Cause | None:
 
 
 def blame(reason: str) -> Whose:
-    """What has to change before the trial can continue; the configuration, if the cause is unknown."""
+    """What has to change before the trial can continue (`Cause.whose`); the configuration if the cause is unknown."""
     cause = diagnose(reason)
     return cause.whose if cause else "configuration"
 
 
 class Streak:
-    """Detects that one trial after the other ends with the same failure, so that the sweep is at fault.
+    """Detects that successive trials fail for the same reason, so that the sweep should stop.
 
-    Divergence counts only while no trial has ended well, since a search has to find out which configurations diverge.
+    Divergence counts only until a trial is complete or pruned, since some configurations of a search may diverge.
     """
 
     def __init__(self) -> None:
         self.kind, self.numbers = "", list[int]()
 
     def add(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> str:
-        """Adds a trial that has ended; returns the failure in words once `IN_A_ROW` trials had the same, else "".
+        """Adds a trial that has ended; returns the failure in words if the last `IN_A_ROW` trials have it, else "".
 
         Args:
             trials: all trials of the sweep.
@@ -148,11 +148,11 @@ class Streak:
 
 
 def reason_in(pickled: str | None, printed: str | None) -> str:
-    """The line to record for a failure, from the files that Ray Tune writes.
+    """Reason of a failure in one line, from the files that Ray Tune writes.
 
     Args:
-        pickled: file of the pickled error, which Tune writes for some types of errors only.
-        printed: file of the error's text.
+        pickled: path of the file with the pickled error; None if Tune has not written it.
+        printed: path of the file with the error's text; None if Tune has not written it.
     """
     try:
         with open(pickled or "", "rb") as file:
@@ -162,16 +162,16 @@ def reason_in(pickled: str | None, printed: str | None) -> str:
 
 
 def _reason_of_text(file: Path) -> str:
-    """One line from the text of an error: the end of a traceback, or the whole of a message."""
+    """Reason of a failure in one line, from a file with a traceback (its last line) or a message (all of it)."""
     _, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")  # the first says when
     words = [" ".join(line.split()) for line in lines if line.strip()] or [UNKNOWN]
     return (words[-1] if "ray::" in words[0] else " ".join(words))[:LONGEST_REASON]
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, `Type: message`, without Ray's wrappers.
+    """Reason of a failure in one line, `Type: message`, without Ray's wrapper exceptions.
 
-    Of the errors of several workers, the one whose cause comes first in `KNOWN`, else the first worker's.
+    If several workers have errors, the error whose cause comes first in `KNOWN` counts, else the first worker's.
     """
     from asr_platform.compat.ray import root_errors  # imports Ray, which only a sweep needs
 
@@ -185,9 +185,9 @@ def explained(cause: Cause | None, log: Path | None, lines: Sequence[str], elsew
     """Lines that explain a failure: its cause, a remedy, and the end of the trial's log.
 
     Args:
-        log: the trial's log, if there is one.
-        lines: the last lines of `log`.
-        elsewhere: folder of Ray's logs.
+        log: path of the trial's log; None if there is none.
+        lines: last lines of `log`.
+        elsewhere: folder of Ray's logs, named if there is no log.
     """
     found = [f"cause: {cause.words}", f"try:   {cause.remedy}"] if cause else []
     if log is None:

@@ -1,6 +1,7 @@
-"""Copies of the ledger: each sweep has one of its own study in its folder, and a damaged ledger is restored from them.
+"""Copies of the ledger, from which a damaged ledger is restored.
 
-A copy is an Optuna database with one study. Updating it costs only the changes: trials that have ended are copied once.
+Each sweep's folder has an Optuna database with the sweep's study. An update copies only what has changed: trials that
+have ended are copied once.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 def keep_copy(home: Home, name: str) -> None:
     """Copies the changes of a sweep's study since the last call into the sweep's copy, in one transaction.
 
-    Called by the holder of the sweep's lock, from one thread at a time; it may be killed at any moment. A copy that is
-    missing, damaged, or of an earlier sweep with this name is made anew.
+    The caller must hold the sweep's lock and call from one thread at a time; it may be killed at any moment. A copy
+    that is missing, damaged, or of an earlier sweep with this name is made anew.
 
     Raises:
         LedgerError: the ledger or the copy cannot be read or written; the copy stays as it was.
@@ -48,7 +49,7 @@ def keep_copy(home: Home, name: str) -> None:
     except sqlite3.DatabaseError as error:
         failure = explained(ledger, error)
         if copy.exists() and failure and not isinstance(failure, DamagedLedgerError):
-            raise failure from None  # such as a full disk, which a new copy would meet as well
+            raise failure from None  # such as a full disk: a new copy would fail too
     partial = copy.with_name(f".{COPY}.partial")
     try:
         partial.unlink(missing_ok=True)  # of a process that was killed here
@@ -66,7 +67,7 @@ def keep_copy(home: Home, name: str) -> None:
 class CopyKeeper(Callback):
     """Updates a sweep's copy when a run starts, and whenever a trial starts or ends.
 
-    Epochs recorded since then are also in the trials' checkpoints, from which they are reported again.
+    Epochs recorded between updates are also in the trials' checkpoints, and are reported from there if a copy is used.
     """
 
     def __init__(self, home: Home, name: str) -> None:
@@ -85,14 +86,14 @@ class CopyKeeper(Callback):
 def restore(home: Home) -> list[str]:
     """Moves a damaged ledger aside and rebuilds it from the sweeps' copies.
 
-    Sweeps without a copy are taken from the damaged ledger where they can be read. A sound ledger is left alone.
+    Sweeps without a copy are taken from the damaged ledger if they can be read. A sound ledger is left alone.
 
     Returns:
         A description of each step.
 
     Raises:
         RunningError: a sweep of the home is running.
-        LedgerError: it cannot be written.
+        LedgerError: the ledger cannot be written.
     """
     ledger = home.path / STUDIES
     if is_sound(home):
@@ -116,10 +117,10 @@ def restore(home: Home) -> list[str]:
 
 
 def is_sound(home: Home) -> bool:
-    """Whether everything in the ledger can be read; True where there is no ledger.
+    """Whether everything in the ledger can be read; True if there is no ledger.
 
     Raises:
-        LedgerError: it is locked, or its disk fails.
+        LedgerError: the ledger is locked, or its disk fails.
     """
     try:
         home.check()
@@ -133,7 +134,7 @@ def is_sound(home: Home) -> bool:
 
 
 def _fill(fresh: Path, home: Home) -> tuple[list[str], list[str]]:
-    """Copies all sweeps into an empty ledger, in the order of their start; returns descriptions and the names."""
+    """Copies all sweeps into an empty ledger, in the order of their start; returns a line for each, and their names."""
     sources = [(copy, "its copy") for copy in home.copies()]
     sources += [(damaged, "the damaged ledger") for damaged in [home.path / STUDIES] if damaged.exists()]
     found: dict[str, tuple[int, Path, str]] = {}
@@ -150,7 +151,7 @@ def _fill(fresh: Path, home: Home) -> tuple[list[str], list[str]]:
 
 
 def _readable(source: Path) -> Iterator[tuple[str, int]]:
-    """Names and study ids of the sweeps in a database of which everything can be read."""
+    """Names and study ids of the sweeps in a database that can be read completely."""
     studies: list[tuple[str, int]] = []
     with suppress(sqlite3.Error), closing(connect(source)) as database:
         studies = database.execute("SELECT study_name, study_id FROM studies").fetchall()
@@ -163,21 +164,21 @@ def _readable(source: Path) -> Iterator[tuple[str, int]]:
 
 
 def _move_aside(ledger: Path) -> Path | None:
-    """Renames a damaged database and the journal of its last write; returns the new path, None without a database."""
+    """Renames a damaged database and its journal; returns the new path, or None if there is no database."""
     if not ledger.exists():
         return None
     number = 1
     while (aside := ledger.with_name(f"{ledger.name}.damaged-{number}")).exists():
         number += 1
     os.rename(ledger, aside)
-    with suppress(FileNotFoundError):  # SQLite would apply it to whatever has the ledger's name
+    with suppress(FileNotFoundError):  # SQLite would apply the journal to the new ledger
         os.rename(f"{ledger}-journal", f"{aside}-journal")
     return aside
 
 
 @contextmanager
 def _transaction(target: Path, source: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction on an existing database; the tables of the other one are in the schema `source`."""
+    """A transaction on the database `target`, with the database `source` attached as the schema `source`."""
     with closing(connect(target)) as database:
         database.execute("ATTACH DATABASE ? AS source", (f"{source.resolve().as_uri()}?mode=rw",))
         database.execute("BEGIN")
@@ -191,7 +192,7 @@ def _transaction(target: Path, source: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _create_tables(database: sqlite3.Connection) -> None:
-    """Creates the source's tables and indexes, and copies the versions of its schema."""
+    """Creates the tables and indexes of the schema `source`, and copies the versions of the schema."""
     for (statement,) in database.execute("SELECT sql FROM source.sqlite_master WHERE sql IS NOT NULL").fetchall():
         database.execute(statement)
     for table in VERSION_TABLES:
@@ -199,7 +200,7 @@ def _create_tables(database: sqlite3.Connection) -> None:
 
 
 def _is_copy(database: sqlite3.Connection, name: str) -> bool:
-    """Whether the target has the source's study of this name, and no other study."""
+    """Whether the database holds the ledger's study `name`, and no other study."""
     query = (
         "SELECT studies.study_id, value_json FROM {0}.studies JOIN {0}.study_user_attributes AS notes "
         "ON notes.study_id = studies.study_id WHERE key = ? AND study_name = ?"
@@ -209,7 +210,7 @@ def _is_copy(database: sqlite3.Connection, name: str) -> bool:
 
 
 def _update(database: sqlite3.Connection, name: str) -> None:
-    """Copies a study from the source, with all trials except those that had ended when they were copied before."""
+    """Copies the study `name` from the schema `source`; trials that had ended at the last copy are skipped."""
     found = database.execute("SELECT study_id FROM source.studies WHERE study_name = ?", (name,)).fetchone()
     if found is None:
         raise sqlite3.DatabaseError(f"no sweep {name} in it")

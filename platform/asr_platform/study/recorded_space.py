@@ -12,28 +12,28 @@ from search_spaces.space import Space
 
 
 def recorded_space(about: dict[str, Any]) -> Space:
-    """The space of a sweep: the one it was started with, or a wider one since."""
+    """Current space of a sweep: the space of its start, or a wider space given at a later resume."""
     return written_space(about).with_epochs(about["epochs"])
 
 
 def written_space(about: dict[str, Any]) -> Space:
-    """The space as its file says, although the sweep may have been started with another number of epochs."""
+    """Current space of a sweep as its file has it; `--epochs` at the start of the sweep is not applied."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # a record keeps the key names of its time
         return parse_space(about["space"], about["source"], Path(about.get("folder", Path.cwd())))
 
 
 def with_recorded_epochs(about: dict[str, Any], wider: Space) -> Space:
-    """A wider space with the sweep's number of epochs, unless its file asks for another number than before."""
+    """`wider` with the sweep's number of epochs, unless the space file's number has changed since the start."""
     unchanged = wider.settings.epochs == written_space(about).settings.epochs
     return wider.with_epochs(about["epochs"]) if unchanged else wider
 
 
 def changed_trials(about: dict[str, Any], wider: Space) -> int | None:
-    """The number of trials that a wider space asks for; None if it asks for as many as before."""
+    """Number of trials in `wider`; None if the sweep's current space file has an equal number."""
     return wider.settings.trials if wider.settings.trials != written_space(about).settings.trials else None
 
 
 def recorded_limits(about: dict[str, Any]) -> Limits:
-    """The spending limits that a sweep was given last."""
+    """Current spending limits of a sweep."""
     return Limits.model_validate(about.get("limits", {}))

@@ -1,6 +1,6 @@
-"""The register of metrics: what training reports after each epoch, with unit and name in MLflow.
+"""The register of metrics that training reports after each epoch, with their units and names in MLflow.
 
-A new metric of an epoch gets one line here. A test trains a model of each kind, and fails where a metric has none.
+A new metric needs one line here. A test trains a model of each kind, and fails if a reported metric has no line.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ class Metric(NamedTuple):
     """How a metric is logged.
 
     Args:
-        name: in MLflow, which shows metrics with one prefix together.
-        unit: of the value.
-        best: name of a second metric, logged only at epochs that are the best so far; empty: there is none. A name that
-            ends in `_percent` gets a fraction as a percentage with three decimals: MLflow's tables show every digit,
-            and its charts three decimals.
+        name: name in MLflow, which groups metrics by prefix.
+        unit: unit of the value.
+        best: name of a second metric that is logged after each epoch that is the best so far; empty: none. With the
+            suffix `_percent`, a fraction is logged as a percentage.
     """
 
     name: str
@@ -30,7 +29,7 @@ class Metric(NamedTuple):
     best: str = ""
 
     def best_value(self, value: float) -> float:
-        """A value as it is logged under the name `best`."""
+        """Value to log under the name `best`; percentages have three decimals, as MLflow's tables show every digit."""
         return round(100 * value, 3) if self.best.endswith("_percent") else float(value)
 
 
@@ -69,10 +68,10 @@ METRICS: Mapping[str, Metric] = {
 
 
 def logged_metrics(curve: Sequence[Mapping[str, Any]]) -> Iterator[LoggedMetric]:
-    """All metrics of a trial's epochs as MLflow gets them, in the order of logging.
+    """All metrics of a trial's epochs as (name, epoch, value), in the order of logging.
 
-    Where runs are compared, MLflow's pages begin with the metric that was logged first: so an epoch's metrics of the
-    best epoch (`Metric.best`) come before the others. A key that is not in METRICS is logged under its own name.
+    MLflow's page that compares runs begins with the metric that was logged first, so metrics named by `Metric.best`
+    come before the others. A key that is not in METRICS is logged under its own name.
     """
     best = float("inf")
     for row in curve:
@@ -86,7 +85,7 @@ def logged_metrics(curve: Sequence[Mapping[str, Any]]) -> Iterator[LoggedMetric]
 
 
 def best_metrics(row: Mapping[str, Any]) -> Iterator[LoggedMetric]:
-    """The metrics of a best epoch under their names `Metric.best`."""
+    """Metrics of an epoch that is the best so far, under their names `Metric.best`."""
     for key, metric in METRICS.items():
         if metric.best and key in row:
             yield metric.best, int(row["epoch"]), metric.best_value(row[key])

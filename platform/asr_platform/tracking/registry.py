@@ -1,8 +1,8 @@
 """MLflow's model registry: the best models of sweeps, under the sweeps' names.
 
-A sweep has one registered model, with a version for each best model with which a run of the sweep ended. The alias
-`champion` names the best version. A sweep of that name in another home may write to the same store: its model becomes a
-further version, and gets the alias if it is better in the same validation.
+A sweep has one registered model. Each run of the sweep that ends with a new best model adds a version, and the alias
+`champion` names the best version. A sweep with the same name in another home adds versions to the same registered
+model if it uses the same store; its version becomes champion if it is better in the same validation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainables.inference.model_directory import copy_model, read_info
 
 IDENTITY = ("ledger", "trial", "epoch")  # tags that identify a model
 VALIDATION = ("corpus_hash", "split")  # tags that must be equal for CERs to be compared
-MOST_CHARACTERS = 5000  # of a description: the length of a column of MLflow's tables
+MOST_CHARACTERS = 5000  # length of a description that MLflow's database takes
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class BestModel:
     """A sweep's best model, to be registered.
 
     Args:
-        name: of the sweep.
-        folder: the model directory, with the model card.
-        tags: IDENTITY, VALIDATION, the number of parameters and the objective's value.
-        params: values of the varied keys.
+        name: name of the sweep.
+        folder: model directory, with the model card.
+        tags: the tags IDENTITY and VALIDATION, the number of parameters and the objective's value.
+        params: values of the searched keys.
     """
 
     name: str
@@ -52,7 +52,12 @@ class BestModel:
 
     @classmethod
     def of(cls, ledger: Ledger, best: TrialRecord, folder: Path) -> BestModel:
-        """The best model of a sweep, from the trial that it comes from, which has finished an epoch."""
+        """Best model of a sweep.
+
+        Args:
+            best: trial that trained the model; it must have a finished epoch.
+            folder: model directory.
+        """
         row = next((row for row in best.curve if row["checkpoint"] == best.model), best.best)
         assert row is not None
         errors = UtteranceErrors.load(folder / ERRORS)
@@ -68,7 +73,7 @@ class BestModel:
         return cls(ledger.name, folder, {key: str(value) for key, value in tags.items()}, best.params)
 
     def has(self, tags: Mapping[str, str]) -> bool:
-        """Whether these are the tags of this model as a version or logged model."""
+        """Whether `tags` of an MLflow model version or logged model identify it as this model."""
         return all(tags.get(key) == self.tags[key] for key in IDENTITY)
 
 
@@ -77,7 +82,7 @@ class Registered:
     """A registered model's version.
 
     Args:
-        kept: why another version stays the champion, in words; empty where this version is the champion.
+        kept: reason why another version stays the champion; empty if this version is the champion.
     """
 
     name: str
@@ -86,7 +91,7 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """Name of the version, as commands take it for MODEL."""
+        """Address of the version for the argument MODEL of commands."""
         return f"models:/{self.name}/{self.version}" if self.kept else f"models:/{self.name}@{CHAMPION}"
 
 
@@ -97,12 +102,12 @@ class Registry:
         self.client = client
 
     def register(self, model: BestModel, run_id: str) -> Registered:
-        """Makes a version of the model if there is none, and sets the alias `champion` to it if no other is better.
+        """Registers the model as a version, and gives it the alias `champion` if no version is better.
 
-        It may be repeated after a kill at any moment.
+        Registering a model again is safe, and completes what a killed process has begun.
 
         Args:
-            run_id: of the sweep's run.
+            run_id: id of the sweep's run.
         """
         if not self.client.search_registered_models(f"name='{model.name}'"):
             self.client.create_registered_model(model.name, description=f"Best models of the sweep {model.name}.")
@@ -125,7 +130,7 @@ class Registry:
         return not own and not any(model.has(one.tags) for one in versions)
 
     def _describe(self, model: BestModel, version: ModelVersion) -> None:
-        """Describes a version by the latest model card, unless somebody has written a description."""
+        """Updates a version's description with the model card, unless a user has edited the description."""
         card = model.folder / CARD
         if card.is_file() and (not version.description or version.description.startswith(HEAD.format(model.name))):
             text = card.read_text(encoding="utf-8")[:MOST_CHARACTERS]
@@ -151,7 +156,7 @@ class Registry:
         return version
 
     def _logged(self, model: BestModel, run_id: str) -> LoggedModel:
-        """The model among the logged models of the sweep's run, uploaded if it is missing."""
+        """Logged model of the sweep's run for this model; uploads the model if it is missing."""
         experiment = self.client.get_run(run_id).info.experiment_id
         for found in self.client.search_logged_models([experiment], f"source_run_id='{run_id}'"):
             if found.status == LoggedModelStatus.READY and model.has(found.tags):
@@ -176,7 +181,11 @@ class Registry:
 
 
 def undefeated(champion: Mapping[str, str], tags: Mapping[str, str]) -> str:
-    """Why a champion stays before a new model, in words; empty where it does not. Both are given by their tags."""
+    """Reason why a champion stays instead of a new model; empty if the new model replaces it.
+
+    Args:
+        champion, tags: tags of the champion and of the new model.
+    """
     key = objective(tags)
     if key not in champion or any(champion.get(name) != tags[name] for name in VALIDATION):
         return "which was validated on something else"

@@ -33,9 +33,9 @@ GIVE_DIRECTORY = "Give the model's directory."
 
 
 def resolve_model(home: Path, model: str) -> Path:
-    """The model directory that a command's argument MODEL means; files of a server are downloaded once.
+    """Model directory for the argument MODEL of a command; files on a server are downloaded once.
 
-    A name is looked for in the store of $MLFLOW_TRACKING_URI, then in the stores of the home's sweeps.
+    Names are searched in the store of $MLFLOW_TRACKING_URI, then in the stores of the home's sweeps.
 
     Args:
         home: folder of the sweeps; downloads are kept in its folder `downloads`.
@@ -64,13 +64,13 @@ def resolve_model(home: Path, model: str) -> Path:
 
 
 def registered_language_model(model: Path) -> Path | None:
-    """The language model's directory that was registered together with the model directory `model`, if any."""
+    """Directory of the language model that was registered together with the model directory `model`, if any."""
     language_model = model.with_name(LANGUAGE_MODEL)
     return language_model if model.with_name(MLMODEL).is_file() and language_model.is_dir() else None
 
 
 def _stores(home: Home, named: str | None, model: str) -> Iterator[str]:
-    """Addresses of stores, each once: the named one, the one of the sweep called as the model, then the latest."""
+    """Addresses of MLflow stores to search, each once: `named`, the store of the sweep named in `model`, the others."""
     yield from [named] if named else []
     seen = {named}
     sweep = model.partition(":/")[2].strip("/").partition("/")[0].partition("@")[0]
@@ -82,7 +82,7 @@ def _stores(home: Home, named: str | None, model: str) -> Iterator[str]:
 
 
 def _ledgers(home: Home, first: str = "") -> Iterator[Ledger]:
-    """Ledgers of a home: of the sweep `first`, then of the others, the latest first."""
+    """Ledgers of a home: first the ledger of the sweep `first`, then the others from the latest to the oldest."""
     from asr_platform.study.ledger import Ledger
 
     if home.begun:
@@ -91,10 +91,13 @@ def _ledgers(home: Home, first: str = "") -> Iterator[Ledger]:
 
 
 def _find(home: Home, store: str, model: str) -> Path:
-    """The model directory in one store.
+    """Finds a model in the MLflow store at the address `store`, and returns its directory on this machine.
+
+    Args:
+        model: `models:/...` or `runs:/...`, as `resolve_model` takes it.
 
     Raises:
-        InputError: the store does not have it, or cannot be read, or the files are on another machine.
+        InputError: the store does not have the model or cannot be read, or the files are on another machine.
     """
     from asr_platform.tracking.store import FAILURES, one_line, open_client
     from trainables.inference.model_directory import CONFIG
@@ -123,7 +126,11 @@ def _find(home: Home, store: str, model: str) -> Path:
 
 
 def _of_version(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
-    """Address of a registered model's artifacts, by `NAME/VERSION`, `NAME@ALIAS` or a model's id; folder in them."""
+    """Address of a registered model's artifacts, and the name of the model directory in them.
+
+    Args:
+        name: `NAME/VERSION`, `NAME@ALIAS` or the id of a logged model.
+    """
     model, _, version = name.partition("/")
     if version == "latest":
         found = client.search_model_versions(f"name='{model}'")
@@ -137,9 +144,12 @@ def _of_version(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
 
 
 def _of_run(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
-    """Address of the artifacts with a run's model directory, by `ID` or `ID/PATH`, and the folder in them.
+    """Address of the artifacts with a run's model, and the path of the model directory in them.
 
-    It is looked for among the run's models, then its artifacts, then, by `ID` of a trial, in the sweep's folder.
+    The run's logged models are searched first, then its artifacts, then the folder of the trial.
+
+    Args:
+        name: `ID` of the run, or `ID/PATH`.
     """
     run_id, _, path = name.partition("/")
     run, name = client.get_run(run_id), path or MODEL
@@ -153,7 +163,7 @@ def _of_run(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
 
 
 def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
-    """The model directory of the best epoch of a trial, by the trial's run."""
+    """Model directory of the trial that is logged in this run."""
     from asr_platform.tracking.runs import LEDGER, PARENT
 
     parent = run.data.tags.get(PARENT)
@@ -170,7 +180,7 @@ def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
 
 
 def _local(home: Home, store: str, address: str) -> Path:
-    """Path of artifacts on this machine; those of a server or a bucket are downloaded."""
+    """Path of artifacts on this machine; artifacts on a server or in a bucket are downloaded."""
     from mlflow.artifacts import download_artifacts
 
     parts = urlparse(address)

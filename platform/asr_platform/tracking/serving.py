@@ -1,4 +1,4 @@
-"""The code of a registered model: recordings become texts; texts, for a language model, their perplexities.
+"""The code of a registered model, which transcribes recordings, or (language model) computes perplexities of texts.
 
 Each registered model has a copy of this file (MLflow's "models from code") beside the model directory and a copy of
 `trainables`, and MLflow runs that copy. Nothing is unpickled, and the platform need not be installed.
@@ -40,9 +40,9 @@ SERVER = "mlflow.pyfunc.scoring_server.app"  # the module that loads the model w
 
 
 class RefusedError(MlflowException):
-    """A RequestError for MLflow's server, which answers with its status and reason.
+    """A RequestError in the form that MLflow's server answers with status and reason.
 
-    MLflow's own answer would repeat the input before the reason.
+    MLflow's answer to other errors repeats the input.
     """
 
     def __init__(self, error: RequestError) -> None:
@@ -72,7 +72,7 @@ class Served(PythonModel):
         self.answer = kind(folder, device, limits)
 
     def predict(self, model_input: pd.DataFrame) -> list[Any]:
-        """An answer to each value of the first column, in order."""
+        """Answers for the values of the first column, in order: texts of recordings, or perplexities of texts."""
         try:
             return self.answer(model_input.iloc[:, 0].tolist(), time.monotonic() + self.seconds)
         except LateError:
@@ -82,7 +82,7 @@ class Served(PythonModel):
 
 
 class Texts:
-    """Answers of a recogniser, with the search of its configuration: the texts of `platform transcribe`."""
+    """A served recogniser: returns the text of each recording, as `platform transcribe` does."""
 
     def __init__(self, folder: Path, device: str, limits: RequestLimits) -> None:
         language_model = folder.with_name(LANGUAGE_MODEL)
@@ -92,10 +92,14 @@ class Texts:
         self.limits = limits
 
     def __call__(self, recordings: list[Any], deadline: float) -> list[str]:
-        """The text of each recording: the bytes of an audio file, or base64 of them.
+        """Text of each recording.
+
+        Args:
+            recordings: audio files, as bytes or in base64.
+            deadline: on the clock of `time.monotonic`.
 
         Raises:
-            RequestError: a recording is something else, no readable audio, or beyond the limits.
+            RequestError: a recording is not readable audio, or beyond the limits.
             LateError: the deadline has passed.
         """
         cuts, seconds = [], 0.0
@@ -111,7 +115,7 @@ class Texts:
         return [found.text for found in transcribe_cuts(recognizer, cuts, search=self.search)]
 
     def cut(self, recording: Any, name: str) -> CutRecording:
-        """Cuts an audio file, given as bytes or in base64, into pieces that the model takes at once."""
+        """Cuts an audio file, given as bytes or in base64, into pieces that are transcribed as utterances."""
         content = recording if isinstance(recording, bytes) else decoded(recording, name, self.limits)
         audio = Limits(self.limits.seconds, self.limits.channels, self.limits.rate)
         try:
@@ -122,14 +126,17 @@ class Texts:
 
 
 class Perplexities:
-    """Answers of a language model."""
+    """A served language model: returns the perplexity per character of each text."""
 
     def __init__(self, folder: Path, device: str, limits: RequestLimits) -> None:
         self.model = TextModel.load(folder, device)
         self.limits, self.turns = limits, Turns()
 
     def __call__(self, texts: list[Any], deadline: float) -> list[float]:
-        """The perplexity per character of each text.
+        """Perplexity per character of each text.
+
+        Args:
+            deadline: on the clock of `time.monotonic`.
 
         Raises:
             RequestError: a value is no text, or a text is empty or too long.
@@ -148,10 +155,10 @@ class Perplexities:
 
 
 def decoded(recording: object, name: str, limits: RequestLimits) -> bytes:
-    """The bytes of a text in base64, which may have line breaks.
+    """Bytes of an audio file that is given in base64, with or without line breaks.
 
     Raises:
-        RequestError: it is no base64, or of too many bytes.
+        RequestError: the text is not base64, or the file is larger than the limits allow.
     """
     if not isinstance(recording, str):
         raise RequestError(f"{name}: not an audio file in base64, nor its bytes")
@@ -165,10 +172,10 @@ def decoded(recording: object, name: str, limits: RequestLimits) -> bytes:
 
 
 def guard_server(limits: RequestLimits, seconds: float) -> None:
-    """Puts a `Guard` before the application that MLflow's scoring server makes next.
+    """Wraps the next application of MLflow's scoring server in a `Guard`.
 
-    MLflow (3.17) reads and parses a body before the model sees it, and has no setting for the body's size. So the class
-    of its application is replaced once.
+    MLflow (3.17) parses a request's body before it calls the model, and has no setting for the largest size. So the
+    class of its application is replaced once.
     """
     import fastapi
 

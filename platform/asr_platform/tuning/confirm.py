@@ -1,8 +1,8 @@
-"""Trains the best configurations of a sweep again from other seeds: is the configuration better, or was it luck?
+"""Trains the best configurations of a sweep again from other seeds, to tell better configurations from luck.
 
-The best of many trials is also the luckiest. So the best few are trained at full length from seeds that the sweep has
-not used, and ranked by their means. A confirmation is a sweep of its own, whose space lists these trainings as its
-`start` and has no others: it is recorded, shown and resumed like any sweep.
+The best configurations are trained at full length from seeds that the sweep has not used, and ranked by their means. A
+confirmation is a sweep of its own, whose space lists all its trials under `start`: it is recorded, shown and resumed
+like any sweep.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Candidate:
     """A configuration that is confirmed.
 
     Args:
-        trial: its trial in the sweep.
-        leaves: all values of the configuration by key, without its seed and its number of epochs.
-        active: values of the keys in which the candidates differ and which apply to this one.
-        runs: its trials in the confirmation, one for each seed.
+        trial: trial of the sweep that has the configuration.
+        leaves: all values of the configuration by key, except for the seed and the number of epochs.
+        active: values of the active keys in which the candidates differ.
+        runs: trials of the confirmation with this configuration, one for each seed.
     """
 
     trial: TrialRecord
@@ -54,7 +54,7 @@ class Candidate:
 
     @property
     def values(self) -> list[float]:
-        """The lowest CER (or perplexity) of each complete run."""
+        """Lowest validation CER (or perplexity) of each complete run."""
         return [objective_value(run.best) for run in self.runs if run.state == "complete" and run.best]
 
     @property
@@ -78,7 +78,7 @@ class Confirmation:
     """A finished or interrupted confirmation.
 
     Args:
-        name: name of its own sweep.
+        name: name of the confirmation's sweep.
         seeds: number of seeds of each configuration.
         results: candidates with a complete run before others, then by number of failed runs, then by mean.
     """
@@ -89,7 +89,10 @@ class Confirmation:
     interrupted: bool
 
     def as_tree(self) -> list[dict[str, Any]]:
-        """The results as plain values, best first; `trial` and `params` are those in the sweep, rates are fractions."""
+        """Results of the confirmation as JSON objects, best first; error rates are fractions.
+
+        `trial` and `params` are the number and the values of the confirmed trial.
+        """
         return [
             {
                 "trial": one.trial.number,
@@ -107,13 +110,13 @@ class Confirmation:
 def confirm(
     home: Home, name: str, top: int, seeds: int, decoding: Mapping[str, Any], data: Path | None, display: Display
 ) -> Confirmation:
-    """Confirms a sweep's best configurations, or resumes that; returns the result at once if it is complete.
+    """Starts or resumes the confirmation of a sweep's best configurations; a complete one is only read.
 
     Args:
         top: number of configurations.
         seeds: number of seeds for each.
-        decoding: values for the section `decoding`, which replace those of the configurations.
-        data: present folder of the sweep's corpus; default: its recorded folder.
+        decoding: keys of the configuration's section `decoding` with new values for the validations.
+        data: present folder of the sweep's corpus; default: the recorded folder.
 
     Raises:
         InputError: the sweep does not exist, its corpus is missing or has changed, none of its trials has finished an
@@ -148,7 +151,7 @@ def confirm(
 
 
 def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapping[str, Any]) -> list[Candidate]:
-    """The best `top` different configurations of a sweep, fewer if there are not as many."""
+    """The best `top` configurations of a sweep, or fewer if the sweep has fewer different ones."""
     chosen: list[tuple[TrialRecord, dict[str, Any]]] = []
     for trial in ranked(trials):
         leaves = _leaves(_decoding_with(space.config(trial.params), decoding))
@@ -163,7 +166,7 @@ def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapp
 
 
 def confirmation_space(space: Space, name: str, chosen: list[Candidate], seeds: list[int]) -> Space:
-    """The space of a confirmation of the sweep `name` with this `space`; all its trials are entries of `start`."""
+    """Space of a confirmation of the sweep `name`, which was searched with `space`; `start` lists all trials."""
     choices: dict[str, list[Any]] = {}
     for candidate in chosen:
         for key, value in candidate.active.items():
@@ -180,7 +183,7 @@ def confirmation_space(space: Space, name: str, chosen: list[Candidate], seeds: 
     tree = {
         "base": unflatten(chosen[0].leaves),
         "vary": {**vary, SEED: {"choice": seeds}},
-        # All configurations with the first seed come first, so that an interrupted confirmation can compare them.
+        # All configurations with the first seed come first, so that an interrupted confirmation can rank them.
         "start": [{**candidate.active, SEED: seed} for seed in seeds for candidate in chosen],
         "trials": len(seeds) * len(chosen),
         "epochs": space.settings.epochs,

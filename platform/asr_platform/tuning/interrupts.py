@@ -1,7 +1,7 @@
-"""How a run of a sweep ends before its last trial: by a signal, a spending limit, or a failure of every trial.
+"""Stops a run of a sweep early: after a signal, at a spending limit, or when every trial fails.
 
-Whoever finds a reason to stop tells the run's `Interrupt`. Ray Tune asks it after each step and then ends all trials,
-which stay unfinished in the ledger and continue with --resume.
+Code that finds a reason to stop calls `Interrupt.stop`. Ray Tune asks the interrupt after each step, and then ends all
+trials, which stay unfinished in the ledger and continue with --resume.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from ray import tune
 
 from asr_platform.study.run_record import RunState
 
-# Ctrl-C; the signal of Slurm, containers and systemd; and that of a closed terminal.
+# Ctrl-C; the signal of Slurm, containers and systemd; the signal of a closed terminal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotPickled:
-    """Base of objects given to Ray Tune, which pickles them into a file for a restart of its own that is never used."""
+    """Base of objects that pickle to nothing: Ray Tune pickles its arguments for a way to resume that is not used."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
 
 class Interrupt(NotPickled, tune.Stopper):
-    """Ends the run once anybody has requested it; the first reason counts.
+    """Request to end the run early; the first reason counts.
 
     Attributes:
-        state: how the run ends: `stopped` by a signal, `capped` by a spending limit, `failed`; else `finished`.
-        reason: the limit or the failure in words.
+        state: `stopped` by a signal, `capped` by a spending limit, or `failed`; `finished` without a request.
+        reason: spending limit or failure in words.
     """
 
     def __init__(self) -> None:
@@ -58,10 +58,9 @@ class Interrupt(NotPickled, tune.Stopper):
 
 @contextmanager
 def stop_on_signals() -> Iterator[Interrupt]:
-    """An interrupt that the first Ctrl-C, SIGTERM or SIGHUP in the block stops; the next one raises KeyboardInterrupt.
+    """Yields an interrupt that the first Ctrl-C, SIGTERM or SIGHUP stops; the second raises KeyboardInterrupt.
 
-    A signal that the process ignores (nohup) stays ignored. Outside the main thread, which alone receives signals,
-    nothing changes.
+    Ignored signals (nohup) stay ignored. Signals are only handled if the block is in the main thread.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Decodes audio with FFmpeg into mono samples at 16 kHz, in memory that does not grow with channels or rate."""
+"""Decodes audio with FFmpeg into mono samples at 16 kHz; memory does not grow with the channels or sample rate."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from trainables.errors import InputError
 
 # Formats that hold samples; others could name files and addresses to read.
 FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,mov,matroska"
-LOWEST_RATE = 1_000  # Hz: below, nothing of speech is left, and one sample would become very many
+LOWEST_RATE = 1_000  # Hz: a lower rate keeps nothing of speech, and resampling would multiply its samples
 EXACT_SEEK = ("pcm_", "flac", "vorbis", "opus", "mp3")  # codecs with right times after a seek, by FFmpeg's names
-PREROLL = 1.0  # seconds decoded before a segment: the first ones after a seek are not exact in lossy codecs
+PREROLL = 1.0  # seconds decoded before a segment: in lossy codecs, the first samples after a seek are not exact
 UNREADABLE = "Convert or replace the file (WAV, FLAC, Ogg and MP3 are read)."
-# A manifest's durations are often rounded to hundredths: so much may be missing at a file's end.
+# A manifest's durations are often rounded to hundredths: a segment may exceed the file by so much.
 SEGMENT_TOLERANCE = 0.02  # seconds
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that `read_audio` accepts, checked by the header where that tells, and else while decoding.
+    """Upper limits of `read_audio`, checked with the file's header, or while decoding if the header lacks the value.
 
     Args:
         seconds: duration of the recording.
@@ -60,19 +60,19 @@ def read_audio(
 ) -> Samples:
     """Mono samples (N,) at 16 kHz in [-1, 1] of an audio file, or of a segment of it.
 
-    Channels are averaged; any sample rate is resampled. A file is read until it ends, whatever its header says about
-    its length, and files joined into one are read one after the other. Memory is that of the result.
+    Channels are averaged, and other sample rates are resampled. A file is read to its end, even if its header gives
+    another length, and audio files joined into one are read one after the other. Memory is that of the result.
 
     Args:
         source: a file's path, or its content as a binary file that can seek.
-        offset: seconds from the start.
-        duration: seconds; None: to the end.
-        limits: what to refuse.
-        name: what to call `source` in errors; default: its path.
+        offset: start of the segment in seconds.
+        duration: length of the segment in seconds; None: to the end.
+        limits: upper limits of the file.
+        name: name of `source` in errors; default: its path.
 
     Raises:
         InputError: the file is missing, not audio, empty, truncated, beyond the limits, or shorter than the segment;
-            or it holds samples that are not numbers.
+            or it holds samples that are not finite.
     """
     name = name or str(source)
     collected = bytearray()  # grows in place
@@ -109,7 +109,7 @@ def mono(samples: npt.NDArray[np.floating], rate: int) -> Samples:
 
 
 class _Decoder:
-    """FFmpeg's decoder of one part of a file."""
+    """FFmpeg decoder of one part of a file."""
 
     def __init__(self, container: av.container.InputContainer, part: Part, name: str) -> None:
         self._container, self._name = container, name
@@ -118,14 +118,14 @@ class _Decoder:
         if self._codec == "flac":  # else FFmpeg conceals a damaged frame
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.rate, self.channels = stream.rate, stream.channels
-        # Duration by the header in seconds; 0 where that does not tell.
+        # Duration in the header in seconds; 0 if unknown.
         self.seconds = (container.duration or 0) / av.time_base if part.sized else 0.0
 
     def whole(self) -> Iterator[tuple[int, Samples]]:
-        """Sample rate and mono samples (N,) of each frame.
+        """Yields the sample rate and the mono samples (N,) of each frame.
 
         Raises:
-            InputError: there are none, or fewer than a FLAC header promises.
+            InputError: the part has no samples, or fewer than its FLAC header says.
         """
         count = 0
         for frame in self._frames():
@@ -137,7 +137,7 @@ class _Decoder:
             raise empty(self._name)
 
     def positioned(self, start: int) -> Iterator[tuple[int, Samples]]:
-        """Each frame's mono samples with the number of the first one, from sample number `start` or earlier on."""
+        """Yields frames as (number of the first sample, mono samples), from a frame at or before sample `start` on."""
         position, origin = 0, (self._container.start_time or 0) / av.time_base
         seekable = self._codec.startswith(EXACT_SEEK)
         if seekable:
@@ -160,10 +160,10 @@ class _Decoder:
 
 
 def _mono_samples(frame: av.AudioFrame, name: str) -> Samples:
-    """The mean of a frame's channels, (N,) in [-1, 1].
+    """Mean of a frame's channels, (N,) in [-1, 1].
 
     Raises:
-        InputError: samples that are not finite.
+        InputError: samples are not finite.
     """
     samples = frame.to_ndarray()  # (channels, N), or (1, N * channels) where channels alternate
     if not frame.format.is_planar:
@@ -186,17 +186,17 @@ class _Audio:
     name: str
 
     def whole(self) -> Iterator[Samples]:
-        """All samples of the file at 16 kHz, block by block."""
+        """Yields all samples of the file at 16 kHz in blocks."""
         for part in self.parts:
             with self.decoder(part) as decoder:
                 for rate, frames in groupby(decoder.whole(), key=itemgetter(0)):
                     yield from _at_16_khz((samples for _, samples in frames), rate)
 
     def segment(self, offset: float, duration: float | None) -> Iterator[Samples]:
-        """Samples at 16 kHz of the seconds from `offset` on, block by block.
+        """Yields the samples at 16 kHz of `duration` seconds from second `offset` on, in blocks.
 
         Raises:
-            InputError: the file is shorter, by more than rounding explains, or has nothing there.
+            InputError: the file is shorter by more than `SEGMENT_TOLERANCE`, or has no samples in the segment.
         """
         found = 0
         with self.decoder(self.parts[0]) as decoder:
@@ -252,7 +252,7 @@ class _Audio:
 
 
 def _cut(blocks: Iterable[tuple[int, Samples]], start: int, end: float) -> Iterator[Samples]:
-    """The samples with numbers from `start` up to `end`, from blocks with the number of their first sample."""
+    """Yields the samples numbered `start` to `end` (exclusive) of blocks (number of the first sample, samples)."""
     for position, samples in blocks:
         if position >= end:
             return
@@ -274,7 +274,7 @@ def _opened(source: Path | BinaryIO, limits: Limits, name: str) -> Iterator[_Aud
     """An open audio file.
 
     Raises:
-        InputError: the file is missing or empty, or the system cannot read it, now or later.
+        InputError: the file is missing or empty; or it cannot be opened, or read in the block.
     """
     try:
         if isinstance(source, Path):
@@ -295,7 +295,11 @@ def _opened(source: Path | BinaryIO, limits: Limits, name: str) -> Iterator[_Aud
 
 @lru_cache(maxsize=64)
 def _parts_of(path: Path, name: str, size: int, changed: int) -> list[Part]:
-    """The parts of an audio file, cached: many segments may be read from it, each by a call of its own."""
+    """Parts of an audio file, cached for reading many segments of one file.
+
+    Args:
+        size, changed: size in bytes and time of the last change, which make the cache notice a changed file.
+    """
     with path.open("rb") as file:
         return find_parts(file, name)
 

@@ -89,12 +89,12 @@ def print_confirmation(console: Console, found: Confirmation) -> None:
 
 
 def _value_text(trial: TrialRecord, value: float | None) -> str:
-    """A value of the metric that ranks the trial, as text."""
+    """Value of the trial's ranking metric as text; empty if `value` is None or the trial has no finished epoch."""
     return "" if value is None or trial.best is None else objective_text({objective(trial.best): value})
 
 
 def print_importances(console: Console, found: Importances) -> None:
-    """Prints the importance of each key and its basis, or why it cannot be estimated."""
+    """Prints the importance of each key and the number of trials they are computed from, or why there are none."""
     if found.shares:
         caption = "share of the trials' variance that a key explains alone (fANOVA); the rest is interaction"
         table = Table(box=SIMPLE, caption=caption, caption_justify="left")

@@ -1,7 +1,7 @@
 """Work beside Ray Tune's event loop: plots, MLflow, checkpoint retention.
 
-While the event loop is busy, no trial starts, ends or is stopped. So one thread does the work that takes long or may
-wait for a server, in the order in which it was requested.
+While the event loop is busy, no trial starts, ends or is stopped. So work that takes long or may wait for a server is
+queued, and done by one thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Background:
     """Runs jobs one after the other in a thread.
 
     Args:
-        say: prints a line for the user: each failure once. A failed job ends neither the thread nor the sweep.
+        say: prints a line for the user; called once for each different failure. A failed job does not end the sweep.
 
     Attributes:
         current: description of the running job; empty if there is none.
@@ -33,13 +33,18 @@ class Background:
         self._start()
 
     def do(self, description: str, job: Callable[[], None], key: Hashable = None) -> None:
-        """Requests a job, which replaces a waiting job with the same key."""
+        """Queues a job.
+
+        Args:
+            description: name of the job in messages.
+            key: a waiting job with an equal key is replaced; None: no job is replaced.
+        """
         with self._changed:
             self._jobs[object() if key is None else key] = (description, job)
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Waits until all requested jobs are done."""
+        """Waits until all queued jobs are done."""
         with self._changed:
             while self._jobs or self.current:
                 self._changed.wait(1)  # signals are handled between these waits
@@ -76,7 +81,7 @@ class Background:
 class InBackground(Callback):
     """Calls other callbacks in the background, in their order.
 
-    A call that repeats a waiting one, of the same method for the same trial, replaces it.
+    A call replaces a waiting call of the same method for the same trial.
     """
 
     def __init__(self, background: Background, callbacks: Sequence[Callback]) -> None:
