@@ -1,8 +1,8 @@
-"""Everything that a training run can vary, as one typed tree.
+"""The configuration of a training run, as one typed tree.
 
 The tree defines the configuration file, the keys that a search space may vary (`model.dropout`), the logged
-parameters and their reference: each field has a description with its unit. A value that cannot work is refused when the
-tree is built, before anything is loaded or started. `config_parsing.py` reads it from files.
+parameters, and the reference in `docs/configuration.md`. Invalid values are refused when the tree is built, before
+anything is loaded. `config_parsing.py` reads it from files.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Data(ConfigSection):
         0.0,
         ge=0,
         le=0.9,
-        description="0.1: each utterance plays at 0.9, 1.0 or 1.1 of its speed, drawn every epoch",
+        description="0.1: in each epoch, an utterance has 0.9, 1.0 or 1.1 times its speed, drawn at random",
     )
     text: str | None = Field(
         None,
-        description="more text for a language model: a file of lines or a folder of the course's .npy files",
+        description="more text for a language model: a file (one text a line) or a folder of .npy files",
     )
 
 
 class Features(ConfigSection):
-    """Acoustic features that the encoder sees."""
+    """Preprocessing of the acoustic features."""
 
     normalization: Literal["global_mvn", "cepstral", "none"] = Field(
         "global_mvn",
@@ -88,7 +88,7 @@ class Tokenizer(ConfigSection):
 
 
 class Model(ConfigSection):
-    """Architecture."""
+    """Architecture of the network."""
 
     kind: Literal["encoder_decoder", "language_model"] = Field(
         "encoder_decoder",
@@ -123,7 +123,7 @@ class Model(ConfigSection):
     reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
     conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
     stack_norm: Literal["none", "layer", "rms"] = Field(
-        "none", description="norm of the frames that reduction=stack stacks"
+        "none", description="norm of the stacked frames with reduction=stack"
     )
     embedding_norm: bool = Field(False, description="norm between subsampling and the first encoder layer")
     encoder_positions: Literal["none", "sinusoidal", "rotary", "relative"] = Field(
@@ -174,7 +174,7 @@ class Loss(ConfigSection):
 
 
 class ParameterGroup(ConfigSection):
-    """Parameters with a learning rate and weight decay of their own; a parameter is in the first group that matches."""
+    """Learning rate and weight decay of some parameters; of several matching groups, the first counts."""
 
     pattern: str = Field(min_length=1, description="parameter names, with * and ?: encoder.layers.0.*")
     lr_scale: float = Field(1.0, ge=0, description="multiple of the scheduled learning rate; 0: frozen")
@@ -205,7 +205,7 @@ class Optimizer(ConfigSection):
 
 
 class Pretrained(ConfigSection):
-    """Weights to start from."""
+    """Pretrained weights of the decoder."""
 
     decoder: str | None = Field(None, description="model directory of a language model that initialises the decoder")
     frozen_epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="epochs in which the pretrained weights are frozen")
@@ -219,11 +219,11 @@ class Pretrained(ConfigSection):
 
 
 class Stage(ConfigSection):
-    """A stage of progressive training before the full model is trained; default: the full model's values."""
+    """A stage of progressive training before the full model is trained; default: the run's own values."""
 
     epochs: Epochs = Field(1, description="length of the stage in epochs")
-    encoder_layers: Layers | None = Field(None, description="number of first encoder layers in use")
-    decoder_layers: Layers | None = Field(None, description="number of first decoder layers in use")
+    encoder_layers: Layers | None = Field(None, description="number of encoder layers in use, from the first on")
+    decoder_layers: Layers | None = Field(None, description="number of decoder layers in use, from the first on")
     freeze: tuple[str, ...] = Field((), description="frozen parameters, with * and ?: encoder.layers.0.*")
     dropout: Probability | None = Field(None, description="dropout probability in the stage")
     label_smoothing: Probability | None = Field(None, description="label smoothing in the stage")
@@ -231,7 +231,7 @@ class Stage(ConfigSection):
 
 
 class Training(ConfigSection):
-    """Training loop."""
+    """Length, batches and precision of the training, and averaging of weights."""
 
     epochs: Epochs = Field(20, description="passes over the training split, stages included")
     batch_seconds: float = Field(
@@ -250,13 +250,13 @@ class Training(ConfigSection):
     )
     ema: Probability = Field(
         0.0,
-        description="decay per update of a moving average of the weights, reached gradually; 0: none",
+        description="decay per update of the moving average of the weights, after a gradual rise; 0: no average",
     )
     average: int = Field(
         1,
         ge=1,
         le=1000,
-        description="best epochs whose weights are averaged into the final model, without stages",
+        description="number of best epochs of the full model whose weights are averaged into the final model",
     )
     stages: tuple[Stage, ...] = Field((), description="stages of progressive training before the full model")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of initialisation, batches and augmentation")
@@ -272,7 +272,7 @@ class Training(ConfigSection):
 
 
 class Decoding(ConfigSection):
-    """Search for the text in validation, evaluation and transcription."""
+    """Decoding method in validation, evaluation and transcription."""
 
     method: Literal["greedy", "beam", "ctc", "ctc_beam", "joint"] = Field(
         "greedy",

@@ -23,7 +23,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested mapping of flat keys such as `model.dropout`: the inverse of `flatten`."""
+    """Nested mapping from values by flat key, such as `model.dropout`: the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for key, value in leaves.items():
         *parents, leaf = key.split(".")
@@ -49,7 +49,7 @@ def problems(error: ValidationError, model: type[BaseModel] = Config) -> list[st
 
 
 def known_keys(path: tuple[int | str, ...] = (), model: type[BaseModel] = Config) -> list[str]:
-    """The keys of the section at `path` in a pydantic `model`; empty where there is no such section."""
+    """The keys of the section at `path` in a pydantic `model`; empty if there is no such section."""
     section: Any = model
     for part in path:
         field = section.model_fields.get(part)
@@ -60,13 +60,13 @@ def known_keys(path: tuple[int | str, ...] = (), model: type[BaseModel] = Config
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:
-    """The configuration with the values of a nested mapping.
+    """Configuration from the values of a nested mapping.
 
     Args:
-        source: names the file or place in the error.
+        source: name of the file or place in the error.
 
     Raises:
-        InputError: values that cannot work; the message names the key of each.
+        InputError: values are invalid; the message names the key of each.
     """
     try:
         return Config.model_validate(tree)

@@ -17,7 +17,7 @@ from trainables.errors import InputError
 
 
 def check_decodable(path: Path) -> None:
-    """Raises an InputError for a path with bytes that are not UTF-8, which Arrow and safetensors cannot open."""
+    """Raises InputError if a path is not valid UTF-8: Arrow and safetensors cannot open such paths."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -28,14 +28,13 @@ def check_decodable(path: Path) -> None:
 def replaced(folder: Path) -> Iterator[Path]:
     """Context manager with a new folder that replaces `folder` when the block ends.
 
-    After an exception (on a full disk, say) `folder` is unchanged and the new folder is removed; that of a killed
-    process is removed by the next one. A kill between the two renames at the end leaves the old content at
-    `previous(folder)`.
+    After an exception, `folder` is unchanged and the new folder is removed; the new folder of a killed process is
+    removed by the next call. A kill between the two renames at the end leaves the old content at `previous(folder)`.
     """
     with UnfinishedFolder(folder) as unfinished:
         yield unfinished.path
         if folder.exists():
-            # Not earlier: after a kill, the previous content may be the only whole copy.
+            # Removed last: after a kill, the previous content may be the only whole copy.
             shutil.rmtree(previous(folder), ignore_errors=True)
             os.rename(folder, previous(folder))
         unfinished.finish()
@@ -46,7 +45,7 @@ class UnfinishedFolder:
     """A new folder `.NAME.unfinished-...` beside the path `target`, which `finish` renames it to.
 
     Unfinished folders of killed processes are removed first. A lock on each folder tells whether a process still writes
-    it; where the file system has no such locks (NFS), they are left.
+    it; on file systems without such locks (NFS), unfinished folders are left.
 
     Args:
         target: path of the finished folder; its parent is created if needed.
@@ -129,9 +128,9 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[TextIO]:
-    """Context manager with a new UTF-8 text file that replaces `path` when the block ends.
+    """Context manager with a new UTF-8 text file that replaces `path` when the block ends without an exception.
 
-    Bytes of file names that are not UTF-8 are written as \\udcXX.
+    Undecodable bytes of file names are written as the escape \\udcXX.
 
     Raises:
         InputError: `path` cannot be written, or is a symbolic link, a folder, a device or a pipe.

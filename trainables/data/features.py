@@ -1,8 +1,8 @@
 """Log-mel features of samples, for preparing and transcribing alike.
 
-Two recipes, both from mono float32 samples at 16 kHz to float32 features (T, F):
+Two feature recipes, both from mono float32 samples at 16 kHz to float32 features (T, F):
 
-- `hw4`: the course's features, decibels below each utterance's own peak, 125 frames a second;
+- `hw4`: features of homework 4 of CMU 11-785, decibels below the utterance's peak, 125 frames a second;
 - `kaldi`: Kaldi's filter bank, natural logarithm of the energies, 100 frames a second.
 
 Modules that compute features in worker processes do not import torch: it would take most of a short worker's life.
@@ -33,7 +33,7 @@ HW4_BLOCK = 1024  # frames transformed at once: an hour of audio needs no more m
 
 
 class FeatureRecipe(BaseModel):
-    """How samples become features; recorded in every corpus and model directory."""
+    """Feature-extraction settings (feature recipe), recorded in every corpus and model directory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,7 +75,7 @@ class FeatureRecipe(BaseModel):
 
 
 def hw4_features(samples: Samples, bins: int = 80) -> Frames:
-    """The course's log-mel spectrogram (T, F) in dB, in [-80, 0]; T = 1 + N // 128.
+    """Log-mel spectrogram (T, F) of CMU 11-785's homework 4, in dB from -80 to 0; T = 1 + N // 128.
 
     Equal to librosa's `power_to_db(melspectrogram(y, sr=16000, n_fft=512, hop_length=128,
     n_mels=bins, power=2.0, htk=False, norm='slaney', fmax=8000), ref=max)`: frames centred on

@@ -1,7 +1,7 @@
 """Subsampling in time: from feature frames to the encoder's fewer, wider states.
 
 Every kind takes features (B, T, F) and frames per utterance (B,), and returns states (B, S, D) and states per
-utterance, ceil(L / factor) for L frames. Frames behind an utterance's end never change its states. States are float32,
+utterance, ceil(L / factor) for L frames. Padded frames never change an utterance's states. States are float32,
 as the residual stream is, whatever the precision.
 
 Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, C channels, D model width.
@@ -25,7 +25,7 @@ KERNEL = 5
 
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
-    """The subsampling that the configuration names. A new kind is a name in `config.py` and an entry here."""
+    """Subsampling module for `model.reduction`. A new kind needs a name in `config.py` and an entry here."""
     channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
     first, second = STRIDES[factor]
     kinds: dict[str, Callable[[], nn.Module]] = {
@@ -42,12 +42,12 @@ def make_subsampling(config: Model, num_feats: int) -> nn.Module:
 
 
 def reduced(lengths_B: Tensor, factor: int) -> Tensor:
-    """ceil(length / factor)."""
+    """Lengths after subsampling: ceil(length / factor), (B,)."""
     return (lengths_B + factor - 1) // factor
 
 
 def stacked(x_BTF: Tensor, lengths_B: Tensor, factor: int) -> Tensor:
-    """Neighbouring frames side by side, (B, ceil(T / factor), factor x F); zeros behind each length."""
+    """Stacks of `factor` neighbouring frames, (B, ceil(T / factor), factor x F); frames beyond the length are 0."""
     x_BTF = x_BTF * length_mask(lengths_B, x_BTF.shape[1])[..., None]
     x_BTF = F.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % factor))
     return x_BTF.unflatten(1, (-1, factor)).flatten(2)
@@ -72,8 +72,7 @@ class TwoSteps(nn.Module):
 class GatedConvolution(nn.Module):
     """A 1-d convolution over time with a gate (GLU; Dauphin et al., 2017, arXiv 1612.08083), (B, T, F) -> (B, S, C).
 
-    Frames behind an utterance's end are zeroed first, so that padding looks like the zeros that a convolution adds to
-    an utterance on its own.
+    Padded frames are set to 0 first, like the zeros with which the convolution itself pads an unpadded utterance.
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
@@ -90,8 +89,8 @@ class GatedConvolution(nn.Module):
 class StackedLSTM(nn.Module):
     """Frames stacked by the stride, then an LSTM in each direction, (B, T, F) -> (B, S, D).
 
-    The backward direction is an LSTM over each utterance reversed within its own length: padding stays behind it in
-    both directions, without packing, which would make a GPU wait.
+    For the backward direction, each utterance is reversed within its length, so that padding comes last in both
+    directions. Packed sequences would do so too, but make a GPU wait.
     """
 
     def __init__(self, n_in: int, d_model: int, stride: int) -> None:
@@ -125,7 +124,7 @@ class Conv2dSubsampling(nn.Module):
         super().__init__()
         self.strides = strides
         self.convolutions = nn.ModuleList(
-            # A kernel wide enough that a large stride skips no frame.
+            # The kernel is at least as wide as the stride, so that no frame is skipped.
             nn.Conv2d(n_in, channels, (kernel, 3), (stride, 2), padding=(kernel // 2, 1))
             for n_in, stride, kernel in zip((1, channels), strides, (max(3, 2 * s - 1) for s in strides), strict=True)
         )
@@ -141,10 +140,7 @@ class Conv2dSubsampling(nn.Module):
 
 
 class PoolSubsampling(nn.Module):
-    """The mean of neighbouring frames, projected, (B, T, F) -> (B, S, D).
-
-    An utterance's last mean is over its remaining frames.
-    """
+    """Mean of each group of neighbouring valid frames, projected, (B, T, F) -> (B, S, D)."""
 
     def __init__(self, num_feats: int, d_model: int, factor: int) -> None:
         super().__init__()
@@ -158,7 +154,7 @@ class PoolSubsampling(nn.Module):
 
 
 class StackSubsampling(nn.Module):
-    """Neighbouring frames side by side, a norm, a projection without bias, (B, T, F) -> (B, S, D).
+    """Stacks of neighbouring frames, a norm, and a projection without bias, (B, T, F) -> (B, S, D).
 
     Args:
         norm: `layer`, `rms` or `none`.
@@ -180,7 +176,7 @@ class StackSubsampling(nn.Module):
 class StackNorm(nn.Module):
     """LayerNorm (centred) or RMSNorm of each stack, over its valid frames.
 
-    So the zeros behind an utterance's last frame do not skew its last state; they stay 0.
+    Padded frames do not change the mean and variance of an utterance's last stack, and stay 0.
     """
 
     def __init__(self, num_feats: int, factor: int, centred: bool) -> None:
@@ -190,7 +186,7 @@ class StackNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(factor * num_feats)) if centred else None
 
     def forward(self, x_BSF: Tensor, lengths_B: Tensor) -> Tensor:
-        """Normalises stacks (B, S, factor x F), whose invalid entries are 0, of utterances of `lengths_B` frames."""
+        """Normalises stacks (B, S, factor x F) of utterances with `lengths_B` frames; padded entries must be 0."""
         entries_BS = frames_in_stack(lengths_B, x_BSF.shape[1], self.factor) * self.num_feats
         valid_BSF = length_mask(entries_BS.flatten(), x_BSF.shape[2]).view_as(x_BSF)
         count_BS1 = entries_BS.clamp(min=1)[..., None]
@@ -202,6 +198,6 @@ class StackNorm(nn.Module):
 
 
 def frames_in_stack(lengths_B: Tensor, width: int, factor: int) -> Tensor:
-    """Number of valid frames in each of `width` stacks, (B, width): `factor`, fewer in the last valid one, then 0."""
+    """Number of valid frames in each stack of `factor` frames, (B, width)."""
     start_S = torch.arange(width, device=lengths_B.device) * factor
     return (lengths_B[:, None] - start_S).clamp(0, factor)

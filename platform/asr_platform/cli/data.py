@@ -35,7 +35,7 @@ SEED = click.option(
 
 
 def train_option(default: int) -> Callable[[Command], Command]:
-    """The option `--train` of a source that makes as many utterances as it is asked for."""
+    """The option `--train` of sources that generate utterances."""
     return click.option(
         "--train", metavar="N", type=click.IntRange(1, MOST_UTTERANCES), default=default, show_default=True,
         help="Number of training utterances.",
@@ -43,14 +43,14 @@ def train_option(default: int) -> Callable[[Command], Command]:
 
 
 def skippable_mistakes(context: click.Context, parameter: click.Parameter, limit: int) -> Mistakes:
-    """A collector of mistakes in utterances, as many of which as `--skip-bad` says may be left out."""
+    """Callback of `--skip-bad`: a collector of mistakes that lets up to `limit` utterances be left out."""
     from trainables.data.mistakes import Mistakes
 
     return Mistakes(skippable=limit)
 
 
 def output_options(command: Command) -> Command:
-    """Gives a command the options that all sources share: where to write, which features, how many processes."""
+    """Adds the options that all sources share, such as `--out`, `--features` and `--jobs`, to a command."""
     for option in (
         click.option("--skip-bad", "bad", metavar="N", type=click.IntRange(0, MOST_UTTERANCES), default=0,
                      callback=skippable_mistakes,
@@ -58,7 +58,7 @@ def output_options(command: Command) -> Command:
         click.option("--jobs", metavar="N", type=click.IntRange(1, MOST_WORKERS),
                      help="Worker processes; default: one for each CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
-                     help="hw4: the course's log-mel, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
+                     help="hw4: log-mel of CMU 11-785, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
         json_option("A JSON object of the corpus that was made."),
         click.option("--out", type=FOLDER, required=True, help="The folder to write."),
     ):  # fmt: skip
@@ -80,7 +80,7 @@ def prepare() -> None:
 @click.argument("root", type=FOLDER)
 @output_options
 def hw4(root: Path, **output: Any) -> None:
-    """The course's ready-made features and texts.
+    """Features and texts of homework 4 of CMU 11-785.
 
     \b
     ROOT holds train-clean-100, dev-clean and test-clean,
@@ -211,7 +211,7 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
 
 
 def print_tables(corpus: Corpus, bad: Mistakes) -> None:
-    """Prints the splits, the characters that training lacks, and the utterances left out."""
+    """Prints the splits, the characters without a training example, and the utterances that were left out."""
     from asr_platform.cli.tables.leaderboard import corpus_table
     from trainables.data.corpus_writer import SKIPPED_FILE
     from trainables.data.mistakes import SHOWN
@@ -237,7 +237,7 @@ def print_tables(corpus: Corpus, bad: Mistakes) -> None:
 
 
 def unseen_table(unseen: dict[str, Counter[str]]) -> Table:
-    """A table of the most frequent characters of each split, with their names and the number of their utterances."""
+    """Table of characters without a training example: split, name, and number of utterances that have each."""
     table = Table("split", "character", "code point", "name", box=SIMPLE)
     table.add_column("utterances", justify="right")
     for split, counts in unseen.items():

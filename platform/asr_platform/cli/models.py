@@ -22,16 +22,14 @@ MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 
 
 
 def decoding_options(command: Command) -> Command:
-    """Gives a command an option for each field of the configuration's section `decoding`; None if it is not given."""
-    language_model = click.option(
-        "--language-model", type=MODEL, help="Language model for shallow fusion, named as MODEL is."
-    )
+    """Adds an option for each field of the configuration's section `decoding`, None if not given, to a command."""
+    language_model = click.option("--language-model", type=MODEL, help="Language model for shallow fusion: a MODEL.")
     names = [name for name in Decoding.model_fields if name != "language_model"]
     return options(Decoding, names, defaults=False)(language_model(command))
 
 
 def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
-    """The decoding options that were given, as changes of the section `decoding`."""
+    """Changes of the configuration's section `decoding` from the decoding options that were given."""
     changes = {key: value for key, value in given.items() if value is not None}
     if "language_model" in changes:
         changes["language_model"] = str(changes["language_model"])
@@ -43,12 +41,12 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 @DATA
 @click.option("--split", required=True, help="Such as dev-clean.")
 @decoding_options
-@click.option("--compare", is_flag=True, help="Runs every method, with and without a language model.")
+@click.option("--compare", is_flag=True, help="Run every decoding method, with and without a language model.")
 @json_option("A JSON object (--compare: a list); rates are fractions.")
 def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
-    Options of the search that are not given are as in the model's configuration.
+    Decoding options that are not given are as in the model's configuration.
 
     \b
     For example:
@@ -90,8 +88,8 @@ def transcribe(
 ) -> None:
     """Prints what is said in recordings of any length.
 
-    PATH is audio of any sample rate (WAV, FLAC, OGG, MP3), a .npy file with features of the course, a folder of these,
-    a quoted pattern such as 'calls/**/*.wav', or - for audio on standard input.
+    PATH is audio of any sample rate (WAV, FLAC, OGG, MP3), a .npy file with features of CMU 11-785, a folder of such
+    files, a quoted pattern such as 'calls/**/*.wav', or - for audio on standard input.
 
     \b
     txt   a line for each recording: its path, a tab, the text
@@ -141,9 +139,9 @@ def export(model: Path, out: Path) -> None:
 @click.option("--split", required=True, help="Such as test-clean.")
 @click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")
 def submit(model: Path, data: Path, split: str, out: Path) -> None:
-    """Writes the course's submission file for a split.
+    """Writes a CSV file of transcripts for submission to CMU 11-785.
 
-    Its ids count from 0, in sorted order of the utterances' file names.
+    IDs count from 0, in the sorted order of the utterances' file names.
 
     \b
     For example:

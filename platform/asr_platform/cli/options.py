@@ -42,16 +42,16 @@ Positive = Annotated[float, Field(gt=0), NUMBER]
 
 
 class Continuation(ConfigSection):
-    """Size of a sweep that may change when it is resumed; None leaves a field as it was."""
+    """Settings of a sweep that may change when it is resumed; None keeps the former value."""
 
-    trials: Trials | None = Field(None, description="Number of trials; default: as the space says.")
+    trials: Trials | None = Field(None, description="Number of trials; default: the space's.")
     address: str | None = Field(None, description="Address of a running Ray cluster; default: this machine.")
 
 
 class SweepSize(Continuation):
-    """Size of a sweep, and the resources of its trials; None leaves a field to the space or to the machine."""
+    """Size of a sweep, and resources of its trials; None: as the space says, or as much as the machine has."""
 
-    epochs: Epochs | None = Field(None, description="Epochs of a full trial; default: as the space says.")
+    epochs: Epochs | None = Field(None, description="Epochs of a full trial; default: the space's.")
     max_concurrent: Workers | None = Field(None, description="Trials at once; default: as many as fit.")
     workers_per_trial: Workers | None = Field(None, description="Ray Train workers; default: 1.")
     gpus_per_worker: Gpus | None = Field(None, description="Default: 1 where there are GPUs, else 0.")
@@ -66,7 +66,7 @@ class SweepSize(Continuation):
 
 
 class Caps(ConfigSection):
-    """Caps on what a sweep spends; None leaves a cap as the space says."""
+    """Spending caps of a sweep; None keeps the cap of the search space."""
 
     max_hours: Positive | None = Field(None, description="Wall time of all runs of the sweep together.")
     max_device_hours: Positive | None = Field(None, description="Training time of all trials' workers.")
@@ -79,20 +79,20 @@ class Caps(ConfigSection):
 
 
 class Repetitions(ConfigSection):
-    """Number of configurations that are confirmed, and of their seeds."""
+    """Number of configurations to confirm, and number of seeds for each."""
 
     top: Trials = Field(3, description="Number of best configurations.")
-    seeds: Seeds = Field(3, description="Number of seeds of each of them.")
+    seeds: Seeds = Field(3, description="Number of seeds for each configuration.")
 
 
 def options(model: type[BaseModel], only: Collection[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
     """A decorator that gives a command one option for each field of a pydantic model.
 
-    The option's type, bounds and help are those in the model's JSON schema.
+    Each option's type, bounds and help are those of its field in the model's JSON schema.
 
     Args:
         only: names of the fields; empty: all fields.
-        defaults: whether an option that is not given has its field's default; else it is None.
+        defaults: whether an option that is not given gets the default of its field; else None.
     """
     fields = model.model_json_schema()["properties"]
 
@@ -116,7 +116,7 @@ def options(model: type[BaseModel], only: Collection[str] = (), defaults: bool =
 
 
 def option_type(field: dict[str, Any]) -> click.ParamType[Any]:
-    """The click type of a field in a JSON schema: an integer, a number, a choice of words or a text; or null."""
+    """The click type of a field in a JSON schema: integer, number, choice of words or text; null is ignored."""
     (kind,) = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
     if "enum" in kind:
         return click.Choice(kind["enum"])
@@ -149,7 +149,7 @@ def json_option(help: str) -> Callable[[Command], Command]:
 
 
 def store_of_new(given: str | None) -> str | None:
-    """The address of the MLflow store of a new sweep; None: the home's own.
+    """Address of a new sweep's MLflow store: `given`, else $MLFLOW_TRACKING_URI; None for the store in the home.
 
     Raises:
         InputError: the address is invalid, or the database that $MLFLOW_TRACKING_URI names does not exist.
@@ -158,7 +158,7 @@ def store_of_new(given: str | None) -> str | None:
 
 
 def console() -> Console:
-    """A console on standard output, `WIDE` where that is no terminal."""
+    """A console on standard output, `WIDE` columns wide if that is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
@@ -171,7 +171,7 @@ def follow(console: Console, notify: Sequence[str]) -> LiveDisplay:
 
 
 def platform() -> str:
-    """The command for users to copy, with `--home` if that was given on the command line."""
+    """The command for hints to copy: `platform`, with `--home` if that was given on the command line."""
     context = click.get_current_context().find_root()
     if context.get_parameter_source("home") is not click.core.ParameterSource.COMMANDLINE:
         return "platform"

@@ -26,9 +26,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
     """Adds this machine's own addresses to `no_proxy` and `NO_PROXY`.
 
-    With a proxy and without them, Ray's calls to its own dashboard go to the proxy and fail: the resources of a stopped
-    trial's workers are then never freed. Without a proxy variable the environment stays as it is, because `no_proxy`
-    alone would make Python ignore the proxy settings of macOS.
+    Otherwise Ray's calls to its own dashboard would go to a proxy and fail, and the resources of stopped trials would
+    never be freed. Without a proxy variable nothing is changed, because `no_proxy` alone would make Python ignore the
+    proxy settings of macOS.
     """
     names = ("no_proxy", "NO_PROXY")
     proxies = [name for name, value in environment.items() if name.lower().endswith("_proxy") and value]
@@ -36,12 +36,12 @@ def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
         return
     listed = ",".join(environment.get(name, "") for name in names).split(",")
     hosts = dict.fromkeys(host.strip() for host in (*listed, *LOOPBACK) if host.strip())
-    for name in names:  # programs differ in which they read, and in which one they prefer
+    for name in names:  # programs read either, or prefer one
         environment[name] = "*" if "*" in hosts else ",".join(hosts)  # an asterisk means all only where it is alone
 
 
 def set_environment(variables: Mapping[str, str] = ENVIRONMENT) -> None:
-    """Sets variables that have no value yet, and keeps calls to this machine off proxies."""
+    """Sets those `variables` that are unset, and exempts this machine's own addresses from proxies."""
     for variable, value in variables.items():
         os.environ.setdefault(variable, value)
     keep_loopback_off_proxies(os.environ)
@@ -49,7 +49,7 @@ def set_environment(variables: Mapping[str, str] = ENVIRONMENT) -> None:
 
 @contextmanager
 def sweep_environment() -> Iterator[None]:
-    """Sets the environment for the length of the block, in which processes are started that inherit it."""
+    """Context with Ray's environment variables set, for the processes that are started in it."""
     before = dict(os.environ)
     set_environment()
     try:

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model on a split of a corpus, and submissions of the course."""
+"""Evaluation of a trained model on a split of a corpus, and submission files for CMU 11-785."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def evaluate_model(
         decoding: keys of the configuration's section `decoding` that replace those of the model.
 
     Raises:
-        InputError: the split has no texts, its features are of another recipe than the model's, or `decoding` is not
-            possible with this model.
+        InputError: the split has no texts, corpus and model have different feature recipes, or `decoding` does not fit
+            the model.
     """
     if (model / CONFIG).is_file() and read_info(model).config.model.kind == "language_model":
         return _perplexities(model, data, split, decoding)
@@ -61,10 +61,10 @@ def compare_methods(
 ) -> list[dict[str, Any]]:
     """CER, WER and real-time factor of each search method on a split, one row (`method`, ...) per method.
 
-    If there is a language model with a weight, the methods that can use it run again with it.
+    With a language model of a weight above 0, methods that can use it are also run with it.
 
     Raises:
-        InputError: from `evaluate_model`.
+        InputError: as `evaluate_model`.
     """
     recognizer, utterances = _open_scored(model, data, split)
     own = _decoding(recognizer, {**decoding, "method": "beam"})
@@ -84,10 +84,10 @@ def compare_methods(
 
 
 def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
-    """Errors of a recogniser in each utterance of a split, with the search of its configuration.
+    """Errors of a recogniser in each utterance of a split, decoded with the model's own configuration.
 
     Raises:
-        InputError: from `evaluate_model`; or the model is a language model.
+        InputError: the model is a language model, or split and model do not fit together.
     """
     recognizer, utterances = _open_scored(model, data, split)
     hypotheses = recognizer.transcribe(_frames(utterances))
@@ -120,7 +120,7 @@ def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
         changes = {
             **changes,
             **NO_LANGUAGE_MODEL,
-        }  # CTC alone has no use for one
+        }  # CTC alone cannot use a language model
     decoding = _changed(recognizer.config.decoding, changes)
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(

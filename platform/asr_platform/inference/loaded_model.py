@@ -29,8 +29,8 @@ def load_model(model: str | Path, *, home: str | Path | None = None) -> LoadedMo
     """Loads a recogniser.
 
     Args:
-        model: MODEL of the commands: a model directory, `models:/NAME@champion`, or `runs:/ID`.
-        home: folder of runs whose MLflow store has the names; default: $ASR_PLATFORM_HOME, or `mlruns` here.
+        model: a model directory, or a model in MLflow (`models:/NAME@champion` or `runs:/ID`).
+        home: home whose MLflow stores are searched; default: $ASR_PLATFORM_HOME, or `mlruns` in the current folder.
 
     Raises:
         InputError: the model does not exist, or is not a recogniser.
@@ -60,8 +60,8 @@ class LoadedModel:
 
         Args:
             sample_rate: sample rate of samples, in Hz.
-            piece_seconds: longer recordings are cut at silences; default: the duration that 90% of the training
-                utterances do not exceed, 30 at most.
+            piece_seconds: longer recordings are cut at silences; default: the 90% quantile of the training
+                utterances' durations, 30 s at most.
 
         Raises:
             InputError: a file cannot be read, or samples have a wrong type, shape or value.
@@ -91,7 +91,7 @@ class LoadedModel:
         return evaluate_model(self.folder, Path(data), split, decoding)
 
     def submit(self, data: str | Path, split: str, out: str | Path) -> int:
-        """Writes the course's submission file for a split and returns the number of its rows."""
+        """Writes a CSV file of `id,transcription` rows (as `platform submit`); returns the number of rows."""
         return write_submission(self.folder, Path(data), split, Path(out))
 
     def export(self, out: str | Path) -> None:

@@ -18,7 +18,7 @@ from trainables.data.mistakes import Mistakes
 from trainables.errors import InputError
 
 STANDARD_INPUT = "-"
-READY = ".npy"  # the course's features
+READY = ".npy"  # features as homework 4 of CMU 11-785 has them
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
@@ -27,9 +27,9 @@ class Recording:
     """A recording to transcribe.
 
     Args:
-        name: path of the file, as it was given or found in a folder.
+        name: path of the file, as given or found in a folder.
         place: path of the transcript within an output folder, without a suffix.
-        samples: (N,) at 16 kHz; None: they are read from the file `name`.
+        samples: samples (N,) at 16 kHz; None: to be read from the file `name`.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Recording:
 
     @property
     def ready(self) -> bool:
-        """Whether the recording is a file of the course's features, and not audio."""
+        """Whether the recording is a file of features (CMU 11-785, homework 4) instead of audio."""
         return self.samples is None and self.name.lower().endswith(READY)
 
     def check(self, recipe: FeatureRecipe) -> None:
         """Checks the file without decoding all of it.
 
         Raises:
-            InputError: the file cannot be read, or has features of another recipe.
+            InputError: the file cannot be read, or has features of another feature recipe.
         """
         if self.ready and recipe.name != "hw4":
             raise InputError(
@@ -107,10 +107,10 @@ def _audio_below(folder: str) -> list[str]:
 
 
 def _standard_input() -> Samples:
-    """Samples (N,) at 16 kHz of the audio file on standard input."""
+    """Reads an audio file from standard input as samples (N,) at 16 kHz."""
     if sys.stdin.isatty():
         raise InputError("-: standard input is a terminal", "Send audio into it: platform transcribe MODEL - < a.wav")
-    with tempfile.TemporaryFile() as file:  # a pipe cannot be searched, a file can
+    with tempfile.TemporaryFile() as file:  # decoding needs to seek, which a pipe cannot
         shutil.copyfileobj(sys.stdin.buffer, file)
         try:
             return read_audio(file, name="standard input")

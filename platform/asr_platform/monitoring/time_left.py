@@ -16,12 +16,14 @@ UNKNOWN = "not known before the first epoch"
 
 
 def time_left(about: Mapping[str, Any], trials: Sequence[TrialRecord], epochs: int, now: float) -> float | None:
-    """Wall time in seconds to the end of a running sweep or to its cap of hours; None before any epoch.
+    """Wall time in seconds until a running sweep ends or reaches its cap of hours, whichever comes first.
+
+    None before any epoch has finished.
 
     Args:
-        about: notes of the sweep's ledger.
-        epochs: length of a full trial.
-        now: seconds since 1970.
+        about: facts about the sweep (`Ledger.about`).
+        epochs: length of a full trial in epochs.
+        now: current time in seconds since 1970.
     """
     run = about.get(RUN)
     if run is None:
@@ -37,17 +39,16 @@ def time_left(about: Mapping[str, Any], trials: Sequence[TrialRecord], epochs: i
 def seconds_left(
     trials: Sequence[TrialRecord], asked: int, epochs: int, concurrency: int, elapsed: float
 ) -> float | None:
-    """Wall time in seconds from the latest recorded epoch to the end of a sweep; None before any epoch.
+    """Wall time in seconds from the latest recorded epoch to the end of a sweep; None before any has finished.
 
-    The length of unfinished and future trials is expected by the Kaplan-Meier estimate, in which running trials are
-    censored. So before any early stop, all are expected to reach their last epoch. Time outside epochs, such as that
-    of starting processes, is shared equally among the trials that have begun; each start of a new or waiting trial is
-    expected to take as much.
+    The expected length of unfinished and future trials is a Kaplan-Meier estimate, with running trials censored. So
+    until a trial is pruned, all are expected to reach their last epoch. Time outside epochs, such as the start of
+    processes, is averaged over the trials that have begun, and added for each start of a new or waiting trial.
 
     Args:
         asked: number of trials of the finished sweep.
-        epochs: length of a full trial.
-        concurrency: trials at once.
+        epochs: length of a full trial in epochs.
+        concurrency: number of trials that run at once.
         elapsed: wall time of all runs of the sweep, in seconds.
     """
     pace = {trial.number: np.mean([epoch_seconds(row) for row in trial.curve]) for trial in trials if trial.curve}

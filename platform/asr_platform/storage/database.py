@@ -30,7 +30,7 @@ class DamagedLedgerError(LedgerError):
     """The ledger's database is damaged or missing; `ledger_copies.restore` rebuilds it."""
 
     def __init__(self, path: Path, how: str) -> None:
-        Exception.__init__(self, path, how)  # the arguments when it is unpickled
+        Exception.__init__(self, path, how)  # the arguments for unpickling
         self.problem, self.remedy = f"{path}: the ledger is damaged ({how})", REPAIR
 
 
@@ -45,7 +45,7 @@ def sqlite_address(path: Path) -> str:
 
 
 def database_file(address: str) -> Path | None:
-    """File of the SQLite database at an address; None for other databases and for one in memory."""
+    """Path of the SQLite database at an address; None for other kinds of databases and for one in memory."""
     from sqlalchemy import make_url
 
     url = make_url(address)
@@ -54,9 +54,9 @@ def database_file(address: str) -> Path | None:
 
 
 def make_database(address: str) -> Path | None:
-    """Makes an empty SQLite database that only its owner may read, if it is missing; returns its file.
+    """Makes an empty SQLite database at an address, readable by its owner only, unless it exists; returns its path.
 
-    Returns None for other databases, which are left alone.
+    Does nothing for other kinds of databases, and returns None.
     """
     path = database_file(address)
     if path is not None:
@@ -66,13 +66,13 @@ def make_database(address: str) -> Path | None:
 
 
 def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
-    """Opens an Optuna storage; returns it and, for a SQLite database, its file, which is made if it is missing.
+    """Opens an Optuna storage; returns it with the path of its SQLite file (made if missing; None if not SQLite).
 
     Args:
-        storage: an address, or an open storage.
+        storage: address of a storage, or an open storage.
 
     Raises:
-        LedgerError: the database fails, now or in any later use of the storage.
+        LedgerError: the database fails. Every later use of the storage can raise it too.
     """
     import optuna  # a second's import
 
@@ -92,14 +92,14 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
         opened = optuna.storages.RDBStorage(storage, options, skip_table_creation=is_whole(path))
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise explained(path, getattr(error.__cause__, "orig", error.__cause__)) or error from None
-    except RuntimeError as error:  # from here on errors are translated as they arise
+    except RuntimeError as error:  # Optuna refuses tables of another version
         raise LedgerError(f"{path}: {error}", "Install the Optuna that it was made with, or do as it says.") from None
     event.listen(opened.engine, "handle_error", lambda context: explained(path, context.original_exception))
     return opened, path
 
 
 def explained(path: Path, error: BaseException | None) -> LedgerError | None:
-    """The explanation of a database's error; None if the error is a bug of this program."""
+    """LedgerError that explains an error of the database at `path`; None if the error is a bug of this program."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # text that is not UTF-8, perhaps that of the error
         undecodable = isinstance(error, sqlite3.OperationalError | UnicodeDecodeError)
@@ -129,10 +129,10 @@ def explained(path: Path, error: BaseException | None) -> LedgerError | None:
 
 @contextmanager
 def decoding(path: Path | None) -> Iterator[None]:
-    """Turns errors of the block, which decodes values from the database, into the error of a damaged ledger.
+    """Context for code that decodes values from the database.
 
     Raises:
-        DamagedLedgerError: a value does not decode, or has another type than it was written with.
+        DamagedLedgerError: a value cannot be decoded, or has an unexpected type.
     """
     try:
         yield
@@ -148,8 +148,8 @@ def check(path: Path) -> None:
     """Checks the integrity of a whole database, which takes tenths of a second for many megabytes.
 
     Raises:
-        DamagedLedgerError: its pages or indexes contradict each other, or it is no database.
-        LedgerError: it is locked, or its disk fails.
+        DamagedLedgerError: pages or indexes contradict each other, or the file is not a database.
+        LedgerError: the database is locked, or its disk fails.
     """
     try:
         with closing(connect(path)) as database:
@@ -163,7 +163,7 @@ def check(path: Path) -> None:
 def connect(path: Path, timeout: float | None = None) -> sqlite3.Connection:
     """A connection to an existing database, without implicit transactions.
 
-    It may write: if a process was killed during a write, SQLite rolls that back before it reads.
+    The connection can write: after a kill during a write, SQLite must roll back before it can read.
 
     Args:
         timeout: seconds to wait for a lock; default: BUSY_SECONDS.
@@ -173,10 +173,10 @@ def connect(path: Path, timeout: float | None = None) -> sqlite3.Connection:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a ledger has all its tables; True for a locked database.
+    """Whether a ledger has all its tables; True if the database is locked.
 
     Raises:
-        DamagedLedgerError: it is no database, or cannot be read.
+        DamagedLedgerError: the file is not a database, or cannot be read.
     """
     try:
         with closing(connect(path, timeout=1)) as database:
@@ -204,7 +204,7 @@ def make_tables(path: Path) -> None:
 
 
 def _make(path: Path) -> None:
-    """Makes an empty ledger in one step, so that processes that start together all find the whole of it."""
+    """Makes an empty ledger in one step, so that concurrent processes never find a part of it."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         make_tables(partial)

@@ -4,8 +4,8 @@ Three things are added for attention decoders, which stay above 60% CER for long
 no trial is pruned before its own warm-up and two epochs have passed; no trial on the plateau is pruned before half of
 its length; and rungs may compare the CER of greedy CTC, which falls earlier and more smoothly.
 
-`Promotions` decides which trials continue first, `Rungs` which trials are pruned. Both are made again from recorded
-epochs after a restart.
+`Promotions` decides which trials continue first, `Rungs` which trials are pruned. After a restart, both are rebuilt
+from the recorded epochs.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy as np
 from search_spaces.settings import LATE_SHARE, Asha, Settings
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 
-PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # a row's key for each unit of grace
+PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # metric for each `asha.unit`
 EPOCHS_AFTER_WARMUP = 2
 HALF = -1  # index of the rung at half of a trial
 NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
 
 def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
-    """The value of an epoch by which rungs compare trials; lower is better."""
+    """Value by which rungs compare trials (`asha.metric`), from the metrics of an epoch; lower is better."""
     return float(row[asha.metric]) if asha.metric else objective_value(row)
 
 
 class Promotions:
     """Decides which trials continue first, from their values at the epochs of `Settings.promotions`.
 
-    So early, pruning would be a guess; waiting costs a trial nothing but its turn. A trial is promoted while it is
-    among the best 1 / reduction of the trials with as many epochs.
+    Unlike pruned trials, waiting ones lose nothing but time. A trial is promoted if its value is among the best
+    1 / reduction of all trials at that epoch.
 
     Attributes:
-        values: value of each trial at an epoch of promotion, by epoch and number of the trial.
-        waiting: epochs of each trial that waits, by its number.
+        values: value of each trial at each epoch of promotion, by epoch and number of the trial.
+        waiting: number of epochs of each waiting trial, by number of the trial.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,22 +48,22 @@ class Promotions:
         self.waiting: dict[int, int] = {}
 
     def next_epoch(self, epochs: int) -> int | None:
-        """The epoch after which a trial with `epochs` epochs waits next; None if it does not wait any more."""
+        """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
         return next((epoch for epoch in self.values if epoch > epochs), None)
 
     def record(self, number: int, row: Mapping[str, Any]) -> None:
-        """Takes in an epoch of a trial."""
+        """Adds the metrics `row` of an epoch of trial `number`."""
         if row["epoch"] in self.values:
             self.values[row["epoch"]][number] = ranking_value(self.asha, row)
 
     def wait(self, number: int, epochs: int) -> bool:
-        """Lets a trial wait if it is to wait after `epochs` epochs; returns whether it is."""
+        """Marks a trial as waiting if `epochs` is an epoch of promotion; returns whether it waits."""
         if epochs in self.values:
             self.waiting[number] = epochs
         return epochs in self.values
 
     def promoted(self) -> int | None:
-        """The waiting trial that continues before any new trial; None if no waiting trial is promoted."""
+        """Number of a waiting trial among the best 1 / reduction at its epoch, the latest epoch first; None without."""
         for epoch, values in reversed(self.values.items()):
             ranked = sorted(values, key=lambda number: (values[number], number))
             for number in ranked[: int(len(ranked) / self.asha.reduction)]:
@@ -72,7 +72,7 @@ class Promotions:
         return None
 
     def best(self) -> int | None:
-        """Of the waiting trials with the most epochs, the best; None if no trial waits."""
+        """Number of the best one among the waiting trials with the most epochs; None if no trial waits."""
         return min(
             self.waiting, key=lambda one: (-self.waiting[one], self.values[self.waiting[one]][one]), default=None
         )
@@ -93,14 +93,14 @@ class Rungs:
         self.off_plateau: set[int] = set()
 
     def places(self, length: float) -> dict[int, float]:
-        """Where the rungs of a trial lie, by index, in order.
+        """Positions of the rungs of a trial by index, in order and in the unit of `asha.grace`.
 
-        Index 0 is the first rung, and each next one lies `reduction` times as far. With a plateau threshold, one more
-        rung, `HALF`, lies at half of the trial, where trials on the plateau are first judged. Rungs are known by
-        their index, since their place may differ from trial to trial, and in its last digits from epoch to epoch.
+        Rung 0 is the first, and the position of each next rung is multiplied by `reduction`. With a plateau threshold,
+        the rung `HALF` at half of the trial is added, where trials on the plateau are judged first. Indices identify
+        rungs, since positions may differ between trials, and in the last digits between epochs.
 
         Args:
-            length: length of a full trial, in the unit of grace, as the places are.
+            length: length of a full trial in the unit of `asha.grace`.
         """
         steps = (self.first * self.asha.reduction**index for index in itertools.count())
         places = dict(enumerate(itertools.takewhile(lambda place: place < length, steps)))
@@ -114,16 +114,16 @@ class Rungs:
         return dict(sorted(places.items(), key=lambda item: item[1]))
 
     def record(self, number: int, row: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Takes in an epoch of a trial.
+        """Adds the metrics `row` of an epoch of trial `number`.
 
         Returns:
-            Place and current cutoff of the rung that the trial has reached with this epoch; None if it has reached no
+            Position and current cutoff of the rung that the trial has reached in this epoch; None if it has reached no
             new rung.
         """
         if self.asha.plateau is None or row.get("val_cer", 0.0) < self.asha.plateau:
             self.off_plateau.add(number)
         progress = row[PROGRESS[self.asha.unit]]
-        places = self.places(progress * self.epochs / row["epoch"])  # as if all epochs were like those so far
+        places = self.places(progress * self.epochs / row["epoch"])  # extrapolated from the epochs so far
         reached = [index for index, place in places.items() if place <= progress]
         rung = self.recorded.setdefault(reached[-1], {}) if reached else {}
         if not reached or number in rung or row["epoch"] >= self.epochs:
@@ -135,10 +135,10 @@ class Rungs:
         return places[reached[-1]], float(cutoff)
 
     def verdict(self, number: int, row: Mapping[str, Any], warmup: float) -> str | None:
-        """Takes in an epoch of a trial; returns in words why the trial is pruned, None if it continues.
+        """Adds the metrics `row` of an epoch; returns the reason why the trial is pruned, or None if it continues.
 
         Args:
-            warmup: the trial's warm-up, as a share of its length.
+            warmup: warm-up of the trial, as a share (0 to 1) of its length.
         """
         reached = self.record(number, row)
         if reached is None:

@@ -1,10 +1,9 @@
 """Proposals by the sampler of a space, behind one function.
 
-A proposal is a function of the ledger's content, the space and its seed. The Optuna sampler lives for one proposal,
-over copies of the trials in memory, where proposals that cannot be trials are made and thrown away. The ledger stays
-one kind of study, with one objective and a value for each epoch; what a sampler needs beyond that (several objectives,
-values of pruned trials, trials of other sweeps) is in the copies alone. `search_spaces/samplers.py` says what sets each
-sampler apart.
+A proposal is a function of the ledger's content, the space and its seed. Each proposal uses a new Optuna sampler and
+study in memory, where infeasible proposals are thrown away. The ledger's own study has one objective and a value for
+each epoch; several objectives, values of pruned trials, and trials of other sweeps are in the memory study alone. The
+differences between samplers are listed in `search_spaces/samplers.py`.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 
 Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where values cannot be a trial
-PROPOSALS = 2000  # before a space is said to have nothing that fits
+PROPOSALS = 2000  # tried before a space counts as exhausted
 OF_THE_SAMPLER = 30  # of these are proposed by the space's sampler; the others are drawn at random
-LARGEST_GRID = 100_000  # points; each proposal goes through those before it
+LARGEST_GRID = 100_000  # points; each proposal iterates over all points before it
 SAMPLER_NOTES = "sampler_notes"  # in a trial's attributes: `Observation.notes`
-SOME_TIME = datetime(2000, 1, 1)  # Optuna's trials have one, which no sampler reads
+SOME_TIME = datetime(2000, 1, 1)  # Optuna requires a start time, which no sampler reads
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ class Observation:
 
 
 class Suggestion(NamedTuple):
-    """Values that a sampler proposes, by key, and what it has to remember with the trial (`Observation.notes`)."""
+    """Values that a sampler proposes, by key, and attributes to store with the trial (`Observation.notes`)."""
 
     params: Mapping[str, Any]
     notes: Mapping[str, Any]
 
 
 class NotComparableError(ValueError):
-    """A trial cannot be compared with the trials of a space; the text is the reason."""
+    """A trial is not comparable with the trials of a space; the message is the reason."""
 
 
 def observe(trial: FrozenTrial, params: Mapping[str, Any], promotions: Sequence[int] = ()) -> Observation:
@@ -75,7 +74,7 @@ def observe(trial: FrozenTrial, params: Mapping[str, Any], promotions: Sequence[
 
     Args:
         params: values of the trial, by key.
-        promotions: epochs after which trials wait: a trial there counts as pruned, since it may wait for long.
+        promotions: epochs after which trials wait to be promoted; a waiting trial counts as pruned.
     """
     curve, facts, state = trial.intermediate_values, trial.user_attrs, trial.state.name.lower()
     state = "failed" if trial.state == TrialState.FAIL else state
@@ -95,22 +94,24 @@ def observe(trial: FrozenTrial, params: Mapping[str, Any], promotions: Sequence[
 def propose(
     space: Space, trials: Sequence[Observation], feasible: Feasible, others: Sequence[Observation] = ()
 ) -> tuple[Suggestion, Proposal]:
-    """The next proposal after the trials of a sweep that is feasible, and the trial that it becomes.
+    """The next feasible proposal of the space's sampler: its values, and the trial that it becomes.
 
-    Equal trials, space and seed give equal proposals; no proposal is made twice.
+    Equal trials, space and seed give equal proposals. No values are proposed twice.
 
     Args:
-        others: trials of other sweeps, from which the sampler learns too.
+        trials: trials of the sweep so far.
+        feasible: returns the trial for proposed values; None if they are not feasible.
+        others: trials of other sweeps, from which the sampler also learns.
 
     Raises:
-        InputError: there is no such proposal.
+        InputError: no feasible proposal was found.
     """
     if len(trials) < len(space.start):
         values = dict(space.start[len(trials)])
         proposal = feasible(values)
         if proposal is not None:
             return Suggestion({key: values[key] for key in space.vary if key in values}, {}), proposal
-    # Trainings are deterministic: one more would tell nothing. Where nothing varies, a failed one may be repeated.
+    # Training is deterministic: repeating a trial is useless. Only if nothing varies, a failed trial may be repeated.
     tried = {_identity(space, trial.params) for trial in trials} if space.vary else set()
     repeated = 0
     for suggestion in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
@@ -128,7 +129,7 @@ def _identity(space: Space, params: Mapping[str, Any]) -> tuple[tuple[str, Any],
 
 
 def _nothing(space: Space, repeated: int) -> InputError:
-    """The error that says why there is no proposal; `repeated` proposals were those of earlier trials."""
+    """Error that says why no proposal was found; `repeated`: number of proposals equal to earlier trials."""
     is_grid = space.settings.sampler == "grid"
     if not repeated:
         what = "no point of the grid" if is_grid else f"none of {PROPOSALS} proposals"
@@ -147,7 +148,7 @@ def _nothing(space: Space, repeated: int) -> InputError:
 
 
 def _sampled(space: Space, trials: Sequence[Observation], others: Sequence[Observation]) -> Iterator[Suggestion]:
-    """Yields proposals of the space's sampler; after many that are not feasible, random ones."""
+    """Yields proposals of the space's sampler, and after `OF_THE_SAMPLER` of them random ones."""
     settings, kind = space.settings, SAMPLERS[space.settings.sampler]
     seed = (settings.seed * 1_000_003 + len(trials)) % 2**32  # NumPy takes no more
     study = optuna.create_study(directions=["minimize"] * len(settings.objectives), sampler=_sampler(settings, seed))
@@ -176,14 +177,14 @@ def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
 
 
 class _Copy(FrozenTrial):
-    """A trial that is cheap to copy: Optuna's deep copies of trials would take longer than sampling."""
+    """An Optuna trial whose deep copies are shallow: Optuna's many deep copies would take longer than sampling."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Copy:
         return copy.copy(self)
 
 
 def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
-    """The comparable trials as Optuna trials of the space, with the outcomes that its sampler is told."""
+    """Optuna trials for the comparable ones of `trials`, with the outcomes that the space's sampler is told."""
     settings, distributions = space.settings, distributions_of(space)
     complete = [trial.values["val_cer"] for trial in trials if trial.state == "complete"]
     worst = max(complete, default=math.inf)
@@ -220,10 +221,10 @@ def _copies(space: Space, trials: Sequence[Observation]) -> list[FrozenTrial]:
 def _outcome(
     trial: Observation, settings: Settings, worst: float
 ) -> tuple[TrialState, list[float] | None, dict[int, float]]:
-    """State, values of the objectives, and values by epoch of a trial, as the sampler is told them.
+    """Outcome of a trial as the sampler is told it: state, values of the objectives, and value by epoch.
 
     Args:
-        worst: the highest CER of the complete trials.
+        worst: highest CER of the complete trials.
 
     Raises:
         NotComparableError: the trial has failed, has no epoch, or an objective was not measured.
@@ -251,7 +252,7 @@ def check_objectives(settings: Settings, trial: Observation) -> None:
 
 
 def values_in(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a trial as `space` would have proposed them; a NotComparableError if it could not have."""
+    """Values of a trial in the form that `space` proposes; raises NotComparableError if `space` excludes them."""
     values, wrong = space.take(params)
     for key, reason in wrong.items():
         raise NotComparableError(f"{key}: {reason}")
@@ -259,7 +260,7 @@ def values_in(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Optuna's distributions of all varied keys, whatever their conditions."""
+    """Optuna distributions of all searched keys, conditional ones included."""
     return {key: _distribution(variable.distribution) for key, variable in space.vary.items()}
 
 
@@ -277,7 +278,7 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
 
 
 def _grid(space: Space) -> Iterator[Suggestion]:
-    """Yields every combination of values that the conditions allow, in an order that the seed shuffles."""
+    """Yields every combination of values that the conditions allow, shuffled by the space's seed."""
     axes = {key: _points(variable.distribution) for key, variable in space.vary.items()}
     count = math.prod(map(len, axes.values()))
     if count > LARGEST_GRID:
@@ -292,13 +293,13 @@ def _grid(space: Space) -> Iterator[Suggestion]:
             if space.is_active(key, values):
                 values[key] = axis[place]
             elif place:
-                break  # the same combination as that with the first of the values that do not matter
+                break  # inactive keys: an equal combination was yielded with their first values
         else:
             yield Suggestion(values, {})
 
 
 def _points(distribution: Distribution) -> Sequence[Any]:
-    """The values of a distribution; a range of real numbers has a step here."""
+    """All values of a distribution; a range of real numbers must have a step."""
     match distribution:
         case Choice():
             return distribution.values

@@ -1,7 +1,7 @@
 """Splits a file into the audio files joined in it, and checks where each ends, before FFmpeg decodes them.
 
-FFmpeg reads a file to its end where a header promises nothing. But it takes a truncated file for a short one, stops
-where an unfinished header says so, and decodes only the first of several files joined with `cat`.
+FFmpeg does not report that a file is truncated, stops at the length in the header even if the file is longer, and
+decodes only the first of several files joined with `cat`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from trainables.errors import InputError
 
 PIPED = 0x7FFF_0000  # sizes from here on mean "unknown": SoX writes 0x7FFFF000 into a pipe, ffmpeg 0xFFFFFFFF
 JUNK = 4096  # bytes after the samples that are ignored; more of them are samples that the header does not count
-MOST_PARTS, MOST_CHUNKS = 10_000, 10_000  # a file with more was made to keep a reader busy
+MOST_PARTS, MOST_CHUNKS = 10_000, 10_000  # a file with more is malicious
 SEARCHED_AT_ONCE = 1 << 20  # bytes
-MARKER_BYTES = 64  # more than any of STARTS matches
+MARKER_BYTES = 64  # more bytes than any marker has
 LARGEST_OGG_PAGE = 65_307  # bytes
 
 # How a FLAC, an Ogg and an MP3 file begins. An MP3 file has a first frame without sound that describes the stream.
@@ -35,8 +35,8 @@ class Part:
     """One audio file inside a file, from byte `start` to byte `end`.
 
     Args:
-        sized: whether its header tells its length.
-        head: bytes to read in place of the first ones.
+        sized: whether its header has its length.
+        head: bytes that replace the first bytes of the file.
     """
 
     start: int
@@ -71,11 +71,10 @@ def find_parts(file: BinaryIO, name: str) -> list[Part]:
     """The audio files joined in `file`, in order; a file of an unknown format is one part.
 
     Args:
-        name: names the file in errors.
+        name: name of the file in errors.
 
     Raises:
-        InputError: the file ends before its structure does, goes on after the end that its header names, or has more
-            than `MOST_PARTS` parts.
+        InputError: the file is truncated, has samples after the end in its header, or has more than `MOST_PARTS` parts.
     """
     parts = list(islice(_parts(file, name), MOST_PARTS + 1))
     if len(parts) > MOST_PARTS:
@@ -84,12 +83,12 @@ def find_parts(file: BinaryIO, name: str) -> list[Part]:
 
 
 def truncated(name: str) -> InputError:
-    """The error for a file that ends too early."""
+    """Error for a truncated file."""
     return InputError(f"{name}: truncated audio: it ends before its header says", "Copy the file again.")
 
 
 def empty(name: str) -> InputError:
-    """The error for a file without samples."""
+    """Error for a file without samples."""
     return InputError(f"{name}: zero-length audio", "Replace the file or remove it.")
 
 
@@ -119,7 +118,7 @@ def _parts(file: BinaryIO, name: str) -> Iterator[Part]:
 def _marked_parts(
     file: BinaryIO, marker: re.Pattern[bytes], size: int
 ) -> Iterator[tuple[re.Match[bytes] | None, Part]]:
-    """The parts of a file that begin with `marker`, each with its match; what precedes the first belongs to it."""
+    """Yields the parts of a file that begin with `marker` with their matches; the first part begins at byte 0."""
     start, found, position = 0, None, 0
     while position < size:
         block = _at(file, position, SEARCHED_AT_ONCE + MARKER_BYTES)
@@ -135,7 +134,7 @@ def _marked_parts(
 
 
 def _promised_mp3_bytes(first_frame: re.Match[bytes]) -> int:
-    """The size of an MP3 file by its first frame; 0 where that does not tell."""
+    """Size of an MP3 file in bytes according to its first frame; 0 if unknown."""
     flags = first_frame["flags"]
     if flags is None or not flags[0] & 2:
         return 0
@@ -143,10 +142,10 @@ def _promised_mp3_bytes(first_frame: re.Match[bytes]) -> int:
 
 
 def _ogg_parts(file: BinaryIO, size: int, name: str) -> Iterator[Part]:
-    """The links of a chain of Ogg streams: each begins with one or more first pages.
+    """Yields the links of a chain of Ogg streams, each of which begins with one or more first pages.
 
     Raises:
-        InputError: the last page of a link is incomplete.
+        InputError: the last page of a link is truncated.
     """
     starts = [part.start for _, part in _marked_parts(file, OGG_START, size)]
     starts = [start for before, start in zip([-1, *starts], starts, strict=False) if _page_end(file, before) != start]
@@ -159,7 +158,7 @@ def _ogg_parts(file: BinaryIO, size: int, name: str) -> Iterator[Part]:
 
 
 def _page_end(file: BinaryIO, position: int) -> int:
-    """Where the Ogg page at `position` ends; `LARGEST_OGG_PAGE` further where its header is incomplete."""
+    """Byte offset of the end of the Ogg page at `position`; the largest possible one if its header is truncated."""
     header = _at(file, max(position, 0), 27 + 255)
     if len(header) < 27 or len(header) < 27 + header[26]:
         return position + LARGEST_OGG_PAGE
@@ -167,10 +166,10 @@ def _page_end(file: BinaryIO, position: int) -> int:
 
 
 def _wav_parts(file: BinaryIO, start: int, size: int, name: str) -> Iterator[Part]:
-    """The WAV files joined in a file, by their chunks.
+    """Yields the WAV files joined in a file.
 
     Raises:
-        InputError: the samples end before their chunk does, or more of them follow than it counts.
+        InputError: a chunk of samples is truncated, or further samples follow it.
     """
     position, data_of_64_bits = start + 12, None
     for _ in range(MOST_CHUNKS):
@@ -206,19 +205,19 @@ def _is_wav(header: bytes) -> bool:
 
 
 def _is_chunk(header: bytes, position: int, size: int) -> bool:
-    """Whether a header at `position` is that of a chunk that fits into a file of `size` bytes."""
+    """Whether `header` at `position` begins a chunk that fits into a file of `size` bytes."""
     end = position + 8 + int.from_bytes(header[4:8], "little")
     return len(header) >= 8 and all(32 <= byte < 127 for byte in header[:4]) and end <= size
 
 
 def _follows_chunk(file: BinaryIO, position: int, size: int) -> bool:
-    """Whether a chunk, another WAV file, zeros or nothing stands at `position`, and no samples."""
+    """Whether `position` has a chunk, another WAV file, only zeros, or the end of the file, but no samples."""
     header = _at(file, position, 12)
     return _is_wav(header) or _is_chunk(header, position, size) or _zeros(file, position)
 
 
 def _header_end(file: BinaryIO, size: int) -> int:
-    """Where an AIFF, AU, W64 or CAF file ends by its header; `size` where the header does not tell."""
+    """Byte offset of the end of an AIFF, AU, W64 or CAF file according to its header; `size` if unknown."""
     header = _at(file, 0, 24)
     if header[:4] == b"FORM":
         end = 8 + int.from_bytes(header[4:8], "big")
@@ -238,7 +237,7 @@ def _header_end(file: BinaryIO, size: int) -> int:
 
 
 def _check_end(end: int, file: BinaryIO, size: int, name: str) -> None:
-    """Raises an InputError unless a file of `size` bytes ends at `end`, but for `JUNK` bytes or zeros."""
+    """Raises InputError if `size` is below `end`, or more than `JUNK` bytes that are not all 0 follow `end`."""
     if end > size:
         raise truncated(name)
     if size - end > JUNK and not _zeros(file, end):
@@ -255,7 +254,7 @@ def _zeros(file: BinaryIO, position: int) -> bool:
 
 
 def _id3_end(file: BinaryIO) -> int:
-    """Where the ID3v2 tag at a file's start ends; 0 where it has none."""
+    """Byte offset of the end of the ID3v2 tag at a file's start; 0 without a tag."""
     header = _at(file, 0, 10)
     if header[:3] != b"ID3" or len(header) < 10:
         return 0

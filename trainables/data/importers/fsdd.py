@@ -28,7 +28,7 @@ _FILE_NAME = re.compile(r"(\d)_(.+)_(\d+)\.wav")
 
 @dataclass(frozen=True)
 class JoinedDigits:
-    """Recordings joined with silences, whose lengths are in samples; there is one more than `paths`."""
+    """Recordings joined with silences before, between and after them; `silences` are their lengths in samples."""
 
     paths: tuple[Path, ...]
     silences: tuple[int, ...]
@@ -62,19 +62,19 @@ def fsdd_utterances(
 ) -> list[Utterance]:
     """Connected-digit utterances from the recordings in `root` or `root/recordings`.
 
-    `train` has takes from 5 on, `dev` takes 0-4 of the same speakers, `test` all takes of the held-out speakers. Equal
-    arguments give equal utterances; a larger number keeps the first ones.
+    `train` has the takes from 5 on, `dev` takes 0-4 of the same speakers, `test` all takes of the held-out speakers.
+    Equal arguments give equal utterances; a larger split begins with the utterances of a smaller one.
 
     Args:
-        held_out_speakers: speakers of the split `test`; without them there is no such split.
+        held_out_speakers: speakers of the split `test`; empty: no test split.
         train: number of training utterances.
         dev: number of validation utterances.
         test: number of test utterances.
-        seed: of all random choices.
+        seed: random seed.
 
     Raises:
-        InputError: the folder has no recordings, `held_out_speakers` are unknown or all there are, or a split has no
-            recordings of a speaker.
+        InputError: the folder has no recordings, a held-out speaker is unknown, all speakers are held out, or a split
+            lacks recordings of a speaker.
     """
     recordings = _find_recordings(root)
     speakers = sorted({recording.speaker for recording in recordings})
@@ -128,7 +128,7 @@ def _find_recordings(root: Path) -> list[_Recording]:
 
 
 def _utterance(split: str, index: int, pool: dict[str, list[_Recording]], seed: tuple[int, ...]) -> Utterance:
-    """A random utterance from a mapping of speakers to their recordings."""
+    """A random utterance from `pool`, the recordings of each speaker."""
     random = np.random.default_rng(seed)
     speaker = list(pool)[random.integers(len(pool))]
     count = random.integers(*DIGITS_PER_UTTERANCE, endpoint=True)

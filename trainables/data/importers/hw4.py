@@ -1,4 +1,4 @@
-"""The course's data: precomputed features `{split}/fbank/{utterance}.npy`, texts `{split}/text/{utterance}.npy`."""
+"""Data of homework 4 of CMU 11-785: features `{split}/fbank/{utterance}.npy`, texts `{split}/text/{utterance}.npy`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA_FOLDER = "hw4p2_data"
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """A file of the course with precomputed features."""
+    """A file of features, `fbank/{utterance}.npy`, as homework 4 of CMU 11-785 has it."""
 
     path: Path
 
@@ -30,10 +30,10 @@ class FeatureFile:
 
 
 def read_course_features(path: Path) -> Frames:
-    """Features (T, 80) of a file of the course, which has (80, T) float32.
+    """Features (T, 80) from a file of CMU 11-785 (homework 4), which holds (80, T) float32.
 
     Raises:
-        InputError: the file has another array, or NaN or infinite values.
+        InputError: the array has another shape or type, or values that are not finite.
     """
     array = load_array(path)
     if array.ndim != 2 or array.shape[0] != BINS or not array.shape[1] or array.dtype != np.float32:
@@ -47,7 +47,7 @@ def read_course_features(path: Path) -> Frames:
 
 
 def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
-    """All utterances of the course's data in `root` or `root/hw4p2_data`.
+    """All utterances of the homework's data in `root` or `root/hw4p2_data` (CMU 11-785, homework 4).
 
     A test split may have no folder `text`, and then no transcripts.
 
@@ -62,7 +62,7 @@ def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
     splits = visible(fbank.parent for fbank in folder.glob("*/fbank") if fbank.is_dir())
     if not splits:
         raise InputError(
-            f"{root}: no folders {{split}}/fbank here", f"Give the course's data folder, or {DATA_FOLDER} in it."
+            f"{root}: no folders {{split}}/fbank here", f"Give the data folder of CMU 11-785, or {DATA_FOLDER} in it."
         )
     utterances: list[Utterance] = []
     bad, of_splits = bad or Mistakes(skippable=0), Mistakes()
@@ -75,10 +75,10 @@ def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
 
 
 def _read_split(split: Path, bad: Mistakes) -> list[Utterance]:
-    """The utterances of a split's folder; mistakes in others are added to `bad`.
+    """Utterances in a split's folder; utterances with mistakes are left out and added to `bad`.
 
     Raises:
-        InputError: the folder has no features, or no transcripts though its name says training or validation.
+        InputError: the folder has no features, or a training or validation split has no transcripts.
     """
     features = {path.stem: path for path in visible((split / "fbank").glob("*.npy"))}
     if not features:

@@ -24,8 +24,8 @@ def librispeech_utterances(
         bad: collects audio without a transcript and transcripts without audio; default: an error.
 
     Raises:
-        InputError: the folder has no splits or not the given ones, a chapter has no readable transcripts, or `bad` has
-            more mistakes than may be left out.
+        InputError: a split is missing, a chapter has no readable transcripts, or `bad` has more mistakes than may be
+            left out.
     """
     folder = root / CORPUS_FOLDER if (root / CORPUS_FOLDER).is_dir() else root
     found = sorted({path.parents[2].name for path in visible(folder.glob("*/*/*/*.trans.txt"))})
@@ -49,7 +49,7 @@ def librispeech_utterances(
 
 
 def _read_chapter(chapter: Path, split: str, bad: Mistakes) -> list[Utterance]:
-    """The utterances of a chapter; mistakes in others are added to `bad`.
+    """Utterances of a chapter; utterances with mistakes are left out and added to `bad`.
 
     Raises:
         InputError: the chapter has audio, but no readable file of transcripts.
@@ -62,7 +62,7 @@ def _read_chapter(chapter: Path, split: str, bad: Mistakes) -> list[Utterance]:
         return []
     utterances = []
     for number, line in read_lines(transcripts):
-        id, _, text = single_spaced(line).partition(" ")  # in some copies, a tab stands between them
+        id, _, text = single_spaced(line).partition(" ")  # some copies have a tab here
         origin = f"{transcripts}:{number}"
         if not id:
             continue

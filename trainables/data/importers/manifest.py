@@ -29,7 +29,7 @@ def manifest_utterances(path: Path, bad: Mistakes | None = None) -> list[Utteran
         bad: collects lines with mistakes; default: an error.
 
     Raises:
-        InputError: the file has no lines, or `bad` has more mistakes than may be left out; each as file:line.
+        InputError: the file has no lines, or `bad` has more mistakes than may be left out (each named as file:line).
     """
     utterances: list[Utterance] = []
     bad = bad or Mistakes(skippable=0)
@@ -83,7 +83,7 @@ def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _path(audio: str, folder: Path) -> Path:
-    """The audio file, in either Unicode form of its name: macOS decomposes accents, other systems do not."""
+    """Path of the audio file, whose name may have composed or (on macOS) decomposed accents."""
     named = folder / os.path.expanduser(audio)
     forms = (named, *(folder / unicodedata.normalize(form, str(named)) for form in ("NFC", "NFD")))
     return next((path for path in forms if not _not_a_file(path)), named)

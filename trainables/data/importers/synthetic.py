@@ -1,6 +1,6 @@
 """Synthetic speech: sentences of a small grammar of digits and commands, spoken by espeak-ng.
 
-It needs no data and no network, to try the platform on a bare machine. Results on it say nothing about real speech.
+It needs no data and no network, so the platform can be tried on any machine. Results say nothing about real speech.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SpokenText:
 def synthetic_utterances(train: int = 1500, dev: int = 150, test: int = 150, seed: int = 0) -> list[Utterance]:
     """Utterances of `train` and `dev`, which share voices, and of `test`, which has voices of its own.
 
-    Equal arguments give equal utterances; a larger number keeps the first ones.
+    Equal arguments give equal utterances; a larger split begins with the utterances of a smaller one.
     """
     plan = (("train", train, SPEAKERS), ("dev", dev, SPEAKERS), ("test", test, HELD_OUT_SPEAKERS))
     return [

@@ -19,17 +19,17 @@ from trainables.data.text.transcripts import normalized, single_spaced, unusable
 from trainables.errors import InputError
 from trainables.masking import length_mask
 
-REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of the course's .npy files."
+REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of .npy files with a text each."
 
 
 def read_texts(path: Path) -> list[str]:
-    """Texts of a UTF-8 file with a text a line, or of a folder of `.npy` files with a text each, sorted by name.
+    """Texts of a UTF-8 file (one a line), or of a folder of `.npy` files (one a file, sorted by name).
 
-    Texts are normalised like a corpus's transcripts. In a folder with a folder `train`, such as the course's
-    `hw4p1_data`, that one is read.
+    Texts are normalised like a corpus's transcripts. If the folder has a folder `train`, such as `hw4p1_data` of CMU
+    11-785, only `train` is read.
 
     Raises:
-        InputError: `path` does not exist, has no text, or has a file of another kind; or a text has characters that no
+        InputError: `path` does not exist, has no text, or a file of another kind; or a text has characters that no
             tokenizer can keep.
     """
     if (path / "train").is_dir():
@@ -48,7 +48,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _read_array(path: Path) -> str:
-    """Text of a course's file: an array of one string, or of one character an element."""
+    """Text of a `.npy` file: an array of one string, or of one character an element."""
     array = load_array(path)
     if array.dtype.kind != "U":
         raise InputError(f"{path}: holds {array.dtype}, not text", REMEDY)
@@ -64,10 +64,10 @@ def _usable(text: str, place: str) -> str:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """A padded batch of token sequences; an utterance with a weight of 0 only fills the batch."""
+    """A padded batch of token sequences; sequences with a weight of 0 only fill the batch."""
 
-    inputs_BU: Tensor  # SOS and the text: the course's "shifted" sequence
-    targets_BU: Tensor  # the text and EOS: the course's "golden" sequence
+    inputs_BU: Tensor  # SOS and the text ("shifted" in CMU 11-785)
+    targets_BU: Tensor  # the text and EOS ("golden" in CMU 11-785)
     target_lengths_B: Tensor  # including EOS
     weights_B: Tensor
 
@@ -86,7 +86,7 @@ class DeviceTexts:
         self.offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
 
     def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray) -> TextBatch:
-        """The batch of the texts `indices`, padded to `edge` tokens including EOS."""
+        """Batch of the texts `indices`, padded to `edge` tokens including EOS; `weights` (B,) are for the loss."""
         index_B = torch.from_numpy(indices).to(self.device)
         counts_B = self.counts[index_B]
         tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, edge)
@@ -101,6 +101,6 @@ class DeviceTexts:
 
 
 def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) -> Tensor:
-    """Rows `offset .. offset + length - 1` of a flat buffer as (B, width, ...); the last element fills shorter rows."""
+    """Rows `offset .. offset + length - 1` of a flat buffer, (B, width, ...), each padded with its last element."""
     position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
     return flat[offsets_B[:, None] + position_BW]

@@ -34,15 +34,15 @@ class Tokenizer:
     """A trained SentencePiece model.
 
     `decode(encode([text])[0]) == text` for every text of training characters, leading, trailing and repeated spaces
-    included. Subword models encode a text behind one extra space, which `decode` removes, so that a word has equal
-    pieces at the start of a text and inside it.
+    included. Subword models add a space before each text, which `decode` removes, so that a word is encoded
+    alike at the start of a text and inside it.
 
     Args:
         model: content of a model file that `train` made.
-        source: names the file in errors.
+        source: name of the file in errors.
 
     Raises:
-        InputError: `model` is something else.
+        InputError: `model` is not such a file.
     """
 
     kind: str
@@ -107,7 +107,7 @@ class Tokenizer:
         """Reads a tokenizer from the file that `save` wrote.
 
         Raises:
-            InputError: the file is missing or something else.
+            InputError: the file is missing, or is not a tokenizer of this platform.
         """
         try:
             return cls(path.read_bytes(), str(path))
@@ -132,30 +132,30 @@ class Tokenizer:
         return first + [token for part in others for token in (UNK, *part)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of a token sequence without its special tokens; what follows an EOS is decoded, too."""
+        """Text of a token sequence without its special tokens; decoding does not stop at EOS."""
         text = "".join(self._texts[i] for i in ids if i not in SPECIAL_IDS)
         return text.removeprefix(_prefix(self.kind))
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """Text of each token, for people; a special token has a name such as `<sos>`."""
+        """Text of each token for display; special tokens are shown as `<sos>` etc."""
         return [f"<{self._texts[i].strip(RESERVED)}>" if i in SPECIAL_IDS else self._texts[i] for i in ids]
 
 
 def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer of a training split's transcripts, trained or read from the corpus's folder."""
+    """Tokenizer of a training split, read from the corpus's folder or else trained on the split's transcripts."""
     key = hashlib.sha256(f"{corpus.hash}/{split.name}".encode()).hexdigest()
     return cached_tokenizer(corpus.path, key, lambda: split.texts or [], config)
 
 
 def cached_tokenizer(folder: Path, key: str, texts: Callable[[], Iterable[str]], config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer of a training text, kind and size: trained once and kept in `folder/tokenizers`.
+    """Tokenizer for `texts` of a kind and size: trained once and kept in `folder/tokenizers`.
 
-    Processes that train it at the same time write equal files.
+    Concurrent processes write equal files.
 
     Args:
         folder: folder of the corpus.
-        key: hash that stands for `texts`.
-        texts: returns the training transcripts; called only when the tokenizer must be trained.
+        key: hash that identifies `texts`.
+        texts: returns the training transcripts; called only if the tokenizer must be trained.
     """
     size = "all" if config.vocab_size is None else config.vocab_size
     path = folder / "tokenizers" / f"{config.kind}-{size}-{key[:16]}.model"
