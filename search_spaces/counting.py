@@ -1,7 +1,7 @@
 """Exact parameter counts without allocating a weight.
 
-A model on torch's meta device takes no memory, but a millisecond for each layer. The layers of a stack are alike: so a
-model with one layer in each stack is built, and its layers are counted as often as the configuration has them.
+A model on torch's meta device takes no memory, but a millisecond for each layer. The layers of a stack are alike, so a
+model with one layer in each stack is built, and each layer's count is multiplied by the number of layers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from trainables.models.speech_transformer import make_model, stacks
 
 
 def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:
-    """Number of parameters of a model, shared ones counted once.
+    """Number of parameters of a model; shared parameters count once.
 
     Args:
-        config: the run; its model section and `features.num_feats` matter.
-        vocab_size: tokens, special ones included.
-        num_feats: mel bins of the corpus, of which the configuration may keep fewer.
+        config: configuration; only `model` and `features.num_feats` matter.
+        vocab_size: number of tokens, special ones included.
+        num_feats: mel bins of the corpus; the configuration may use fewer.
     """
     model, bins = config.model, min(num_feats, config.features.num_feats or num_feats)
     shallow = model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
@@ -30,7 +30,7 @@ def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _shallow_counts(model: Model, vocab_size: int, num_feats: int) -> tuple[int, int, int]:
-    """Parameters of an encoder layer (0 without an encoder), of a decoder layer, and of all else."""
+    """Parameters of one encoder layer (0 without an encoder), of one decoder layer, and of the rest of the model."""
     with shapes_only():
         built = make_model(model, vocab_size, num_feats)
     total, encoder, decoder = sum(parameter.numel() for parameter in built.parameters()), 0, 0

@@ -1,4 +1,4 @@
-"""The ways in which a key may vary: what a sampler is asked, which values are possible, which are extremes."""
+"""Distributions of searched keys: how a value is suggested, which values are possible, and which are extreme."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, get_origin
 
-ROUNDING = 1e-8  # how far a value may be off its step, in steps, as in Optuna
+ROUNDING = 1e-8  # largest distance of a value from a step, as a share of the step, as in Optuna
 Scalar: TypeAlias = str | int | float | bool | None
 
 
@@ -33,11 +33,11 @@ class Choice:
         return suggest.suggest_categorical(key, self.values)
 
     def candidates(self) -> list[Any]:
-        """Values that the smallest or the largest model of a space may have: all choices, or the ends of a range."""
+        """Values to try for the smallest or largest model of a space: all choices, or the ends of a range."""
         return list(self.values)
 
     def take(self, value: Any) -> Any:
-        """The value with the type that a sampler proposes; a ValueError if it cannot be proposed."""
+        """`value` with the type that a sampler proposes; raises ValueError if it is not in the distribution."""
         if value not in self.values:
             raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.values))}")
         return self.values[self.values.index(value)]
@@ -93,11 +93,11 @@ Distribution: TypeAlias = Choice | Int | Float
 
 @dataclass(frozen=True)
 class Fit:
-    """A width that no sampler proposes: it is solved for, so that the model fills the budget.
+    """A width that is not searched, but computed so that the model fills the budget.
 
     Attributes:
-        low, high: bounds of the width; None: as narrow as makes sense, as wide as the budget allows.
-        step: the width is a multiple of this; None: of numbers that suit heads and hardware (`budget.py`).
+        low, high: bounds of the width; None: bounds that follow from the budget and the number of heads.
+        step: number of which the width is a multiple; None: numbers that suit heads and hardware (`budget.py`).
     """
 
     key: str
@@ -106,7 +106,7 @@ class Fit:
     step: int | None = None
 
     def take(self, value: Any) -> int:
-        """A width that a configuration of `start` gives, as an int; a ValueError if it is out of bounds."""
+        """`value`, a width in an entry of `start`, as an int; raises ValueError if it is out of bounds."""
         low, high = self.low or 1, self.high or math.inf
         if not is_whole(value) or not low <= value <= high:
             raise ValueError(f"{value!r} is not in [{low}, {high}]")
@@ -115,7 +115,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Variable:
-    """A varied key: its distribution, and the values of other keys that give it a meaning."""
+    """Distribution of a searched key, and its condition: values of other keys with which the key is active."""
 
     distribution: Distribution
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
@@ -132,17 +132,17 @@ def is_structured(annotation: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """The JSON text by which samplers and the ledger know a list or mapping: equal values, equal texts."""
+    """JSON text that stands for a list or mapping in samplers and the ledger; equal values give equal texts."""
     return json.dumps(value, sort_keys=True)
 
 
 def from_text(text: str) -> Any:
-    """The inverse of `as_text`."""
+    """List or mapping from its JSON text (the inverse of `as_text`)."""
     return json.loads(text)
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value read from YAML is a number, neither infinite nor NaN; a truth value is none."""
+    """Whether a value read from YAML is a finite number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 

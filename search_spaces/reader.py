@@ -1,4 +1,4 @@
-"""Reads a search space from YAML. Every mistake is found in one pass and named with its line."""
+"""Reads a search space from YAML. All mistakes are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_space(name_or_path: str) -> Space:
     """Reads a space file, by path or by the name of a shipped one.
 
     Raises:
-        InputError: there is no such file, or it holds mistakes (all of them are named).
+        InputError: the file does not exist, or has mistakes; the message lists all of them.
     """
     path = Path(name_or_path)
     if not path.is_file() and name_or_path in shipped():
@@ -61,9 +61,9 @@ def parse_space(text: str, source: str, folder: Path | None = None) -> Space:
     """Reads a space from YAML text. A key under its former name is read with a FutureWarning.
 
     Args:
-        source: the file to name in errors.
-        folder: what paths in the space are relative to; default: the working directory. They become absolute, since
-            workers have working directories of their own.
+        source: name of the file in errors.
+        folder: folder to which paths in the space are relative; default: the working directory. Paths are made
+            absolute, since workers have other working directories.
 
     Raises:
         InputError: the text holds mistakes; the message lists all of them.
@@ -86,10 +86,10 @@ def is_space(path: Path) -> bool:
 
 
 class _Reader:
-    """Reads the parts of one space, and notes mistakes in its document.
+    """Builds a Space from a YAML document, and records mistakes in the document.
 
     Args:
-        folder: what paths in the space are relative to.
+        folder: folder to which paths in the space are relative.
     """
 
     def __init__(self, document: Document, folder: Path) -> None:
@@ -104,7 +104,7 @@ class _Reader:
         fit, vary = self._fit(varied, base), self._vary(varied)
         self._check_together(settings, base, vary)
         entries = self._entries(tree.get("start"), varied)
-        self.document.check()  # an entry of `start` lies over the base and within what varies: both are right now
+        self.document.check()  # entries of `start` can only be checked with a valid base and valid `vary`
         space = Space(self.document.source, text, base, vary, fit, (), settings)
         space = replace(space, start=tuple(self._completed(space, place, entry) for place, entry in entries))
         self.document.check()
@@ -127,7 +127,7 @@ class _Reader:
         return value if isinstance(value, Mapping) else {}
 
     def _settings(self, tree: Mapping[Any, Any]) -> Settings:
-        """The settings; a wrong one has its default, so that the rest can be checked for more mistakes."""
+        """The settings; invalid values are recorded and replaced by defaults, so that reading can continue."""
         found = {key: tree[key] for key in Settings.model_fields if key in tree}
         for former, name in RENAMED.items():
             section, key = former.split(".")
@@ -145,7 +145,7 @@ class _Reader:
         return settings
 
     def _base(self, tree: Mapping[Any, Any], epochs: int) -> dict[str, Any]:
-        """Leaves of the base; with the epochs of the space they must be a configuration on their own."""
+        """Values of the base configuration by key; with the space's epochs they must be valid on their own."""
         training = tree.get("training", {})
         if isinstance(training, Mapping):
             if "epochs" in training:
@@ -157,7 +157,7 @@ class _Reader:
         return {key: self._located(key, value) for key, value in flatten(tree) if key != "training.epochs"}
 
     def _located(self, key: str, value: Any) -> Any:
-        """The value of a key, made absolute if it is a path."""
+        """The value of a key; relative paths are made absolute."""
         return str(self.folder / value) if key in PATHS and isinstance(value, str) else value
 
     def _fit(self, tree: Mapping[Any, Any], base: Mapping[str, Any]) -> Fit | None:
@@ -177,7 +177,7 @@ class _Reader:
         return found
 
     def _vary(self, tree: Mapping[Any, Any]) -> dict[str, Variable]:
-        """The varied keys, without the fitted one; a key comes after the keys that its condition names."""
+        """The searched keys; each comes after the keys that its condition names."""
         variables: dict[str, Variable] = {}
         for key, entry in tree.items():
             if not _can_vary(key):
@@ -211,14 +211,14 @@ class _Reader:
         return Variable(distribution, located)
 
     def _check_values(self, key: str, values: Iterable[Any]) -> None:
-        """Notes values that no configuration has."""
+        """Records values that are invalid in every configuration as mistakes at `key`."""
         for value in values:
             for name, reason in _refusals(Config, unflatten({key: from_text(value) if key in STRUCTURED else value})):
                 if _within(name, key):
                     self.mistake(f"vary.{key}", reason)
 
     def _ordered(self, variables: Mapping[str, Variable]) -> dict[str, Variable]:
-        """The order of the file, with each key after the keys that its condition names."""
+        """The variables in the order of the file, but each key after the keys that its condition names."""
         ordered: dict[str, Variable] = {}
         while waiting := {key: variable for key, variable in variables.items() if key not in ordered}:
             ready = {key: one for key, one in waiting.items() if not any(parent in waiting for parent in one.when)}
@@ -230,7 +230,7 @@ class _Reader:
         return ordered
 
     def _check_together(self, settings: Settings, base: Mapping[str, Any], vary: Mapping[str, Variable]) -> None:
-        """Notes settings that do not go with the base or with what varies."""
+        """Records conflicts of the settings with the base or the searched keys."""
         asha = settings.asha
         if base.get("model.kind") == "language_model":
             if asha.metric is not None or asha.unit == "hours":
@@ -244,7 +244,7 @@ class _Reader:
                     self.mistake(f"vary.{key}", "the grid sampler needs a step (float) or values (choice)")
 
     def _entries(self, tree: Any, varied: Mapping[Any, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """The entries of `start` as leaves, each with its place, such as `start.0`."""
+        """Entries of `start`, each as (place such as `start.0`, values by key)."""
         if tree is not None and not isinstance(tree, list):
             self.mistake("start", f"must be a list of configurations, such as [{{}}], which is the base, not {tree!r}")
             return []
@@ -269,10 +269,10 @@ class _Reader:
         return entries
 
     def _completed(self, space: Space, place: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of an entry, and of the base for active keys that it leaves out, as a proposal of the space."""
+        """An entry of `start` as a proposal; active keys that are missing in it have the value of the base."""
         active = [key for key in space.vary if key not in entry and space.is_active(key, entry)]
         if space.fit and space.fit.key not in entry and space.fit.key in space.base:
-            active.append(space.fit.key)  # where neither says a width, it is solved for
+            active.append(space.fit.key)  # else the width is computed
         values, wrong = space.take({**{key: _plain(space.value(key, entry)) for key in active}, **entry})
         for key, reason in wrong.items():
             remedy = "; it is the base's: give the key a value in this entry, or widen what varies"
@@ -286,7 +286,7 @@ class _Reader:
 
 
 def _plain(value: Any) -> Any:
-    """A value as samplers know it: a list as its JSON text."""
+    """`value`, with a list or mapping replaced by its JSON text, as samplers need it."""
     return as_text(value) if isinstance(value, list | tuple) else value
 
 
@@ -308,7 +308,7 @@ def _why_not_varied(key: str) -> str:
 
 
 def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[str, str]]:
-    """Keys and reasons of the values that a section of the configuration refuses."""
+    """Invalid values of a section of the configuration, as (key, reason)."""
     try:
         section.model_validate(tree)
     except ValidationError as error:

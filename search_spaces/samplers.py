@@ -1,7 +1,7 @@
-"""The samplers that a space may choose, and what sets each apart.
+"""The samplers that a space may choose, and their properties.
 
-To add one of Optuna's, add its name to `SamplerName` and its entry to `SAMPLERS`: settings, checks, help, proposals and
-the tests of all samplers read these two.
+To add a sampler of Optuna, add its name to `SamplerName` and its entry to `SAMPLERS`: settings, checks, help, proposals
+and the tests of all samplers are derived from these two.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ SMALLEST_POPULATION = 4
 
 @dataclass(frozen=True)
 class Sampler:
-    """What sets a sampler apart.
+    """Properties of a sampler.
 
     Attributes:
         description: the method in a few words, for the reference.
-        optuna: name of the class in `optuna.samplers`; None for the grid, which the platform goes through itself.
-        options: arguments of the class, `seed` aside, for a sweep of so many trials.
+        optuna: name of the class in `optuna.samplers`; None for the grid, which is part of the platform.
+        options: returns arguments of the class, except `seed`, for a number of trials.
         several_objectives: whether the sampler takes more than one objective.
-        learns: whether proposals depend on the results of trials, of the sweep's own and of those of a warm start.
-        pruned: how the sampler is told a pruned trial.
-            "pruned": as such, with its last epoch and value; as "complete" where there are several objectives.
-            "complete": as complete, with the best values that it reached.
+        learns: whether proposals depend on the results of trials, those of a warm start included.
+        pruned: how pruned trials are passed to the sampler.
+            "pruned": as pruned, with the last epoch and its value; with several objectives, as "complete".
+            "complete": as complete, with the best values so far.
             "capped": as complete, with a CER no higher than the highest of the complete trials.
-        same_keys: whether the sampler models together only keys that every trial has. Then inactive keys are told with
-            the first value of their distribution.
-        sees_failures: whether a proposal that cannot be a trial is told as failed. Otherwise it is told as running.
-        notes: prefix of what the class writes into a trial's system attributes and needs again for later proposals.
+        same_keys: whether the sampler models only keys that every trial has. Then inactive keys are passed with the
+            first value of their distribution.
+        sees_failures: whether infeasible proposals are passed as failed trials; else as running ones.
+        notes: prefix of the system attributes that the class stores with a trial and reads for later proposals.
     """
 
     description: str
@@ -47,18 +47,17 @@ class Sampler:
 
 
 SAMPLERS: Mapping[SamplerName, Sampler] = {
-    # TPE with one objective ranks pruned trials behind complete ones, by their last epoch and then by its value. With
-    # several objectives it would refuse their values, and without values rank them last: then it would avoid the small
-    # models that early stopping prunes for their CER alone.
+    # With one objective, TPE ranks pruned trials after complete ones, by last epoch and then by value. With several, it
+    # takes no values of pruned trials and ranks them last: it would avoid small models, pruned for their CER.
     "tpe": Sampler(
         "tree-structured Parzen estimator",
         "TPESampler",
         lambda trials: {"multivariate": True, "group": True, "constant_liar": True},
         pruned="pruned",
     ),
-    # Reads complete trials alone, a minority of a sweep. Beside the 90% CER of an early epoch it would see all complete
-    # trials as one; and a pruned trial is not known to be worse than the worst of these. It sees no failures and would
-    # propose the same point again; from running trials it keeps away.
+    # Reads only complete trials, a minority of a sweep. Beside a CER of 90% after an early epoch, all complete trials
+    # would look alike; and a pruned trial need not be worse than the worst complete one. It ignores failed trials, and
+    # would propose their values again, but avoids the values of running trials.
     "gp": Sampler(
         "Gaussian process",
         "GPSampler",
@@ -70,8 +69,8 @@ SAMPLERS: Mapping[SamplerName, Sampler] = {
     ),
     "random": Sampler("random search", "RandomSampler", learns=False),
     "grid": Sampler("all combinations, in random order", None, learns=False),
-    # Reads complete trials alone. As many generations as a generation has trials: Optuna's 50 trials in each are more
-    # than most sweeps have in all.
+    # Reads only complete trials. There are as many generations as trials in a generation: Optuna's default of 50 trials
+    # in each is more than most sweeps have.
     "nsga2": Sampler(
         "evolution by NSGA-II",
         "NSGAIISampler",

@@ -1,4 +1,4 @@
-"""Settings of a search space: how to search, when to prune a trial, how much to spend."""
+"""Settings of a search space: the search, early stopping, and spending limits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from search_spaces.samplers import SAMPLERS, SamplerName
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config import ConfigSection
 
-GRACE_SHARE = 0.2  # of a full trial, where a space says nothing else
-LATE_SHARE = 0.5  # of a full trial: from there on a trial on the plateau is pruned like the others
+GRACE_SHARE = 0.2  # grace period as a share of a full trial, by default
+LATE_SHARE = 0.5  # share of a full trial after which trials on the plateau can be pruned
 DEFAULT_BUDGET = 30_000_000  # parameters
 RENAMED = {"asha.look": "promotion", "asha.click": "plateau"}
 """Former names of keys, which are still read in this version."""
 
 
 def refuse_words(value: Any) -> Any:
-    """Refuses YAML's `yes` and '5', which pydantic would take for numbers."""
+    """Returns `value`; raises ValueError for `yes` and '5' of YAML, which pydantic would convert to numbers."""
     if isinstance(value, bool | str):
         raise ValueError(f"must be a number, but got {value!r}")
     return value
@@ -41,14 +41,14 @@ class Asha(ConfigSection):
     )
     unit: Literal["epochs", "updates", "hours"] = Field(
         "epochs",
-        description="unit of grace: epochs, hours of training audio, or updates. Updates are converted to the hours "
-        "of audio that the base configuration trains on in them",
+        description="unit of the grace period: epochs, hours of training audio, or updates, which are converted to the "
+        "hours of audio that the base configuration trains on in as many updates",
     )
     grace: Number | None = Field(
         None,
         gt=0,
-        description="length of training before the first rung, in unit; default: a fifth of a full trial, and at "
-        "least the trial's own warm-up and two epochs",
+        description="grace period: length of training before the first rung, in unit; default: a fifth of a full "
+        "trial, and at least the trial's own warm-up and two epochs",
     )
     promotion: Whole | None = Field(
         None,
@@ -79,7 +79,7 @@ class Limits(ConfigSection):
     disk_gb: Number | None = Field(None, gt=0, description="size of the sweep's checkpoints on disk, in 10^9 bytes")
 
     def replaced_by(self, other: Limits) -> Limits:
-        """These limits, with the limits that are set in `other` in their place."""
+        """Copy in which the limits that are set in `other` replace these."""
         return self.model_copy(update=other.model_dump(exclude_none=True))
 
 
@@ -107,7 +107,7 @@ class Settings(ConfigSection):
     seed: Whole = Field(0, ge=0, le=LARGEST_SEED, description="random seed of the proposals")
 
     def conflicts(self) -> list[tuple[str, str]]:
-        """Settings that do not go together: the key to change and the reason, for each."""
+        """Conflicts between settings, each as (key to change, reason)."""
         found = []
         if self.objectives[0] != "val_cer" or len(set(self.objectives)) < len(self.objectives):
             found.append(("objectives", f"must begin with val_cer and have none twice, but got {self.objectives}"))
@@ -128,20 +128,20 @@ class Settings(ConfigSection):
 
     @property
     def first_rung(self) -> float:
-        """Length of training before the first rung, in the unit of grace."""
+        """Position of the first rung in `asha.unit` (epochs, updates or hours of audio)."""
         return self.asha.grace or math.ceil(GRACE_SHARE * self.epochs)
 
     @property
     def _promotion_bound(self) -> float:
-        """The first promotion must lie below these epochs: the first rung if it is in epochs, else a full trial."""
+        """Exclusive upper bound of `asha.promotion`: the first rung if `asha.unit` is epochs, else a full trial."""
         return self.first_rung if self.asha.unit == "epochs" else self.epochs
 
     @property
     def promotions(self) -> list[int]:
-        """The epochs after which trials wait to be promoted: `asha.promotion`, times the reduction, and so on.
+        """Epochs after which trials wait to be promoted: `asha.promotion`, then each times `asha.reduction`.
 
-        The later ones lie in the first half of a trial, in which trials on the plateau are not pruned; without a
-        plateau threshold, before the first rung.
+        Epochs beyond the first are below half of a full trial, from which on trials on the plateau can be pruned, or
+        without a plateau threshold below the first rung.
         """
         first, limit = self.asha.promotion, LATE_SHARE * self.epochs
         if self.asha.plateau is None and self.asha.unit == "epochs":
@@ -152,7 +152,7 @@ class Settings(ConfigSection):
         return sorted({first, *itertools.takewhile(lambda end: end < limit, later)})
 
     def with_epochs(self, epochs: int) -> Settings:
-        """These settings with another number of epochs; grace and promotion shrink or go where they do not fit."""
+        """Copy with another number of epochs; `asha.grace` is shortened, and `asha.promotion` removed, if too long."""
         grace, promotion = self.asha.grace, self.asha.promotion
         if self.asha.unit == "epochs" and grace is not None:
             grace = min(grace, epochs)

@@ -41,11 +41,11 @@ class Space:
     Attributes:
         source: the file that the space was read from, for messages.
         text: content of that file.
-        base: leaves of the base configuration, as `{"model.dropout": 0.1}`; a valid configuration on its own.
-        vary: distribution and condition of each key that varies; a key comes after the keys that its condition names.
-        fit: the width that is solved for once all other keys have values, so that the model fills the budget.
-        start: proposals tried before those of the sampler: values of all active varied keys, and optionally of the
-            fitted width.
+        base: values of the base configuration by key, as `{"model.dropout": 0.1}`; valid on their own.
+        vary: distribution and condition of each searched key; a key comes after the keys that its condition names.
+        fit: width that is computed from all other values, so that the model fills the budget; None if there is none.
+        start: proposals tried before the sampler's: values of all active searched keys, and optionally of the width
+            `fit`.
         settings: how to search, when to prune a trial, how much to spend.
     """
 
@@ -63,21 +63,21 @@ class Space:
         return Path(self.source).stem
 
     def with_epochs(self, epochs: int | None) -> Space:
-        """This space with another number of epochs for a full trial; None changes nothing."""
+        """Copy of the space with `epochs` as the length of a full trial; None keeps the length."""
         return self if epochs is None else replace(self, settings=self.settings.with_epochs(epochs))
 
     def with_limits(self, limits: Limits) -> Space:
-        """This space with the limits that are set in `limits` in place of its own."""
+        """Copy of the space in which the limits that are set in `limits` replace its own."""
         settings = self.settings.model_copy(update={"limits": self.settings.limits.replaced_by(limits)})
         return replace(self, settings=settings)
 
     @property
     def comparable_settings(self) -> Settings:
-        """The settings, with a grace in updates converted to hours of audio.
+        """The settings, with a grace period in updates converted to hours of audio.
 
-        Where batches or accumulation vary, an update holds more audio in one trial than in another. So a grace of N
-        updates becomes the hours of audio in N updates of the base, padding aside. Language models have no audio and
-        keep updates.
+        If batch size or accumulation vary, updates of different trials hold different amounts of audio. So N updates
+        become the hours of audio in N updates of the base configuration, without padding. Language models have no
+        audio and keep updates.
         """
         training, asha = self.config({}).training, self.settings.asha
         if asha.unit != "updates" or asha.grace is None or self.base.get("model.kind") == "language_model":
@@ -90,7 +90,7 @@ class Space:
         """Asks `suggest` for a value of every active key; a key is inactive while its condition does not hold.
 
         Returns:
-            Values by key, lists as JSON texts. The fitted width is not among them: `budget.complete` solves for it.
+            Values by key, lists as JSON texts, without the width `fit`, which `budget.complete` computes.
         """
         values: dict[str, Any] = {}
         for key, variable in self.vary.items():
@@ -99,13 +99,13 @@ class Space:
         return values
 
     def take(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Reads values as a proposal of this space.
+        """Checks values as a proposal of this space.
 
         Args:
-            given: values by key, lists as JSON texts; the fitted width may be left out.
+            given: values by key, lists as JSON texts; the width `fit` may be left out.
 
         Returns:
-            The values as a sampler would have proposed them; and by key, why the space cannot propose a value.
+            The values with the types that a sampler proposes; and by key, reasons why the space excludes a value.
         """
         values: dict[str, Any] = {}
         wrong = {key: "does not vary here" for key in given if key not in self.vary}
@@ -123,10 +123,10 @@ class Space:
         return values, wrong
 
     def is_active(self, key: str, values: Mapping[str, Any]) -> bool:
-        """Whether the condition of `key` holds, and the conditions of the keys that it names.
+        """Whether the condition of `key` holds, and also the conditions of the keys in that condition.
 
         Args:
-            values: values of varied keys; the base's count where one is missing.
+            values: values of searched keys; missing ones are taken from the base.
         """
         variable = self.vary.get(key)
         return variable is None or all(
@@ -135,17 +135,17 @@ class Space:
         )
 
     def value(self, key: str, values: Mapping[str, Any]) -> Any:
-        """The value of a key in a configuration: from `values`, else from the base; the default if it is inactive."""
+        """Value of a key in a configuration: from `values`, else from the base; the default if the key is inactive."""
         default = DEFAULTS[key]
         return values.get(key, self.base.get(key, default)) if self.is_active(key, values) else default
 
     def config(self, values: Mapping[str, Any]) -> Config:
-        """The whole configuration of a proposal: its values over the base; without values, the base alone.
+        """Configuration of a proposal: the base, with `values` in place of its own; `{}` gives the base.
 
-        An inactive key has its default, whatever the base or `values` say of it.
+        Inactive keys have their defaults, even if the base or `values` have others.
 
         Raises:
-            InputError: the values do not go together.
+            InputError: the values are no valid configuration together.
         """
         read = {key: from_text(value) if key in STRUCTURED else value for key, value in values.items()}
         leaves = {**self.base, **read, "training.epochs": self.settings.epochs}
@@ -163,11 +163,11 @@ def _take(distribution: Distribution | Fit, key: str, value: Any, wrong: dict[st
 
 @dataclass(frozen=True)
 class Proposal:
-    """The trial that a proposal becomes.
+    """A completed proposal, ready to be a trial.
 
     Args:
         parameters: exact number of the model's parameters.
-        fitted: the width that fills the budget, by its key; empty where the space fits none.
+        fitted: width that fills the budget, by its key; empty if the space has no `fit`.
     """
 
     config: Config

@@ -1,6 +1,6 @@
 """Reads one entry of `vary`: the distribution of a key, and the condition under which it varies.
 
-Functions raise a ValueError whose text is the mistake, without the key and its line.
+Functions raise a ValueError whose message is the mistake, without the key and its line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FITTED = ("model.d_model", "model.feed_forward")
 
 
 def read_distribution(entry: Any, annotation: Any) -> Distribution:
-    """Reads `{int: [10, 18], step: 2}` for a key of the given type."""
+    """Reads the distribution of a key of type `annotation`, such as `{int: [10, 18], step: 2}`."""
     if not isinstance(entry, Mapping):
         raise ValueError(f"needs a distribution ({', '.join(OPTIONS)}), such as {{choice: [a, b]}}, but got {entry!r}")
     kinds = [kind for kind in OPTIONS if kind in entry]
@@ -51,7 +51,7 @@ def read_distribution(entry: Any, annotation: Any) -> Distribution:
 
 
 def is_fit(entry: Any) -> bool:
-    """Whether an entry says that the budget decides, as `fit` and `{fit: [256, 512]}` do."""
+    """Whether an entry of `vary` is `fit` or `{fit: ...}`: a width that fills the budget."""
     return entry == "fit" or (isinstance(entry, Mapping) and "fit" in entry)
 
 
@@ -71,7 +71,7 @@ def read_fit(key: str, entry: Any) -> Fit:
 
 
 def read_when(entry: Any) -> dict[str, tuple[Scalar, ...]]:
-    """Reads `{tokenizer.kind: [bpe, unigram]}`; a single value may stand without brackets."""
+    """Reads a condition such as `{tokenizer.kind: [bpe, unigram]}`; a single value needs no brackets."""
     if not isinstance(entry, Mapping) or not entry:
         raise ValueError(f"when needs keys and their values, such as {{tokenizer.kind: [bpe]}}, but got {entry!r}")
     conditions = {}
@@ -84,7 +84,7 @@ def read_when(entry: Any) -> dict[str, tuple[Scalar, ...]]:
 
 
 def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str) -> None:
-    """Raises a ValueError if a `when` names values that `key`, which has the distribution `parent`, never takes."""
+    """Raises ValueError if a condition has `values` of `key` that its distribution `parent` never takes."""
     if isinstance(parent, Float):
         raise ValueError(f"when needs a key that varies by choice or int, but {key} varies over real numbers")
     possible = parent.values if isinstance(parent, Choice) else range(parent.low, parent.high + 1, parent.step)
@@ -117,7 +117,7 @@ def _read_choice(values: Any, annotation: Any) -> Choice:
 
 
 def _as_configured(values: list[Any], annotation: Any) -> list[Any]:
-    """The values as a configuration has them, where "64" is 64; values that it refuses are JSON texts."""
+    """Values as a configuration of type `annotation` stores them ("64" as 64); invalid values become JSON texts."""
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     configured: list[Any] = []
     for value in values:
@@ -129,7 +129,7 @@ def _as_configured(values: list[Any], annotation: Any) -> list[Any]:
 
 
 def _read_range(kind: str, ends: Any, options: Mapping[str, Any]) -> Int | Float:
-    """Two numbers, low <= high, and a step that leads from one exactly to the other."""
+    """Reads a range: two numbers, low <= high, and optionally a step that divides high - low."""
     whole, step = kind in ("int", "fit"), options.get("step")
     is_right, name = (is_whole, "whole number") if whole else (is_finite, "number")
     if not isinstance(ends, list) or len(ends) != 2 or not all(is_right(end) for end in ends):

@@ -1,7 +1,7 @@
 """Python interface to sweeps, with the names of the command line; an example is `tests/examples/notebook.py`.
 
-A method returns what its command prints with `--json`: a list of rows as a DataFrame, an object as a dictionary, rates
-as fractions. A running sweep prints a line for each event, and stops cleanly when the kernel is interrupted.
+A method returns the data that its command prints with `--json`, a list as a DataFrame and an object as a dictionary;
+rates are fractions. A running sweep prints a line for each event, and stops cleanly when the kernel is interrupted.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Sweep:
 
         Args:
             space: a wider space that replaces the sweep's own.
-            size: trials, address, max_hours, max_device_hours, max_disk_gb (fields of `ResumedSweep`).
+            size: options of the command: trials, address, max_hours, max_device_hours, max_disk_gb (`ResumedSweep`).
         """
         from asr_platform.tuning.sweep import resume
 
@@ -119,13 +119,13 @@ class Sweep:
         return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile))
 
     def leaderboard(self) -> pandas.DataFrame:
-        """Trials, best first: the columns of `analysis.leaderboard.rows`, and one for each key that varied."""
+        """Trials, best first: the columns of `analysis.leaderboard.rows`, and one for each searched key."""
         rows = self._rows()
         return pandas.DataFrame([{**row, **row["params"]} for row in rows]).drop(columns="params", errors="ignore")
 
     @property
     def best(self) -> dict[str, Any]:
-        """The first row of the leaderboard, with the values that varied as `params`."""
+        """The first row of the leaderboard; `params` are the values of the searched keys."""
         leaderboard.pick(self._ledger, None)  # raises if no trial has finished an epoch
         return self._rows()[0]
 
@@ -144,7 +144,7 @@ class Sweep:
 
         Args:
             a, b: numbers of trials of this sweep, or names that the command takes.
-            data, split: corpus and split that both transcribe; default: their recorded validations are compared.
+            data, split: corpus and split that both models transcribe; default: recorded validations are compared.
         """
         from asr_platform.inference import compare
 
@@ -152,7 +152,7 @@ class Sweep:
         return compare.compare(self.home.path, one, other, Path(data) if data else None, split).as_tree()
 
     def importances(self) -> dict[str, Any]:
-        """Importances of the keys that varied, as `platform importances` computes them."""
+        """Parameter importances, as `platform importances --json` prints them."""
         return importances.importances(self._ledger).as_tree()
 
     def confirm(self, *, top: int = 3, seeds: int = 3, data: Place | None = None, **decoding: Any) -> pandas.DataFrame:
@@ -198,7 +198,7 @@ def checked(model: type[Checked], given: Mapping[str, Any]) -> Checked:
 
 
 def display(home: Home) -> LiveDisplay:
-    """A display of a running sweep, whose hints are commands that work in any folder."""
+    """Display of a running sweep; commands in its hints name the home by its absolute path."""
     console = Console()
     command = shlex.join(["platform", "--home", str(home.path)])
     return LiveDisplay(console if console.is_terminal else Console(width=WIDE), command)

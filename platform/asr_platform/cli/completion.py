@@ -54,7 +54,7 @@ def _names(folder: Path, begun: str) -> list[str]:
 def completion(shell: str) -> None:
     """Prints the script that completes commands, sweeps and spaces.
 
-    Its first lines say where to put it, and how the shell reads it.
+    The first lines of the script say where to save it, and how to load it.
 
     \b
     For example:

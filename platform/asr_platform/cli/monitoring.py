@@ -18,10 +18,10 @@ from trainables.errors import InputError
 @json_option("A JSON object; without NAME: a list, the latest sweep last.")
 @click.pass_obj
 def status(home: Path, name: str | None, as_json: bool) -> None:
-    """Shows the status of sweeps: running, finished, stopped or died.
+    """Shows the status of sweeps: running, finished, stopped or dead.
 
-    Without NAME, one line for each sweep; with NAME, the sweep's trials, what it has spent, and the time left. It can
-    be run from another terminal at any time.
+    Without NAME, one line for each sweep; with NAME, the sweep's trials, the hours and disk space spent, and the time
+    left. The command can be run from another terminal at any time.
 
     \b
     For example:
@@ -51,10 +51,10 @@ def status(home: Path, name: str | None, as_json: bool) -> None:
 @click.command()
 @SWEEP
 @click.argument("trial", type=click.IntRange(0), shell_complete=trial_numbers)
-@click.option("--follow", "-f", is_flag=True, help="Continues until the trial is no longer trained, or Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue until the training of the trial ends, or Ctrl-C.")
 @click.pass_obj
 def logs(home: Path, name: str, trial: int, follow: bool) -> None:
-    """Prints what a trial's workers printed, tracebacks included.
+    """Prints the logs of a trial's workers, tracebacks included.
 
     \b
     For example:
@@ -70,7 +70,7 @@ def logs(home: Path, name: str, trial: int, follow: bool) -> None:
 
     place = Home.existing(home)
     ledger = Ledger.open(place.studies, name)
-    pick(ledger, trial)  # refuses what there is not
+    pick(ledger, trial)  # raises InputError if there is no such trial
     folder = place.trial(name, trial)
 
     def in_training() -> bool:
@@ -94,16 +94,14 @@ UNSOUND = 1
 
 @click.command()
 @SWEEP_OR_LATEST
-@click.option(
-    "--repair", is_flag=True, help="Repairs what can be restored, such as a damaged ledger from sweeps' copies."
-)
+@click.option("--repair", is_flag=True, help="Repair what can be restored, such as a damaged ledger from its copies.")
 @click.option("--tracking-uri", metavar="URI", help="The MLflow store to audit; default: the sweep's.")
 @json_option("A JSON list of what is found (after --repair: still found).")
 @click.pass_obj
 def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None, as_json: bool) -> None:
-    """Audits the sweep NAME, or the ledger alone.
+    """Audits the sweep NAME; without NAME, only the ledger.
 
-    Compares MLflow and the checkpoints with the ledger. Ends with exit code 0 if they agree.
+    Compares MLflow and the checkpoints with the ledger. The exit code is 0 if they agree.
 
     \b
     For example:

@@ -15,13 +15,13 @@ from trainables.output import LastingOutput
 
 
 def lasting(console: Console) -> Console:
-    """The console itself, whose output is dropped from now on once its terminal or pipe has gone away."""
+    """Returns `console`, whose output is dropped from now on once its terminal or pipe is closed."""
     console.file = cast(IO[str], LastingOutput(console.file))
     return console
 
 
 def near(path: Path) -> Path:
-    """A path relative to the working directory if it is below it; else the path itself."""
+    """`path` relative to the working directory if it lies below that; else `path` itself."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
@@ -36,10 +36,10 @@ def progress_bar(task: str, count: ProgressColumn | None = None) -> Iterator[Cal
     """Shows a progress bar within the block if standard output is a terminal.
 
     Args:
-        count: column that shows how much is done; default: the number of items.
+        count: column that shows the amount that is done; default: the number of items.
 
     Yields:
-        A function that takes how much is done, and the total or 0 if it is unknown.
+        A function that takes the amount that is done, and the total amount (0 if unknown).
     """
     console = Console()
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())

@@ -32,15 +32,14 @@ class Status:
     """Status of one sweep.
 
     Args:
-        state: `finished`: all trials have ended. A sweep that `stopped` (by Ctrl-C), was `capped`, `failed` (by an
-            error of the platform) or `died` (its driver was killed) can be resumed.
+        state: `running`; `finished` (all trials have ended); or `stopped` (Ctrl-C), `capped` (spending limit), `failed`
+            (error of the platform) or `died` (the driver was killed), from which a sweep can be resumed.
         reason: reason for the state, in words.
         asked: number of trials of the finished sweep.
-        epochs: length of a full trial.
+        epochs: length of a full trial in epochs.
         training: numbers of the trials that workers train now.
-        left: seconds that the sweep will still take; None if it is not running or before its first epoch.
-        last_heartbeat: time of the latest recorded epoch or of the sweep's end, in seconds since 1970; None if it is
-            not on record.
+        left: estimated seconds until the end of the sweep; None if it is not running, or has no finished epoch.
+        last_heartbeat: time of the latest recorded epoch or of the run's end, in seconds since 1970; None if unknown.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Status:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial that ranks first; None before the first epoch."""
+        """Best trial; None before the first finished epoch."""
         return next((trial for trial in ranked(self.trials) if trial.best), None)
 
     @property
@@ -106,7 +105,7 @@ class Status:
 
 
 def _figure(trial: TrialRecord) -> dict[str, float | None]:
-    """Objective of a trial at its best epoch, by the metric's name; a CER of None before the first epoch."""
+    """Value of the ranking metric at the best epoch, by its name; a CER of None before the first epoch."""
     return {objective(trial.best): objective_value(trial.best)} if trial.best else {"val_cer": None}
 
 
@@ -126,7 +125,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
     done = len(trials) >= about["trials"] and not unfinished
     state, reason = state_of(about, done, bool(holder), home.model(name).is_dir())
     run: Mapping[str, Any] = about.get(RUN, {})
-    own = holder == f"{SWEEP} {run.get('process')}"  # a driver that has just begun is not yet on record
+    own = holder == f"{SWEEP} {run.get('process')}"  # a driver that has just begun has not recorded its run yet
     workers = int(run.get("workers", 1))
     limits = Limits.model_validate(about.get("limits") or {})
     rows = [row for trial in trials for row in trial.curve]
@@ -164,7 +163,7 @@ def state_of(about: Mapping[str, Any], done: bool, held: bool, modelled: bool) -
     """The state of a sweep, and the reason for it in words.
 
     Args:
-        about: notes of the sweep's ledger.
+        about: facts about the sweep (`Ledger.about`).
         done: whether all trials have ended.
         held: whether a driver holds the sweep's lock.
         modelled: whether the best model's directory exists.

@@ -1,7 +1,7 @@
-"""Figures of the report: each section function returns a figure with its texts, or says why there is none.
+"""Figures of the report: each section function returns a figure with its texts, or a sentence why there is none.
 
-To add a figure, write such a function and name it in `report.SECTIONS`. Plotly reads texts in figures as markup, so
-texts that a trial brings along are escaped.
+To add a figure, write such a function and add it to `report.SECTIONS`. Plotly reads texts in figures as markup, so
+texts from trials must be escaped.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ STYLE = go.layout.Template(
 
 
 def learning_curves(data: ReportData) -> Figure | str:
-    """Learning curves of all trials with the rungs, and how the trials ended."""
+    """Figure with the learning curves of all trials, the rungs, and how each trial ended."""
     if not data.measured:
         return NOTHING_YET
     unit = data.space.comparable_settings.asha.unit
@@ -83,13 +83,14 @@ def draw_learning_curves(
     """Learning curves, the best in colour, with a symbol for how each trial ended.
 
     Args:
-        progress: key of an epoch's position on the axis, which has the title `unit`.
-        rungs: positions of the rungs on it.
+        progress: metric of an epoch on the horizontal axis, such as `epoch` or `audio_hours`.
+        unit: title of the horizontal axis.
+        rungs: positions of the rungs on the horizontal axis.
     """
     measured = [trial for trial in ranked(trials) if trial.best]
     most = 100 * HIGHEST if ranking_metric(measured) == "val_cer" else math.inf
     figure = go.Figure()
-    for rank, trial in reversed([*enumerate(measured)]):  # the best on top of the others
+    for rank, trial in reversed([*enumerate(measured)]):  # the best is drawn last, on top
         named, last = rank < len(COLOURS), len(trial.curve) - 1
         style = {"color": COLOURS[rank], "dash": DASHES[rank % len(DASHES)]} if named else {"color": GREY, "width": 1}
         marker = {"symbol": ["circle"] * last + [ENDS[trial.state][0]], "size": [0] * last + [9 if named else 6]}
@@ -129,7 +130,7 @@ def _epoch_text(trial: TrialRecord, row: Mapping[str, Any]) -> str:
 
 
 def history(data: ReportData) -> Figure | str:
-    """Best epoch of every trial in the order of proposals, and which trial is the best."""
+    """Figure with the best epoch of every trial in the order of proposals, and the best trial so far."""
     if not data.measured:
         return NOTHING_YET
     best, start = data.measured[0], data.space.start
@@ -170,7 +171,7 @@ def draw_history(trials: Sequence[TrialRecord]) -> go.Figure:
 
 
 def importances(data: ReportData) -> Figure | str:
-    """Parameter importances, or why there are none."""
+    """Figure with the parameter importances, or the reason why there are none."""
     found = data.importances
     if not found.shares:
         return found.basis
@@ -182,8 +183,8 @@ def importances(data: ReportData) -> Figure | str:
 
 
 def draw_importances(shares: Mapping[str, float]) -> go.Figure:
-    """Share of each key as a bar, in the order given from top to bottom."""
-    keys = [key.replace(".", ".<br>") for key in shares]  # a phone is too narrow for them in one line
+    """Bar chart of the importance (0 to 1) of each key, from top to bottom in the given order."""
+    keys = [key.replace(".", ".<br>") for key in shares]  # long keys are broken for phones
     values = [100 * share for share in shares.values()]
     figure = px.bar(x=values[::-1], y=keys[::-1], text=[f"{value:.1f}%" for value in values[::-1]])
     figure.update_traces(textposition="outside", marker_color=ACCENT, width=0.6)
@@ -195,7 +196,7 @@ def draw_importances(shares: Mapping[str, float]) -> go.Figure:
 
 
 def errors_by_length(data: ReportData) -> Figure | str:
-    """CER of the best model on short and long utterances."""
+    """Figure with the CER of the best model on short and long utterances."""
     if data.errors is None:
         return data.no_errors
     groups = by_length(data.errors)
@@ -227,13 +228,13 @@ def draw_lengths(groups: Sequence[LengthGroup]) -> go.Figure:
 
 
 def shown_value(row: Mapping[str, Any]) -> float:
-    """Ranking metric of an epoch as figures show it: a CER in percent, not below what a logarithmic axis can show."""
+    """Ranking metric of an epoch for figures: a CER in percent, with a lower bound for logarithmic axes."""
     value = objective_value(row)
     return 100 * max(value, LOWEST) if "val_cer" in row else value
 
 
 def trial_frame(trials: Sequence[TrialRecord], intervals: Mapping[int, CerInterval] = NO_INTERVALS) -> pandas.DataFrame:
-    """Trials with a finished epoch as rows: number, shown value with error bars, how it ended, and a label."""
+    """Trials with a finished epoch as rows: number, ranking metric with error bars, how the trial ended, label."""
     rows = []
     for trial in trials:
         value, cer = shown_value(trial.best or {}), intervals.get(trial.number)

@@ -27,9 +27,9 @@ class Figure(NamedTuple):
     """A figure of the report with its texts.
 
     Args:
-        caption: what the figure shows.
-        conclusion: what follows from it.
-        note: a remark in small type.
+        caption: description of the figure.
+        conclusion: result that the figure shows.
+        note: remark in small type.
     """
 
     figure: go.Figure
@@ -43,5 +43,5 @@ class Figure(NamedTuple):
 
 
 def rendered(template: str, **values: Any) -> str:
-    """The page that a template makes of these values, such as `report.html.jinja`."""
+    """Renders a template, such as `report.html.jinja`, with these values."""
     return TEMPLATES.get_template(template).render(**values)

@@ -17,16 +17,16 @@ from asr_platform.reporting.report_data import ReportData
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective_text
 
-MOST_NUMBERED = 30  # with more trials, only those on the Pareto front have their numbers beside their marks
+MOST_NUMBERED = 30  # trials; if there are more, only those on the Pareto front are labelled with their numbers
 
 
 def against_parameters(data: ReportData) -> Figure | str:
-    """The ranking metric against the number of parameters."""
+    """Figure with the ranking metric against the number of parameters, or a sentence why there is none."""
     return _against(data, "parameters")
 
 
 def against_real_time_factor(data: ReportData) -> Figure | str:
-    """The ranking metric against the real-time factor of decoding."""
+    """Figure with the ranking metric against the real-time factor of decoding, or a sentence why there is none."""
     if not data.transcribes:
         return "A language model transcribes nothing, so it has no real-time factor."
     if not any("real_time_factor" in (trial.best or {}) for trial in data.measured):
@@ -65,8 +65,8 @@ def draw_against(trials: Sequence[TrialRecord], key: str, name: str, intervals: 
     """The ranking metric of trials against another measure, with the Pareto front; lower is better in both.
 
     Args:
-        key: of the measure, in the metrics of an epoch or in `TrialRecord.about`; trials without it are left out.
-        name: the measure in words.
+        key: key of the measure in an epoch's metrics or in `TrialRecord.about`; trials without it are left out.
+        name: name of the measure on its axis.
         intervals: CER intervals by trial number, drawn as error bars.
     """
     known = [trial for trial in trials if trial.best and _measure(trial, key) is not None]

@@ -69,14 +69,14 @@ def draw_trial(trial: TrialRecord, folder: Path) -> None:
 
 
 def draw_sweep(trials: Sequence[TrialRecord], folder: Path) -> None:
-    """Writes the learning curves of all trials into a folder; nothing before the first finished epoch."""
+    """Writes the learning curves of all trials into a folder, if any trial has a finished epoch."""
     if any(trial.curve for trial in trials):
         folder.mkdir(parents=True, exist_ok=True)
         save(sweep_curves(trials), folder / SWEEP_CURVES)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG; one that cannot be drawn, such as a too large one, is logged and left out."""
+    """Writes a figure as PNG; if it cannot be drawn (too large, for example), the error is logged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn instead
         try:
@@ -181,11 +181,11 @@ def _attention_panels(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel for the mean of each layer's heads, and one for each head of the last layer.
 
-    Weights are shaded by their square roots, so that small ones are visible.
+    Colours show square roots of weights, so that small weights are visible.
 
     Args:
         x: range of the horizontal axis.
-        width: of a panel, in inches.
+        width: width of a panel in inches.
 
     Returns:
         The figure, and the lowest panel of each column.
@@ -210,9 +210,9 @@ def _attention_panels(
 
 
 def _tick_labels(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Places and labels of an axis of tokens: all tokens, or words at their first tokens if there are too many.
+    """Positions and labels for an axis of tokens: all tokens or, if these are too many, the first token of each word.
 
-    Labels that would overlap the one before are left out.
+    Labels that would overlap the previous label are left out.
     """
     room = len(tokens) / LABELS
     places: list[int] = []
@@ -226,7 +226,7 @@ def _tick_labels(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[int, str]]:
-    """Words with the number of their first token: a word begins at a special token, or at or after a space."""
+    """Words as (index of the first token, text); a word begins at a special token, or at or after a space."""
     words: list[tuple[int, str]] = []
     begins = True
     for place, token in enumerate(tokens):

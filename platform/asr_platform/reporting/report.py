@@ -1,6 +1,6 @@
 """The report of a sweep: one HTML page for readers who may not have this platform.
 
-Sections without a Plotly figure are templates, as is the page around them.
+The page and the sections without a Plotly figure are Jinja templates.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Section(NamedTuple):
     """A section of the report.
 
     Args:
-        heading: may name the `{metric}` that trials are ranked by.
-        content: name of a template, or a function that returns a figure, or a sentence that says why there is none.
+        heading: heading; `{metric}` stands for the ranking metric.
+        content: name of a template, or a function that returns a figure or a sentence why there is none.
     """
 
     id: str
@@ -56,19 +56,19 @@ SECTIONS = [
 
 
 def write_report(home: Home, name: str | None, out: Path | None, command: str = "platform") -> Path:
-    """Writes the report, as a whole or not at all, and returns its path.
+    """Writes the report of a sweep and returns its path; an error leaves no partial file.
 
     Args:
         name: name of the sweep; None for the latest.
         out: path of the report; None for `NAME.html` in the current folder.
-        command: the platform command, for hints to copy.
+        command: the command in hints, such as `platform --home runs`.
 
     Raises:
         InputError: there is no such sweep, or the file cannot be written.
     """
     name = latest(home.studies, name)
     path = out or Path(f"{name}.html")
-    with written_whole(path) as file:  # opened before the work
+    with written_whole(path) as file:  # fails early if the file cannot be written
         file.write(report_page(ReportData.gather(home, name, command)))
     return path
 

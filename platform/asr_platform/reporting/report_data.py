@@ -1,4 +1,4 @@
-"""Everything that the report shows of a sweep, read from the ledger and the files beside it."""
+"""Data that the report shows of a sweep, read from the ledger and the sweep's files."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class ReportData:
 
     Args:
         command: the platform command, for hints to copy.
-        about: facts about the sweep by key, as the ledger has them.
-        done: whether all trials that were asked for have ended.
+        about: facts about the sweep by key, from the ledger.
+        done: whether all trials of the sweep have ended.
         running: whether a driver is running the sweep.
         trials: all trials, best first.
         intervals: CER intervals by trial number.
-        errors: utterance errors of the best trial; None if they are not on record.
-        corpus: the sweep's corpus; None if it is gone, for the reason in `corpus_problem`.
-        model: path of the best model; None if it is gone.
+        errors: utterance errors of the best trial; None if they are not recorded.
+        corpus: the sweep's corpus; None if it cannot be opened (`corpus_problem` is the reason).
+        model: path of the best model; None if it was deleted.
         attention: plots of the best model's attention as (PNG, caption).
     """
 
@@ -73,7 +73,7 @@ class ReportData:
 
     @classmethod
     def gather(cls, home: Home, name: str, command: str = "platform") -> ReportData:
-        """Data of a sweep; what has been deleted since is None or empty.
+        """Reads the data of a sweep; deleted files give None or empty values.
 
         Raises:
             InputError: there is no such sweep.
@@ -149,7 +149,7 @@ class ReportData:
 
     @property
     def varied(self) -> list[tuple[str, str, str, str]]:
-        """Varied keys: name, values in words, value in the base, value in the best trial."""
+        """Searched keys: name, possible values in words, value in the base, value in the best trial."""
         space, rows = self.space, []
         for key, variable in space.vary.items():
             base = short_value(space.value(key, {})) if space.is_active(key, {}) else "not used"
@@ -162,7 +162,7 @@ class ReportData:
 
     @property
     def search(self) -> list[tuple[str, str]]:
-        """Names and values of the search's settings, and the time that it took."""
+        """Settings of the search, and the time that the sweep took, as (name, value)."""
         settings, about, asha = self.space.settings, self.about, self.space.comparable_settings.asha
         rungs = enumerated(f"{rung:,.4g}" for rung in self.rungs) or "none"
         limits = [f"{value:g} {name.replace('_', ' ')}" for name, value in about.get("limits", {}).items() if value]
@@ -201,19 +201,19 @@ class ReportData:
 
     @property
     def word_errors(self) -> WordBreakdown | None:
-        """Word errors of the best trial; None if its errors are not on record."""
+        """Word errors of the best trial; None if its errors are not recorded."""
         return by_word(self.errors) if self.errors else None
 
     @property
     def no_errors(self) -> str:
-        """Why there are no utterance errors."""
+        """Reason why there are no utterance errors."""
         if not self.transcribes:
             return "A language model transcribes nothing, so it makes no such errors."
         return "No errors of the best model are on record."
 
     @property
     def commands(self) -> list[tuple[str, str]]:
-        """Purpose and command line of what repeats the sweep, its best trial, and the evaluation of its model."""
+        """Commands that repeat the sweep, its best trial, and the evaluation of its model: (purpose, command line)."""
         about, platform = self.about, self.command
         corpus, options = shlex.quote(str(about["corpus"])), about.get("options", {})
         given = [(key, options.get(key)) for key in ("max_concurrent", "workers_per_trial", "gpus_per_worker")]
@@ -232,7 +232,7 @@ class ReportData:
 
     @property
     def versions(self) -> list[tuple[str, str]]:
-        """Seed, and versions that the sweep was started with, or today's if those are not on record."""
+        """Seed, and versions of code and packages at the sweep's start; the current versions if not recorded."""
         found = self.about.get(PROVENANCE) or provenance()
         names = [(key.removeprefix("version.").replace("_", " "), str(value)) for key, value in found.items()]
         return [("seed of the sampler", str(self.space.settings.seed)), *names]
@@ -246,17 +246,17 @@ class ReportData:
 
 
 def value_of(trial: TrialRecord, key: str) -> str:
-    """A trial's value of a varied key."""
+    """A trial's value of a searched key, as text."""
     return short_value(trial.params[key]) if key in trial.params else "not used"
 
 
 def keys_of(trials: Iterable[TrialRecord]) -> list[str]:
-    """Varied keys that any of the trials has."""
+    """Searched keys that have a value in any of the trials."""
     return list(dict.fromkeys(key for trial in trials for key in trial.params))
 
 
 def _values_text(variable: Variable) -> str:
-    """Values of a key in words, with its condition."""
+    """Possible values of a searched key in words, with its condition."""
     distribution = variable.distribution
     if isinstance(distribution, Choice):
         text = ", ".join(map(short_value, distribution.values))
@@ -281,7 +281,7 @@ def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:
 
 
 def _model(home: Home, name: str, best: TrialRecord | None, errors: UtteranceErrors | None) -> str | None:
-    """Path of the sweep's model directory if it is the best trial's, else of that trial's checkpoint."""
+    """Path of the sweep's model directory if it has the best trial's model, else of the trial's best checkpoint."""
     folder = home.model(name)
     if best and errors and UtteranceErrors.load(folder / ERRORS) == errors:
         return str(folder)
@@ -289,7 +289,7 @@ def _model(home: Home, name: str, best: TrialRecord | None, errors: UtteranceErr
 
 
 def _attention(best: TrialRecord | None, model: str | None) -> list[tuple[bytes, str]]:
-    """Attention plots from the model directory, or drawn from the best trial's checkpoint."""
+    """Attention plots as (PNG, caption), from the model directory or drawn from the best trial's checkpoint."""
     found = _plots(Path(model) / PLOTS) if model else []
     if found or best is None:
         return found

@@ -1,6 +1,6 @@
 """References and hypotheses with every error marked: a page for a browser, and plain text.
 
-Both are aligned character by character, so the marks are the errors that CER counts.
+Texts are aligned character by character, so the marks are the errors that CER counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def html_page(examples: Examples) -> str:
 
 
 def aligned_words(reference: str, hypothesis: str) -> list[Alignment]:
-    """Alignment of two texts, divided behind their common spaces, where a browser may break the line."""
+    """Character alignment of two texts, split after their common spaces, where a browser may break the line."""
     words: list[Alignment] = [[]]
     (alignment,) = align_characters([reference], [hypothesis])
     for pair in alignment:
@@ -58,7 +58,7 @@ def aligned_lines(reference: str, hypothesis: str, name: str = "HYP") -> list[st
     """Reference and hypothesis in lines of at most `WIDTH` characters, with S, I and D under the errors.
 
     Args:
-        name: stands in front of the hypothesis.
+        name: label before the hypothesis.
     """
     output = jiwer.process_characters(normalized(reference), normalized(hypothesis))
     text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False, line_width=WIDTH)

@@ -63,7 +63,7 @@ def trial_table(
 
 
 def _why(trial: TrialRecord) -> str:
-    """Reason for the early end of a trial; for a failure the known cause, if there is one."""
+    """Reason why a trial ended early; for a failure, its cause if that is known."""
     cause = diagnose(trial.reason) if trial.state == "failed" else None
     return cause.words if cause else trial.reason
 
@@ -74,9 +74,9 @@ def print_leaderboard(
     intervals: Mapping[int, CerInterval] = NO_INTERVALS,
     objectives: Sequence[str] = ("val_cer",),
 ) -> None:
-    """Prints the ranking with the values that each trial varied, and the causes of failures.
+    """Prints the ranking of trials with their values, and the causes of failures.
 
-    If the console is too narrow for one column for each key, a second table shows the best trials' values. If it is
+    If the console is too narrow for a column for each key, a second table shows the best trials' values; if it is
     narrower still, columns in `EXPENDABLE` are left out.
     """
     ranking = ranked(trials)
@@ -103,10 +103,10 @@ def ranking_table(
     ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, CerInterval], objectives: Sequence[str],
     left_out: Collection[str] = (),
 ) -> Table:  # fmt: skip
-    """A table of trials, best first, with the leaderboard's columns and one for each of the varied `keys`.
+    """A table of trials, best first, with the leaderboard's columns and a column for each of the `keys`.
 
     Args:
-        left_out: keys of leaderboard columns to leave out; intervals are left out where none is known.
+        left_out: keys of leaderboard columns to leave out.
     """
     absent = {*left_out, *([] if intervals else ["val_cer_interval"])}
     shown = [column for column in columns(ranking, objectives) if column.heading and column.key not in absent]
@@ -132,7 +132,7 @@ def ranking_table(
 
 
 def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
-    """A table of the values of the best trials: one row for each key, as many trials as fit on the console."""
+    """Table of the best trials' values: a row for each key, a column for each trial that fits on the console."""
 
     def table(shown: list[TrialRecord]) -> Table:
         rest = "; all of them: leaderboard --json" if len(shown) < len(ranking) else ""
@@ -151,7 +151,7 @@ def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) 
 
 
 def _width(console: Console, table: Table) -> int:
-    """Width in columns of a table that shortens nothing."""
+    """Width of a table in columns if no cell is shortened."""
     return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
 
 

@@ -18,7 +18,7 @@ from asr_platform.monitoring.time_left import in_words
 from asr_platform.study.spending import Cap
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 
-MINUTES_BELOW = 2.0  # hours: less is said in minutes
+MINUTES_BELOW = 2.0  # hours; shorter times are printed in minutes
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -102,7 +102,7 @@ def print_status(console: Console, one: Status, platform: str) -> None:
 
 
 def when(one: Status) -> str:
-    """The time left of a running sweep; the last heartbeat of any other."""
+    """Time left of a running sweep, or time of the last heartbeat of any other sweep, in words."""
     if one.state == "running":
         return in_words(one.left)
     latest = one.last_heartbeat
