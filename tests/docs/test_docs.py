@@ -29,7 +29,10 @@ from trainables.config import Config
 from trainables.inference.recognizer import Recognizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "BENCHMARKS.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
 LONGEST_README = 150  # lines
@@ -58,8 +61,9 @@ def blocks(language: str) -> Iterator[tuple[Path, str]]:
 
 
 def commands() -> list[str]:
-    """Every command line in blocks of sh, once, without its comment."""
+    """Every command line in blocks of sh, and of `platform` in other blocks, once, without its comment."""
     lines = [line.partition("  #")[0].strip() for _, text in blocks("sh") for line in text.split("\n")]
+    lines += [line for _, text in blocks("") for line in text.split("\n") if line.startswith("platform ")]
     return list(dict.fromkeys(filter(None, lines)))
 
 
@@ -97,7 +101,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_run(
     command: str, place: Path, run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They end with exit code 0; those that train for long have options that exist, and files that are there."""
+    """A command on a page ends with exit code 0; of a slow one the options are checked."""
     words = shlex.split(command)[1:]
     if SLOW & {words[0], " ".join(words[:2])}:
         monkeypatch.chdir(place)
@@ -186,7 +190,7 @@ def test_files_that_pages_name_exist() -> None:
     """Paths in backticks such as `study/halving.py`, from the repository, a package of it, or tests."""
     roots = [REPOSITORY, REPOSITORY / "platform" / "asr_platform", REPOSITORY / "trainables", REPOSITORY / "tests"]
     for page in PAGES:
-        if page.name in ("CHANGELOG.md", "tutorial.md", "decoding.md", "search.md"):
+        if page.name in ("CHANGELOG.md", "BENCHMARKS.md", "tutorial.md", "decoding.md", "search.md"):
             continue
         for name in re.findall(r"`([\w/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
             assert any((root / name).exists() for root in roots), f"{page.name}: {name}"
