@@ -15,7 +15,9 @@ import pytest
 from mlflow import environment_variables
 from mlflow.pyfunc import scoring_server
 from mlflow.store.db import utils
+from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+from mlflow.store.tracking.dbmodels.models import SqlExperiment
 from mlflow.utils import mlflow_tags, validation
 
 from asr_platform.compat import mlflow as compat
@@ -49,6 +51,23 @@ def test_variables_are_read(name: str) -> None:
 def test_the_folder_of_a_database_is_made_by_the_function_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils, "_make_parent_dirs_if_sqlite", utils._make_parent_dirs_if_sqlite)
     assert "_make_parent_dirs_if_sqlite(db_uri)" in inspect.getsource(utils.create_sqlalchemy_engine_with_retry)
+
+
+@pytest.mark.parametrize(("table", "column"), compat.ARTIFACT_COLUMNS)
+def test_a_column_of_artifacts_is_in_the_database(table: str, column: str) -> None:
+    assert SqlExperiment.metadata is SqlModelVersion.metadata is Base.metadata, "both stores share a database"
+    assert column in Base.metadata.tables[table].columns
+
+
+def test_no_other_column_contains_addresses_of_artifacts() -> None:
+    """A column that a later version adds would keep its old addresses when a home is moved."""
+    named = {
+        (table.name, column.name)
+        for table in Base.metadata.tables.values()
+        for column in table.columns
+        if column.name.startswith(("artifact_", "storage_"))
+    }
+    assert named == set(compat.ARTIFACT_COLUMNS) - {("model_versions", "source")}
 
 
 def test_a_description_fits_into_its_column() -> None:

@@ -17,6 +17,17 @@ MODEL_VERSIONS = "mlflow.modelVersions"  # of a run's model: a link to its versi
 SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment: prefix of a view of its runs (tracking/shared_view.py)
 DATASET_CONTEXT = "mlflow.data.context"  # of a run's dataset: what it was used for
 
+# Tables and columns of the database that contain addresses of artifacts. They are absolute, and no function of MLflow
+# changes them, so `storage/relocation.py` rewrites them after a home was moved or copied.
+EXPERIMENT_ARTIFACTS = ("experiments", "artifact_location")
+ARTIFACT_COLUMNS = (
+    EXPERIMENT_ARTIFACTS,
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed

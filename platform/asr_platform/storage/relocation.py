@@ -12,16 +12,10 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
+from asr_platform.compat.mlflow import ARTIFACT_COLUMNS, EXPERIMENT_ARTIFACTS
+
 LOCATIONS = "locations.json"  # in a home: all its paths so far, the present one last
 ARTIFACTS = "artifacts"
-ADDRESSES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Tables and columns of MLflow's database (3.17) that contain addresses of artifacts."""
 BUSY_SECONDS = 60  # how long to wait for a locked database
 
 
@@ -73,7 +67,8 @@ def _vanished(database: Path) -> list[str]:
     if not database.is_file():
         return []
     with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened:
-        rows = opened.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        table, column = EXPERIMENT_ARTIFACTS
+        rows = opened.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
     places = [_path(address).parent for (address,) in rows if address and address.endswith(f"/{ARTIFACTS}")]
     return [str(place) for place in places if place.is_absolute() and not place.exists()]
 
@@ -89,7 +84,7 @@ def _rewrite(database: Path, former: Iterable[str], home: Path) -> None:
     with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened, opened:
         for old in former:
             prefix = Path(old).as_uri()
-            for table, column in ADDRESSES:
+            for table, column in ARTIFACT_COLUMNS:
                 opened.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                     f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
