@@ -18,6 +18,7 @@ from mlflow.store.db import utils
 from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.tracking.dbmodels.models import SqlExperiment
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils import mlflow_tags, validation
 
 from asr_platform.compat import mlflow as compat
@@ -68,6 +69,12 @@ def test_no_other_column_contains_addresses_of_artifacts() -> None:
         if column.name.startswith(("artifact_", "storage_"))
     }
     assert named == set(compat.ARTIFACT_COLUMNS) - {("model_versions", "source")}
+
+
+def test_errors_have_the_texts_by_which_they_are_known() -> None:
+    assert compat.OTHER_SCHEMA in inspect.getsource(utils._verify_schema)
+    for check in (SqlAlchemyStore._check_run_is_active, SqlAlchemyStore._check_experiment_is_active):
+        assert compat.NOT_ACTIVE in inspect.getsource(check)
 
 
 def test_a_description_fits_into_its_column() -> None:

@@ -28,6 +28,10 @@ ARTIFACT_COLUMNS = (
     ("model_versions", "storage_location"),
 )
 
+# Texts in MLflow's errors, which have no codes of their own.
+OTHER_SCHEMA = "mlflow db upgrade"  # the tables of the database are of another version
+NOT_ACTIVE = "'active' state"  # the run or experiment has been deleted
+
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from asr_platform.compat.mlflow import configure
+from asr_platform.compat.mlflow import NOT_ACTIVE, OTHER_SCHEMA, configure
 from trainables.errors import InputError
 
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
@@ -30,7 +30,7 @@ def open_client(uri: str) -> MlflowClient:
     try:
         return MlflowClient(uri)
     except MlflowException as error:
-        if "mlflow db upgrade" not in str(error):
+        if OTHER_SCHEMA not in str(error):
             raise
     raise MlflowException(
         f"the database is of another version than MLflow {mlflow.__version__}; back it up, then run: "
@@ -54,7 +54,7 @@ def check_readable(uri: str) -> None:
 
 def is_deleted(error: BaseException) -> bool:
     """Whether a request failed because its run or experiment has been deleted."""
-    deleted = isinstance(error, MlflowException) and "'active' state" in str(error)
+    deleted = isinstance(error, MlflowException) and NOT_ACTIVE in str(error)
     return deleted or is_missing(error)
 
 
