@@ -1,4 +1,4 @@
-"""What `compat/optuna.py` names is there in the installed Optuna."""
+"""What `compat/optuna.py` and `search_spaces/samplers.py` name is there in the installed Optuna."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from asr_platform.compat import optuna as compat
+from search_spaces.samplers import SAMPLERS, SamplerName
 
 
 def test_a_running_trial_can_be_written_to() -> None:
@@ -31,6 +33,16 @@ def test_a_database_has_these_tables(tmp_path: Path) -> None:
     assert with_rows == {*compat.STUDY_TABLES, *compat.TRIAL_TABLES, *compat.VERSION_TABLES}
     assert all("study_id" in found[name] for name in compat.STUDY_TABLES)
     assert all("trial_id" in found[name] for name in compat.TRIAL_TABLES)
+
+
+@pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.notes])
+def test_a_sampler_notes_what_it_reads_later_under_its_prefix(name: SamplerName) -> None:
+    sampler = SAMPLERS[name]
+    assert sampler.optuna and sampler.notes
+    study = optuna.create_study(sampler=getattr(optuna.samplers, sampler.optuna)(population_size=2, seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
+    noted = [{key for key in trial.system_attrs if key.startswith(sampler.notes)} for trial in study.get_trials()]
+    assert all(f"{sampler.notes}generation" in keys for keys in noted)
 
 
 def columns(database: sqlite3.Connection, table: str) -> list[str]:

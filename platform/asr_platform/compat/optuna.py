@@ -1,5 +1,6 @@
-"""Everything of Optuna (5.0) that its documentation does not promise, each with the reason for its use.
+"""Tables and private names of Optuna (5.0) that its documentation does not promise, each with the reason for its use.
 
+One more undocumented name stands with the samplers' other properties: `Sampler.notes` in `search_spaces/samplers.py`.
 `tests/compat/test_optuna.py` fails when one of these is gone. Optuna takes a second to import, so it is imported when
 a function is called.
 """
