@@ -21,9 +21,10 @@ from rich.console import Console, RenderableType
 
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.leaderboard import rows
+from asr_platform.cli.data import corpus_table
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.printing import say
-from asr_platform.cli.tables.leaderboard import corpus_table, print_leaderboard, trial_table
+from asr_platform.cli.tables.leaderboard import print_leaderboard, trial_table
 from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.run_record import RUN, SPENT
 from search_spaces.reader import load_space, shipped

@@ -212,7 +212,6 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
 
 def print_tables(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the splits, the characters without a training example, and the utterances that were left out."""
-    from asr_platform.cli.tables.leaderboard import corpus_table
     from trainables.data.corpus_writer import SKIPPED_FILE
     from trainables.data.mistakes import SHOWN
     from trainables.data.text.transcripts import unseen_characters
@@ -234,6 +233,22 @@ def print_tables(corpus: Corpus, bad: Mistakes) -> None:
     if bad.problems:
         say(console, f"left out: {len(bad.problems)} in all, listed in {corpus.path / SKIPPED_FILE}")
     say(console, f"corpus: {corpus.path}")
+
+
+def corpus_table(corpus: Corpus) -> Table:
+    """A table of a corpus, one row for each split."""
+    table = Table("split", box=SIMPLE)
+    for heading in ("utterances", "hours", "characters", "mean seconds"):
+        table.add_column(heading, justify="right")
+    for name, split in corpus.splits.items():
+        table.add_row(
+            name,
+            f"{split.utterances:,}",
+            f"{split.seconds / 3600:.2f}",
+            f"{split.characters:,}",
+            f"{split.seconds / max(1, split.utterances):.2f}",
+        )
+    return table
 
 
 def unseen_table(unseen: dict[str, Counter[str]]) -> Table:

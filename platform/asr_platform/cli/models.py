@@ -52,7 +52,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
     For example:
       platform evaluate mlruns/models/digits-1 --data corpora/digits --split dev
     """
-    from asr_platform.cli.tables.leaderboard import comparison_table
+    from asr_platform.cli.tables.comparison import methods_table
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
     changes = decoding_changes(decoding)
@@ -63,7 +63,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
         if as_json:
             click.echo(json.dumps(rows, indent=2))
         else:
-            Console().print(comparison_table(rows))
+            Console().print(methods_table(rows))
         return
     scores = evaluate_model(model, data, split, changes)
     if as_json:

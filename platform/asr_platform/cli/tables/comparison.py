@@ -1,9 +1,9 @@
-"""Tables of comparisons, confirmations and importances."""
+"""Tables of comparisons, decoding methods, confirmations and importances."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -60,6 +60,16 @@ def verdict(measure: Measure) -> str:
     if measure.difference.tied:
         return "Their CERs do not differ significantly (paired bootstrap, 95%)."
     return f"{'A' if measure.difference.value < 0 else 'B'} has a significantly lower CER (paired bootstrap, 95%)."
+
+
+def methods_table(rows: list[dict[str, Any]]) -> Table:
+    """A table of decoding methods with their error rates and speed."""
+    table = Table("method", box=SIMPLE)
+    for heading in ("CER", "WER", "real-time factor"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row["method"], f"{row['cer']:.2%}", f"{row['wer']:.2%}", f"{row['real_time_factor']:.4f}")
+    return table
 
 
 def print_confirmation(console: Console, found: Confirmation) -> None:

@@ -1,9 +1,8 @@
-"""Tables of trials, corpora and decoding methods."""
+"""Tables of trials."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,14 +13,10 @@ from rich.text import Text
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, entries, ranked, ranking_name
 from asr_platform.analysis.text import short_value
+from asr_platform.cli.printing import say
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective_text
-
-if TYPE_CHECKING:
-    from trainables.data.corpus import Corpus
-
-from asr_platform.cli.printing import say
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
@@ -153,32 +148,6 @@ def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) 
 def _width(console: Console, table: Table) -> int:
     """Width of a table in columns if no cell is shortened."""
     return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
-
-
-def corpus_table(corpus: Corpus) -> Table:
-    """A table of a corpus, one row for each split."""
-    table = Table("split", box=SIMPLE)
-    for heading in ("utterances", "hours", "characters", "mean seconds"):
-        table.add_column(heading, justify="right")
-    for name, split in corpus.splits.items():
-        table.add_row(
-            name,
-            f"{split.utterances:,}",
-            f"{split.seconds / 3600:.2f}",
-            f"{split.characters:,}",
-            f"{split.seconds / max(1, split.utterances):.2f}",
-        )
-    return table
-
-
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """A table of decoding methods with their error rates and speed."""
-    table = Table("method", box=SIMPLE)
-    for heading in ("CER", "WER", "real-time factor"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(row["method"], _percent(row["cer"]), _percent(row["wer"]), f"{row['real_time_factor']:.4f}")
-    return table
 
 
 def _percent(value: float | None) -> str:
