@@ -51,8 +51,8 @@ def speech_pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
         samples: (N,) at 16 kHz.
         longest_seconds: longest piece, 1 or more.
     """
-    found = pieces(samples, longest_seconds)
     silent_T = _silent(samples)
+    found = _cut(silent_T, len(samples), longest_seconds)
     return [_trimmed(piece, silent_T) if len(found) > 1 else piece for piece in found if piece.spoken]
 
 
@@ -66,20 +66,23 @@ def pieces(samples: Samples, longest_seconds: float) -> list[Piece]:
         samples: (N,) at 16 kHz.
         longest_seconds: longest piece, 1 or more.
     """
+    return _cut(_silent(samples), len(samples), longest_seconds)
+
+
+def _cut(silent_T: npt.NDArray[np.bool_], samples: int, longest_seconds: float) -> list[Piece]:
     if longest_seconds < 1:
         raise ValueError(f"longest_seconds must be 1 or more, but got {longest_seconds}")
-    silent_T = _silent(samples)
     depth_T = np.minimum(_depth(silent_T), LONG_SILENCE)
     longest = int(longest_seconds * LEVELS_PER_SECOND)
     overlap = int(min(OVERLAP_SECONDS * LEVELS_PER_SECOND, OVERLAP_SHARE * longest))
     found: list[Piece] = []
     start = 0
-    while len(samples) - start * LEVEL_SAMPLES > longest_seconds * SAMPLE_RATE:
+    while samples - start * LEVEL_SAMPLES > longest_seconds * SAMPLE_RATE:
         half, last = start + longest // 2, start + longest
         cut = _deepest(depth_T, half, last) or _deepest(depth_T, start + overlap + 1, half)
-        found.append(_piece(start, cut or last, silent_T, len(samples)))
+        found.append(_piece(start, cut or last, silent_T, samples))
         start = cut or last - overlap
-    found.append(_piece(start, len(silent_T), silent_T, len(samples)))
+    found.append(_piece(start, len(silent_T), silent_T, samples))
     return found
 
 
