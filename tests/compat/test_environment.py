@@ -11,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.compat.environment import ENVIRONMENT, LOOPBACK, keep_loopback_off_proxies, sweep_environment
+from asr_platform.compat.environment import (
+    ENVIRONMENT,
+    LOOPBACK,
+    LOOPBACK_HOSTS,
+    keep_loopback_off_proxies,
+    sweep_environment,
+)
 
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing answers there
 PROXIES = ["http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy"]
-HOSTS = st.lists(st.sampled_from([*LOOPBACK, ".example.org", "10.0.0.0/8", "host:8080"])).map(",".join)
+HOSTS = st.lists(st.sampled_from([*LOOPBACK_HOSTS, ".example.org", "10.0.0.0/8", "host:8080"])).map(",".join)
 # Ray's state API and MLflow call with requests, this test's servers and others with urllib.
 CALLS = {
     "requests": "import requests; print(requests.post(sys.argv[1], timeout=20).status_code)",
@@ -50,7 +56,7 @@ def test_hosts_that_a_person_named_are_kept(proxy: str, lower: str | None, upper
     keep_loopback_off_proxies(environment)
     named = {host for value in given_.values() for host in value.split(",") if host}
     for name in ("no_proxy", "NO_PROXY"):
-        assert set(environment[name].split(",")) == named | set(LOOPBACK)
+        assert set(environment[name].split(",")) == named | set(LOOPBACK_HOSTS)
     before = dict(environment)
     keep_loopback_off_proxies(environment)
     assert environment == before
@@ -100,5 +106,5 @@ def test_a_sweep_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatc
     with sweep_environment():
         expected = {**ENVIRONMENT, **{name: before[name] for name in ENVIRONMENT if name in before}}
         assert {name: os.environ[name] for name in ENVIRONMENT} == expected
-        assert os.environ["RAY_TRAIN_METRICS_ENABLED"] == "1" and LOOPBACK[0] in os.environ["no_proxy"]
+        assert os.environ["RAY_TRAIN_METRICS_ENABLED"] == "1" and LOOPBACK in os.environ["no_proxy"]
     assert dict(os.environ) == before

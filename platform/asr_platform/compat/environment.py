@@ -20,7 +20,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without results fails alone
     "RAY_AIR_NEW_OUTPUT": "0",  # with the old output, verbose=0 prints nothing
 }
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = "127.0.0.1"
+LOOPBACK_HOSTS = (LOOPBACK, "localhost", "::1")
 
 
 def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
@@ -35,7 +36,7 @@ def keep_loopback_off_proxies(environment: MutableMapping[str, str]) -> None:
     if all(name in names for name in proxies):
         return
     listed = ",".join(environment.get(name, "") for name in names).split(",")
-    hosts = dict.fromkeys(host.strip() for host in (*listed, *LOOPBACK) if host.strip())
+    hosts = dict.fromkeys(host.strip() for host in (*listed, *LOOPBACK_HOSTS) if host.strip())
     for name in names:  # programs read either, or prefer one
         environment[name] = "*" if "*" in hosts else ",".join(hosts)  # an asterisk means all only where it is alone
 

@@ -15,11 +15,12 @@ from ray._private import ray_constants, worker
 from ray._private.utils import get_num_cpus
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from asr_platform.compat.environment import LOOPBACK
+
 CHECKPOINT_LIST = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 """Name of the file in a run's folder in which Ray Train lists the checkpoints. Ray Train writes it in place, so a kill
 leaves half a list, which `tuning/trial.py` mends."""
 
-LOOPBACK = "127.0.0.1"
 LOOPBACK_OPTIONS = {"_node_ip_address": LOOPBACK}
 """Options of `ray.init` for a cluster that listens on this machine alone, within `loopback_only`."""
 

@@ -21,8 +21,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_actors, list_placement_groups
 from ray.util.state.exception import RayStateApiException
 
-from asr_platform.compat.environment import sweep_environment
-from asr_platform.compat.ray import LOOPBACK, LOOPBACK_OPTIONS, loopback_only, silence_workers
+from asr_platform.compat.environment import LOOPBACK, sweep_environment
+from asr_platform.compat.ray import LOOPBACK_OPTIONS, loopback_only, silence_workers
 from asr_platform.tuning.cluster import Address, Cluster
 from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
