@@ -5,7 +5,6 @@ The ledger records a failure as one line, `Type: message`, and the cause is foun
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,6 +116,17 @@ def blame(reason: str) -> Whose:
     return cause.whose if cause else "configuration"
 
 
+def most_specific(reasons: Sequence[str]) -> str:
+    """The one of several errors whose cause comes first in `KNOWN`; the first if no cause is known.
+
+    Args:
+        reasons: errors of the workers of a trial, `Type: message`, in the order of ranks.
+    """
+    causes = list(KNOWN.values())
+    known = {reason: causes.index(cause) for reason in reasons if (cause := diagnose(reason)) is not None}
+    return min(known, key=lambda reason: known[reason], default=reasons[0])
+
+
 class Streak:
     """Detects that successive trials fail for the same reason, so that the sweep should stop.
 
@@ -145,40 +155,6 @@ class Streak:
             return ""
         what = f"{cause.words}; try {cause.remedy}" if cause else trial.reason
         return f"the same failure ended trials {', '.join(map(str, self.numbers))} one after the other: {what}"
-
-
-def reason_in(pickled: str | None, printed: str | None) -> str:
-    """Reason of a failure in one line, from the files that Ray Tune writes.
-
-    Args:
-        pickled: path of the file with the pickled error; None if Tune has not written it.
-        printed: path of the file with the error's text; None if Tune has not written it.
-    """
-    try:
-        with open(pickled or "", "rb") as file:
-            return reason_of(pickle.load(file))
-    except Exception:  # it may need classes that only the worker has
-        return _reason_of_text(Path(printed)) if printed and Path(printed).is_file() else UNKNOWN
-
-
-def _reason_of_text(file: Path) -> str:
-    """Reason of a failure in one line, from a file with a traceback (its last line) or a message (all of it)."""
-    _, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")  # the first says when
-    words = [" ".join(line.split()) for line in lines if line.strip()] or [UNKNOWN]
-    return (words[-1] if "ray::" in words[0] else " ".join(words))[:LONGEST_REASON]
-
-
-def reason_of(error: BaseException) -> str:
-    """Reason of a failure in one line, `Type: message`, without Ray's wrapper exceptions.
-
-    If several workers have errors, the error whose cause comes first in `KNOWN` counts, else the first worker's.
-    """
-    from asr_platform.compat.ray import root_errors  # imports Ray, which only a sweep needs
-
-    lines = [f"{type(one).__name__}: {' '.join(str(one).split())}"[:LONGEST_REASON] for one in root_errors(error)]
-    causes = list(KNOWN.values())
-    known = {line: causes.index(cause) for line in lines if (cause := diagnose(line)) is not None}
-    return min(known, key=lambda line: known[line], default=lines[0])
 
 
 def explained(cause: Cause | None, log: Path | None, lines: Sequence[str], elsewhere: str) -> list[str]:
