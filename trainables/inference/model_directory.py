@@ -147,11 +147,12 @@ def read_checked_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelI
         files: names of the files that this kind of model needs.
 
     Raises:
-        InputError: the directory is of another format or kind.
+        InputError: the path is not UTF-8, or the directory is of another format or kind.
         DamagedError: a file is missing, or differs from its checksum.
     """
+    check_decodable(folder)
     if not (folder / CONFIG).is_file():
-        _require(folder, files)
+        _require(folder, files)  # one message names all that are missing
     info = read_info(folder)
     if info.config.model.kind != kind:
         raise InputError(
