@@ -33,7 +33,7 @@ LOCK_TRIES, LOCK_INTERVAL = 10, 0.05  # seconds; `Home.holder` of another proces
 
 
 class RunningError(InputError):
-    """Another process runs the sweep, or audits it."""
+    """Another process runs or audits the sweep."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Home:
     def at(cls, path: Path) -> Home:
         """The home at `path`, made if it is missing, in which a sweep may be started.
 
-        Only its owner gets access: the folder gets mode 0700 and its databases 0600. The home of another user keeps its
-        modes, and so does a shared one, whose folder has the setgid bit, or is writable for its group or everybody.
+        Only the owner gets access: the folder gets mode 0700 and its databases 0600. Homes of other users, and shared
+        homes (setgid, or writable for group or others), keep their modes.
 
         Raises:
-            InputError: nothing can be written there.
-            DamagedLedgerError: its ledger is damaged.
+            InputError: the folder cannot be written.
+            DamagedLedgerError: the ledger is damaged.
         """
         home = cls(_expressible(path).resolve())
         try:
@@ -79,11 +79,11 @@ class Home:
 
     @classmethod
     def existing(cls, path: Path) -> Home:
-        """A home that has a ledger.
+        """The home at `path`, which must have a ledger.
 
         Raises:
-            InputError: it has none.
-            DamagedLedgerError: its ledger is damaged.
+            InputError: there is no ledger.
+            DamagedLedgerError: the ledger is damaged.
         """
         home = cls(_expressible(path).resolve())
         home.check()
@@ -104,8 +104,8 @@ class Home:
         """Reads the whole ledger's database, if there is one.
 
         Raises:
-            DamagedLedgerError: it is damaged, or missing although sweeps have copies of it.
-            LedgerError: it is locked, or its disk fails.
+            DamagedLedgerError: the database is damaged, or missing although sweeps have copies of it.
+            LedgerError: the database is locked, or its disk fails.
         """
         studies = self.path / STUDIES
         if studies.exists():
@@ -120,7 +120,7 @@ class Home:
     def relocate(self) -> None:
         """Updates the paths in MLflow's database if the home was moved or copied (see `relocation.py`).
 
-        Does nothing while a sweep runs, whose process may see the home at another path, as in a container.
+        Does nothing while a sweep runs: its process, in a container for example, may have another path for the home.
         """
         running = (self.holder(lock.parent.name) for lock in self.path.glob(f"sweeps/*/{LOCK}"))
         if locations(self.path)[-1:] != [str(self.path)] and not any(running):
@@ -141,13 +141,13 @@ class Home:
         return self.path / ARTIFACTS
 
     def store(self, about: Mapping[str, Any], uri: str | None = None) -> Store:
-        """The MLflow store at `uri`; default: the store of the sweep with these facts in its ledger."""
+        """The MLflow store at `uri`; default: the store of the sweep with the facts `about` (`Ledger.about`)."""
         found = uri or about.get("options", {}).get("tracking_uri") or self.tracking
         own = {sqlite_address(Path(place) / STORE) for place in locations(self.path)}
         return Store(self.tracking if found in own and not uri else found, self.artifacts)
 
     def plan(self, space: str, corpus: str) -> Path:
-        """Path of the latest plan for a space (its text) on a corpus (its hash)."""
+        """Path of the latest plan for a space on a corpus, given the space's text and the corpus's hash."""
         return self.path / "plans" / f"{hashlib.sha256(f'{corpus}{space}'.encode()).hexdigest()[:16]}.json"
 
     def keep_plan(self, space: str, corpus: str, text: str) -> None:
@@ -175,13 +175,13 @@ class Home:
 
     @contextmanager
     def lock(self, name: str, holder: str = SWEEP) -> Iterator[None]:
-        """Holds a sweep's lock, which the system frees however the process ends.
+        """Holds a sweep's lock in the block; the system frees it if the process is killed.
 
         Args:
-            holder: purpose of the lock, which `holder` returns with the process's id.
+            holder: purpose of the lock, for `Home.holder`.
 
         Raises:
-            RunningError: another process holds it.
+            RunningError: another process holds the lock.
         """
         folder = self.sweep(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,13 +203,13 @@ class Home:
 
     @contextmanager
     def lock_new(self, name: str | None, base: str, names: Callable[[], list[str]]) -> Iterator[str]:
-        """Holds the lock of a new sweep and gives its name: `name`, or else the first free one of BASE-1, BASE-2, ...
+        """Holds a new sweep's lock in the block; yields its name: `name`, or the first free one of BASE-1, BASE-2 ...
 
         Args:
             names: returns the names of all sweeps; called under the lock, since two sweeps may start at the same time.
 
         Raises:
-            InputError: a sweep with this name exists or is being started, or the name cannot be a folder's.
+            InputError: a sweep `name` exists or is being started, or `name` is not valid as the name of a folder.
         """
         for number in count(1):
             chosen = f"{plain_name(base)}-{number}" if name is None else name
@@ -229,7 +229,7 @@ class Home:
                 raise name_taken(name)
 
     def holder(self, name: str) -> str:
-        """Purpose and process of a sweep's lock, such as `sweep 4711`; empty if no process holds it."""
+        """Purpose and process id of the holder of a sweep's lock, such as `sweep 4711`; empty if it is free."""
         with suppress(FileNotFoundError), (self.sweep(name) / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -239,7 +239,7 @@ class Home:
 
 
 def _make_private(home: Path) -> None:
-    """Removes the permissions of other users from a home and its databases, unless it is another user's or shared."""
+    """Removes other users' permissions on a home and its databases, except for shared homes and those of others."""
     about = home.stat()
     if about.st_uid != os.geteuid() or about.st_mode & SHARED:
         return
@@ -298,10 +298,10 @@ def folder_size(folder: Path) -> int:
 
 
 def _expressible(path: Path) -> Path:
-    """Returns the local path, if it can be part of an address and of JSON.
+    """Returns `path` if it is a local path that can be part of an address and of JSON.
 
     Raises:
-        InputError: its bytes are not UTF-8, or it is an address.
+        InputError: the path is not UTF-8, or is an address.
     """
     try:
         str(path.absolute()).encode()

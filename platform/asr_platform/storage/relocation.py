@@ -20,7 +20,7 @@ BUSY_SECONDS = 60  # how long to wait for a locked database
 
 
 def locations(home: Path) -> list[str]:
-    """All paths of a home so far, the latest last; empty if they were never recorded."""
+    """All paths that a home has had, the latest last; empty if none were recorded."""
     try:
         found = json.loads((home / LOCATIONS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -34,8 +34,8 @@ def record_location(home: Path, database: Path) -> None:
     A home that is not writable stays as it is.
 
     Args:
-        home: its absolute path.
-        database: its MLflow store.
+        home: absolute path of the home.
+        database: SQLite file of the home's MLflow store.
     """
     known, here = locations(home), str(home)
     if known[-1:] == [here]:
@@ -52,8 +52,8 @@ def record_location(home: Path, database: Path) -> None:
 def moved_along(path: str, home: Path) -> str:
     """The present path of a file or folder that was recorded as `path`.
 
-    A project is moved as a whole, with the corpora beside its home. So if `path` does not exist, the path with the same
-    position relative to the home is tried; if that does not exist either, `path` is returned.
+    If a project was moved as a whole, corpora have kept their paths relative to the home. So if `path` does not exist,
+    the path with an equal relative path is tried; if that does not exist either, `path` is returned.
     """
     for former in [] if os.path.exists(path) else reversed(locations(home)):
         now = os.path.normpath(home / os.path.relpath(path, former))
@@ -63,7 +63,7 @@ def moved_along(path: str, home: Path) -> str:
 
 
 def _vanished(database: Path) -> list[str]:
-    """Former paths of a home without recorded paths: those in MLflow's database that no longer exist."""
+    """Former paths of a home that recorded none: paths in MLflow's database that no longer exist."""
     if not database.is_file():
         return []
     with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened:

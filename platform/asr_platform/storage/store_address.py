@@ -28,12 +28,12 @@ def checked_uri(uri: str, said: str = OPTION, existing: bool = False) -> str:
     """Returns the address of an MLflow server or database, if it is usable.
 
     Args:
-        said: option or variable that it comes from, for messages.
+        said: option or variable with the address, for messages.
         existing: whether a SQLite file must exist; MLflow would make a missing one.
 
     Raises:
-        InputError: it is of another kind, contains a password or token, which would be stored in the home, names a file
-            that is no database, or needs a driver that is not installed.
+        InputError: the address is of another kind, contains a password or token (addresses are stored in the home),
+            names a file that is not a database, or needs a driver that is not installed.
     """
     try:
         parts = urlsplit(uri)
@@ -62,7 +62,7 @@ def named_uri() -> str | None:
 
 
 def _refuse_secrets(uri: str, kind: str, said: str) -> None:
-    """Raises InputError, without repeating it, for a part of the address that may be a password or a token."""
+    """Raises InputError if the address may contain a password or token; the message does not repeat it."""
     parts = urlsplit(uri)
     server = kind in SERVERS
     found = None
@@ -81,7 +81,7 @@ def _refuse_secrets(uri: str, kind: str, said: str) -> None:
 
 
 def _keys(query: str) -> list[str]:
-    """Names in a query, and in values that are lists of their own, as ODBC's are."""
+    """Names of the parameters in a query string, including those inside ODBC connection strings."""
     pairs = parse_qsl(query, keep_blank_values=True)
     inner = [re.findall(r"\w+(?=\s*=)", unquote_plus(value)) for _, value in pairs]
     return [key for key, _ in pairs] + [word for words in inner for word in words]
@@ -106,7 +106,7 @@ def _check_database(uri: str, said: str, existing: bool) -> None:
 
 
 def _wrong_with(file: Path, existing: bool) -> str:
-    """Why a path cannot be a SQLite database; empty if it is one, or one can be made there."""
+    """Reason why `file` cannot be used as a SQLite database; empty if it can be opened or created."""
     try:
         if not file.exists():
             return "there is no such file" if existing else ""
@@ -120,5 +120,5 @@ def _wrong_with(file: Path, existing: bool) -> str:
 
 
 def _without_user(uri: str) -> str:
-    """An address for a message, without the part that may contain a password."""
+    """The address for messages, without the part that may contain a password."""
     return re.sub(r"//[^/]*@", "//...@", uri)

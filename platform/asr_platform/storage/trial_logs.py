@@ -22,7 +22,7 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def last_lines(folder: Path, count: int) -> tuple[Path | None, list[str]]:
-    """The latest written log in a trial's folder with its last `count` lines; None and no lines if there is no log."""
+    """Path of a trial's most recently written log, and its last `count` lines; None and [] if there is no log."""
     file = max(log_files(folder), key=lambda path: path.stat().st_mtime, default=None)
     if file is None:
         return None, []
@@ -42,7 +42,7 @@ def printed(folder: Path, going_on: Callable[[], bool] = lambda: False) -> Itera
     with ExitStack() as stack:
         more = True
         while more:
-            more = going_on()  # before the files are read, so that the last text is not missed
+            more = going_on()  # asked before the files are read, so that no text is missed
             files = log_files(folder)
             for path in files:
                 if path not in opened:

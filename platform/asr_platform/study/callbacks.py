@@ -1,4 +1,4 @@
-"""The callback protocol: what a sweep tells about its trials, once that is in the ledger."""
+"""The callback protocol: events of a sweep, each called after it is recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 
 
 class Callback:
-    """Base class with a method for each event of a sweep; each does nothing. Trials are as the ledger has them."""
+    """Base class with a method for each event of a sweep, which does nothing; trials are read from the ledger."""
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
-        """A run of the sweep starts. A killed driver may not have called back for all events of these trials."""
+        """A run of the sweep starts. Callbacks for past events of `trials` may be missing after a kill."""
 
     def on_trial_start(self, trial: TrialRecord) -> None:
         """The training of a trial starts or continues."""
@@ -22,11 +22,11 @@ class Callback:
         """A trial has finished an epoch."""
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
-        """A trial has lost a process, which is not its own fault.
+        """A trial has lost a process.
 
         Args:
-            reason: the known reason in words.
-            retried: whether the trial continues from its checkpoint now; else it waits for the sweep to be resumed.
+            reason: cause of the loss in words.
+            retried: whether the trial continues from its checkpoint now; else when the sweep is resumed.
         """
 
     def on_trial_paused(self, trial: TrialRecord) -> None:

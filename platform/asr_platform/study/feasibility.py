@@ -1,6 +1,6 @@
 """Decides which proposals of a space can be trials on a corpus, before anything is started.
 
-A feasible proposal is within the budget, the text can give its vocabulary, and the files that it names exist and fit.
+A feasible proposal is within the budget, its tokenizer can be trained, and the files that it names exist and fit.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from trainables.training.stages import check_phases
 
 
 class Feasibility:
-    """A space on a corpus. Called with the values of a proposal, it returns the trial, or None if it cannot be one.
+    """Feasibility of a space's proposals on a corpus.
+
+    A call with the values of a proposal returns the trial, or None if the proposal is not feasible.
 
     Attributes:
-        refusal: the last error of a proposal that cannot be a trial, other than one over the budget.
+        refusal: last error of an infeasible proposal that was not over the budget.
 
     Raises:
-        InputError: the corpus lacks a split to train or to validate on.
+        InputError: the corpus has no training or no validation split.
     """
 
     def __init__(self, space: Space, corpus: Corpus) -> None:
@@ -63,23 +65,23 @@ class Feasibility:
         return None
 
     def trial(self, values: Mapping[str, Any]) -> Proposal:
-        """The trial that a proposal with these values becomes.
+        """The trial of a proposal with these values.
 
         Raises:
-            InputError: it cannot be a trial.
+            InputError: the proposal is not feasible.
         """
         proposal = complete(self.space, values, self.vocab_size, self.corpus.recipe.bins)
         self._check(proposal.config)
         return proposal
 
     def check(self) -> list[str]:
-        """Checks that the space has a feasible proposal, and that all entries of its start are feasible.
+        """Checks that the space has a feasible proposal, and that all entries of `start` are feasible.
 
         Returns:
-            Why some vocabularies will not be tried: the text cannot give them.
+            For each tokenizer of the space that cannot be trained on the text, a line with the reason.
 
         Raises:
-            InputError: the space has no feasible proposal, or an entry of its start is not feasible.
+            InputError: the space has no feasible proposal, or an entry of `start` is not feasible.
         """
         left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
         for number, values in enumerate(self.space.start):
@@ -115,6 +117,6 @@ class Feasibility:
 
 @lru_cache(maxsize=256)
 def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
-    """Names of a model's parameters, of which nothing is allocated."""
+    """Names of a model's parameters, without allocating them."""
     with shapes_only():
         return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]

@@ -38,12 +38,12 @@ STATES: dict[TrialState, TrialStatus] = {
 }
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or an open storage
-ABOUT = "about"  # the facts that a sweep is started with, which later notes override
-OF_TRIAL = "trial:"  # prefix of notes about the trial whose number follows
+ABOUT = "about"  # facts from the start of a sweep, which later ones override
+OF_TRIAL = "trial:"  # prefix of facts about a trial; its number follows
 CORPUS, FOLDER = "corpus", "folder"  # keys of paths in `ABOUT`; paths in the space are relative to the latter
 CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
-FITTED = "fitted"  # the width that fills the budget, which is a value of the trial but not the sampler's
-REMOVED = "model_removed"  # noted of a trial whose model was removed by checkpoint retention
+FITTED = "fitted"  # key of the width that fills the budget, which the sampler does not propose
+REMOVED = "model_removed"  # fact about a trial whose model was removed by checkpoint retention
 WARM_START = "warm_start"  # in `ABOUT`: finished trials of earlier sweeps, as observations
 NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 WIDENED = "widened"  # a wider space that replaces the first one, and the values of earlier trials in it
@@ -57,10 +57,10 @@ class TrialRecord:
 
     Args:
         number: number in the sweep, from 0.
-        params: values of the varied keys, and the fitted width.
+        params: values of the searched keys, and the width that fills the budget.
         curve: metrics of each epoch in order; `checkpoint` is the path of the epoch's checkpoint.
-        about: notes: `parameters`, `mlflow_run_id`, `model_removed`.
-        reason: why the trial ended, in words.
+        about: facts by key: `parameters`, `mlflow_run_id`, `model_removed`.
+        reason: reason why the trial ended.
     """
 
     number: int
@@ -72,18 +72,18 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch, the last one of equals, which Ray Train keeps; None before the first epoch."""
+        """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
         return min(reversed(self.curve), key=objective_value, default=None)
 
     @property
     def checkpoint(self) -> str | None:
-        """Path of the best epoch's checkpoint among those whose folder exists; None if there is none."""
+        """Path of the best checkpoint that exists on disk; None if there is none."""
         rows = sorted(reversed(self.curve), key=objective_value)
         return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
 
     @property
     def model(self) -> str | None:
-        """Path of the trial's model directory, its best checkpoint on disk; None if there is none or it was removed."""
+        """Path of the trial's model directory (its best checkpoint); None if there is none or it was removed."""
         return None if self.about.get(REMOVED) else self.checkpoint
 
     @property
@@ -106,7 +106,7 @@ class Ledger:
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
-        """A new, empty ledger; `about` are the facts that are needed to resume the sweep.
+        """Makes a new, empty ledger; `about` has the facts that are needed to resume the sweep.
 
         Raises:
             InputError: a sweep with this name exists.
@@ -121,15 +121,15 @@ class Ledger:
         begun = {"id": uuid.uuid4().hex, **about}
         if CORPUS in begun:
             begun[CORPUS] = ledger._stored(begun[CORPUS])
-        ledger.study.set_user_attr(ABOUT, begun)  # in one write, so that all of it is there or nothing
+        ledger.study.set_user_attr(ABOUT, begun)  # in one write, so that a kill leaves all facts or none
         return ledger
 
     @classmethod
     def open(cls, storage: Storage, name: str) -> Ledger:
-        """An existing ledger.
+        """Opens the ledger of the sweep `name`.
 
         Raises:
-            InputError: no sweep has this name; the message lists all names.
+            InputError: there is no such sweep; the message lists all names.
             LedgerError: the ledger's database cannot be read.
         """
         opened, file = open_storage(storage)
@@ -146,7 +146,7 @@ class Ledger:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Facts about the sweep by key: those of its start, overridden by later notes."""
+        """Facts about the sweep by key, as recorded at its start or updated later."""
         with decoding(self.file):
             attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
@@ -179,11 +179,11 @@ class Ledger:
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
 
     def note(self, key: str, value: Any) -> None:
-        """Notes a fact about the sweep."""
+        """Records a fact about the sweep."""
         self.study.set_user_attr(key, value)
 
     def widen(self, space: Space, folder: Path, params: Mapping[int, Mapping[str, Any]]) -> None:
-        """Replaces the sweep's space in one write; `params` are its trials' values in the new space, by number."""
+        """Replaces the sweep's space in one write; `params` has each trial's values in the new space, by number."""
         about = {"space": space.text, "source": space.source, FOLDER: str(folder)}
         told = {str(number): dict(values) for number, values in params.items()}
         self.study.set_user_attr(WIDENED, {**about, "params": told})
@@ -200,7 +200,7 @@ class Ledger:
         """Adds the sampler's next feasible proposal as a running trial, with its parameter count.
 
         Raises:
-            InputError: the sampler found none.
+            InputError: there is no further feasible proposal.
         """
         trials, notes = self.frozen(), self.study.user_attrs
         seen = [observe(trial, _params(trial, notes), space.settings.promotions) for trial in trials]
@@ -224,7 +224,7 @@ class Ledger:
         return self.trial(len(trials))
 
     def describe(self, number: int, key: str, value: Any) -> None:
-        """Notes a fact about a trial in the study's attributes, because Optuna lets no ended trial change."""
+        """Records a fact about a trial, as an attribute of the study, since Optuna does not change ended trials."""
         self.study.set_user_attr(f"{OF_TRIAL}{number}:{key}", value)
 
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
@@ -246,7 +246,7 @@ class Ledger:
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def complete_trials(self, epochs: int) -> None:
-        """Completes running trials that have `epochs` epochs, whose driver was killed before it could."""
+        """Marks running trials with `epochs` epochs as complete, if the driver was killed before it did."""
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")
@@ -255,7 +255,7 @@ class Ledger:
         return running_trial(self.study, self.frozen()[number])
 
     def frozen(self) -> list[FrozenTrial]:
-        """All trials as Optuna's records, by number; they are shared and must not be changed."""
+        """All trials as Optuna's records, ordered by number; the records must not be changed."""
         with decoding(self.file):
             return self.study.get_trials(deepcopy=False)
 
@@ -269,14 +269,14 @@ class Ledger:
             return found
 
     def _stored(self, path: str | None) -> str | None:
-        """A path as it is stored: relative to the home if it lies there."""
+        """Converts a path for the ledger: paths in the home become relative to the home."""
         home = f"{self.file.parent}/" if self.file else None
         return path.removeprefix(home) if path and home else path
 
     def _located(self, path: str) -> str:
-        """The absolute path of a stored one; an address stays as it is.
+        """Converts a path in the ledger to an absolute path; addresses stay as they are.
 
-        Early ledgers have absolute paths, in which `sweeps/NAME/trials/...` follows the home's path.
+        Early ledgers have absolute paths, in which the home's path precedes `sweeps/NAME/trials/...`.
         """
         if self.file is None or "://" in path:
             return path
@@ -290,12 +290,12 @@ def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]
 
 
 def _exists(checkpoint: str | None) -> bool:
-    """Whether a checkpoint exists; True for one on remote storage."""
+    """Whether a checkpoint exists; True for checkpoints on remote storage."""
     return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
 
 
 def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
-    """A trial with its notes, which are among the study's attributes `notes`."""
+    """The trial as a TrialRecord; `notes` are the study's attributes, which include facts about the trial."""
     attributes = dict(trial.user_attrs)
     reason = attributes.pop("reason", "")
     attributes.pop(FITTED, None)
@@ -309,7 +309,7 @@ def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
 
 
 def _params(trial: FrozenTrial, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a trial in the space of its sweep, the fitted width among them; `notes` are the study's."""
+    """A trial's values in its sweep's space, the width that fills the budget included; `notes`: study attributes."""
     if widened := notes.get(WIDENED, {}).get("params", {}).get(str(trial.number)):
         return dict(widened)
     own = {name.partition(NEXT_CHOICES)[0]: value for name, value in trial.params.items()}
@@ -317,7 +317,7 @@ def _params(trial: FrozenTrial, notes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stored_name(key: str, distribution: BaseDistribution, trials: Sequence[FrozenTrial]) -> str:
-    """The name of a key's parameter in the study: Optuna refuses other choices under a name that it knows."""
+    """Name of a key's parameter in the study; new if the choices changed, since Optuna refuses to change them."""
     names = itertools.chain([key], (f"{key}{NEXT_CHOICES}{number}" for number in itertools.count(2)))
     recorded = [trial.distributions for trial in trials]
     return next(

@@ -1,7 +1,7 @@
 """Space migration: trials of one space read as proposals of another.
 
-A sweep that is resumed with a wider space keeps its trials, and a new sweep can learn from the trials of earlier ones
-(warm start). In both cases a trial counts if the new space could have proposed its values.
+A sweep that is resumed with a wider space keeps its trials, and a new sweep can learn from trials of earlier sweeps
+(warm start). In both cases, trials count whose values the new space could have proposed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MOST_PROBLEMS = 5  # in one message
 
 
 def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str, Any]:
-    """The values in `space` of a trial with `params` in `origin`; a key that varies only in `space` has its value too.
+    """Values in `space` of a trial with the values `params` in `origin`, including keys searched only in `space`.
 
     Raises:
-        NotComparableError: a value is not in the space.
+        NotComparableError: `space` excludes a value.
     """
     fitted = [space.fit.key] if space.fit else []
     values = {key: _value(key, params, origin) for key in [*space.vary, *fitted]}
@@ -40,13 +40,13 @@ def _value(key: str, params: Mapping[str, Any], origin: Space) -> Any:
 
 
 def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space: Space) -> dict[int, dict[str, Any]]:
-    """The values of a sweep's trials in the space with which the sweep is to be resumed.
+    """Values of a sweep's trials in a new `space` with which the sweep is resumed, by number of the trial.
 
     Args:
         trials: values of the trials in `origin`, by number.
 
     Raises:
-        InputError: the trials could not be compared any more, or a trial would become another model.
+        InputError: trials would not be comparable with new ones, or a trial would have another model in `space`.
     """
     for key, why in (("epochs", "early stopping compares trials of one length"), ("objectives", "they rank trials")):
         before, after = getattr(origin.settings, key), getattr(space.settings, key)
@@ -83,11 +83,11 @@ def earlier_trials(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The finished trials of earlier sweeps that `space` could have proposed, for the sampler of a new sweep.
 
-    The new ledger keeps copies of them, so the earlier sweeps may be deleted. They are not trials of the new sweep.
+    The new ledger keeps copies of these trials, so the earlier sweeps may be deleted.
 
     Returns:
-        Observations as plain values (`samplers.Observation`), and a line for each sweep: how many of its trials fit,
-        and why others do not.
+        The trials as JSON objects (`samplers.Observation`), and a line for each sweep: the number of its trials that
+        fit, and reasons why others do not.
 
     Raises:
         InputError: there is no sweep of one of the names.

@@ -23,10 +23,10 @@ def provenance() -> dict[str, str]:
 
 
 def write_record(folder: Path, space: str, plan: Path) -> None:
-    """Writes the record of a run of a sweep into the sweep's folder, in the place of an earlier run's record.
+    """Writes the record of a sweep's run into the sweep's folder, and replaces the record of an earlier run.
 
-    It has the space, the plan if there is one, the installed packages, the git revision, the names of changed and new
-    files, and the changes as a patch.
+    The record has the space, the plan if there is one, the installed packages, the git revision, the names of changed
+    and new files, and the changes as a patch.
     """
     record = folder / RECORD
     shutil.rmtree(record, ignore_errors=True)
@@ -56,7 +56,7 @@ def _revision() -> str:
 
 
 def _is_ours() -> bool:
-    """Whether git tracks this file: an installed package may lie within the repository of another project."""
+    """Whether git tracks this file; an installed package may lie in the repository of another project."""
     return _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
 
 

@@ -1,6 +1,6 @@
 """Record of a sweep's latest run in its ledger, for other processes to read.
 
-Whether that run is still going on is told by the sweep's lock (`Home.holder`), since a killed driver records nothing.
+A killed driver cannot record its end: whether the run goes on is known by the sweep's lock (`Home.holder`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 
 # Keys of the ledger's notes.
 RUN = "run"  # the latest run, as a tree
-SPENT = "wall_seconds"  # of all runs, updated with every epoch: a kill loses less than one
+SPENT = "wall_seconds"  # wall time of all runs, updated after every epoch
 STOPPED = "stopped"  # the cap at which the latest run ended; empty if it did not end at one
 
 RunState = Literal["running", "finished", "stopped", "capped", "failed"]
@@ -25,7 +25,7 @@ class RunRecord(Callback):
     """Records the beginning, the end and the state of a run, and which trials are being trained.
 
     Args:
-        concurrency: trials at once.
+        concurrency: number of trials that run at once.
         workers: number of workers of a trial.
         dashboard: address of Ray's dashboard.
         logs: folder of Ray's own logs.
@@ -74,5 +74,5 @@ class RunRecord(Callback):
 
 
 def last_heartbeat(run: Mapping[str, Any]) -> float | None:
-    """Time of a run's latest recorded epoch or of its end, in seconds since 1970; None if it is not on record."""
+    """Time of a run's latest recorded epoch or of its end, in seconds since 1970; None if unknown."""
     return run.get("last_heartbeat", run.get("heard"))  # `heard`: its former name

@@ -1,4 +1,4 @@
-"""Resources that a sweep has spent over all of its runs, and its caps on them."""
+"""Resources that all runs of a sweep have spent, and the caps on these resources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GB = 10**9  # bytes
 
 
 class Cap(NamedTuple):
-    """A resource with the amount spent, and the most that may be spent; None without a cap."""
+    """A resource with the amount spent and the largest allowed amount (`most`; None: no cap)."""
 
     name: str
     spent: float
@@ -23,7 +23,7 @@ class Cap(NamedTuple):
 
 
 def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes: float) -> list[Cap]:
-    """Every resource that may be capped; each name ends with the command's option for it."""
+    """All resources that can be capped; each name ends with the option that sets the cap."""
     return [
         Cap("hours (--max-hours)", wall_seconds / HOUR, limits.hours),
         Cap("device-hours (--max-device-hours)", device_seconds / HOUR, limits.device_hours),

@@ -31,14 +31,14 @@ LONGEST_ALPHABET = 80  # characters; a longer one is not listed
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model card is made from.
+    """Data of a model card.
 
     Args:
-        name: of the sweep.
-        best: the sweep's best trial, which has finished an epoch.
+        name: name of the sweep.
+        best: best trial of the sweep, which must have a finished epoch.
         intervals: CER intervals by trial number.
-        errors: of the best trial's validation, if they are on record.
-        store: MLflow's address.
+        errors: utterance errors of the best trial's validation, if they are recorded.
+        store: address of the MLflow store.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ModelCard:
         )
 
     def _ties(self) -> str:
-        """The other trials whose CERs do not differ significantly from the best trial's; empty where all do."""
+        """Other trials that do not differ significantly from the best, such as `trials 2 and 3`; empty without."""
         tied = sorted(number for number, confidence in self.intervals.items() if confidence.tied)
         others = [number for number in tied if number != self.best.number]
         return enumerated_trials(others) if others else ""
@@ -95,7 +95,7 @@ def _interval(errors: UtteranceErrors, words: bool = False) -> str:
 
 
 def _alphabet(split: Split) -> str:
-    """The characters of a split's texts but the space, in Markdown, or their number where they are many."""
+    """Characters of a split's texts (without the space) in Markdown, or only their number if there are many."""
     alphabet = "".join(sorted(set("".join(split.texts or [])) - {" "}))
     if len(alphabet) <= LONGEST_ALPHABET and "`" not in alphabet:
         return f"`{alphabet}`"

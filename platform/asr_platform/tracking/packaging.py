@@ -35,11 +35,11 @@ SIGNATURES = {
 
 
 def write_around(model: Path, folder: Path, about: Model) -> None:
-    """Writes an MLflow model into a new folder, without the directories of `parts`.
+    """Writes the files of an MLflow model into a new folder, except for the directories of `parts`.
 
     Args:
-        model: the model directory.
-        about: the logged model, as MLflow describes it.
+        model: model directory.
+        about: MLflow's description of the logged model.
     """
     kind = read_info(model).config.model.kind
     save_model(
@@ -58,7 +58,7 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
 
 
 def parts(model: Path) -> Iterator[tuple[str, Path]]:
-    """Names and directories of an MLflow model's parts: the model, and the language model that its search uses.
+    """Yields (name, directory) of an MLflow model's parts: the model, and the language model that its search uses.
 
     Raises:
         InputError: the language model is missing.

@@ -1,7 +1,6 @@
 """Runs in MLflow: a run for the sweep, and nested in it a run for each trial.
 
-One process writes, the sweep's driver, from what the ledger has on record. It keeps in memory what it has read and
-written, so nothing is read twice.
+Only the sweep's driver writes, from the ledger. Data that was read or written is cached and not read again.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Run:
     """A run as the store has it.
 
     Args:
-        epochs: those that have been logged; None as long as nobody has asked.
+        epochs: numbers of the logged epochs; None: not read yet.
     """
 
     id: str
@@ -64,7 +63,7 @@ class Tracker:
         experiment: name of the experiment; runs are compared within one.
 
     Attributes:
-        known: runs by id; to be cleared after a write that has failed, and may have arrived nevertheless.
+        known: cached runs by id; to be cleared after a failed write, whose data may have arrived.
     """
 
     def __init__(self, store: Store, experiment: str) -> None:
@@ -85,7 +84,7 @@ class Tracker:
     # Reading
 
     def run(self, run_id: str | None) -> Run | None:
-        """The run of an id, read at the first use; None where there is none, or it is deleted or of another store."""
+        """The run `run_id`, read at its first use; None if it is not in this store, or is deleted."""
         if run_id and run_id not in self.known:
             try:
                 found = self.client.get_run(run_id)
@@ -98,7 +97,7 @@ class Tracker:
         return self.known.get(run_id or "")
 
     def children(self, parent: str, name: str | None = None) -> list[Run]:
-        """The runs nested in a sweep's run, all of them or those of one name, the oldest first."""
+        """Runs nested in the run `parent`, the oldest first; with `name`, only runs of that name."""
         named = f" and attributes.run_name = '{name}'" if name else ""
         return self._search(f"tags.`{PARENT}` = '{parent}'{named}")
 
@@ -123,10 +122,10 @@ class Tracker:
         self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None,
         datasets: Sequence[DatasetInput] = (),
     ) -> Run:  # fmt: skip
-        """Makes a run, nested in the run of the id `parent`, or finds the one that a killed driver has made.
+        """Creates a run, nested in the run `parent`, or finds the run that a killed driver has created.
 
-        A trial's run is found by parent and name, a sweep's by its tag `ledger`. A deleted experiment is restored with
-        its runs: MLflow keeps the name of a deleted experiment, and takes no run in it.
+        Trials' runs are found by parent and name, sweeps' runs by the tag `ledger`. A deleted experiment is restored,
+        since MLflow does not allow a new experiment with its name.
         """
         self._restore_experiment()
         if parent:
@@ -156,7 +155,7 @@ class Tracker:
             self.client.delete_run(run.id)
 
     def set_status(self, run: Run, status: str) -> None:
-        """Ends a run with a status, or opens it again with RUNNING."""
+        """Sets a run's status; RUNNING opens the run again, any other status ends it."""
         if status == "RUNNING":
             self.client.update_run(run.id, status=status)
         else:
@@ -169,12 +168,12 @@ class Tracker:
         self.client.delete_run(run_id)
 
     def catch_up(self, run: Run, trial: TrialRecord, tags: Callable[[], Mapping[str, str]] = lambda: {}) -> None:
-        """Logs the epochs of a trial that its run does not have, then the trial's end.
+        """Logs the epochs of a trial that its run lacks, then the trial's end.
 
-        The tag `stopped` says why a trial ended before its last epoch.
+        The tag `stopped` has the reason why a trial ended early.
 
         Args:
-            tags: makes further tags; called where there is anything to log.
+            tags: returns further tags; called only if there is something to log.
         """
         metrics = list(logged_metrics(trial.curve))
         logged = self._logged_epochs(run, trial)
@@ -191,7 +190,7 @@ class Tracker:
             self.set_status(run, STATUS[trial.state])
 
     def _logged_epochs(self, run: Run, trial: TrialRecord) -> set[int]:
-        """Epochs of a trial that its run has."""
+        """Numbers of the epochs of a trial that its run has."""
         if run.epochs is None and trial.curve:
             ranking = METRICS[objective(trial.curve[0])].name
             run.epochs = {epoch for epoch, _ in self.history(run.id, ranking)}
@@ -220,14 +219,14 @@ class Tracker:
         self.client.log_batch(run.id, metrics=[Metric(name, value, now, step) for name, step, value in metrics])
 
     def tag(self, run: Run, tags: Mapping[str, str]) -> None:
-        """Sets a run's tags in one call, without those that it is known to have."""
+        """Sets a run's tags in one call; tags that the run is known to have are skipped."""
         changed = {key: value for key, value in as_texts(tags).items() if run.tags.get(key) != value}
         if changed:
             self.client.log_batch(run.id, tags=[RunTag(key, value) for key, value in changed.items()])
             run.tags.update(changed)
 
     def describe(self, run: Run, text: str, former: str | None) -> None:
-        """Sets a run's description, in Markdown, unless somebody has changed the `former` one."""
+        """Sets a run's description (Markdown), unless a user has changed the `former` description."""
         if run.tags.get(DESCRIPTION) in (None, former):
             self.tag(run, {DESCRIPTION: text})
 
@@ -238,7 +237,7 @@ class Tracker:
             self.client.log_artifacts(run.id, place, folder)
 
     def log_table(self, run: Run, name: str, columns: Mapping[str, list[Any]]) -> None:
-        """Logs a table, unless the run has one of that name: MLflow would append the rows to it."""
+        """Logs a table, unless the run has a table `name`, to which MLflow would append the rows."""
         if not any(artifact.path == name for artifact in self.client.list_artifacts(run.id)):
             self.client.log_table(run.id, dict(columns), name)
 
@@ -272,7 +271,7 @@ def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]
 
 
 def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as texts that a database takes: bytes of file names that are not UTF-8 are written as \\udcXX."""
+    """Values as valid UTF-8 texts; undecodable bytes of file names are written as the escape \\udcXX."""
     return {key: str(value).encode(errors="backslashreplace").decode() for key, value in values.items()}
 
 

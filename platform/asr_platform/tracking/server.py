@@ -1,4 +1,4 @@
-"""A server for MLflow's pages."""
+"""A server for MLflow's UI."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STOPPING_SECONDS = 10.0  # until the server is killed
 def open_pages(
     home: Home, name: str | None, uri: str | None, host: str, port: int | None, say: Callable[[str], None]
 ) -> int:
-    """Says the address of MLflow's pages for the store of a sweep, by default the latest; returns an exit code.
+    """Prints the address of MLflow's UI for a sweep (default: the latest); returns an exit code.
 
-    A database is served until Ctrl-C.
+    If the store is a database, the UI is served until Ctrl-C.
 
     Raises:
-        InputError: no such sweep, MLflow cannot read the database, the port is taken, or none is free.
+        InputError: there is no such sweep, MLflow cannot read the database, or no port is free.
     """
     names = Ledger.names(home.studies)
     sweep = name or (names[-1] if names else None)
@@ -51,7 +51,7 @@ def open_pages(
 
 
 def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:
-    """Serves MLflow's pages over a database until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
+    """Serves MLflow's UI for a database until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
 
     The server's processes have ended when this returns.
     """
@@ -103,7 +103,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def free_port(host: str, port: int | None) -> int:
-    """A port on which a server can listen: `port`, or where it is None, the first free one from FIRST_PORT on.
+    """A free port: `port`, or if that is None, the first free one from FIRST_PORT on.
 
     Raises:
         InputError: the port is taken, no port of PORTS_TRIED is free, or `host` is no address of this machine.

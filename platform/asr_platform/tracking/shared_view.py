@@ -31,8 +31,8 @@ def share_view(client: MlflowClient, experiment: str, key: str, name: str, paren
     """Adds the view of a sweep to its experiment, or replaces it; returns its path below the server's address.
 
     Args:
-        key: of the view, unique in the experiment.
-        name: of the sweep.
+        key: key of the view, unique in the experiment.
+        name: name of the sweep.
         parent: id of the sweep's run.
 
     Returns:
@@ -50,7 +50,7 @@ def share_view(client: MlflowClient, experiment: str, key: str, name: str, paren
 
 
 def charts_of(path: str) -> str:
-    """The path of a view's charts by the path of its table."""
+    """Path of a view's charts, from the path of its table."""
     return path.replace("&workflowType", "&compareRunsMode=CHART&workflowType")
 
 
@@ -83,9 +83,9 @@ def _view(name: str, parent: str, space: Space) -> dict[str, Any]:
 
 
 def _charts(space: Space) -> list[dict[str, Any]]:
-    """Parallel coordinates, the ranking over the size, and learning curves over epochs and amounts of training.
+    """Charts of the view: parallel coordinates, ranking metric against size, learning curves.
 
-    A key that applies to some trials only is no axis of the parallel coordinates: the other trials would be left out.
+    The axes of the parallel coordinates are keys without a condition; MLflow leaves out trials without a value.
     """
     ranking, curve_metric, amount = _metrics(space)
     axes = [*(key for key, variable in space.vary.items() if not variable.when), *_fitted(space)]

@@ -21,10 +21,10 @@ UPLOAD_TIMEOUT = 600  # seconds that a server may take to store a model
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the store at an address; a database must have the tables of the installed MLflow.
+    """Client of the MLflow store at `uri`.
 
     Raises:
-        MlflowException: the tables are of another version; the message says what to do.
+        MlflowException: the database has tables of another MLflow version; the message says what to do.
     """
     configure()
     try:
@@ -59,7 +59,7 @@ def is_deleted(error: BaseException) -> bool:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether a request failed because the store does not have what was asked for."""
+    """Whether a request failed because the requested object is not in the store."""
     return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 

@@ -22,16 +22,16 @@ from trainables.inference.model_directory import copy_model
 
 
 def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The highest-ranked trial whose model is on disk; None where there is none."""
+    """The highest-ranked trial whose model is on disk; None if there is none."""
     return next((trial for trial in ranked(list(trials)) if trial.model), None)
 
 
 def make_best_model(
     home: Home, ledger: Ledger, space: Space, corpus: Corpus, say: Callable[[str], None]
 ) -> Path | None:
-    """Copies the best trial's model to the home's folder `models`; returns it, or None where no trial has a model.
+    """Copies the best trial's model to the home's folder `models`; returns the copy, or None if no trial has a model.
 
-    Plots and a model card are added. Where one of them cannot be written, `say` gets a message.
+    Plots and a model card are added. If these cannot be written, `say` prints a message.
     """
     name, trials = ledger.name, ledger.trials()
     best = best_of(trials)
@@ -53,11 +53,11 @@ def make_best_model(
 def register_best_model(
     mlflow_callback: MLflowCallback, ledger: Ledger, best: TrialRecord, model: Path, say: Callable[[str], None]
 ) -> Registered | None:
-    """Registers a model directory in MLflow under the sweep's name; None, after a message, where that fails.
+    """Registers a model directory in MLflow under the sweep's name; None, after a message, if that fails.
 
     Args:
-        mlflow_callback: is connected to the store.
-        best: the trial whose model it is.
+        mlflow_callback: callback with the connection to the store.
+        best: trial that trained the model.
     """
     known, registered = mlflow_callback.away, None
 

@@ -1,4 +1,4 @@
-"""The resources of a Ray cluster, and how many workers and trials they are enough for."""
+"""The resources of a Ray cluster, and the number of workers and trials that fit into it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune'
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep uses a cluster; none of it changes a trial's result. None leaves the choice to the cluster.
+    """How a sweep uses a cluster, without an influence on results; None: the default for the cluster.
 
     Args:
-        alone: one trial at a time, with all of the machine.
-        tracking_uri: address of the MLflow server or database that the sweep is written to.
+        alone: whether one trial at a time uses the whole machine.
+        tracking_uri: address of the MLflow server or database to which the sweep is logged.
     """
 
     max_concurrent: int | None = None
@@ -34,7 +34,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of one trial: their number, and the CPU threads and GPUs (or share of one) of each."""
+    """Workers of one trial: number of workers, and CPU threads and GPUs (or share of one) of each."""
 
     count: int
     threads: int
@@ -42,7 +42,7 @@ class Workers:
 
     @property
     def resources(self) -> dict[str, float]:
-        """Ray resources of each worker, less its share of the CPUs of the trial's own process."""
+        """Ray resources of each worker, minus its share of the CPUs of the trial's own process."""
         share = math.ceil(round(TRIAL_CPUS * UNITS) / self.count) / UNITS
         cpus = {"CPU": self.threads - share}
         return {**cpus, "GPU": self.gpus} if self.gpus else cpus
@@ -53,7 +53,7 @@ class Cluster:
     """A Ray cluster's resources, the address of its dashboard, and the folder of its logs.
 
     Args:
-        parts: addresses of the processes that a driver cannot do without, by their names in words.
+        parts: addresses of the processes on which a driver depends, by name.
     """
 
     cpus: float
@@ -63,12 +63,12 @@ class Cluster:
     parts: Mapping[str, Address] = field(default_factory=dict)
 
     def workers(self, options: Options) -> Workers:
-        """The workers of each trial: by default one, with one GPU if there are GPUs, else with one CPU thread.
+        """Workers of each trial: by default one, with a GPU if there are GPUs, else with one CPU thread.
 
         A trial that runs alone has by default one worker on each GPU, and its workers share all CPUs.
 
         Raises:
-            InputError: the cluster cannot hold one such trial.
+            InputError: the cluster is too small for one such trial.
         """
         gpus = float(bool(self.gpus)) if options.gpus_per_worker is None else options.gpus_per_worker
         if gpus > 1 and gpus != int(gpus):
@@ -87,25 +87,25 @@ class Cluster:
         return workers
 
     def concurrency(self, workers: Workers, options: Options) -> int:
-        """Number of trials that run at once. Without this limit, trials would wait for each other's workers forever."""
+        """Number of trials to run at once; with more, trials would wait for each other's workers forever."""
         if options.alone:
             return 1
         most = self._trials(workers)
         return min(most, options.max_concurrent or most)
 
     def _trials(self, workers: Workers) -> int:
-        """Number of trials with such workers that the cluster can hold."""
+        """Number of trials with these workers that fit into the cluster at once."""
         most = int(self.cpus // (workers.threads * workers.count))
         return min(most, self._workers_on_gpus(workers.gpus) // workers.count) if workers.gpus else most
 
     def _workers_on_gpus(self, gpus: float) -> int:
-        """Number of workers that the GPUs can hold; the share of one worker lies on a single GPU."""
+        """Number of workers that fit on the GPUs; a share of less than one GPU lies on a single GPU."""
         return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (UNITS // round(gpus * UNITS))
 
 
 @contextmanager
 def resources(address: str | None) -> Iterator[Cluster]:
-    """The cluster at `address`, or the one that would be started here, which is not started for this."""
+    """The cluster at `address`, or for None the one that `connect` would start on this machine."""
     if address:
         from asr_platform.tuning.connection import connect
 

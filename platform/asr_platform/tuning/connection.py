@@ -28,13 +28,13 @@ from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
 
 PACKAGES = ("asr_platform", "search_spaces", "trainables")  # sent to workers on other machines
-DASHBOARD_HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # depends on the machine, so it is no option of a sweep
+DASHBOARD_HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a property of the machine, hence not an option of sweeps
 OWNER = "asr_platform.pid"  # file in the session folder of a cluster started here: the driver's process
 SHUTDOWN_TIMEOUT = 30  # seconds
 ADDRESS_TIMEOUT = 5  # seconds
 CONNECT_TIMEOUT = 2.0  # seconds
-# The client's preface of an HTTP/2 connection (RFC 9113, section 3.4) and the type of the frame that answers it. Ray
-# itself would wait for minutes at a server of another kind.
+# Client preface of an HTTP/2 connection (RFC 9113, section 3.4), and type of the frame that answers it. Ray itself
+# would wait for minutes if another kind of server listened.
 HTTP2_PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 LONGEST_ERROR = 300  # characters of Ray's own message
 CHECK_INTERVAL = 5.0  # seconds
@@ -79,15 +79,15 @@ def _start() -> Cluster:
 
 
 def _init(where: str, **options: Any) -> Any:
-    """Calls `ray.init`, and puts back the handler of SIGTERM, which that replaces (2.60).
+    """Calls `ray.init`, and restores the handler of SIGTERM, which `ray.init` replaces (2.60).
 
     Raises:
-        InputError: it fails.
+        InputError: no cluster can be joined or started.
     """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # a slow start is a bare Exception, a wrong address one of many kinds
+    except Exception as error:  # Ray raises a bare Exception after a slow start, and many kinds for a wrong address
         problem = " ".join(str(error).split())[:LONGEST_ERROR]
         raise InputError(
             f"no Ray cluster {where}: {type(error).__name__}: {problem}",
@@ -99,14 +99,14 @@ def _init(where: str, **options: Any) -> Any:
 
 
 def _shutdown() -> None:
-    """Leaves the cluster, and ends one that was started here. Ray may wait forever for a cluster that is gone."""
+    """Disconnects from the cluster, or ends it if it was started here; gives up after `SHUTDOWN_TIMEOUT`."""
     leaving = threading.Thread(target=ray.shutdown, name="shutdown", daemon=True)
     leaving.start()
     leaving.join(SHUTDOWN_TIMEOUT)
 
 
 def remove_old_sessions(folder: Path) -> None:
-    """Removes session folders, of hundreds of megabytes each, of clusters whose drivers on this machine have ended."""
+    """Removes Ray's session folders (hundreds of megabytes) of clusters whose drivers on this machine have ended."""
     for owner in folder.glob(f"session_*/{OWNER}"):
         with suppress(OSError):
             if has_ended(owner.read_text()):
@@ -139,10 +139,10 @@ def accepts(address: Address) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Refuses, within seconds, the address of a cluster that this process cannot join.
+    """Checks within seconds that a Ray cluster listens at `address`.
 
     Raises:
-        InputError: it is a client's (ray://) or malformed, nobody listens there, or another kind of server does.
+        InputError: the address is malformed or for Ray's client (ray://), or no Ray cluster listens there.
     """
     if address == "auto":
         return
@@ -170,9 +170,8 @@ def check_address(address: str) -> None:
 class PlacementGroupCleaner:
     """Removes placement groups of stopped trials for as long as its block lasts, in a thread.
 
-    Ray Train leaves that to a helper process of each trial, which gives up at the first call that fails (2.60; on a
-    busy machine the next trial then waits forever). A placement group of this job without a living actor, at every
-    check for half a minute, is removed.
+    In Ray Train (2.60), a process of each trial should do so, but ends at the first failed call; then the next trial
+    may wait forever. A placement group of this job is removed if it has no living actor for half a minute.
 
     Args:
         dashboard: address of the cluster's dashboard.
@@ -196,7 +195,7 @@ class PlacementGroupCleaner:
             self.check()
 
     def check(self) -> None:
-        """Counts this check for each group without actors, and removes the groups that have enough of them."""
+        """Removes the placement groups that had no living actors at enough checks in a row, this one included."""
         try:
             groups = list_placement_groups(self.dashboard, filters=[("state", "=", "CREATED")], **STATE_API)
             actors = list_actors(self.dashboard, filters=[("state", "!=", "DEAD")], detail=True, **STATE_API)

@@ -1,6 +1,6 @@
 """Audits a sweep: compares MLflow and the files on disk with the ledger, and checks the ledger itself.
 
-MLflow and the files can be repaired from the ledger. Mistakes in the ledger can only be reported.
+MLflow and the files can be repaired from the ledger. Mistakes in the ledger itself are only reported.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Finding:
 
     Args:
         kind: a key of REMEDIES.
-        trial: number of the trial; None where it is about the sweep.
+        trial: number of the trial; None if the finding is about the sweep.
         run: id of the MLflow run to delete.
     """
 
@@ -79,10 +79,10 @@ class Doctor:
     """Audits and repairs one sweep, whose lock must be held: no driver may write meanwhile.
 
     Attributes:
-        corpus: the corpus at the path of the sweep's; it may have been replaced by another one.
+        corpus: corpus at the recorded path, which may be another than the sweep's.
 
     Raises:
-        InputError: there is no such sweep, or its corpus is gone.
+        InputError: there is no such sweep, or its corpus is missing.
     """
 
     def __init__(self, home: Home, name: str, tracking_uri: str | None = None) -> None:
@@ -106,10 +106,10 @@ class Doctor:
         return [*findings, *self._check_model(trials)]
 
     def repair(self, findings: list[Finding]) -> list[str]:
-        """Repairs what can be made from the ledger; returns a line for each thing that was done.
+        """Repairs MLflow and the files from the ledger; returns a line for each repair.
 
-        Nothing is done while the corpus is another one than the sweep began with: MLflow's experiment is named after
-        the corpus, and the model card describes it.
+        Nothing is repaired if the corpus is not the sweep's: MLflow's experiment is named after the corpus, and the
+        model card describes it.
         """
         done: list[str] = []
         kinds = {finding.kind for finding in findings}
@@ -132,7 +132,7 @@ class Doctor:
         return done
 
     def _log(self, model: Path | None) -> list[str]:
-        """Brings MLflow up to the ledger, closes the sweep's run and registers the model; returns the messages."""
+        """Logs the data that MLflow lacks, closes the sweep's run and registers the model; returns the messages."""
         said: list[str] = []
         mlflow_callback = MLflowCallback(self.home, self.ledger, self.space, self.corpus, said.append)
         mlflow_callback.log_all()
@@ -159,7 +159,7 @@ class Doctor:
             yield Finding("interrupted", f"{len(trials)} of {asked} trials begun")
 
     def _check_record(self, trial: TrialRecord, frozen: FrozenTrial) -> Iterator[Finding]:
-        """A trial in the ledger: its epochs have no gaps, and its value is the best of its curve."""
+        """Checks a trial in the ledger: its epochs have no gaps, and its value is the best of its epochs."""
         values = frozen.intermediate_values
         if sorted(values) != list(range(1, len(values) + 1)):
             yield Finding("ledger", f"epochs {sorted(values)}", trial.number)
@@ -177,7 +177,7 @@ class Doctor:
                 yield Finding("ledger", f"value {frozen.values} where the best of its curve is {best}", trial.number)
 
     def _check_corpus(self, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """The corpus, and the corpora on which trials were trained, are by their hash the one of the sweep's start."""
+        """Checks by hash that the corpus, and the corpora of the trials' models, are the sweep's own."""
         begun = self.ledger.about["corpus_hash"]
         if self.corpus.hash != begun:
             text = (
@@ -192,7 +192,7 @@ class Doctor:
                     yield Finding("ledger", text, trial.number)
 
     def _check_mlflow(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """Each trial has a run with the ledger's metrics and status, and each run a trial."""
+        """Checks that each trial has a run with the ledger's metrics and status, and that each run has a trial."""
         claimed = Counter(trial.about.get("mlflow_run_id") for trial in trials)
         parent = tracker.run(self.ledger.about.get("mlflow_run_id"))
         if parent is None and trials:
@@ -212,7 +212,7 @@ class Doctor:
                 yield from _check_run(tracker, run, trial)
 
     def _check_registry(self, tracker: Tracker, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """A sweep that has ended has registered its best model, unless that is no longer on disk."""
+        """Checks that a sweep that has ended has registered its best model, if the model is still on disk."""
         best, model = best_of(trials), self.home.model(self.name)
         if not (self._ended and best and best is ranked(trials)[0] and model.is_dir()):
             return
@@ -235,7 +235,7 @@ class Doctor:
                 yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
-        """The best model's directory exists once the sweep has ended, and can be loaded."""
+        """Checks that the best model's directory exists and can be loaded, once the sweep has ended."""
         folder = self.home.model(self.name)
         if folder.is_dir():
             try:
@@ -248,7 +248,7 @@ class Doctor:
 
 
 def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Finding]:
-    """A trial's run has the trial's name and status, and every metric of every epoch once."""
+    """Checks that a trial's run has the trial's name and status, and every metric of every epoch once."""
     if run.name != trial_name(trial.number):
         yield Finding("discard", f"its MLflow run is named {run.name}", trial.number, run.id)
         return

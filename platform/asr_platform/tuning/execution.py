@@ -1,7 +1,7 @@
-"""Ray Tune runs the trials that the ledger proposes, and their results go back into the ledger.
+"""Runs the ledger's proposals with Ray Tune, and records the results in the ledger.
 
-Tune keeps no state from which a sweep would ever be restored: its searcher, scheduler and callback are views of the
-ledger, and none of them is saved.
+A sweep is resumed from the ledger alone: Tune's searcher, scheduler and callback keep no state of their own that would
+have to be saved.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from asr_platform.tuning.trial import Settings, SweepTrial
 from asr_platform.tuning.watch import Watch
 from trainables.errors import InputError
 
-RETRIES = 2  # of a trial that lost a process, in one run of a sweep
+RETRIES = 2  # retries of a trial that lost a process, in one run of a sweep
 
 
 def execute(
@@ -69,12 +69,12 @@ def execute(
 
 
 class Proposer(NotPickled, Searcher):
-    """Gives Ray Tune the next trial: unfinished trials first, then the ledger's proposals.
+    """Ray Tune's searcher: gives the next trial, unfinished trials first, then the ledger's proposals.
 
-    If the space asks for promotions, a trial is given until it has to wait, and again when it is its turn.
+    With promotions, Tune gets a trial up to the next epoch of promotion, and again once the trial continues.
 
     Args:
-        settings: settings of every trial, to which its number, configuration and progress are added.
+        settings: settings common to all trials; number, configuration and progress of the trial are added.
         say: prints a line for the user.
     """
 
@@ -100,7 +100,7 @@ class Proposer(NotPickled, Searcher):
         """
         trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if trials[one].state != "running"]:
-            del waiting[number]  # pruned at a rung that lies where it was to wait
+            del waiting[number]  # pruned at the epoch of promotion
         ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
         until = None
@@ -109,7 +109,7 @@ class Proposer(NotPickled, Searcher):
         elif (last := self.promotions.best()) is not None:
             trial = trials[last]
         else:
-            return None if self.training else str(Searcher.FINISHED)  # trials in training may have to wait
+            return None if self.training else str(Searcher.FINISHED)  # trials in training may become waiting ones
         waiting.pop(trial.number, None)
         self.training[trial_id] = trial.number
         config = self.feasibility.space.config(trial.params)
@@ -117,7 +117,7 @@ class Proposer(NotPickled, Searcher):
         return {**self.settings, **own, "config": config}
 
     def _new(self, begun: int) -> TrialRecord | None:
-        """The ledger's next proposal; None if `begun` trials are enough, or the space has no further proposal."""
+        """Next proposal of the ledger; None if the sweep has `begun` all its trials, or the space is exhausted."""
         if self.exhausted or begun >= self.ledger.about["trials"]:
             return None
         try:
@@ -130,7 +130,7 @@ class Proposer(NotPickled, Searcher):
             return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Lets a trial wait that has come to an epoch of promotion."""
+        """Marks a trial that has reached an epoch of promotion as waiting."""
         number = self.training.pop(trial_id, None)
         if number is None or error:
             return
@@ -140,7 +140,7 @@ class Proposer(NotPickled, Searcher):
             self.promotions.wait(number, trial.epochs)
 
     def retry(self, number: int) -> None:
-        """Puts a trial before all others."""
+        """Makes a trial the next one that Tune gets."""
         self.unfinished.appendleft(number)
 
     def save(self, checkpoint_path: str) -> None:
@@ -151,9 +151,9 @@ class Proposer(NotPickled, Searcher):
 
 
 def _stops_on_ledger_error(method: Callable[..., None]) -> Callable[..., None]:
-    """Makes a method of `Recorder` stop the sweep cleanly if the ledger cannot be written, as on a full disk.
+    """Decorator for methods of `Recorder`: stops the sweep cleanly if the ledger cannot be written (full disk).
 
-    Tune would end with the error inside the text of a traceback.
+    Without it, Tune would print a traceback.
     """
 
     @wraps(method)
@@ -234,7 +234,7 @@ class Recorder(NotPickled, tune.Callback):
             self.interrupt.stop("failed", f"{reason} (trial {number}, which goes on with --resume)")
 
     def _lose(self, number: int, reason: str) -> None:
-        """Leaves a trial unfinished that lost a process, and retries it from its checkpoint up to `RETRIES` times."""
+        """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished."""
         self.losses[number] += 1
         retried = self.losses[number] <= RETRIES
         if retried:
@@ -253,7 +253,7 @@ class Recorder(NotPickled, tune.Callback):
         self._stop_on_streak(ended)
 
     def _stop_on_streak(self, ended: TrialRecord) -> None:
-        """Stops the sweep if one trial after the other has ended with the same failure."""
+        """Stops the sweep if successive trials failed for the same reason."""
         trials = self.ledger.trials()
         if streak := self.streak.add(ended, trials):
             begun, asked = len(trials), self.ledger.about["trials"]

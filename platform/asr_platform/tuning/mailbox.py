@@ -25,7 +25,7 @@ class Mailbox:
     """Receives reports from other processes of this machine and puts them into a queue.
 
     Args:
-        reports: the queue; a report is in it before its sender goes on.
+        reports: queue for the reports; sending returns when the report is in the queue.
     """
 
     def __init__(self, reports: SimpleQueue[Any]) -> None:
@@ -44,7 +44,7 @@ class Mailbox:
         """Stops receiving; sending a report from now on is an error."""
         self.closed = True
         with suppress(OSError, AuthenticationError), Client(self.address, "AF_UNIX", self.key):
-            pass  # wakes the receiver, which closing the socket would not
+            pass  # wakes the receiver; closing the socket does not
         self.receiver.join()
         self.listener.close()
 
@@ -57,7 +57,7 @@ class Mailbox:
             except (EOFError, OSError, AuthenticationError):  # closed, a sender was killed, or has another key
                 if self.closed:
                     return
-                time.sleep(0.1)  # an error that lasts, such as no free file descriptors, must not take a core
+                time.sleep(0.1)  # a lasting error, such as no free file descriptors, must not keep a core busy
 
 
 class Sender(UserCallback):

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving in the form that Ray Tune asks for; `study/halving.py` decides."""
+"""Ray Tune scheduler for asynchronous successive halving; the decisions are in `study/halving.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ METRICS = "metrics/"
 
 
 class RungStopper(FIFOScheduler):
-    """Stops trials at the rungs of a space.
+    """Prunes trials at the rungs of a space.
 
     Args:
-        recorded: the sweep's trials so far, whose values fill the rungs.
+        recorded: trials of the sweep so far, whose values are added to the rungs.
 
     Attributes:
         stopped: the reason for each stop, by number of the trial.
@@ -34,7 +34,7 @@ class RungStopper(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, warmup = trial.config["number"], trial.config["config"].optimizer.warmup
-        # Tune gives schedulers, and nobody else, a flat copy of the report.
+        # Tune passes a flattened copy of the report to schedulers.
         row = {key.removeprefix(METRICS): value for key, value in result.items() if key.startswith(METRICS)}
         reason = self.rungs.verdict(number, row, warmup)
         if reason is None:

@@ -19,13 +19,13 @@ UNLIMITED = 10**12  # parameters
 
 
 def single(home: Path, source: str | None, origin: str | None, epochs: int | None) -> Space:
-    """A space of one trial from the base of a space, a configuration file, or a trial of a sweep.
+    """A space of one trial from the base of a space, from a configuration file, or from a trial of a sweep.
 
     Args:
         home: folder of the home that has the sweep.
         source: a space (path or shipped name) or a configuration file.
-        origin: `NAME`, the best trial of a sweep, or `NAME:TRIAL`, the trial with this number.
-        epochs: number of epochs; default: that of the source.
+        origin: `NAME` for the best trial of a sweep, or `NAME:TRIAL` for the trial with this number.
+        epochs: number of epochs; default: the number in the source.
 
     Raises:
         InputError: the source does not exist, or has mistakes.
@@ -43,7 +43,7 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
 
 
 def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
-    """A space in which nothing varies; without a budget, the model may have any size."""
+    """A space without searched keys; `budget` None allows any size of the model."""
     base = config.model_dump(mode="json")
     length = base["training"].pop("epochs")
     tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}

@@ -1,7 +1,7 @@
-"""Starts and resumes sweeps: a space and a corpus become a ledger full of trials and a best model.
+"""Starts and resumes sweeps, which train the trials of a space on a corpus and keep the best model.
 
-The ledger is the sweep. `start` makes a new ledger, `resume` opens an existing one, and `SweepRun` trains the trials
-that the ledger still lacks.
+A sweep is stored in its ledger. `start` makes a new ledger, `resume` opens an existing one, and `SweepRun` trains the
+trials that the ledger lacks.
 """
 
 from __future__ import annotations
@@ -149,12 +149,12 @@ def resume(
         trials: number of trials, the present ones included; default: as before.
         limits: limits that are set here replace the sweep's own.
         address: address of the Ray cluster; default: as before.
-        wider: a space that contains the sweep's own and replaces it.
+        wider: a space that contains the sweep's space and replaces it.
         tracking_uri: address of the MLflow store; default: as before.
 
     Raises:
-        InputError: the sweep does not exist or is running, its corpus is missing or has changed, or its trials are not
-            in the space.
+        InputError: the sweep does not exist or is running, its corpus is missing or has changed, or `wider` does not
+            contain its trials.
     """
     ledger = Ledger.open(home.studies, name)
     with home.lock(name):
@@ -187,7 +187,7 @@ def resume(
 
 
 def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Display) -> Outcome:
-    """Trains the trials that a sweep still lacks; records how that ended, and notifies."""
+    """Trains the trials that a sweep lacks, records the end of the run, and sends notifications."""
     workers = cluster.workers(sweep.options)
     concurrency = cluster.concurrency(workers, sweep.options)
     record = RunRecord(sweep.ledger, concurrency, workers.count, cluster.dashboard, cluster.logs)
@@ -196,7 +196,7 @@ def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Di
     except BaseException as error:
         state: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        with suppress(Exception):  # the ledger cannot be written if it was the ledger that failed
+        with suppress(Exception):  # fails if the error was that the ledger cannot be written
             record.end(state, reason)
         with suppress(Exception):
             _notify(sweep, display, state, reason)
@@ -216,10 +216,10 @@ def _notify(sweep: RunningSweep, display: Display, state: str, reason: str, outc
 
 @contextmanager
 def tolerating_failures(state: RunState, display: Display) -> Iterator[None]:
-    """Prints an error of the block instead of raising it, if the run has failed already, as on a full disk.
+    """Context that prints errors instead of raising them if the run has failed already, as on a full disk.
 
     Raises:
-        InputError, OSError: from the block, if the run has not failed.
+        InputError, OSError: errors of the block, if the run has not failed.
     """
     try:
         yield
@@ -230,7 +230,7 @@ def tolerating_failures(state: RunState, display: Display) -> Iterator[None]:
 
 
 class SweepRun:
-    """One run of a sweep, with all that takes part in it.
+    """One run of a sweep, with its callbacks and records.
 
     Args:
         record: the run's record in the ledger.
@@ -266,7 +266,7 @@ class SweepRun:
             raise
 
     def prepare(self) -> None:
-        """Brings all records up to the ledger, from which an earlier run may have been killed at any moment."""
+        """Updates the ledger's copy, MLflow and the files: an earlier run may have been killed at any moment."""
         text, corpus = self.space.text, self.sweep.corpus
         try:
             write_record(self.folder, text, self.sweep.home.plan(text, corpus.hash))
@@ -289,7 +289,7 @@ class SweepRun:
             "resources": self.workers.resources,
             "checkpoints": CHECKPOINTS_PER_TRIAL,
         }
-        # Retention follows the callbacks that read checkpoints, and a copy of the ledger that notes the removal.
+        # Retention runs after the callbacks that read checkpoints, and after the ledger's copy has been updated.
         slow: list[Callback] = [self.errors, self.mlflow, self.copies, self.retention, self.meter]
         callbacks = [self.record, self.display, InBackground(self.background, slow)]
         interrupt = self.interrupt
@@ -309,9 +309,9 @@ class SweepRun:
         self.background.drain()
 
     def conclude(self) -> Outcome:
-        """Makes the best model, closes all records, and registers the model.
+        """Makes the best model, closes the runs in MLflow, and registers the model.
 
-        After a signal, which asks for a quick end, no model is made.
+        No model is made after a signal, so that the run ends quickly.
         """
         ledger, interrupt, display = self.ledger, self.interrupt, self.display
         trials, model, registered = ledger.trials(), None, None

@@ -35,16 +35,16 @@ END: Report = {"done": True}  # the step after the last report; Tune ends the tr
 
 
 class SweepTrial(tune.Trainable):
-    """A trial as Ray Tune runs it: each step returns the report of the next epoch, and the last one `END`.
+    """A trial as Ray Tune runs it: each step returns the report of the next epoch, and the last step `END`.
 
     Raises:
-        Exception: in the step after the last report, the error that ended the Train run.
+        Exception: error that ended the Train run, raised in the step after the last report.
     """
 
     loop: Callable[[Settings], None] = staticmethod(train_worker)
 
     def __repr__(self) -> str:
-        """The name on Ray's dashboard: that of the class, which `execute` has named after the sweep."""
+        """Name of the class on Ray's dashboard; `execute` names the class after the sweep."""
         return type(self).__name__
 
     def setup(self, config: Settings) -> None:
@@ -73,8 +73,8 @@ class SweepTrial(tune.Trainable):
 def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[UserCallback]) -> None:
     """Trains one configuration with Ray Train workers.
 
-    The Train run has the names of the sweep and the trial: under them, Ray Train finds the checkpoints of an
-    interrupted trial, and its dashboard shows the run and its workers.
+    The Train run is named after the sweep and the trial, by which Ray Train finds the checkpoints of an interrupted
+    trial, and the dashboard shows the run.
 
     Args:
         settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, the number
@@ -110,11 +110,11 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
 
 
 def repair_checkpoint_list(folder: Path) -> str | None:
-    """Moves a damaged list of checkpoints out of a trial's folder; returns the latest checkpoint if the list was lost.
+    """Renames a damaged list of checkpoints in a trial's folder; returns the latest checkpoint if there is no list.
 
-    Ray Train (2.60) writes its list in place. A kill or a full disk at that moment leaves half a list, from which Ray
-    Train cannot start again, beside whole checkpoints. The damaged list keeps another name until Ray Train has written
-    a new one: if this run is killed before that, the next one returns the checkpoint again.
+    Ray Train (2.60) writes its list in place. A kill or a full disk at that moment leaves half a list, with which Ray
+    Train cannot start. The damaged list is kept until Ray Train has written a new one; if this run is killed earlier,
+    the next run returns the checkpoint again.
     """
     checkpoints = folder / CHECKPOINT_LIST
     try:

@@ -1,8 +1,8 @@
 """Runs Ray Tune's event loop in a thread, and watches from the main thread whether it still makes progress.
 
-When Ray's head or this machine's raylet is gone, the loop's calls to Ray never return, not even for a signal. The main
-thread makes no such call: it handles signals at once, abandons the loop once the cluster is gone, and says so when
-nothing has happened for long.
+If Ray's head or this machine's raylet is gone, the loop's calls to Ray never return, not even after a signal. The main
+thread makes no such call: it handles signals at once, abandons the loop if the cluster is gone, and prints a message if
+there were no events for long.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Watch:
 
     Args:
         folder: folder of the sweep.
-        interrupt: is stopped once the cluster is gone.
-        background: its current job is part of the message that nothing has happened.
-        parts: addresses of the processes that a driver cannot do without, by their names in words.
+        interrupt: interrupt to stop if the cluster is gone.
+        background: background thread, whose current job is part of the message about missing events.
+        parts: addresses of the processes on which a driver depends, by name.
         say: prints a line for the user.
-        silence: seconds without an event before the first message about it.
+        silence: seconds without an event before the first message.
 
     Attributes:
         trials: Ray Tune's trials, set after each step of the event loop.
@@ -57,7 +57,7 @@ class Watch:
         self.longest_epoch = 0.0
 
     def note_event(self, epoch_seconds: float = 0.0) -> None:
-        """Notes that a trial began, ended, or reported an epoch that took `epoch_seconds`."""
+        """Records an event: a trial began, ended, or reported an epoch that took `epoch_seconds`."""
         self.last_event = time.monotonic()
         self.longest_epoch = max(self.longest_epoch, epoch_seconds)
         self.next_message = max(self.silence, LONG_EPOCHS * self.longest_epoch)
@@ -66,7 +66,7 @@ class Watch:
         """Runs the event loop until it returns or a part of the cluster is gone.
 
         Raises:
-            Exception: the error of the loop, unless the cluster is gone.
+            Exception: the event loop failed although the cluster is reachable.
         """
         raised: list[BaseException] = []
         self.loop = threading.Thread(target=_catching, args=[loop, raised], name="event loop", daemon=True)
@@ -92,9 +92,9 @@ class Watch:
         self.say(f"{reason}: the sweep stops")
 
     def _gone(self) -> list[str]:
-        """Names of the parts of the cluster that have not accepted a connection for `GONE_AFTER`.
+        """Names of the parts of the cluster that have not accepted a connection for `GONE_AFTER` seconds.
 
-        A process that is suspended (SIGSTOP) still accepts connections; it shows by its silence.
+        Suspended processes (SIGSTOP) still accept connections, and are not detected here.
         """
         for part, address in self.parts.items():
             if accepts(address):
@@ -109,7 +109,7 @@ class Watch:
             self.say(f"  {line}")
 
     def _activities(self) -> list[str]:
-        """What each unfinished trial, the event loop and the background do or wait for, a line each."""
+        """Lines on what each unfinished trial, the event loop and the background thread do or wait for."""
         lines = [self._activity(trial) for trial in self.trials if not trial.is_finished()]
         frame = sys._current_frames().get(self.loop.ident or 0)
         if frame:

@@ -18,12 +18,12 @@ from search_spaces.settings import Limits
 class Meter(Callback):
     """Adds the spending of this run of a sweep to that of its earlier runs.
 
-    Wall-clock time passes while a driver runs. Device time is the training and validation time of the recorded epochs,
-    times the workers of a trial. Disk space is measured when a trial has written to it or ended, which takes a while.
+    Wall-clock time counts while a driver runs. Device time is the training and validation time of the recorded epochs,
+    times the workers of a trial. Disk space is measured after each epoch and each end of a trial.
 
     Args:
         workers: number of workers of a trial.
-        retention: makes room on the disk before that limit counts as reached.
+        retention: frees disk space before that limit counts as reached.
 
     Attributes:
         disk_bytes: last measured size of the sweep's folder; 0 without a limit.
@@ -50,7 +50,7 @@ class Meter(Callback):
         self.note()
 
     def note(self) -> None:
-        """Notes the wall-clock time in the ledger."""
+        """Records the wall-clock time in the ledger."""
         self.ledger.note(SPENT, self.wall_seconds)
 
     @property
@@ -58,12 +58,12 @@ class Meter(Callback):
         return self.before + time.monotonic() - self.start
 
     def reached(self) -> str:
-        """The limit that has been reached, in words; empty if none has."""
+        """The limit that is reached, in words; empty if none is."""
         found = caps(self.limits, self.wall_seconds, self.device_seconds, self.disk_bytes)
         return next((f"{cap} are spent" for cap in found if cap.most and cap.spent >= cap.most), "")
 
     def measure(self) -> None:
-        """Measures the sweep's folder if its size has a limit, after checkpoint retention if it exceeds that."""
+        """Measures the sweep's folder if its size is limited; above the limit, applies retention and measures again."""
         cap = self.limits.disk_gb
         if cap is None:
             return

@@ -1,7 +1,7 @@
-"""The MLflow callback: logs a sweep and its trials to MLflow from what the ledger has on record.
+"""The MLflow callback: logs a sweep and its trials to MLflow, as the ledger has them.
 
-Every step brings one run up to the ledger and may be repeated. So whatever a store missed while it was away, was lost
-or while a killed driver wrote, the next step logs; and a store that fails ends no sweep.
+Every step logs the data that a run lacks and can be repeated. So the next step completes whatever an unreachable store
+or a killed driver has missed, and a store that fails does not end the sweep.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples
 
 NOTE = "mlflow_note"  # key of the ledger: the description of the sweep's run as it was last set
-SLOW = 1.0  # seconds; a store whose failure takes longer is not asked for a while
-PAUSE = 20  # length of that while, as a multiple of the failure's: at most a twentieth of the driver's time is lost
+SLOW = 1.0  # seconds; a store that takes longer to fail is not used for a while
+PAUSE = 20  # that while, as a multiple of the failed call's time: at most a twentieth of the driver's time is lost
 Step = Callable[[Tracker, Run], None]  # writes to the store; gets the sweep's run as well
 
 
@@ -42,12 +42,12 @@ class MLflowCallback(Callback):
     """Logs one sweep.
 
     Args:
-        say: shows a message; called once each time that the store goes away.
+        say: prints a line for the user, such as that the store cannot be reached.
         dashboard: address of Ray's dashboard, while the sweep runs.
 
     Attributes:
         away: whether the store failed at its latest use.
-        missed: numbers of trials whose runs lack something that the ledger has.
+        missed: numbers of trials whose runs lack data of the ledger.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class MLflowCallback(Callback):
         self.log_trials(trial.number)
 
     def log_all(self) -> None:
-        """Brings the runs of all trials up to the ledger, and logs the record of the sweep's latest run."""
+        """Logs the data that the runs of all trials lack, and the files that record the latest run of the sweep."""
         self.log_trials(*(trial.number for trial in self.ledger.trials()))
         self.attempt(self._log_record)
 
     def log_trials(self, *numbers: int) -> None:
-        """Brings the runs of these trials up to the ledger, then those in `missed`; makes runs that are missing."""
+        """Logs the data that the runs of these trials and of `missed` lack; creates missing runs."""
         others = sorted(self.missed.difference(numbers))
         self.missed.update(numbers)
         for number in [*numbers, *others]:
@@ -94,8 +94,8 @@ class MLflowCallback(Callback):
         """Closes the sweep's run and the runs of interrupted trials, with their plots.
 
         Args:
-            status: MLflow's name of the state in which the sweep ends, such as FINISHED.
-            best: the trial whose metrics the sweep's run gets.
+            status: status of the sweep's run in MLflow, such as FINISHED.
+            best: trial whose metrics are logged in the sweep's run.
             reason: why the sweep ended early.
         """
         self.paused_until = 0.0
@@ -111,10 +111,10 @@ class MLflowCallback(Callback):
             self.say(f"MLflow lacks some of the sweep's records: platform doctor {self.ledger.name} --repair adds them")
 
     def attempt(self, step: Step) -> bool:
-        """Runs `step` with the store and the sweep's run; returns False, after a message, where the store fails.
+        """Runs `step` with the store and the sweep's run; returns False after a message if the store fails.
 
-        Where somebody has deleted the run that `step` writes to, or its experiment, it is run again after connecting
-        anew, which restores the experiment.
+        If a user has deleted the run or its experiment, `step` is run again after reconnecting, which restores the
+        experiment.
         """
         start = time.monotonic()
         if start < self.paused_until:
@@ -146,7 +146,7 @@ class MLflowCallback(Callback):
         return self.connection
 
     def _sweep_run(self, tracker: Tracker) -> Run:
-        """The sweep's run, marked as running, with its description; made where there is none."""
+        """The sweep's run, marked as running, with its description; created if it is missing."""
         about, space = self.ledger.about, self.space
         run = tracker.run(about.get("mlflow_run_id"))
         if run:
@@ -203,7 +203,7 @@ class MLflowCallback(Callback):
         tracker.catch_up(run, trial, lambda: self._interval(trial))
 
     def _interval(self, trial: TrialRecord) -> dict[str, str]:
-        """The tag with the confidence interval of a trial's CER; none where its errors are not on record."""
+        """Tag with the confidence interval of a trial's CER; empty if the trial's errors are not recorded."""
         errors = self.errors.of(trial)
         return {"interval": str(error_interval(errors))} if errors else {}
 
@@ -215,7 +215,7 @@ class MLflowCallback(Callback):
         self.recorded = True
 
     def _log_plots(self, tracker: Tracker, run: Run, trial: TrialRecord) -> None:
-        """Logs a trial's plots and, where its best checkpoint has examples of transcripts, a table of them."""
+        """Logs a trial's plots and, if its best checkpoint has examples of transcripts, a table of the examples."""
         if not trial.curve:
             return
         tracker.log_files(run, PLOTS, partial(draw_trial, trial))
@@ -224,7 +224,7 @@ class MLflowCallback(Callback):
             tracker.log_table(run, f"examples_epoch_{examples.epoch}.json", examples.columns())
 
     def _interrupt(self, tracker: Tracker, sweep_run: Run, trial: TrialRecord) -> None:
-        """Ends an interrupted trial's run until the trial is resumed."""
+        """Ends the run of an interrupted trial; resuming the trial opens it again."""
         if run := tracker.run(trial.about.get("mlflow_run_id")):
             self._log_plots(tracker, run, trial)
             tracker.set_status(run, INTERRUPTED)
@@ -236,7 +236,7 @@ class MLflowCallback(Callback):
 
 
 def _root(error: BaseException) -> str:
-    """The message of an error's first cause, in one line: clients wrap a refused connection in paragraphs."""
+    """Message of an error's first cause in one line, without the long texts of the exceptions around it."""
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
     return one_line(error)

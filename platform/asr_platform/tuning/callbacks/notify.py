@@ -27,7 +27,7 @@ def check_targets(targets: Sequence[str]) -> Sequence[str]:
     """Returns the targets if each is `bell` or a URL to post to.
 
     Raises:
-        InputError: one is neither.
+        InputError: a target is neither.
     """
     for target in targets:
         if target != BELL and not _is_address(target):
@@ -63,11 +63,11 @@ def message(
     name: str, state: str, reason: str, trials: list[TrialRecord], intervals: Mapping[int, CerInterval],
     model: Path | None, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """The notification about a run of a sweep that has ended; rates are fractions.
+    """Notification, as JSON, that a run of a sweep has ended; error rates are fractions.
 
     Args:
         state: `finished`, `capped`, `stopped` or `failed`.
-        reason: the reason for the last three states in words.
+        reason: reason for `capped`, `stopped` or `failed` in words.
         seconds: wall-clock time of all of the sweep's runs.
     """
     best = next(iter(rows(trials, intervals)), None)

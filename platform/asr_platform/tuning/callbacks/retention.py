@@ -1,8 +1,8 @@
-"""Checkpoint retention: how many checkpoints of a trial and models of a sweep stay on disk, and what else goes.
+"""Checkpoint retention: removes checkpoints and models of ended trials that are no longer needed.
 
-Every step may be killed and repeated. A removal is noted in the ledger first; a folder is renamed before its files are
-deleted, so that no reader finds half a checkpoint; and each call visits all trials that have ended, so that it also
-removes what an earlier call left, or a worker wrote after it was stopped.
+Every step may be killed and repeated. A removal is recorded in the ledger first. A folder is renamed before its files
+are deleted, so that no reader finds half a checkpoint. Each call visits all trials that have ended, and also removes
+the leftovers of earlier calls and of workers that wrote after they were stopped.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Retention(Callback):
 
     Args:
         folder: folder of the sweep.
-        models: number of best trials that keep their models. With several objectives, those on the Pareto front keep
-            them as well.
-        is_plotted: whether MLflow has the plots of the trial with this number. Until then the small file that they are
-            drawn from stays, so that retention need not wait for an MLflow server.
+        models: number of best trials that keep their models; with several objectives, trials on the Pareto front also
+            keep their models.
+        is_plotted: returns whether MLflow has the plots of a trial, given its number. Until then, the small file with
+            the data of the plots is kept.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Retention(Callback):
 
     def leftovers(self) -> list[Path]:
         """Folders whose removal has begun, and folders of no trial in the ledger."""
-        folders = list(_folders(self.trials))  # before the ledger is read, so that it has the trials of all of them
+        folders = list(_folders(self.trials))  # before the ledger is read, so that it has a trial for each
         names = {trial_name(trial.number) for trial in self.ledger.trials()}
         strays = [path for path in folders if path.name not in names]
         return strays + [path for path in self.trials.glob(f"*/{REMOVING}*") if path.is_dir()]
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:
-        """Checkpoints of an ended trial other than its best one; none if its best one is missing."""
+        """Checkpoints of an ended trial except for the best one; empty if the best one is missing."""
         lost = bool(trial.curve) and not trial.checkpoint
         if not self._is_here(trial) or (lost and not _is_overtaken(trial)):
             return []
@@ -82,12 +82,12 @@ class Retention(Callback):
         return [path for path in folders if path.name.startswith("checkpoint_") and path.name != best]
 
     def _is_here(self, trial: TrialRecord) -> bool:
-        """Whether all recorded checkpoints lie in this folder: not on remote storage, nor where the home was before."""
+        """Whether all recorded checkpoints are in the sweep's folder, not on remote storage or at a former path."""
         recorded = [row["checkpoint"] for row in trial.curve if row["checkpoint"]]
         return all(Path(checkpoint).parent == self.trials / trial_name(trial.number) for checkpoint in recorded)
 
     def _reduce(self, trial: TrialRecord, keep_model: bool) -> None:
-        """Reduces a trial's folder to the model of its best checkpoint, or else to that checkpoint's JSON files."""
+        """Reduces a trial's folder to its best checkpoint, of which only the model or the JSON files are kept."""
         for name in (CHECKPOINT_LIST, DAMAGED_LIST):
             (self.trials / trial_name(trial.number) / name).unlink(missing_ok=True)
         for folder in self.superfluous(trial):
@@ -104,7 +104,7 @@ class Retention(Callback):
 def _is_overtaken(trial: TrialRecord) -> bool:
     """Whether all checkpoints of a stopped trial's recorded epochs are gone.
 
-    Its worker trains on until it is stopped, and Ray Train keeps the best of all epochs, later ones included.
+    This happens because the worker trains on until it is stopped, and Ray Train keeps the best of all its epochs.
     """
     return trial.state in ("pruned", "failed") and bool(trial.curve) and not trial.checkpoint
 
