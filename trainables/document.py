@@ -40,7 +40,7 @@ class Document:
 
     Args:
         text: content of the file.
-        source: names the file in errors.
+        source: name of the file in errors.
 
     Raises:
         InputError: the text is not one YAML document, or too large with its aliases expanded; the message names the

@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def length_mask(lengths_B: Tensor, width: int) -> Tensor:
-    """True at the first `lengths_B` positions of each row, (B, width)."""
+    """Mask (B, width), True at the first `length` positions of each row."""
     return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]

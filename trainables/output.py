@@ -109,7 +109,7 @@ def write(text: str) -> None:
 
 
 def _turn(streams: dict[int, int]) -> None:
-    """Redirects each stream to the descriptor beside it."""
+    """Redirects each stream (key) to a file descriptor (value)."""
     for own in (sys.stdout, sys.stderr):
         with suppress(OSError):
             own.flush()

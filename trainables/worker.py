@@ -78,9 +78,9 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def report(metrics: Metrics, save: Save | None) -> None:
-    """Reports an epoch's metrics to Ray Train, with a checkpoint where this worker has one.
+    """Reports an epoch's metrics to Ray Train, with a checkpoint if this worker writes one (`save`).
 
-    The epoch and its objective are also top-level keys, where Ray's scheduler and its choice of checkpoints find them.
+    The epoch and its objective are also top-level keys, for Ray's scheduler and checkpoint retention.
     """
     say(
         f"epoch {metrics['epoch']}: {OBJECTIVES[objective(metrics)]} {objective_text(metrics)}, "

@@ -34,15 +34,15 @@ WRITTEN_AT_ONCE = 1 << 24  # bytes
 
 
 class CorpusWriter:
-    """Writes a corpus to `out`; leaving the `with` block before `finish` removes it.
+    """Writes a corpus to `out`; leaving the `with` block without `finish` removes partial files.
 
     Args:
         out: the new folder, which must not exist or be empty.
-        recipe: recipe of the features.
+        recipe: feature recipe (feature-extraction settings).
         source: the importer's name, such as "librispeech".
 
     Raises:
-        InputError: `out` is taken.
+        InputError: `out` exists and is not an empty folder.
     """
 
     def __init__(self, out: Path, recipe: FeatureRecipe, source: str) -> None:

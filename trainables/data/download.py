@@ -39,7 +39,7 @@ def download(split: str, root: Path, base_url: str = BASE_URL, progress: Progres
         split: one of `CHECKSUMS`.
         root: folder for the corpus; created if needed.
         base_url: folder of `{split}.tar.gz`; for another one than the default, the checksum is in its `md5sum.txt`.
-        progress: called with (bytes downloaded, size in bytes, or 0 where the server does not tell).
+        progress: called with (bytes downloaded, size in bytes, or 0 if unknown).
 
     Raises:
         InputError: the split is unknown, the server out of reach, or the archive damaged.
@@ -115,7 +115,7 @@ def _md5(path: Path) -> str:
 
 
 def _unpack(archive: Path, split: str, root: Path) -> Path:
-    """Unpacks a split under a temporary name and renames it, so that it is there whole or not at all."""
+    """Unpacks a split under a temporary name, then renames it, so that an error leaves no partial split."""
     target = root / CORPUS_FOLDER / split
     with UnfinishedFolder((root / split).resolve()) as temporary:
         try:

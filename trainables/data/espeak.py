@@ -32,7 +32,7 @@ def speak(text: str, voice: str, rate: int, pitch: int) -> Samples:
         text: plain text.
         voice: language and variant, such as "en-us+f2".
         rate: words per minute, 80 to 450.
-        pitch: 0 to 100; 50 is the voice's own.
+        pitch: 0 to 100; 50 is the voice's usual pitch.
 
     Raises:
         InputError: espeak-ng has no such voice.

@@ -58,7 +58,7 @@ def load_array(path: Path) -> npt.NDArray[Any]:
 
 
 def _promised(file: BinaryIO) -> int:
-    """Size in bytes of the array in a `.npy` file, by its header; the file's position is then behind the header."""
+    """Size in bytes of the array in a `.npy` file according to its header, which is read from `file`."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)

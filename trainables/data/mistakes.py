@@ -1,4 +1,4 @@
-"""Collects the mistakes in a source, since whoever corrects it wants to see more than the first."""
+"""Collects the mistakes in the data of an importer, so that one message lists many of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Mistakes:
     """Mistakes found so far, raised as one InputError by `check`.
 
     Args:
-        skippable: number of utterances that may be left out of a corpus for a mistake (`--skip-bad`); None: the
-            mistakes are not about utterances, and each is an error.
+        skippable: number of utterances with mistakes that may be left out (`--skip-bad`); None: every mistake is an
+            error.
     """
 
     def __init__(self, skippable: int | None = None) -> None:
@@ -24,15 +24,15 @@ class Mistakes:
         self._collected: InputError | None = None  # the latest
 
     def add(self, *problems: str) -> None:
-        """Adds problems, each of one utterance or file."""
+        """Adds one mistake (text such as "file: reason") for each argument."""
         self.problems += problems
 
     @contextmanager
     def collecting(self, origin: str = "") -> Iterator[None]:
-        """Adds an InputError that is raised inside the `with` block, and continues after the block.
+        """Context that adds an InputError of the block as a mistake, and continues after the block.
 
         Args:
-            origin: place to correct, such as "train.jsonl:17"; it precedes a problem that does not name it.
+            origin: place of the mistake, such as "train.jsonl:17", to add to messages without it.
         """
         try:
             yield
@@ -43,13 +43,13 @@ class Mistakes:
 
     @property
     def enough(self) -> bool:
-        """Whether `check` would raise, with a message that further mistakes would not improve."""
+        """Whether `check` would raise, and its message would not list further mistakes."""
         return len(self.problems) > (self.skippable or SHOWN - 1)
 
     def check(self, remedy: str) -> None:
         """Raises an InputError with the first mistakes if there are more than may be left out.
 
-        The only mistake, if it was collected as an InputError and is not about an utterance, keeps its own remedy.
+        A single InputError that is not about an utterance is raised with its own remedy.
         """
         count = len(self.problems)
         if count <= (self.skippable or 0):

@@ -43,8 +43,8 @@ def prepare(
             are listed in the corpus's `skipped.txt`.
 
     Raises:
-        InputError: `out` is taken, too many utterances have mistakes (the first 20 are in the message), or the system
-            killed a worker process.
+        InputError: `out` exists and is not empty, too many utterances have mistakes (the message has the first 20), or
+            the system killed a worker process.
     """
     if source == PRECOMPUTED and recipe.name != PRECOMPUTED:
         raise InputError(
@@ -78,9 +78,9 @@ def prepare(
 
 
 def listing_mistakes(utterances: Sequence[Utterance]) -> Iterator[tuple[int, str]]:
-    """Mistakes that show before any audio is read, as (index of the utterance, problem).
+    """Yields mistakes that are found without reading audio, as (index of the utterance, text).
 
-    Ids that occur twice in a split, empty or missing transcripts, characters that no tokenizer can keep.
+    Duplicate ids in a split, empty or missing transcripts, characters that no tokenizer can keep.
     """
     transcribed = {utterance.split for utterance in utterances if utterance.text is not None}
     seen: set[tuple[str, str]] = set()

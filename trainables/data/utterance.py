@@ -32,7 +32,7 @@ class Source(Protocol):
         """Features (T, F) and the duration in seconds.
 
         Raises:
-            InputError: the file behind it cannot be used.
+            InputError: the source's file cannot be used.
         """
         ...
 
@@ -56,7 +56,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class AudioSegment:
-    """An audio file, or the segment from `offset` on of `duration` seconds."""
+    """An audio file, or its segment of `duration` seconds from second `offset` on."""
 
     path: Path
     offset: float = 0.0
@@ -85,7 +85,7 @@ def from_samples(samples: Samples, recipe: FeatureRecipe, name: str) -> Featuris
 
 
 def featurise(utterance: Utterance, recipe: FeatureRecipe) -> Featurised | InputError:
-    """Features (T, F) float16 and duration in seconds; an InputError is returned, so that mistakes can be collected."""
+    """Features (T, F) float16 and duration in seconds; an InputError is returned instead of raised."""
     try:
         features, seconds = utterance.source.features(recipe)
         return storable(features, recipe.bins, f"{utterance.split}/{utterance.id}"), seconds

@@ -1,7 +1,7 @@
 """`map` over worker processes, in order, with a bounded number of items in flight.
 
-Not joblib: with `return_as="generator"` it takes new items as workers finish and not as results are consumed (all 400
-items of a test after its first result), so that memory has no bound.
+Not joblib: with `return_as="generator"` it takes new items when workers finish, not when results are consumed, so its
+memory is not bounded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
     The workers end with the iterator, with an exception, with Ctrl-C and with this process.
 
     Raises:
-        InputError: memory ran out, or the system killed a worker, as it does then.
+        InputError: memory ran out, or the system killed a worker.
     """
     try:
         yield from map(function, items) if jobs == 1 else _pool_map(function, items, jobs)
@@ -80,7 +80,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when its parent dies, which a worker that waits for work does not notice."""
+    """Waits until the parent process has ended, then ends this worker."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

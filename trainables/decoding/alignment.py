@@ -35,8 +35,8 @@ def ctc_align(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, tokens: Sequence[
     Viterbi's algorithm over the labels of Graves et al. (2006, section 4.1): the tokens with a blank before, between
     and behind them. A path stays or moves on by one label; it may skip a blank between two different tokens.
 
-    A text with more tokens than the utterance has states has no alignment. Each state is then repeated as often as
-    needed, and spans have fractions.
+    If a text has more tokens than the utterance has states, each state is repeated as often as needed, and spans are
+    fractions of states.
     """
     device = ctc_logits_BSV.device
     repeats = [
@@ -60,11 +60,11 @@ def ctc_align(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, tokens: Sequence[
 
 
 def _likeliest_path(scores_BRL: Tensor, lengths_B: Tensor, labels_BL: Tensor, last_B: Tensor) -> Tensor:
-    """The index of the label in each state, (B, R).
+    """Index of the label at each state on the likeliest path, (B, R).
 
     Args:
         scores_BRL: log-probabilities of the labels.
-        last_B: the index of the last label, a blank: a path ends there or one before.
+        last_B: index of the last label, a blank; a path ends there or one label before.
     """
     barred_BL = torch.ones_like(labels_BL, dtype=torch.bool)
     barred_BL[:, 2:] = (labels_BL[:, 2:] == BLANK) | (labels_BL[:, 2:] == labels_BL[:, :-2])

@@ -44,7 +44,7 @@ def ctc_beam(ctc_logits_BSV: Tensor, state_lengths_B: Tensor, beam: int) -> Hypo
     device = ctc_logits_BSV.device
     valid_BS = length_mask(state_lengths_B, states)
     log_probs_BSV = ctc_logits_BSV.float().log_softmax(-1)
-    # Behind an utterance's end, a blank has probability 1.
+    # After the end of an utterance, a blank has probability 1.
     blanks_BS = log_probs_BSV[..., BLANK].masked_fill(~valid_BS, 0.0)
     log_probs_BSV[..., BLANK] = -torch.inf
     log_probs_BSV.index_fill_(-1, _suppressed(device), -torch.inf)
@@ -67,7 +67,7 @@ class Prefixes:
 
     Args:
         blank_BK, token_BK: log-probability of all alignments that end in a blank, and in the prefix's last token.
-        last_BK: the last token; a blank for the empty prefix.
+        last_BK: last token of the prefix; a blank for the empty prefix.
         hash_BK, parent_BK: hashes of the prefix, and of the prefix without its last token.
     """
 
@@ -79,7 +79,7 @@ class Prefixes:
 
     @classmethod
     def empty(cls, batch: int, beam: int, device: torch.device) -> Prefixes:
-        """The empty prefix, and K - 1 places of probability 0."""
+        """The empty prefix and K - 1 unused places (probability 0) for each utterance."""
         blank_BK = torch.full((batch, beam), -torch.inf, device=device)
         blank_BK[:, 0] = 0.0
         last_BK = torch.full((batch, beam), BLANK, device=device)
@@ -91,14 +91,14 @@ class Prefixes:
         return torch.logaddexp(self.blank_BK, self.token_BK)
 
     def advance(self, blank_B: Tensor, repeat_BK: Tensor, scores_BC: Tensor, ids_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Advances by one state.
+        """Replaces the prefixes by the K best ones after one more state.
 
         Args:
             blank_B, repeat_BK, scores_BC: the state's log-probabilities of a blank, of each prefix's last token, and of
                 the tokens `ids_BC`.
 
         Returns:
-            The new token of each prefix, or a blank, and the number of the prefix that it extends, (B, K) each.
+            New token of each prefix (a blank if there is none), and index of the prefix that it extends, (B, K) each.
         """
         beam, count = repeat_BK.shape[1], ids_BC.shape[1]
         either_BK = self.scores()
@@ -132,7 +132,7 @@ class Prefixes:
 
 
 def _suppressed(device: torch.device) -> Tensor:
-    """Tokens that are no part of a CTC transcript; the blank is handled apart."""
+    """Tokens that a CTC transcript cannot have, except for the blank."""
     return torch.tensor([EOS, *(token for token in SUPPRESSED_TOKENS if token != BLANK)], device=device)
 
 

@@ -18,22 +18,22 @@ from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_betwee
 
 
 class Scorer(Protocol):
-    """Scores every possible next token of each hypothesis; has its own state of the hypotheses."""
+    """Scores every possible next token of each hypothesis; keeps the state that it needs for this."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor) -> Tensor:
         """Log-probabilities of the next token, (B, K, V), which the search may change in place.
 
         Args:
             tokens_BK: the latest token of each hypothesis, SOS at the first step.
-            parents_BK: the hypothesis of the last step that each one continues, at the first step itself.
+            parents_BK: index of the hypothesis of the last step that each one continues; at the first step its own.
         """
 
 
 class CandidateScorer(Protocol):
-    """Scores given candidates for the next token of each hypothesis, as scoring every token would cost too much."""
+    """Scores some candidates for the next token of each hypothesis, if scoring every token costs too much."""
 
     def step(self, tokens_BK: Tensor, parents_BK: Tensor, candidates_BKC: Tensor) -> Tensor:
-        """Log-probabilities of the candidates, (B, K, C); for the other arguments see `Scorer`."""
+        """Log-probabilities of the candidate tokens, (B, K, C); other arguments as in `Scorer.step`."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ def beam_search(
         scorers: weights (at least 0) and scorers of all tokens.
         max_tokens_B: the largest number of tokens of each utterance, EOS included.
         repeat_penalty: on tokens that the hypothesis already has, in the weighted sum of `scorers` (see `penalize`).
-        candidate_scorers: weights and scorers that see, for each hypothesis, the `candidates` best tokens by the
-            other scorers, and EOS; no other token is then considered.
-        exact: number of finished hypotheses that an unlimited search could not change.
+        candidate_scorers: weights and scorers of the `candidates` best tokens by the other scorers, and of EOS; other
+            tokens are then not considered.
+        exact: number of best finished hypotheses that must be final before the search ends.
     """
     device, batch, steps = max_tokens_B.device, len(max_tokens_B), int(max_tokens_B.max())
     longest_B1 = max_tokens_B.clamp(min=1)[:, None] ** length_penalty
     suppressed = torch.tensor([*SUPPRESSED_TOKENS, EOS], device=device)
     latest_BK = torch.full((batch, beam), SOS, device=device)
     parents_BK = torch.arange(beam, device=device).expand(batch, beam)
-    # At first the hypotheses are equal: all but one of them are made impossible.
+    # At first all hypotheses are equal: all but one get probability 0.
     impossible_BK = (parents_BK > 0) | (max_tokens_B <= 0)[:, None]
     live_BK = torch.zeros(batch, beam, device=device).masked_fill(impossible_BK, -torch.inf)
     done_BK = torch.where((parents_BK == 0) & (max_tokens_B <= 0)[:, None], 0.0, -torch.inf)
@@ -120,7 +120,7 @@ def beam_search(
 
 
 def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The sum of scores times weights, computed in place in the first scores."""
+    """Weighted sum of scores given as (weight, scores); overwrites the first scores."""
     weight, total = parts[0]
     if weight != 1:
         total = total.mul_(weight)
@@ -130,10 +130,10 @@ def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 
 def _best_tokens(scores_BKV: Tensor, suppressed: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Scores and ids of each hypothesis' best tokens, and of EOS behind them, (B, K, count + 1) each.
+    """Scores and ids of each hypothesis' `count` best tokens, followed by EOS, (B, K, count + 1) each.
 
     Args:
-        suppressed: tokens to leave out, among them EOS, which would else be there twice.
+        suppressed: tokens to leave out of the best ones, EOS included.
     """
     eos_BK1 = scores_BKV[..., EOS : EOS + 1].clone()
     scores_BKV = scores_BKV.index_fill_(-1, suppressed, -torch.inf)

@@ -11,12 +11,12 @@ SUPPRESSED_TOKENS = [PAD, SOS, BLANK, UNK]  # tokens that stand for no text
 
 
 def steps_between_checks(device: torch.device) -> int:
-    """Number of steps between two checks whether a search has ended: each check makes a GPU wait."""
+    """Number of steps between two checks whether a search has ended; a check makes a GPU wait."""
     return 1 if device.type == "cpu" else 8
 
 
 def penalize(scores: Tensor, previous: Tensor, penalty: float) -> Tensor:
-    """Scores (..., V) with a penalty on each token that occurs in `previous` (..., U), however often it does.
+    """Scores (..., V) with a penalty on tokens that occur in `previous` (..., U) at least once.
 
     A score above 0 is divided by the penalty, one below is multiplied (Keskar et al., 2019, arXiv 1909.05858, section
     4.1, with the sign respected as in transformers' RepetitionPenaltyLogitsProcessor).

@@ -80,7 +80,7 @@ class Examples:
     """Examples from the validation after an epoch.
 
     Args:
-        transcripts: the utterances with the most errors, then others evenly spread; by falling number of errors.
+        transcripts: utterances with the most errors, and a sample of the others, by falling number of errors.
         word_errors: the most frequent word errors of the whole split.
         errors: error counts of every utterance of the split.
     """

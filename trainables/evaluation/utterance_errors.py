@@ -1,6 +1,6 @@
-"""Error counts of every utterance of a split, which the comparison of two models is based on.
+"""Error counts of every utterance of a split, by which two models are compared.
 
-They are kept as `errors.json` in checkpoints, model directories and the folder of a sweep.
+The file `errors.json` with these counts is in checkpoints, model directories and the folder of a sweep.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from trainables.models.speech_transformer import SpeechTransformer
 LANGUAGE_MODEL = "decoding.language_model"
 # A hypothesis has at most SPARE_RATE x frames x the highest token rate of the training split + SPARE_TOKENS tokens.
 SPARE_RATE, SPARE_TOKENS = 1.25, 10
-USUAL_SECONDS = 30.0  # where `features.json` does not have `usual_seconds`
+USUAL_SECONDS = 30.0  # default for models without `usual_seconds` in `features.json`
 BATCH_FRAMES = 20_000
 
 
@@ -112,7 +112,7 @@ class Recognizer(TrainedModel):
         return Search(decoding, language_model.model)
 
     def decode(self, search: Search, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
-        """Texts that `search` finds from encoder states; `frames_B` are the lengths of the input features."""
+        """Texts decoded by `search` from encoder states; `frames_B` are the lengths of the features in frames."""
         limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
         return [self.tokenizer.decode(ids) for ids in search(self.model, states_BSD, state_lengths_B, limit_B)]
 
@@ -179,7 +179,7 @@ class Recognizer(TrainedModel):
     def encode(
         self, features: Sequence[np.ndarray | Tensor], batch_frames: int = BATCH_FRAMES
     ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-        """Batches of utterances of like length: their indices, states_BSD, state_lengths_B and frames_B."""
+        """Encodes utterances in batches of similar length; yields (indices, states_BSD, state_lengths_B, frames_B)."""
         self.model.eval()
         normalize = self.normalizer()
         for indices in in_batches([len(item) for item in features], batch_frames):
@@ -191,7 +191,7 @@ class Recognizer(TrainedModel):
             yield indices.tolist(), states_BSD, state_lengths_B, lengths_B
 
     def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens of a text, and the positions of the first and the last token of each word."""
+        """Tokens of a text, and indices of the first and the last token of each word."""
         between = self.tokenizer.encode([" "])[0] if self.tokenizer.kind == "char" else []
         tokens: list[int] = []
         places = []
@@ -254,6 +254,6 @@ class Recognizer(TrainedModel):
 
 
 def _spread(words: list[str], seconds: float) -> list[Word]:
-    """Words of equal duration over `seconds`."""
+    """Times for words, spread evenly over `seconds`."""
     each = seconds / max(1, len(words))
     return [Word(word, number * each, (number + 1) * each) for number, word in enumerate(words)]

@@ -96,7 +96,7 @@ def _silent(samples: Samples) -> npt.NDArray[np.bool_]:
 
 
 def _depth(silent_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Number of silent levels before or after a cut at each level, whichever is less; 0 or less beside speech."""
+    """Number of silent levels before or after a cut at each level, whichever is lower, (T,); 0 or less near speech."""
     places = np.arange(len(silent_T))
     last_sound = np.maximum.accumulate(np.where(silent_T, -1, places))
     next_sound = np.minimum.accumulate(np.where(silent_T, len(silent_T), places)[::-1])[::-1]
@@ -104,7 +104,7 @@ def _depth(silent_T: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def _deepest(depth_T: npt.NDArray[np.int64], first: int, last: int) -> int | None:
-    """The last of the deepest places from `first` to `last`; None if no silence is long enough."""
+    """Last of the levels from `first` to `last` with the highest depth; None if no silence is long enough."""
     window = depth_T[first : last + 1]
     if not len(window) or window.max() < SILENCE:
         return None
@@ -145,7 +145,7 @@ def join_words(parts: Sequence[tuple[Piece, Sequence[Word]]]) -> list[Word]:
 
 
 def _joined(left: list[Word], right: list[Word], start: float, end: float) -> tuple[list[Word], list[Word]]:
-    """The words to keep of two pieces that overlap from `start` to `end`, in seconds."""
+    """Words to keep of each of two pieces that overlap from `start` to `end`, in seconds."""
     late = [(i, word) for i, word in enumerate(left) if word.end > start]
     early = [(j, word) for j, word in enumerate(right) if word.start < end]
     common = [

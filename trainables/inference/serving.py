@@ -1,4 +1,4 @@
-"""What concurrent requests to a served model share: limits for each request, and turns on the processor."""
+"""Limits of requests to a served model, and the order in which concurrent requests are computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TURN_SECONDS = {"cpu": 100.0, "cuda": 300.0}  # of audio: seconds of work, and e
 
 
 class RequestLimits(BaseModel):
-    """The most that one request may ask for.
+    """Upper limits of one request.
 
     Attributes:
         megabytes: size of the body, and of each audio file in it; 10^6 bytes.
@@ -32,8 +32,7 @@ class RequestLimits(BaseModel):
         channels: channels of a recording.
         rate: sample rate of a recording in Hz.
         characters: length of a text for a language model.
-        megabytes_at_once: total size of the requests in work; others wait, unread. MLflow needs about 16 times as much
-            memory.
+        megabytes_at_once: total size of concurrent requests; others wait, unread. MLflow needs 16 times as much memory.
         values: commas, quotes, braces and brackets in the JSON; each may need 400 bytes of memory.
     """
 
@@ -72,8 +71,8 @@ class RequestError(ValueError):
     """A request that is refused.
 
     Args:
-        reason: for the client, without the request's content.
-        status: of the HTTP answer.
+        reason: message for the client, without the request's content.
+        status: status of the HTTP answer.
     """
 
     code = "INVALID_PARAMETER_VALUE"  # MLflow's name for such errors
@@ -88,10 +87,9 @@ class LateError(RuntimeError):
 
 
 class Turns:
-    """Lets one thread at a time work; of the waiting ones, the one with the smallest request is next.
+    """Lets one thread work at a time; the waiting thread with the smallest request is next.
 
-    A long request delays a short one by at most one turn. Of equal requests the earliest is served first: equal shares
-    would delay all of them.
+    A long request delays a short one by at most one turn. Of equal requests, the earliest is finished first.
     """
 
     def __init__(self) -> None:

@@ -35,11 +35,11 @@ def attend_to_valid(
     Args:
         kernel: `sdpa`, or `flex`: FlexAttention on a GPU, SDPA elsewhere (FlexAttention has no backward pass there).
         width: S, the padded length.
-        rotation: is applied to queries and keys.
-        bias_1HSS: is added to the scores.
+        rotation: rotary embedding of queries and keys.
+        bias_1HSS: bias that is added to the scores.
 
     Raises:
-        ValueError: there is no such kernel.
+        ValueError: `kernel` is unknown.
     """
     kernels = {"sdpa": _sdpa, "flex": _flex if lengths_B.is_cuda else _sdpa}
     if kernel not in kernels:
@@ -87,8 +87,8 @@ def _compiled_flex() -> Any:
 class KeyValueCache:
     """Keys and values of the tokens decoded so far in one layer, in memory allocated once.
 
-    The K hypotheses of an utterance lie side by side, position after position, and are never moved: the mask says
-    which slots a hypothesis descends from.
+    Slots are ordered by position, then by hypothesis, and are never moved: a mask tells which slots belong to the
+    history of a hypothesis.
 
     Args:
         length: U, the largest number of steps.
@@ -111,10 +111,10 @@ class KeyValueCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def attend(self, mask: Tensor | None) -> Attend:
-        """The kernel of one step: stores the new token of each hypothesis, which then attends to its ancestors.
+        """Attention function for one step: stores each hypothesis' new token, and attends to its history.
 
         Args:
-            mask: True at the ancestors, broadcastable to (B, H, K, position * K); None: all slots are.
+            mask: True at slots of the history, broadcastable to (B, H, K, position * K); None: all slots.
         """
         return lambda query, key, value: F.scaled_dot_product_attention(query, *self.append(key, value), mask)
 
@@ -128,17 +128,17 @@ class HeadNorm(nn.Module):
         self.norm = make_norm(kind, config.d_model // config.heads) if kind != "none" else None
 
     def forward(self, x_BHSE: Tensor) -> Tensor:
-        """Normalises in float32; returns the input's type, which the kernel needs."""
+        """Normalises (B, H, S, E) in float32; returns the input's dtype."""
         return x_BHSE if self.norm is None else self.norm(x_BHSE.float()).to(x_BHSE.dtype)
 
 
 def split_heads(x_BSD: Tensor, heads: int) -> Tensor:
-    """(B, S, D) -> (B, H, S, E)."""
+    """Splits states into heads, (B, S, D) -> (B, H, S, E)."""
     return x_BSD.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def join_heads(x_BHSE: Tensor) -> Tensor:
-    """(B, H, S, E) -> (B, S, D)."""
+    """Joins heads, (B, H, S, E) -> (B, S, D)."""
     return x_BHSE.transpose(1, 2).flatten(-2)
 
 
@@ -173,7 +173,7 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def project(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's states, (B, H, S, E) each, which all decoding steps share."""
+        """Keys and values of the encoder's states, (B, H, S, E) each; computed once for all decoding steps."""
         key, value = (split_heads(part, self.heads) for part in self.key_value(states_BSD).chunk(2, dim=-1))
         return self.key_norm(key), value
 
@@ -185,7 +185,7 @@ class CrossAttention(nn.Module):
         """Attends to the keys and values of `project`.
 
         Args:
-            mask: True at the visible states, broadcastable to (B, H, Q, S); None: all are.
+            mask: True at the visible states, broadcastable to (B, H, Q, S); None: all states.
         """
         query = self.project_query(x_BQD)
         return self.output(join_heads(F.scaled_dot_product_attention(query, *key_value, mask)))

@@ -22,7 +22,7 @@ from trainables.models.positions import position_table
 
 @dataclass
 class DecoderCache:
-    """Everything that a search keeps between the steps of a decoder.
+    """State of a decoder between the steps of a search.
 
     Attributes:
         cross: keys and values of the encoder's states, for each layer; empty in a language model.
@@ -30,7 +30,7 @@ class DecoderCache:
         positions_UD: position embeddings of all steps; None: no positions are added.
         layers: keys and values of the tokens, for each layer.
         position: number of steps so far.
-        ancestors: (B, K, U, K), True where a hypothesis descends from the slot (position, hypothesis).
+        ancestors: (B, K, U, K), True if the slot (position, hypothesis) is in the history of a hypothesis.
     """
 
     cross: list[tuple[Tensor, Tensor]]
@@ -41,7 +41,7 @@ class DecoderCache:
     ancestors: Tensor | None = None
 
     def follow(self, parents_BK: Tensor) -> Tensor:
-        """Gives each hypothesis its parent's ancestors and its own new slot.
+        """Gives each hypothesis the history of its parent, and adds its own new slot.
 
         Returns:
             The mask for self-attention, (B, 1, K, (position + 1) * K).
@@ -104,11 +104,11 @@ class Decoder(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
-        self.active_layers: int | None = None  # the first so many take part; None: all
+        self.active_layers: int | None = None  # number of active layers, from the first on; None: all
 
     @property
     def stack(self) -> list[DecoderLayer]:
-        """The layers that take part."""
+        """The active layers."""
         return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
 
     def positions(self, length: int) -> Tensor | None:
@@ -120,9 +120,9 @@ class Decoder(nn.Module):
     def forward(
         self, tokens_BU: Tensor, states_BSD: Tensor | None = None, state_lengths_B: Tensor | None = None
     ) -> Tensor:
-        """Tokens that begin with SOS -> logits of the token after each, (B, U, V).
+        """Tokens (B, U), the first of which is SOS -> logits (B, U, V) of the token after each.
 
-        Padding behind a sequence needs no mask: no earlier token can see it.
+        Padding after a sequence needs no mask, since attention is causal.
         """
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
 
         Args:
             tokens: (B,), or (B, K) for K hypotheses of each utterance.
-            parents_BK: the hypothesis of the last step that each one continues; None: each continues itself.
+            parents_BK: index of the hypothesis of the last step that each one continues; None: its own.
         """
         x_BKD = self.embedding(tokens.view(len(tokens), -1)) * self.scale
         if cache.positions_UD is not None:
@@ -174,8 +174,8 @@ class Decoder(nn.Module):
     def lay_out_for_steps(self) -> None:
         """Stores each weight matrix input by input instead of output by output; values, shapes and names stay.
 
-        A step multiplies a few rows by every weight and takes as long as a CPU needs to read them: one CPU read 12 GB/s
-        in this layout, and 9 GB/s in torch's.
+        A step multiplies a few rows by every weight, so its time is that of reading the weights: on one CPU, 12 GB/s in
+        this layout, and 9 GB/s in torch's.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):

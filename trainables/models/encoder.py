@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = make_norm(config.norm, config.d_model)
-        self.active_layers: int | None = None  # the first so many take part; None: all
+        self.active_layers: int | None = None  # number of active layers, from the first on; None: all
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,)."""

@@ -1,7 +1,7 @@
 """The training loss: label-smoothed cross-entropy on the decoder plus weighted CTC on the encoder.
 
-Both are sums, to be divided by the tokens of the whole update: of all workers and all accumulated batches. So the
-gradient does not depend on how an update is cut into batches.
+Both are sums, to be divided by the number of tokens in the update (of all workers and accumulated batches). So the
+gradient does not depend on how an update is split into batches.
 
 Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
 """
@@ -63,7 +63,7 @@ def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: T
 
 
 def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:
-    """Number of states that CTC needs for each transcript, (B,): one a token, one a blank between equal neighbours."""
+    """Number of states that CTC needs for each transcript, (B,): its tokens, and a blank between equal neighbours."""
     pair = torch.arange(1, targets_BU.shape[1], device=targets_BU.device)
     repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (pair < lengths_B[:, None])
     return lengths_B + repeats_BU.sum(1)

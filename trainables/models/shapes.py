@@ -1,4 +1,4 @@
-"""Models without memory: parameters have names and shapes, and no values."""
+"""Models whose parameters have names and shapes, but no values and no memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INITIALIZERS = {"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "f
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Skips initialisation: to draw numbers on the meta device, torch imports its compiler, which takes seconds."""
+    """Skips initialisation, for which torch would import its compiler on the meta device (seconds)."""
 
     def __torch_function__(
         self,

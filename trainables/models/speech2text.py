@@ -1,6 +1,6 @@
 """Conversion of weights to and from `Speech2TextForConditionalGeneration` of transformers, a reference implementation.
 
-The networks are equal and differ in names: ours fuses the projections to queries, keys and values. Keys of our
+The networks differ only in names: ours fuses the projections to queries, keys and values. Keys of our
 configuration express the rest: `first_position` (Speech2Text's is the padding token's id + 1), `scale_states`,
 `scale_embeddings`, `tied_embeddings`, `activation`. Our CTC head has no counterpart. In Speech2Text, padding changes an
 utterance's last states (its second convolution sees the output of the first one for zeros); in ours it does not, so
@@ -48,10 +48,10 @@ REQUIRED = (  # attributes of a Speech2TextConfig
 
 
 def speech2text_shape(theirs: Any) -> Model:
-    """Our model section for the network of a `Speech2TextConfig`.
+    """Section `model` of a configuration for the network of a `Speech2TextConfig`.
 
     Raises:
-        InputError: our model cannot express the network; every reason is named.
+        InputError: no configuration has this network; the message lists all reasons.
     """
     missing = [name for name in REQUIRED if getattr(theirs, name, None) is None]
     if missing:

@@ -33,12 +33,12 @@ FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds beside the weights and the optimizer's state.
+    """Content of a checkpoint, except for the weights and the optimizer's state.
 
     Attributes:
-        history: the metrics of each finished epoch, in order.
-        averages: the tensors of `WeightAverages.tensors`, on the CPU; maybe none.
-        examples: of the latest validation, if it kept some.
+        history: metrics of each finished epoch, in order.
+        averages: tensors of `WeightAverages.tensors`, on the CPU; may be empty.
+        examples: examples of the latest validation, if any.
     """
 
     history: list[dict[str, Any]]
@@ -56,10 +56,10 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then renames it.
 
-    If writing fails (a full disk, say), the folder's previous content stays whole and the remains are removed.
+    If writing fails, the folder's previous content stays, and partial files are removed.
 
     Args:
-        trained: the model with the validated weights.
+        trained: model with the validated weights.
         history, averages, examples: see `Checkpoint`.
     """
     with replaced(folder) as partial:
@@ -76,10 +76,10 @@ def save_checkpoint(
 def load_latest(folder: Path, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
     """Loads the checkpoint at `folder` or, if it is damaged, the latest whole one before it.
 
-    Each damaged one is named on standard error.
+    Each damaged checkpoint is named on standard error.
 
     Raises:
-        DamagedError: none is whole; the error is about the one at `folder`.
+        DamagedError: no checkpoint is whole; the message is about `folder`.
         InputError: the checkpoint is of another corpus, or of a model of another shape.
     """
     errors = []
@@ -95,8 +95,8 @@ def load_latest(folder: Path, trained: TrainedModel, optimizer: torch.optim.Opti
 def checkpoints_from(folder: Path) -> list[Path]:
     """Checkpoints to resume from, the latest first.
 
-    These are the one at `folder`, a copy that a killed process left beside it while replacing it, and earlier ones of
-    the run under Ray Train's names in the same place.
+    These are `folder`, a copy beside it of a process that was killed while replacing it, and earlier checkpoints of the
+    run beside it, under Ray Train's names.
     """
     dated = folder.parent.glob(RAY_TRAIN_NAMES) if fnmatch(folder.name, RAY_TRAIN_NAMES) else ()
     earlier = [path for path in dated if path.name < folder.name]
@@ -108,7 +108,7 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     """Loads a checkpoint's weights into `trained` and its optimizer state into `optimizer`.
 
     Raises:
-        DamagedError: a file is missing or not what was saved; model and optimizer are unchanged then.
+        DamagedError: a file is missing or damaged; model and optimizer are unchanged then.
         InputError: the checkpoint is of another corpus, or of a model of another shape.
     """
     saved = type(trained).load(folder)

@@ -21,11 +21,11 @@ DECODER_KEYS = [key for key in (*Model.model_fields, "inner_width") if key not i
 
 
 def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: Tokenizer) -> None:
-    """Refuses a language model that a decoder of this configuration cannot begin with.
+    """Checks that a recogniser's decoder can be initialised with a language model.
 
     Args:
-        folder: the language model's directory, for the message.
-        model, tokenizer: the recogniser's.
+        folder: directory of the language model, for the message.
+        model, tokenizer: configuration and tokenizer of the recogniser.
 
     Raises:
         InputError: tokenizer or configuration differ; the message names both values.
@@ -49,5 +49,5 @@ def copy_weights(language: TextModel, model: SpeechTransformer) -> set[str]:
 
 
 def pretrained_names(language: TextModel) -> set[str]:
-    """Names of a recogniser's parameters that begin with the weights of this language model."""
+    """Names of the recogniser's parameters that are initialised with this language model."""
     return {f"decoder.{name}" for name, _ in language.model.named_parameters()}

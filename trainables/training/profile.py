@@ -34,10 +34,10 @@ class Profile:
     """Seconds and bytes measured in one worker.
 
     Args:
-        start: from the start of the process to the first batch.
-        batch: a forward and a backward pass, with its share of an update.
-        validation: the whole validation split, with hypotheses about as long as the references.
-        checkpoint: writing a checkpoint.
+        start: seconds from the start of the process to the first batch.
+        batch: seconds of a forward and a backward pass, with a share of the update.
+        validation: seconds of the whole validation split, with hypotheses about as long as the references.
+        checkpoint: seconds to write a checkpoint.
         checkpoint_bytes: size of a checkpoint.
         model_bytes: size of the weights in it.
         memory: peak resident memory of the process.
@@ -101,7 +101,7 @@ class TimedTrainer(Trainer):
         if isinstance(task, RecognitionTask):
             data = task.validation_data
             task.trained.tokens_per_frame = float((data.token_counts / data.split.frames).mean())
-            with torch.no_grad():  # some other token always has a higher logit, so hypotheses end at their limit
+            with torch.no_grad():  # EOS never has the highest logit, so hypotheses have their largest length
                 task.trained.model.decoder.output.weight[EOS] = 0
         start = self.now()
         with contextlib.suppress(DivergedError):

@@ -13,8 +13,8 @@ ONE_CYCLE_START = 1 / 25  # of the peak: the default of torch's OneCycleLR and o
 def learning_rate(config: Optimizer, update: int, total: int, losses: Sequence[float] = ()) -> float:
     """The learning rate of update number `update` of `total`, counted from 0.
 
-    All schedules but `one_cycle`, for which `warmup` is the rising part of its cycle, begin with linear warm-up to the
-    peak; for `noam` it is the rising part of its formula. After that, the rate stays at or above `final_lr` x peak.
+    All schedules begin with linear warm-up to the peak, except `one_cycle`, for which `warmup` is the rising part of
+    the cycle. After the peak, the rate stays at or above `final_lr` x peak.
 
     Args:
         losses: the validation loss of each finished epoch, for `plateau`.
@@ -61,7 +61,7 @@ def _one_cycle(config: Optimizer, update: int, total: int) -> float:
 
 
 def _reductions(losses: Sequence[float], patience: int) -> int:
-    """Number of reductions so far: one whenever more than `patience` epochs in a row brought no lower loss."""
+    """Number of reductions of the rate: one each time more than `patience` epochs in a row have no lower loss."""
     best, waited, count = math.inf, 0, 0
     for loss in losses:
         best, waited = (loss, 0) if loss < best else (best, waited + 1)

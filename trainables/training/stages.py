@@ -22,7 +22,7 @@ class Phase(Stage):
     """The settings of an epoch: a stage with its gaps filled, or the full model.
 
     Attributes:
-        number: of the stage in `training.stages`, from 0; None: the full model, after all stages.
+        number: index of the stage in `training.stages`; None: the full model, after all stages.
         freeze_pretrained: whether the weights of `pretrained.decoder` are frozen.
     """
 
@@ -32,7 +32,7 @@ class Phase(Stage):
     label_smoothing: float
 
     def layers(self, stack: str) -> int | None:
-        """Number of layers that take part in a stack, `encoder` or a decoder (a language model has no name)."""
+        """Number of active layers of a stack: `encoder`, `decoder`, or "" for a language model."""
         return self.encoder_layers if stack == "encoder" else self.decoder_layers
 
 
@@ -73,14 +73,14 @@ def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained
 
 
 def check_phases(config: Config, names: Sequence[str], pretrained: Collection[str] = ()) -> None:
-    """Refuses a configuration in which a pattern matches no parameter, or a phase has nothing to train.
+    """Checks that every pattern matches a parameter, and that every phase has parameters to train.
 
     Args:
         names: of all parameters.
         pretrained: names of the parameters that begin with the weights of `pretrained.decoder`.
 
     Raises:
-        InputError: the message names the key.
+        InputError: a check fails; the message names the key.
     """
     for phase in {phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)}:
         trained_names(config, phase, names, pretrained)
@@ -108,6 +108,6 @@ def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
 
 
 def subset(share: float, utterances: int, seed: int) -> np.ndarray:
-    """The sorted indices of a random share of a split; a smaller share is a part of every larger one."""
+    """Sorted indices of a random share of a split; larger shares contain smaller ones."""
     order = np.random.default_rng([seed, 0]).permutation(utterances)  # batches are drawn from [seed, epoch >= 1]
     return np.sort(order[: math.ceil(share * utterances)])

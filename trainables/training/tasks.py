@@ -50,8 +50,8 @@ class Task(ABC):
         target_tokens: (N,) with EOS, by which an update's loss is divided.
         amounts: (N,) of data in the items, in seconds of audio or tokens.
         validation_plan: the batches of the validation split.
-        pretrained: names of the parameters that began with another model's weights.
-        examples: of the latest validation, on the first worker; None: the task keeps none.
+        pretrained: names of the parameters that were initialised with another model.
+        examples: examples of the latest validation, on the first worker; None if there are none.
     """
 
     trained: TrainedModel
@@ -74,9 +74,9 @@ class Task(ABC):
         """The losses of a batch.
 
         Args:
-            indices: the items.
-            edge: the length to pad to.
-            weights: (B,), 0 for a filler.
+            indices: indices of the items in the split.
+            edge: padded length in frames or tokens.
+            weights: weight of each item (B,); 0 for items that only fill the batch.
         """
 
     @abstractmethod
@@ -149,7 +149,7 @@ class RecognitionTask(Task):
 
     @torch.no_grad()
     def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Loss, CER and WER of the configured search, its real-time factor, and CER of greedy CTC."""
+        """Loss, CER and WER and real-time factor of the configured decoding, and CER of greedy CTC."""
         totals = torch.zeros(4, device=self.device, dtype=torch.float64)
         found: list[tuple[int, str, str]] = []
         for indices, edge in self.validation_plan.epoch()[rank::world]:
@@ -173,7 +173,7 @@ class RecognitionTask(Task):
         }
 
     def _validate_batch(self, indices: np.ndarray, edge: int) -> tuple[LossSums, float, list[str], list[str]]:
-        """Losses, seconds of the search, its texts, and the texts of greedy CTC."""
+        """Losses, seconds of decoding, decoded texts, and texts of greedy CTC."""
         model = self.trained.model
         batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
         if self.device.type == "cuda":
@@ -238,7 +238,7 @@ TASKS: Mapping[str, type[Task]] = {"encoder_decoder": RecognitionTask, "language
 
 
 def gathered(totals: torch.Tensor, found: list[Any], world: int) -> list[Any]:
-    """Sums `totals` over the workers, in place, and returns the `found` items of all workers."""
+    """Sums `totals` over all workers in place, and returns the items `found` by all workers."""
     if world == 1:
         return found
     dist.all_reduce(totals)

@@ -47,8 +47,8 @@ class Difference(NamedTuple):
     """Difference between the error rates of two models, A and B, on the same utterances.
 
     Args:
-        value: A's rate on the whole split less B's.
-        interval: of the difference, over paired resamples.
+        value: A's rate on the whole split minus B's.
+        interval: 95% interval of the difference over paired resamples.
         better: share of resamples in which A has the lower rate; equal rates count half.
     """
 
@@ -66,8 +66,8 @@ class CerInterval(NamedTuple):
     """Confidence interval of a trial's CER, and how the CER compares with the best trial's.
 
     Args:
-        tied: whether the trial does not differ significantly from the best; for the best itself, whether this holds
-            for any other trial. None if the best trial has no recorded errors on the same utterances.
+        tied: whether the trial does not differ significantly from the best; for the best, whether any other trial does
+            not. None if the best trial has no recorded errors on the same utterances.
     """
 
     interval: ConfidenceInterval
@@ -75,7 +75,12 @@ class CerInterval(NamedTuple):
 
 
 def resampled_rates(errors_NM: npt.ArrayLike, lengths_N: npt.ArrayLike, resamples: int = RESAMPLES) -> Floats:
-    """Error rates (R, M) of all models on the same resamples."""
+    """Error rates (R, M) of M models on R common resamples of N utterances.
+
+    Args:
+        errors_NM: number of errors of each model in each utterance.
+        lengths_N: length of each reference.
+    """
     errors, lengths = np.asarray(errors_NM, dtype=np.float64), np.asarray(lengths_N, dtype=np.float64)
     count, random = len(lengths), np.random.default_rng(SEED)
     columns = np.column_stack([errors, lengths])
@@ -99,7 +104,7 @@ def error_interval(errors: UtteranceErrors, words: bool = False) -> ConfidenceIn
 def difference(a: UtteranceErrors, b: UtteranceErrors, words: bool = False) -> Difference:
     """Difference between two models' CERs, or WERs if `words`.
 
-    Both must be of the same utterances (`UtteranceErrors.same_utterances`).
+    `a` and `b` must have the same utterances (`UtteranceErrors.same_utterances`).
     """
     if words:
         rates_RM = resampled_rates(np.column_stack([a.word_errors, b.word_errors]), a.words)
@@ -116,7 +121,7 @@ def cer_intervals(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int,
     """CER intervals of trials by number, each trial compared with the best.
 
     Args:
-        best: number of the trial that ranks first; it may be missing in `errors`.
+        best: number of the best trial, which may be missing in `errors`.
     """
     found: dict[int, CerInterval] = {}
     for numbers in _groups(errors):

@@ -13,7 +13,7 @@ SHOWN = 10  # utterances with the largest difference
 
 @dataclass(frozen=True)
 class Measure:
-    """An error rate of models A and B with 95% intervals, and the difference A less B."""
+    """An error rate of models A and B with 95% intervals, and the difference A minus B."""
 
     a: float
     a_interval: ConfidenceInterval
@@ -46,7 +46,7 @@ class Comparison:
     """Two models' errors on the same utterances.
 
     Args:
-        names: the models as the caller named them.
+        names: names of the models, as given by the caller.
     """
 
     names: tuple[str, str]

@@ -31,8 +31,8 @@ class WordErrors:
     """Recognition of one word of the references.
 
     Args:
-        occurrences: number of times that the references have it.
-        hypotheses: number of times that each other word was recognised instead; the empty text counts deletions.
+        occurrences: number of times that the word is in the references.
+        hypotheses: number of times that each other word was recognised instead; the key "" counts deletions.
     """
 
     word: str
@@ -51,7 +51,7 @@ class WordBreakdown:
 
     Args:
         words: words of the references, the one with most errors first.
-        inserted: words of the hypotheses that stand for none of the reference, with their numbers.
+        inserted: number of insertions by word.
     """
 
     words: list[WordErrors]
@@ -69,7 +69,7 @@ class WordBreakdown:
 
 
 def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
-    """Groups of about as many utterances each, the shortest first; utterances of one length share a group."""
+    """Groups of about equally many utterances, the shortest first; utterances of equal length share a group."""
     lengths, counts = np.array(errors.characters), np.array(errors.character_errors)
     groups = max(1, min(MOST_GROUPS, len(lengths) // FEWEST_IN_A_GROUP))
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))

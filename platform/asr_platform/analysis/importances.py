@@ -19,10 +19,10 @@ class Importances:
     """Parameter importances of a sweep.
 
     Args:
-        finished: number of trials trained to the end; only these count, since others have values of earlier epochs.
-        shares: share of the ranking metric's variance that each key explains alone, the largest first; the rest is
-            interaction. Empty with fewer than `FEWEST` finished trials, or if all are equally good.
-        not_judged: why a key has no share, by key.
+        finished: number of trials that were trained to the end; only these are used.
+        shares: share (0 to 1) of the ranking metric's variance that each key alone explains, the largest first; the
+            rest is interaction. Empty with fewer than `FEWEST` finished trials, or if all are equally good.
+        not_judged: reasons why keys have no share, by key.
     """
 
     finished: int
@@ -31,7 +31,7 @@ class Importances:
 
     @property
     def basis(self) -> str:
-        """A sentence that says how many trials the importances are computed from, or why there are none."""
+        """A sentence on the number of trials that the estimate rests on, or why there is no estimate."""
         if self.shares:
             return f"Computed from {self.finished} finished trials; trials that were stopped early do not count."
         few = self.finished < FEWEST

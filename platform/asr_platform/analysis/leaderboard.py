@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
     Args:
         rank: counted from 1.
-        cer: interval of the trial's CER; None if its utterance errors are not on record.
+        cer: interval of the trial's CER; None if the trial's utterance errors are not recorded.
         on_front: whether the trial is on the Pareto front of several objectives.
     """
 
@@ -40,10 +40,10 @@ class Column:
     """A column of the leaderboard.
 
     Args:
-        key: its name in JSON.
-        value: an entry's value in JSON, None if unknown.
-        heading: its name in tables, where a line break may stand for a space; empty for a column in JSON alone.
-        text: a known value as tables show it.
+        key: name of the column in JSON.
+        value: returns an entry's value for JSON; None if unknown.
+        heading: name of the column in tables, with line breaks; empty for columns that only JSON has.
+        text: converts a known value to text for tables.
     """
 
     key: str
@@ -57,15 +57,15 @@ class Column:
         return self.heading.replace("\n", " ")
 
     def cell(self, entry: Entry) -> str:
-        """An entry's value as tables show it; empty if it is unknown."""
+        """An entry's value as text for tables; empty if the value is unknown."""
         value = self.value(entry)
         return "" if value is None else self.text(value)
 
 
 def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer",)) -> list[Column]:
-    """Columns of the leaderboard: first those that tables show, in this order, then those in JSON alone.
+    """Columns of the leaderboard: columns of tables and JSON in this order, then columns of JSON only.
 
-    In JSON, rates are fractions. The metrics are those of each trial's best epoch.
+    In JSON, rates are fractions. Metrics are from each trial's best epoch.
     """
     ranking = ranking_metric(trials)
     found = [
@@ -123,7 +123,7 @@ def rows(
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials by their lowest validation CER (or perplexity) of all epochs; those without an epoch last, by number."""
+    """Trials by their lowest validation CER (or perplexity); trials without a finished epoch come last, by number."""
     return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
 
 
@@ -138,7 +138,7 @@ def ranking_name(trials: Sequence[TrialRecord]) -> str:
 
 
 def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> set[int]:
-    """Numbers of the trials whose best epoch no other trial's dominates: as good in every objective, better in one."""
+    """Numbers of the trials on the Pareto front, compared by the objectives of their best epochs."""
     points = {trial.number: _point(trial, objectives) for trial in trials if trial.best}
     return {
         number
@@ -157,7 +157,7 @@ def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
 
 
 def latest(storage: str, name: str | None) -> str:
-    """The sweep's name as given, or that of the sweep begun last if None.
+    """`name`, or if that is None the name of the sweep that was started last.
 
     Raises:
         InputError: there is no sweep yet.
@@ -171,10 +171,10 @@ def latest(storage: str, name: str | None) -> str:
 
 
 def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
-    """The sweep's name and the trial that `NAME:TRIAL` means; `NAME` alone means its best trial.
+    """Name of the sweep and the trial for `NAME:TRIAL`, or for `NAME` its best trial.
 
     Raises:
-        InputError: there is no such sweep, or no such trial in it.
+        InputError: there is no such sweep or trial.
     """
     name, _, number = origin.partition(":")
     if number and not number.isdigit():
@@ -183,10 +183,10 @@ def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
 
 
 def pick(ledger: Ledger, number: int | None) -> TrialRecord:
-    """The trial with this number, or the best one if None.
+    """The trial with this number; None: the best trial.
 
     Raises:
-        InputError: there is no such trial, or none with a finished epoch.
+        InputError: there is no such trial, or no trial has a finished epoch.
     """
     trials = ledger.trials()
     if number is None:

@@ -16,7 +16,7 @@ from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 
 
 class RecordedErrors(Callback):
-    """Keeps one file a trial, replaced as a whole when the trial has a better epoch.
+    """Utterance errors of the trials of a sweep, one file for each trial.
 
     Args:
         folder: folder of the sweep.
@@ -26,15 +26,15 @@ class RecordedErrors(Callback):
         self.folder = folder / "errors"
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
-        """Copies the errors of trials whose last driver was killed before it could."""
+        """Copies the errors that a killed driver has not copied."""
         for trial in trials:
             self.on_epoch_end(trial)
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        """Copies the errors of the trial's best epoch from its checkpoint unless they are kept already.
+        """Copies the errors of the trial's best epoch from its checkpoint, unless they are recorded already.
 
-        Does nothing if the checkpoint has none (a language model), or cannot be read from this machine: the trial is
-        then ranked without an interval. A full disk does not end the sweep; the next epoch tries again.
+        Does nothing if the checkpoint has no errors (language models) or cannot be read from this machine. A full disk
+        does not end the sweep; the next call tries again.
         """
         if trial.best is None or self.of(trial) is not None:
             return
@@ -49,12 +49,12 @@ class RecordedErrors(Callback):
             os.replace(partial, path)
 
     def of(self, trial: TrialRecord) -> UtteranceErrors | None:
-        """Utterance errors behind the trial's CER; None if they are not kept."""
+        """Utterance errors of the trial's best epoch; None if they are not recorded."""
         errors = UtteranceErrors.load(self._path(trial))
         return errors if errors and trial.best and errors.epoch == trial.best["epoch"] else None
 
     def cer_intervals(self, trials: list[TrialRecord]) -> dict[int, CerInterval]:
-        """CER intervals, by number, of the trials whose errors are kept."""
+        """CER intervals of the trials with recorded errors, by number."""
         found = {trial.number: self.of(trial) for trial in ranked(trials)}
         best = next(iter(found), 0)
         return cer_intervals(best, {number: errors for number, errors in found.items() if errors})

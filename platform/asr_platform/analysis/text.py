@@ -1,4 +1,4 @@
-"""Small pieces of English that terminal, MLflow and report share."""
+"""English text from lists, counts and values."""
 
 from __future__ import annotations
 

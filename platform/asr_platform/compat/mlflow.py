@@ -1,4 +1,4 @@
-"""What this platform uses of MLflow beyond its documented interface, as found in MLflow 3.17.2.
+"""Uses of MLflow (3.17.2) beyond its documented interface.
 
 MLflow is imported by `configure` alone, so that a command without a store does not wait for the import.
 tests/compat/test_mlflow.py fails when one of the names is gone.
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 def configure() -> None:
-    """Sets up MLflow in this process, before its first use of a store; values of the environment come first."""
+    """Sets up MLflow in this process before a store is used; variables that are set already keep their values."""
     telemetry = "MLFLOW_DISABLE_TELEMETRY" not in os.environ
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)

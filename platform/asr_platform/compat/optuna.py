@@ -1,6 +1,6 @@
 """Tables and private names of Optuna (5.0) that its documentation does not promise, each with the reason for its use.
 
-One more undocumented name stands with the samplers' other properties: `Sampler.notes` in `search_spaces/samplers.py`.
+One more is used by `Sampler.notes` in `search_spaces/samplers.py`.
 `tests/compat/test_optuna.py` fails when one of these is gone. Optuna takes a second to import, so it is imported when
 a function is called.
 """
@@ -24,7 +24,7 @@ VERSION_TABLES = ("version_info", LAST_TABLE)
 
 
 def running_trial(study: Study, trial: FrozenTrial) -> Trial:
-    """The writable form of a running trial, which Optuna otherwise gives only to the process that asked for it."""
+    """A writable trial for the running `trial`; Optuna gives it only to the process that created the trial."""
     from optuna import Trial
 
     return Trial(study, trial._trial_id)

@@ -1,4 +1,4 @@
-"""Everything of Ray (2.60) that its documentation does not promise, each with the reason for its use.
+"""Uses of Ray (2.60) beyond its documented interface, each with the reason.
 
 `tests/compat/test_ray.py` fails when one of these is gone. Ray's own documentation covers all other uses of it, and
 the environment variables are in `environment.py`.
@@ -29,7 +29,7 @@ INNER_ERRORS = ("cause", "controller_failure", "_base_exc", "health_check_failur
 
 
 def default_cpus() -> float:
-    """Number of CPUs that a cluster started here would have: a container's share of them, unlike `os.cpu_count`."""
+    """Number of CPUs that a cluster started here has; respects a container's limit, unlike `os.cpu_count`."""
     return float(get_num_cpus())
 
 
@@ -42,8 +42,8 @@ def silence_workers() -> None:
 def loopback_only() -> Iterator[None]:
     """Makes all processes of a cluster that is started in the block listen on 127.0.0.1 alone.
 
-    Ray replaces that address by one that other machines can reach, unless this is a system without clusters of several
-    machines. It reads that from the environment when it is imported, and again in each of its processes.
+    Ray uses an address that other machines can reach, except on systems where it does not support several machines. The
+    variable for this exception is read when Ray is imported, and by each of its processes.
     """
     before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
@@ -62,7 +62,7 @@ def single_worker_trainer() -> type[Any]:
 
 
 def root_errors(error: BaseException) -> Sequence[BaseException]:
-    """The errors inside Ray's own wrappers: one, or one for each failed worker in the order of ranks."""
+    """Errors inside Ray's wrapper exceptions: one, or one for each failed worker in the order of ranks."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         return [root for rank in sorted(failures) for root in root_errors(failures[rank])]

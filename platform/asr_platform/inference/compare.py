@@ -16,8 +16,8 @@ from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:
     """Compares two models by their errors in the same utterances.
 
-    Without `data` and `split` these are the recorded errors of each model's validation; otherwise both models
-    transcribe the split, each with the search of its configuration.
+    Without `data` and `split`, the recorded errors of the models' validations are compared; otherwise both models
+    transcribe the split, each decoded as its configuration says.
 
     Args:
         a, b: a model directory, the name of a model in MLflow (see `resolve_model`), or `NAME:TRIAL` of a sweep in this
@@ -41,7 +41,7 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) ->
 
 
 def _directory(home: Path, name: str) -> Path | None:
-    """Model directory that a name stands for; None if it names a trial."""
+    """Model directory for a name; None if the name stands for a trial."""
     return resolve_model(home, name) if name.startswith(IN_MLFLOW) or Path(name).is_dir() else None
 
 

@@ -20,7 +20,7 @@ class Transcript:
     Args:
         name: the recording's path as it was given, or found in a folder.
         seconds: duration of the recording.
-        words: words with times in seconds from the start of the recording; empty where times were not asked for.
+        words: words with times in seconds from the start of the recording; empty if times were not requested.
     """
 
     name: str
@@ -34,9 +34,9 @@ class TranscriptFormat:
     """A format of transcripts.
 
     Args:
-        write: content of a file with one transcript.
-        write_all: lines of a file with several transcripts; None where a file holds one.
-        timed: whether the format needs the times of words.
+        write: returns the content of a file with one transcript.
+        write_all: returns the lines of a file with several transcripts; None if a file can only have one.
+        timed: whether the format needs word timestamps.
     """
 
     write: Callable[[Transcript], str]
@@ -45,7 +45,7 @@ class TranscriptFormat:
 
 
 def as_tree(transcript: Transcript) -> dict[str, Any]:
-    """A transcript as JSON has it: its phrases (`segments`), and their words, with times in seconds."""
+    """A transcript as a JSON object: phrases (`segments`) and their words, with times in seconds."""
     segments = [
         {
             "start": round(phrase[0].start, 3),

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 LINE_CHARACTERS = 42
 LINES = 2
 LONGEST_SECONDS = 6.0  # of a phrase
-PAUSE_SECONDS = 0.8  # between two words: a new phrase begins
+PAUSE_SECONDS = 0.8  # pause between two words at which a new phrase begins
 SHORTEST_SECONDS = 1.0  # on the screen, unless the next phrase begins sooner
 
 
 def phrases(words: Sequence[Word]) -> list[list[Word]]:
-    """Words in groups that fit on a screen; each ends at a pause, or where its text or duration would be too long."""
+    """Groups words into phrases that fit on a screen; a phrase ends at a pause, or before it becomes too long."""
     found: list[list[Word]] = []
     for word in words:
         if found and word.start - found[-1][-1].end < PAUSE_SECONDS and _fits([*found[-1], word]):
@@ -38,7 +38,7 @@ def text_of(words: Sequence[Word]) -> str:
 
 
 def srt(words: Sequence[Word], seconds: float) -> str:
-    """SubRip subtitles: numbered cues, without escapes, which the format lacks.
+    """SubRip subtitles: numbered cues, without escapes (the format has none).
 
     Args:
         seconds: duration of the recording.
