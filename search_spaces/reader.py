@@ -157,7 +157,6 @@ class _Reader:
         return {key: self._located(key, value) for key, value in flatten(tree) if key != "training.epochs"}
 
     def _located(self, key: str, value: Any) -> Any:
-        """The value of a key; relative paths are made absolute."""
         return str(self.folder / value) if key in PATHS and isinstance(value, str) else value
 
     def _fit(self, tree: Mapping[Any, Any], base: Mapping[str, Any]) -> Fit | None:

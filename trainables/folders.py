@@ -93,7 +93,6 @@ class UnfinishedFolder:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes an unfinished folder unless a process holds its lock."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:

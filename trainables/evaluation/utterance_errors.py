@@ -72,6 +72,5 @@ class UtteranceErrors:
 
 
 def _counts(alignments: list[Alignment]) -> tuple[list[int], list[int]]:
-    """Number of errors and length of the reference of each utterance."""
     errors = [sum(pair.operation != "equal" for pair in alignment) for alignment in alignments]
     return errors, [sum(pair.operation != "insert" for pair in alignment) for alignment in alignments]

@@ -191,7 +191,6 @@ def _write(graph: nn.Module, inputs: dict[str, tuple[Tensor, list[str]]], output
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the exporter's warnings and output about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -120,7 +120,6 @@ class WeightAverages:
 
     @torch.no_grad()
     def _put(self, weights: Mapping[str, Tensor], place: Mapping[str, Tensor] | None = None) -> None:
-        """Copies weights into the model, or into other tensors of the same names."""
         for name, weight in weights.items():
             (place or self.trained)[name].copy_(weight)
 

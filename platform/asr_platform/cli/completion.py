@@ -43,7 +43,6 @@ def _home(context: click.Context) -> Path:
 
 
 def _names(folder: Path, begun: str) -> list[str]:
-    """Names of the folders in `folder` that begin with `begun`."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(begun))

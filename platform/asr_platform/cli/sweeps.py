@@ -212,14 +212,12 @@ def _close(outcome: Outcome) -> None:
 
 
 def _registered(outcome: Outcome) -> str:
-    """Line with the model's name in MLflow's registry."""
     if outcome.registered:
         return f"in the registry: {outcome.registered}"
     return f"not registered:  once MLflow can be written, {platform()} doctor {outcome.name} --repair"
 
 
 def _use(outcome: Outcome, model: str) -> str:
-    """Line with a command that uses the best model."""
     from trainables.evaluation.metrics import objective
 
     if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):

@@ -54,7 +54,6 @@ def transcribe(
 
 
 def _check(recordings: Sequence[Recording], recipe: FeatureRecipe) -> None:
-    """Raises one InputError for all files that cannot be read."""
     mistakes = Mistakes()
     for recording in recordings:
         with mistakes.collecting():

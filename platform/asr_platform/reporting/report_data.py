@@ -256,7 +256,6 @@ def keys_of(trials: Iterable[TrialRecord]) -> list[str]:
 
 
 def _values_text(variable: Variable) -> str:
-    """Possible values of a searched key in words, with its condition."""
     distribution = variable.distribution
     if isinstance(distribution, Choice):
         text = ", ".join(map(short_value, distribution.values))
@@ -270,7 +269,6 @@ def _values_text(variable: Variable) -> str:
 
 
 def _corpus(about: Mapping[str, Any]) -> tuple[Corpus | None, str]:
-    """Corpus of the sweep, or None and the reason."""
     try:
         corpus = Corpus.open(about["corpus"])
     except InputError as error:

@@ -163,7 +163,6 @@ def _of_run(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
 
 
 def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
-    """Model directory of the trial that is logged in this run."""
     from asr_platform.tracking.runs import LEDGER, PARENT
 
     parent = run.data.tags.get(PARENT)
@@ -196,7 +195,6 @@ def _local(home: Home, store: str, address: str) -> Path:
 
 
 def _known(client: MlflowClient) -> str:
-    """A remedy that lists the registered models of a store."""
     from asr_platform.tracking.store import FAILURES
 
     try:

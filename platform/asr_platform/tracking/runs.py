@@ -190,7 +190,6 @@ class Tracker:
             self.set_status(run, STATUS[trial.state])
 
     def _logged_epochs(self, run: Run, trial: TrialRecord) -> set[int]:
-        """Numbers of the epochs of a trial that its run has."""
         if run.epochs is None and trial.curve:
             ranking = METRICS[objective(trial.curve[0])].name
             run.epochs = {epoch for epoch, _ in self.history(run.id, ranking)}

@@ -94,7 +94,6 @@ class Cluster:
         return min(most, options.max_concurrent or most)
 
     def _trials(self, workers: Workers) -> int:
-        """Number of trials with these workers that fit into the cluster at once."""
         most = int(self.cpus // (workers.threads * workers.count))
         return min(most, self._workers_on_gpus(workers.gpus) // workers.count) if workers.gpus else most
 

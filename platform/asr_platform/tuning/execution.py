@@ -253,7 +253,6 @@ class Recorder(NotPickled, tune.Callback):
         self._stop_on_streak(ended)
 
     def _stop_on_streak(self, ended: TrialRecord) -> None:
-        """Stops the sweep if successive trials failed for the same reason."""
         trials = self.ledger.trials()
         if streak := self.streak.add(ended, trials):
             begun, asked = len(trials), self.ledger.about["trials"]

@@ -248,7 +248,6 @@ def _check_end(end: int, file: BinaryIO, size: int, name: str) -> None:
 
 
 def _zeros(file: BinaryIO, position: int) -> bool:
-    """Whether a file has only zeros from `position` on."""
     file.seek(position)
     return all(not any(block) for block in iter(lambda: file.read(SEARCHED_AT_ONCE), b""))
 

@@ -128,7 +128,6 @@ def _find_recordings(root: Path) -> list[_Recording]:
 
 
 def _utterance(split: str, index: int, pool: dict[str, list[_Recording]], seed: tuple[int, ...]) -> Utterance:
-    """A random utterance from `pool`, the recordings of each speaker."""
     random = np.random.default_rng(seed)
     speaker = list(pool)[random.integers(len(pool))]
     count = random.integers(*DIGITS_PER_UTTERANCE, endpoint=True)

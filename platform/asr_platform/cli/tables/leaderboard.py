@@ -58,7 +58,6 @@ def trial_table(
 
 
 def _why(trial: TrialRecord) -> str:
-    """Reason why a trial ended early; for a failure, its cause if that is known."""
     cause = diagnose(trial.reason) if trial.state == "failed" else None
     return cause.words if cause else trial.reason
 
@@ -146,7 +145,6 @@ def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) 
 
 
 def _width(console: Console, table: Table) -> int:
-    """Width of a table in columns if no cell is shortened."""
     return Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
 
 

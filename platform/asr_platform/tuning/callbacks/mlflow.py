@@ -208,7 +208,6 @@ class MLflowCallback(Callback):
         return {"interval": str(error_interval(errors))} if errors else {}
 
     def _log_record(self, tracker: Tracker, sweep_run: Run) -> None:
-        """Logs the files in the sweep's folder `record` (provenance.py)."""
         record = self.folder / RECORD
         if record.is_dir():
             tracker.log_files(sweep_run, RECORD, partial(shutil.copytree, record, dirs_exist_ok=True))
