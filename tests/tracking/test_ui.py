@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from place import Ended, Run
 
 from asr_platform.storage.home import Home
+from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking import server as pages
 from asr_platform.tracking.server import free_port
 from trainables.data.corpus import Corpus
@@ -225,9 +226,9 @@ def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) 
     """Nothing is served then; the address of the sweep's view is printed if the store has it."""
     server = "http://mlflow.example:5000/"
     assert run("ui", "--tracking-uri", server) == Ended(0, "MLflow: http://mlflow.example:5000\n", "")
-    about = {"options": {"tracking_uri": server}, pages.VIEW: "/#/experiments/1/runs?viewStateShareKey=there"}
+    about = {"options": {"tracking_uri": server}, MLFLOW_VIEW: "/#/experiments/1/runs?viewStateShareKey=there"}
     records.ledger_in(place / "mlruns", "elsewhere", **about)
-    expected = f"MLflow: {server[:-1]}\nelsewhere: {server[:-1]}{about[pages.VIEW]}\n"
+    expected = f"MLflow: {server[:-1]}\nelsewhere: {server[:-1]}{about[MLFLOW_VIEW]}\n"
     assert run("ui") == run("ui", "elsewhere") == Ended(0, expected, "")
 
 

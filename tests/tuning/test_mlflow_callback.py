@@ -23,8 +23,8 @@ from asr_platform.reporting import plots
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.provenance import write_record
+from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking.runs import Tracker, experiment_of
-from asr_platform.tracking.server import VIEW
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
@@ -186,8 +186,8 @@ def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> 
     assert {"record/space.yaml", "record/plan.json", "record/packages.txt"} <= sweep.artifacts(run, "record")
     assert run.data.tags["ray_dashboard"] == "http://127.0.0.1:1"
     note = run.data.tags["mlflow.note.content"]
-    assert "(http://127.0.0.1:1)" in note and sweep.ledger.about[VIEW].lstrip("/") in note
-    view = sweep.view(sweep.ledger.about[VIEW])
+    assert "(http://127.0.0.1:1)" in note and sweep.ledger.about[MLFLOW_VIEW].lstrip("/") in note
+    view = sweep.view(sweep.ledger.about[MLFLOW_VIEW])
     assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     assert {f"params.`{key}`" for key in records.space().vary} <= set(view["selectedColumns"])
 
@@ -209,7 +209,7 @@ def test_a_wider_space_has_a_wider_view(sweep: Sweep) -> None:
     sweep.mlflow_callback.log_all()
     wider = records.space(records.SPACE.replace("vary:", "vary:\n  loss.ctc_weight: {float: [0.1, 0.5]}"))
     MLflowCallback(sweep.home, sweep.ledger, wider, sweep.corpus, sweep.said.append).log_all()
-    assert "params.`loss.ctc_weight`" in sweep.view(sweep.ledger.about[VIEW])["selectedColumns"]
+    assert "params.`loss.ctc_weight`" in sweep.view(sweep.ledger.about[MLFLOW_VIEW])["selectedColumns"]
 
 
 def test_a_trial_that_ends_keeps_its_pictures_and_its_transcripts(sweep: Sweep) -> None:

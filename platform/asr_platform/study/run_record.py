@@ -17,6 +17,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 RUN = "run"  # the latest run, as a tree
 SPENT = "wall_seconds"  # wall time of all runs, updated after every epoch
 STOPPED = "stopped"  # the cap at which the latest run ended; empty if it did not end at one
+MLFLOW_VIEW = "mlflow_view"  # path of the view of the trials below the address of the MLflow server
 
 RunState = Literal["running", "finished", "stopped", "capped", "failed"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from asr_platform.storage.database import database_file, make_database, sqlite_address
 from asr_platform.storage.home import Home, Store
 from asr_platform.study.ledger import Ledger
+from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking.store import check_readable
 from trainables.errors import InputError
 
 FIRST_PORT, PORTS_TRIED = 5000, 100
-VIEW = "mlflow_view"  # key of the ledger: path of the sweep's view below the server's address
 STOPPING_SECONDS = 10.0  # until the server is killed
 
 
@@ -45,8 +45,8 @@ def open_pages(
         chosen = free_port(host, port)
         address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"
     say(f"MLflow: {address}{ending}")
-    if about.get(VIEW) and store == home.store(about):
-        say(f"{sweep}: {address}{about[VIEW]}")
+    if about.get(MLFLOW_VIEW) and store == home.store(about):
+        say(f"{sweep}: {address}{about[MLFLOW_VIEW]}")
     return 0 if store.is_server else serve(store, host, chosen, say)
 
 

@@ -22,8 +22,8 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
+from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tracker, datasets_of, experiment_of
-from asr_platform.tracking.server import VIEW
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
 from search_spaces.space import Space
@@ -173,7 +173,7 @@ class MLflowCallback(Callback):
         """Adds the view of the trials, and describes the sweep's run by links to it and to Ray's dashboard."""
         name, key = self.ledger.name, f"{self.ledger.name}-{self.ledger.id[:8]}"
         view = share_view(tracker.client, tracker.experiment, key, name, run.id, self.space)
-        self.ledger.note(VIEW, view)
+        self.ledger.note(MLFLOW_VIEW, view)
         lines = []
         if view:
             lines += [f"[The trials, best first]({view[1:]})", f"[The best ten in charts]({charts_of(view)[1:]})"]
