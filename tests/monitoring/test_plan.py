@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,13 @@ def test_memory_and_disk_suffice_for_the_most_expensive_trials() -> None:
     assert (few.disk_bytes, many.disk_bytes) == (2 * 9000 + 5 * 3000, 4 * 2 * 9000 + 5 * 3000)
     waiting = expense(profiles, simulations, settings(4, grace=3, promotion=1), 2, 1)
     assert waiting.disk_bytes == 8 * 2 * 9000 + 5 * 3000, "trials that wait to be promoted keep their checkpoints"
+
+
+def test_the_most_expensive_profile_is_printed_under_its_former_name_too() -> None:
+    """For scripts that read `platform plan --json`."""
+    profiles = [(workload(100), CHEAP), (workload(300), EXPENSIVE)]
+    printed = asdict(expense(profiles, [Simulation(1, 1, np.full(8, 4))], settings(4), 1, 1))
+    assert printed["dearest"] == printed["most_expensive"] == asdict(EXPENSIVE) != printed["cheapest"]
 
 
 def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:

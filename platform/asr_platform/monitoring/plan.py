@@ -60,6 +60,7 @@ class Expense:
     Args:
         wall_hours_interval: 5% and 95% quantiles of the simulated wall times.
         memory_bytes: peak memory of all machines together.
+        dearest: former name of `most_expensive`, for readers of `plan --json`; this is the last version with both.
     """
 
     wall_hours: float
@@ -71,6 +72,7 @@ class Expense:
     disk_bytes: int
     cheapest: Profile
     most_expensive: Profile
+    dearest: Profile
 
 
 @dataclass(frozen=True)
@@ -255,4 +257,5 @@ def expense(
         disk_bytes=stored,
         cheapest=low,
         most_expensive=high,
+        dearest=high,
     )
