@@ -261,3 +261,15 @@ def test_a_plan_for_machines(run: Run) -> None:
     assert [list(rung) for rung in found["rungs"]] == [["epoch", "trials"]] * 3
     assert [rung["epoch"] for rung in found["rungs"]] == [3, 5, 9], "late bloomers are judged at half"
     assert (found["trials"], found["rungs"][0], found["expense"]) == (4, {"epoch": 3, "trials": 4.0}, None)
+
+
+@pytest.mark.filterwarnings("default::FutureWarning")
+def test_a_warning_for_users_is_one_line_on_stderr(run: Run, place: Path) -> None:
+    """As of a key under its former name; without Python's mention of the source line that warns."""
+    (place / "former.yaml").write_text(records.SPACE.replace("grace: 3", "grace: 3, look: 2"))
+    ended = run("plan", "former.yaml", "--data", "corpus", "--no-profile")
+    assert ended.code == 0 and ended.out
+    assert ended.err == (
+        "platform: former.yaml, line 10: asha.look is called asha.promotion now; "
+        "this is the last version to read both\n"
+    )

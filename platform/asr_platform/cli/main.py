@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,7 +57,9 @@ def main() -> None:
     escape_unencodable()
     set_environment({**ENVIRONMENT, **mlflow.ENVIRONMENT})
     try:
-        cli.main(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            cli.main(standalone_mode=False)
     except InputError as error:
         _refuse(error.problem, error.remedy)
     except click.ClickException as error:
@@ -71,6 +75,16 @@ def main() -> None:
             raise
         place = error.filename2 or error.filename
         _refuse(f"{place}: {error.strerror}" if place else str(error.strerror), REMEDIES[error.errno])
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Prints a FutureWarning, which is for users, in one line; other warnings are printed as Python does."""
+    text = f"platform: {message}\n"
+    if not issubclass(category, FutureWarning):
+        text = warnings.formatwarning(message, category, filename, lineno)
+    click.echo(text, err=True, nl=False)
 
 
 def _refuse(problem: str, remedy: str) -> None:
