@@ -22,7 +22,7 @@ from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL
 
 LAYER = r"(\w+)\.layers\.(\d+)\."  # encoder or decoder, and the number
-NAMES = [  # ours, theirs, the parts of a fused projection
+PARAMETER_NAMES = [  # ours, theirs, the parts of a fused projection
     (r"encoder\.subsampling\.first\.convolution\.", "model.encoder.conv.conv_layers.0.", [""]),
     (r"encoder\.subsampling\.second\.convolution\.", "model.encoder.conv.conv_layers.1.", [""]),
     (r"decoder\.embedding\.", "model.decoder.embed_tokens.", [""]),
@@ -102,7 +102,7 @@ def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in ours.items():
         if name.startswith(CTC_HEAD):
             continue
-        for pattern, template, parts in NAMES:
+        for pattern, template, parts in PARAMETER_NAMES:
             if re.match(pattern, name):
                 names = [re.sub(pattern, template.format(part), name) for part in parts]
                 theirs.update(zip(names, value.chunk(len(parts)), strict=True))

@@ -23,7 +23,7 @@ from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text,
 PROGRESS = {"epochs": "epoch", "updates": "updates", "hours": "audio_hours"}  # metric for each `asha.unit`
 EPOCHS_AFTER_WARMUP = 2
 HALF = -1  # index of the rung at half of a trial
-NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
+METRIC_NAMES = {**OBJECTIVES, "val_ctc_cer": "val CTC CER"}
 
 
 def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
@@ -152,4 +152,4 @@ class Rungs:
         key = self.asha.metric or objective(row)
         where = f"epoch {place:g}" if self.asha.unit == "epochs" else f"{place:g} {self.asha.unit}"
         ours, theirs = (objective_text({objective(row): figure}) for figure in (value, cutoff))  # all CERs alike
-        return f"rung at {where}: {NAMES[key]} {ours} against a cutoff of {theirs}"
+        return f"rung at {where}: {METRIC_NAMES[key]} {ours} against a cutoff of {theirs}"

@@ -37,7 +37,7 @@ SEED, EPOCHS = "training.seed", "training.epochs"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ConfirmedConfiguration:
     """A configuration that is confirmed.
 
     Args:
@@ -85,7 +85,7 @@ class Confirmation:
 
     name: str
     seeds: int
-    results: list[Candidate]
+    results: list[ConfirmedConfiguration]
     interrupted: bool
 
     def as_tree(self) -> list[dict[str, Any]]:
@@ -150,7 +150,9 @@ def confirm(
     return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done)
 
 
-def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapping[str, Any]) -> list[Candidate]:
+def candidates(
+    space: Space, trials: list[TrialRecord], top: int, decoding: Mapping[str, Any]
+) -> list[ConfirmedConfiguration]:
     """The best `top` configurations of a sweep, or fewer if the sweep has fewer different ones."""
     chosen: list[tuple[TrialRecord, dict[str, Any]]] = []
     for trial in ranked(trials):
@@ -160,12 +162,14 @@ def candidates(space: Space, trials: list[TrialRecord], top: int, decoding: Mapp
     keys = dict.fromkeys([*space.vary, *(key for _, leaves in chosen[:1] for key in leaves)])
     varied = [key for key in keys if any(leaves.get(key) != chosen[0][1].get(key) for _, leaves in chosen)]
     return [
-        Candidate(trial, leaves, {key: leaves[key] for key in varied if space.is_active(key, trial.params)})
+        ConfirmedConfiguration(
+            trial, leaves, {key: leaves[key] for key in varied if space.is_active(key, trial.params)}
+        )
         for trial, leaves in chosen
     ]
 
 
-def confirmation_space(space: Space, name: str, chosen: list[Candidate], seeds: list[int]) -> Space:
+def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfiguration], seeds: list[int]) -> Space:
     """Space of a confirmation of the sweep `name`, which was searched with `space`; `start` lists all trials."""
     choices: dict[str, list[Any]] = {}
     for candidate in chosen:
@@ -193,7 +197,7 @@ def confirmation_space(space: Space, name: str, chosen: list[Candidate], seeds: 
     return parse_space(yaml.safe_dump(tree, sort_keys=False), f"{name}-confirm.yaml")
 
 
-def results(chosen: list[Candidate], found: list[TrialRecord]) -> list[Candidate]:
+def results(chosen: list[ConfirmedConfiguration], found: list[TrialRecord]) -> list[ConfirmedConfiguration]:
     """The candidates with their runs among the trials of a confirmation, best first."""
     for one in chosen:
         values = {key: as_text(value) if key in STRUCTURED else value for key, value in one.active.items()}
