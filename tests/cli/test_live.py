@@ -231,7 +231,7 @@ cli.cli.main(["watched"], standalone_mode=False)
 
 @pytest.mark.parametrize("kind", ["terminal", "pipe"])
 def test_a_sweep_goes_on_when_its_terminal_or_pipe_is_gone(kind: str, tmp_path: Path) -> None:
-    """It ends with its own exit code, here that of one that was stopped; the table's file has what it always has."""
+    """The sweep ends with its own exit code, here that of a stopped one; the driver's log is complete."""
     reader, writer = pty.openpty() if kind == "terminal" else os.pipe()
     words = [sys.executable, "-c", GONE, str(tmp_path), str(Path(__file__).parent), *sys.path]
     errors = tmp_path / "errors"

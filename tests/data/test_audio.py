@@ -166,7 +166,7 @@ def test_an_mp3_without_a_number_of_frames(rate: int, channels: int) -> None:
 
 
 def test_an_mp3_whose_first_frame_is_wrong() -> None:
-    """Its number of frames does not matter; fewer bytes than it says are a truncated file."""
+    """An MP3 header's number of frames does not matter; fewer bytes than the header says are a truncated file."""
     content = encoded(noise(64_000), "mp3")
     place = max(content.find(b"Info"), content.find(b"Xing")) + 8
     frames, size = struct.unpack(">II", content[place : place + 8])

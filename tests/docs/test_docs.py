@@ -128,7 +128,7 @@ def check_options(words: list[str]) -> None:
 
 
 def test_other_commands_exist() -> None:
-    """Those that are not `platform` are targets of the Makefile."""
+    """A command line of another program than `platform` is a target of the Makefile."""
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     for line in commands():
         if not line.startswith("platform "):

@@ -156,7 +156,7 @@ def nine_epochs(text: str) -> Space:
 
 
 def test_what_fits_is_copied_and_the_rest_is_explained(tmp_path: Path) -> None:
-    """Of the trials at 0, 0.04, ... 0.36 that ended well."""
+    """Values of the trials at 0, 0.04, ... 0.36 that ended well."""
     earlier(tmp_path, "first")
     earlier(tmp_path, "second", epochs=20, corpus_hash="other")
     narrow = nine_epochs("vary: {model.dropout: {float: [0.1, 0.33]}}")

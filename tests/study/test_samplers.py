@@ -320,7 +320,7 @@ def test_every_sampler_has_an_entry_and_a_class_of_optuna() -> None:
 
 
 def test_generations_of_earlier_versions_are_known() -> None:
-    """They stood beside the count of parameters, and in the observations of a warm start."""
+    """Fitted widths stood beside the count of parameters, and in the observations of a warm start."""
     old = optuna.create_trial(state=TrialState.RUNNING, user_attrs={"generation": 3})
     assert observe(old, {}).notes == {"NSGAIISampler:generation": 3}
     ledger = records.ledger_in_memory(TRIALS)

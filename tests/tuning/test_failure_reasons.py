@@ -61,7 +61,7 @@ def test_what_is_on_record_is_one_line_of_bounded_length(tmp_path: Path) -> None
 
 
 def test_an_error_that_tune_has_only_printed(tmp_path: Path) -> None:
-    """It pickles errors of tasks and of actors that died, and no others, such as this one of Ray's memory monitor."""
+    """Tune pickles errors of tasks and of dead actors, and no others, such as this one of Ray's memory monitor."""
     text = tmp_path / "error.txt"
     killed = "1 worker(s) were killed due to the node running low on memory. Memory on the node\n  (IP: 127.0.0.1)\n"
     text.write_text(f"Failure # 1 (occurred at 2026-11-21_23-02-37)\n{killed}")
