@@ -126,7 +126,7 @@ class Hands:
             self._check()
 
     def _check(self) -> None:
-        """What early stopping knows is what the ledger knows, and no trial was given up that can go on."""
+        """Checks that early stopping agrees with the ledger, and that no trial was given up that can continue."""
         trials = self.proposer.ledger.trials()
         settings = self.proposer.feasibility.space.comparable_settings
         recorded = {rung: values for rung, values in self.stopper.rungs.recorded.items() if values}

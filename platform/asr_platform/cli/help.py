@@ -10,7 +10,7 @@ You give it speech and a space of models; it tries many of them, stops the weak 
 which transcribes.
 
 \b
-A first run, on speech that it makes itself (about 5 minutes on 2 CPU cores):
+A first run, on speech that it makes itself (5 to 7 minutes on 2 CPU cores):
   platform prepare synthetic --out corpora/synthetic
   platform sweep synthetic --data corpora/synthetic
   platform leaderboard

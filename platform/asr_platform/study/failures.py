@@ -111,7 +111,7 @@ def diagnose(reason: str) -> Cause | None:
 
 
 def blame(reason: str) -> Whose:
-    """What has to change before the trial can continue (`Cause.whose`); the configuration if the cause is unknown."""
+    """`Cause.whose` of a failure with this reason; `configuration` if the cause is unknown."""
     cause = diagnose(reason)
     return cause.whose if cause else "configuration"
 
