@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from trainables.config import Config, Model
 from trainables.models.encoder import Encoder
-from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model, stacks
+from trainables.shapes import shapes_only
 
 
 def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:

@@ -28,8 +28,8 @@ from trainables.config_parsing import problems
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import check_decodable, replaced
-from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import stacks
+from trainables.shapes import shapes_only
 
 FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"

@@ -22,8 +22,8 @@ from trainables.data.batching import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer
-from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
+from trainables.shapes import shapes_only
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
-from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
+from trainables.shapes import shapes_only
 from trainables.training.pretrained import KEY, check_pretrained, pretrained_names
 from trainables.training.stages import check_phases
 

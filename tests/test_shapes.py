@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from trainables.config import Model
-from trainables.models.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
+from trainables.shapes import shapes_only
 
 BUILD = """
 import sys
 from trainables.config import Model
-from trainables.models.shapes import shapes_only
+from trainables.shapes import shapes_only
 from trainables.models.speech_transformer import make_model
 with shapes_only():
     make_model(Model(), 30, 80)
