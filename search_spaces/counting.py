@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from trainables.config import Config, Model
+from trainables.config import Config
+from trainables.config_model import Model
 from trainables.models.encoder import Encoder
 from trainables.models.speech_transformer import make_model, stacks
 from trainables.shapes import shapes_only

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from search_spaces.samplers import SAMPLERS, SamplerName
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
-from trainables.config import ConfigSection
+from trainables.config_model import ConfigSection
 
 GRACE_SHARE = 0.2  # grace period as a share of a full trial, by default
 LATE_SHARE = 0.5  # share of a full trial after which trials on the plateau can be pruned

@@ -7,26 +7,12 @@ anything is loaded. `config_parsing.py` reads it from files.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS, MOST_TOKENS
-
-SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
-
-
-Width = Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
-Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
-Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ConfigSection(BaseModel):
-    """Base of all sections: immutable; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_TOKENS
+from trainables.config_model import ConfigSection, Epochs, Layers, Model, Probability, Share
 
 
 class Data(ConfigSection):
@@ -87,90 +73,40 @@ class Tokenizer(ConfigSection):
         return self
 
 
-class Model(ConfigSection):
-    """Architecture of the network."""
-
-    kind: Literal["encoder_decoder", "language_model"] = Field(
-        "encoder_decoder",
-        description="attention and CTC, or the decoder alone, without cross-attention, on text",
-    )
-    d_model: Width = Field(256, description="width of the residual stream")
-    heads: int = Field(4, ge=1, le=1000, description="attention heads of each layer; must divide d_model")
-    encoder_layers: Layers = Field(2, description="Transformer layers of the encoder")
-    decoder_layers: Layers = Field(2, description="Transformer layers of the decoder")
-    feed_forward: Width = Field(1024, description="inner width of the feed-forward sublayers")
-    ff_expansion: float | None = Field(
-        None,
-        gt=0,
-        le=LARGEST_WIDTH,
-        description="feed_forward as a multiple of d_model, rounded down; replaces feed_forward",
-    )
-    activation: Literal["gelu", "relu", "silu"] = Field(
-        "gelu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
-    )
-    gated: bool = Field(
-        False, description="feed-forward with a gate, act(W x) * (V x), one matrix more; with silu: SwiGLU"
-    )
-    norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm")
-    qk_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of each head's queries and keys")
-    qkv_bias: bool = Field(True, description="bias in the query, key and value projections")
-    attention: Literal["sdpa", "flex"] = Field(
-        "sdpa", description="attention kernel of the encoder; flex: FlexAttention on a GPU, SDPA elsewhere"
-    )
-    reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
-        "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
-    )
-    reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
-    conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
-    stack_norm: Literal["none", "layer", "rms"] = Field(
-        "none", description="norm of the stacked frames with reduction=stack"
-    )
-    embedding_norm: bool = Field(False, description="norm between subsampling and the first encoder layer")
-    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative"] = Field(
-        "sinusoidal", description="positions in the encoder"
-    )
-    decoder_positions: Literal["none", "sinusoidal"] = Field("sinusoidal", description="positions in the decoder")
-    first_position: int = Field(
-        0, ge=0, le=1_000_000, description="first sinusoidal position; Speech2Text: padding id + 1"
-    )
-    scale_states: bool = Field(False, description="scale the subsampled frames by sqrt(d_model), as Speech2Text does")
-    scale_embeddings: bool = Field(True, description="scale the token embeddings by sqrt(d_model)")
-    tied_embeddings: bool = Field(False, description="share the token embedding with the output projection")
-    dropout: Probability = Field(0.1, description="dropout probability in all layers")
-    layer_drop: Probability = Field(0.0, description="probability that an utterance skips a layer in training")
-
-    @property
-    def inner_width(self) -> int:
-        """Inner width of the feed-forward sublayers."""
-        return self.feed_forward if self.ff_expansion is None else int(self.ff_expansion * self.d_model)
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Model:
-        mistakes = []
-        if self.d_model % self.heads:
-            mistakes.append(f"heads must divide d_model, but got heads={self.heads}, d_model={self.d_model}")
-        if self.d_model % 2:
-            mistakes.append(f"d_model must be even for sinusoidal positions, but got d_model={self.d_model}")
-        head = self.d_model // self.heads
-        if self.encoder_positions == "rotary" and head % 2:
-            mistakes.append(f"rotary positions need an even head size, but d_model / heads = {head}")
-        if self.attention == "flex" and head < SMALLEST_FLEX_HEAD:
-            mistakes.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but d_model / heads = {head}")
-        if not 1 <= self.inner_width <= LARGEST_WIDTH:
-            width = f"ff_expansion={self.ff_expansion} of d_model={self.d_model}"
-            mistakes.append(f"{width} is {'less than 1' if self.inner_width < 1 else f'more than {LARGEST_WIDTH}'}")
-        if self.stack_norm != "none" and self.reduction != "stack":
-            mistakes.append(f"stack_norm={self.stack_norm} has no meaning with reduction={self.reduction}")
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
-        return self
-
-
 class Loss(ConfigSection):
-    """Training loss: cross-entropy of the decoder + ctc_weight x CTC loss of the encoder."""
+    """Training loss: cross-entropy of the decoder + ctc_weight x CTC loss of the encoder.
+
+    Of a transcript editor: CTC loss of the edited text + copy_weight x cross-entropy of copying the draft
+    + draft_weight x CTC loss of the draft + mid_weight x CTC loss of the mid head, each a mean over its positions.
+    """
 
     label_smoothing: Probability = Field(0.1, description="label smoothing of the cross-entropy")
     ctc_weight: float = Field(0.2, ge=0, le=1000, description="weight of the CTC loss; cross-entropy has weight 1")
+    copy_weight: float = Field(
+        0.02, ge=0, le=1000, description="transcript editor: weight of the cross-entropy of copying the draft"
+    )
+    draft_weight: float = Field(
+        0.3, ge=0, le=1000, description="transcript editor: weight of the CTC loss of the draft"
+    )
+    mid_weight: float = Field(
+        0.3, ge=0, le=1000, description="transcript editor: weight of the CTC loss of the mid head, over characters"
+    )
+
+
+class Drafts(ConfigSection):
+    """Transcript editor: the drafts that it learns to edit."""
+
+    threshold: Share = Field(
+        0.5,
+        description="CER of the draft on the validation split below which the encoder's own drafts are edited; before, "
+        "references are corrupted instead, since an untrained encoder drafts nothing worth editing",
+    )
+    corruption: Share = Field(
+        0.1, description="share of the tokens of a corrupted text that are deleted, replaced or followed by another"
+    )
+    corrupted: Share = Field(
+        0.0, description="share of utterances whose own drafts are corrupted as well, below the threshold"
+    )
 
 
 class ParameterGroup(ConfigSection):
@@ -205,9 +141,11 @@ class Optimizer(ConfigSection):
 
 
 class Pretrained(ConfigSection):
-    """Pretrained weights of the decoder."""
+    """Pretrained weights of the decoder or editor."""
 
-    decoder: str | None = Field(None, description="model directory of a language model that initialises the decoder")
+    decoder: str | None = Field(
+        None, description="model directory of a language model that initialises the decoder or editor"
+    )
     frozen_epochs: int = Field(0, ge=0, le=MOST_EPOCHS, description="epochs in which the pretrained weights are frozen")
     lr_scale: float = Field(1.0, gt=0, description="multiple of the scheduled learning rate for pretrained weights")
 
@@ -223,7 +161,9 @@ class Stage(ConfigSection):
 
     epochs: Epochs = Field(1, description="length of the stage in epochs")
     encoder_layers: Layers | None = Field(None, description="number of encoder layers in use, from the first on")
-    decoder_layers: Layers | None = Field(None, description="number of decoder layers in use, from the first on")
+    decoder_layers: Layers | None = Field(
+        None, description="number of layers of the decoder or editor in use, from the first on"
+    )
     freeze: tuple[str, ...] = Field((), description="frozen parameters, with * and ?: encoder.layers.0.*")
     dropout: Probability | None = Field(None, description="dropout probability in the stage")
     label_smoothing: Probability | None = Field(None, description="label smoothing in the stage")
@@ -287,6 +227,7 @@ class Decoding(ConfigSection):
     ctc_weight: Share = Field(0.3, description="joint: weight w in (1 - w) x attention + w x CTC")
     candidates: int = Field(20, ge=1, le=MOST_TOKENS, description="joint: tokens of each hypothesis scored by CTC")
     language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
+    editing_steps: int = Field(1, ge=1, le=100, description="transcript editor: passes of the editor, with greedy")
     lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
 
     @model_validator(mode="after")
@@ -308,6 +249,7 @@ class Config(ConfigSection):
     model: Model = Model()
     pretrained: Pretrained = Pretrained()
     loss: Loss = Loss()
+    drafts: Drafts = Drafts()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     decoding: Decoding = Decoding()
@@ -325,11 +267,22 @@ class Config(ConfigSection):
                 mistakes.append("a stage's encoder_layers have no meaning with model.kind=language_model")
         elif self.data.text is not None:
             mistakes.append(f"data.text={self.data.text} has no meaning with model.kind={self.model.kind}")
+        if self.model.kind == "transcript_editor" and self.decoding.method in ("beam", "joint"):
+            mistakes.append(
+                f"decoding.method={self.decoding.method} has no meaning with model.kind=transcript_editor: use greedy, "
+                "which edits, or ctc or ctc_beam, which give the draft"
+            )
+        available = {"encoder_layers": ("model.encoder_layers", self.model.encoder_layers)}
+        available["decoder_layers"] = (
+            ("model.editor.layers", self.model.editor.layers)
+            if self.model.kind == "transcript_editor"
+            else ("model.decoder_layers", self.model.decoder_layers)
+        )
         for number, stage in enumerate(self.training.stages):
-            for key in ("encoder_layers", "decoder_layers"):
-                active, layers = getattr(stage, key), getattr(self.model, key)
+            for key, (name, layers) in available.items():
+                active = getattr(stage, key)
                 if active is not None and active > layers:
-                    mistakes.append(f"training.stages.{number}: {key}={active} of model.{key}={layers}")
+                    mistakes.append(f"training.stages.{number}: {key}={active} of {name}={layers}")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self

@@ -199,7 +199,10 @@ def setting(*path: Any, value: Any) -> Change:
         ),
         (setting("config", "model", "encoder_layers", value=10**9), "config.model.encoder_layers"),
         (setting("config", "model", "feed_forward", value=2**40), "config.model.feed_forward"),
-        (setting("config", "model", "d_modle", value=3), "config.model.d_modle: unknown key; the keys here are kind"),
+        (
+            setting("config", "model", "d_modle", value=3),
+            "config.model.d_modle: unknown key; the keys here are d_model",
+        ),
         (setting("config", "decoding", "beam", value=10**9), "config.decoding.beam"),
         (
             setting("config", "features", "num_feats", value=99),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainables.masking import length_mask
 from trainables.models.attention import (
+    Context,
     CrossAttention,
     KeyValueCache,
     SelfAttention,
@@ -142,7 +143,7 @@ def test_an_encoder_layer_equals_torch() -> None:
     x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
     valid_BS = length_mask(LENGTHS, QUERIES)
     found, expected = (
-        ours(x_BSD, attend_to_valid("sdpa", LENGTHS, QUERIES)),
+        ours(x_BSD, Context(LENGTHS, attend_to_valid("sdpa", LENGTHS, QUERIES))),
         theirs(x_BSD, src_key_padding_mask=~valid_BS),
     )
     assert_equal(found, expected)
@@ -170,13 +171,13 @@ def test_a_decoder_layer_equals_torch() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_layer_drop_0_keeps_every_layer(training: bool) -> None:
     x_BSD, found_BSD = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
-    residual = Residual(dropout=0.0, layer_drop=0.0).train(training)
+    residual = Residual(tiny.shape()).train(training)
     assert torch.equal(residual(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD + found_BSD)
 
 
 def test_layer_drop_1_skips_every_layer_in_training_alone() -> None:
     x_BSD, found_BSD = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
-    residual = Residual(dropout=0.0, layer_drop=1.0)
+    residual = Residual(tiny.shape().model_copy(update={"layer_drop": 1.0}))
     assert torch.equal(residual.train()(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD)
     assert torch.equal(residual.eval()(x_BSD, found_BSD, residual.draw(x_BSD)), x_BSD + found_BSD)
 

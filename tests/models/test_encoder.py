@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.attention import SelfAttention, _flex, attend_to_valid
+from trainables.models.attention import Context, SelfAttention, _flex, attend_to_valid
 from trainables.models.encoder import Encoder
 from trainables.models.layers import FeedForward, make_norm
 from trainables.models.positions import BUCKETS, FARTHEST, RelativeBias, Rotation, distance_bucket, sinusoids
@@ -87,9 +87,12 @@ def test_with_silent_sublayers_only_stacking_and_norms_are_left(norm: str) -> No
 def test_a_layer_is_two_pre_norm_residuals() -> None:
     layer = encoder().layers[0]
     x_BSD = torch.randn(2, 5, 32)
-    attend = attend_to_valid("sdpa", torch.tensor([5, 3]), 5)
+    lengths_B = torch.tensor([5, 3])
+    attend = attend_to_valid("sdpa", lengths_B, 5)
     middle = x_BSD + layer.attention(layer.attention_norm(x_BSD), attend)
-    assert torch.equal(layer(x_BSD, attend), middle + layer.feed_forward(layer.feed_forward_norm(middle)))
+    assert torch.equal(
+        layer(x_BSD, Context(lengths_B, attend)), middle + layer.feed_forward(layer.feed_forward_norm(middle))
+    )
 
 
 def test_parameters_are_those_of_the_graph() -> None:
@@ -155,7 +158,7 @@ def test_freezing_and_unfreezing_restores_the_flags() -> None:
 
 
 def test_rotated_scores_depend_on_the_distance_alone() -> None:
-    rotation = Rotation(20, 8, torch.device("cpu"))
+    rotation = Rotation(torch.arange(20), 8, 10_000.0)
     query, key = torch.randn(8).expand(1, 1, 20, 8), torch.randn(8).expand(1, 1, 20, 8)
     scores_SS = (rotation(query) @ rotation(key).transpose(-1, -2))[0, 0]
     for distance in range(-19, 20):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space, shipped
 from trainables.config import Config, Model
+from trainables.config_model import Editor, MidHead, Pooling, Projector, Slots
 from trainables.models.speech_transformer import make_model
 
 SIZES = {  # of keys whose type does not tell what is possible
@@ -24,6 +25,44 @@ SIZES = {  # of keys whose type does not tell what is possible
     "first_position": st.integers(0, 2),
     "dropout": st.sampled_from([0.0, 0.1]),
     "layer_drop": st.sampled_from([0.0, 0.1]),
+    "head_size": st.sampled_from([None, 8, 16]),
+    "kv_heads": st.sampled_from([None, 1]),
+    "norm_epsilon": st.just(1e-6),
+    "embedding_multiplier": st.just(1.5),
+    "attention_multiplier": st.sampled_from([None, 0.5]),
+    "residual_multiplier": st.just(0.5),
+    "logits_scaling": st.just(2.0),
+    "rotary_base": st.just(100.0),
+    "conv_kernel": st.integers(1, 5),
+    "conv_expansion": st.integers(1, 3),
+    "context_size": st.none() | st.integers(1, 10),
+    "max_distance": st.integers(1, 10),
+    "mid_head": st.just(MidHead()),
+    "pooling": st.just(Pooling(window=2)),
+    "slots": st.just(Slots()),
+    "projector": st.builds(
+        Projector,
+        d_model=st.sampled_from([None, 24]),
+        heads=st.sampled_from([1, 2]),
+        layers=st.integers(1, 3),
+        window=st.just(6),
+        reduction_factor=st.sampled_from([1, 2, 3]),
+        states=st.sampled_from([None, (1,), (1, 1)]),
+        qkv_bias=st.booleans(),
+        bias=st.booleans(),
+    ),
+    "editor": st.builds(
+        Editor,
+        d_model=st.sampled_from([16, 32]),
+        heads=st.sampled_from([2, 4]),
+        kv_heads=st.sampled_from([None, 1, 2]),
+        layers=st.integers(1, 3),
+        gated=st.booleans(),
+        bias=st.booleans(),
+        qkv_bias=st.booleans(),
+        tied_embeddings=st.booleans(),
+        positions=st.sampled_from(["none", "sinusoidal", "rotary"]),
+    ),
 }
 
 
@@ -40,8 +79,12 @@ def shapes(draw: st.DrawFn) -> Model:
             leaves[name] = draw(st.booleans() if field.annotation is bool else SIZES[name])
     if leaves["reduction"] != "stack":
         leaves["stack_norm"] = "none"
+    if leaves["attention"] == "flex":
+        leaves["head_size"] = None
+    if leaves["encoder_positions"] == "relative_keys":
+        leaves["attention"] = "sdpa"
     head = draw(st.sampled_from([16, 18] if leaves["attention"] == "flex" else [2, 3, 4, 8, 10]))
-    if head % 2 and (leaves["encoder_positions"] == "rotary" or leaves["heads"] % 2):
+    if head % 2 and ("rotary" in (leaves["encoder_positions"], leaves["decoder_positions"]) or leaves["heads"] % 2):
         head += 1
     return Model(d_model=max(8, head) * leaves["heads"], **leaves)
 

@@ -8,6 +8,7 @@ Attention weights have no dropout: it would rule out the fused kernel, and the r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from trainables.config import Model
+from trainables.config_model import Blocks
 from trainables.masking import length_mask
 from trainables.models.layers import FusedLinear, make_norm
 from trainables.models.positions import Rotation
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries (B, H, Q, E), keys and values (B, H, K, E) -> (B, H, Q, E): a kernel with its mask and its positions."""
+Attend = Callable[..., Tensor]
+"""Queries (B, H, Q, E), keys and values (B, H, K, E) -> (B, H, Q, E): a kernel with its mask and its positions.
+
+A fourth argument is a bias (B, H, Q, K) that is added to the scores."""
 
 causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
@@ -45,9 +48,14 @@ def attend_to_valid(
     if kernel not in kernels:
         raise ValueError(f"attention {kernel!r}: the kernels are {', '.join(kernels)}")
     attend = kernels[kernel](lengths_B, width, bias_1HSS)
+    return rotated(attend, rotation)
+
+
+def rotated(attend: Attend, rotation: Rotation | None) -> Attend:
+    """`attend`, with queries and keys turned by rotary positions first; None: no rotation."""
     if rotation is None:
         return attend
-    return lambda query, key, value: attend(rotation(query), rotation(key), value)
+    return lambda query, key, value, *bias: attend(rotation(query), rotation(key), value, *bias)
 
 
 def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
@@ -55,8 +63,10 @@ def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
     if bias_1HSS is not None:
         mask = torch.where(mask, bias_1HSS, -torch.inf)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        fitting = mask if mask.dtype == torch.bool else mask.to(query.dtype)
+    def attend(query: Tensor, key: Tensor, value: Tensor, bias_BHSS: Tensor | None = None) -> Tensor:
+        fitting = mask if bias_BHSS is None else torch.where(mask, bias_BHSS, -torch.inf)
+        if fitting.dtype != torch.bool:
+            fitting = fitting.to(query.dtype)
         return F.scaled_dot_product_attention(query, key, value, fitting)
 
     return attend
@@ -110,22 +120,29 @@ class KeyValueCache:
         self.position += 1
         return keys[:, :, :end], values[:, :, :end]
 
-    def attend(self, mask: Tensor | None) -> Attend:
+    def attend(self, mask: Tensor | None, rotation: Rotation | None = None) -> Attend:
         """Attention function for one step: stores each hypothesis' new token, and attends to its history.
 
         Args:
             mask: True at slots of the history, broadcastable to (B, H, K, position * K); None: all slots.
+            rotation: rotary embedding of queries and keys at all positions; None: there is none.
         """
-        return lambda query, key, value: F.scaled_dot_product_attention(query, *self.append(key, value), mask)
+
+        def step(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if rotation is not None:
+                query, key = rotation(query, self.position), rotation(key, self.position)
+            return F.scaled_dot_product_attention(query, *self.append(key, value), mask)
+
+        return step
 
 
 class HeadNorm(nn.Module):
     """QK norm (Henry et al., 2020, arXiv 2010.04245): a norm over each head's width, shared by the heads, or none."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Blocks) -> None:
         super().__init__()
         kind = config.qk_norm
-        self.norm = make_norm(kind, config.d_model // config.heads) if kind != "none" else None
+        self.norm = make_norm(kind, config.head_width, config.norm_epsilon) if kind != "none" else None
 
     def forward(self, x_BHSE: Tensor) -> Tensor:
         """Normalises (B, H, S, E) in float32; returns the input's dtype."""
@@ -143,34 +160,79 @@ def join_heads(x_BHSE: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention, (B, S, D) -> (B, S, D), with one fused projection for queries, keys and values."""
+    """Self-attention, (B, S, D) -> (B, S, D), with one fused projection for queries, keys and values.
 
-    def __init__(self, config: Model) -> None:
+    With fewer heads of keys and values than of queries, groups of queries share one (Ainslie et al., 2023, arXiv
+    2305.13245).
+
+    Args:
+        distances: positions of this layer that act on the scores (`positions.make_distances`); None: there are none.
+    """
+
+    def __init__(self, config: Blocks, distances: nn.Module | None = None) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.qkv = FusedLinear(config.d_model, config.d_model, 3, config.qkv_bias)
+        self.size, kv_heads = config.head_width, config.kv_heads or config.heads
+        self.group = config.heads // kv_heads
+        width, kv_width = config.heads * self.size, kv_heads * self.size
+        self.scale = None  # of the query, beside the kernel's 1 / sqrt(E)
+        if config.attention_multiplier is not None:
+            self.scale = config.attention_multiplier * self.size**0.5
+        self.qkv = FusedLinear(config.d_model, width, kv_width, kv_width, bias=config.qkv_bias)
         self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
-        self.output = nn.Linear(config.d_model, config.d_model)
+        self.distances = distances
+        self.output = nn.Linear(width, config.d_model, bias=config.bias)
 
     def project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, S, E) each."""
-        query, key, value = self.qkv(x_BSD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.query_norm(query), self.key_norm(key), value
+        parts = self.qkv(x_BSD).split(self.qkv.widths, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self.size)).transpose(1, 2) for part in parts)
+        query, key = self.query_norm(query), self.key_norm(key)
+        if self.group > 1:
+            key, value = key.repeat_interleave(self.group, 1), value.repeat_interleave(self.group, 1)
+        return query if self.scale is None else query * self.scale, key, value
 
     def forward(self, x_BSD: Tensor, attend: Attend) -> Tensor:
-        return self.output(join_heads(attend(*self.project(x_BSD))))
+        query, key, value = self.project(x_BSD)
+        if self.distances is None:
+            return self.output(join_heads(attend(query, key, value)))
+        query, bias_BHSS = self.distances(query)
+        return self.output(join_heads(attend(query, key, value, bias_BHSS)))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer of an encoder needs beside its input.
+
+    Args:
+        lengths_B: states per utterance.
+        attend: kernel of the self-attention, with its mask and positions.
+        block: number of states that attend to each other, block by block; None: all of an utterance.
+    """
+
+    lengths_B: Tensor
+    attend: Attend
+    block: int | None = None
+
+    def attention(self, attention: SelfAttention, x_BSD: Tensor) -> Tensor:
+        """Self-attention (B, S, D) -> (B, S, D) within the utterances or their blocks."""
+        if self.block is None:
+            return attention(x_BSD, self.attend)
+        batch, width, _ = x_BSD.shape
+        x_BSD = F.pad(x_BSD, (0, 0, 0, -width % self.block))
+        blocks_MCD = x_BSD.reshape(-1, self.block, x_BSD.shape[-1])
+        return attention(blocks_MCD, self.attend).view(batch, -1, x_BSD.shape[-1])[:, :width]
 
 
 class CrossAttention(nn.Module):
     """Attention from the decoder's tokens to the encoder's states, (B, Q, D) -> (B, Q, D)."""
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Blocks) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.query = nn.Linear(config.d_model, config.d_model, config.qkv_bias)
-        self.key_value = FusedLinear(config.d_model, config.d_model, 2, config.qkv_bias)
+        self.heads, width = config.heads, config.heads * config.head_width
+        self.query = nn.Linear(config.d_model, width, config.qkv_bias)
+        self.key_value = FusedLinear(config.d_model, width, width, bias=config.qkv_bias)
         self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
-        self.output = nn.Linear(config.d_model, config.d_model)
+        self.output = nn.Linear(width, config.d_model, bias=config.bias)
 
     def project(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's states, (B, H, S, E) each; computed once for all decoding steps."""

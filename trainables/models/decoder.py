@@ -13,11 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Model
+from trainables.config_model import Model
 from trainables.masking import length_mask
-from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal
+from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
 from trainables.models.layers import FeedForward, Residual, make_norm
-from trainables.models.positions import position_table
+from trainables.models.positions import Rotation, make_rotation, position_table
 
 
 @dataclass
@@ -28,6 +28,7 @@ class DecoderCache:
         cross: keys and values of the encoder's states, for each layer; empty in a language model.
         cross_mask: True at valid states, (B, 1, 1, S); None: all are valid.
         positions_UD: position embeddings of all steps; None: no positions are added.
+        rotation: rotary positions of all steps; None: there are none.
         layers: keys and values of the tokens, for each layer.
         position: number of steps so far.
         ancestors: (B, K, U, K), True if the slot (position, hypothesis) is in the history of a hypothesis.
@@ -36,6 +37,7 @@ class DecoderCache:
     cross: list[tuple[Tensor, Tensor]]
     cross_mask: Tensor | None
     positions_UD: Tensor | None
+    rotation: Rotation | None
     layers: list[KeyValueCache]
     position: int = 0
     ancestors: Tensor | None = None
@@ -61,13 +63,14 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: Model, cross_attention: bool) -> None:
         super().__init__()
-        self.self_attention_norm = make_norm(config.norm, config.d_model)
+        norm, width, epsilon = config.norm, config.d_model, config.norm_epsilon
+        self.self_attention_norm = make_norm(norm, width, epsilon)
         self.self_attention = SelfAttention(config)
-        self.cross_attention_norm = make_norm(config.norm if cross_attention else "none", config.d_model)
+        self.cross_attention_norm = make_norm(norm if cross_attention else "none", width, epsilon)
         self.cross_attention = CrossAttention(config) if cross_attention else None
-        self.feed_forward_norm = make_norm(config.norm, config.d_model)
+        self.feed_forward_norm = make_norm(norm, width, epsilon)
         self.feed_forward = FeedForward(config)
-        self.residual = Residual(config.dropout, config.layer_drop)
+        self.residual = Residual(config)
 
     def forward(
         self, x_BQD: Tensor, attend: Attend, key_value: tuple[Tensor, Tensor] | None, mask_B11S: Tensor | None
@@ -96,11 +99,11 @@ class Decoder(nn.Module):
     def __init__(self, config: Model, vocab_size: int, cross_attention: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
+        self.scale = (math.sqrt(config.d_model) if config.scale_embeddings else 1.0) * config.embedding_multiplier
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, cross_attention) for _ in range(config.decoder_layers))
-        self.norm = make_norm(config.norm, config.d_model)
+        self.norm = make_norm(config.norm, config.d_model, config.norm_epsilon)
         self.output = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
@@ -117,6 +120,10 @@ class Decoder(nn.Module):
         table_UD = position_table(self.config.decoder_positions, length, self.config, weight.device)
         return None if table_UD is None else table_UD.to(weight.dtype)
 
+    def rotation(self, length: int) -> Rotation | None:
+        """Rotary positions of the first `length` tokens; None: there are none."""
+        return make_rotation(self.config.decoder_positions, length, self.config, self.embedding.weight.device)
+
     def forward(
         self, tokens_BU: Tensor, states_BSD: Tensor | None = None, state_lengths_B: Tensor | None = None
     ) -> Tensor:
@@ -130,12 +137,18 @@ class Decoder(nn.Module):
         x_BUD = self.embedding(tokens_BU) * self.scale
         positions_UD = self.positions(tokens_BU.shape[1])
         x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
+        attend = rotated(causal, self.rotation(tokens_BU.shape[1]))
         for layer in self.stack:
             key_value = None
             if layer.cross_attention is not None and states_BSD is not None:
                 key_value = layer.cross_attention.project(states_BSD)
-            x_BUD = layer(x_BUD, causal, key_value, mask_B11S)
-        return self.output(self.norm(x_BUD))
+            x_BUD = layer(x_BUD, attend, key_value, mask_B11S)
+        return self.logits(x_BUD)
+
+    def logits(self, x_BUD: Tensor) -> Tensor:
+        """Output of the last layer (B, U, D) -> logits over tokens (B, U, V)."""
+        logits_BUV = self.output(self.norm(x_BUD))
+        return logits_BUV if self.config.logits_scaling == 1 else logits_BUV / self.config.logits_scaling
 
     def start(self, states_BSD: Tensor | None, state_lengths_B: Tensor | None, length: int) -> DecoderCache:
         """The cache before the first step of a search.
@@ -152,7 +165,8 @@ class Decoder(nn.Module):
             valid_BS = length_mask(state_lengths_B, states_BSD.shape[1])
             if not bool(valid_BS.all()):  # a mask costs time at every step
                 mask_B11S = valid_BS[:, None, None]
-        return DecoderCache(cross, mask_B11S, self.positions(length), [KeyValueCache(length) for _ in self.stack])
+        layers = [KeyValueCache(length) for _ in self.stack]
+        return DecoderCache(cross, mask_B11S, self.positions(length), self.rotation(length), layers)
 
     def step(self, tokens: Tensor, cache: DecoderCache, parents_BK: Tensor | None = None) -> Tensor:
         """The latest token of each hypothesis -> logits of the next one, (B, V) or (B, K, V). Extends `cache`.
@@ -167,9 +181,9 @@ class Decoder(nn.Module):
         mask = None if parents_BK is None else cache.follow(parents_BK)
         for index, layer in enumerate(self.stack):
             key_value = cache.cross[index] if cache.cross else None
-            x_BKD = layer(x_BKD, cache.layers[index].attend(mask), key_value, cache.cross_mask)
+            x_BKD = layer(x_BKD, cache.layers[index].attend(mask, cache.rotation), key_value, cache.cross_mask)
         cache.position += 1
-        return self.output(self.norm(x_BKD)).view(*tokens.shape, -1)
+        return self.logits(x_BKD).view(*tokens.shape, -1)
 
     def lay_out_for_steps(self) -> None:
         """Stores each weight matrix input by input instead of output by output; values, shapes and names stay.

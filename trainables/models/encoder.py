@@ -1,4 +1,4 @@
-"""The pre-norm transformer encoder.
+"""The encoder.
 
 Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, D model width, H heads.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
-from trainables.config import Model
-from trainables.models.attention import Attend, SelfAttention, attend_to_valid
+from trainables.config_model import Model
+from trainables.models.attention import Context, SelfAttention, attend_to_valid
+from trainables.models.conformer import ConformerLayer
 from trainables.models.layers import FeedForward, Residual, make_norm
-from trainables.models.positions import make_bias, make_rotation, position_table
+from trainables.models.positions import make_bias, make_distances, make_rotation, position_table
 from trainables.models.subsampling import make_subsampling
 
 
@@ -21,43 +23,68 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: Model) -> None:
         super().__init__()
-        self.attention_norm = make_norm(config.norm, config.d_model)
-        self.attention = SelfAttention(config)
-        self.feed_forward_norm = make_norm(config.norm, config.d_model)
+        self.attention_norm = make_norm(config.norm, config.d_model, config.norm_epsilon)
+        self.attention = SelfAttention(config, make_distances(config))
+        self.feed_forward_norm = make_norm(config.norm, config.d_model, config.norm_epsilon)
         self.feed_forward = FeedForward(config)
-        self.residual = Residual(config.dropout, config.layer_drop)
+        self.residual = Residual(config)
 
-    def forward(self, x_BSD: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
         keep = self.residual.draw(x_BSD)
-        x_BSD = self.residual(x_BSD, self.attention(self.attention_norm(x_BSD), attend), keep)
+        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep)
         return self.residual(x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD)), keep)
 
 
 class Encoder(nn.Module):
-    """The encoder: subsampling, positions, N layers, final norm."""
+    """The encoder: subsampling, positions, N layers, final norm.
+
+    A conformer's layers end with a norm, so it has no final one.
+    """
 
     def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()
         self.config = config
         self.scale = math.sqrt(config.d_model) if config.scale_states else 1.0
         self.subsampling = make_subsampling(config, num_feats)
-        self.embedding_norm = make_norm(config.norm if config.embedding_norm else "none", config.d_model)
+        norm, width, epsilon = config.norm, config.d_model, config.norm_epsilon
+        self.embedding_norm = make_norm(norm if config.embedding_norm else "none", width, epsilon)
         self.relative_bias = make_bias(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
-        self.norm = make_norm(config.norm, config.d_model)
+        conformer = config.encoder_block == "conformer"
+        layer = ConformerLayer if conformer else EncoderLayer
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.encoder_layers))
+        self.norm = make_norm("none" if conformer else norm, width, epsilon)
         self.active_layers: int | None = None  # number of active layers, from the first on; None: all
+
+    @property
+    def stack(self) -> list[nn.Module]:
+        """The active layers."""
+        return list(self.layers)[: self.active_layers]
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,)."""
+        x_BSD, context = self.embed(features_BTF, lengths_B)
+        for layer in self.stack:
+            x_BSD = layer(x_BSD, context)
+        return self.norm(x_BSD), context.lengths_B
+
+    def embed(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Context]:
+        """The input of the first layer, (B, S, D), and what every layer needs beside its input."""
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
         x_BSD = self.embedding_norm(x_BSD * self.scale)
         width, device = x_BSD.shape[1], x_BSD.device
         table_SD = position_table(self.config.encoder_positions, width, self.config, device)
         x_BSD = self.dropout(x_BSD if table_SD is None else x_BSD + table_SD.to(x_BSD.dtype))
-        rotation = make_rotation(self.config, width, device)
+        return x_BSD, self.context(lengths_B, width)
+
+    def context(self, lengths_B: Tensor, width: int) -> Context:
+        """Masks, positions and kernel of the attention of utterances with `lengths_B` states, padded to `width`."""
+        block, attended_B = self.config.context_size, lengths_B
+        if block is not None:
+            width_in_blocks = math.ceil(width / block)
+            start_M = torch.arange(width_in_blocks, device=lengths_B.device) * block
+            # A block of padding alone attends to its first state, so that no row of scores is empty.
+            attended_B, width = (lengths_B[:, None] - start_M).clamp(1, block).flatten(), block
+        rotation = make_rotation(self.config.encoder_positions, width, self.config, lengths_B.device)
         bias_1HSS = None if self.relative_bias is None else self.relative_bias(width)
-        attend = attend_to_valid(self.config.attention, lengths_B, width, rotation, bias_1HSS)
-        for layer in list(self.layers)[: self.active_layers]:
-            x_BSD = layer(x_BSD, attend)
-        return self.norm(x_BSD), lengths_B
+        return Context(lengths_B, attend_to_valid(self.config.attention, attended_B, width, rotation, bias_1HSS), block)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config import Model
+from trainables.config_model import Blocks
 
-NORM_EPSILON = 1e-5
+NORM_EPSILON = 1e-5  # default
 
 
-def make_norm(kind: str, width: int) -> nn.Module:
+def make_norm(kind: str, width: int, epsilon: float = NORM_EPSILON) -> nn.Module:
     """LayerNorm (Ba et al., 2016, arXiv 1607.06450), RMSNorm (Zhang and Sennrich, 2019, arXiv 1910.07467) or none.
 
     Raises:
@@ -24,20 +24,19 @@ def make_norm(kind: str, width: int) -> nn.Module:
     if kind not in kinds:
         raise ValueError(f"norm {kind!r}: the norms are {', '.join(kinds)}")
     norm = kinds[kind]
-    return nn.Identity() if norm is None else norm(width, eps=NORM_EPSILON)
+    return nn.Identity() if norm is None else norm(width, eps=epsilon)
 
 
 class FusedLinear(nn.Linear):
     """Several projections of one input, stacked into one matrix product.
 
     Args:
-        n_out: width of each projection.
-        parts: number of projections.
+        widths: width of each projection.
     """
 
-    def __init__(self, n_in: int, n_out: int, parts: int, bias: bool = True) -> None:
-        super().__init__(n_in, parts * n_out, bias)
-        self.parts = parts
+    def __init__(self, n_in: int, *widths: int, bias: bool = True) -> None:
+        super().__init__(n_in, sum(widths), bias)
+        self.widths = widths
 
 
 class FeedForward(nn.Module):
@@ -47,14 +46,14 @@ class FeedForward(nn.Module):
     act(W x) * (V x).
     """
 
-    def __init__(self, config: Model) -> None:
+    def __init__(self, config: Blocks) -> None:
         super().__init__()
         width = config.inner_width
         self.gated = config.gated
-        self.inner = FusedLinear(config.d_model, width, 2 if config.gated else 1)
+        self.inner = FusedLinear(config.d_model, *([width] * (2 if config.gated else 1)), bias=config.bias)
         self.activation = getattr(F, config.activation)
         self.dropout = nn.Dropout(config.dropout)
-        self.outer = nn.Linear(width, config.d_model)
+        self.outer = nn.Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         inner = self.inner(x_BSD)
@@ -67,16 +66,17 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.Module):
-    """The residual connection of a pre-norm layer, with dropout and LayerDrop (both in training only).
+    """The residual connection of a pre-norm layer, with a factor, dropout and LayerDrop (both in training only).
 
     LayerDrop (Fan et al., 2020, arXiv 1909.11556) multiplies the outputs for an utterance by 0 or 1. So every parameter
     takes part in every step, which distributed training and compiled graphs need.
     """
 
-    def __init__(self, dropout: float, layer_drop: float) -> None:
+    def __init__(self, config: Blocks) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.layer_drop = layer_drop
+        self.multiplier = config.residual_multiplier
+        self.dropout = nn.Dropout(config.dropout)
+        self.layer_drop = config.layer_drop
 
     def draw(self, x_BSD: Tensor) -> Tensor | None:
         """LayerDrop's random factor, 0 or 1, for each utterance, (B, 1, 1); None if no layer can be dropped.
@@ -88,7 +88,9 @@ class Residual(nn.Module):
         return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
 
     def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
-        """Input + dropout(output of the sublayer) * LayerDrop's factor `keep_B11` (from `draw`), (B, S, D)."""
+        """Input + factor * dropout(output of the sublayer) * LayerDrop's `keep_B11` (from `draw`), (B, S, D)."""
         if self.training:  # a search calls this for every token
             sublayer_BSD = self.dropout(sublayer_BSD)
+        if self.multiplier != 1:
+            sublayer_BSD = sublayer_BSD * self.multiplier
         return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)

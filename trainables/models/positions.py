@@ -1,7 +1,8 @@
 """How a transformer learns the order of its input: a kind of positions acts at one of three places.
 
 Sinusoids are added to the input (`position_table`), rotations turn queries and keys (`make_rotation`), relative
-positions add a bias to the scores (`make_bias`). A new kind is a name in `config.py` and a branch in one of these.
+positions add a bias to the scores, the same in all layers (`make_bias`) or each layer's own (`make_distances`). A new
+kind is a name in `config_model.py` and a branch in one of these.
 
 Shapes: B batch, S positions, D model width, H heads, E = D / H head width.
 """
@@ -13,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Model
+from trainables.config_model import Blocks, Model
 
 LONGEST_WAVE = 10_000.0
 BUCKETS = 32  # of distances, half of them to each side
@@ -25,10 +26,18 @@ def position_table(kind: str, length: int, config: Model, device: torch.device) 
     return sinusoids(length, config.d_model, device, config.first_position) if kind == "sinusoidal" else None
 
 
-def make_rotation(config: Model, length: int, device: torch.device) -> Rotation | None:
-    """Rotary embedding of queries and keys for the first `length` positions; None unless positions are rotary."""
-    rotary = config.encoder_positions == "rotary"
-    return Rotation(length, config.d_model // config.heads, device) if rotary else None
+def make_rotation(kind: str, length: int, config: Blocks, device: torch.device) -> Rotation | None:
+    """Rotary embedding of queries and keys for the first `length` positions; None unless `kind` is rotary."""
+    if kind != "rotary":
+        return None
+    return Rotation(torch.arange(length, device=device), config.head_width, config.rotary_base)
+
+
+def make_distances(config: Model) -> RelativeKeys | None:
+    """Positions that act on the scores of one layer of the encoder; None if `encoder_positions` has none of these."""
+    if config.encoder_positions != "relative_keys":
+        return None
+    return RelativeKeys(config.head_width, config.max_distance)
 
 
 def make_bias(config: Model) -> RelativeBias | None:
@@ -53,17 +62,22 @@ class Rotation:
 
     The scores of rotated queries and keys depend on their distance alone. Coordinate i is paired with i + E/2, as in
     GPT-NeoX.
+
+    Args:
+        position_S: the position of each element.
+        base: wavelengths grow geometrically from 2 pi to almost base x 2 pi.
     """
 
-    def __init__(self, length: int, head_size: int, device: torch.device) -> None:
-        rates = LONGEST_WAVE ** -(torch.arange(0, head_size, 2, device=device) / head_size)
-        angles_SE = (torch.arange(length, device=device)[:, None] * rates).repeat(1, 2)
+    def __init__(self, position_S: Tensor, head_size: int, base: float) -> None:
+        rates = base ** -(torch.arange(0, head_size, 2, device=position_S.device) / head_size)
+        angles_SE = (position_S[:, None] * rates).repeat(1, 2)
         self.cos_SE, self.sin_SE = angles_SE.cos(), angles_SE.sin()
 
-    def __call__(self, x_BHSE: Tensor) -> Tensor:
+    def __call__(self, x_BHSE: Tensor, place: int | slice = slice(None)) -> Tensor:
+        """Turns queries or keys by their positions; `place` picks one of the positions, as in a search."""
         first, second = x_BHSE.chunk(2, dim=-1)
         turned_BHSE = torch.cat([-second, first], dim=-1)
-        return (x_BHSE * self.cos_SE + turned_BHSE * self.sin_SE).to(x_BHSE.dtype)
+        return (x_BHSE * self.cos_SE[place] + turned_BHSE * self.sin_SE[place]).to(x_BHSE.dtype)
 
 
 class RelativeBias(nn.Module):
@@ -83,6 +97,26 @@ class RelativeBias(nn.Module):
         position_S = torch.arange(length, device=self.table.weight.device)
         buckets_SS = distance_bucket(position_S - position_S[:, None])
         return self.table(buckets_SS).permute(2, 0, 1)[None]
+
+
+class RelativeKeys(nn.Module):
+    """Relative positions: a learned key for each distance, shared by the heads (Shaw et al., 2018, arXiv 1803.02155).
+
+    The score of a query and a key is q . (k + r), with r the key of their distance, query position minus key position.
+    Distances beyond `farthest` to either side share one key. Each layer has its own table.
+    """
+
+    def __init__(self, head_size: int, farthest: int) -> None:
+        super().__init__()
+        self.farthest = farthest
+        self.table = nn.Embedding(2 * farthest + 1, head_size)
+
+    def forward(self, query_BHSE: Tensor) -> tuple[Tensor, Tensor]:
+        """The query, unchanged, and the bias of its scores, q . r / sqrt(E), (B, H, S, S)."""
+        position_S = torch.arange(query_BHSE.shape[2], device=query_BHSE.device)
+        distance_SS = (position_S[:, None] - position_S).clamp(-self.farthest, self.farthest)
+        keys_SSE = self.table(distance_SS + self.farthest).to(query_BHSE.dtype)
+        return query_BHSE, torch.einsum("bhqe,qke->bhqk", query_BHSE, keys_SSE) * query_BHSE.shape[-1] ** -0.5
 
 
 def distance_bucket(distance: Tensor) -> Tensor:

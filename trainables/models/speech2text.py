@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config import Model
+from trainables.config_model import Model
 from trainables.config_parsing import parse_config
 from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainables.config import Model
+from trainables.config_model import Model
 from trainables.models.decoder import Decoder
 from trainables.models.encoder import Encoder
 from trainables.models.layers import FusedLinear
@@ -61,7 +61,7 @@ def initialize(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            for part in module.weight.chunk(module.parts if isinstance(module, FusedLinear) else 1):
+            for part in module.weight.split(module.widths if isinstance(module, FusedLinear) else len(module.weight)):
                 nn.init.xavier_uniform_(part)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config import Model
+from trainables.config_model import Model
 from trainables.masking import length_mask
 from trainables.models.layers import NORM_EPSILON
 

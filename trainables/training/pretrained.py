@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from trainables.config import Model
+from trainables.config_model import Blocks, Model
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel, check_tokenizers
 from trainables.models.speech_transformer import SpeechTransformer
 
 KEY = "pretrained.decoder"
-# A decoder's output depends on all other keys of the model section, even where the shapes would fit.
-OTHER_KEYS = {
-    "kind", "encoder_layers", "attention", "reduction", "reduction_factor", "conv_channels", "stack_norm",
-    "embedding_norm", "encoder_positions", "scale_states", "dropout", "layer_drop",
-    "feed_forward", "ff_expansion",  # two ways to give the inner width
-}  # fmt: skip
-DECODER_KEYS = [key for key in (*Model.model_fields, "inner_width") if key not in OTHER_KEYS]
+# A decoder's output depends on these keys, even where the shapes would fit; two keys give the inner width.
+DECODER_KEYS = [
+    *(key for key in Blocks.model_fields if key not in ("feed_forward", "ff_expansion", "dropout", "layer_drop")),
+    "inner_width", "decoder_layers", "decoder_positions", "first_position",
+]  # fmt: skip
 
 
 def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: Tokenizer) -> None:

@@ -20,7 +20,7 @@ from asr_platform.cli.parameters import FOLDER, Finite
 from asr_platform.storage.store_address import checked_uri, named_uri
 from search_spaces.settings import Limits, refuse_words
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
-from trainables.config import ConfigSection
+from trainables.config_model import ConfigSection
 
 if TYPE_CHECKING:
     from asr_platform.cli.live import LiveDisplay

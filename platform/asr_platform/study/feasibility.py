@@ -14,7 +14,8 @@ from typing import Any
 from asr_platform.study.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
 from search_spaces.space import Proposal, Space
-from trainables.config import Config, Model
+from trainables.config import Config
+from trainables.config_model import Model
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import corpus_tokenizer

@@ -1,0 +1,262 @@
+"""The section `model` of a configuration: the architecture of the network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from trainables.bounds import LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
+
+SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
+
+Width = Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Multiplier = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class ConfigSection(BaseModel):
+    """Base of all sections: immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Blocks(ConfigSection):
+    """Shape of a stack of Transformer layers, and of the embeddings around it."""
+
+    d_model: Width = Field(256, description="width of the residual stream")
+    heads: int = Field(
+        4, ge=1, le=1000, description="attention heads of each layer; must divide d_model, unless head_size is set"
+    )
+    head_size: int | None = Field(None, ge=1, le=LARGEST_WIDTH, description="width of a head; default: d_model / heads")
+    kv_heads: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="heads of keys and values in self-attention, shared by groups of queries; default: heads",
+    )
+    feed_forward: Width = Field(1024, description="inner width of the feed-forward sublayers")
+    ff_expansion: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST_WIDTH,
+        description="feed_forward as a multiple of d_model, rounded down; replaces feed_forward",
+    )
+    activation: Literal["gelu", "relu", "silu"] = Field(
+        "gelu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
+    )
+    gated: bool = Field(
+        False, description="feed-forward with a gate, act(W x) * (V x), one matrix more; with silu: SwiGLU"
+    )
+    norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm")
+    norm_epsilon: float = Field(1e-5, gt=0, le=1, description="epsilon of the norms")
+    qk_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of each head's queries and keys")
+    qkv_bias: bool = Field(True, description="bias in the query, key and value projections")
+    bias: bool = Field(True, description="bias in the attention's output projection and in the feed-forward sublayers")
+    scale_embeddings: bool = Field(True, description="scale the token embeddings by sqrt(d_model)")
+    tied_embeddings: bool = Field(False, description="share the token embedding with the output projection")
+    embedding_multiplier: Multiplier = Field(1.0, description="factor of the input of the layers over tokens")
+    attention_multiplier: Multiplier | None = Field(
+        None, description="factor of the attention scores; default: 1 / sqrt(head size)"
+    )
+    residual_multiplier: Multiplier = Field(1.0, description="factor of each sublayer's output")
+    logits_scaling: Multiplier = Field(1.0, description="divisor of the logits over tokens")
+    rotary_base: float = Field(10_000.0, gt=1, le=1e12, description="base of the wavelengths of rotary positions")
+    dropout: Probability = Field(0.1, description="dropout probability in all layers")
+    layer_drop: Probability = Field(0.0, description="probability that an utterance skips a layer in training")
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width of the feed-forward sublayers."""
+        return self.feed_forward if self.ff_expansion is None else int(self.ff_expansion * self.d_model)
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head."""
+        return self.head_size or self.d_model // self.heads
+
+    def conflicts(self) -> list[str]:
+        """Reasons why the keys do not go together; empty if they do."""
+        found = []
+        if self.head_size is None and self.d_model % self.heads:
+            found.append(f"heads must divide d_model, but got heads={self.heads}, d_model={self.d_model}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            found.append(f"kv_heads must divide heads, but got kv_heads={self.kv_heads}, heads={self.heads}")
+        if self.d_model % 2:
+            found.append(f"d_model must be even for sinusoidal positions, but got d_model={self.d_model}")
+        if not 1 <= self.inner_width <= LARGEST_WIDTH:
+            width = f"ff_expansion={self.ff_expansion} of d_model={self.d_model}"
+            found.append(f"{width} is {'less than 1' if self.inner_width < 1 else f'more than {LARGEST_WIDTH}'}")
+        return found
+
+
+class MidHead(ConfigSection):
+    """Transcript editor: the head over characters after a middle layer of the encoder (self-conditioning)."""
+
+    layer: Layers | None = Field(None, description="encoder layer after which it reads; default: half of the layers")
+    dropout: Probability = Field(0.1, description="dropout before this head and before the head of the draft")
+
+
+class Pooling(ConfigSection):
+    """Transcript editor: pooling of encoder states before the draft, weighted by the mid head."""
+
+    window: int = Field(4, ge=1, le=1000, description="encoder states per state of the draft")
+    epsilon: float = Field(
+        0.0, ge=0, le=1, description="added to the sum of the weights; Granite Speech: 1e-8; 0: exact means"
+    )
+
+
+class Projector(ConfigSection):
+    """Transcript editor: windows of encoder states to the editor's audio positions, by cross-attention."""
+
+    d_model: Width | None = Field(None, description="width; default: that of the editor")
+    heads: int | None = Field(None, ge=1, le=1000, description="attention heads; default: those of the editor")
+    layers: Layers = Field(2, description="layers of cross-attention and feed-forward")
+    window: int = Field(15, ge=1, le=1000, description="encoder states per window; a multiple of reduction_factor")
+    reduction_factor: int = Field(5, ge=1, le=1000, description="encoder states per audio position of the editor")
+    ff_expansion: float = Field(
+        2.0, gt=0, le=1000, description="inner width of the feed-forward sublayers, as a multiple of d_model"
+    )
+    states: tuple[Layers, ...] | None = Field(
+        None,
+        min_length=1,
+        description="encoder layers whose states are read; default: a quarter, half, three quarters, all",
+    )
+    qkv_bias: bool = Field(True, description="bias in the attention's projections")
+    bias: bool = Field(True, description="bias in the feed-forward sublayers")
+    last_window: Literal["mask", "drop"] = Field(
+        "mask",
+        description="states behind the last whole audio position: masked in one more, or dropped, as Granite Speech "
+        "does, with zeros seen in the last window",
+    )
+    undo_multiplier: bool = Field(False, description="divide the output by editor.embedding_multiplier")
+
+
+class Editor(Blocks):
+    """Transcript editor: the bidirectional transformer over audio and text positions."""
+
+    layers: Layers = Field(2, description="Transformer layers of the editor")
+    positions: Literal["none", "sinusoidal", "rotary"] = Field("rotary", description="positions in the editor")
+    d_model: Width = Field(256, description="width of the residual stream")
+    activation: Literal["gelu", "relu", "silu"] = Field(
+        "silu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
+    )
+    gated: bool = Field(
+        True, description="feed-forward with a gate, act(W x) * (V x), one matrix more; with silu: SwiGLU"
+    )
+    norm: Literal["layer", "rms"] = Field("rms", description="LayerNorm or RMSNorm")
+    qkv_bias: bool = Field(False, description="bias in the query, key and value projections")
+    bias: bool = Field(False, description="bias in the attention's output projection and in the feed-forward sublayers")
+    tied_embeddings: bool = Field(True, description="share the token embedding with the output projection")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Editor:
+        mistakes = self.conflicts()
+        if self.positions == "rotary" and self.head_width % 2:
+            mistakes.append(f"rotary positions need an even head size, but it is {self.head_width}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def language_model(self) -> Model:
+        """The language model with the editor's shape and parameter names, from which an editor can begin."""
+        shape: dict[str, Any] = self.model_dump()
+        layers, positions = shape.pop("layers"), shape.pop("positions")
+        return Model(kind="language_model", decoder_layers=layers, decoder_positions=positions, **shape)
+
+
+class Slots(ConfigSection):
+    """Transcript editor: the editor's text positions, a slot before, between and after the tokens of the draft."""
+
+    minimum: int = Field(8, ge=1, le=10_000, description="smallest number of text positions; slots fill the end")
+
+
+class Model(Blocks):
+    """Architecture of the network."""
+
+    kind: Literal["encoder_decoder", "transcript_editor", "language_model"] = Field(
+        "encoder_decoder",
+        description="attention and CTC; or a CTC draft, edited in one pass without autoregression; or the decoder "
+        "alone, without cross-attention, on text",
+    )
+    encoder_layers: Layers = Field(2, description="layers of the encoder")
+    decoder_layers: Layers = Field(2, description="Transformer layers of the decoder")
+    encoder_block: Literal["transformer", "conformer"] = Field(
+        "transformer", description="layers of the encoder: pre-norm Transformer, or conformer with convolutions"
+    )
+    conv_kernel: int = Field(15, ge=1, le=1001, description="width in states of the conformer's depthwise convolution")
+    conv_expansion: int = Field(2, ge=1, le=100, description="width of that convolution as a multiple of d_model")
+    conv_norm: Literal["batch", "layer", "rms"] = Field("batch", description="norm in the conformer's convolution")
+    context_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="encoder states that attend to each other, block by block; default: all"
+    )
+    attention: Literal["sdpa", "flex"] = Field(
+        "sdpa", description="attention kernel of encoder and editor; flex: FlexAttention on a GPU, SDPA elsewhere"
+    )
+    reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
+        "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
+    )
+    reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
+    conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
+    stack_norm: Literal["none", "layer", "rms"] = Field(
+        "none", description="norm of the stacked frames with reduction=stack"
+    )
+    embedding_norm: bool = Field(False, description="norm between subsampling and the first encoder layer")
+    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative", "relative_keys"] = Field(
+        "sinusoidal",
+        description="positions in the encoder; relative: a bias for each head and distance; relative_keys: a learned "
+        "key for each distance in each layer, as Granite Speech's conformer has",
+    )
+    max_distance: int = Field(
+        512, ge=1, le=1_000_000, description="relative_keys: distance in states beyond which all share one key"
+    )
+    decoder_positions: Literal["none", "sinusoidal", "rotary"] = Field(
+        "sinusoidal", description="positions in the decoder"
+    )
+    first_position: int = Field(
+        0, ge=0, le=1_000_000, description="first sinusoidal position; Speech2Text: padding id + 1"
+    )
+    scale_states: bool = Field(False, description="scale the subsampled frames by sqrt(d_model), as Speech2Text does")
+    mid_head: MidHead = Field(
+        MidHead(), description="transcript editor: head over characters in the middle of the encoder"
+    )
+    pooling: Pooling = Field(Pooling(), description="transcript editor: pooling before the draft")
+    projector: Projector = Field(
+        Projector(), description="transcript editor: from encoder states to the editor's audio positions"
+    )
+    editor: Editor = Field(Editor(), description="transcript editor: the bidirectional transformer")
+    slots: Slots = Field(Slots(), description="transcript editor: the editor's text positions")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Model:
+        mistakes = self.conflicts()
+        if "rotary" in (self.encoder_positions, self.decoder_positions) and self.head_width % 2:
+            mistakes.append(f"rotary positions need an even head size, but it is {self.head_width}")
+        if self.attention == "flex" and self.head_width < SMALLEST_FLEX_HEAD:
+            mistakes.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but it is {self.head_width}")
+        if self.attention == "flex" and self.encoder_positions == "relative_keys":
+            mistakes.append("attention=flex does not go with encoder_positions=relative_keys: use sdpa")
+        if self.stack_norm != "none" and self.reduction != "stack":
+            mistakes.append(f"stack_norm={self.stack_norm} has no meaning with reduction={self.reduction}")
+        if self.kind == "transcript_editor":
+            mistakes += self._editor_conflicts()
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def _editor_conflicts(self) -> list[str]:
+        found, projector = [], self.projector
+        read = {"mid_head.layer": self.mid_head.layer or 1, "projector.states": max(projector.states or (1,))}
+        for key, layer in read.items():
+            if layer > self.encoder_layers:
+                found.append(f"{key} names layer {layer} of encoder_layers={self.encoder_layers}")
+        window, factor = projector.window, projector.reduction_factor
+        if window % factor:
+            found.append(f"projector.reduction_factor must divide window, but got {factor} and {window}")
+        width, heads = projector.d_model or self.editor.d_model, projector.heads or self.editor.heads
+        if width % heads:
+            found.append(f"projector.heads must divide its d_model, but got heads={heads}, d_model={width}")
+        return found
