@@ -15,10 +15,11 @@ from search_spaces.space import Proposal, Space
 from trainables.bounds import LARGEST_WIDTH
 from trainables.config import Config, Tokenizer
 from trainables.config_model import SMALLEST_FLEX_HEAD
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 
-VocabSizeOf: TypeAlias = Callable[[Tokenizer], int]
-"""Returns how many tokens a tokenizer has once it is trained; an InputError if the text cannot give so many."""
+VocabularyOf: TypeAlias = Callable[[Tokenizer], Vocabulary]
+"""Returns the sizes that a tokenizer's vocabulary has once it is trained; an InputError if the text cannot give it."""
 
 FILLED = 0.98  # smallest share of the budget that a fitted model has
 SAFE_HEAD = 64  # a head size that every other key of a model goes with
@@ -30,7 +31,7 @@ class OverBudgetError(InputError):
     """A model has more parameters than the budget of its space."""
 
 
-def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf, num_feats: int) -> Proposal:
+def complete(space: Space, values: Mapping[str, Any], vocabulary_of: VocabularyOf, num_feats: int) -> Proposal:
     """Completes a proposal to a trial: its configuration, the fitted width, and the number of parameters.
 
     Args:
@@ -45,11 +46,11 @@ def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf
     fit, budget = space.fit, space.settings.budget
     given = {} if fit is None or fit.key in values else {fit.key: SAFE_HEAD * space.value("model.heads", values)}
     config = space.config({**values, **given})
-    vocab_size = vocab_size_of(config.tokenizer)
+    vocabulary = vocabulary_of(config.tokenizer)
     if fit is not None and given:
-        given = {fit.key: _fitted_width(space, fit, config, vocab_size, num_feats)}
+        given = {fit.key: _fitted_width(space, fit, config, vocabulary, num_feats)}
         config = space.config({**values, **given})
-    parameters = count_parameters(config, vocab_size, num_feats)
+    parameters = count_parameters(config, vocabulary, num_feats)
     if parameters > budget:
         raise OverBudgetError(
             f"{space.source}: budget: a model of {parameters:,} parameters is over the {budget:,} allowed",
@@ -58,7 +59,7 @@ def complete(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf
     return Proposal(config, parameters, {} if fit is None else {fit.key: {**values, **given}[fit.key]})
 
 
-def _fitted_width(space: Space, fit: Fit, config: Config, vocab_size: int, num_feats: int) -> int:
+def _fitted_width(space: Space, fit: Fit, config: Config, vocabulary: Vocabulary, num_feats: int) -> int:
     """Width for the key `fit` that gives the model at least 98% and at most 100% of the space's budget of parameters.
 
     The number of parameters grows with the width. Bisection finds the widest multiple of a step that is within the
@@ -72,7 +73,7 @@ def _fitted_width(space: Space, fit: Fit, config: Config, vocab_size: int, num_f
 
     def count(width: int) -> int:
         model = config.model.model_copy(update={name: width})
-        return count_parameters(config.model_copy(update={section: model}), vocab_size, num_feats)
+        return count_parameters(config.model_copy(update={section: model}), vocabulary, num_feats)
 
     low, high = _bounds(fit, heads, budget)
     for step in _steps(fit, heads):
@@ -114,7 +115,7 @@ def _multiples(step: int, low: int, high: int) -> range:
     return range(-(-low // step) * step, high + 1, step)
 
 
-def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> list[str]:
+def check_budget(space: Space, vocabulary_of: VocabularyOf, num_feats: int) -> list[str]:
     """Checks that a space has models within its budget.
 
     Returns:
@@ -125,7 +126,7 @@ def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> li
             model); or no combination of values is valid, or none of the tokenizers can be trained.
     """
     budget, fit = space.settings.budget, space.fit
-    values, count = extreme(space, vocab_size_of, num_feats, enough=budget)
+    values, count = extreme(space, vocabulary_of, num_feats, enough=budget)
     if count > budget:
         raise InputError(
             f"{space.source}: budget: {budget:,} parameters are impossible: the smallest model that this space can "
@@ -133,14 +134,14 @@ def check_budget(space: Space, vocab_size_of: VocabSizeOf, num_feats: int) -> li
             f"Set budget to {count} or more, or let the space make smaller models.",
         )
     if fit is not None:
-        values, count = extreme(space, vocab_size_of, num_feats, largest=True, enough=FILLED * budget)
+        values, count = extreme(space, vocabulary_of, num_feats, largest=True, enough=FILLED * budget)
         if count < FILLED * budget:
             raise InputError(
                 f"{space.source}: vary.{fit.key}: {budget:,} parameters are out of reach: the largest model that "
                 f"this space can make has {count:,} ({_chosen(values)})",
                 f"Raise the upper bound, or set budget to {count} or less.",
             )
-    return _missing_vocabularies(space, vocab_size_of)
+    return _missing_vocabularies(space, vocabulary_of)
 
 
 def _chosen(values: Mapping[str, Any]) -> str:
@@ -148,7 +149,7 @@ def _chosen(values: Mapping[str, Any]) -> str:
 
 
 def extreme(
-    space: Space, vocab_size_of: VocabSizeOf, num_feats: int, largest: bool = False, enough: float | None = None
+    space: Space, vocabulary_of: VocabularyOf, num_feats: int, largest: bool = False, enough: float | None = None
 ) -> tuple[dict[str, Any], int]:
     """Values of the smallest (or `largest`) model that a space can propose, and its number of parameters.
 
@@ -172,7 +173,7 @@ def extreme(
 
     def count(point: Mapping[str, Any]) -> int:
         config = space.config(values_at(point))
-        return count_parameters(config, vocab_size_of(config.tokenizer), num_feats)
+        return count_parameters(config, vocabulary_of(config.tokenizer), num_feats)
 
     def size(point: Mapping[str, Any]) -> float:
         try:
@@ -201,14 +202,14 @@ def _extreme_width(space: Space, fit: Fit, values: Mapping[str, Any], largest: b
     return widths[-1] if largest else widths[0]
 
 
-def remembered(vocab_size_of: VocabSizeOf) -> VocabSizeOf:
-    """`vocab_size_of` with a cache of its results and InputErrors by tokenizer."""
-    outcomes: dict[Tokenizer, int | InputError] = {}
+def remembered(vocabulary_of: VocabularyOf) -> VocabularyOf:
+    """`vocabulary_of` with a cache of its results and InputErrors by tokenizer."""
+    outcomes: dict[Tokenizer, Vocabulary | InputError] = {}
 
-    def vocab_size(tokenizer: Tokenizer) -> int:
+    def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         if tokenizer not in outcomes:
             try:
-                outcomes[tokenizer] = vocab_size_of(tokenizer)
+                outcomes[tokenizer] = vocabulary_of(tokenizer)
             except InputError as error:
                 outcomes[tokenizer] = error
         outcome = outcomes[tokenizer]
@@ -216,7 +217,7 @@ def remembered(vocab_size_of: VocabSizeOf) -> VocabSizeOf:
             raise outcome
         return outcome
 
-    return vocab_size
+    return vocabulary
 
 
 def _candidates(space: Space) -> dict[str, list[Any]]:
@@ -232,13 +233,13 @@ def _starts(space: Space) -> Iterator[dict[str, Any]]:
         yield {key: draw.choice(values) for key, values in candidates.items()}
 
 
-def _missing_vocabularies(space: Space, vocab_size_of: VocabSizeOf) -> list[str]:
+def _missing_vocabularies(space: Space, vocabulary_of: VocabularyOf) -> list[str]:
     """Reasons why tokenizers of the space cannot be trained; of a range of sizes, the two ends are tried."""
     candidates = {key: values for key, values in _candidates(space).items() if key.startswith("tokenizer.")}
     reasons = []
     for values in product(*candidates.values()):
         try:
-            vocab_size_of(space.config(dict(zip(candidates, values, strict=True))).tokenizer)
+            vocabulary_of(space.config(dict(zip(candidates, values, strict=True))).tokenizer)
         except InputError as error:
             reasons.append(error.problem)
     return list(dict.fromkeys(reasons))

@@ -10,30 +10,31 @@ from functools import lru_cache
 
 from trainables.config import Config
 from trainables.config_model import Model
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.encoder import Encoder
 from trainables.models.speech_transformer import make_model, stacks
 from trainables.shapes import shapes_only
 
 
-def count_parameters(config: Config, vocab_size: int, num_feats: int) -> int:
+def count_parameters(config: Config, vocabulary: Vocabulary, num_feats: int) -> int:
     """Number of parameters of a model; shared parameters count once.
 
     Args:
         config: configuration; only `model` and `features.num_feats` matter.
-        vocab_size: number of tokens, special ones included.
+        vocabulary: sizes of the tokenizer's vocabulary.
         num_feats: mel bins of the corpus; the configuration may use fewer.
     """
     model, bins = config.model, min(num_feats, config.features.num_feats or num_feats)
     shallow = model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
-    encoder_layer, decoder_layer, rest = _shallow_counts(shallow, vocab_size, bins)
+    encoder_layer, decoder_layer, rest = _shallow_counts(shallow, vocabulary, bins)
     return model.encoder_layers * encoder_layer + model.decoder_layers * decoder_layer + rest
 
 
 @lru_cache(maxsize=4096)
-def _shallow_counts(model: Model, vocab_size: int, num_feats: int) -> tuple[int, int, int]:
+def _shallow_counts(model: Model, vocabulary: Vocabulary, num_feats: int) -> tuple[int, int, int]:
     """Parameters of one encoder layer (0 without an encoder), of one decoder layer, and of the rest of the model."""
     with shapes_only():
-        built = make_model(model, vocab_size, num_feats)
+        built = make_model(model, vocabulary, num_feats)
     total, encoder, decoder = sum(parameter.numel() for parameter in built.parameters()), 0, 0
     for stack in stacks(built).values():
         layer = sum(parameter.numel() for parameter in stack.layers.parameters())

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainables.config import Model
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 from trainables.shapes import shapes_only
 
@@ -16,18 +17,19 @@ BUILD = """
 import sys
 from trainables.config import Model
 from trainables.shapes import shapes_only
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 with shapes_only():
-    make_model(Model(), 30, 80)
+    make_model(Model(), Vocabulary(30, 25), 80)
 print("torch._dynamo" in sys.modules)
 """
 
 
 def test_the_shapes_are_those_of_the_model() -> None:
     with shapes_only():
-        shapes = make_model(Model(), 30, 80)
+        shapes = make_model(Model(), Vocabulary(30, 25), 80)
     assert all(tensor.is_meta for tensor in (*shapes.parameters(), *shapes.buffers()))
-    found = {name: tensor.shape for name, tensor in make_model(Model(), 30, 80).state_dict().items()}
+    found = {name: tensor.shape for name, tensor in make_model(Model(), Vocabulary(30, 25), 80).state_dict().items()}
     assert {name: tensor.shape for name, tensor in shapes.state_dict().items()} == found
 
 

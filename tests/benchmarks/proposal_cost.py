@@ -21,10 +21,11 @@ from search_spaces.budget import complete
 from search_spaces.reader import SHIPPED, parse_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Config, Tokenizer
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 
 NUM_FEATS = 80
-CHARACTERS = 33
+CHARACTERS = Vocabulary(33, 28)
 WIDTH = "model.d_model: {choice: [256, 320, 384]}"
 FEED_FORWARD = "model.feed_forward: {fit: [512, 4096]}"
 
@@ -50,7 +51,7 @@ def measure(space: Space, proposals: int, known: int) -> tuple[list[float], list
         nonlocal tried
         tried += 1
         try:
-            return complete(space, values, vocab_size_of, NUM_FEATS)
+            return complete(space, values, vocabulary_of, NUM_FEATS)
         except InputError:
             return None
 
@@ -68,8 +69,8 @@ def measure(space: Space, proposals: int, known: int) -> tuple[list[float], list
     return seconds, found, tried
 
 
-def vocab_size_of(tokenizer: Tokenizer) -> int:
-    return tokenizer.vocab_size or CHARACTERS
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    return CHARACTERS._replace(tokens=tokenizer.vocab_size or CHARACTERS.tokens)
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
     data = Corpus.open(corpus)
     trainer = Trainer(config, data, torch.device("cpu"))
     trained: Any = trainer.task.trained
-    parameters = count_parameters(config, trained.tokenizer.vocab_size, data.recipe.bins)
+    parameters = count_parameters(config, trained.tokenizer.vocabulary, data.recipe.bins)
     curve, reason = [], ""
     for epoch in range(1, config.training.epochs + 1):
         start = time.process_time()

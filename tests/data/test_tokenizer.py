@@ -57,6 +57,7 @@ def test_vocabulary_counts_everything(config: TokenizerConfig) -> None:
     tokenizer = Tokenizer.train(TEXTS, config)
     assert tokenizer.vocab_size == (config.vocab_size or len(set("".join(TEXTS))) + 5)
     assert tokenizer.kind == config.kind
+    assert tokenizer.vocabulary == (tokenizer.vocab_size, len(set("".join(TEXTS))))
     ids = {token for sequence in tokenizer.encode(TEXTS) for token in sequence}
     assert ids <= set(range(5, tokenizer.vocab_size))
 

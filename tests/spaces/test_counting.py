@@ -13,8 +13,10 @@ from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space, shipped
 from trainables.config import Config, Model
 from trainables.config_model import Editor, MidHead, Pooling, Projector, Slots
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 
+VOCABULARY = Vocabulary(1000, 28)
 SIZES = {  # of keys whose type does not tell what is possible
     "encoder_layers": st.integers(1, 3),
     "decoder_layers": st.integers(1, 3),
@@ -89,27 +91,33 @@ def shapes(draw: st.DrawFn) -> Model:
     return Model(d_model=max(8, head) * leaves["heads"], **leaves)
 
 
-def counted(model: Model, vocab_size: int, num_feats: int, device: str = "meta") -> int:
+def counted(model: Model, vocabulary: Vocabulary, num_feats: int, device: str = "meta") -> int:
     """The parameters of the model itself."""
     with torch.device(device):
-        return sum(tensor.numel() for tensor in make_model(model, vocab_size, num_feats).parameters())
+        return sum(tensor.numel() for tensor in make_model(model, vocabulary, num_feats).parameters())
 
 
 @settings(max_examples=50)
-@given(model=shapes(), vocab_size=st.integers(8, 100), num_feats=st.integers(1, 80))
-def test_the_count_is_that_of_the_model_itself(model: Model, vocab_size: int, num_feats: int) -> None:
-    assert count_parameters(Config(model=model), vocab_size, num_feats) == counted(model, vocab_size, num_feats)
+@given(
+    model=shapes(),
+    vocabulary=st.builds(Vocabulary, st.integers(8, 100), st.integers(1, 50)),
+    num_feats=st.integers(1, 80),
+)
+def test_the_count_is_that_of_the_model_itself(model: Model, vocabulary: Vocabulary, num_feats: int) -> None:
+    assert count_parameters(Config(model=model), vocabulary, num_feats) == counted(model, vocabulary, num_feats)
 
 
 def test_a_model_in_memory_has_as_many() -> None:
     model = Model(d_model=16, heads=2, feed_forward=40, conv_channels=8, tied_embeddings=True)
-    assert count_parameters(Config(model=model), 30, 20) == counted(model, 30, 20, "cpu")
+    assert count_parameters(Config(model=model), Vocabulary(30, 25), 20) == counted(
+        model, Vocabulary(30, 25), 20, "cpu"
+    )
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_deep_models_too(name: str) -> None:
     config = load_space(name).config({})
-    assert count_parameters(config, 1000, 80) == counted(config.model, 1000, 80)
+    assert count_parameters(config, VOCABULARY, 80) == counted(config.model, VOCABULARY, 80)
 
 
 def test_every_key_of_a_model_takes_part_in_these_tests() -> None:
@@ -119,15 +127,15 @@ def test_every_key_of_a_model_takes_part_in_these_tests() -> None:
 
 def test_sharing_the_embedding_saves_one_matrix() -> None:
     shared, separate = (Config(model=Model(tied_embeddings=tied)) for tied in (True, False))
-    assert count_parameters(separate, 1000, 80) - count_parameters(shared, 1000, 80) == 1000 * 256
+    assert count_parameters(separate, VOCABULARY, 80) - count_parameters(shared, VOCABULARY, 80) == 1000 * 256
 
 
 def test_fewer_bins_make_a_smaller_model() -> None:
     fewer = Config.model_validate({"features": {"num_feats": 40}})
-    assert count_parameters(fewer, 100, 80) == count_parameters(Config(), 100, 40)
-    assert count_parameters(fewer, 100, 20) == count_parameters(Config(), 100, 20)
+    assert count_parameters(fewer, Vocabulary(100, 28), 80) == count_parameters(Config(), Vocabulary(100, 28), 40)
+    assert count_parameters(fewer, Vocabulary(100, 28), 20) == count_parameters(Config(), Vocabulary(100, 28), 20)
 
 
 def test_no_weight_is_allocated() -> None:
     model = Model(d_model=32768, heads=4, feed_forward=131072, encoder_layers=50)
-    assert count_parameters(Config(model=model), 1000, 80) > 10**11
+    assert count_parameters(Config(model=model), VOCABULARY, 80) > 10**11

@@ -18,11 +18,12 @@ from search_spaces.distributions import Fit
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
 from trainables.config import Tokenizer
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 
 
-def vocab_size_of(tokenizer: Tokenizer) -> int:
-    return tokenizer.vocab_size or 33
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.vocab_size or 33, 28)
 
 
 @st.composite
@@ -65,14 +66,14 @@ def spaces(draw: st.DrawFn) -> Space:
 def test_a_fitted_model_fills_the_budget(space: Space, seed: int) -> None:
     values, fit, budget = space.propose(Drawn(seed)), space.fit, space.settings.budget
     assert fit is not None and fit.key not in values
-    found = feasible(space, values, vocab_size_of)
+    found = feasible(space, values, vocabulary_of)
     event("filled" if found else "no width does")
     if found is None:
         return  # rightly so: see below
     width, model = found.fitted[fit.key], found.config.model
     assert FILLED * budget <= found.parameters <= budget
     assert found.config == space.config({**values, fit.key: width})
-    assert found.parameters == count_parameters(found.config, vocab_size_of(found.config.tokenizer), NUM_FEATS)
+    assert found.parameters == count_parameters(found.config, vocabulary_of(found.config.tokenizer), NUM_FEATS)
     assert (fit.low or 8) <= width <= (fit.high or budget)
     assert width % (fit.step or 1) == 0
     assert fit.key != "model.d_model" or width % (2 * model.heads) == 0
@@ -86,7 +87,7 @@ def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
     assert fit is not None
     heads = values.get("model.heads", 4)
     welcome = 8 * heads if fit.key == "model.d_model" else 64
-    found = feasible(space, values, vocab_size_of)
+    found = feasible(space, values, vocabulary_of)
     unit = 2 * heads if fit.key == "model.d_model" else 1
     if found is not None and (fit.step or found.fitted[fit.key] % welcome == 0):
         return
@@ -95,7 +96,7 @@ def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
 
     def count(width: int) -> int:
         config = space.config({**values, fit.key: width})
-        return count_parameters(config, vocab_size_of(config.tokenizer), NUM_FEATS)
+        return count_parameters(config, vocabulary_of(config.tokenizer), NUM_FEATS)
 
     widths = range(-(-low // step) * step, high + 1, step)
     place = bisect_right(widths, budget, key=count)
@@ -108,23 +109,23 @@ def space(fit: str, rest: str = "", budget: int = 5_000_000) -> Space:
 
 def test_a_width_that_is_given_is_taken() -> None:
     """As an entry of `start` gives it: known to be good, wherever in the budget."""
-    found = complete(space("fit"), {"model.d_model": 64}, vocab_size_of, NUM_FEATS)
+    found = complete(space("fit"), {"model.d_model": 64}, vocabulary_of, NUM_FEATS)
     assert found.fitted == {"model.d_model": 64} and found.parameters < 5_000_000 / 2
 
 
 def test_nothing_is_fitted_where_nothing_shall_be() -> None:
     given_ = parse_space("vary: {model.d_model: {choice: [64]}}", "my.yaml")
-    assert complete(given_, {"model.d_model": 64}, vocab_size_of, NUM_FEATS).fitted == {}
+    assert complete(given_, {"model.d_model": 64}, vocabulary_of, NUM_FEATS).fitted == {}
 
 
 def test_steps_of_heads_of_eight_come_first() -> None:
     """Of two budgets, the one that such a width fills, and one between two of these."""
     layers = "  model.encoder_layers: {choice: [6]}"
-    exact = complete(space("fit", layers, 10**9), {"model.d_model": 256}, vocab_size_of, NUM_FEATS).parameters
+    exact = complete(space("fit", layers, 10**9), {"model.d_model": 256}, vocabulary_of, NUM_FEATS).parameters
     for budget, width in ((int(exact * 1.01), 256), (int(exact * 1.06), 264)):
-        assert feasible(space("fit", layers, budget), {}, vocab_size_of) == Proposal(
+        assert feasible(space("fit", layers, budget), {}, vocabulary_of) == Proposal(
             space(f"{{fit: [{width}, {width}]}}", layers, budget).config({"model.d_model": width}),
-            count := complete(space("fit", layers, 10**9), {"model.d_model": width}, vocab_size_of, 80).parameters,
+            count := complete(space("fit", layers, 10**9), {"model.d_model": width}, vocabulary_of, 80).parameters,
             {"model.d_model": width},
         )
         assert FILLED * budget <= count <= budget
@@ -140,23 +141,23 @@ def test_steps_of_heads_of_eight_come_first() -> None:
 )
 def test_bounds_between_which_nothing_fills_the_budget(bounds: str, reason: str) -> None:
     narrow = space(f"{{fit: {bounds}}}", "  model.encoder_layers: {int: [2, 4]}")
-    assert feasible(narrow, {"model.encoder_layers": 2}, vocab_size_of) is None
+    assert feasible(narrow, {"model.encoder_layers": 2}, vocabulary_of) is None
     with pytest.raises(InputError) as error:
-        check_budget(narrow, vocab_size_of, NUM_FEATS)
+        check_budget(narrow, vocabulary_of, NUM_FEATS)
     assert reason in error.value.problem
 
 
 def test_a_width_between_two_steps_is_named() -> None:
     with pytest.raises(InputError) as error:
-        complete(space("{fit: [100, 400], step: 100}"), {}, vocab_size_of, NUM_FEATS)
+        complete(space("{fit: [100, 400], step: 100}"), {}, vocabulary_of, NUM_FEATS)
     assert "no width fills 98% of the budget of 5,000,000 parameters: 200 gives 3," in error.value.problem
     assert "400 gives " in error.value.problem  # 300 is no multiple of two for each head
 
 
 def test_the_smallest_model_has_the_narrowest_width() -> None:
-    values, count = extreme(space("{fit: [64, 400]}", "  model.heads: {choice: [2, 4]}"), vocab_size_of, NUM_FEATS)
+    values, count = extreme(space("{fit: [64, 400]}", "  model.heads: {choice: [2, 4]}"), vocabulary_of, NUM_FEATS)
     assert values["model.d_model"] == 64
-    assert count == complete(space("fit", budget=10**9), {"model.d_model": 64}, vocab_size_of, NUM_FEATS).parameters
+    assert count == complete(space("fit", budget=10**9), {"model.d_model": 64}, vocabulary_of, NUM_FEATS).parameters
 
 
 def test_how_a_fit_is_written() -> None:

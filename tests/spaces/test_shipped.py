@@ -11,14 +11,15 @@ from proposals import NUM_FEATS, feasible
 from search_spaces.budget import FILLED, check_budget
 from search_spaces.reader import SHIPPED, load_space, shipped
 from trainables.config import Tokenizer
+from trainables.data.text.tokenizer import Vocabulary
 
 PROPOSALS = 200
-CHARACTERS = 33  # of a character tokenizer: A to Z, space, apostrophe, and the special tokens
+CHARACTERS = Vocabulary(33, 28)  # A to Z, space, apostrophe; with the special tokens
 LEAST_FEASIBLE = 0.2  # share of raw proposals: with less, a space wastes its sampler
 
 
-def vocab_size_of(tokenizer: Tokenizer) -> int:
-    return tokenizer.vocab_size or CHARACTERS
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    return CHARACTERS._replace(tokens=tokenizer.vocab_size or CHARACTERS.tokens)
 
 
 def test_what_ships() -> None:
@@ -49,7 +50,7 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
         values = space.propose(trial)
         asked += 1
         space.config(values)  # over budget it may be, but never refused
-        found = feasible(space, values, vocab_size_of)
+        found = feasible(space, values, vocabulary_of)
         if found is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
@@ -64,8 +65,8 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_the_base_is_a_model_within_budget(name: str) -> None:
     space = load_space(name)
-    assert feasible(space, space.start[0] if space.start else {}, vocab_size_of)
-    assert check_budget(space, vocab_size_of, NUM_FEATS) == []
+    assert feasible(space, space.start[0] if space.start else {}, vocabulary_of)
+    assert check_budget(space, vocabulary_of, NUM_FEATS) == []
     assert 1 <= (space.settings.asha.grace or 1) <= space.settings.epochs
 
 

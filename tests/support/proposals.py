@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search_spaces.budget import VocabSizeOf, complete
+from search_spaces.budget import VocabularyOf, complete
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 
@@ -39,9 +39,9 @@ class Drawn:
         )
 
 
-def feasible(space: Space, values: Mapping[str, Any], vocab_size_of: VocabSizeOf) -> Proposal | None:
+def feasible(space: Space, values: Mapping[str, Any], vocabulary_of: VocabularyOf) -> Proposal | None:
     """The trial that a proposal makes on features of 80 bins; None where it makes none."""
     try:
-        return complete(space, values, vocab_size_of, NUM_FEATS)
+        return complete(space, values, vocabulary_of, NUM_FEATS)
     except InputError:
         return None

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from trainables.data.corpus import Corpus
-from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.training import profile as profiles
 from trainables.training.loop import Trainer
@@ -20,6 +20,7 @@ from trainables.training.workload import Workload, Workloads, forward_flops
 
 CPU = torch.device("cpu")
 FEATURES, TOKENS = (2, 13, tiny.BINS), (2, 5)
+VOCABULARY = Vocabulary(tiny.VOCABULARY, 20)
 HEADERS = 100_000  # bytes: of names and shapes in the files
 
 
@@ -29,19 +30,17 @@ def test_the_operations_of_a_language_model_are_those_that_one_counts_by_hand() 
     width, layers, feed_forward = config.model.d_model, config.model.decoder_layers, config.model.feed_forward
     weights = layers * (4 * width**2 + 2 * width * feed_forward) + width * tiny.VOCABULARY
     (items, length), attention = TOKENS, layers * 2 * width
-    assert forward_flops(config, tiny.VOCABULARY, FEATURES, TOKENS) == 2 * items * length * (
-        weights + attention * length
-    )
+    assert forward_flops(config, VOCABULARY, FEATURES, TOKENS) == 2 * items * length * (weights + attention * length)
 
 
 @pytest.mark.parametrize("reduction", ["conv", "conv2d", "both", "stack", "lstm"])
 def test_operations_grow_with_the_batch_and_with_the_model(reduction: str) -> None:
     config = tiny.config({"model.reduction": reduction})
-    one = forward_flops(config, tiny.VOCABULARY, FEATURES, TOKENS)
+    one = forward_flops(config, VOCABULARY, FEATURES, TOKENS)
     items, *rest = FEATURES
-    assert forward_flops(config, tiny.VOCABULARY, (3 * items, *rest), (3 * items, TOKENS[1])) == 3 * one
+    assert forward_flops(config, VOCABULARY, (3 * items, *rest), (3 * items, TOKENS[1])) == 3 * one
     larger = tiny.config({"model.reduction": reduction, "model.encoder_layers": config.model.encoder_layers + 1})
-    assert forward_flops(larger, tiny.VOCABULARY, FEATURES, TOKENS) > one
+    assert forward_flops(larger, VOCABULARY, FEATURES, TOKENS) > one
 
 
 @pytest.mark.parametrize(

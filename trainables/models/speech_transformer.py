@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainables.config_model import Model
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.decoder import Decoder
 from trainables.models.encoder import Encoder
 from trainables.models.layers import FusedLinear
@@ -42,11 +43,11 @@ class LanguageModel(Decoder):
         initialize(self)
 
 
-def make_model(config: Model, vocab_size: int, num_feats: int) -> SpeechTransformer | LanguageModel:
+def make_model(config: Model, vocabulary: Vocabulary, num_feats: int) -> SpeechTransformer | LanguageModel:
     """The untrained model that a configuration describes."""
     if config.kind == "language_model":
-        return LanguageModel(config, vocab_size)
-    return SpeechTransformer(config, vocab_size, num_feats)
+        return LanguageModel(config, vocabulary.tokens)
+    return SpeechTransformer(config, vocabulary.tokens, num_feats)
 
 
 def stacks(model: nn.Module) -> dict[str, Encoder | Decoder]:

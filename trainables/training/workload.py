@@ -21,7 +21,7 @@ from trainables.data.augmentation import stretched
 from trainables.data.batching import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
-from trainables.data.text.tokenizer import Tokenizer
+from trainables.data.text.tokenizer import Tokenizer, Vocabulary
 from trainables.models.speech_transformer import make_model
 from trainables.shapes import shapes_only
 
@@ -68,9 +68,9 @@ class Workloads:
             lengths_N = stretched(torch.from_numpy(self.split.frames), slowest).numpy()
             budget = config.training.batch_seconds * self.recipe.frames_per_second
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
-        vocab_size = self.tokenizer_of(config.tokenizer).vocab_size
+        vocabulary = self.tokenizer_of(config.tokenizer).vocabulary
         bins = config.features.num_feats or self.recipe.bins
-        of_one = forward_flops(config, vocab_size, (1, length, bins), (1, tokens))
+        of_one = forward_flops(config, vocabulary, (1, length, bins), (1, tokens))
         return Workload(config, BatchPlan(lengths_N, budget).batches, of_one * budget / self.workers / length)
 
     def _token_counts(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
@@ -80,7 +80,9 @@ class Workloads:
         return np.array([len(ids) + 1 for ids in encoded])
 
 
-def forward_flops(config: Config, vocab_size: int, features: tuple[int, int, int], tokens: tuple[int, int]) -> int:
+def forward_flops(
+    config: Config, vocabulary: Vocabulary, features: tuple[int, int, int], tokens: tuple[int, int]
+) -> int:
     """Floating-point operations of a forward pass, two for each multiply-add, counted without allocating memory.
 
     Args:
@@ -88,7 +90,7 @@ def forward_flops(config: Config, vocab_size: int, features: tuple[int, int, int
         tokens: shape of the tokens (B, U).
     """
     with shapes_only(), FlopCounterMode(display=False) as counter:
-        model = make_model(config.model, vocab_size, features[-1])
+        model = make_model(config.model, vocabulary, features[-1])
         inputs_BU = torch.zeros(tokens, dtype=torch.long)
         if config.model.kind == "language_model":
             model(inputs_BU)

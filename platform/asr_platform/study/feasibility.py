@@ -18,7 +18,7 @@ from trainables.config import Config
 from trainables.config_model import Model
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import read_texts
-from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
@@ -46,7 +46,7 @@ class Feasibility:
         corpus.validation_split(splits.validation)  # an error now rather than in the first trial
         self.split = corpus.training_split(splits.train)
         self.tokenizer = cache(partial(corpus_tokenizer, corpus, self.split))
-        self.vocab_size = remembered(lambda config: self.tokenizer(config).vocab_size)
+        self.vocabulary = remembered(lambda config: self.tokenizer(config).vocabulary)
         self.language_model = cache(load_language_model)
         self.texts = cache(read_texts)
         self.refusal: InputError | None = None
@@ -71,7 +71,7 @@ class Feasibility:
         Raises:
             InputError: the proposal is not feasible.
         """
-        proposal = complete(self.space, values, self.vocab_size, self.corpus.recipe.bins)
+        proposal = complete(self.space, values, self.vocabulary, self.corpus.recipe.bins)
         self._check(proposal.config)
         return proposal
 
@@ -84,7 +84,7 @@ class Feasibility:
         Raises:
             InputError: the space has no feasible proposal, or an entry of `start` is not feasible.
         """
-        left_out = check_budget(self.space, self.vocab_size, self.corpus.recipe.bins)
+        left_out = check_budget(self.space, self.vocabulary, self.corpus.recipe.bins)
         for number, values in enumerate(self.space.start):
             try:
                 self.trial(values)
@@ -113,11 +113,11 @@ class Feasibility:
         if config.data.text is not None:
             self.texts(Path(config.data.text))
         if config.optimizer.groups or config.training.stages or pretrained:
-            check_phases(config, parameter_names(config.model, tokenizer.vocab_size, bins), pretrained)
+            check_phases(config, parameter_names(config.model, tokenizer.vocabulary, bins), pretrained)
 
 
 @lru_cache(maxsize=256)
-def parameter_names(model: Model, vocab_size: int, num_feats: int) -> list[str]:
+def parameter_names(model: Model, vocabulary: Vocabulary, num_feats: int) -> list[str]:
     """Names of a model's parameters, without allocating them."""
     with shapes_only():
-        return [name for name, _ in make_model(model, vocab_size, num_feats).named_parameters()]
+        return [name for name, _ in make_model(model, vocabulary, num_feats).named_parameters()]

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sentencepiece
 
@@ -28,6 +28,18 @@ PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
 
 LONGEST_LINE = 1000  # characters; longer ones are split, since unigram training is quadratic in repetitive lines
 UNLIMITED = 2**20  # vocabulary size beyond SentencePiece's 1,000,000 seed pieces
+
+
+class Vocabulary(NamedTuple):
+    """Sizes of a tokenizer's vocabulary, on which the sizes of a model depend.
+
+    Args:
+        tokens: number of tokens, special ones included.
+        characters: number of tokens of one character, special ones excluded.
+    """
+
+    tokens: int
+    characters: int
 
 
 class Tokenizer:
@@ -47,6 +59,7 @@ class Tokenizer:
 
     kind: str
     vocab_size: int
+    vocabulary: Vocabulary
     content_hash: str
 
     def __init__(self, model: bytes, source: str = "tokenizer") -> None:
@@ -67,6 +80,7 @@ class Tokenizer:
         self.content_hash = hashlib.sha256(model).hexdigest()
         self._texts = [piece.replace(SPACE, " ") for piece in pieces]
         characters = sorted(text for text in self._texts if len(text) == 1)
+        self.vocabulary = Vocabulary(len(pieces), len(characters))
         self._unknown = re.compile(f"[^{''.join(re.escape(character) for character in characters)}]")
 
     @classmethod
