@@ -65,6 +65,11 @@ class Blocks(ConfigSection):
     residual_multiplier: Multiplier = Field(1.0, description="factor of each sublayer's output")
     logits_scaling: Multiplier = Field(1.0, description="divisor of the logits over tokens")
     rotary_base: float = Field(10_000.0, gt=1, le=1e12, description="base of the wavelengths of rotary positions")
+    sinusoids: Literal["interleaved", "concatenated"] = Field(
+        "interleaved",
+        description="layout of sinusoidal positions; interleaved: each rate's sine and cosine side by side, as in the "
+        "first Transformer; concatenated: all sines, then all cosines, as in Speech2Text",
+    )
     dropout: Probability = Field(0.1, description="dropout probability in all layers")
     layer_drop: Probability = Field(0.0, description="probability that an utterance skips a layer in training")
 

@@ -12,6 +12,11 @@ from trainables.config import Config
 from trainables.document import Document
 from trainables.errors import InputError
 
+FORMER_VALUES = {"model.sinusoids": "concatenated"}
+"""Keys whose default is another than what was done before they existed, and the value that stands for that.
+
+A record that lacks such a key, a model's `config.json` or a sweep's ledger, was written before the key existed."""
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `("model.dropout", 0.1)` for every leaf of a nested mapping."""
@@ -32,6 +37,15 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[leaf] = value
     return tree
+
+
+def with_former_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of a recorded configuration; a key that is missing, since the record is older, has its former value.
+
+    Args:
+        tree: nested mapping that a version of this program wrote with all keys that it knew.
+    """
+    return unflatten({**FORMER_VALUES, **dict(flatten(tree))})
 
 
 def problems(error: ValidationError, model: type[BaseModel] = Config) -> list[str]:

@@ -116,7 +116,7 @@ class PlainNetwork(nn.Module):
             nn.Conv1d(n_in, n_out, KERNEL, stride, KERNEL // 2) for (n_in, n_out), stride in sizes
         )
         self.embedding = nn.Embedding(vocab_size, width)
-        self.register_buffer("positions", sinusoids(8192, width, torch.device("cpu")), persistent=False)
+        self.register_buffer("positions", sinusoids(torch.arange(8192), width, shape.sinusoids), persistent=False)
         self.dropout = nn.Dropout(shape.dropout)
         options: dict[str, Any] = dict(
             d_model=width,

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from tiny import Learned
 
 from trainables.checksums import CHECKSUMS
+from trainables.config_parsing import FORMER_VALUES
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate
 from trainables.inference.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model
 from trainables.inference.recognizer import USUAL_SECONDS, Recognizer
+from trainables.training.loop import train
 
 TEXTS = ["CAB", "A BAD CAB", "BEAD", "FADE A BEAD", "ACE"]
 
@@ -67,6 +69,17 @@ def test_a_round_trip_keeps_everything(learned: Learned, saved: Path, speech: li
     assert torch.equal(loaded.mean, recognizer.mean) and torch.equal(loaded.std, recognizer.std)
     for one, other in zip(loaded.model.parameters(), recognizer.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_model_from_before_a_key_existed_has_its_former_value(
+    tiny_corpus: Corpus, speech: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    config = tiny.config({**FORMER_VALUES, "training.epochs": 1})
+    recognizer = train(config, tiny_corpus, lambda metrics, save: None)
+    recognizer.save(tmp_path)
+    loaded = Recognizer.load(tiny.written_before(tmp_path))
+    assert loaded.config == config != tiny.config({"training.epochs": 1})
+    assert isinstance(recognizer, Recognizer) and loaded.transcribe(speech) == recognizer.transcribe(speech)
 
 
 def test_a_model_may_not_say_how_long_its_utterances_were(saved: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from trainables.models.attention import Context, SelfAttention, _flex, attend_to_valid
 from trainables.models.encoder import Encoder
 from trainables.models.layers import FeedForward, make_norm
-from trainables.models.positions import BUCKETS, FARTHEST, RelativeBias, Rotation, distance_bucket, sinusoids
+from trainables.models.positions import (
+    BUCKETS,
+    FARTHEST,
+    RelativeBias,
+    Rotation,
+    distance_bucket,
+    position_table,
+    sinusoids,
+)
 from trainables.models.subsampling import StackSubsampling
 
 FACTOR = 4
@@ -226,8 +235,40 @@ def test_feed_forward(activation: str, gated: bool) -> None:
     assert module.inner.out_features == (48 if gated else 24)
 
 
-def test_sinusoids_may_begin_later() -> None:
-    assert torch.equal(sinusoids(5, 8, torch.device("cpu"), start=2), sinusoids(7, 8, torch.device("cpu"))[2:])
+@pytest.mark.parametrize("length", [1, 7])
+def test_positions_may_begin_later(length: int) -> None:
+    tables = [
+        position_table("sinusoidal", length + 2 - first, tiny.shape(first_position=first), torch.device("cpu"))
+        for first in (0, 2)
+    ]
+    assert torch.equal(tables[1], tables[0][2:])
+
+
+@pytest.mark.parametrize("width", [2, 8, 10])
+def test_interleaved_sinusoids_have_the_published_rates(width: int) -> None:
+    """Vaswani et al., 2017, section 3.5, which the HW4P2 course and the frame-stacking encoder follow."""
+    found = sinusoids(torch.arange(50), width, "interleaved")
+    for position in range(50):
+        for i in range(width // 2):
+            angle = position / 10_000 ** (2 * i / width)
+            expected = torch.tensor([math.sin(angle), math.cos(angle)])
+            torch.testing.assert_close(found[position, 2 * i : 2 * i + 2], expected, atol=1e-5, rtol=0)
+
+
+def test_concatenated_sinusoids_are_those_of_speech2text() -> None:
+    embeddings = pytest.importorskip("transformers.models.speech_to_text.modeling_speech_to_text")
+    expected = embeddings.Speech2TextSinusoidalPositionalEmbedding.get_embedding(20, 8, padding_idx=None)
+    torch.testing.assert_close(sinusoids(torch.arange(20), 8, "concatenated"), expected)
+
+
+@pytest.mark.parametrize("layout", tiny.choices("sinusoids"))
+def test_the_layout_of_sinusoids_reaches_encoder_and_decoder(layout: str) -> None:
+    model = tiny.model(sinusoids=layout)
+    expected = sinusoids(torch.arange(6), 32, layout)
+    assert torch.equal(model.decoder.positions(6), expected)
+    features_BTF, lengths_B = torch.randn(1, 12, tiny.BINS), torch.tensor([12])
+    states_BSD, _ = model.encoder.subsampling(features_BTF, lengths_B)
+    assert torch.equal(model.encoder.embed(features_BTF, lengths_B)[0], states_BSD + expected)
 
 
 def test_projections_without_bias_have_none() -> None:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from asr_platform.study import samplers
 from asr_platform.study.ledger import WARM_START, Ledger, Storage
 from asr_platform.study.migration import check_widening, earlier_trials
-from asr_platform.study.recorded_space import recorded_space, with_recorded_epochs
+from asr_platform.study.recorded_space import recorded_space, wider_space
 from asr_platform.study.samplers import Observation, observe, propose
 from search_spaces.space import Space
 from trainables.errors import InputError
@@ -60,7 +60,7 @@ def unchanged() -> Ledger:
 
 def widen(ledger: Ledger, text: str = WIDER) -> Space:
     about, params = ledger.about, {trial.number: trial.params for trial in ledger.trials()}
-    space = with_recorded_epochs(about, records.space(text))
+    space = wider_space(about, records.space(text))
     values = check_widening(params, recorded_space(about), space)
     ledger.widen(space, Path("/"), values)
     return space

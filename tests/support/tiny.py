@@ -5,6 +5,7 @@ The speech is made up: each character has its own fixed spectrum, which lasts a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainables.checksums import CHECKSUMS
 from trainables.config import Config, Model
-from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.config_parsing import FORMER_VALUES, flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import TrainedModel
+from trainables.inference.model_directory import CONFIG, TrainedModel
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.training.loop import Metrics, Save
@@ -150,6 +152,17 @@ def assert_same_weights(one: TrainedModel, other: TrainedModel) -> None:
     there = other.model.state_dict()
     for name, weight in one.model.state_dict().items():
         assert torch.equal(weight, there[name]), name
+
+
+def written_before(folder: Path) -> Path:
+    """Rewrites a model directory as versions did in which the keys of `FORMER_VALUES` did not exist."""
+    tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for key in FORMER_VALUES:
+        section, name = key.split(".")
+        del tree["config"][section][name]
+    (folder / CONFIG).write_text(json.dumps(tree), encoding="utf-8")
+    (folder / CHECKSUMS).unlink()
+    return folder
 
 
 def save_language_model(recognizer: Recognizer, folder: Path, tokenizer: Tokenizer | None = None) -> Path:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from trainables.checksums import copy_checksums, record_checksums, verify_checksums
 from trainables.config import Config
-from trainables.config_parsing import problems
+from trainables.config_parsing import problems, with_former_values
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import check_decodable, replaced
@@ -53,6 +53,11 @@ class ModelInfo(BaseModel):
     config: Config
     corpus_hash: str = Field(min_length=1)
     active_layers: ActiveLayers
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _complete(cls, tree: Any) -> Any:
+        return with_former_values(tree) if isinstance(tree, dict) else tree
 
 
 @dataclass

@@ -23,7 +23,10 @@ FARTHEST = 800  # states: distances beyond it share a bucket; 800 are 26 to 51 s
 
 def position_table(kind: str, length: int, config: Model, device: torch.device) -> Tensor | None:
     """Embeddings (length, D) of the first `length` positions, to add to the input; None unless sinusoidal."""
-    return sinusoids(length, config.d_model, device, config.first_position) if kind == "sinusoidal" else None
+    if kind != "sinusoidal":
+        return None
+    position_S = torch.arange(config.first_position, config.first_position + length, device=device)
+    return sinusoids(position_S, config.d_model, config.sinusoids)
 
 
 def make_rotation(kind: str, length: int, config: Blocks, device: torch.device) -> Rotation | None:
@@ -45,15 +48,20 @@ def make_bias(config: Model) -> RelativeBias | None:
     return RelativeBias(config.heads) if config.encoder_positions == "relative" else None
 
 
-def sinusoids(length: int, d_model: int, device: torch.device, start: int = 0) -> Tensor:
-    """Sinusoidal embeddings of positions `start` to `start + length - 1`, (length, D): first sines, then cosines.
+def sinusoids(position_S: Tensor, d_model: int, layout: str) -> Tensor:
+    """Sinusoidal embeddings of positions, (S, D): sines and cosines of the position times D/2 rates.
 
-    The wavelengths grow geometrically from 2 pi to 10000 x 2 pi (Vaswani et al., 2017, arXiv 1706.03762, section 3.5;
-    both ends are met, as in tensor2tensor and in Whisper).
+    Args:
+        layout: `interleaved`: sine and cosine of each rate side by side, the wavelengths 2 pi x 10000^(2i / D)
+            (Vaswani et al., 2017, arXiv 1706.03762, section 3.5); or `concatenated`: all sines, then all cosines, the
+            wavelengths growing geometrically from 2 pi to 10000 x 2 pi, both met, as in tensor2tensor and in Whisper.
     """
     half = d_model // 2
-    rates = torch.exp(torch.arange(half, device=device) * (-math.log(LONGEST_WAVE) / max(half - 1, 1)))
-    angles = torch.arange(start, start + length, device=device)[:, None] * rates
+    steps = half if layout == "interleaved" else max(half - 1, 1)  # from the first rate to 1 / 10000
+    rates = torch.exp(torch.arange(half, device=position_S.device) * (-math.log(LONGEST_WAVE) / steps))
+    angles = position_S[:, None] * rates
+    if layout == "interleaved":
+        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 

@@ -1,10 +1,10 @@
 """Conversion of weights to and from `Speech2TextForConditionalGeneration` of transformers, a reference implementation.
 
 The networks differ only in names: ours fuses the projections to queries, keys and values. Keys of our
-configuration express the rest: `first_position` (Speech2Text's is the padding token's id + 1), `scale_states`,
-`scale_embeddings`, `tied_embeddings`, `activation`. Our CTC head has no counterpart. In Speech2Text, padding changes an
-utterance's last states (its second convolution sees the output of the first one for zeros); in ours it does not, so
-the two agree on utterances without padding.
+configuration express the rest: `first_position` (Speech2Text's is the padding token's id + 1), `sinusoids`,
+`scale_states`, `scale_embeddings`, `tied_embeddings`, `activation`. Our CTC head has no counterpart. In Speech2Text,
+padding changes an utterance's last states (its second convolution sees the output of the first one for zeros); in ours
+it does not, so the two agree on utterances without padding.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def speech2text_shape(theirs: Any) -> Model:
         "reduction_factor": 4,
         "conv_channels": theirs.conv_channels // 2,
         "first_position": theirs.pad_token_id + 1,
+        "sinusoids": "concatenated",
         "scale_states": theirs.scale_embedding,
         "scale_embeddings": theirs.scale_embedding,
         "tied_embeddings": theirs.tie_word_embeddings,

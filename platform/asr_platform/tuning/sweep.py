@@ -22,7 +22,14 @@ from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.study.migration import check_widening, earlier_trials
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
-from asr_platform.study.recorded_space import changed_trials, recorded_limits, recorded_space, with_recorded_epochs
+from asr_platform.study.recorded_space import (
+    RECORDED_DEFAULTS,
+    changed_trials,
+    defaults_to_record,
+    recorded_limits,
+    recorded_space,
+    wider_space,
+)
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.background import Background, InBackground
@@ -128,6 +135,7 @@ def start(
         "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
         "objectives": space.settings.objectives,
+        RECORDED_DEFAULTS: defaults_to_record(),
         WARM_START: earlier,
         "options": asdict(options),
         PROVENANCE: provenance(),
@@ -169,7 +177,7 @@ def resume(
         space = recorded_space(about)
         if wider is not None:
             trials = trials or changed_trials(about, wider)
-            wider = with_recorded_epochs(about, wider)
+            wider = wider_space(about, wider)
             values = check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
             space = wider
         feasibility = Feasibility(space, corpus)

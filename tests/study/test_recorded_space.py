@@ -1,0 +1,89 @@
+"""A sweep keeps the defaults that it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import records
+import tiny
+import yaml
+from tiny import Recorder
+
+from asr_platform.study.ledger import Ledger
+from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record, recorded_space, wider_space
+from search_spaces.space import DEFAULTS
+from trainables.config_parsing import FORMER_VALUES, flatten
+from trainables.data.corpus import Corpus
+from trainables.errors import InputError
+from trainables.training.loop import train
+
+WIDER = records.SPACE.replace("choice: [32, 64, 128]", "choice: [32, 64, 128, 256]")
+
+
+def values(ledger: Ledger) -> dict[str, object]:
+    """The values that the base of a ledger's space gives the keys whose defaults have changed."""
+    leaves = dict(flatten(recorded_space(ledger.about).config({}).model_dump()))
+    return {key: leaves[key] for key in FORMER_VALUES}
+
+
+def test_the_defaults_have_changed() -> None:
+    """Otherwise the tests below could not fail."""
+    assert FORMER_VALUES and all(DEFAULTS[key] != value for key, value in FORMER_VALUES.items())
+
+
+def test_a_ledger_from_before_a_key_existed_has_its_former_value(tmp_path: Path) -> None:
+    assert values(records.ledger_in(tmp_path)) == FORMER_VALUES
+
+
+def test_a_new_ledger_has_the_defaults_of_today(tmp_path: Path) -> None:
+    ledger = records.ledger_in(tmp_path, **{RECORDED_DEFAULTS: defaults_to_record()})
+    assert values(ledger) == {key: DEFAULTS[key] for key in FORMER_VALUES}
+
+
+def test_a_record_without_the_latest_key_has_the_former_value_of_that_key_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = defaults_to_record()
+    monkeypatch.setitem(FORMER_VALUES, "model.norm", "rms")
+    ledger = records.ledger_in(tmp_path, **{RECORDED_DEFAULTS: recorded})
+    assert values(ledger) == {**recorded, "model.norm": "rms"}
+
+
+def test_what_the_space_says_itself_counts(tmp_path: Path) -> None:
+    text = f"base: {{model: {{sinusoids: interleaved}}}}\n{records.SPACE}"
+    assert values(records.ledger_in(tmp_path, space=text)) == {**FORMER_VALUES, "model.sinusoids": "interleaved"}
+
+
+def test_a_wider_space_goes_on_with_the_former_values(tmp_path: Path) -> None:
+    """Also at the next resume, which reads the wider space from the ledger."""
+    ledger = records.ledger_in(tmp_path)
+    wider = wider_space(ledger.about, records.space(WIDER))
+    assert wider.config({}) == recorded_space(ledger.about).config({})
+    ledger.widen(wider, tmp_path, {})
+    assert recorded_space(ledger.about).vary["model.d_model"].distribution.values == (32, 64, 128, 256)
+    assert values(ledger) == FORMER_VALUES
+
+
+def test_the_trials_of_a_sweep_from_before_a_key_existed_go_on_as_they_began(
+    tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    """Ledger and checkpoint agree, and the results are those of a run that was not interrupted."""
+    base = {section: {**keys} for section, keys in tiny.TREE.items()}
+    del base["training"]["epochs"]  # the space's own
+    text = yaml.safe_dump({"base": base, "epochs": 2})
+    config = recorded_space(records.ledger_in(tmp_path, space=text, epochs=2).about).config({})
+    assert config.model.sinusoids == "concatenated"
+    whole, begun, resumed = Recorder(), Recorder(tmp_path), Recorder()
+    train(config, tiny_corpus, whole)
+    train(config, tiny_corpus, begun, until=1)
+    train(config, tiny_corpus, resumed, checkpoint=tiny.written_before(tmp_path / "epoch_1"))
+    assert begun.comparable() + resumed.comparable() == whole.comparable()
+
+
+def test_a_checkpoint_of_one_layout_is_not_continued_with_another(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    config = tiny.config({**FORMER_VALUES, "training.epochs": 2})
+    train(config, tiny_corpus, Recorder(tmp_path), until=1)
+    folder = tiny.written_before(tmp_path / "epoch_1")
+    with pytest.raises(InputError, match=r"model\.sinusoids is concatenated there and interleaved here"):
+        train(tiny.config({"training.epochs": 2}), tiny_corpus, Recorder(), checkpoint=folder)
