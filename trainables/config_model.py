@@ -125,10 +125,12 @@ class Projector(ConfigSection):
     ff_expansion: float = Field(
         2.0, gt=0, le=1000, description="inner width of the feed-forward sublayers, as a multiple of d_model"
     )
-    states: tuple[Layers, ...] | None = Field(
+    norm_epsilon: float = Field(1e-6, gt=0, le=1, description="epsilon of the norms")
+    states: tuple[Annotated[int, Field(ge=0, le=MOST_LAYERS)], ...] | None = Field(
         None,
         min_length=1,
-        description="encoder layers whose states are read; default: a quarter, half, three quarters, all",
+        description="encoder layers whose states are read, 0 for the input of the first; default: a quarter, half, "
+        "three quarters, all",
     )
     qkv_bias: bool = Field(True, description="bias in the attention's projections")
     bias: bool = Field(True, description="bias in the feed-forward sublayers")
@@ -204,7 +206,7 @@ class Model(Blocks):
     reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
         "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
     )
-    reduction_factor: Literal[2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
+    reduction_factor: Literal[1, 2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
     conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
     stack_norm: Literal["none", "layer", "rms"] = Field(
         "none", description="norm of the stacked frames with reduction=stack"

@@ -77,7 +77,7 @@ def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
     blocks = create_block_mask(
         lambda b, h, q, k: k < lengths_B[b], len(lengths_B), None, width, width, device=str(lengths_B.device)
     )
-    kernel = _compiled_flex() if lengths_B.is_cuda else flex_attention
+    kernel = compiled_flex() if lengths_B.is_cuda else flex_attention
     if bias_1HSS is None:
         return lambda query, key, value: kernel(query, key, value, block_mask=blocks)
     bias_HSS = bias_1HSS[0]
@@ -89,7 +89,7 @@ def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
 
 
 @cache
-def _compiled_flex() -> Any:
+def compiled_flex() -> Any:
     # Dynamic: a kernel for each padded length would soon exceed dynamo's limit on recompilations.
     return torch.compile(flex_attention, dynamic=True)
 

@@ -20,7 +20,7 @@ from trainables.config_model import Model
 from trainables.masking import length_mask
 from trainables.models.layers import NORM_EPSILON
 
-STRIDES = {2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
+STRIDES = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
 KERNEL = 5
 
 
