@@ -25,14 +25,15 @@ def count_parameters(config: Config, vocabulary: Vocabulary, num_feats: int) -> 
         num_feats: mel bins of the corpus; the configuration may use fewer.
     """
     model, bins = config.model, min(num_feats, config.features.num_feats or num_feats)
-    shallow = model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1})
-    encoder_layer, decoder_layer, rest = _shallow_counts(shallow, vocabulary, bins)
-    return model.encoder_layers * encoder_layer + model.decoder_layers * decoder_layer + rest
+    editor = model.editor.model_copy(update={"layers": 1})
+    shallow = model.model_copy(update={"encoder_layers": 1, "decoder_layers": 1, "editor": editor})
+    encoder_layer, token_layer, rest = _shallow_counts(shallow, vocabulary, bins)
+    return model.encoder_layers * encoder_layer + model.token_layers * token_layer + rest
 
 
 @lru_cache(maxsize=4096)
 def _shallow_counts(model: Model, vocabulary: Vocabulary, num_feats: int) -> tuple[int, int, int]:
-    """Parameters of one encoder layer (0 without an encoder), of one decoder layer, and of the rest of the model."""
+    """Parameters of one layer of the encoder (0 without one), of one of decoder or editor, and of the rest."""
     with shapes_only():
         built = make_model(model, vocabulary, num_feats)
     total, encoder, decoder = sum(parameter.numel() for parameter in built.parameters()), 0, 0

@@ -272,12 +272,11 @@ class Config(ConfigSection):
                 f"decoding.method={self.decoding.method} has no meaning with model.kind=transcript_editor: use greedy, "
                 "which edits, or ctc or ctc_beam, which give the draft"
             )
-        available = {"encoder_layers": ("model.encoder_layers", self.model.encoder_layers)}
-        available["decoder_layers"] = (
-            ("model.editor.layers", self.model.editor.layers)
-            if self.model.kind == "transcript_editor"
-            else ("model.decoder_layers", self.model.decoder_layers)
-        )
+        name = "model.editor.layers" if self.model.kind == "transcript_editor" else "model.decoder_layers"
+        available = {
+            "encoder_layers": ("model.encoder_layers", self.model.encoder_layers),
+            "decoder_layers": (name, self.model.token_layers),
+        }
         for number, stage in enumerate(self.training.stages):
             for key, (name, layers) in available.items():
                 active = getattr(stage, key)

@@ -237,6 +237,16 @@ class Model(Blocks):
     editor: Editor = Field(Editor(), description="transcript editor: the bidirectional transformer")
     slots: Slots = Field(Slots(), description="transcript editor: the editor's text positions")
 
+    @property
+    def token_layers(self) -> int:
+        """Number of layers of the stack over tokens: the decoder, or the editor of a transcript editor."""
+        return self.editor.layers if self.kind == "transcript_editor" else self.decoder_layers
+
+    @property
+    def ctc_reduction(self) -> int:
+        """Feature frames per state with CTC logits: of the encoder, or of the draft of a transcript editor."""
+        return self.reduction_factor * (self.pooling.window if self.kind == "transcript_editor" else 1)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
         mistakes = self.conflicts()
@@ -263,6 +273,9 @@ class Model(Blocks):
         window, factor = projector.window, projector.reduction_factor
         if window % factor:
             found.append(f"projector.reduction_factor must divide window, but got {factor} and {window}")
+        if self.attention == "flex" and self.editor.head_width < SMALLEST_FLEX_HEAD:
+            size = self.editor.head_width
+            found.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but the editor's is {size}")
         width, heads = projector.d_model or self.editor.d_model, projector.heads or self.editor.heads
         if width % heads:
             found.append(f"projector.heads must divide its d_model, but got heads={heads}, d_model={width}")

@@ -55,7 +55,7 @@ SIZES = {  # of keys whose type does not tell what is possible
     ),
     "editor": st.builds(
         Editor,
-        d_model=st.sampled_from([16, 32]),
+        d_model=st.sampled_from([64, 128]),
         heads=st.sampled_from([2, 4]),
         kv_heads=st.sampled_from([None, 1, 2]),
         layers=st.integers(1, 3),

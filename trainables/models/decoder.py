@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.masking import length_mask
 from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
-from trainables.models.layers import FeedForward, Residual, make_norm
+from trainables.models.layers import FeedForward, Residual, TokenEmbedding, make_norm
 from trainables.models.positions import Rotation, make_rotation, position_table
 
 
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.scale = (math.sqrt(config.d_model) if config.scale_embeddings else 1.0) * config.embedding_multiplier
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.embedding = TokenEmbedding(vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, cross_attention) for _ in range(config.decoder_layers))
         self.norm = make_norm(config.norm, config.d_model, config.norm_epsilon)

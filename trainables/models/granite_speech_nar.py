@@ -286,10 +286,10 @@ def results(model: TranscriptEditor, features_TF: Tensor, labels_U: Tensor, weig
     nothing = TokenRows(labels_U[None, :1], torch.tensor([0]))
     losses = editor_losses(edited, labels, nothing, model.slot, torch.ones(1))
     total = losses.total(weights)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     tokens = [model.tokens(draft)]
     for _ in range(STEPS):
-        tokens.append(model.revise(audio_BAD, audio_lengths_B, tokens[-1]))
+        tokens.append(model.edit(audio_BAD, audio_lengths_B, tokens[-1]))
     return {
         "encoder_states": torch.stack([embedded, *states]),
         "encoder_logits": draft.logits_BPV[0],

@@ -94,3 +94,23 @@ class Residual(nn.Module):
         if self.multiplier != 1:
             sublayer_BSD = sublayer_BSD * self.multiplier
         return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)
+
+
+class TokenEmbedding(nn.Embedding):
+    """Embeddings of tokens, which start with variance 1/D; a stack of layers scales them to 1."""
+
+
+def initialize(model: nn.Module) -> None:
+    """Fills a model: Glorot-uniform matrices, zero biases, token embeddings of variance 1/D.
+
+    A fused projection is initialised as the separate matrices that it is made of.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            for part in module.weight.split(module.widths if isinstance(module, FusedLinear) else len(module.weight)):
+                nn.init.xavier_uniform_(part)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():  # last: an embedding may share its weight with a matrix
+        if isinstance(module, TokenEmbedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)

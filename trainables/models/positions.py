@@ -118,6 +118,7 @@ class RelativeKeys(nn.Module):
         super().__init__()
         self.farthest = farthest
         self.table = nn.Embedding(2 * farthest + 1, head_size)
+        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, query_BHSE: Tensor) -> tuple[Tensor, Tensor]:
         """The query, unchanged, and the bias of its scores, q . r / sqrt(E), (B, H, S, S)."""

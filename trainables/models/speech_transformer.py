@@ -1,4 +1,4 @@
-"""The assembled models: the encoder-decoder recogniser with a CTC head, and the language model on the same blocks.
+"""The encoder-decoder recogniser with a CTC head, the language model on the same blocks, and the choice of a model.
 
 Shapes: B batch, T frames, S encoder states (subsampled frames), U tokens, F mel bins, D model
 width, V vocabulary.
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.decoder import Decoder
+from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.encoder import Encoder
-from trainables.models.layers import FusedLinear
+from trainables.models.layers import initialize
 
 
 class SpeechTransformer(nn.Module):
@@ -43,29 +44,17 @@ class LanguageModel(Decoder):
         initialize(self)
 
 
-def make_model(config: Model, vocabulary: Vocabulary, num_feats: int) -> SpeechTransformer | LanguageModel:
+def make_model(
+    config: Model, vocabulary: Vocabulary, num_feats: int
+) -> SpeechTransformer | TranscriptEditor | LanguageModel:
     """The untrained model that a configuration describes."""
     if config.kind == "language_model":
         return LanguageModel(config, vocabulary.tokens)
+    if config.kind == "transcript_editor":
+        return TranscriptEditor(config, vocabulary.tokens, vocabulary.characters, num_feats)
     return SpeechTransformer(config, vocabulary.tokens, num_feats)
 
 
 def stacks(model: nn.Module) -> dict[str, Encoder | Decoder]:
-    """Stacks of layers by name: `encoder` and `decoder`; a language model is one stack, without a name."""
+    """Stacks of layers by name: `encoder`, and `decoder` or `editor`; a language model is one stack, without a name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Encoder | Decoder)}
-
-
-def initialize(model: nn.Module) -> None:
-    """Fills a model: Glorot-uniform matrices, zero biases, embeddings of variance 1/D, which the decoder scales to 1.
-
-    A fused projection is initialised as the separate matrices that it is made of.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            for part in module.weight.split(module.widths if isinstance(module, FusedLinear) else len(module.weight)):
-                nn.init.xavier_uniform_(part)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for module in model.modules():  # last: an embedding may share its weight with a matrix
-        if isinstance(module, Decoder):
-            nn.init.normal_(module.embedding.weight, std=module.embedding.embedding_dim**-0.5)

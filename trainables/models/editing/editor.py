@@ -81,8 +81,7 @@ class Editor(Decoder):
         config = self.config
         x_1ND = x_1ND * config.embedding_multiplier
         if config.decoder_positions == "sinusoidal":
-            table_ND = sinusoids(int(position_N.max()) + 1, config.d_model, x_1ND.device)[position_N]
-            x_1ND = x_1ND + table_ND.to(x_1ND.dtype)
+            x_1ND = x_1ND + sinusoids(position_N, config.d_model, config.sinusoids).to(x_1ND.dtype)
         if config.decoder_positions == "rotary":
             attend = rotated(attend, Rotation(position_N, config.head_width, config.rotary_base))
         x_1ND = self.dropout(x_1ND)

@@ -6,7 +6,7 @@ the blank, U tokens, N' text positions of all items together, D model width, V v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,8 +19,12 @@ from trainables.models.editing.editor import Editor
 from trainables.models.editing.projector import Projector, layers_read
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 from trainables.models.encoder import Encoder
+from trainables.models.layers import initialize
 
 SUPPRESSED = tuple(token for token in SPECIAL_IDS if token != BLANK)  # tokens that stand for no text
+
+
+Revise = Callable[[TokenRows], TokenRows]
 
 
 class Draft(NamedTuple):
@@ -81,16 +85,18 @@ class TranscriptEditor(nn.Module):
         self.ctc_head = nn.Linear(config.d_model, vocab_size)
         self.projector = Projector(config)
         self.editor = Editor(config, vocab_size)
+        initialize(self)
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor, hypotheses: TokenRows | None = None) -> Edited:
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor, revise: Revise | None = None) -> Edited:
         """Normalised features and frames per utterance -> the draft and the logits of one editing step.
 
         Args:
-            hypotheses: tokens to edit; None: those of the draft.
+            revise: gives the tokens to edit in place of the draft's; None: those of the draft.
         """
         draft = self.encode(features_BTF, lengths_B)
         audio_BAD, audio_lengths_B = self.projector(draft.states, draft.lengths_B)
-        positions = self.positions(self.tokens(draft) if hypotheses is None else hypotheses)
+        tokens = self.tokens(draft)
+        positions = self.positions(tokens if revise is None else revise(tokens))
         return Edited(draft, positions, self.editor.edit(*self.editor.join(audio_BAD, audio_lengths_B, positions)))
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> Draft:
@@ -115,6 +121,10 @@ class TranscriptEditor(nn.Module):
             pooled_lengths_B,
         )
 
+    def ctc_logits(self, draft: Draft) -> tuple[Tensor, Tensor]:
+        """CTC logits of the draft (B, P, V) in float32, and their number for each utterance (B,)."""
+        return draft.logits_BPV, draft.pooled_lengths_B
+
     def tokens(self, draft: Draft) -> TokenRows:
         """Tokens of the draft by greedy CTC."""
         return collapse(self.best(draft.logits_BPV), draft.pooled_lengths_B, self.slot)
@@ -129,7 +139,7 @@ class TranscriptEditor(nn.Module):
         return interleave(tokens, self.slot, self.config.slots.minimum)
 
     @torch.no_grad()
-    def revise(self, audio_BAD: Tensor, audio_lengths_B: Tensor, tokens: TokenRows) -> TokenRows:
+    def edit(self, audio_BAD: Tensor, audio_lengths_B: Tensor, tokens: TokenRows) -> TokenRows:
         """One editing step: tokens -> tokens, by one forward pass of the editor.
 
         Args:
