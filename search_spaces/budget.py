@@ -44,11 +44,12 @@ def complete(space: Space, values: Mapping[str, Any], vocabulary_of: VocabularyO
         OverBudgetError: the model has more parameters than the budget allows.
     """
     fit, budget = space.fit, space.settings.budget
-    given = {} if fit is None or fit.key in values else {fit.key: SAFE_HEAD * space.value("model.heads", values)}
+    heads = 1 if fit is None else _heads(space, fit, values)
+    given = {} if fit is None or fit.key in values else {fit.key: SAFE_HEAD * heads}
     config = space.config({**values, **given})
     vocabulary = vocabulary_of(config.tokenizer)
     if fit is not None and given:
-        given = {fit.key: _fitted_width(space, fit, config, vocabulary, num_feats)}
+        given = {fit.key: _fitted_width(space, fit, heads, config, vocabulary, num_feats)}
         config = space.config({**values, **given})
     parameters = count_parameters(config, vocabulary, num_feats)
     if parameters > budget:
@@ -59,7 +60,7 @@ def complete(space: Space, values: Mapping[str, Any], vocabulary_of: VocabularyO
     return Proposal(config, parameters, {} if fit is None else {fit.key: {**values, **given}[fit.key]})
 
 
-def _fitted_width(space: Space, fit: Fit, config: Config, vocabulary: Vocabulary, num_feats: int) -> int:
+def _fitted_width(space: Space, fit: Fit, heads: int, config: Config, vocabulary: Vocabulary, num_feats: int) -> int:
     """Width for the key `fit` that gives the model at least 98% and at most 100% of the space's budget of parameters.
 
     The number of parameters grows with the width. Bisection finds the widest multiple of a step that is within the
@@ -68,12 +69,10 @@ def _fitted_width(space: Space, fit: Fit, config: Config, vocabulary: Vocabulary
     Raises:
         InputError: no width fills the budget; the message has the nearest widths and their numbers of parameters.
     """
-    section, name = fit.key.split(".")
-    budget, heads = space.settings.budget, config.model.heads
+    budget = space.settings.budget
 
     def count(width: int) -> int:
-        model = config.model.model_copy(update={name: width})
-        return count_parameters(config.model_copy(update={section: model}), vocabulary, num_feats)
+        return count_parameters(_changed(config, fit.key, width), vocabulary, num_feats)
 
     low, high = _bounds(fit, heads, budget)
     for step in _steps(fit, heads):
@@ -93,6 +92,20 @@ def _fitted_width(space: Space, fit: Fit, config: Config, vocabulary: Vocabulary
     )
 
 
+def _changed(section: Any, key: str, value: Any) -> Any:
+    """Copy of a section of a configuration in which `key`, such as `editor.d_model`, has an unchecked `value`."""
+    name, _, rest = key.partition(".")
+    return section.model_copy(update={name: _changed(getattr(section, name), rest, value) if rest else value})
+
+
+def _heads(space: Space, fit: Fit, values: Mapping[str, Any]) -> int:
+    """Number of attention heads by which a fitted `d_model` must be divisible; the projector may share the editor's."""
+    heads = int(space.value(fit.key.rpartition(".")[0] + ".heads", values))
+    if fit.key.startswith("model.editor.") and space.value("model.projector.d_model", values) is None:
+        heads = math.lcm(heads, space.value("model.projector.heads", values) or heads)
+    return heads
+
+
 def _steps(fit: Fit, heads: int) -> list[int]:
     """Steps of which a fitted width is a multiple, in the order of preference; each is a multiple of the next.
 
@@ -100,14 +113,14 @@ def _steps(fit: Fit, heads: int) -> list[int]:
     But models with head sizes of 64 and 72 differ by a fifth of their parameters, and a fit must be within a fiftieth
     of the budget. So multiples of 4 and 2 are tried last; kernels pad such heads, and rotary positions need even ones.
     """
-    if fit.key == "model.d_model":
+    if fit.key.endswith(".d_model"):
         return [math.lcm(fit.step, 2 * heads)] if fit.step else [heads * size for size in (8, 4, 2)]
     return [fit.step] if fit.step else [64, 32, 16, 8, 4, 2, 1]
 
 
 def _bounds(fit: Fit, heads: int, budget: int) -> tuple[int, int]:
     """Smallest and largest width to try; a d_model above sqrt(budget) exceeds the budget with its first matrix."""
-    least, most = (SMALLEST_FLEX_HEAD * heads, math.isqrt(budget)) if fit.key == "model.d_model" else (8, budget)
+    least, most = (SMALLEST_FLEX_HEAD * heads, math.isqrt(budget)) if fit.key.endswith(".d_model") else (8, budget)
     return least if fit.low is None else fit.low, fit.high or min(most, LARGEST_WIDTH)
 
 
@@ -116,15 +129,22 @@ def _multiples(step: int, low: int, high: int) -> range:
 
 
 def check_budget(space: Space, vocabulary_of: VocabularyOf, num_feats: int) -> list[str]:
-    """Checks that a space has models within its budget.
+    """Checks that a space has models within its budget, of each kind that it proposes.
 
     Returns:
         For each tokenizer of the space that cannot be trained on the text, a line with the reason.
 
     Raises:
-        InputError: every model is over the budget, or too small to fill it (the message has the smallest or largest
-            model); or no combination of values is valid, or none of the tokenizers can be trained.
+        InputError: every model of a kind is over the budget, or too small to fill it (the message has the smallest or
+            largest model); or no combination of values is valid, or none of the tokenizers can be trained.
     """
+    for kind in space.kinds:
+        _check_budget(space.of_kind(kind), vocabulary_of, num_feats)
+    return _missing_vocabularies(space, vocabulary_of)
+
+
+def _check_budget(space: Space, vocabulary_of: VocabularyOf, num_feats: int) -> None:
+    """Raises an InputError if no model of a space is within the budget, or none fills it."""
     budget, fit = space.settings.budget, space.fit
     values, count = extreme(space, vocabulary_of, num_feats, enough=budget)
     if count > budget:
@@ -141,7 +161,6 @@ def check_budget(space: Space, vocabulary_of: VocabularyOf, num_feats: int) -> l
                 f"this space can make has {count:,} ({_chosen(values)})",
                 f"Raise the upper bound, or set budget to {count} or less.",
             )
-    return _missing_vocabularies(space, vocabulary_of)
 
 
 def _chosen(values: Mapping[str, Any]) -> str:
@@ -194,7 +213,7 @@ def extreme(
 
 def _extreme_width(space: Space, fit: Fit, values: Mapping[str, Any], largest: bool) -> int:
     """Smallest (or `largest`) width to try for the key `fit` in a model with these values of the other keys."""
-    heads = space.value("model.heads", values)
+    heads = _heads(space, fit, values)
     widths = _multiples(_steps(fit, heads)[-1], *_bounds(fit, heads, space.settings.budget))
     if not widths:
         step = f"no multiple of {widths.step} is between {fit.low} and {fit.high}"

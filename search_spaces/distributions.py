@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, get_origin
+from typing import Any, Protocol, TypeAlias, get_args, get_origin
 
 ROUNDING = 1e-8  # largest distance of a value from a step, as a share of the step, as in Optuna
 Scalar: TypeAlias = str | int | float | bool | None
@@ -127,8 +127,8 @@ class Variable:
 
 
 def is_structured(annotation: Any) -> bool:
-    """Whether values of this type are lists, such as those of `optimizer.betas` and `training.stages`."""
-    return get_origin(annotation) is tuple
+    """Whether values of this type are lists, such as those of `optimizer.betas`; of some keys they may also be null."""
+    return any(get_origin(one) is tuple for one in (annotation, *get_args(annotation)))
 
 
 def as_text(value: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import Choice, Fit, Float, Variable, as_text, from_text
+from search_spaces.kinds import KIND, conflicts
 from search_spaces.settings import RENAMED, Settings
-from search_spaces.space import STRUCTURED, TYPES, Space
+from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space
 from search_spaces.vary import check_condition, is_fit, read_distribution, read_fit, read_when
 from trainables.config import Config
 from trainables.config_parsing import flatten, known_keys, problems, unflatten
@@ -22,11 +23,9 @@ from trainables.errors import InputError
 SHIPPED = Path(__file__).parent
 FIXED = {
     "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
-    "model.kind": "recognisers and language models cannot be ranked together; set it in base",
 }
 """Keys that a sweep's trials must share, and why."""
 
-FF_RATIO = "model.ff_expansion"
 PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
 
 KEYS = (
@@ -103,6 +102,8 @@ class _Reader:
         varied = self._mapping(tree, "vary")
         fit, vary = self._fit(varied, base), self._vary(varied)
         self._check_together(settings, base, vary)
+        for key, reason in conflicts(vary, [fit.key] if fit else [], str(base.get(KIND, DEFAULTS[KIND]))):
+            self.mistake(f"vary.{key}", reason)
         entries = self._entries(tree.get("start"), varied)
         self.document.check()  # entries of `start` can only be checked with a valid base and valid `vary`
         space = Space(self.document.source, text, base, vary, fit, (), settings)
@@ -166,8 +167,10 @@ class _Reader:
                 fit = read_fit(key, tree[key])
                 if found is not None:
                     raise ValueError(f"one width can be fitted, and {found.key} is already")
-                if key == "model.feed_forward" and (base.get(FF_RATIO) is not None or FF_RATIO in tree):
-                    raise ValueError(f"{FF_RATIO} stands in its place: leave that out, or fit model.d_model")
+                ratio = key.replace("feed_forward", "ff_expansion")
+                if ratio != key and (base.get(ratio) is not None or ratio in tree):
+                    width = key.replace("feed_forward", "d_model")
+                    raise ValueError(f"{ratio} stands in its place: leave that out, or fit {width}")
             except ValueError as error:
                 self.mistake(f"vary.{key}", str(error))
                 continue
@@ -231,7 +234,7 @@ class _Reader:
     def _check_together(self, settings: Settings, base: Mapping[str, Any], vary: Mapping[str, Variable]) -> None:
         """Records conflicts of the settings with the base or the searched keys."""
         asha = settings.asha
-        if base.get("model.kind") == "language_model":
+        if base.get(KIND) == "language_model":
             if asha.metric is not None or asha.unit == "hours":
                 reason = "a language model has neither a CER nor hours of audio: leave out metric, count updates"
                 self.mistake("asha", reason)
@@ -261,7 +264,7 @@ class _Reader:
                 elif key in leaves:
                     self.mistake(f"{place}.{key}", "given twice, once by its path and once in its section")
                 try:
-                    leaves[key] = self._located(key, _plain(value))
+                    leaves[key] = self._located(key, _plain(key, value))
                 except TypeError as error:  # a date, say
                     self.mistake(f"{place}.{key}", str(error))
             entries.append((place, leaves))
@@ -272,7 +275,7 @@ class _Reader:
         active = [key for key in space.vary if key not in entry and space.is_active(key, entry)]
         if space.fit and space.fit.key not in entry and space.fit.key in space.base:
             active.append(space.fit.key)  # else the width is computed
-        values, wrong = space.take({**{key: _plain(space.value(key, entry)) for key in active}, **entry})
+        values, wrong = space.take({**{key: _plain(key, space.value(key, entry)) for key in active}, **entry})
         for key, reason in wrong.items():
             remedy = "; it is the base's: give the key a value in this entry, or widen what varies"
             self.mistake(f"{place}.{key}", reason if key in entry else reason + remedy)
@@ -284,9 +287,9 @@ class _Reader:
         return values
 
 
-def _plain(value: Any) -> Any:
-    """`value`, with a list or mapping replaced by its JSON text, as samplers need it."""
-    return as_text(value) if isinstance(value, list | tuple) else value
+def _plain(key: str, value: Any) -> Any:
+    """`value` of a key as samplers need it: a list or mapping, and whatever else stands for one, as its JSON text."""
+    return as_text(value) if key in STRUCTURED or isinstance(value, list | tuple) else value
 
 
 def _within(key: str, section: str) -> bool:
@@ -300,9 +303,11 @@ def _can_vary(key: Any) -> bool:
 def _why_not_varied(key: str) -> str:
     if key in FIXED:
         return f"cannot vary: {FIXED[key]}"
-    section = key.split(".")[0]
-    if section in Config.model_fields:
-        return f"unknown key; the keys here are {', '.join(f'{section}.{name}' for name in known_keys((section,)))}"
+    path = key.split(".")
+    while path:
+        if names := known_keys(tuple(path)):
+            return f"unknown key; the keys here are {', '.join('.'.join((*path, name)) for name in names)}"
+        path.pop()
     return f"unknown key; give a section and its key, such as model.dropout; the sections are {', '.join(known_keys())}"
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from search_spaces.distributions import Distribution, Fit, Suggest, Variable, from_text, is_structured
+from search_spaces.distributions import Choice, Distribution, Fit, Suggest, Variable, from_text, is_structured
+from search_spaces.kinds import KIND, has_meaning, kinds_of
 from search_spaces.settings import Limits, Settings
 from trainables.config import Config
+from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten, parse_config, unflatten
 
 DEFAULTS = dict(flatten(Config().model_dump()))
@@ -72,6 +74,25 @@ class Space:
         return replace(self, settings=settings)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of model that the space proposes."""
+        return kinds_of(self.vary, self._kind({}))
+
+    @property
+    def is_recogniser(self) -> bool:
+        """Whether the models transcribe speech, rather than being language models; a space never has both."""
+        return self._kind({}) in RECOGNISERS
+
+    def of_kind(self, kind: str) -> Space:
+        """Copy of the space that proposes one of its kinds of model only."""
+        if KIND not in self.vary:
+            return self
+        return replace(self, vary={**self.vary, KIND: replace(self.vary[KIND], distribution=Choice((kind,)))})
+
+    def _kind(self, values: Mapping[str, Any]) -> str:
+        return str(values.get(KIND, self.base.get(KIND, DEFAULTS[KIND])))
+
+    @property
     def comparable_settings(self) -> Settings:
         """The settings, with a grace period in updates converted to hours of audio.
 
@@ -80,7 +101,7 @@ class Space:
         audio and keep updates.
         """
         training, asha = self.config({}).training, self.settings.asha
-        if asha.unit != "updates" or asha.grace is None or self.base.get("model.kind") == "language_model":
+        if asha.unit != "updates" or asha.grace is None or not self.is_recogniser:
             return self.settings
         hours = asha.grace * training.batch_seconds * training.accumulation / 3600
         changed = asha.model_copy(update={"unit": "hours", "grace": hours})
@@ -135,14 +156,17 @@ class Space:
         )
 
     def value(self, key: str, values: Mapping[str, Any]) -> Any:
-        """Value of a key in a configuration: from `values`, else from the base; the default if the key is inactive."""
-        default = DEFAULTS[key]
-        return values.get(key, self.base.get(key, default)) if self.is_active(key, values) else default
+        """Value of a key in a configuration: from `values`, else from the base; see `config` for inactive keys."""
+        in_base = self.base.get(key, DEFAULTS[key])
+        if self.is_active(key, values):
+            return values.get(key, in_base)
+        return DEFAULTS[key] if has_meaning(key, self._kind(values)) else in_base
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Configuration of a proposal: the base, with `values` in place of its own; `{}` gives the base.
 
-        Inactive keys have their defaults, even if the base or `values` have others.
+        Inactive keys have their defaults, even if the base or `values` have others. But keys without a meaning for the
+        proposal's kind of model stay as in the base, so that sections of other kinds remain valid.
 
         Raises:
             InputError: the values are no valid configuration together.
@@ -150,7 +174,9 @@ class Space:
         read = {key: from_text(value) if key in STRUCTURED else value for key, value in values.items()}
         leaves = {**self.base, **read, "training.epochs": self.settings.epochs}
         active = {key: value for key, value in leaves.items() if self.is_active(key, values)}
-        return parse_config(unflatten(active), f"{self.source}: proposal")
+        kind = self._kind(values)
+        unused = {key: value for key, value in self.base.items() if not has_meaning(key, kind)}
+        return parse_config(unflatten({**active, **unused}), f"{self.source}: proposal")
 
 
 def _take(distribution: Distribution | Fit, key: str, value: Any, wrong: dict[str, str]) -> Any:

@@ -28,7 +28,7 @@ LARGEST_WHOLE = 10**15  # samplers calculate with 64 bits
 MOST_STEPS = 10**6  # of a range of real numbers
 OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"], "log": ["when"]}
 """What may stand beside each distribution's own key."""
-FITTED = ("model.d_model", "model.feed_forward")
+FITTED = ("model.d_model", "model.feed_forward", "model.editor.d_model", "model.editor.feed_forward")
 """The widths that can be solved for; a count of parameters grows with each of them."""
 
 
@@ -58,7 +58,7 @@ def is_fit(entry: Any) -> bool:
 def read_fit(key: str, entry: Any) -> Fit:
     """Reads `fit` or `{fit: [256, 512], step: 32}`."""
     if key not in FITTED:
-        raise ValueError(f"fit solves for a width: {' or '.join(FITTED)}")
+        raise ValueError(f"fit solves for a width: {', '.join(FITTED[:-1])} or {FITTED[-1]}")
     if not isinstance(entry, Mapping):
         return Fit(key)
     for option in entry:

@@ -10,6 +10,9 @@ from trainables.bounds import LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
 
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
 
+RECOGNISERS = ("encoder_decoder", "transcript_editor")
+"""Kinds of model that transcribe speech: ranked by CER, where language models are ranked by perplexity."""
+
 Width = Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
@@ -263,6 +266,11 @@ class Model(Blocks):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    @property
+    def is_recogniser(self) -> bool:
+        """Whether the model transcribes speech, rather than being a language model."""
+        return self.kind in RECOGNISERS
 
     def _editor_conflicts(self) -> list[str]:
         found, projector = [], self.projector

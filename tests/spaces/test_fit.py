@@ -17,7 +17,8 @@ from search_spaces.counting import count_parameters
 from search_spaces.distributions import Fit
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
-from trainables.config import Tokenizer
+from search_spaces.vary import FITTED
+from trainables.config import Config, Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 
@@ -29,7 +30,10 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
     """Spaces of every kind of model that fit a width, with or without bounds and a step."""
-    key = draw(st.sampled_from(["model.d_model", "model.feed_forward"]))
+    key = draw(st.sampled_from(FITTED))
+    section = key.rpartition(".")[0]
+    editors = section == "model.editor"
+    kinds = ["transcript_editor"] if editors else ["encoder_decoder", "transcript_editor", "language_model"]
     entry: Any = "fit"
     if draw(st.booleans()):
         entry = {"fit": sorted([draw(st.integers(16, 400)), draw(st.integers(16, 4000))])}
@@ -37,7 +41,6 @@ def spaces(draw: st.DrawFn) -> Space:
             entry["step"] = draw(st.sampled_from([1, 5, 16, 100]))
     vary: dict[str, Any] = {
         "model.encoder_layers": {"int": [1, 18]},
-        "model.decoder_layers": {"int": [1, 6]},
         "model.gated": {"choice": [False, True]},
         "model.norm": {"choice": ["layer", "rms"]},
         "model.encoder_positions": {"choice": ["sinusoidal", "rotary", "relative"]},
@@ -47,16 +50,23 @@ def spaces(draw: st.DrawFn) -> Space:
         key: entry,
     }
     base: dict[str, Any] = {
-        "kind": draw(st.sampled_from(["encoder_decoder", "language_model"])),
+        "kind": draw(st.sampled_from(kinds)),
         "tied_embeddings": draw(st.booleans()),
+        "projector": {"heads": draw(st.sampled_from([None, 4, 6])), "d_model": draw(st.sampled_from([None, 48]))},
+        "editor": {"d_model": 24 * 8},
     }
-    if key == "model.d_model":
-        vary["model.heads"] = {"choice": [1, 2, 3, 4, 8]}
-        vary["model.feed_forward"] = {"int": [8, 2048]}
-        base["ff_expansion"] = draw(st.sampled_from([None, 2.7]))
-        base["d_model"] = 24 * 8
+    own = base["editor"] if editors else base
+    if base["kind"] == "transcript_editor":
+        vary["model.editor.layers"] = {"int": [1, 6]}
     else:
-        vary["model.d_model"] = {"choice": [64, 200, 320]}
+        vary["model.decoder_layers"] = {"int": [1, 6]}
+    if key.endswith("d_model"):
+        vary[f"{section}.heads"] = {"choice": [1, 2, 3, 4, 8]}
+        vary[f"{section}.feed_forward"] = {"int": [8, 2048]}
+        own["ff_expansion"] = draw(st.sampled_from([None, 2.7]))
+        own["d_model"] = 24 * 8
+    else:
+        vary[f"{section}.d_model"] = {"choice": [48, 192, 336] if editors else [64, 200, 320]}
     tree = {"base": {"model": base}, "vary": vary, "budget": draw(st.integers(100_000, 100_000_000))}
     return parse_space(yaml.safe_dump(tree), "my.yaml")
 
@@ -70,13 +80,20 @@ def test_a_fitted_model_fills_the_budget(space: Space, seed: int) -> None:
     event("filled" if found else "no width does")
     if found is None:
         return  # rightly so: see below
-    width, model = found.fitted[fit.key], found.config.model
+    width = found.fitted[fit.key]
     assert FILLED * budget <= found.parameters <= budget
     assert found.config == space.config({**values, fit.key: width})
     assert found.parameters == count_parameters(found.config, vocabulary_of(found.config.tokenizer), NUM_FEATS)
     assert (fit.low or 8) <= width <= (fit.high or budget)
     assert width % (fit.step or 1) == 0
-    assert fit.key != "model.d_model" or width % (2 * model.heads) == 0
+    assert not fit.key.endswith("d_model") or width % unit_of(found.config, fit) == 0
+
+
+def unit_of(config: Config, fit: Fit) -> int:
+    """What a fitted d_model is a multiple of: heads of an even size, of the projector too where it has this width."""
+    stack, projector = (config.model if fit.key == "model.d_model" else config.model.editor), config.model.projector
+    shares = stack is config.model.editor and projector.d_model is None
+    return 2 * math.lcm(stack.heads, (projector.heads or 1) if shares else 1)
 
 
 @settings(max_examples=25)
@@ -85,14 +102,15 @@ def test_no_better_width_is_passed_over(space: Space, seed: int) -> None:
     """None that lands where none is said to, and none on more welcome multiples."""
     values, fit, budget = space.propose(Drawn(seed)), space.fit, space.settings.budget
     assert fit is not None
-    heads = values.get("model.heads", 4)
-    welcome = 8 * heads if fit.key == "model.d_model" else 64
+    widths_of_heads = fit.key.endswith("d_model")
+    heads = unit_of(space.config(values), fit) // 2
+    welcome = 8 * heads if widths_of_heads else 64
     found = feasible(space, values, vocabulary_of)
-    unit = 2 * heads if fit.key == "model.d_model" else 1
+    unit = 2 * heads if widths_of_heads else 1
     if found is not None and (fit.step or found.fitted[fit.key] % welcome == 0):
         return
     step = welcome if found is not None else math.lcm(unit, fit.step or 1)
-    low, high = max(fit.low or 0, 16 * heads if fit.key == "model.d_model" else 8), min(fit.high or 3000, 3000)
+    low, high = max(fit.low or 0, 16 * heads if widths_of_heads else 8), min(fit.high or 3000, 3000)
 
     def count(width: int) -> int:
         config = space.config({**values, fit.key: width})
@@ -170,7 +188,7 @@ def test_how_a_fit_is_written() -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ("model.heads: fit", "fit solves for a width: model.d_model or model.feed_forward"),
+        ("model.heads: fit", "fit solves for a width: model.d_model, model.feed_forward, model.editor.d_model or"),
         ("model.dropout: {fit: [0, 1]}", "fit solves for a width"),
         ("model.depth: fit", "unknown key"),
         ("model.d_model: {fit: 256}", "fit needs two whole numbers, [low, high], but got 256"),

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import optuna
 import pytest
@@ -19,10 +19,12 @@ from proposals import Drawn
 from reading import GOOD, mistakes
 
 from search_spaces.distributions import Choice, Float, Int
+from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import FIXED, is_space, load_space, parse_space, shipped
 from search_spaces.settings import Asha, Settings
 from search_spaces.space import DEFAULTS, TYPES
 from trainables.config import Config, ParameterGroup
+from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.errors import InputError
 
@@ -200,6 +202,8 @@ EXAMPLES: dict[str, list[Any]] = {
     "decoding.language_model": ["/models/lm"],
     "optimizer.betas": [[0.9, 0.95]],
     "optimizer.groups": [[{"pattern": "encoder.*", "lr_scale": 0.5}]],
+    "model.kind": ["encoder_decoder", "transcript_editor"],
+    "model.projector.states": [[1], [1, 2]],
     "training.stages": [[{"epochs": 2, "encoder_layers": 1}], [{"freeze": ["decoder.*"]}, {"data": 0.5}]],
 }
 
@@ -214,7 +218,10 @@ def examples(key: str) -> list[Any]:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(options)
-    return [DEFAULTS[key]] if DEFAULTS[key] is not None else [{float: 1.0, int: 8}[options[0]]]
+    if DEFAULTS[key] is not None:
+        return [DEFAULTS[key]]
+    number = get_args(options[0])[0] if get_origin(options[0]) is Annotated else options[0]
+    return [{float: 1.0, int: 8}[number]]
 
 
 def outcome(read: Callable[[], Config]) -> Config | str:
@@ -227,7 +234,8 @@ def outcome(read: Callable[[], Config]) -> Config | str:
 
 @pytest.mark.parametrize("key", sorted(DEFAULTS))
 def test_every_key_of_a_configuration_can_vary(key: str) -> None:
-    text = yaml.safe_dump({"vary": {key: {"choice": examples(key)}}})
+    kind = next(one for one in RECOGNISERS if has_meaning(key, one))
+    text = yaml.safe_dump({"base": {"model": {"kind": kind}}, "vary": {key: {"choice": examples(key)}}})
     if key in FIXED:
         assert "cannot vary" in mistakes(text)[0]
         return
@@ -235,7 +243,8 @@ def test_every_key_of_a_configuration_can_vary(key: str) -> None:
     proposed = space.propose(Drawn(0))
     assert set(proposed) == {key}
     # Some values need others beside them: then the refusal shows that they arrived.
-    expected = [outcome(partial(parse_config, unflatten({key: value}), "my.yaml: proposal")) for value in examples(key)]
+    trees = [unflatten({KIND: kind, key: value}) for value in examples(key)]
+    expected = [outcome(partial(parse_config, tree, "my.yaml: proposal")) for tree in trees]
     assert outcome(partial(space.config, proposed)) in expected
 
 

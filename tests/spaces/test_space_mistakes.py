@@ -73,7 +73,7 @@ EXPECTED = [
     (5, "base.training.epochs", "belongs at the top level"),
     (6, "base.training.batch_seconds", "'much'"),
     (8, "base.optimizer.betas.1", "'x'"),
-    (10, "vary.model.depth", "unknown key; the keys here are model.kind, model.d_model"),
+    (10, "vary.model.depth", "unknown key; the keys here are model.d_model, model.heads"),
     (11, "vary.depth", "the sections are data, features"),
     (12, "vary.training.epochs", "set the top-level epochs"),
     (13, "vary.model.encoder_layers", "low <= high must hold, but got low=8, high=2"),
@@ -150,7 +150,7 @@ def test_every_mistake_is_reported_at_once_with_its_line() -> None:
         ("model.heads: {choice: [2.5]}", "valid integer"),
         ("model.tied_embeddings: {int: [0, 1]}", "int does not fit this key; what fits is choice"),
         ("tokenizer.vocab_size: {float: [100, 200]}", "what fits is int or choice"),
-        ("model: {dropout: {float: [0, 1]}}", "the keys here are model.kind, model.d_model"),
+        ("model: {dropout: {float: [0, 1]}}", "the keys here are model.d_model, model.heads"),
         ("5: {int: [0, 1]}", "unknown key"),
     ],
 )

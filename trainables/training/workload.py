@@ -61,12 +61,12 @@ class Workloads:
 
     def __call__(self, config: Config) -> Workload:
         tokens_N = self.token_counts(config.tokenizer, config.data.text)
-        if config.model.kind == "language_model":
-            lengths_N, budget = tokens_N, float(config.training.batch_tokens)
-        else:
+        if config.model.is_recogniser:
             slowest = 1 - config.data.speed_perturbation
             lengths_N = stretched(torch.from_numpy(self.split.frames), slowest).numpy()
             budget = config.training.batch_seconds * self.recipe.frames_per_second
+        else:
+            lengths_N, budget = tokens_N, float(config.training.batch_tokens)
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
         vocabulary = self.tokenizer_of(config.tokenizer).vocabulary
         bins = config.features.num_feats or self.recipe.bins

@@ -50,7 +50,7 @@ def evaluate_model(
         InputError: the split has no texts, corpus and model have different feature recipes, or `decoding` does not fit
             the model.
     """
-    if (model / CONFIG).is_file() and read_info(model).config.model.kind == "language_model":
+    if (model / CONFIG).is_file() and not read_info(model).config.model.is_recogniser:
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = _open_scored(model, data, split)
     return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))

@@ -124,11 +124,11 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         priced = sorted((workloads(one.config) for one in found[:PRICED]), key=lambda workload: workload.flops)
         profiles = profile_each([priced[0], priced[-1]], corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
-    random, recogniser = np.random.default_rng(settings.seed), usual.config.model.kind != "language_model"
+    random = np.random.default_rng(settings.seed)
     simulations = []
     for _ in range(SIMULATIONS):
         drawn = [costs[place] for place in random.choice(len(costs), count)]
-        simulations.append(simulate(drawn, settings, concurrency, random, length, plateau=recogniser))
+        simulations.append(simulate(drawn, settings, concurrency, random, length, plateau=space.is_recogniser))
     reached = {
         epoch: np.mean([np.count_nonzero(one.lengths >= epoch) for one in simulations])
         for epoch in [*rungs(settings, length), settings.epochs]

@@ -133,7 +133,7 @@ class ReportData:
     @property
     def transcribes(self) -> bool:
         """Whether the models are recognisers, not language models."""
-        return self.space.base.get("model.kind") != "language_model"
+        return self.space.is_recogniser
 
     @property
     def rungs(self) -> list[float]:

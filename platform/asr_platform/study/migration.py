@@ -15,7 +15,7 @@ from asr_platform.study.ledger import FITTED, Ledger
 from asr_platform.study.samplers import NotComparableError, check_objectives, observe, values_in
 from search_spaces.distributions import as_text
 from search_spaces.samplers import SAMPLERS
-from search_spaces.space import DEFAULTS, STRUCTURED, Space
+from search_spaces.space import STRUCTURED, Space
 from trainables.config_parsing import flatten
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
@@ -101,8 +101,7 @@ def earlier_trials(
 
 
 def _observations(ledger: Ledger, space: Space, corpus_hash: str) -> tuple[list[dict[str, Any]], str]:
-    kind = space.base.get("model.kind", DEFAULTS["model.kind"])
-    ranked_by = "val_character_perplexity" if kind == "language_model" else "val_cer"
+    ranked_by = "val_cer" if space.is_recogniser else "val_character_perplexity"
     fit: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
     for trial, record in zip(ledger.frozen(), ledger.trials(), strict=True):

@@ -64,7 +64,7 @@ class ModelCard:
             space=self.space,
             corpus=self.corpus,
             config=config,
-            recogniser=config.model.kind == "encoder_decoder",
+            recogniser=config.model.is_recogniser,
             trial=self.best.number,
             trials=len(self.trials),
             params=self.best.params,

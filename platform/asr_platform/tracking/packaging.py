@@ -28,10 +28,8 @@ PACKAGES = (
     "safetensors", "sentencepiece", "soundfile", "soxr", "torch",
 )  # fmt: skip
 # Columns have no names, so that requests may send a list instead of a table with one column.
-SIGNATURES = {
-    "encoder_decoder": ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string")])),
-    "language_model": ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("double")])),
-}
+RECORDINGS_TO_TEXTS = ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string")]))
+TEXTS_TO_PERPLEXITIES = ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("double")]))
 
 
 def write_around(model: Path, folder: Path, about: Model) -> None:
@@ -41,13 +39,13 @@ def write_around(model: Path, folder: Path, about: Model) -> None:
         model: model directory.
         about: MLflow's description of the logged model.
     """
-    kind = read_info(model).config.model.kind
+    recogniser = read_info(model).config.model.is_recogniser
     save_model(
         folder,
         python_model=str(SERVING),
         code_paths=[str(Path(trainables.__file__).parent)],
-        signature=SIGNATURES[kind],
-        input_example=[example_recording()] if kind == "encoder_decoder" else ["A TEXT"],
+        signature=RECORDINGS_TO_TEXTS if recogniser else TEXTS_TO_PERPLEXITIES,
+        input_example=[example_recording()] if recogniser else ["A TEXT"],
         pip_requirements=requirements(),
         model_config=RequestLimits().model_dump(),
         mlflow_model=about,

@@ -68,7 +68,7 @@ class Served(PythonModel):
             self.seconds = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
             guard_server(limits, self.seconds)
         self.answer: Callable[[list[Any], float], list[Any]]
-        kind = Perplexities if read_info(folder).config.model.kind == "language_model" else Texts
+        kind = Texts if read_info(folder).config.model.is_recogniser else Perplexities
         self.answer = kind(folder, device, limits)
 
     def predict(self, model_input: pd.DataFrame) -> list[Any]:

@@ -116,7 +116,7 @@ def _fitted(space: Space) -> list[str]:
 
 
 def _metrics(space: Space) -> tuple[str, str, str]:
-    return LANGUAGE_MODEL_METRICS if space.config({}).model.kind == "language_model" else RECOGNISER_METRICS
+    return RECOGNISER_METRICS if space.is_recogniser else LANGUAGE_MODEL_METRICS
 
 
 def _column(kind: str, key: str) -> str:

@@ -239,8 +239,8 @@ class Doctor:
         folder = self.home.model(self.name)
         if folder.is_dir():
             try:
-                kind = read_info(folder).config.model.kind
-                (TextModel if kind == "language_model" else Recognizer).load(folder)
+                recogniser = read_info(folder).config.model.is_recogniser
+                (Recognizer if recogniser else TextModel).load(folder)
             except InputError as error:
                 yield Finding("model", f"the model cannot be loaded: {error.problem}")
         elif self._ended and any(trial.model for trial in trials):

@@ -1,0 +1,83 @@
+"""Kinds of model in one space: which can be ranked together, and which keys have a meaning for which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from search_spaces.distributions import Choice, Variable
+from trainables.config_model import RECOGNISERS
+
+KIND = "model.kind"
+EDITOR = "transcript_editor"
+OF_EDITORS = (
+    "model.mid_head",
+    "model.pooling",
+    "model.projector",
+    "model.editor",
+    "model.slots",
+    "drafts",
+    "loss.copy_weight",
+    "loss.draft_weight",
+    "loss.mid_weight",
+    "decoding.editing_steps",
+)
+"""Keys and sections without a meaning for a model that is no transcript editor."""
+NOT_OF_EDITORS = (
+    "model.decoder_layers",
+    "model.decoder_positions",
+    "model.tied_embeddings",
+    "model.scale_embeddings",
+    "model.embedding_multiplier",
+    "model.logits_scaling",
+    "loss.ctc_weight",
+)
+"""Keys without a meaning for a transcript editor, which has keys of its own in their place."""
+
+
+def has_meaning(key: str, kind: str) -> bool:
+    """Whether a key has a meaning for a kind of model; keys of this list alone are told apart, by editor or not."""
+    return not _is_within(key, NOT_OF_EDITORS if kind == EDITOR else OF_EDITORS)
+
+
+def _is_within(key: str, sections: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def kinds_of(vary: Mapping[str, Variable], base_kind: str) -> tuple[str, ...]:
+    """Kinds of model that a space proposes."""
+    if KIND not in vary:
+        return (base_kind,)
+    distribution = vary[KIND].distribution
+    assert isinstance(distribution, Choice)
+    return tuple(map(str, distribution.values))
+
+
+def kinds_with(key: str, vary: Mapping[str, Variable], kinds: Iterable[str]) -> set[str]:
+    """Those of `kinds` with which a key is active, by its condition and by the conditions of the keys in that."""
+    found = set(kinds)
+    for parent, allowed in vary[key].when.items() if key in vary else ():
+        found &= set(map(str, allowed)) if parent == KIND else kinds_with(parent, vary, found)
+    return found
+
+
+def conflicts(vary: Mapping[str, Variable], fitted: Iterable[str], base_kind: str) -> list[tuple[str, str]]:
+    """Searched or `fitted` keys that do not go with the kinds of model of a space, each as (key, reason)."""
+    kinds = kinds_of(vary, base_kind)
+    found = []
+    if KIND in vary and not {base_kind, *kinds} <= set(RECOGNISERS):
+        reason = (
+            "language models are ranked by perplexity and recognisers by CER, so they cannot share a sweep: "
+            f"{' and '.join(RECOGNISERS)} can vary; set language_model in base"
+        )
+        return [(KIND, reason)]
+    for key in [*vary, *fitted]:
+        without = [kind for kind in kinds if kind in kinds_with(key, vary, kinds) and not has_meaning(key, kind)]
+        if not without:
+            continue
+        remedy = f"leave it out, or set another {KIND} in base"
+        if KIND in vary:
+            remedy = f"give it when: {{{KIND}: {next(kind for kind in RECOGNISERS if has_meaning(key, kind))}}}"
+        if KIND in vary and key in fitted:
+            remedy = "fit a width that both kinds have, such as model.feed_forward"
+        found.append((key, f"has no meaning with {KIND}={without[0]}: {remedy}"))
+    return found
