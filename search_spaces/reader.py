@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import Choice, Fit, Float, Variable, as_text, from_text
 from search_spaces.kinds import KIND, conflicts
+from search_spaces.rules import Facts, violations
 from search_spaces.settings import RENAMED, Settings
 from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space
 from search_spaces.vary import check_condition, is_fit, read_distribution, read_fit, read_when
@@ -107,6 +108,8 @@ class _Reader:
         entries = self._entries(tree.get("start"), varied)
         self.document.check()  # entries of `start` can only be checked with a valid base and valid `vary`
         space = Space(self.document.source, text, base, vary, fit, (), settings)
+        for key, reason in violations(settings.rules, space.config({}), Facts()):
+            self.mistake(f"base.{key}", reason)
         space = replace(space, start=tuple(self._completed(space, place, entry) for place, entry in entries))
         self.document.check()
         return space
@@ -281,9 +284,13 @@ class _Reader:
             self.mistake(f"{place}.{key}", reason if key in entry else reason + remedy)
         if not wrong:
             try:
-                space.config(values)
+                config = space.config(values)
             except InputError as error:
                 self.mistake(place, error.problem.removeprefix(f"{space.source}: proposal: "))
+            else:
+                for key, reason in violations(space.settings.rules, config, Facts()):
+                    if key in entry:  # else the base breaks the rule
+                        self.mistake(f"{place}.{key}", reason)
         return values
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from search_spaces.rules import RULES, RuleSetName
 from search_spaces.samplers import SAMPLERS, SamplerName
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config_model import ConfigSection
@@ -89,6 +90,10 @@ class Settings(ConfigSection):
     budget: Whole = Field(
         DEFAULT_BUDGET, ge=1, le=10**12, description="largest number of parameters that a model may have"
     )
+    rules: RuleSetName | None = Field(
+        None,
+        description="rules that every trial must keep; hw4p2: those of CMU 11-785, homework 4, part 2; default: none",
+    )
     trials: Whole = Field(40, ge=1, le=MOST_TRIALS, description="number of configurations to try")
     epochs: Whole = Field(20, ge=1, le=MOST_EPOCHS, description="number of epochs of a trial that is not pruned")
     sampler: SamplerName = Field(
@@ -114,6 +119,9 @@ class Settings(ConfigSection):
         if len(self.objectives) > 1 and not SAMPLERS[self.sampler].several_objectives:
             others = ", ".join(name for name, one in SAMPLERS.items() if one.several_objectives)
             found.append(("sampler", f"{self.sampler} takes one objective; with several, use one of {others}"))
+        if self.rules and self.budget > RULES[self.rules].budget:
+            reason = f"at most {RULES[self.rules].budget:,} with rules: {self.rules}, but got {self.budget:,}"
+            found.append(("budget", reason))
         grace, unit = self.asha.grace, self.asha.unit
         if unit != "epochs" and grace is None:
             found.append(("asha.unit", f"{unit} needs asha.grace, in {unit}"))

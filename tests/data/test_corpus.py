@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainables.data.corpus import Corpus
+from trainables.data.corpus import Corpus, shared_utterances
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
 from trainables.errors import InputError
@@ -271,3 +271,15 @@ def test_the_folder_must_be_free(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"{taken}: exists and is not empty[\s\S]*--out"):
             CorpusWriter(tmp_path / taken, RECIPE, "test")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_utterances_of_two_splits_are_the_same_if_text_and_features_are(tmp_path: Path) -> None:
+    corpus = write(
+        tmp_path / "corpus",
+        entry("train", "a", seed=1), entry("train", "b", seed=2), entry("train", "c", seed=3, frames=4),
+        entry("dev", "another name", seed=2), entry("dev", "a", seed=4), entry("dev", "d", "OTHER", seed=1),
+        entry("dev", "e", seed=3, frames=5), entry("test", "a", None, seed=1),
+    )  # fmt: skip
+    assert shared_utterances(corpus, "train", "dev") == ["another name"]
+    assert shared_utterances(corpus, "dev", "train") == ["b"]
+    assert shared_utterances(corpus, "train", "test") == [], "without texts nothing can be trained on"

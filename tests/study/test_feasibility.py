@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import course
 import pytest
 import tiny
 import yaml
@@ -131,3 +132,49 @@ def test_every_leaf_of_the_tiny_tree_is_set() -> None:
     assert {key: found[key] for key in dict(flatten(tiny.TREE)) if key != "training.epochs"} == {
         key: value for key, value in flatten(tiny.TREE) if key != "training.epochs"
     }
+
+
+# Rules
+
+
+@pytest.fixture(scope="module")
+def course_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return course.write_corpus(tmp_path_factory.mktemp("corpora") / "hw4")
+
+
+def test_a_proposal_that_breaks_the_rules_is_no_trial(course_corpus: Corpus, tmp_path: Path) -> None:
+    own = course.save_language_model(course_corpus, tmp_path / "own")
+    other = course.save_language_model(course_corpus, tmp_path / "other", corpus_hash="f" * 64)
+    vary = {"pretrained.decoder": {"choice": [None, own, other]}}
+    feasibility = Feasibility(space({}, vary, rules="hw4p2"), course_corpus)
+    assert feasibility.check() == []
+    found = {decoder: feasibility({"pretrained.decoder": decoder}) is not None for decoder in (None, own, other)}
+    assert found == {None: True, own: True, other: False}
+    assert feasibility.refusal is not None and "another corpus, of hash ffff" in feasibility.refusal.problem
+    proposal = Feasibility(space({}, vary), course_corpus)({"pretrained.decoder": other})
+    assert proposal is not None, "without rules it can be one"
+
+
+def test_a_conformer_is_no_trial_beside_transformers(course_corpus: Corpus) -> None:
+    vary = {"model.encoder_block": {"choice": ["transformer", "conformer"]}}
+    feasibility = Feasibility(space({}, vary, rules="hw4p2"), course_corpus)
+    assert feasibility.check() == []
+    found = {block: feasibility({"model.encoder_block": block}) for block in ("transformer", "conformer")}
+    assert found["transformer"] is not None and found["conformer"] is None
+    with pytest.raises(InputError, match="model.encoder_block: conformer, but only the pre-norm transformer"):
+        feasibility.trial({"model.encoder_block": "conformer"})
+
+
+def test_a_base_that_breaks_the_rules_is_refused_with_its_line(course_corpus: Corpus, tmp_path: Path) -> None:
+    other = course.save_language_model(course_corpus, tmp_path / "other", corpus_hash="f" * 64)
+    bad = space({"pretrained.decoder": other}, rules="hw4p2")
+    (line,) = [place for place, text in enumerate(bad.text.splitlines(), start=1) if "decoder: " in text]
+    with pytest.raises(InputError, match=rf"line {line}: base.pretrained.decoder: {other} was trained on another"):
+        Feasibility(bad, course_corpus).check()
+
+
+def test_a_corpus_that_the_rules_forbid_is_refused(tiny_corpus: Corpus) -> None:
+    with pytest.raises(InputError, match=r"line \d+: rules: the corpus .* was prepared from tiny") as error:
+        Feasibility(space({}, rules="hw4p2"), tiny_corpus).check()
+    assert "training splits train, but only train-clean-100" in error.value.problem
+    assert "without `rules`" in error.value.remedy

@@ -100,6 +100,7 @@ def test_new_trials_are_of_the_new_space_and_the_sampler_knows_the_old_ones(ledg
     ("change", "problem"),
     [
         (("epochs: 9", "epochs: 12"), "epochs: a sweep cannot change it"),
+        (("trials: 30", "trials: 30\nrules: hw4p2"), "rules: a sweep cannot change it"),
         (("trials: 30", "trials: 30\nobjectives: [val_cer, parameters]"), "objectives: a sweep cannot change it"),
         (("[char, bpe, unigram]", "[bpe, unigram]"), "tokenizer.kind: 'char' is not one of 'bpe', 'unigram'"),
         (("[0, 0.5]", "[0, 0.00001]"), "trial 0: model.dropout: 0.1"),

@@ -106,12 +106,16 @@ def utterance(text: str, random: np.random.Generator, bins: int = BINS) -> npt.N
 
 
 def write_corpus(
-    folder: Path, splits: Mapping[str, Sequence[str | tuple[str, str]]], bins: int = BINS, seed: int = 0
+    folder: Path,
+    splits: Mapping[str, Sequence[str | tuple[str, str]]],
+    bins: int = BINS,
+    seed: int = 0,
+    source: str = "tiny",
 ) -> Corpus:
     """Writes a corpus with one utterance for each text, or for each (reference, what is really said)."""
     random = np.random.default_rng(seed)
     recipe = RECIPE.model_copy(update={"bins": bins})
-    with CorpusWriter(folder, recipe, "tiny") as writer:
+    with CorpusWriter(folder, recipe, source) as writer:
         for split, texts in splits.items():
             for number, text in enumerate(texts):
                 reference, said = (text, text) if isinstance(text, str) else text

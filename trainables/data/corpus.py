@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +77,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def utterance(self, place: int) -> torch.Tensor:
+        """Features (T, F) of the utterance at index `place`."""
+        return self.features[self.offsets[place] : self.offsets[place] + self.frames[place]]
 
 
 class Corpus:
@@ -188,6 +194,25 @@ class Corpus:
                 f"Set {key} to a split with transcripts.",
             )
         return split
+
+
+@lru_cache(maxsize=8)
+def shared_utterances(corpus: Corpus, one: str, other: str) -> list[str]:
+    """Ids in the split `other` of utterances that are also in the split `one`: with equal text and equal features."""
+    ours, theirs = corpus.split(one), corpus.split(other)
+    places: dict[tuple[str, int], list[int]] = {}
+    for place, key in enumerate(_texts_with_lengths(ours)):
+        places.setdefault(key, []).append(place)
+    return [
+        theirs.ids[place]
+        for place, key in enumerate(_texts_with_lengths(theirs))
+        if any(torch.equal(theirs.utterance(place), ours.utterance(same)) for same in places.get(key, []))
+    ]
+
+
+def _texts_with_lengths(split: Split) -> Iterator[tuple[str, int]]:
+    """Yields (text, number of frames) of each utterance; nothing for a split without texts."""
+    return zip(split.texts, split.frames.tolist(), strict=True) if split.texts is not None else iter(())
 
 
 def _tensor(values: list[float] | None) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,20 @@ def read_checked_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelI
     _require(folder, files)
     verify_checksums(folder, files)
     return info
+
+
+def stored_parameters(folder: Path) -> int:
+    """Number of parameters in a model directory's file of weights, from its header; tied parameters count once.
+
+    Raises:
+        DamagedError: the file is missing or damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        with safe_open(str(path), "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{path}: {error}", DAMAGED) from None
 
 
 def _require(folder: Path, files: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ SECTIONS = {
     "Begin": ["prepare", "plan"],
     "Search": ["sweep", "train", "status", "logs"],
     "Look": ["leaderboard", "compare", "confirm", "importances", "report", "ui", "doctor"],
-    "Use": ["evaluate", "transcribe", "export", "submit"],
+    "Use": ["evaluate", "transcribe", "export", "submit", "check"],
     "This command": ["completion"],
 }
 

@@ -1,18 +1,21 @@
-"""The commands `platform evaluate`, `transcribe`, `export` and `submit`, which use a trained model."""
+"""The commands `platform evaluate`, `transcribe`, `export`, `submit` and `check`, which use a trained model."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
 
-from asr_platform.cli.options import DATA, Command, json_option, options
+from asr_platform.cli.options import DATA, OPTIONAL_DATA, Command, json_option, options
 from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
 from asr_platform.inference.formats import FORMATS
+from search_spaces.rules import RuleSetName
 from trainables.bounds import LONGEST_PIECE
 from trainables.config import Decoding
 from trainables.errors import InputError
@@ -151,3 +154,44 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
 
     count = write_submission(model, data, split, out)
     click.echo(f"{out}: {count} transcriptions")
+
+
+BROKEN = 1  # exit code
+
+
+@click.command(epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@click.option("--rules", type=click.Choice(get_args(RuleSetName)), required=True, help="hw4p2: those of CMU 11-785.")
+@OPTIONAL_DATA
+@click.option("--submission", type=FILE, help="Also check the format of this CSV file of transcripts.")
+@click.option(
+    "--split", default="test-clean", show_default=True, help="The split of --submission, counted with --data."
+)
+@json_option("A JSON list of the rules.")
+def check(
+    model: Path, rules: RuleSetName, data: Path | None, submission: Path | None, split: str, as_json: bool
+) -> None:
+    """Checks whether MODEL keeps the rules of a competition.
+
+    Prints each rule with its verdict, and what the verdict is based on. With --data, the training and validation
+    splits of the corpus are examined too. The exit code is 0 if all rules hold, and 1 if one is broken.
+
+    \b
+    For example:
+      platform check mlruns/models/hw4p2-1 --rules hw4p2 --data corpora/hw4
+    """
+    from asr_platform.inference.rule_check import check_model, check_submission, utterances
+
+    found = check_model(model, rules, data)
+    if submission is not None:
+        found.append(check_submission(submission, utterances(data, split) if data else None))
+    broken = [finding.rule for finding in found if not finding.holds]
+    if as_json:
+        click.echo(json.dumps([{**asdict(finding), "holds": finding.holds} for finding in found], indent=2))
+    else:
+        for finding in found:
+            click.echo(f"{'holds' if finding.holds else 'BROKEN':<8}{finding.rule:<14}{finding.text}")
+            for line in (*finding.violations, f"based on: {finding.evidence}"):
+                click.echo(f"{'':22}{line}")
+        click.echo(f"{rules}: " + (f"broken: {', '.join(broken)}" if broken else "all rules hold"))
+    sys.exit(BROKEN if broken else 0)

@@ -26,6 +26,7 @@ from trainables.inference.model_directory import CONFIG, read_info
 from trainables.inference.recognizer import Recognizer
 
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
+SUBMISSION_COLUMNS = ["id", "transcription"]
 WARM_UP = 4  # utterances transcribed before times are measured
 
 
@@ -146,7 +147,7 @@ def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
     with written_whole(out) as file:  # opened before the work of transcribing
         hypotheses = recognizer.transcribe(_frames(utterances))
         writer = csv.writer(file)
-        writer.writerow(["id", "transcription"])
+        writer.writerow(SUBMISSION_COLUMNS)
         writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
     return len(order)
 

@@ -1,6 +1,7 @@
 """Decides which proposals of a space can be trials on a corpus, before anything is started.
 
-A feasible proposal is within the budget, its tokenizer can be trained, and the files that it names exist and fit.
+A feasible proposal is within the budget, its tokenizer can be trained, the files that it names exist and fit, and it
+keeps the rules of the space.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 
 from asr_platform.study.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
+from search_spaces.rules import REMEDY, Facts, check_rules, violations
 from search_spaces.space import Proposal, Space
 from trainables.config import Config
 from trainables.config_model import Model
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
+from trainables.document import Document
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.recognizer import LANGUAGE_MODEL
@@ -73,6 +76,7 @@ class Feasibility:
         """
         proposal = complete(self.space, values, self.vocabulary, self.corpus.recipe.bins)
         self._check(proposal.config)
+        check_rules(self.space.settings.rules, proposal.config, self._facts(proposal.parameters))
         return proposal
 
     def check(self) -> list[str]:
@@ -82,8 +86,10 @@ class Feasibility:
             For each tokenizer of the space that cannot be trained on the text, a line with the reason.
 
         Raises:
-            InputError: the space has no feasible proposal, or an entry of `start` is not feasible.
+            InputError: the base breaks the space's rules, the space has no feasible proposal, or an entry of `start` is
+                not feasible.
         """
+        self._check_rules_of_base()
         left_out = check_budget(self.space, self.vocabulary, self.corpus.recipe.bins)
         for number, values in enumerate(self.space.start):
             try:
@@ -97,6 +103,19 @@ class Feasibility:
         except InputError as error:
             raise self.refusal or error from None
         return left_out
+
+    def _check_rules_of_base(self) -> None:
+        """Raises an InputError with the lines of the space at which its base or the corpus breaks the space's rules."""
+        document = Document(self.space.text, self.space.source)
+        for key, reason in violations(self.space.settings.rules, self.space.config({}), self._facts()):
+            document.mistake(f"base.{key}" if key else "rules", reason)
+        try:
+            document.check()
+        except InputError as error:
+            raise InputError(error.problem, REMEDY) from None
+
+    def _facts(self, parameters: int | None = None) -> Facts:
+        return Facts(self.corpus, self.corpus.hash, parameters)
 
     def _check(self, config: Config) -> None:
         """Raises the InputError that a trial with this configuration would raise at its start."""

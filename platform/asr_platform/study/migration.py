@@ -48,7 +48,11 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
     Raises:
         InputError: trials would not be comparable with new ones, or a trial would have another model in `space`.
     """
-    for key, why in (("epochs", "early stopping compares trials of one length"), ("objectives", "they rank trials")):
+    for key, why in (
+        ("epochs", "early stopping compares trials of one length"),
+        ("objectives", "they rank trials"),
+        ("rules", "all trials keep the same"),
+    ):
         before, after = getattr(origin.settings, key), getattr(space.settings, key)
         if before != after:
             raise InputError(

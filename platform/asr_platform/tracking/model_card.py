@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from asr_platform.analysis.bootstrap import CerInterval, error_interval
 from asr_platform.analysis.text import enumerated_trials
 from asr_platform.study.ledger import TrialRecord
+from search_spaces.rules import Facts, findings
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus, Split
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
@@ -53,6 +54,7 @@ class ModelCard:
     def render(self) -> str:
         """The card in Markdown."""
         row, config = self.best.best or {}, self.space.config(self.best.params)
+        parameters, rules = self.best.about.get("parameters", 0), self.space.settings.rules
         training = self.corpus.training_split(config.data.train)
         states = Counter(trial.state for trial in self.trials)
         environment = Environment(
@@ -68,7 +70,8 @@ class ModelCard:
             trial=self.best.number,
             trials=len(self.trials),
             params=self.best.params,
-            parameters=self.best.about.get("parameters", 0),
+            parameters=parameters,
+            findings=findings(rules, config, Facts(self.corpus, self.corpus.hash, parameters)) if rules else [],
             row=row,
             errors=self.errors,
             interval=_interval,

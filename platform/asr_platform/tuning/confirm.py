@@ -193,6 +193,7 @@ def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfigurat
         "epochs": space.settings.epochs,
         "asha": {"grace": space.settings.epochs},  # nothing stops early
         "budget": space.settings.budget,
+        **({"rules": space.settings.rules} if space.settings.rules else {}),  # absent in earlier confirmations
     }
     return parse_space(yaml.safe_dump(tree, sort_keys=False), f"{name}-confirm.yaml")
 

@@ -11,6 +11,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
 from search_spaces.reader import is_space, load_space, parse_space
+from search_spaces.settings import Settings
 from search_spaces.space import Space
 from trainables.config import Config
 from trainables.config_parsing import load_config
@@ -34,17 +35,19 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         storage = Home.existing(home).studies
         name, trial = find(storage, origin)
         space = recorded_space(Ledger.open(storage, name).about)
-        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings.budget, epochs)
+        return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings, epochs)
     path = Path(source or "")
     if path.is_file() and not is_space(path):
         return _fixed(load_config(path), path.stem, None, epochs)
     space = load_space(str(source))
-    return _fixed(space.config({}), f"{space.name}-base", space.settings.budget, epochs)
+    return _fixed(space.config({}), f"{space.name}-base", space.settings, epochs)
 
 
-def _fixed(config: Config, name: str, budget: int | None, epochs: int | None) -> Space:
-    """A space without searched keys; `budget` None allows any size of the model."""
+def _fixed(config: Config, name: str, settings: Settings | None, epochs: int | None) -> Space:
+    """A space without searched keys, with budget and rules of `settings`; None allows any model."""
     base = config.model_dump(mode="json")
     length = base["training"].pop("epochs")
-    tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": budget or UNLIMITED}
+    tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": UNLIMITED}
+    if settings is not None:
+        tree |= {"budget": settings.budget, "rules": settings.rules}
     return parse_space(yaml.safe_dump(tree), f"{name}.yaml")
