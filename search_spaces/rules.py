@@ -146,7 +146,7 @@ def findings(name: RuleSetName, config: Config, facts: Facts) -> list[Finding]:
     ]
 
 
-REMEDY = "Correct what the rules forbid; a space without `rules` is held to none."
+REMEDY = "Correct what the rules forbid, or take a copy of the space without its line `rules`."
 
 
 def _budget(config: Config, facts: Facts) -> list[Violation]:
@@ -198,7 +198,7 @@ def _data(config: Config, facts: Facts) -> list[Violation]:
     if corpus.source != SOURCE:
         reason = f"the corpus {corpus.path} was prepared from {corpus.source}, but only the course's data are allowed"
         found.append(Violation("", reason))
-    if corpus.training_splits != [TRAIN]:  # its feature statistics are those of all training splits
+    elif corpus.training_splits != [TRAIN]:  # its feature statistics are those of all training splits
         names = ", ".join(corpus.training_splits) or "none"
         found.append(Violation("", f"the corpus has the training splits {names}, but only {TRAIN} is allowed"))
     if facts.corpus_hash != corpus.hash:

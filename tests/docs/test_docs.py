@@ -20,12 +20,14 @@ import tiny
 import yaml
 from found import Found
 from place import Ended, Run
+from proposals import Drawn, feasible
 
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import LOG
 from asr_platform.study.failures import KNOWN
 from search_spaces.reader import parse_space
-from trainables.config import Config
+from trainables.config import Config, Tokenizer, Training
+from trainables.data.text.tokenizer import Vocabulary
 from trainables.inference.recognizer import Recognizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,8 +39,10 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
 LONGEST_README = 150  # lines
 HW4 = "hw4_data/hw4p2_data"
-# Commands that take long: other tests run them, on smaller data. Here their options and files are checked.
+# Commands that take long, or need a model of this corpus: other tests run them, on smaller data. Here their options and
+# files are checked.
 SLOW = {
+    "check",
     "sweep",
     "train",
     "confirm",
@@ -82,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("docs")
     corpus = babbler.write_corpus(place / "corpora" / "digits")
     shutil.copytree(corpus.path, place / "corpora" / "mine")
-    for name in ("hw4p2-1", "digits-1"):
+    for name in ("mine-1", "hw4p2-1", "digits-1"):
         sweep = Found(place / "mlruns", corpus, name)
         for wrong in (0, 1):
             (sweep.trial(wrong).parent / LOG).write_text("epoch 1\n")
@@ -166,6 +170,16 @@ def test_spaces_can_be_read(page: Path, text: str) -> None:
     """A block is a space, or a part of one."""
     parse_space(text, page.name, REPOSITORY)
     assert set(yaml.safe_load(text)) & {"vary", "base"}
+
+
+def test_spaces_of_the_course_keep_its_rules_and_fit_its_budget() -> None:
+    """The base of each; and the starter is the default configuration, but for the tokenizer."""
+    spaces = [parse_space(text, page.name, REPOSITORY) for page, text in blocks("yaml") if page.name == "course.md"]
+    for space in spaces:
+        assert space.settings.rules == "hw4p2"
+        assert feasible(space, space.propose(Drawn(0)), lambda tokenizer: Vocabulary(tokenizer.vocab_size or 33, 28))
+    tokenizer = Tokenizer(kind="bpe", vocab_size=5000)
+    assert spaces[0].config({}) == Config(tokenizer=tokenizer, training=Training(epochs=10))
 
 
 def test_the_reference_is_that_of_the_code() -> None:

@@ -94,7 +94,10 @@ def test_a_configuration_that_breaks_a_rule(leaves: dict[str, Any], rule: str, r
 def test_the_budget_counts_the_language_model_of_the_search(corpus: Corpus, language: Path) -> None:
     full = facts(corpus, parameters=BUDGET)
     assert broken({}, full) == {}
-    assert "30,000,001 parameters of the model, but at most 30,000,000" in broken({}, facts(corpus, parameters=BUDGET + 1))["budget"]
+    assert (
+        "30,000,001 parameters of the model, but at most 30,000,000"
+        in broken({}, facts(corpus, parameters=BUDGET + 1))["budget"]
+    )
     searched = {"decoding.method": "beam", "decoding.language_model": str(language / "own")}
     assert broken(searched, full) == {}, "without a weight it takes no part"
     reason = broken({**searched, "decoding.lm_weight": 0.3}, full)["budget"]

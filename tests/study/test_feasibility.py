@@ -161,7 +161,7 @@ def test_a_conformer_is_no_trial_beside_transformers(course_corpus: Corpus) -> N
     assert feasibility.check() == []
     found = {block: feasibility({"model.encoder_block": block}) for block in ("transformer", "conformer")}
     assert found["transformer"] is not None and found["conformer"] is None
-    with pytest.raises(InputError, match="model.encoder_block: conformer, but only the pre-norm transformer"):
+    with pytest.raises(InputError, match=r"model\.encoder_block: conformer, but only the pre-norm transformer"):
         feasibility.trial({"model.encoder_block": "conformer"})
 
 
@@ -176,5 +176,4 @@ def test_a_base_that_breaks_the_rules_is_refused_with_its_line(course_corpus: Co
 def test_a_corpus_that_the_rules_forbid_is_refused(tiny_corpus: Corpus) -> None:
     with pytest.raises(InputError, match=r"line \d+: rules: the corpus .* was prepared from tiny") as error:
         Feasibility(space({}, rules="hw4p2"), tiny_corpus).check()
-    assert "training splits train, but only train-clean-100" in error.value.problem
-    assert "without `rules`" in error.value.remedy
+    assert "a copy of the space without its line `rules`" in error.value.remedy

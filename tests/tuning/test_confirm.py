@@ -80,6 +80,7 @@ def test_every_trial_is_a_candidate_with_a_new_seed(name: str, seed: int, top: i
     again = confirmation_space(space, "small", chosen, [7, 8])
     assert again.settings.trials == len(again.start) == 2 * len(chosen) <= 2 * top
     assert again.settings.epochs == again.settings.asha.grace == space.settings.epochs
+    assert again.settings.rules == space.settings.rules
     for number, values in enumerate(again.start):
         config, original = again.config(values), space.config(chosen[number % len(chosen)].trial.params)
         assert config.training.seed == [7, 8][number // len(chosen)]
