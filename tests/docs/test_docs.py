@@ -123,7 +123,7 @@ def test_commands_run(
 
 def check_options(words: list[str]) -> None:
     """Raises where an option or a file of the command does not exist."""
-    context = click.Context(cli, obj=Path("mlruns"))
+    context = click.Context(cli, obj=Path("mlruns"), **cli.context_settings)
     command: click.Command = cli
     while isinstance(command, click.Group):
         command = command.commands[words[0]]
