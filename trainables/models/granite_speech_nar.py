@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -107,8 +108,15 @@ def granite_shape(theirs: Mapping[str, Any]) -> Model:
 
 def _shape(theirs: Mapping[str, Any]) -> dict[str, Any]:
     encoder, projector, text = (theirs[f"{part}_config"] for part in ("encoder", "projector", "text"))
-    if text.get("hidden_act", "silu") != "silu":
-        raise InputError(f"text_config.hidden_act={text['hidden_act']}", "Only networks with silu move over.")
+    middle = encoder.get("self_conditioning_layer") or max(1, encoder["num_layers"] // 2)
+    rotary, bias = text["rope_parameters"], bool(text.get("attention_bias"))
+    for name, value, only in (
+        ("hidden_act", text.get("hidden_act", "silu"), "silu"),
+        ("rope_parameters.rope_type", rotary.get("rope_type", "default"), "default"),
+        ("mlp_bias", bool(text.get("mlp_bias")), bias),
+    ):
+        if value != only:
+            raise InputError(f"text_config.{name}={value}", f"Only networks with {only} move over.")
     layers = [layer % (encoder["num_layers"] + 1) for layer in theirs["encoder_layer_indices"]]
     return {
         "kind": "transcript_editor",
@@ -127,7 +135,7 @@ def _shape(theirs: Mapping[str, Any]) -> dict[str, Any]:
         "conv_expansion": encoder["conv_expansion_factor"],
         "reduction": "pool",  # of one frame, which is a projection
         "reduction_factor": 1,
-        "mid_head": {"layer": encoder["self_conditioning_layer"]},
+        "mid_head": {"layer": middle},
         "pooling": {"window": encoder["bpe_pooling_window"], "epsilon": 1e-8},
         "projector": {
             "d_model": projector["hidden_size"],
@@ -156,7 +164,9 @@ def _shape(theirs: Mapping[str, Any]) -> dict[str, Any]:
             "attention_multiplier": text["attention_multiplier"],
             "residual_multiplier": text["residual_multiplier"],
             "logits_scaling": text["logits_scaling"],
-            "rotary_base": text["rope_parameters"]["rope_theta"],
+            "rotary_base": rotary["rope_theta"],
+            "qkv_bias": bias,
+            "bias": bias,
         },
         "slots": {"minimum": theirs["min_edit_sequence_length"]},
     }
@@ -233,40 +243,38 @@ def _with_axis(name: str, value: Tensor) -> Tensor:
 
 
 def compare(folder: Path) -> dict[str, float]:
-    """Largest difference between our results and the recorded ones, for each kind of result.
-
-    Token sequences that differ count 1.
+    """Largest difference between our results and the recorded ones, by kind; 1 where token sequences differ.
 
     Args:
         folder: with `config.json` and `golden.safetensors`, as `python -m trainables.models.granite_speech_nar` needs.
 
     Raises:
-        InputError: a file is missing, or the weights do not fit the configuration.
+        InputError: a file or a result in it is missing, or the weights do not fit the configuration.
     """
     try:
         theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         golden = load_file(folder / "golden.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: not readable: {error}", "Give a folder with recorded results.") from None
+    try:
+        return _differences(theirs, golden)
+    except KeyError as error:
+        raise InputError(f"{folder}: without {error}", "Give a folder with all recorded results.") from None
+
+
+def _differences(theirs: Mapping[str, Any], golden: Mapping[str, Tensor]) -> dict[str, float]:
     model = granite_model(theirs).eval()
     from_granite({name[6:]: value for name, value in golden.items() if name.startswith("state.")}, model)
     weights = Loss(copy_weight=theirs["ce_loss_lambda"], draft_weight=theirs["encoder_ctc_loss_lambda"], mid_weight=0)
     found: dict[str, float] = {}
-    numbers = sorted({int(name.split(".")[0]) for name in golden if name[0].isdigit()})
-    for number in numbers:
-        recorded = {
-            name.removeprefix(f"{number}."): value for name, value in golden.items() if name.startswith(f"{number}.")
-        }
+    for number in range(max(1, sum(name.endswith(".features") for name in golden))):
         model.zero_grad()
-        ours = results(model, recorded["features"], recorded["labels"], weights)
+        ours = results(model, golden[f"{number}.features"], golden[f"{number}.labels"], weights)
         for kind, value in ours.items():
-            found[kind] = max(found.get(kind, 0.0), difference(value, recorded[kind]))
+            found[kind] = max(found.get(kind, 0.0), difference(value, golden[f"{number}.{kind}"]))
         if number == 0:
-            found["gradients"] = max(
-                difference(value, golden[f"gradient.{name}"])
-                for name, value in gradients(model).items()
-                if f"gradient.{name}" in golden
-            )
+            here, recorded = gradients(model), [name for name in golden if name.startswith("gradient.")]
+            found["gradients"] = max((difference(here.get(name[9:]), golden[name]) for name in recorded), default=0.0)
     return found
 
 
@@ -274,8 +282,7 @@ def results(model: TranscriptEditor, features_TF: Tensor, labels_U: Tensor, weig
     """Results for one utterance, by their names in a folder of recorded ones; adds the gradients of the total loss."""
     states: list[Tensor] = []
     hooks = [layer.register_forward_hook(lambda _, __, x: states.append(x[0])) for layer in model.encoder.layers]
-    middle = model.config.mid_head.layer or 1
-    hooks.append(model.mid_head.register_forward_hook(lambda _, __, x: states.__setitem__(middle - 1, x[0][0])))
+    hooks.append(model.mid_head.register_forward_hook(lambda _, __, x: states.__setitem__(-1, x[0][0])))
     edited = model(features_TF[None], torch.tensor([len(features_TF)]))
     for hook in hooks:
         hook.remove()
@@ -313,13 +320,13 @@ def gradients(model: TranscriptEditor) -> dict[str, Tensor]:
     }
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference; infinite between different shapes, 1 between different tokens."""
-    if ours.shape != theirs.shape:
+def difference(ours: Tensor | None, theirs: Tensor) -> float:
+    """Largest absolute difference; infinite between different shapes or beside NaN, 1 between different tokens."""
+    if ours is None or ours.shape != theirs.shape:
         return float("inf")
     if not theirs.is_floating_point():
-        return float(not torch.equal(ours, theirs))
-    return float((ours.detach() - theirs).abs().max()) if ours.numel() else 0.0
+        return float(ours.tolist() != theirs.tolist())
+    return float((ours.detach() - theirs).abs().nan_to_num(torch.inf).max()) if ours.numel() else 0.0
 
 
 def main() -> int:
@@ -332,12 +339,10 @@ def main() -> int:
     except InputError as error:
         print(f"{error.problem}. {error.remedy}", file=sys.stderr)
         return 2
-    beyond = False
+    limits = {kind: TOLERANCES.get(kind, TOLERANCE) for kind in found}
     for kind, value in found.items():
-        tolerance = TOLERANCES.get(kind, TOLERANCE)
-        beyond |= value > tolerance
-        print(f"{kind:18} {value:.1e}  {'beyond' if value > tolerance else 'within'} {tolerance:g}")
-    return int(beyond)
+        print(f"{kind:18} {value:.1e}  {'beyond' if value > limits[kind] else 'within'} {limits[kind]:g}")
+    return int(any(value > limits[kind] for kind, value in found.items()))
 
 
 if __name__ == "__main__":
