@@ -7,7 +7,8 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Protocol, TypeAlias, Union, get_args, get_origin
 
 ROUNDING = 1e-8  # largest distance of a value from a step, as a share of the step, as in Optuna
 Scalar: TypeAlias = str | int | float | bool | None
@@ -126,9 +127,15 @@ class Variable:
         return " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in self.when.items())
 
 
+def plain_types(annotation: Any) -> list[Any]:
+    """Types of a key's values without their bounds, such as float and NoneType of `Probability | None`."""
+    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [get_args(one)[0] if get_origin(one) is Annotated else one for one in types]
+
+
 def is_structured(annotation: Any) -> bool:
     """Whether values of this type are lists, such as those of `optimizer.betas`; of some keys they may also be null."""
-    return any(get_origin(one) is tuple for one in (annotation, *get_args(annotation)))
+    return any(get_origin(one) is tuple for one in plain_types(annotation))
 
 
 def as_text(value: Any) -> str:

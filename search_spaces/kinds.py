@@ -29,6 +29,8 @@ NOT_OF_EDITORS = (
     "model.scale_embeddings",
     "model.embedding_multiplier",
     "model.logits_scaling",
+    "model.encoder_output",
+    "model.output_bias",
     "loss.ctc_weight",
 )
 """Keys without a meaning for a transcript editor, which has keys of its own in their place."""

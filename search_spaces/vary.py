@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,7 @@ from search_spaces.distributions import (
     is_finite,
     is_structured,
     is_whole,
+    plain_types,
 )
 
 LARGEST_WHOLE = 10**15  # samplers calculate with 64 bits
@@ -95,7 +96,7 @@ def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str) 
 
 
 def _fitting_kinds(annotation: Any) -> list[str]:
-    types = get_args(annotation) or (annotation,)
+    types = plain_types(annotation)
     if is_structured(annotation):
         return ["choice"]
     if float in types:

@@ -88,7 +88,7 @@ def test_all_mistakes_are_in_one_message() -> None:
     [
         ("model", {"d_model": 256, "heads": 3}, "heads must divide d_model, but got heads=3, d_model=256"),
         ("model", {"d_model": 9, "heads": 3}, "d_model must be even"),
-        ("model", {"reduction_factor": 5}, "model.reduction_factor"),
+        ("model", {"reduction_factor": 0}, "model.reduction_factor"),
         ("model", {"dropout": 1.0}, "model.dropout"),
         ("model", {"layer_drop": -0.1}, "model.layer_drop"),
         ("tokenizer", {"kind": "char", "vocab_size": 100}, "vocab_size=100 has no meaning with kind=char"),

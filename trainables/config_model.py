@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trainables.bounds import LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
 
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
+STRIDES = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
+"""Strides of the two steps of a convolutional or recurrent subsampling, by its factor."""
+ANY_FACTOR = ("pool", "stack")  # kinds of subsampling in one step
 
 RECOGNISERS = ("encoder_decoder", "transcript_editor")
 """Kinds of model that transcribe speech: ranked by CER, where language models are ranked by perplexity."""
@@ -209,16 +212,39 @@ class Model(Blocks):
     reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
         "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
     )
-    reduction_factor: Literal[1, 2, 3, 4, 6, 8] = Field(2, description="feature frames per encoder frame")
+    reduction_factor: int = Field(
+        2, ge=1, le=100, description="feature frames per encoder frame; any with stack and pool, else 1, 2, 3, 4, 6, 8"
+    )
     conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
     stack_norm: Literal["none", "layer", "rms"] = Field(
         "none", description="norm of the stacked frames with reduction=stack"
     )
+    frame_norm: Literal["none", "layer", "rms"] = Field(
+        "none", description="norm of each frame before they are stacked with reduction=stack"
+    )
+    stack_bias: bool = Field(False, description="bias in the projection of the stacked frames with reduction=stack")
     embedding_norm: bool = Field(False, description="norm between subsampling and the first encoder layer")
-    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative", "relative_keys"] = Field(
+    norm_positions: bool = Field(
+        False, description="embedding_norm follows sinusoidal positions and dropout, instead of preceding them"
+    )
+    input_dropout: float | None = Field(
+        None, ge=0, lt=1, description="dropout probability of the input of the first encoder layer; default: dropout"
+    )
+    position_dropout: Probability = Field(
+        0.0, description="dropout probability of the encoder's position embeddings, sinusoidal or transformer_xl"
+    )
+    encoder_positions: Literal["none", "sinusoidal", "rotary", "relative", "relative_keys", "transformer_xl"] = Field(
         "sinusoidal",
         description="positions in the encoder; relative: a bias for each head and distance; relative_keys: a learned "
-        "key for each distance in each layer, as Granite Speech's conformer has",
+        "key for each distance in each layer, as Granite Speech's conformer has; transformer_xl: each layer's "
+        "projection of sinusoids of the distances, as the frame-stacking encoder has",
+    )
+    encoder_causal: bool = Field(False, description="encoder states attend to themselves and earlier ones only")
+    encoder_output: int | None = Field(
+        None,
+        ge=8,
+        le=LARGEST_WIDTH,
+        description="width to which the encoder's last states are projected; default: d_model, without a projection",
     )
     max_distance: int = Field(
         512, ge=1, le=1_000_000, description="relative_keys: distance in states beyond which all share one key"
@@ -229,6 +255,7 @@ class Model(Blocks):
     first_position: int = Field(
         0, ge=0, le=1_000_000, description="first sinusoidal position; Speech2Text: padding id + 1"
     )
+    output_bias: bool = Field(False, description="bias in the decoder's output projection")
     scale_states: bool = Field(False, description="scale the subsampled frames by sqrt(d_model), as Speech2Text does")
     mid_head: MidHead = Field(
         MidHead(), description="transcript editor: head over characters in the middle of the encoder"
@@ -257,10 +284,9 @@ class Model(Blocks):
             mistakes.append(f"rotary positions need an even head size, but it is {self.head_width}")
         if self.attention == "flex" and self.head_width < SMALLEST_FLEX_HEAD:
             mistakes.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but it is {self.head_width}")
-        if self.attention == "flex" and self.encoder_positions == "relative_keys":
-            mistakes.append("attention=flex does not go with encoder_positions=relative_keys: use sdpa")
-        if self.stack_norm != "none" and self.reduction != "stack":
-            mistakes.append(f"stack_norm={self.stack_norm} has no meaning with reduction={self.reduction}")
+        if self.attention == "flex" and self.encoder_positions in ("relative_keys", "transformer_xl"):
+            mistakes.append(f"attention=flex does not go with encoder_positions={self.encoder_positions}: use sdpa")
+        mistakes += self._input_conflicts()
         if self.kind == "transcript_editor":
             mistakes += self._editor_conflicts()
         if mistakes:
@@ -271,6 +297,27 @@ class Model(Blocks):
     def is_recogniser(self) -> bool:
         """Whether the model transcribes speech, rather than being a language model."""
         return self.kind in RECOGNISERS
+
+    @property
+    def states_width(self) -> int:
+        """Width of the encoder's last states, which decoder and CTC head read; an editor's are not projected."""
+        return self.d_model if self.kind == "transcript_editor" else self.encoder_output or self.d_model
+
+    def _input_conflicts(self) -> list[str]:
+        found = []
+        if self.reduction != "stack":
+            needless = {"stack_norm": "none", "frame_norm": "none", "stack_bias": False}
+            used = [f"{key}={getattr(self, key)}" for key, without in needless.items() if getattr(self, key) != without]
+            found += [f"{each} has no meaning with reduction={self.reduction}" for each in used]
+        if self.reduction_factor not in STRIDES and self.reduction not in ANY_FACTOR:
+            factors = ", ".join(map(str, STRIDES))
+            found.append(
+                f"reduction={self.reduction} takes a reduction_factor of {factors}, but got {self.reduction_factor}: "
+                f"others go with {' and '.join(ANY_FACTOR)}"
+            )
+        if self.norm_positions and not self.embedding_norm:
+            found.append("norm_positions has no meaning without embedding_norm")
+        return found
 
     def _editor_conflicts(self) -> list[str]:
         found, projector = [], self.projector

@@ -35,12 +35,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from search_spaces.reader import load_space
 from trainables.config import Config, Model, Tokenizer
+from trainables.config_model import STRIDES
 from trainables.config_parsing import load_config
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
 from trainables.models.positions import sinusoids
-from trainables.models.subsampling import KERNEL, STRIDES
+from trainables.models.subsampling import KERNEL
 from trainables.training.loop import Trainer, default_device
 
 REFERENCE_BATCH = 16  # utterances

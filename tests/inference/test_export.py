@@ -39,10 +39,40 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {"model.encoder_positions": "rotary", "features.normalization": "cepstral"},
     "conv2d": {"model.encoder_positions": "relative", "model.reduction_factor": 3, "model.activation": "relu"},
     "lstm": {"model.encoder_positions": "sinusoidal", "model.first_position": 2, "model.scale_states": True},
-    "both": {"model.encoder_positions": "none", "model.reduction_factor": 6, "features.normalization": "none"},
-    "pool": {"features.num_feats": 5, "model.reduction_factor": 8, "model.qk_norm": "layer", "model.gated": True},
-    "stack": {"model.stack_norm": "layer", "model.qk_norm": "rms", "model.norm": "rms", "model.embedding_norm": True},
-    "stack of another norm": {"model.reduction": "stack", "model.stack_norm": "rms", "model.attention": "flex"},
+    "both": {
+        "model.encoder_positions": "none",
+        "model.reduction_factor": 6,
+        "features.normalization": "none",
+        "model.encoder_block": "conformer",
+        "model.context_size": 4,
+    },
+    "pool": {
+        "model.encoder_positions": "relative_keys",
+        "model.encoder_causal": True,
+        "features.num_feats": 5,
+        "model.reduction_factor": 8,
+        "model.qk_norm": "layer",
+        "model.gated": True,
+    },
+    "stack": {
+        "model.encoder_positions": "transformer_xl",
+        "model.frame_norm": "layer",
+        "model.stack_bias": True,
+        "model.norm_positions": True,
+        "model.encoder_output": 24,
+        "model.reduction_factor": 5,
+        "model.stack_norm": "layer",
+        "model.qk_norm": "rms",
+        "model.norm": "rms",
+        "model.embedding_norm": True,
+    },
+    "stack of another norm": {
+        "model.reduction": "stack",
+        "model.stack_norm": "rms",
+        "model.attention": "flex",
+        "model.frame_norm": "rms",
+        "model.sinusoids": "concatenated",
+    },
 }
 DECODERS: dict[str, dict[str, Any]] = {
     "rms": {
@@ -53,6 +83,7 @@ DECODERS: dict[str, dict[str, Any]] = {
         "model.norm": "layer", "model.qk_norm": "layer", "model.activation": "relu", "model.first_position": 3,
         "model.tied_embeddings": True, "model.scale_embeddings": False,
     },
+    "rotary": {"model.decoder_positions": "rotary", "model.output_bias": True, "model.sinusoids": "concatenated"},
 }  # fmt: skip
 # Neither has the traced batch size, nor its lengths.
 LENGTHS = [[37, 81, 3, 54], [1], [64, 64]]
@@ -119,7 +150,10 @@ def test_no_choice_is_left_untried() -> None:
     for key, tried in {
         "reduction": encoders,
         "encoder_positions": encoders,
+        "encoder_block": encoders,
+        "sinusoids": encoders,
         "stack_norm": encoders,
+        "frame_norm": encoders,
         "attention": encoders,
         "norm": decoders,
         "qk_norm": decoders,

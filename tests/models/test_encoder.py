@@ -19,6 +19,7 @@ from trainables.models.positions import (
     BUCKETS,
     FARTHEST,
     RelativeBias,
+    RelativeSinusoids,
     Rotation,
     distance_bucket,
     position_table,
@@ -47,6 +48,10 @@ def encoder(**fields: Any) -> Encoder:
             nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.3)
     if result.relative_bias is not None:
         nn.init.normal_(result.relative_bias.table.weight)
+    for module in result.modules():
+        if isinstance(module, RelativeSinusoids):
+            nn.init.normal_(module.content_bias)
+            nn.init.normal_(module.position_bias)
     return result
 
 
@@ -185,6 +190,94 @@ def test_relative_bias_depends_on_the_distance_alone_and_tells_directions_apart(
     assert not torch.allclose(found[:, 0, 1], found[:, 1, 0])
 
 
+@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize("layout", tiny.choices("sinusoids"))
+def test_scores_of_transformer_xl_are_those_of_the_paper(length: int, layout: str) -> None:
+    """Dai et al., 2019, section 3.3: all four terms, key by key."""
+    attention = encoder(encoder_positions="transformer_xl", sinusoids=layout).layers[0].attention
+    query, key, _ = attention.project(torch.randn(1, length, 32))
+    changed, bias = attention.distances(query)
+    found = changed @ key.transpose(-1, -2) * 16**-0.5 + bias
+    positions, u, v = attention.distances, attention.distances.content_bias, attention.distances.position_bias
+    for head in range(2):
+        for i in range(length):
+            for j in range(length):
+                q, k = query[0, head, i], key[0, head, j]
+                r = positions.projection(sinusoids(torch.tensor([i - j]), 32, layout))[0].view(2, 16)[head]
+                expected = (q @ k + q @ r + u[head] @ k + v[head] @ r) / 4
+                torch.testing.assert_close(found[0, head, i, j], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("block", ["transformer", "conformer"])
+def test_a_causal_encoder_sees_no_later_state(positions: str, block: str) -> None:
+    model = encoder(encoder_positions=positions, encoder_causal=True, encoder_block=block, conv_kernel=1)
+    features_BTF, lengths_B = torch.randn(1, 6 * FACTOR, tiny.BINS), torch.tensor([6 * FACTOR])
+    changed_BTF = features_BTF.clone()
+    changed_BTF[:, 3 * FACTOR :] += 1
+    with torch.no_grad():
+        found, other = model(features_BTF, lengths_B)[0], model(changed_BTF, lengths_B)[0]
+    torch.testing.assert_close(found[:, :3], other[:, :3])
+    assert not torch.allclose(found[:, 3], other[:, 3], atol=1e-2)
+
+
+def test_the_embedding_norm_comes_before_or_after_the_positions() -> None:
+    features_BTF, lengths_B = torch.randn(1, 12, tiny.BINS), torch.tensor([12])
+    before, after = (encoder(encoder_positions="sinusoidal", norm_positions=key) for key in (False, True))
+    after.load_state_dict(before.state_dict())
+    stacks_BSD, _ = before.subsampling(features_BTF, lengths_B)
+    table_SD, norm = sinusoids(torch.arange(3), 32, "interleaved"), before.embedding_norm
+    torch.testing.assert_close(before.embed(features_BTF, lengths_B)[0], norm(stacks_BSD) + table_SD)
+    torch.testing.assert_close(after.embed(features_BTF, lengths_B)[0], norm(stacks_BSD + table_SD))
+
+
+def dropped(model: Encoder) -> float:
+    """Share of zeros in the input of the first layer, in training."""
+    x_BSD, _ = model.train().embed(torch.randn(8, 40 * FACTOR, tiny.BINS), torch.full((8,), 40 * FACTOR))
+    return (x_BSD == 0).double().mean().item()
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 0.5), (0.0, 0.0), (0.2, 0.2)])
+def test_the_input_has_its_own_dropout(own: float | None, expected: float) -> None:
+    model = encoder(dropout=0.5, input_dropout=own)
+    assert dropped(model) == pytest.approx(expected, abs=0.02)
+    assert model.layers[0].residual.dropout.p == 0.5
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "transformer_xl"])
+def test_position_embeddings_have_their_own_dropout(positions: str) -> None:
+    """It makes training random where nothing else does, and evaluation not."""
+    features_BTF, lengths_B = torch.randn(2, 20, tiny.BINS), torch.tensor([20, 9])
+    for probability in (0.0, 0.3):
+        model = encoder(encoder_positions=positions, position_dropout=probability)
+        assert torch.equal(model(features_BTF, lengths_B)[0], model(features_BTF, lengths_B)[0])
+        one, other = (model.train()(features_BTF, lengths_B)[0] for _ in range(2))
+        assert torch.equal(one, other) == (probability == 0)
+
+
+def test_states_are_projected_to_their_own_width() -> None:
+    model, plain = encoder(encoder_output=24), encoder()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if name[:7] != "output."})
+    features_BTF, lengths_B = torch.randn(2, 20, tiny.BINS), torch.tensor([20, 9])
+    found, states_B = model(features_BTF, lengths_B)
+    assert found.shape == (2, 5, 24) and states_B.tolist() == [5, 3]
+    torch.testing.assert_close(found, model.output(plain(features_BTF, lengths_B)[0]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"reduction": "pool", "stack_bias": True}, "stack_bias=True has no meaning with reduction=pool"),
+        ({"reduction": "conv", "frame_norm": "rms"}, "frame_norm=rms has no meaning with reduction=conv"),
+        ({"embedding_norm": False, "norm_positions": True}, "norm_positions has no meaning without embedding_norm"),
+        ({"encoder_positions": "transformer_xl", "attention": "flex"}, "encoder_positions=transformer_xl: use sdpa"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        tiny.shape(**{**STACKING, **fields})
+
+
 def test_distance_buckets_grow_with_the_distance() -> None:
     buckets = distance_bucket(torch.arange(-2 * FARTHEST, 2 * FARTHEST + 1))
     left, right = buckets[: 2 * FARTHEST + 1].flip(0), buckets[2 * FARTHEST :]
@@ -196,15 +289,16 @@ def test_distance_buckets_grow_with_the_distance() -> None:
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("bias", [False, True])
-def test_flex_attention_equals_sdpa(bias: bool) -> None:
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_flex_attention_equals_sdpa(bias: bool, is_causal: bool) -> None:
     """The forward pass of the uncompiled kernel; test_gpu.py compares the compiled one."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, 2, 10, 16)
     lengths_B = torch.tensor([10, 3, 1])
     table = torch.randn(1, 2, 10, 10) if bias else None
     with torch.no_grad():
-        expected = attend_to_valid("sdpa", lengths_B, 10, bias_1HSS=table)(query, key, value)
-        found = _flex(lengths_B, 10, table)(query, key, value)
+        expected = attend_to_valid("sdpa", lengths_B, 10, None, table, is_causal)(query, key, value)
+        found = _flex(lengths_B, 10, table, is_causal)(query, key, value)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

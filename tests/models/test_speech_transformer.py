@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.config import Model
+from trainables.config_model import STRIDES
 from trainables.data.text.tokenizer import SOS
 from trainables.models.attention import SelfAttention
 from trainables.models.speech_transformer import SpeechTransformer
 
-FACTORS = tiny.choices("reduction_factor")
+FACTORS = sorted(STRIDES)
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "tied": {"tied_embeddings": True},
@@ -31,12 +32,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "speech2text": {"activation": "relu", "first_position": 2, "scale_states": True, "tied_embeddings": True},
     "plain": {"reduction": "pool", "scale_embeddings": False, "attention": "flex"},
     "both": {"reduction": "both"},
-    "stack_rms": {"reduction": "stack", "stack_norm": "rms"},
+    "stack_rms": {"reduction": "stack", "stack_norm": "rms", "frame_norm": "rms"},
+    "transformer_xl": {
+        "reduction": "stack", "stack_bias": True, "frame_norm": "layer", "encoder_positions": "transformer_xl",
+        "position_dropout": 0.2, "input_dropout": 0.3, "encoder_output": 24, "output_bias": True,
+    },
+    "causal": {
+        "encoder_positions": "transformer_xl", "encoder_causal": True, "context_size": 4,
+        "encoder_block": "conformer", "conv_norm": "layer",
+    },
+    "normed_positions": {"embedding_norm": True, "norm_positions": True, "encoder_causal": True},
 }  # fmt: skip
 for key, field in Model.model_fields.items():
-    for value in tiny.choices(key) if key not in ("kind", "reduction_factor") else ():
+    for value in tiny.choices(key) if key != "kind" else ():
         if not any(fields.get(key, field.default) == value for fields in VARIANTS.values()):
             VARIANTS[f"{key}={value}"] = {key: value}  # a choice that no variant above makes
+OUTPUT_BIAS = "decoder.output.bias"
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 
 models = cache(lambda factor, variant: tiny.model(reduction_factor=factor, **VARIANTS[variant]))
@@ -115,7 +126,7 @@ def test_a_layout_for_steps_changes_no_value() -> None:
 def test_only_positions_tell_the_order_of_tokens(fields: dict[str, Any]) -> None:
     """Without positions, one layer sees earlier tokens as a bag."""
     model = tiny.model(**fields, decoder_layers=1)
-    states_BSD, lengths_B = torch.randn(1, 5, 32), torch.tensor([5])
+    states_BSD, lengths_B = torch.randn(1, 5, tiny.shape(**fields).states_width), torch.tensor([5])
     tokens_BU = torch.tensor([[SOS, 7, 8, 9]])
     swapped_BU = tokens_BU[:, [0, 2, 1, 3]]
     with torch.no_grad():
@@ -192,3 +203,14 @@ def test_size_equals_a_count_by_hand(config: Model, vocabulary: int, expected: i
         model = SpeechTransformer(config, vocabulary, 80)
     assert count(model) == by_hand(config, vocabulary, 80)
     assert count(model) == expected
+
+
+def test_the_output_projection_may_have_a_bias() -> None:
+    """Of the recogniser's decoder and of a language model, also with shared embeddings."""
+    for fields in ({}, {"tied_embeddings": True}):
+        model, plain = tiny.model(output_bias=True, **fields), tiny.model(**fields)
+        plain.load_state_dict({name: value for name, value in model.state_dict().items() if name != OUTPUT_BIAS})
+        features_BTF, lengths_B, tokens_BU = torch.randn(1, 20, tiny.BINS), torch.tensor([20]), tokens([5])
+        found, without = (one(features_BTF, lengths_B, tokens_BU)[0] for one in (model, plain))
+        assert model.decoder.output.bias.any()
+        torch.testing.assert_close(found, without + model.decoder.output.bias)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from trainables.config_model import ANY_FACTOR, STRIDES
 from trainables.masking import length_mask
 from trainables.models.subsampling import (
-    STRIDES,
     StackedLSTM,
     StackSubsampling,
     make_subsampling,
@@ -24,12 +24,14 @@ from trainables.models.subsampling import (
     stacked,
 )
 
-FACTORS = sorted(STRIDES)
+FACTORS = range(1, 13)
 NUM_FEATS, WIDTH = 5, 8
 KINDS: list[dict[str, Any]] = [
     *({"reduction": kind} for kind in tiny.choices("reduction")),
     {"reduction": "stack", "stack_norm": "layer"},
     {"reduction": "stack", "stack_norm": "rms"},
+    {"reduction": "stack", "stack_bias": True, "frame_norm": "layer"},
+    {"reduction": "stack", "stack_norm": "layer", "frame_norm": "rms"},
 ]
 
 
@@ -49,21 +51,29 @@ def test_length_mask() -> None:
     assert length_mask(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
 
 
-kinds = st.sampled_from(range(len(KINDS)))
+def takes(kind: int, factor: int) -> bool:
+    """Whether a kind of subsampling can have a factor."""
+    return factor in STRIDES or KINDS[kind]["reduction"] in ANY_FACTOR
+
+
+CASES = [(kind, factor) for kind in range(len(KINDS)) for factor in FACTORS if takes(kind, factor)]
+
+
+def name_of(case: tuple[int, int]) -> str:
+    return " ".join(map(str, [*KINDS[case[0]].values(), case[1]]))
 
 
 @settings(max_examples=150)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=4),
-    kinds,
-    st.sampled_from(FACTORS),
+    st.sampled_from(CASES),
     st.integers(0, 20),
     st.sampled_from([1.0, 100.0]),
 )
 def test_an_utterance_gives_the_same_states_alone_and_padded(
-    lengths: list[int], kind: int, factor: int, extra: int, loudness: float
+    lengths: list[int], case: tuple[int, int], extra: int, loudness: float
 ) -> None:
-    module = subsampling(kind, factor)
+    module, factor = subsampling(*case), case[1]
     features_BTF = loudness * torch.randn(len(lengths), max(lengths) + extra, NUM_FEATS)
     for row, length in zip(features_BTF, lengths, strict=True):
         row[:length] /= loudness
@@ -76,11 +86,9 @@ def test_an_utterance_gives_the_same_states_alone_and_padded(
             torch.testing.assert_close(states[: alone.shape[1]], alone[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[" ".join(kind.values()) for kind in KINDS])
-def test_every_frame_is_heard_and_every_parameter_learns(kind: int, factor: int) -> None:
-    length = 5 * factor + 1
-    module = subsampling(kind, factor)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_every_frame_is_heard_and_every_parameter_learns(case: tuple[int, int]) -> None:
+    module, length = subsampling(*case), 5 * case[1] + 1
     features_BTF = torch.randn(2, length, NUM_FEATS, requires_grad=True)
     states_BSD, _ = module(features_BTF, torch.tensor([length, length - 1]))
     states_BSD.square().sum().backward()
@@ -135,3 +143,24 @@ def test_the_norm_of_a_stack_equals_torch_on_the_valid_frames(norm: str) -> None
             expected = F.rms_norm(entries, entries.shape, weight, eps=1e-5)
         torch.testing.assert_close(found[place, : len(entries)], expected)
         assert not found[place, len(entries) :].any()
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_the_norm_of_frames_equals_torch_and_leaves_padding_0(norm: str) -> None:
+    shape = tiny.shape(reduction="stack", reduction_factor=3, frame_norm=norm)
+    module = make_subsampling(shape, NUM_FEATS)
+    nn.init.normal_(module.frame_norm.weight)
+    kind = nn.LayerNorm if norm == "layer" else nn.RMSNorm
+    theirs = kind(NUM_FEATS, eps=1e-5)
+    theirs.load_state_dict(module.frame_norm.state_dict())
+    features_BTF, lengths_B = torch.randn(2, 7, NUM_FEATS), torch.tensor([7, 4])
+    expected = module.output(stacked(theirs(features_BTF), lengths_B, 3))
+    torch.testing.assert_close(module(features_BTF, lengths_B)[0], expected)
+    alone = module.output(torch.cat([theirs(features_BTF[1, 3:4]), torch.zeros(2, NUM_FEATS)]).flatten())
+    torch.testing.assert_close(expected[1, 1], alone)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny.choices("reduction") if kind not in ANY_FACTOR])
+def test_a_factor_without_strides_is_refused_with_those_there_are(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"reduction={kind} takes a reduction_factor of 1, 2, 3, 4, 6, 8, but got 5"):
+        tiny.shape(reduction=kind, reduction_factor=5)

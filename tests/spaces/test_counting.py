@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space, shipped
 from trainables.config import Config, Model
-from trainables.config_model import Editor, MidHead, Pooling, Projector, Slots
+from trainables.config_model import ANY_FACTOR, STRIDES, Editor, MidHead, Pooling, Projector, Slots
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 
@@ -39,6 +39,10 @@ SIZES = {  # of keys whose type does not tell what is possible
     "conv_expansion": st.integers(1, 3),
     "context_size": st.none() | st.integers(1, 10),
     "max_distance": st.integers(1, 10),
+    "reduction_factor": st.integers(1, 10),
+    "input_dropout": st.sampled_from([None, 0.2]),
+    "position_dropout": st.sampled_from([0.0, 0.2]),
+    "encoder_output": st.none() | st.integers(8, 32),
     "mid_head": st.just(MidHead()),
     "pooling": st.just(Pooling(window=2)),
     "slots": st.just(Slots()),
@@ -80,10 +84,13 @@ def shapes(draw: st.DrawFn) -> Model:
         else:
             leaves[name] = draw(st.booleans() if field.annotation is bool else SIZES[name])
     if leaves["reduction"] != "stack":
-        leaves["stack_norm"] = "none"
+        leaves |= {"stack_norm": "none", "frame_norm": "none", "stack_bias": False}
+    if leaves["reduction"] not in ANY_FACTOR:
+        leaves["reduction_factor"] = draw(st.sampled_from(sorted(STRIDES)))
+    leaves["norm_positions"] &= leaves["embedding_norm"]
     if leaves["attention"] == "flex":
         leaves["head_size"] = None
-    if leaves["encoder_positions"] == "relative_keys":
+    if leaves["encoder_positions"] in ("relative_keys", "transformer_xl"):
         leaves["attention"] = "sdpa"
     head = draw(st.sampled_from([16, 18] if leaves["attention"] == "flex" else [2, 3, 4, 8, 10]))
     if head % 2 and ("rotary" in (leaves["encoder_positions"], leaves["decoder_positions"]) or leaves["heads"] % 2):

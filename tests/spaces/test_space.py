@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import optuna
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from proposals import Drawn
 from reading import GOOD, mistakes
 
-from search_spaces.distributions import Choice, Float, Int
+from search_spaces.distributions import Choice, Float, Int, plain_types
 from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import FIXED, is_space, load_space, parse_space, shipped
 from search_spaces.settings import Asha, Settings
@@ -218,10 +218,7 @@ def examples(key: str) -> list[Any]:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(options)
-    if DEFAULTS[key] is not None:
-        return [DEFAULTS[key]]
-    number = get_args(options[0])[0] if get_origin(options[0]) is Annotated else options[0]
-    return [{float: 1.0, int: 8}[number]]
+    return [DEFAULTS[key]] if DEFAULTS[key] is not None else [{float: 0.5, int: 8}[plain_types(annotation)[0]]]
 
 
 def outcome(read: Callable[[], Config]) -> Config | str:

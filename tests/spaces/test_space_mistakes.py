@@ -56,7 +56,7 @@ vary:
   loss.ctc_weight: {float: [0.1, 0.4], when: {model.tied_embeddings: true}}
   loss.label_smoothing: {float: [0.0, 0.1], when: {optimizer.weight_decay: 0.1}}
   optimizer.weight_decay: {float: [0.0, 0.1], when: {loss.label_smoothing: 0.1}}
-  model.reduction_factor: {int: [2, 4]}
+  model.norm: {int: [2, 4]}
   model.layer_drop: {float: [0, 0.1], step: 0.03}
   model.feed_forward: {float: [128, 256]}
   model.layer_drop: 0.1
@@ -90,7 +90,7 @@ EXPECTED = [
     (23, "vary.loss.label_smoothing", "circular"),
     (24, "vary.optimizer.weight_decay", "loss.label_smoothing varies over real numbers"),
     (24, "vary.optimizer.weight_decay", "circular"),
-    (25, "vary.model.reduction_factor", "int does not fit this key; what fits is choice"),
+    (25, "vary.model.norm", "int does not fit this key; what fits is choice"),
     (27, "vary.model.feed_forward", "float does not fit this key; what fits is int or choice"),
     (28, "vary.model.layer_drop", "given twice; the first is on line 26"),
     (28, "vary.model.layer_drop", "needs a distribution (choice, int, float, log)"),

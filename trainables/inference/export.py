@@ -164,7 +164,7 @@ def write_decoder(recognizer: Recognizer, path: Path) -> None:
     """Writes the graph from tokens, states and their lengths to the logits of the token that follows each token."""
     inputs = {
         "tokens": (torch.full((BATCH, TOKENS), SOS), ["batch", "tokens"]),
-        "states": (torch.zeros(BATCH, FRAMES, recognizer.config.model.d_model), ["batch", "states"]),
+        "states": (torch.zeros(BATCH, FRAMES, recognizer.config.model.states_width), ["batch", "states"]),
         "state_lengths": (torch.full((BATCH,), FRAMES), ["batch"]),
     }
     _write(recognizer.model.decoder, inputs, ["logits"], path)

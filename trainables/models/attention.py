@@ -31,8 +31,9 @@ causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
 
 def attend_to_valid(
-    kernel: str, lengths_B: Tensor, width: int, rotation: Rotation | None = None, bias_1HSS: Tensor | None = None
-) -> Attend:
+    kernel: str, lengths_B: Tensor, width: int, rotation: Rotation | None = None, bias_1HSS: Tensor | None = None,
+    is_causal: bool = False,
+) -> Attend:  # fmt: skip
     """Self-attention of a padded batch: every query sees the first `length` keys of its utterance.
 
     Args:
@@ -40,6 +41,7 @@ def attend_to_valid(
         width: S, the padded length.
         rotation: rotary embedding of queries and keys.
         bias_1HSS: bias that is added to the scores.
+        is_causal: whether a query sees no key after its own position.
 
     Raises:
         ValueError: `kernel` is unknown.
@@ -47,7 +49,7 @@ def attend_to_valid(
     kernels = {"sdpa": _sdpa, "flex": _flex if lengths_B.is_cuda else _sdpa}
     if kernel not in kernels:
         raise ValueError(f"attention {kernel!r}: the kernels are {', '.join(kernels)}")
-    attend = kernels[kernel](lengths_B, width, bias_1HSS)
+    attend = kernels[kernel](lengths_B, width, bias_1HSS, is_causal)
     return rotated(attend, rotation)
 
 
@@ -58,8 +60,10 @@ def rotated(attend: Attend, rotation: Rotation | None) -> Attend:
     return lambda query, key, value, *bias: attend(rotation(query), rotation(key), value, *bias)
 
 
-def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
+def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool) -> Attend:
     mask = length_mask(lengths_B, width)[:, None, None]
+    if is_causal:
+        mask = mask & torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
     if bias_1HSS is not None:
         mask = torch.where(mask, bias_1HSS, -torch.inf)
 
@@ -72,11 +76,13 @@ def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
     return attend
 
 
-def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None) -> Attend:
+def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool) -> Attend:
     """FlexAttention (Dong et al., 2024, arXiv 2412.05496), which skips blocks of padding."""
-    blocks = create_block_mask(
-        lambda b, h, q, k: k < lengths_B[b], len(lengths_B), None, width, width, device=str(lengths_B.device)
-    )
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k < lengths_B[b]) & (k <= q) if is_causal else k < lengths_B[b]
+
+    blocks = create_block_mask(visible, len(lengths_B), None, width, width, device=str(lengths_B.device))
     kernel = compiled_flex() if lengths_B.is_cuda else flex_attention
     if bias_1HSS is None:
         return lambda query, key, value: kernel(query, key, value, block_mask=blocks)
@@ -224,13 +230,17 @@ class Context:
 
 
 class CrossAttention(nn.Module):
-    """Attention from the decoder's tokens to the encoder's states, (B, Q, D) -> (B, Q, D)."""
+    """Attention from the decoder's tokens to the encoder's states, (B, Q, D) -> (B, Q, D).
 
-    def __init__(self, config: Blocks) -> None:
+    Args:
+        states_width: width of the states; None: D.
+    """
+
+    def __init__(self, config: Blocks, states_width: int | None = None) -> None:
         super().__init__()
         self.heads, width = config.heads, config.heads * config.head_width
         self.query = nn.Linear(config.d_model, width, config.qkv_bias)
-        self.key_value = FusedLinear(config.d_model, width, width, bias=config.qkv_bias)
+        self.key_value = FusedLinear(states_width or config.d_model, width, width, bias=config.qkv_bias)
         self.query_norm, self.key_norm = HeadNorm(config), HeadNorm(config)
         self.output = nn.Linear(width, config.d_model, bias=config.bias)
 

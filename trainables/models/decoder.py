@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
         self.self_attention_norm = make_norm(norm, width, epsilon)
         self.self_attention = SelfAttention(config)
         self.cross_attention_norm = make_norm(norm if cross_attention else "none", width, epsilon)
-        self.cross_attention = CrossAttention(config) if cross_attention else None
+        self.cross_attention = CrossAttention(config, config.states_width) if cross_attention else None
         self.feed_forward_norm = make_norm(norm, width, epsilon)
         self.feed_forward = FeedForward(config)
         self.residual = Residual(config)
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, cross_attention) for _ in range(config.decoder_layers))
         self.norm = make_norm(config.norm, config.d_model, config.norm_epsilon)
-        self.output = nn.Linear(config.d_model, vocab_size, bias=False)
+        self.output = nn.Linear(config.d_model, vocab_size, bias=config.output_bias)
         if config.tied_embeddings:
             self.output.weight = self.embedding.weight
         self.active_layers: int | None = None  # number of active layers, from the first on; None: all

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.models.attention import Context, SelfAttention, attend_to_valid
 from trainables.models.conformer import ConformerLayer
-from trainables.models.layers import FeedForward, Residual, make_norm
+from trainables.models.layers import FeedForward, OwnDropout, Residual, make_norm
 from trainables.models.positions import make_bias, make_distances, make_rotation, position_table
 from trainables.models.subsampling import make_subsampling
 
@@ -36,7 +36,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder: subsampling, positions, N layers, final norm.
+    """The encoder: subsampling, positions, N layers, final norm, and an output projection if it has its own width.
 
     A conformer's layers end with a norm, so it has no final one.
     """
@@ -49,11 +49,15 @@ class Encoder(nn.Module):
         norm, width, epsilon = config.norm, config.d_model, config.norm_epsilon
         self.embedding_norm = make_norm(norm if config.embedding_norm else "none", width, epsilon)
         self.relative_bias = make_bias(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.position_dropout = OwnDropout(config.position_dropout)
+        own = config.input_dropout
+        self.dropout = nn.Dropout(config.dropout) if own is None else OwnDropout(own)
         conformer = config.encoder_block == "conformer"
         layer = ConformerLayer if conformer else EncoderLayer
         self.layers = nn.ModuleList(layer(config) for _ in range(config.encoder_layers))
         self.norm = make_norm("none" if conformer else norm, width, epsilon)
+        states_width = config.states_width
+        self.output = nn.Linear(width, states_width) if states_width != width else nn.Identity()
         self.active_layers: int | None = None  # number of active layers, from the first on; None: all
 
     @property
@@ -66,15 +70,22 @@ class Encoder(nn.Module):
         x_BSD, context = self.embed(features_BTF, lengths_B)
         for layer in self.stack:
             x_BSD = layer(x_BSD, context)
-        return self.norm(x_BSD), context.lengths_B
+        x_BSD = self.norm(x_BSD)
+        return self.output(x_BSD).to(x_BSD.dtype), context.lengths_B
 
     def embed(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Context]:
         """The input of the first layer, (B, S, D), and what every layer needs beside its input."""
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
-        x_BSD = self.embedding_norm(x_BSD * self.scale)
+        x_BSD = x_BSD * self.scale
+        if not self.config.norm_positions:
+            x_BSD = self.embedding_norm(x_BSD)
         width, device = x_BSD.shape[1], x_BSD.device
         table_SD = position_table(self.config.encoder_positions, width, self.config, device)
-        x_BSD = self.dropout(x_BSD if table_SD is None else x_BSD + table_SD.to(x_BSD.dtype))
+        if table_SD is not None:
+            x_BSD = x_BSD + self.position_dropout(table_SD.to(x_BSD.dtype))
+        x_BSD = self.dropout(x_BSD)
+        if self.config.norm_positions:
+            x_BSD = self.embedding_norm(x_BSD)
         return x_BSD, self.context(lengths_B, width)
 
     def context(self, lengths_B: Tensor, width: int) -> Context:
@@ -87,4 +98,7 @@ class Encoder(nn.Module):
             attended_B, width = (lengths_B[:, None] - start_M).clamp(1, block).flatten(), block
         rotation = make_rotation(self.config.encoder_positions, width, self.config, lengths_B.device)
         bias_1HSS = None if self.relative_bias is None else self.relative_bias(width)
-        return Context(lengths_B, attend_to_valid(self.config.attention, attended_B, width, rotation, bias_1HSS), block)
+        attend = attend_to_valid(
+            self.config.attention, attended_B, width, rotation, bias_1HSS, self.config.encoder_causal
+        )
+        return Context(lengths_B, attend, block)

@@ -27,6 +27,18 @@ def make_norm(kind: str, width: int, epsilon: float = NORM_EPSILON) -> nn.Module
     return nn.Identity() if norm is None else norm(width, eps=epsilon)
 
 
+class OwnDropout(nn.Module):
+    """Dropout with a probability of its own, which stages of training do not change, as they do with `nn.Dropout`."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` of any shape, with numbers set to 0 in training."""
+        return F.dropout(x, self.probability, self.training)
+
+
 class FusedLinear(nn.Linear):
     """Several projections of one input, stacked into one matrix product.
 

@@ -4,7 +4,7 @@ Sinusoids are added to the input (`position_table`), rotations turn queries and 
 positions add a bias to the scores, the same in all layers (`make_bias`) or each layer's own (`make_distances`). A new
 kind is a name in `config_model.py` and a branch in one of these.
 
-Shapes: B batch, S positions, D model width, H heads, E = D / H head width.
+Shapes: B batch, S positions, R = 2S - 1 distances, D model width, H heads, E = D / H head width.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config_model import Blocks, Model
+from trainables.models.layers import OwnDropout
 
 LONGEST_WAVE = 10_000.0
 BUCKETS = 32  # of distances, half of them to each side
@@ -36,11 +38,11 @@ def make_rotation(kind: str, length: int, config: Blocks, device: torch.device) 
     return Rotation(torch.arange(length, device=device), config.head_width, config.rotary_base)
 
 
-def make_distances(config: Model) -> RelativeKeys | None:
+def make_distances(config: Model) -> RelativeKeys | RelativeSinusoids | None:
     """Positions that act on the scores of one layer of the encoder; None if `encoder_positions` has none of these."""
-    if config.encoder_positions != "relative_keys":
-        return None
-    return RelativeKeys(config.head_width, config.max_distance)
+    if config.encoder_positions == "relative_keys":
+        return RelativeKeys(config.head_width, config.max_distance)
+    return RelativeSinusoids(config) if config.encoder_positions == "transformer_xl" else None
 
 
 def make_bias(config: Model) -> RelativeBias | None:
@@ -126,6 +128,45 @@ class RelativeKeys(nn.Module):
         distance_SS = (position_S[:, None] - position_S).clamp(-self.farthest, self.farthest)
         keys_SSE = self.table(distance_SS + self.farthest).to(query_BHSE.dtype)
         return query_BHSE, torch.einsum("bhqe,qke->bhqk", query_BHSE, keys_SSE) * query_BHSE.shape[-1] ** -0.5
+
+
+class RelativeSinusoids(nn.Module):
+    """Relative positions of Transformer-XL (Dai et al., 2019, arXiv 1901.02860, section 3.3).
+
+    The score of query i and key j is ((q_i + u) . k_j + (q_i + v) . W r_(i-j)) / sqrt(E), with r the sinusoids of the
+    distance, W a projection, and u and v learned biases, which are 0 at first. Each layer has its own W, u and v.
+    """
+
+    def __init__(self, config: Model) -> None:
+        super().__init__()
+        self.width, self.layout = config.d_model, config.sinusoids
+        self.dropout = OwnDropout(config.position_dropout)
+        self.projection = nn.Linear(config.d_model, config.heads * config.head_width, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(config.heads, config.head_width))  # u
+        self.position_bias = nn.Parameter(torch.zeros(config.heads, config.head_width))  # v
+
+    def forward(self, query_BHSE: Tensor) -> tuple[Tensor, Tensor]:
+        """The query with u added, and the bias of its scores, (q + v) . W r / sqrt(E), (B, H, S, S)."""
+        length, size = query_BHSE.shape[-2:]
+        distance_R = length - 1 - torch.arange(2 * length - 1, device=query_BHSE.device)
+        rows_RD = self.dropout(sinusoids(distance_R, self.width, self.layout)).to(self.projection.weight.dtype)
+        keys_HER = self.projection(rows_RD).to(query_BHSE.dtype).unflatten(-1, (-1, size)).permute(1, 2, 0)
+        content_H1E, position_H1E = (
+            bias[:, None].to(query_BHSE.dtype) for bias in (self.content_bias, self.position_bias)
+        )
+        scores_BHSR = (query_BHSE + position_H1E) @ keys_HER
+        return query_BHSE + content_H1E, by_key(scores_BHSR) * size**-0.5
+
+
+def by_key(scores_BHSR: Tensor) -> Tensor:
+    """Scores of each query with the distances S - 1 to -(S - 1) -> scores with each key, (B, H, S, S).
+
+    Row i is moved left by S - 1 - i, since key j is at the distance i - j: with one number before each row, the rows
+    of 2S numbers are read as rows of S, the first of which is left out, and then as rows of 2S - 1.
+    """
+    batch, heads, length, width = scores_BHSR.shape
+    rows_BHRS = F.pad(scores_BHSR, (1, 0)).reshape(batch, heads, -1, length)[:, :, 1:]
+    return rows_BHRS.reshape(batch, heads, length, width)[..., :length]
 
 
 def distance_bucket(distance: Tensor) -> Tensor:

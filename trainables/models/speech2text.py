@@ -26,7 +26,7 @@ PARAMETER_NAMES = [  # ours, theirs, the parts of a fused projection
     (r"encoder\.subsampling\.first\.convolution\.", "model.encoder.conv.conv_layers.0.", [""]),
     (r"encoder\.subsampling\.second\.convolution\.", "model.encoder.conv.conv_layers.1.", [""]),
     (r"decoder\.embedding\.", "model.decoder.embed_tokens.", [""]),
-    (r"decoder\.output\.", "lm_head.", [""]),
+    (r"decoder\.output\.weight", "lm_head.weight", [""]),
     (r"(encoder|decoder)\.norm\.", r"model.\1.layer_norm.", [""]),
     (rf"{LAYER}(?:self_)?attention\.qkv\.", r"model.\1.layers.\2.self_attn.{}_proj.", ["q", "k", "v"]),
     (rf"{LAYER}(?:self_)?attention\.output\.", r"model.\1.layers.\2.self_attn.out_proj.", [""]),
@@ -111,7 +111,7 @@ def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             raise InputError(
                 f"{name}: Speech2Text has no such parameter",
-                "Move a model with reduction=conv, LayerNorm, qkv_bias and neither gates nor other norms.",
+                "Move a model with reduction=conv, LayerNorm, qkv_bias, without gates, other norms or output_bias.",
             )
     return theirs
 

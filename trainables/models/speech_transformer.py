@@ -23,7 +23,7 @@ class SpeechTransformer(nn.Module):
         super().__init__()
         self.encoder = Encoder(config, num_feats)
         self.decoder = Decoder(config, vocab_size)
-        self.ctc_head = nn.Linear(config.d_model, vocab_size)
+        self.ctc_head = nn.Linear(config.states_width, vocab_size)
         initialize(self)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,18 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config_model import STRIDES, Model
 from trainables.masking import length_mask
-from trainables.models.layers import NORM_EPSILON
+from trainables.models.layers import make_norm
 
-STRIDES = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
 KERNEL = 5
 
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
     """Subsampling module for `model.reduction`. A new kind needs a name in `config.py` and an entry here."""
     channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
-    first, second = STRIDES[factor]
+    first, second = STRIDES.get(factor, (factor, 1))  # others go with kinds of one step
     kinds: dict[str, Callable[[], nn.Module]] = {
         "conv": lambda: TwoSteps(
             GatedConvolution(num_feats, channels, first), GatedConvolution(channels, d_model, second)
@@ -36,7 +35,7 @@ def make_subsampling(config: Model, num_feats: int) -> nn.Module:
         "lstm": lambda: TwoSteps(StackedLSTM(num_feats, d_model, first), StackedLSTM(d_model, d_model, second)),
         "both": lambda: TwoSteps(GatedConvolution(num_feats, channels, first), StackedLSTM(channels, d_model, second)),
         "pool": lambda: PoolSubsampling(num_feats, d_model, factor),
-        "stack": lambda: StackSubsampling(num_feats, d_model, factor, config.stack_norm),
+        "stack": lambda: StackSubsampling(config, num_feats),
     }
     return kinds[config.reduction]()
 
@@ -154,20 +153,17 @@ class PoolSubsampling(nn.Module):
 
 
 class StackSubsampling(nn.Module):
-    """Stacks of neighbouring frames, a norm, and a projection without bias, (B, T, F) -> (B, S, D).
+    """Stacks of neighbouring frames, projected, (B, T, F) -> (B, S, D); frames and stacks may have norms."""
 
-    Args:
-        norm: `layer`, `rms` or `none`.
-    """
-
-    def __init__(self, num_feats: int, d_model: int, factor: int, norm: str) -> None:
+    def __init__(self, config: Model, num_feats: int) -> None:
         super().__init__()
-        self.factor = factor
-        self.norm = StackNorm(num_feats, factor, centred=norm == "layer") if norm != "none" else None
-        self.output = nn.Linear(factor * num_feats, d_model, bias=False)
+        self.factor, norm, epsilon = config.reduction_factor, config.stack_norm, config.norm_epsilon
+        self.frame_norm = make_norm(config.frame_norm, num_feats, epsilon)
+        self.norm = StackNorm(num_feats, self.factor, norm == "layer", epsilon) if norm != "none" else None
+        self.output = nn.Linear(self.factor * num_feats, config.d_model, bias=config.stack_bias)
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BSF = stacked(features_BTF, lengths_B, self.factor)
+        x_BSF = stacked(self.frame_norm(features_BTF), lengths_B, self.factor)
         if self.norm is not None:
             x_BSF = self.norm(x_BSF, lengths_B)
         return self.output(x_BSF).float(), reduced(lengths_B, self.factor)
@@ -179,9 +175,9 @@ class StackNorm(nn.Module):
     Padded frames do not change the mean and variance of an utterance's last stack, and stay 0.
     """
 
-    def __init__(self, num_feats: int, factor: int, centred: bool) -> None:
+    def __init__(self, num_feats: int, factor: int, centred: bool, epsilon: float) -> None:
         super().__init__()
-        self.num_feats, self.factor, self.centred = num_feats, factor, centred
+        self.num_feats, self.factor, self.centred, self.epsilon = num_feats, factor, centred, epsilon
         self.weight = nn.Parameter(torch.ones(factor * num_feats))
         self.bias = nn.Parameter(torch.zeros(factor * num_feats)) if centred else None
 
@@ -193,7 +189,7 @@ class StackNorm(nn.Module):
         x_BSF = x_BSF.float()
         if self.centred:
             x_BSF = (x_BSF - x_BSF.sum(-1, keepdim=True) / count_BS1) * valid_BSF
-        x_BSF = x_BSF * (x_BSF.square().sum(-1, keepdim=True) / count_BS1 + NORM_EPSILON).rsqrt() * self.weight
+        x_BSF = x_BSF * (x_BSF.square().sum(-1, keepdim=True) / count_BS1 + self.epsilon).rsqrt() * self.weight
         return x_BSF if self.bias is None else x_BSF + self.bias * valid_BSF
 
 

@@ -41,7 +41,7 @@ def build_optimizer(
     for name, parameter in parameters.items():
         group = by_pattern.get(name, NO_GROUP)
         decay = config.weight_decay if group.weight_decay is None else group.weight_decay
-        if parameter.dim() <= 1 or id(parameter) in embeddings:
+        if parameter.dim() <= 1 or name.endswith("bias") or id(parameter) in embeddings:
             decay = 0.0
         scale = group.lr_scale * by_layer[name] * (scales or {}).get(name, 1.0)
         groups.setdefault((scale, decay), []).append(parameter)

@@ -14,7 +14,7 @@ KEY = "pretrained.decoder"
 # A decoder's output depends on these keys, even where the shapes would fit; two keys give the inner width.
 DECODER_KEYS = [
     *(key for key in Blocks.model_fields if key not in ("feed_forward", "ff_expansion", "dropout", "layer_drop")),
-    "inner_width", "decoder_layers", "decoder_positions", "first_position",
+    "inner_width", "decoder_layers", "decoder_positions", "first_position", "output_bias",
 ]  # fmt: skip
 
 

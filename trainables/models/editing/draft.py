@@ -12,19 +12,9 @@ from torch import Tensor, nn
 from trainables.config_model import MidHead as MidHeadConfig
 from trainables.config_model import Pooling as PoolingConfig
 from trainables.masking import length_mask
+from trainables.models.layers import OwnDropout
 
 MID_BLANK = 0  # of the mid head; characters follow
-
-
-class HeadDropout(nn.Module):
-    """Dropout before a head, with a probability of its own, which stages of training do not change."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        return F.dropout(x_BSD, self.probability, self.training)
 
 
 class MidHead(nn.Module):
@@ -35,7 +25,7 @@ class MidHead(nn.Module):
 
     def __init__(self, config: MidHeadConfig, d_model: int, characters: int) -> None:
         super().__init__()
-        self.dropout = HeadDropout(config.dropout)
+        self.dropout = OwnDropout(config.dropout)
         self.output = nn.Linear(d_model, characters + 1)
         self.back = nn.Linear(characters + 1, d_model)
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from trainables.config_model import Model
 from trainables.data.text.tokenizer import BLANK, SPECIAL_IDS
-from trainables.models.editing.draft import HeadDropout, MidHead, Pooling
+from trainables.models.editing.draft import MidHead, Pooling
 from trainables.models.editing.editor import Editor
 from trainables.models.editing.projector import Projector, layers_read
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 from trainables.models.encoder import Encoder
-from trainables.models.layers import initialize
+from trainables.models.layers import OwnDropout, initialize
 
 SUPPRESSED = tuple(token for token in SPECIAL_IDS if token != BLANK)  # tokens that stand for no text
 
@@ -81,7 +81,7 @@ class TranscriptEditor(nn.Module):
         self.encoder = Encoder(config, num_feats)
         self.mid_head = MidHead(config.mid_head, config.d_model, characters)
         self.pooling = Pooling(config.pooling)
-        self.head_dropout = HeadDropout(config.mid_head.dropout)
+        self.head_dropout = OwnDropout(config.mid_head.dropout)
         self.ctc_head = nn.Linear(config.d_model, vocab_size)
         self.projector = Projector(config)
         self.editor = Editor(config, vocab_size)
