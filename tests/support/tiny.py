@@ -186,8 +186,8 @@ def align(recognizer: Recognizer, features: Sequence[np.ndarray], texts: Sequenc
     """Words of given texts with the times at which utterances have them."""
     found: list[list[Word]] = [[] for _ in features]
     with torch.no_grad():
-        for indices, states_BSD, state_lengths_B, _ in recognizer.encode(features):
-            rows = recognizer.align([texts[index] for index in indices], states_BSD, state_lengths_B)
+        for indices, encoded, _ in recognizer.encode(features):
+            rows = recognizer.align([texts[index] for index in indices], encoded)
             for index, words in zip(indices, rows, strict=True):
                 found[index] = words
     return found

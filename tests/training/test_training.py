@@ -18,7 +18,7 @@ from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError, InputError
 from trainables.inference.recognizer import Recognizer
 from trainables.training.loop import Metrics, Trainer, train
-from trainables.training.tasks import FAST_SPEECH
+from trainables.training.tasks.recognition import FAST_SPEECH
 
 CPU = torch.device("cpu")
 LOSSES = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")

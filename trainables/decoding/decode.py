@@ -12,10 +12,12 @@ from torch import Tensor
 
 from trainables.config import Decoding
 from trainables.decoding.ctc import ctc_beam, ctc_greedy
+from trainables.decoding.edit import edit
 from trainables.decoding.greedy import greedy
 from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
 from trainables.decoding.search import CandidateScorer, Scorer, beam_search
-from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
+from trainables.models.editing.transcript_editor import TranscriptEditor
+from trainables.models.speech_transformer import Encoded, LanguageModel, SpeechModel, SpeechTransformer
 
 SMALLEST_WEIGHT = 1e-6  # of the decoder in joint search: with 0 it could not choose the candidates for CTC
 
@@ -32,19 +34,27 @@ class Search:
     language_model: LanguageModel | None = None
 
     @torch.inference_mode()
-    def __call__(
-        self, model: SpeechTransformer, states_BSD: Tensor, state_lengths_B: Tensor, max_tokens_B: Tensor
-    ) -> list[list[int]]:
-        """Encoder states -> the best token sequence of each utterance, without SOS and EOS.
+    def __call__(self, model: SpeechModel, encoded: Encoded, max_tokens_B: Tensor) -> list[list[int]]:
+        """Encoded utterances (`model.encode`) -> the best token sequence of each, without SOS and EOS.
 
         Args:
-            max_tokens_B: the largest number of tokens of each utterance; CTC alone cannot exceed its states.
+            max_tokens_B: the largest number of tokens of each utterance; only a decoder needs it.
         """
         config = self.config
         if config.method == "ctc":
-            return ctc_greedy(model.ctc_head(states_BSD), state_lengths_B)
+            return ctc_greedy(*model.ctc_logits(encoded))
         if config.method == "ctc_beam":
-            return ctc_beam(model.ctc_head(states_BSD), state_lengths_B, config.beam).best()
+            return ctc_beam(*model.ctc_logits(encoded), config.beam).best()
+        if isinstance(model, TranscriptEditor):
+            return edit(model, encoded, config.editing_steps).lists()
+        states_BSD, state_lengths_B = encoded
+        return self._decoded(model, states_BSD, state_lengths_B, max_tokens_B)
+
+    def _decoded(
+        self, model: SpeechTransformer, states_BSD: Tensor, state_lengths_B: Tensor, max_tokens_B: Tensor
+    ) -> list[list[int]]:
+        """Token sequences by greedy, beam or joint search with a decoder."""
+        config = self.config
         if config.method == "greedy" and self.language_model is None:
             return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, config.repeat_penalty)
         steps = int(max_tokens_B.max())

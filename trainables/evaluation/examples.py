@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from trainables.evaluation.metrics import Alignment, align_words
 from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
 from trainables.inference.recognizer import Recognizer
 from trainables.models.decoder import Decoder
+from trainables.models.editing.transcript_editor import TranscriptEditor
+from trainables.models.speech_transformer import SpeechTransformer
 
 EXAMPLES, ATTENTION = "examples.json", "attention.safetensors"
 WORST, SPREAD = 50, 50  # utterances kept: those with the most errors, and others evenly spread over the rest
@@ -56,15 +58,15 @@ class WordError:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention weights of the decoder for one utterance, with the reference as its input (teacher forcing).
+    """Attention weights for one utterance: of a decoder with the reference as its input, or of an editor's first step.
 
     Args:
         id: utterance ID.
-        inputs: the U input tokens, from SOS on.
-        targets: the token to predict after each input, up to EOS.
-        seconds_per_state: duration of an encoder state.
-        tokens_LHUU: self-attention weights; each row sums to 1.
-        states_LHUS: cross-attention weights over the encoder states; each row sums to 1.
+        inputs: the U input tokens, from SOS on; of an editor, its text positions.
+        targets: the token to predict after each input, up to EOS; of an editor, what it writes at each position.
+        seconds_per_state: duration of an encoder state, or of an audio position.
+        tokens_LHUU: self-attention weights over tokens; each row sums to 1, of an editor with that of `states_LHUS`.
+        states_LHUS: attention weights over encoder states or audio positions.
     """
 
     id: str
@@ -138,19 +140,15 @@ class Examples:
 
 
 def collect(
-    recognizer: Recognizer, data: DeviceSplit, epoch: int, indices: Sequence[int], hypotheses: Sequence[str]
+    data: DeviceSplit, epoch: int, indices: Sequence[int], hypotheses: Sequence[str], attention: Attention
 ) -> Examples:
     """Examples from a validation.
-
-    The attention weights are those of the utterance of median length, which does not depend on the model: plots of
-    different epochs and trials show the same utterance.
 
     Args:
         data: the validation split.
         indices: numbers of the split's utterances, in the order of `hypotheses`.
     """
     split = data.split
-    median = int(np.argsort(split.frames, kind="stable")[len(split) // 2])
     order = sorted(zip(indices, hypotheses, strict=True))
     rows, ordered = [index for index, _ in order], [hypothesis for _, hypothesis in order]
     texts = [(split.texts or [])[row] for row in rows]
@@ -160,9 +158,14 @@ def collect(
         split.name,
         select(by_errors(errors, split.seconds[rows])),
         most_frequent(align_words(texts, ordered)),
-        decoder_attention(recognizer, data, median),
+        attention,
         errors,
     )
+
+
+def median_utterance(data: DeviceSplit) -> int:
+    """Number of the utterance of median length: plots of all epochs and trials show the same one."""
+    return int(np.argsort(data.split.frames, kind="stable")[len(data.split) // 2])
 
 
 def by_errors(errors: UtteranceErrors, seconds_N: np.ndarray) -> list[Example]:
@@ -190,7 +193,7 @@ def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> 
     """Attention weights for utterance number `index` of a split; the model must be in evaluation mode."""
     edge = int(data.split.frames[index])
     batch = data.gather(np.array([index]), edge, np.ones(1, dtype=np.float32))
-    model = recognizer.model
+    model = cast(SpeechTransformer, recognizer.model)
     with recognizer.autocast(), captured_attention(model.decoder) as (to_tokens, to_states):
         states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
         model.decoder(batch.inputs_BU, states_BSD, state_lengths_B)
@@ -203,6 +206,39 @@ def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> 
         recognizer.recipe.hop_seconds * recognizer.config.model.reduction_factor,
         torch.cat([attention_weights(query, key, causal=True) for query, key in to_tokens]).cpu(),
         torch.cat([attention_weights(query, key[:, :, :count]) for query, key in to_states]).cpu(),
+    )
+
+
+@torch.no_grad()
+def editor_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> Attention:
+    """Attention weights of the first editing step for utterance number `index` of a split, in evaluation mode.
+
+    A row is a text position: `inputs` are tokens of the draft and slots, `targets` what the editor writes there. The
+    weights of a row, those over text and those over audio positions together, sum to 1.
+    """
+    batch = data.gather(np.array([index]), int(data.split.frames[index]), np.ones(1, dtype=np.float32))
+    model, weights = cast(TranscriptEditor, recognizer.model), []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights.append(attention_weights(query, key).cpu())
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    with recognizer.autocast():
+        draft = model.encode(batch.features_BTF, batch.lengths_B)
+        positions = model.positions(model.tokens(draft))
+        audio_BAD, audio_lengths_B = model.projector(draft.states, draft.lengths_B)
+        x_1ND, layout = model.editor.join(audio_BAD, audio_lengths_B, positions)
+        y_1ND = model.editor.run(x_1ND, layout.position_N, attend)
+    text_N = layout.text_N.cpu()
+    weights_LHPN = torch.cat(weights)[:, :, text_N]
+    shape, names = recognizer.config.model, recognizer.tokenizer.names
+    return Attention(
+        data.split.ids[index],
+        names(positions.lists()[0]),
+        names(model.best(model.editor.logits(y_1ND[0, layout.text_N])).tolist()),
+        recognizer.recipe.hop_seconds * shape.reduction_factor * shape.projector.reduction_factor,
+        weights_LHPN[..., text_N],
+        weights_LHPN[..., ~text_N],
     )
 
 

@@ -27,7 +27,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from trainables.folders import replaced
 from trainables.inference import onnx_transcribe
 from trainables.inference.model_directory import TOKENIZER
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS, Recognizer
+from trainables.models.speech_transformer import SpeechTransformer
 
 ENCODER, DECODER, ABOUT, SCRIPT = "encoder.onnx", "decoder.onnx", "recognizer.json", "transcribe.py"
 FORMAT = 1
@@ -167,7 +168,7 @@ def write_decoder(recognizer: Recognizer, path: Path) -> None:
         "states": (torch.zeros(BATCH, FRAMES, recognizer.config.model.states_width), ["batch", "states"]),
         "state_lengths": (torch.full((BATCH,), FRAMES), ["batch"]),
     }
-    _write(recognizer.model.decoder, inputs, ["logits"], path)
+    _write(cast(SpeechTransformer, recognizer.model).decoder, inputs, ["logits"], path)
 
 
 def _write(graph: nn.Module, inputs: dict[str, tuple[Tensor, list[str]]], outputs: list[str], path: Path) -> None:

@@ -43,7 +43,7 @@ class TextModel(TrainedModel):
             InputError: the directory is of another format or kind.
             DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        info = read_checked_info(folder, "language_model", cls.FILES)
+        info = read_checked_info(folder, ("language_model",), cls.FILES)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = load_network(lambda: LanguageModel(info.config.model, tokenizer.vocab_size), folder, info.active_layers)
         model.lay_out_for_steps()

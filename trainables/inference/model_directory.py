@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -145,11 +145,11 @@ def read_info(folder: Path) -> ModelInfo:
     return validated(tree, ModelInfo, folder / CONFIG)
 
 
-def read_checked_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelInfo:
+def read_checked_info(folder: Path, kinds: Sequence[str], files: tuple[str, ...]) -> ModelInfo:
     """Content of `config.json` of a model directory, after a check of its kind and of all its files.
 
     Args:
-        kind: the `model.kind` required.
+        kinds: the values of `model.kind` that are allowed.
         files: names of the files that this kind of model needs.
 
     Raises:
@@ -160,9 +160,10 @@ def read_checked_info(folder: Path, kind: str, files: tuple[str, ...]) -> ModelI
     if not (folder / CONFIG).is_file():
         _require(folder, files)  # one message names all that are missing
     info = read_info(folder)
-    if info.config.model.kind != kind:
+    if info.config.model.kind not in kinds:
         raise InputError(
-            f"{folder}: its model.kind is {info.config.model.kind}, but {kind} is needed here", "Give another model."
+            f"{folder}: its model.kind is {info.config.model.kind}, but {' or '.join(kinds)} is needed here",
+            "Give another model.",
         )
     _require(folder, files)
     verify_checksums(folder, files)

@@ -3,7 +3,7 @@
 Its model directory has `features.json` beside the files of every model (model_directory.py): the feature recipe and
 statistics of the training split.
 
-Shapes: B batch, T frames, S subsampled frames, F mel bins, D model width, V vocabulary.
+Shapes: B batch, T frames, S states with CTC logits, F mel bins, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from trainables.inference.model_directory import (
     read_json,
     validated,
 )
-from trainables.models.speech_transformer import SpeechTransformer
+from trainables.models.speech_transformer import Encoded, SpeechModel, SpeechTransformer, make_speech_model
 
 LANGUAGE_MODEL = "decoding.language_model"
+RECOGNIZERS = ("encoder_decoder", "transcript_editor")  # values of `model.kind`
 # A hypothesis has at most SPARE_RATE x frames x the highest token rate of the training split + SPARE_TOKENS tokens.
 SPARE_RATE, SPARE_TOKENS = 1.25, 10
 USUAL_SECONDS = 30.0  # default for models without `usual_seconds` in `features.json`
@@ -87,7 +88,7 @@ class Recognizer(TrainedModel):
 
     FILES: ClassVar[tuple[str, ...]] = (*TrainedModel.FILES, FEATURES)
 
-    model: SpeechTransformer
+    model: SpeechModel
     recipe: FeatureRecipe
     mean: Tensor
     std: Tensor
@@ -111,27 +112,28 @@ class Recognizer(TrainedModel):
         check_tokenizers(self.tokenizer, language_model.tokenizer, decoding.language_model, LANGUAGE_MODEL)
         return Search(decoding, language_model.model)
 
-    def decode(self, search: Search, states_BSD: Tensor, state_lengths_B: Tensor, frames_B: Tensor) -> list[str]:
-        """Texts decoded by `search` from encoder states; `frames_B` are the lengths of the features in frames."""
+    def decode(self, search: Search, encoded: Encoded, frames_B: Tensor) -> list[str]:
+        """Texts decoded by `search` from `model.encode`; `frames_B` are the lengths of the features in frames."""
         limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
-        return [self.tokenizer.decode(ids) for ids in search(self.model, states_BSD, state_lengths_B, limit_B)]
+        return [self.tokenizer.decode(ids) for ids in search(self.model, encoded, limit_B)]
 
-    def decode_ctc(self, ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[str]:
-        """Texts by greedy CTC decoding."""
-        return [self.tokenizer.decode(ids) for ids in ctc_greedy(ctc_logits_BSV, state_lengths_B)]
+    def decode_ctc(self, encoded: Encoded) -> list[str]:
+        """Texts by greedy CTC decoding; of a transcript editor, its drafts."""
+        return [self.tokenizer.decode(ids) for ids in ctc_greedy(*self.model.ctc_logits(encoded))]
 
-    def align(self, texts: Sequence[str], states_BSD: Tensor, state_lengths_B: Tensor) -> list[list[Word]]:
-        """Words of each text with their times in seconds, from encoder states.
+    def align(self, texts: Sequence[str], encoded: Encoded) -> list[list[Word]]:
+        """Words of each text with their times in seconds, from `model.encode`.
 
-        The times are those of the likeliest CTC alignment. A model trained without CTC (`loss.ctc_weight: 0`) has none:
-        the words are then spread evenly over the utterance.
+        The times are those of the likeliest CTC alignment. A model trained without CTC (`loss.ctc_weight: 0`, or
+        `loss.draft_weight: 0` of a transcript editor) has none: the words are then spread evenly over the utterance.
         """
-        seconds = self.config.model.reduction_factor * self.recipe.hop_seconds  # of an encoder state
+        model, loss = self.config.model, self.config.loss
+        seconds = model.ctc_reduction * self.recipe.hop_seconds  # of a state with CTC logits
         rows = [text.split() for text in texts]
-        if not self.config.loss.ctc_weight:
-            return [_spread(row, length * seconds) for row, length in zip(rows, state_lengths_B.tolist(), strict=True)]
         with self.autocast():
-            ctc_logits_BSV = self.model.ctc_head(states_BSD)
+            ctc_logits_BSV, state_lengths_B = self.model.ctc_logits(encoded)
+        if not (loss.draft_weight if model.kind == "transcript_editor" else loss.ctc_weight):
+            return [_spread(row, length * seconds) for row, length in zip(rows, state_lengths_B.tolist(), strict=True)]
         tokens, places = zip(*map(self._tokens, rows), strict=True)
         found = []
         for row, ends, spans in zip(rows, places, ctc_align(ctc_logits_BSV, state_lengths_B, tokens), strict=True):
@@ -168,18 +170,18 @@ class Recognizer(TrainedModel):
         """
         search = search or self.search()
         found = [TimedText("", [])] * len(features)
-        for indices, states_BSD, state_lengths_B, lengths_B in self.encode(features, batch_frames):
+        for indices, encoded, lengths_B in self.encode(features, batch_frames):
             with self.autocast():
-                texts = self.decode(search, states_BSD, state_lengths_B, lengths_B)
-            words = self.align(texts, states_BSD, state_lengths_B) if timed else [[] for _ in texts]
+                texts = self.decode(search, encoded, lengths_B)
+            words = self.align(texts, encoded) if timed else [[] for _ in texts]
             for index, text, row in zip(indices, texts, words, strict=True):
                 found[index] = TimedText(text, row)
         return found
 
     def encode(
         self, features: Sequence[np.ndarray | Tensor], batch_frames: int = BATCH_FRAMES
-    ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-        """Encodes utterances in batches of similar length; yields (indices, states_BSD, state_lengths_B, frames_B)."""
+    ) -> Iterator[tuple[list[int], Encoded, Tensor]]:
+        """Encodes utterances in batches of similar length; yields (indices, result of `model.encode`, frames_B)."""
         self.model.eval()
         normalize = self.normalizer()
         for indices in in_batches([len(item) for item in features], batch_frames):
@@ -187,8 +189,8 @@ class Recognizer(TrainedModel):
             lengths_B = torch.tensor([len(item) for item in items], device=self.device)
             padded_BTF = torch.nn.utils.rnn.pad_sequence(items, batch_first=True).to(self.device)
             with self.autocast():
-                states_BSD, state_lengths_B = self.model.encoder(normalize(padded_BTF, lengths_B), lengths_B)
-            yield indices.tolist(), states_BSD, state_lengths_B, lengths_B
+                encoded = self.model.encode(normalize(padded_BTF, lengths_B), lengths_B)
+            yield indices.tolist(), encoded, lengths_B
 
     def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens of a text, and indices of the first and the last token of each word."""
@@ -224,7 +226,7 @@ class Recognizer(TrainedModel):
             InputError: the directory is of another format or kind.
             DamagedError: a file is missing, or differs from its checksum, or the files do not fit together.
         """
-        info = read_checked_info(folder, "encoder_decoder", cls.FILES)
+        info = read_checked_info(folder, RECOGNIZERS, cls.FILES)
         config = info.config
         if language_model is not None:
             decoding = config.decoding.model_copy(update={"language_model": str(language_model)})
@@ -237,9 +239,10 @@ class Recognizer(TrainedModel):
             raise DamagedError(f"{folder}: features.num_feats is {num_feats}, but {FEATURES} has {bins} bins", DAMAGED)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = load_network(
-            lambda: SpeechTransformer(config.model, tokenizer.vocab_size, num_feats), folder, info.active_layers
+            lambda: make_speech_model(config.model, tokenizer.vocabulary, num_feats), folder, info.active_layers
         )
-        model.decoder.lay_out_for_steps()
+        if isinstance(model, SpeechTransformer):
+            model.decoder.lay_out_for_steps()
         return cls(
             config=config,
             model=model.to(device).eval(),

@@ -6,6 +6,8 @@ width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from torch import Tensor, nn
 
 from trainables.config_model import Model
@@ -14,6 +16,13 @@ from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.encoder import Encoder
 from trainables.models.layers import initialize
+
+
+class States(NamedTuple):
+    """Encoder states of utterances (B, S, D), and their number for each (B,)."""
+
+    states_BSD: Tensor
+    lengths_B: Tensor
 
 
 class SpeechTransformer(nn.Module):
@@ -35,6 +44,14 @@ class SpeechTransformer(nn.Module):
         states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B)
         return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
 
+    def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> States:
+        """Normalised features and frames per utterance -> encoder states, from which a search starts."""
+        return States(*self.encoder(features_BTF, lengths_B))
+
+    def ctc_logits(self, encoded: States) -> tuple[Tensor, Tensor]:
+        """CTC logits (B, S, V), and their number for each utterance (B,)."""
+        return self.ctc_head(encoded.states_BSD), encoded.lengths_B
+
 
 class LanguageModel(Decoder):
     """A decoder-only transformer, which predicts a transcript's next token."""
@@ -44,12 +61,21 @@ class LanguageModel(Decoder):
         initialize(self)
 
 
-def make_model(
-    config: Model, vocabulary: Vocabulary, num_feats: int
-) -> SpeechTransformer | TranscriptEditor | LanguageModel:
+SpeechModel = SpeechTransformer | TranscriptEditor
+"""Networks of recognisers. Each has `encode`, whose result a search starts from, and `ctc_logits` of that result."""
+Encoded = Any
+"""Result of a network's `encode`: `States` or `Draft`."""
+
+
+def make_model(config: Model, vocabulary: Vocabulary, num_feats: int) -> SpeechModel | LanguageModel:
     """The untrained model that a configuration describes."""
     if config.kind == "language_model":
         return LanguageModel(config, vocabulary.tokens)
+    return make_speech_model(config, vocabulary, num_feats)
+
+
+def make_speech_model(config: Model, vocabulary: Vocabulary, num_feats: int) -> SpeechModel:
+    """The untrained network of a recogniser."""
     if config.kind == "transcript_editor":
         return TranscriptEditor(config, vocabulary.tokens, vocabulary.characters, num_feats)
     return SpeechTransformer(config, vocabulary.tokens, num_feats)

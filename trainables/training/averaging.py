@@ -28,7 +28,11 @@ class WeightAverages:
 
     def __init__(self, config: Training, model: nn.Module) -> None:
         self.decay, self.count, self.last_epoch = config.ema, config.average, config.epochs
-        self.trained: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self.trained: dict[str, Tensor] = {
+            name: tensor
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())  # such as BatchNorm's statistics
+            if tensor.is_floating_point()
+        }
         self.running = self._copy() if self.decay else {}
         self.best: dict[int, Weights] = {}  # by epoch; on the CPU, since there may be many
         self.scores: dict[int, float] = {}

@@ -27,7 +27,6 @@ from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError
 from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
-from trainables.models.losses import LossSums
 from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.optimizer import build_optimizer
@@ -164,9 +163,9 @@ class Trainer:
         first, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
         validation_losses = [row["val_loss"] for row in self.history]
         loss = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
-        sums = torch.zeros(4, device=self.device, dtype=torch.float64)
+        sums = torch.zeros(len(self.task.SUMS), device=self.device, dtype=torch.float64)
         self.parallel.train()
-        self.task.start_epoch(epoch)
+        self.task.start_epoch(epoch, self.history)
         for number, batches in enumerate(self.updates_of(epoch), start=first):
             rate = learning_rate(config.optimizer, number, total, validation_losses)
             for group in self.optimizer.param_groups:
@@ -182,7 +181,7 @@ class Trainer:
         if self.world > 1:
             dist.all_reduce(sums)
         metrics = {
-            **self.task.training_metrics(LossSums(*sums.cpu())),
+            **self.task.training_metrics(dict(zip(self.task.SUMS, sums.tolist(), strict=True))),
             "updates": first + self.updates_in(phase),
             "gradient_norm": norm.item(),
             "learning_rate": rate,
@@ -207,17 +206,16 @@ class Trainer:
 
         Args:
             batches: (utterance indices, padded length) of each batch of all workers.
-            totals: sums of the epoch (4,) in the order of `LossSums`; this worker's sums are added.
+            totals: sums of the epoch in the order of `Task.SUMS`; this worker's sums are added.
         """
         tokens = sum(int(self.task.target_tokens[indices].sum()) for indices, _ in batches)
         for place, (indices, edge) in enumerate(batches):
             share, weights = worker_share(indices, self.rank, self.world)
             with self.synchronize(place == len(batches) - 1):
-                sums = self.task.losses(self.parallel, loss_config, share, edge, weights)
-                loss = sums.cross_entropy + self.config.loss.ctc_weight * sums.ctc
+                loss, sums = self.task.losses(self.parallel, loss_config, share, edge, weights)
                 # DDP takes the mean over workers; the loss is a sum over them.
                 (loss * (self.world / tokens)).backward()
-            totals += torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
+            totals += sums
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""

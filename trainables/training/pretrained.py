@@ -1,4 +1,4 @@
-"""A recogniser's decoder that begins with the weights of a language model."""
+"""A recogniser's decoder or editor that begins with the weights of a language model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainables.config_model import Blocks, Model
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel, check_tokenizers
-from trainables.models.speech_transformer import SpeechTransformer
+from trainables.models.speech_transformer import SpeechModel
 
 KEY = "pretrained.decoder"
 # A decoder's output depends on these keys, even where the shapes would fit; two keys give the inner width.
@@ -19,7 +19,7 @@ DECODER_KEYS = [
 
 
 def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: Tokenizer) -> None:
-    """Checks that a recogniser's decoder can be initialised with a language model.
+    """Checks that a recogniser's decoder or editor can be initialised with a language model.
 
     Args:
         folder: directory of the language model, for the message.
@@ -29,23 +29,36 @@ def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: 
         InputError: tokenizer or configuration differ; the message names both values.
     """
     check_tokenizers(tokenizer, language.tokenizer, folder, KEY)
-    pairs = [(key, getattr(language.config.model, key), getattr(model, key)) for key in DECODER_KEYS]
-    differing = [f"model.{key} is {there} there and {here} here" for key, there, here in pairs if there != here]
+    begun = model.editor.language_model() if model.kind == "transcript_editor" else model
+    pairs = [(key, getattr(language.config.model, key), getattr(begun, key)) for key in DECODER_KEYS]
+    differing = [f"{_key(key, model)} is {there} there and {here} here" for key, there, here in pairs if there != here]
     if differing:
         raise InputError(
             f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both models equal values."
         )
 
 
+def _key(key: str, model: Model) -> str:
+    """Name of a key of a language model in the configuration of a recogniser."""
+    return f"model.editor.{key.removeprefix('decoder_')}" if model.kind == "transcript_editor" else f"model.{key}"
+
+
 @torch.no_grad()
-def copy_weights(language: TextModel, model: SpeechTransformer) -> set[str]:
-    """Copies a language model's weights into a recogniser's decoder; returns the names of the parameters it set."""
-    own = dict(model.decoder.named_parameters())
-    for name, weight in language.model.named_parameters():
+def copy_weights(language: TextModel, network: SpeechModel, model: Model) -> set[str]:
+    """Copies a language model's weights into a recogniser's decoder or editor; returns the parameters' names.
+
+    Args:
+        model: configuration of the recogniser.
+    """
+    own = dict(network.named_parameters())
+    weights = language.model.parameters()
+    names = pretrained_names(language, model)
+    for name, weight in zip(names, weights, strict=True):
         own[name].copy_(weight)
-    return pretrained_names(language)
+    return set(names)
 
 
-def pretrained_names(language: TextModel) -> set[str]:
+def pretrained_names(language: TextModel, model: Model) -> list[str]:
     """Names of the recogniser's parameters that are initialised with this language model."""
-    return {f"decoder.{name}" for name, _ in language.model.named_parameters()}
+    stack = "editor" if model.kind == "transcript_editor" else "decoder"
+    return [f"{stack}.{name}" for name, _ in language.model.named_parameters()]

@@ -22,6 +22,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
 from trainables.inference.model_directory import WEIGHTS
+from trainables.models.speech_transformer import SpeechTransformer
 from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory
 from trainables.training.tasks import RecognitionTask
@@ -101,8 +102,9 @@ class TimedTrainer(Trainer):
         if isinstance(task, RecognitionTask):
             data = task.validation_data
             task.trained.tokens_per_frame = float((data.token_counts / data.split.frames).mean())
-            with torch.no_grad():  # EOS never has the highest logit, so hypotheses have their largest length
-                task.trained.model.decoder.output.weight[EOS] = 0
+            if isinstance(task.trained.model, SpeechTransformer):
+                with torch.no_grad():  # EOS never has the highest logit, so hypotheses have their largest length
+                    task.trained.model.decoder.output.weight[EOS] = 0
         start = self.now()
         with contextlib.suppress(DivergedError):
             self.validate()

@@ -125,7 +125,7 @@ class Feasibility:
         if config.pretrained.decoder is not None:
             language = self.language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
-            pretrained = pretrained_names(language)
+            pretrained = set(pretrained_names(language, config.model))
         if config.decoding.language_model is not None:
             language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
             check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)

@@ -80,6 +80,7 @@ class Tokenizer:
         self.content_hash = hashlib.sha256(model).hexdigest()
         self._texts = [piece.replace(SPACE, " ") for piece in pieces]
         characters = sorted(text for text in self._texts if len(text) == 1)
+        self._characters = {character: number for number, character in enumerate(characters, start=1)}
         self.vocabulary = Vocabulary(len(pieces), len(characters))
         self._unknown = re.compile(f"[^{''.join(re.escape(character) for character in characters)}]")
 
@@ -144,6 +145,11 @@ class Tokenizer:
     def _encode(self, text: str) -> list[int]:
         first, *others = (self._processor.encode(part) for part in self._unknown.split(text))
         return first + [token for part in others for token in (UNK, *part)]
+
+    def spellings(self) -> list[list[int]]:
+        """The characters of each token as numbers from 1 on, in sorted order; none for special tokens."""
+        spelled = [[self._characters[character] for character in text] for text in self._texts[len(SPECIAL_IDS) :]]
+        return [[] for _ in SPECIAL_IDS] + spelled
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of a token sequence without its special tokens; decoding does not stop at EOS."""

@@ -1,0 +1,72 @@
+"""Training of a language model, which is ranked by its perplexity per character.
+
+Shapes: B batch, U tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainables.config import Config, Loss
+from trainables.data.batching import BatchPlan
+from trainables.data.corpus import Corpus
+from trainables.data.text.token_batches import DeviceTexts, read_texts
+from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.inference.language_model import TextModel, perplexities
+from trainables.models.losses import cross_entropy_sums
+from trainables.models.speech_transformer import LanguageModel
+from trainables.training.tasks.task import BatchLoss, Task, gathered
+
+
+class LanguageTask(Task):
+    """Training of a language model on a corpus' transcripts and, where there is some, more text (`data.text`).
+
+    Its tokenizer is that of a recogniser with the same `tokenizer` section on the same corpus: it is not trained on the
+    additional text.
+    """
+
+    SUMS = ("cross_entropy", "tokens")
+
+    trained: TextModel
+
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
+        super().__init__(config, corpus, device)
+        split = corpus.training_split(config.data.train)
+        tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
+        torch.manual_seed(config.training.seed)
+        model = LanguageModel(config.model, tokenizer.vocab_size).to(device)
+        self.trained = TextModel(config, model, tokenizer, corpus.hash)
+        more = read_texts(Path(config.data.text)) if config.data.text is not None else []
+        self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
+        texts = corpus.validation_split(config.data.validation).texts or []
+        self.validation_data = DeviceTexts(texts, tokenizer, device)
+        self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
+        self.budget = float(config.training.batch_tokens)
+        self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
+
+    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
+        batch = self.train_data.gather(indices, edge, weights)
+        with self.trained.autocast():
+            logits_BUV = model(batch.inputs_BU)
+        sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
+        return BatchLoss(sums.cross_entropy, torch.stack([sums.cross_entropy, sums.tokens]).detach())
+
+    def training_metrics(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        return {"train_loss": sums["cross_entropy"] / sums["tokens"]}
+
+    def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
+        return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
+
+    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+        """Cross-entropy without smoothing, and perplexity per token and per character, ends of texts included."""
+        totals = self.trained.log_losses(self.validation_data, self.validation_plan.epoch()[rank::world])
+        gathered(totals, [], world)
+        nats, tokens = totals.tolist()
+        found = perplexities(nats, tokens, self.validation_data.texts)
+        return {"val_loss": nats / tokens, **{f"val_{name}": value for name, value in found.items()}}

@@ -1,0 +1,165 @@
+"""Training of recognisers, which are ranked by their CER on the validation split.
+
+Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables.config import Config, Loss
+from trainables.data.augmentation import stretched
+from trainables.data.batching import Batch, BatchPlan, DeviceSplit
+from trainables.data.corpus import Corpus, Split
+from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.errors import InputError
+from trainables.evaluation.examples import Attention, collect, decoder_attention, median_utterance
+from trainables.evaluation.metrics import character_error_rate, word_error_rate
+from trainables.inference.language_model import load_language_model
+from trainables.inference.recognizer import Recognizer
+from trainables.models.losses import LossSums, loss_sums
+from trainables.models.speech_transformer import SpeechTransformer, make_speech_model
+from trainables.training.pretrained import KEY, check_pretrained, copy_weights
+from trainables.training.tasks.task import BatchLoss, Task, gathered
+
+FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
+USUAL_LENGTH = 0.9  # quantile of durations up to which a model is said to be trained
+
+
+class RecognitionTask(Task):
+    """Training of an encoder-decoder recogniser on a corpus."""
+
+    SUMS: ClassVar[tuple[str, ...]] = ("cross_entropy", "ctc", "tokens", "infeasible")
+    CERS: ClassVar[tuple[str, ...]] = ("val_cer", "val_ctc_cer")  # metrics of the texts from `_validate_batch`
+
+    trained: Recognizer
+
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
+        super().__init__(config, corpus, device)
+        train_split = corpus.training_split(config.data.train)
+        validation_split = corpus.validation_split(config.data.validation)
+        self.trained = build_recognizer(config, corpus, train_split, device)
+        self.search = self.trained.search()
+        normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
+        self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
+        self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
+        self.amounts, self.target_tokens = train_split.seconds, self.train_data.token_counts + 1
+        rates = self.train_data.token_counts / train_split.frames
+        self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
+        self.trained.usual_seconds = float(np.quantile(self.amounts, USUAL_LENGTH))
+        # At the slowest speed, so that a batch has one shape in every epoch.
+        self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
+        self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
+        self.validation_plan = BatchPlan(validation_split.frames, self.budget)
+        if config.pretrained.decoder is not None:
+            language = load_language_model(config.pretrained.decoder, KEY)
+            check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
+            self.pretrained = copy_weights(language, self.trained.model, config.model)
+
+    def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
+        config, seed = self.config, self.config.training.seed
+        self.masks = self.train_data.masks(config.specaugment, seed, epoch)
+        self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
+
+    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
+        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
+        with self.trained.autocast():
+            logits_BUV, ctc_logits_BSV, state_lengths_B = model(batch.features_BTF, batch.lengths_B, batch.inputs_BU)
+        sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+        return BatchLoss(sums.cross_entropy + config.ctc_weight * sums.ctc, in_order(sums))
+
+    def training_metrics(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        count = sums["tokens"]
+        return {
+            "train_loss": self.mean_loss(sums),
+            "train_cross_entropy": sums["cross_entropy"] / count,
+            "train_ctc": sums["ctc"] / count,
+            "infeasible_ctc": int(sums["infeasible"]),
+        }
+
+    def mean_loss(self, sums: Mapping[str, float]) -> float:
+        """Loss per token of sums over any number of batches."""
+        return (sums["cross_entropy"] + self.config.loss.ctc_weight * sums["ctc"]) / sums["tokens"]
+
+    def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
+        return {"audio_hours": sum(amounts) / 3600, "audio_seconds_per_second": amounts[-1] / seconds}
+
+    @torch.no_grad()
+    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+        """Loss, CER and WER and real-time factor of the configured decoding, and CER of greedy CTC."""
+        totals = torch.zeros(len(self.SUMS) + 1, device=self.device, dtype=torch.float64)
+        found: list[tuple[int, list[str]]] = []
+        for indices, edge in self.validation_plan.epoch()[rank::world]:
+            sums, seconds, texts = self._validate_batch(indices, edge)
+            totals[:-1] += sums
+            totals[-1] += seconds
+            found += zip(indices.tolist(), map(list, zip(*texts, strict=True)), strict=True)
+        found = gathered(totals, found, world)
+        *sums_of_all, total_seconds = totals.tolist()
+        order, (hypotheses, *others) = [index for index, _ in found], zip(*(texts for _, texts in found), strict=True)
+        references = [(self.validation_data.split.texts or [])[index] for index in order]
+        if rank == 0:
+            attention = self.attention(median_utterance(self.validation_data))
+            self.examples = collect(self.validation_data, epoch, order, hypotheses, attention)
+        rates = {
+            name: character_error_rate(references, texts)
+            for name, texts in zip(self.CERS, (hypotheses, *others), strict=True)
+        }
+        return {
+            "val_loss": self.mean_loss(dict(zip(self.SUMS, sums_of_all, strict=True))),
+            **rates,
+            "val_wer": word_error_rate(references, hypotheses),
+            "real_time_factor": total_seconds / float(self.validation_data.split.seconds.sum()),
+        }
+
+    def validation_batch(self, indices: np.ndarray, edge: int) -> Batch:
+        """Batch of the validation split, with all earlier work of the device done, so that a clock can start."""
+        batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return batch
+
+    def _validate_batch(self, indices: np.ndarray, edge: int) -> tuple[Tensor, float, list[list[str]]]:
+        """Sums in the order of `SUMS`, seconds of decoding, and texts for each of `CERS`."""
+        model = cast(SpeechTransformer, self.trained.model)
+        batch = self.validation_batch(indices, edge)
+        with self.trained.autocast():
+            start = time.perf_counter()
+            encoded = model.encode(batch.features_BTF, batch.lengths_B)
+            searched = self.trained.decode(self.search, encoded, batch.lengths_B)
+            seconds = time.perf_counter() - start
+            logits_BUV = model.decoder(batch.inputs_BU, *encoded)
+            ctc_logits_BSV, state_lengths_B = model.ctc_logits(encoded)
+            greedy_ctc = self.trained.decode_ctc(encoded)
+        sums = loss_sums(self.config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+        return in_order(sums), seconds, [searched, greedy_ctc]
+
+    def attention(self, index: int) -> Attention:
+        """Attention weights for an utterance of the validation split."""
+        return decoder_attention(self.trained, self.validation_data, index)
+
+
+def in_order(sums: LossSums) -> Tensor:
+    """The sums of an encoder-decoder in the order of `RecognitionTask.SUMS`, detached."""
+    return torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible]).detach()
+
+
+def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch.device) -> Recognizer:
+    """An untrained recogniser for a corpus; its tokenizer is trained on the text of `split`, unless it exists already.
+
+    Raises:
+        InputError: the corpus has no training statistics or too few bins, or the text cannot give the tokenizer.
+    """
+    if corpus.mean is None or corpus.std is None:
+        raise InputError(f"{corpus.path}: no training statistics", "Prepare the corpus with a training split.")
+    bins = corpus.kept_bins(config.features.num_feats)
+    tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
+    torch.manual_seed(config.training.seed)
+    model = make_speech_model(config.model, tokenizer.vocabulary, bins).to(device)
+    return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)
