@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asr_platform.cli.tables.monitoring import print_plan
-from asr_platform.monitoring.plan import PROPOSALS, expense, plan, rungs, trial_cost
+from asr_platform.monitoring.plan import PROPOSALS, ends_of_kinds, expense, plan, rungs, trial_cost
 from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
 from asr_platform.tuning.cluster import Options
 from search_spaces.reader import parse_space
@@ -36,8 +36,8 @@ def space(**keys: Any) -> Space:
     return parse_space(yaml.safe_dump({"base": base, "vary": vary, "epochs": 4, "trials": 5, **keys}), "space.yaml")
 
 
-def workload(flops: float, batches: int = 10) -> Workload:
-    return Workload(tiny.config(), batches, flops)
+def workload(flops: float, batches: int = 10, kind: str = "encoder_decoder") -> Workload:
+    return Workload(tiny.config({"model.kind": kind}), batches, flops)
 
 
 def settings(epochs: int, **asha: Any) -> Settings:
@@ -127,6 +127,19 @@ def test_the_cost_of_a_trial_is_interpolated_by_the_operations_of_a_batch() -> N
     assert trial_cost(workload(100), profiles, settings(4), 1).epochs == pytest.approx([10 * 0.1 + 1 + 0.01] * 4)
     alone = trial_cost(workload(200), profiles, settings(4), 1).start
     assert trial_cost(workload(200), profiles, settings(40, grace=9, promotion=2), 1).start == 2 * alone
+
+
+def test_each_kind_of_model_is_profiled_and_priced_by_itself() -> None:
+    kinds = ["transcript_editor", "encoder_decoder", "transcript_editor", "transcript_editor"]
+    priced = [workload(100 * place, kind=kind) for place, kind in enumerate(kinds, start=1)]
+    ends = ends_of_kinds(priced)
+    assert ends == [priced[0], priced[1], priced[3]]
+    profiles = list(zip(ends, (CHEAP, EXPENSIVE, CHEAP), strict=True))
+    costs = [trial_cost(one, profiles, settings(4), 1).epochs for one in (priced[2], workload(300))]
+    assert costs[0] == pytest.approx([10 * 0.1 + 1 + 0.01] * 4)
+    assert costs[1] == pytest.approx([10 * 0.3 + 3 + 0.03] * 4)
+    found = expense(profiles, [Simulation(1, 1, np.full(8, 4))], settings(4), 1, 1)
+    assert (found.worker_memory_bytes, found.gpu_memory_bytes) == (EXPENSIVE.memory, EXPENSIVE.gpu_memory)
 
 
 def test_memory_and_disk_suffice_for_the_most_expensive_trials() -> None:

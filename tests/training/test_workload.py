@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
+from trainables.models.editing.slots import TokenRows
+from trainables.models.speech_transformer import make_model
 from trainables.training import profile as profiles
 from trainables.training.loop import Trainer
 from trainables.training.profile import TimedTrainer, profile
@@ -41,6 +45,19 @@ def test_operations_grow_with_the_batch_and_with_the_model(reduction: str) -> No
     assert forward_flops(config, VOCABULARY, (3 * items, *rest), (3 * items, TOKENS[1])) == 3 * one
     larger = tiny.config({"model.reduction": reduction, "model.encoder_layers": config.model.encoder_layers + 1})
     assert forward_flops(larger, VOCABULARY, FEATURES, TOKENS) > one
+
+
+@pytest.mark.parametrize("leaves", [{}, {"model.slots.minimum": 40}, {"model.projector.last_window": "drop"}])
+def test_the_operations_of_an_editor_are_those_of_an_editing_step(leaves: dict[str, Any]) -> None:
+    """Counted in a forward pass; with the one kernel of attention whose operations torch counts on a CPU."""
+    config = tiny.config({"model.kind": "transcript_editor", **leaves})
+    (items, frames, bins), (_, tokens) = FEATURES, TOKENS
+    draft = TokenRows(torch.full((1, tokens - 1), 7), torch.tensor([tokens - 1]))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        make_model(config.model, VOCABULARY, bins)(
+            torch.zeros(1, frames, bins), torch.tensor([frames]), lambda _: draft
+        )
+    assert forward_flops(config, VOCABULARY, FEATURES, TOKENS) == items * counter.get_total_flops()
 
 
 @pytest.mark.parametrize(

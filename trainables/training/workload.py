@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import Config
@@ -22,7 +23,9 @@ from trainables.data.batching import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer, Vocabulary
-from trainables.models.speech_transformer import make_model
+from trainables.models.editing.editor import attend_to_all
+from trainables.models.editing.transcript_editor import TranscriptEditor
+from trainables.models.speech_transformer import LanguageModel, make_model
 from trainables.shapes import shapes_only
 
 
@@ -87,13 +90,31 @@ def forward_flops(
 
     Args:
         features: shape of the features (B, T, F), which a language model ignores.
-        tokens: shape of the tokens (B, U).
+        tokens: shape of the tokens (B, U), EOS included; a transcript editor edits as many without EOS.
     """
     with shapes_only(), FlopCounterMode(display=False) as counter:
         model = make_model(config.model, vocabulary, features[-1])
-        inputs_BU = torch.zeros(tokens, dtype=torch.long)
-        if config.model.kind == "language_model":
-            model(inputs_BU)
-        else:
-            model(torch.zeros(features), torch.full(features[:1], features[1]), inputs_BU)
+        inputs_BU, frames_B = torch.zeros(tokens, dtype=torch.long), torch.full(features[:1], features[1])
+        match model:
+            case LanguageModel():
+                model(inputs_BU)
+            case TranscriptEditor():
+                _edit(model, torch.zeros(features), frames_B, tokens[1] - 1)
+            case _:
+                model(torch.zeros(features), frames_B, inputs_BU)
     return counter.get_total_flops()
+
+
+def _edit(model: TranscriptEditor, features_BTF: Tensor, frames_B: Tensor, tokens: int) -> None:
+    """One editing step of a draft of `tokens` tokens per utterance, with the items of the flat batch as rows.
+
+    A model without values drafts nothing, and flattens nothing. As rows, the items take as many operations.
+    """
+    draft = model.encode(features_BTF, frames_B)
+    padded_BAD, _ = model.projector(draft.states, draft.lengths_B)
+    states, factor = draft.states[0].shape[1], model.projector.factor
+    audio = states // factor if model.projector.drop_remainder else math.ceil(states / factor)
+    text = max(2 * tokens + 1, model.config.slots.minimum)  # tokens, and a slot around each
+    x_BLD = padded_BAD.new_zeros(len(frames_B), audio + text, padded_BAD.shape[2])
+    y_BLD = model.editor.run(x_BLD, torch.arange(audio + text), attend_to_all)
+    model.editor.logits(y_BLD[:, audio:])

@@ -1,7 +1,8 @@
 """Plan of a sweep: its expected time, memory and disk space, estimated before the sweep starts.
 
-Random proposals give the feasible share of the space. The cheapest and the most expensive of them are trained for
-seconds; the cost of the others is interpolated by the floating-point operations of a batch. Then sweeps are simulated.
+Random proposals give the feasible share of the space. The cheapest and the most expensive of them, of each kind of
+model, are trained for seconds; the cost of the others is interpolated by the floating-point operations of a batch. Then
+sweeps are simulated.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     costs, profiles = [TrialCost(0.0, np.ones(settings.epochs))], None
     if profiled:
         priced = sorted((workloads(one.config) for one in found[:PRICED]), key=lambda workload: workload.flops)
-        profiles = profile_each([priced[0], priced[-1]], corpus, workers, concurrency)
+        profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
     random = np.random.default_rng(settings.seed)
     simulations = []
@@ -174,6 +175,15 @@ def random_proposals(space: Space, feasibility: Feasibility) -> list[Proposal]:
     return feasible
 
 
+def ends_of_kinds(workloads: Sequence[Workload]) -> list[Workload]:
+    """The first and the last workload of each kind of model, in the order of `workloads`."""
+    places = set()
+    kinds = [workload.config.model.kind for workload in workloads]
+    for kind in set(kinds):
+        places |= {kinds.index(kind), len(kinds) - 1 - kinds[::-1].index(kind)}
+    return [workloads[place] for place in sorted(places)]
+
+
 def profile_each(
     workloads: Sequence[Workload], corpus: Corpus, workers: cluster.Workers, concurrency: int
 ) -> list[tuple[Workload, Profile]]:
@@ -212,14 +222,19 @@ def trial_cost(
 ) -> TrialCost:
     """Expected wall time of a trial, interpolated between profiles by the floating-point operations of a batch.
 
+    Between profiles of its own kind of model: a decoder writes token by token, and takes longer in validation.
+
     Args:
         profiles: profiled workloads, the one with the fewest operations first.
         workers: number of workers of a trial, which share training and validation.
     """
 
+    kind = workload.config.model.kind
+    alike = [(measured.flops, found) for measured, found in profiles if measured.config.model.kind == kind]
+
     def figure(name: str) -> float:
-        known = [getattr(found, name) for _, found in profiles]
-        return float(np.interp(workload.flops, [measured.flops for measured, _ in profiles], known))
+        known = [getattr(found, name) for _, found in alike]
+        return float(np.interp(workload.flops, [flops for flops, _ in alike], known))
 
     epoch = workload.batches * figure("batch") + figure("validation") / workers + figure("checkpoint")
     starts = STARTS_OF_A_TRIAL * (2 if settings.promotions else 1)  # a trial that waits to be promoted starts again
@@ -243,17 +258,18 @@ def expense(
     running = min(concurrency, trials)
     walls = [STARTS_OF_A_SWEEP * low.start + one.wall for one in simulations]
     lower, upper = np.quantile(walls, INTERVAL) / HOUR
-    of_worker = max(low.memory, high.memory)
+    of_worker = max(one.memory for _, one in profiles)
     unfinished = trials if settings.promotions else running
-    stored = unfinished * min(CHECKPOINTS_PER_TRIAL, settings.epochs) * max(low.checkpoint_bytes, high.checkpoint_bytes)
-    stored += (min(settings.keep, trials) + 2) * max(low.model_bytes, high.model_bytes)
+    kept = unfinished * min(CHECKPOINTS_PER_TRIAL, settings.epochs)
+    stored = kept * max(one.checkpoint_bytes for _, one in profiles)
+    stored += (min(settings.keep, trials) + 2) * max(one.model_bytes for _, one in profiles)
     return Expense(
         wall_hours=float(np.mean(walls)) / HOUR,
         wall_hours_interval=(float(lower), float(upper)),
         device_hours=workers * float(np.mean([one.trained for one in simulations])) / HOUR,
         memory_bytes=SWEEP_MEMORY + running * (TRIAL_MEMORY + workers * of_worker),
         worker_memory_bytes=of_worker,
-        gpu_memory_bytes=max(low.gpu_memory, high.gpu_memory),
+        gpu_memory_bytes=max(one.gpu_memory for _, one in profiles),
         disk_bytes=stored,
         cheapest=low,
         most_expensive=high,
