@@ -136,5 +136,7 @@ def test_texts_are_shifted_and_padded(tiny_corpus: Corpus) -> None:
 
 
 def test_a_model_of_the_other_kind_is_refused(language: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.kind is language_model, but encoder_decoder or transcript_editor is needed"):
+    with pytest.raises(
+        InputError, match=r"model\.kind is language_model, but encoder_decoder or transcript_editor is needed"
+    ):
         Recognizer.load(language)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,16 @@ from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import CONFIG, TrainedModel
 from trainables.inference.recognizer import Recognizer
+from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.training.loop import Metrics, Save
 
+AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 BINS = 8
 RECIPE = FeatureRecipe(name="kaldi", bins=BINS)
 FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
-VOCABULARY = 20
+VOCABULARY, CHARACTERS = 20, 6
 CLOCK = {
     "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "cpu_utilization",
     "memory_gb",
@@ -52,6 +54,13 @@ TREE: dict[str, Any] = {
     },
     "loss": {"label_smoothing": 0.0, "ctc_weight": 0.3},
     "training": {"epochs": 3, "batch_seconds": 4.0, "precision": "float32"},
+}
+# A transcript editor's own part of the model section; the widths of its three parts differ.
+EDITOR: dict[str, Any] = {
+    "kind": "transcript_editor",
+    "mid_head": {"layer": 1, "dropout": 0.0},
+    "projector": {"d_model": 20, "heads": 2, "layers": 1},
+    "editor": {"d_model": 24, "heads": 4, "kv_heads": 2, "feed_forward": 40, "layers": 2, "dropout": 0.0},
 }
 # Everything that draws random numbers in training.
 RANDOM: dict[str, Any] = {
@@ -79,6 +88,13 @@ def shape(**fields: Any) -> Model:
     return Model.model_validate({**TREE["model"], **fields})
 
 
+def editor_shape(**fields: Any) -> Model:
+    """A tiny model section of a transcript editor; a section given, such as `editor`, adds to the tiny one."""
+    for section, keys in EDITOR.items():
+        fields[section] = {**keys, **fields.get(section, {})} if isinstance(keys, dict) else keys
+    return shape(**fields)
+
+
 def choices(key: str) -> list[Any]:
     """The values of a key of the model section; empty for a key that is no choice, such as a number."""
     annotation = Model.model_fields[key].annotation
@@ -88,11 +104,21 @@ def choices(key: str) -> list[Any]:
 def model(seed: int = 0, **fields: Any) -> SpeechTransformer:
     """An untrained model of `VOCABULARY` tokens in evaluation mode, with every bias drawn at random."""
     torch.manual_seed(seed)
-    result = SpeechTransformer(shape(**fields), VOCABULARY, BINS)
-    for parameter in result.parameters():
+    return randomized(SpeechTransformer(shape(**fields), VOCABULARY, BINS))
+
+
+def editor(seed: int = 0, **fields: Any) -> TranscriptEditor:
+    """An untrained transcript editor of `editor_shape`, `VOCABULARY` tokens and `CHARACTERS`, like `model`."""
+    torch.manual_seed(seed)
+    return randomized(TranscriptEditor(editor_shape(**fields), VOCABULARY, CHARACTERS, BINS))
+
+
+def randomized(module: AnyModule) -> AnyModule:
+    """The module in evaluation mode with every bias drawn at random: at their initial values a mistake hides."""
+    for parameter in module.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
-    return result.eval()
+    return module.eval()
 
 
 def utterance(text: str, random: np.random.Generator, bins: int = BINS) -> npt.NDArray[np.float32]:
