@@ -27,6 +27,7 @@ from asr_platform.storage.home import LOG
 from asr_platform.study.failures import KNOWN
 from search_spaces.reader import parse_space
 from trainables.config import Config, Tokenizer, Training
+from trainables.config_model import Model
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.inference.recognizer import Recognizer
 
@@ -173,13 +174,15 @@ def test_spaces_can_be_read(page: Path, text: str) -> None:
 
 
 def test_spaces_of_the_course_keep_its_rules_and_fit_its_budget() -> None:
-    """The base of each; and the starter is the default configuration, but for the tokenizer."""
+    """The starter is the default configuration, but for the tokenizer and the output's bias."""
     spaces = [parse_space(text, page.name, REPOSITORY) for page, text in blocks("yaml") if page.name == "course.md"]
     for space in spaces:
         assert space.settings.rules == "hw4p2"
         assert feasible(space, space.propose(Drawn(0)), lambda tokenizer: Vocabulary(tokenizer.vocab_size or 33, 28))
     tokenizer = Tokenizer(kind="bpe", vocab_size=5000)
-    assert spaces[0].config({}) == Config(tokenizer=tokenizer, training=Training(epochs=10))
+    assert spaces[0].config({}) == Config(
+        tokenizer=tokenizer, model=Model(output_bias=True), training=Training(epochs=10)
+    )
 
 
 def test_the_reference_is_that_of_the_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +169,17 @@ def test_a_conformer_is_no_trial_beside_transformers(course_corpus: Corpus) -> N
 def test_a_base_that_breaks_the_rules_is_refused_with_its_line(course_corpus: Corpus, tmp_path: Path) -> None:
     other = course.save_language_model(course_corpus, tmp_path / "other", corpus_hash="f" * 64)
     bad = space({"pretrained.decoder": other}, rules="hw4p2")
+    (tmp_path / "space.yaml").write_text(bad.text)
+    bad = replace(bad, source=str(tmp_path / "space.yaml"))
     (line,) = [place for place, text in enumerate(bad.text.splitlines(), start=1) if "decoder: " in text]
     with pytest.raises(InputError, match=rf"line {line}: base.pretrained.decoder: {other} was trained on another"):
+        Feasibility(bad, course_corpus).check()
+    (tmp_path / "space.yaml").unlink()
+    with pytest.raises(InputError, match=rf"^pretrained\.decoder: {other} was trained on another"):
         Feasibility(bad, course_corpus).check()
 
 
 def test_a_corpus_that_the_rules_forbid_is_refused(tiny_corpus: Corpus) -> None:
-    with pytest.raises(InputError, match=r"line \d+: rules: the corpus .* was prepared from tiny") as error:
+    with pytest.raises(InputError, match=r"^the corpus .* was prepared from tiny") as error:
         Feasibility(space({}, rules="hw4p2"), tiny_corpus).check()
     assert "a copy of the space without its line `rules`" in error.value.remedy

@@ -36,6 +36,7 @@ FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 FEATURES = "features.json"  # of a recogniser
 ERRORS = "errors.json"  # errors of the last validation; optional
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norm
 DAMAGED = "The file is damaged; use another copy."
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -173,13 +174,16 @@ def read_checked_info(folder: Path, kinds: Sequence[str], files: tuple[str, ...]
 def stored_parameters(folder: Path) -> int:
     """Number of parameters in a model directory's file of weights, from its header; tied parameters count once.
 
+    The running statistics of batch norm, which are in the file too, are not counted.
+
     Raises:
         DamagedError: the file is missing or damaged.
     """
     path = folder / WEIGHTS
     try:
         with safe_open(str(path), "pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            names = [name for name in file.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path}: {error}", DAMAGED) from None
 

@@ -105,7 +105,10 @@ class Feasibility:
         return left_out
 
     def _check_rules_of_base(self) -> None:
-        """Raises an InputError with the lines of the space at which its base or the corpus breaks the space's rules."""
+        """Raises an InputError, with lines of the space's file, if its base or the corpus breaks its rules."""
+        if not Path(self.space.source).is_file():
+            check_rules(self.space.settings.rules, self.space.config({}), self._facts())
+            return
         document = Document(self.space.text, self.space.source)
         for key, reason in violations(self.space.settings.rules, self.space.config({}), self._facts()):
             document.mistake(f"base.{key}" if key else "rules", reason)
