@@ -24,7 +24,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 def test_what_ships() -> None:
     assert (
-        {"hw4p1", "hw4p2", "digits", "digits_lm", "synthetic"}
+        {"hw4p1", "hw4p2", "hw4p2_editor", "digits", "digits_editor", "digits_kinds", "digits_lm", "synthetic"}
         == set(shipped())
         == {path.stem for path in SHIPPED.glob("*.yaml")}
     )
@@ -65,12 +65,12 @@ def test_proposals_are_valid_and_within_budget(name: str) -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_the_base_is_a_model_within_budget(name: str) -> None:
     space = load_space(name)
-    assert feasible(space, space.start[0] if space.start else {}, vocabulary_of)
+    assert all(feasible(space, values, vocabulary_of) for values in space.start or ({},))
     assert check_budget(space, vocabulary_of, NUM_FEATS) == []
     assert 1 <= (space.settings.asha.grace or 1) <= space.settings.epochs
 
 
-@pytest.mark.parametrize("name", ["digits", "hw4p2"])
+@pytest.mark.parametrize("name", ["digits", "digits_editor", "digits_kinds", "hw4p2", "hw4p2_editor"])
 def test_the_base_is_tried_first(name: str) -> None:
     space = load_space(name)
-    assert [space.config(values) for values in space.start] == [space.config({})]
+    assert space.config(space.start[0]) == space.config({})
