@@ -77,15 +77,19 @@ def test_the_gpu_gives_the_losses_of_the_cpu(leaves: dict[str, Any], tiny_corpus
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-def test_compiled_flex_attention_equals_sdpa(precision: torch.dtype, tolerance: float, bias: bool) -> None:
+def test_compiled_flex_attention_equals_sdpa(
+    precision: torch.dtype, tolerance: float, bias: bool, is_causal: bool
+) -> None:
     """The forward pass on padded lengths; the test of the whole model below covers gradients."""
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 3, 2, 200, 32, device="cuda", dtype=precision)
     lengths_B = torch.tensor([200, 130, 1], device="cuda")
     table = torch.randn(1, 2, 200, 200, device="cuda") if bias else None
     found, expected = (
-        attend_to_valid(kernel, lengths_B, 200, bias_1HSS=table)(query, key, value) for kernel in ("flex", "sdpa")
+        attend_to_valid(kernel, lengths_B, 200, None, table, is_causal)(query, key, value)
+        for kernel in ("flex", "sdpa")
     )
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 

@@ -16,13 +16,13 @@ from trainables.training.optimizer import build_optimizer, layer_scales
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_matrices_decay_and_biases_norms_and_embeddings_do_not(name: str, tied: bool) -> None:
-    model = tiny.model(tied_embeddings=tied)
+    model = tiny.model(tied_embeddings=tied, encoder_positions="transformer_xl")
     config = Optimizer.model_validate({"name": name, "weight_decay": 0.3})
     optimizer = build_optimizer(config, model)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters()))
     for key, parameter in model.named_parameters():
-        spared = parameter.dim() == 1 or "embedding" in key
+        spared = parameter.dim() == 1 or "embedding" in key or key.endswith(("content_bias", "position_bias"))
         assert decay[id(parameter)] == (0.0 if spared else 0.3), key
 
 

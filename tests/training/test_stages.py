@@ -217,3 +217,12 @@ def test_a_language_model_has_stages_too(tiny_corpus: Corpus, tmp_path: Path) ->
     trainer.history.append(trainer.epoch(2))
     trainer.save(tmp_path / "model")
     assert TextModel.load(tmp_path / "model").model.active_layers is None
+
+
+def test_dropouts_with_a_probability_of_their_own_stay_in_every_phase() -> None:
+    config = tiny.config({**STAGED, "model.input_dropout": 0.3, "model.position_dropout": 0.2})
+    model = tiny.model(dropout=0.1, input_dropout=0.3, position_dropout=0.2)
+    for epoch in (1, 2, 4):
+        enter(phase_of(config, epoch), model, set())
+        assert (model.encoder.dropout.probability, model.encoder.position_dropout.probability) == (0.3, 0.2)
+        assert model.decoder.dropout.p == phase_of(config, epoch).dropout
