@@ -37,8 +37,8 @@ FRAMES_PER_CHARACTER = (5, 8)
 SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A BEAD", "CAB", "BAD FACE", "DAB A BEE"]
 VOCABULARY, CHARACTERS = 20, 6
 CLOCK = {
-    "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "cpu_utilization",
-    "memory_gb",
+    "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "real_time_factor_alone",
+    "cpu_utilization", "memory_gb",
 }  # fmt: skip
 
 
@@ -62,6 +62,20 @@ EDITOR: dict[str, Any] = {
     "projector": {"d_model": 20, "heads": 2, "layers": 1},
     "editor": {"d_model": 24, "heads": 4, "kv_heads": 2, "feed_forward": 40, "layers": 2, "dropout": 0.0},
 }
+# Leaves of a run in which a transcript editor learns.
+EDITING: dict[str, Any] = {
+    "model.kind": "transcript_editor",
+    "model.editor.d_model": 32,
+    "model.editor.heads": 2,
+    "model.editor.feed_forward": 48,
+    "model.editor.dropout": 0.0,
+    "model.mid_head.dropout": 0.0,
+    "model.pooling.window": 2,
+    "model.projector.layers": 1,
+    "model.projector.window": 6,
+    "model.projector.reduction_factor": 3,
+}
+CONFORMER: dict[str, Any] = {"model.encoder_block": "conformer", "model.conv_kernel": 5}
 # Everything that draws random numbers in training.
 RANDOM: dict[str, Any] = {
     "model.dropout": 0.1,

@@ -89,7 +89,11 @@ def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) 
 LANGUAGE_MODEL = {"model.kind": "language_model", "training.batch_tokens": 64}
 
 
-@pytest.mark.parametrize("leaves", [{}, {"training.average": 2}, LANGUAGE_MODEL], ids=["plain", "averaged", "language"])
+@pytest.mark.parametrize(
+    "leaves",
+    [{}, {"training.average": 2}, LANGUAGE_MODEL, tiny.EDITING],
+    ids=["plain", "averaged", "language", "editor"],
+)
 def test_every_metric_of_a_training_has_a_name(leaves: dict[str, Any], tiny_corpus: Corpus) -> None:
     rows: list[Metrics] = []
     train(tiny.config({**leaves, "training.epochs": 2}), tiny_corpus, lambda metrics, save: rows.append(metrics))

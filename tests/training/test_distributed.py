@@ -18,9 +18,10 @@ from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, Save, train
 
 WORLD = 2
-COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss", "gradient_norm")
-RATES = ("val_cer", "val_wer", "val_ctc_cer")  # a rounding error could turn a token
-EXACT = ("epoch", "learning_rate", "infeasible_ctc")
+EDITING = ("train_editing", "train_copying", "train_drafting", "train_spelling")
+COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", *EDITING, "val_loss", "gradient_norm")
+RATES = ("val_cer", "val_wer", "val_ctc_cer", "val_one_step_cer")  # a rounding error could turn a token
+EXACT = ("epoch", "learning_rate", "infeasible_ctc", "own_drafts")
 MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith("specaugment")}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -40,6 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.layer_decay": 0.8,
         "optimizer.groups": [{"pattern": "decoder.embedding.*", "lr_scale": 0.5}],
     },
+    "conformer": {**tiny.CONFORMER, "training.ema": 0.9},
+    "editor": {**tiny.EDITING, **MASKS, "drafts.threshold": 1.0, "drafts.corrupted": 0.5, "training.accumulation": 2},
+    # With a batch norm, whose statistics are those of all workers; utterances that only fill a batch are none of them.
+    "editor_of_a_conformer": {**tiny.EDITING, **tiny.CONFORMER, "drafts.threshold": 1.0, "training.batch_seconds": 2.0},
     # So few batches that one worker may have none to validate.
     "language_model": {"model.kind": "language_model", "training.batch_tokens": 4096},
 }

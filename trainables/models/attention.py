@@ -213,11 +213,13 @@ class Context:
         lengths_B: states per utterance.
         attend: kernel of the self-attention, with its mask and positions.
         block: number of states that attend to each other, block by block; None: all of an utterance.
+        weights_B: weight of each utterance, 0 for those that only fill the batch; None: there are none of these.
     """
 
     lengths_B: Tensor
     attend: Attend
     block: int | None = None
+    weights_B: Tensor | None = None
 
     def attention(self, attention: SelfAttention, x_BSD: Tensor) -> Tensor:
         """Self-attention (B, S, D) -> (B, S, D) within the utterances or their blocks."""

@@ -46,7 +46,7 @@ class ConformerLayer(nn.Module):
         keep = self.residual.draw(x_BSD)
         x_BSD = self.residual(x_BSD, HALF * self.first_feed_forward(self.first_feed_forward_norm(x_BSD)), keep)
         x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep)
-        x_BSD = self.residual(x_BSD, self.convolution(self.convolution_norm(x_BSD), context.lengths_B), keep)
+        x_BSD = self.residual(x_BSD, self.convolution(self.convolution_norm(x_BSD), context), keep)
         x_BSD = self.residual(x_BSD, HALF * self.second_feed_forward(self.second_feed_forward_norm(x_BSD)), keep)
         return self.norm(x_BSD)
 
@@ -67,38 +67,43 @@ class Convolution(nn.Module):
         self.norm = MaskedBatchNorm(channels) if batch else make_norm(config.conv_norm, channels, config.norm_epsilon)
         self.output = nn.Linear(channels, config.d_model)
 
-    def forward(self, x_BSD: Tensor, lengths_B: Tensor) -> Tensor:
-        valid_BS1 = length_mask(lengths_B, x_BSD.shape[1])[..., None]
+    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
+        valid_BS1 = length_mask(context.lengths_B, x_BSD.shape[1])[..., None]
         x_BSC = F.glu(self.gated(x_BSD)) * valid_BS1
         x_BCS = F.pad(x_BSC.transpose(1, 2), (self.before, self.behind))
         x_BSC = self.depthwise(x_BCS).transpose(1, 2)
-        x_BSC = self.norm(x_BSC, valid_BS1) if isinstance(self.norm, MaskedBatchNorm) else self.norm(x_BSC)
+        if isinstance(self.norm, MaskedBatchNorm):
+            weights_B = context.weights_B
+            counted_BS1 = valid_BS1 if weights_B is None else valid_BS1 & (weights_B > 0)[:, None, None]
+            x_BSC = self.norm(x_BSC, counted_BS1)
+        else:
+            x_BSC = self.norm(x_BSC)
         return self.output(F.silu(x_BSC))
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
     """BatchNorm (Ioffe and Szegedy, 2015, arXiv 1502.03167) whose statistics leave padding out.
 
-    They are those of the valid states of all workers, so that neither padding nor the number of workers changes a
-    result.
+    They are those of the valid states of all workers, without utterances that only fill a batch, so that neither
+    padding nor the number of workers changes a result.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, momentum=MOMENTUM)
 
-    def forward(self, x_BSC: Tensor, valid_BS1: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalises each channel of (B, S, C) in float32; `valid_BS1` is False at padding."""
+    def forward(self, x_BSC: Tensor, counted_BS1: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalises each channel of (B, S, C) in float32; `counted_BS1` is True at states for the statistics."""
         x_BSC, mean_C, variance_C = x_BSC.float(), self.running_mean, self.running_var
         if self.training:
-            mean_C, variance_C = self.statistics(x_BSC, valid_BS1)
+            mean_C, variance_C = self.statistics(x_BSC, counted_BS1)
         assert mean_C is not None and variance_C is not None
         return (x_BSC - mean_C) * ((variance_C + self.eps).rsqrt() * self.weight) + self.bias
 
-    def statistics(self, x_BSC: Tensor, valid_BS1: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (C,) of the valid states of all workers, which also move the running statistics."""
-        count = self.summed(valid_BS1.sum().float())
-        mean_C = self.summed((x_BSC * valid_BS1).sum((0, 1))) / count
-        variance_C = self.summed(((x_BSC - mean_C).square() * valid_BS1).sum((0, 1))) / count
+    def statistics(self, x_BSC: Tensor, counted_BS1: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) of the counted states of all workers, which also move the running statistics."""
+        count = self.summed(counted_BS1.sum().float())
+        mean_C = self.summed((x_BSC * counted_BS1).sum((0, 1))) / count
+        variance_C = self.summed(((x_BSC - mean_C).square() * counted_BS1).sum((0, 1))) / count
         with torch.no_grad():
             unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean_C, MOMENTUM)  # type: ignore[union-attr]

@@ -65,15 +65,23 @@ class Encoder(nn.Module):
         """The active layers."""
         return list(self.layers)[: self.active_layers]
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,)."""
-        x_BSD, context = self.embed(features_BTF, lengths_B)
+    def forward(
+        self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised features and frames per utterance -> states (B, S, D) and states per utterance (B,).
+
+        Args:
+            weights_B: weight of each utterance; those of weight 0, which only fill the batch, change no statistics.
+        """
+        x_BSD, context = self.embed(features_BTF, lengths_B, weights_B)
         for layer in self.stack:
             x_BSD = layer(x_BSD, context)
         x_BSD = self.norm(x_BSD)
         return self.output(x_BSD).to(x_BSD.dtype), context.lengths_B
 
-    def embed(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Context]:
+    def embed(
+        self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None
+    ) -> tuple[Tensor, Context]:
         """The input of the first layer, (B, S, D), and what every layer needs beside its input."""
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
         x_BSD = x_BSD * self.scale
@@ -86,9 +94,9 @@ class Encoder(nn.Module):
         x_BSD = self.dropout(x_BSD)
         if self.config.norm_positions:
             x_BSD = self.embedding_norm(x_BSD)
-        return x_BSD, self.context(lengths_B, width)
+        return x_BSD, self.context(lengths_B, width, weights_B)
 
-    def context(self, lengths_B: Tensor, width: int) -> Context:
+    def context(self, lengths_B: Tensor, width: int, weights_B: Tensor | None = None) -> Context:
         """Masks, positions and kernel of the attention of utterances with `lengths_B` states, padded to `width`."""
         block, attended_B = self.config.context_size, lengths_B
         if block is not None:
@@ -101,4 +109,4 @@ class Encoder(nn.Module):
         attend = attend_to_valid(
             self.config.attention, attended_B, width, rotation, bias_1HSS, self.config.encoder_causal
         )
-        return Context(lengths_B, attend, block)
+        return Context(lengths_B, attend, block, weights_B)

@@ -35,13 +35,18 @@ class SpeechTransformer(nn.Module):
         self.ctc_head = nn.Linear(config.states_width, vocab_size)
         initialize(self)
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor, weights_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised features, frames per utterance, and tokens that begin with SOS -> the logits of both branches.
+
+        Args:
+            weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
 
         Returns:
             Decoder logits (B, U, V), CTC logits (B, S, V) and states per utterance (B,).
         """
-        states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B)
+        states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B, weights_B)
         return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> States:

@@ -38,6 +38,11 @@ METRICS: Mapping[str, Metric] = {
     "train_cross_entropy": Metric("train/cross_entropy", "nats per token"),
     "train_ctc": Metric("train/ctc", "nats per token"),
     "infeasible_ctc": Metric("train/infeasible_ctc", "utterances with fewer encoder states than CTC needs"),
+    "train_editing": Metric("train/editing", "nats per text position, CTC of the edited text"),
+    "train_copying": Metric("train/copying", "nats per text position, cross-entropy of copying the draft"),
+    "train_drafting": Metric("train/drafting", "nats per pooled state, CTC of the draft"),
+    "train_spelling": Metric("train/spelling", "nats per encoder state, CTC of the mid head"),
+    "own_drafts": Metric("train/own_drafts", "1: the editor learns from the encoder's drafts; 0: from corrupted texts"),
     "updates": Metric("train/updates", "optimizer updates since the trial's start"),
     "gradient_norm": Metric("train/gradient_norm", "L2 norm before clipping, last update"),
     "learning_rate": Metric("train/learning_rate", "last update"),
@@ -47,8 +52,12 @@ METRICS: Mapping[str, Metric] = {
     "val_cer": Metric("val/cer", "fraction", "asr/cer_percent"),
     "val_cer_single": Metric("val/cer_single", "fraction, without weight averaging"),
     "val_wer": Metric("val/wer", "fraction", "asr/wer_percent"),
-    "val_ctc_cer": Metric("val/ctc_cer", "fraction, greedy CTC", "asr/ctc_cer_percent"),
+    "val_ctc_cer": Metric("val/ctc_cer", "fraction, greedy CTC; a transcript editor's draft", "asr/ctc_cer_percent"),
+    "val_one_step_cer": Metric("val/one_step_cer", "fraction, after one editing step", "asr/one_step_cer_percent"),
     "real_time_factor": Metric("val/real_time_factor", "seconds per second of audio", "asr/real_time_factor"),
+    "real_time_factor_alone": Metric(
+        "val/real_time_factor_alone", "seconds per second of audio, utterances one by one", "asr/real_time_factor_alone"
+    ),
     "val_perplexity": Metric("val/perplexity", "per token"),
     "val_character_perplexity": Metric("val/character_perplexity", "per character", "lm/character_perplexity"),
     "val_character_perplexity_single": Metric(

@@ -87,21 +87,32 @@ class TranscriptEditor(nn.Module):
         self.editor = Editor(config, vocab_size)
         initialize(self)
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor, revise: Revise | None = None) -> Edited:
+    def forward(
+        self,
+        features_BTF: Tensor,
+        lengths_B: Tensor,
+        revise: Revise | None = None,
+        weights_B: Tensor | None = None,
+    ) -> Edited:
         """Normalised features and frames per utterance -> the draft and the logits of one editing step.
 
         Args:
             revise: gives the tokens to edit in place of the draft's; None: those of the draft.
+            weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
         """
-        draft = self.encode(features_BTF, lengths_B)
+        draft = self.encode(features_BTF, lengths_B, weights_B)
         audio_BAD, audio_lengths_B = self.projector(draft.states, draft.lengths_B)
         tokens = self.tokens(draft)
         positions = self.positions(tokens if revise is None else revise(tokens))
         return Edited(draft, positions, self.editor.edit(*self.editor.join(audio_BAD, audio_lengths_B, positions)))
 
-    def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> Draft:
-        """Normalised features and frames per utterance -> states and the logits of both heads."""
-        x_BSD, context = self.encoder.embed(features_BTF, lengths_B)
+    def encode(self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None) -> Draft:
+        """Normalised features and frames per utterance -> states and the logits of both heads.
+
+        Args:
+            weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
+        """
+        x_BSD, context = self.encoder.embed(features_BTF, lengths_B, weights_B)
         stack = self.encoder.stack
         middle = min(self.config.mid_head.layer or max(1, self.config.encoder_layers // 2), len(stack))
         by_layer = {0: x_BSD}

@@ -69,7 +69,7 @@ class EditingTask(RecognitionTask):
             return self.corruption.corrupt_chosen(own, index_B) if self.config.drafts.corrupted else own
 
         with self.trained.autocast():
-            edited = model(batch.features_BTF, batch.lengths_B, drafts)
+            edited = model(batch.features_BTF, batch.lengths_B, drafts, batch.weights_B)
         sums, tokens = self.summed(edited, batch), (batch.target_lengths_B * batch.weights_B).sum()
         counts = torch.stack([sums.positions, sums.pooled, sums.states, tokens]).detach()
         if dist.is_initialized():

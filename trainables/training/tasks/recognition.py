@@ -70,7 +70,8 @@ class RecognitionTask(Task):
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
         batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
         with self.trained.autocast():
-            logits_BUV, ctc_logits_BSV, state_lengths_B = model(batch.features_BTF, batch.lengths_B, batch.inputs_BU)
+            inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
+            logits_BUV, ctc_logits_BSV, state_lengths_B = model(*inputs)
         sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
         return BatchLoss(sums.cross_entropy + config.ctc_weight * sums.ctc, in_order(sums))
 
