@@ -20,7 +20,6 @@ from webhook import Webhook, listening
 
 from asr_platform.cli import main as cli
 from trainables.data.corpus import Corpus
-from trainables.training.loop import Metrics, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -52,15 +51,13 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="session")
 def learned(tiny_corpus: Corpus) -> tiny.Learned:
     """Trained until it transcribes the tiny corpus."""
-    history: list[Metrics] = []
-    leaves = {
-        "training.epochs": 36,
-        "optimizer.lr": 4e-3,
-        "model.encoder_layers": 1,
-        "model.decoder_layers": 1,
-    }
-    recognizer = train(tiny.config(leaves), tiny_corpus, lambda metrics, save: history.append(metrics))
-    return tiny.Learned(recognizer, history)
+    return tiny.learn(tiny_corpus, {"training.epochs": 36, "model.encoder_layers": 1, "model.decoder_layers": 1})
+
+
+@pytest.fixture(scope="session")
+def learned_editor(tiny_corpus: Corpus) -> tiny.Learned:
+    """A transcript editor, trained until it transcribes the tiny corpus."""
+    return tiny.learn(tiny_corpus, {**tiny.EDITING, "training.epochs": 24, "model.encoder_layers": 1})
 
 
 @pytest.fixture(scope="module")

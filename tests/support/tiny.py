@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from trainables.inference.model_directory import CONFIG, TrainedModel
 from trainables.inference.recognizer import Recognizer
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
-from trainables.training.loop import Metrics, Save
+from trainables.training.loop import Metrics, Save, train
 
 AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 BINS = 8
@@ -170,6 +170,14 @@ class Learned:
 
     recognizer: Recognizer
     history: list[Metrics]
+
+
+def learn(corpus: Corpus, leaves: Mapping[str, Any]) -> Learned:
+    """Trains a recogniser with a learning rate at which it learns a tiny corpus within about twenty epochs."""
+    history: list[Metrics] = []
+    settings = config({"optimizer.lr": 4e-3, **leaves})
+    trained = train(settings, corpus, lambda metrics, save: history.append(metrics))
+    return Learned(cast(Recognizer, trained), history)
 
 
 class Recorder:

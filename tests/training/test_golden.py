@@ -20,11 +20,15 @@ from trainables.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "assets" / "losses"
 TOLERANCE = 1e-4  # relative: other CPUs add in another order
-RECORDED = ("train_loss", "train_cross_entropy", "train_ctc", "val_loss")
+RECORDED = (
+    "train_loss", "train_cross_entropy", "train_ctc", "train_editing", "train_copying", "train_drafting",
+    "train_spelling", "val_loss",
+)  # fmt: skip
 FORMER = {"model.sinusoids": "concatenated"}  # the layout when the losses were recorded
 RUNS: dict[str, dict[str, Any]] = {
     "masks_and_layer_drop": {**tiny.RANDOM, **FORMER, "model.dropout": 0.0},
     "masks_layer_drop_and_dropout": {**tiny.RANDOM, **FORMER},
+    "editor": {**tiny.RANDOM, **tiny.EDITING, **tiny.CONFORMER, "model.dropout": 0.0, "drafts.threshold": 1.0},
 }
 
 
@@ -37,7 +41,9 @@ def dropout_stream() -> str:
 def curve(leaves: dict[str, Any], corpus: Corpus) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     config = tiny.config({**leaves, "training.epochs": 4, "loss.label_smoothing": 0.1, "optimizer.lr": 2e-3})
-    train(config, corpus, lambda metrics, save: rows.append({name: metrics[name] for name in RECORDED}))
+    train(
+        config, corpus, lambda metrics, save: rows.append({name: metrics[name] for name in RECORDED if name in metrics})
+    )
     return rows
 
 

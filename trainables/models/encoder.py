@@ -79,9 +79,7 @@ class Encoder(nn.Module):
         x_BSD = self.norm(x_BSD)
         return self.output(x_BSD).to(x_BSD.dtype), context.lengths_B
 
-    def embed(
-        self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None
-    ) -> tuple[Tensor, Context]:
+    def embed(self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None) -> tuple[Tensor, Context]:
         """The input of the first layer, (B, S, D), and what every layer needs beside its input."""
         x_BSD, lengths_B = self.subsampling(features_BTF, lengths_B)
         x_BSD = x_BSD * self.scale
