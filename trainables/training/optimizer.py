@@ -12,7 +12,7 @@ from torch import nn
 from trainables.config import Optimizer, ParameterGroup
 from trainables.errors import InputError
 
-LAYER = re.compile(r"(encoder\.|decoder\.|)layers\.(\d+)\.")  # a stack's prefix, the number of the layer
+LAYER = re.compile(r"(encoder\.|decoder\.|editor\.|)layers\.(\d+)\.")  # a stack's prefix, the number of the layer
 ABOVE_THE_LAYERS = ("norm.", "output.")  # parts of a stack; its other parts (embeddings, subsampling) are below
 NO_GROUP = ParameterGroup(pattern="*")
 NAMES_SHOWN = 8  # in the message about a pattern that matches none
@@ -87,7 +87,7 @@ def groups_by_name(names: Sequence[str], groups: Sequence[ParameterGroup]) -> di
 def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
     """Layer-wise decay (Bao et al., 2022, arXiv 2106.08254): `decay` ^ distance from the top of the stack, by name.
 
-    The final norm, the output projection and the CTC head are at the top (distance 0), the last layer is one below;
+    The final norm, the output projection, all heads and the projector are at the top (distance 0), the last layer is one below;
     the inputs of the first layer (embeddings, subsampling) are one below the first layer.
     """
     matches = {name: LAYER.match(name) for name in names}

@@ -24,15 +24,17 @@ class Phase(Stage):
     Attributes:
         number: index of the stage in `training.stages`; None: the full model, after all stages.
         freeze_pretrained: whether the weights of `pretrained.decoder` are frozen.
+        editor_dropout: dropout probability in the editor of a transcript editor.
     """
 
     number: int | None
     freeze_pretrained: bool
     dropout: float
+    editor_dropout: float
     label_smoothing: float
 
     def layers(self, stack: str) -> int | None:
-        """Number of active layers of a stack: `encoder`, `decoder`, or "" for a language model."""
+        """Number of active layers of a stack: `encoder`, `decoder`, `editor`, or "" for a language model."""
         return self.encoder_layers if stack == "encoder" else self.decoder_layers
 
 
@@ -43,6 +45,7 @@ def phase_of(config: Config, epoch: int) -> Phase:
     stage = Stage() if number is None else config.training.stages[number]
     full = {"dropout": config.model.dropout, "label_smoothing": config.loss.label_smoothing}
     settings = full | stage.model_dump(exclude_none=True)
+    settings["editor_dropout"] = config.model.editor.dropout if stage.dropout is None else stage.dropout
     return Phase(number=number, freeze_pretrained=epoch <= config.pretrained.frozen_epochs, **settings)
 
 
@@ -95,9 +98,9 @@ def enter(phase: Phase, model: nn.Module, trained: Collection[str]) -> bool:
     Returns:
         Whether the set of trained parameters has changed.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Dropout):
-            module.p = phase.dropout
+            module.p = phase.editor_dropout if name.startswith("editor.") else phase.dropout
     for name, stack in stacks(model).items():
         stack.active_layers = phase.layers(name)
     changed = False
