@@ -87,8 +87,8 @@ def groups_by_name(names: Sequence[str], groups: Sequence[ParameterGroup]) -> di
 def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
     """Layer-wise decay (Bao et al., 2022, arXiv 2106.08254): `decay` ^ distance from the top of the stack, by name.
 
-    The final norm, the output projection, all heads and the projector are at the top (distance 0), the last layer is one below;
-    the inputs of the first layer (embeddings, subsampling) are one below the first layer.
+    The final norm, the output projection, all heads and the projector are at the top (distance 0), the last layer is
+    one below; the inputs of the first layer (embeddings, subsampling) are one below the first layer.
     """
     matches = {name: LAYER.match(name) for name in names}
     layers: dict[str, int] = {}

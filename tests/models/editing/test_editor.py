@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from trainables.models.editing.editor import Editor, Layout, within_items
-from trainables.models.editing.losses import flat_hypotheses
 from trainables.models.editing.slots import TokenRows
 from trainables.models.speech_transformer import LanguageModel
 
@@ -28,7 +27,7 @@ def editor(**keys: Any) -> Editor:
 
 def text(*counts: int) -> TokenRows:
     """Random text positions."""
-    return flat_hypotheses([torch.randint(tiny.VOCABULARY, (count,)).tolist() for count in counts], torch.device("cpu"))
+    return TokenRows.of([torch.randint(tiny.VOCABULARY, (count,)).tolist() for count in counts], torch.device("cpu"))
 
 
 def edited(model: Editor, audio_BAD: Tensor, audio_lengths_B: Tensor, positions: TokenRows) -> Tensor:

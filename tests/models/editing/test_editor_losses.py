@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.config import Loss
 from trainables.models.editing.draft import MID_BLANK
-from trainables.models.editing.losses import EditorLosses, editor_losses, flat_hypotheses
+from trainables.models.editing.losses import EditorLosses, editor_losses
 from trainables.models.editing.slots import TokenRows, interleave
 from trainables.models.editing.transcript_editor import Draft, Edited
 
@@ -26,7 +26,7 @@ ROWS: list[Row] = [(5, 2, [0], [1, 1], [1, 2]), (3, 1, [], [2], [2]), (4, 2, [2,
 
 
 def rows_of(lists: list[list[int]]) -> TokenRows:
-    return flat_hypotheses(lists, CPU)
+    return TokenRows.of(lists, CPU)
 
 
 def outputs(rows: list[Row], seed: int = 0) -> Edited:
@@ -79,7 +79,7 @@ def test_each_loss_equals_its_formula() -> None:
         expected["spelling"] += ctc_by_hand(edited.draft.mid_logits_BSC[number, :states], spelling, MID_BLANK)
     for name, value in expected.items():
         assert getattr(found, name).item() == pytest.approx(value, rel=1e-5), name
-    assert numbers(found)[4:] == [3 + 3 + 5, 5, 12]
+    assert numbers(found)[4:] == [3 + 3 + 5, 5, 12, 1]
 
 
 def test_the_total_is_the_weighted_sum_of_the_means() -> None:

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.models.editing.losses import flat_hypotheses
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 
 SLOT = 4
@@ -20,19 +19,19 @@ minimums = st.integers(1, 30)
 
 
 def positions(row: list[int], minimum: int = 1) -> list[int]:
-    return interleave(flat_hypotheses([row], CPU), SLOT, minimum).lists()[0]
+    return interleave(TokenRows.of([row], CPU), SLOT, minimum).lists()[0]
 
 
 @given(rows, minimums)
 def test_collapsing_undoes_interleaving(hypotheses: list[list[int]], minimum: int) -> None:
     """Repeated tokens and empty hypotheses included, in batches of any lengths."""
-    found = interleave(flat_hypotheses(hypotheses, CPU), SLOT, minimum)
+    found = interleave(TokenRows.of(hypotheses, CPU), SLOT, minimum)
     assert collapse(found.ids_BU, found.lengths_B, SLOT).lists() == hypotheses
 
 
 @given(rows, minimums)
 def test_every_second_position_is_a_slot_and_slots_fill_the_end(hypotheses: list[list[int]], minimum: int) -> None:
-    found = interleave(flat_hypotheses(hypotheses, CPU), SLOT, minimum)
+    found = interleave(TokenRows.of(hypotheses, CPU), SLOT, minimum)
     for row, line in zip(hypotheses, found.lists(), strict=True):
         assert len(line) == max(2 * len(row) + 1, minimum)
         assert line[1 : 2 * len(row) : 2] == row
@@ -79,7 +78,7 @@ def test_keeping_and_correcting_tokens(row: list[int]) -> None:
 @given(st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4), st.integers(0, 3))
 def test_collapsing_merges_equal_neighbours_then_drops_blanks(lines: list[list[int]], extra: int) -> None:
     """What lies behind a row's length has no influence."""
-    found = flat_hypotheses(lines, CPU)
+    found = TokenRows.of(lines, CPU)
     padding = torch.randint(0, 7, (len(lines), extra))
     ids_BP = torch.cat([found.ids_BU, padding], dim=1)
     expected = [[token for token, _ in itertools.groupby(line) if token != SLOT] for line in lines]
@@ -90,4 +89,4 @@ def test_collapsing_merges_equal_neighbours_then_drops_blanks(lines: list[list[i
 
 def test_rows_list_the_valid_ids() -> None:
     assert TokenRows(torch.tensor([[1, 2], [3, 9]]), torch.tensor([2, 1])).lists() == [[1, 2], [3]]
-    assert flat_hypotheses([[], []], CPU).ids_BU.shape == (2, 1)
+    assert TokenRows.of([[], []], CPU).ids_BU.shape == (2, 1)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from trainables.config_model import STRIDES
 from trainables.data.text.tokenizer import BLANK, SPECIAL_IDS
-from trainables.models.editing.losses import flat_hypotheses
 from trainables.models.editing.slots import TokenRows
 from trainables.models.editing.transcript_editor import Edited, TranscriptEditor, unflattened
 
@@ -65,7 +64,7 @@ def batch(frames: list[int], extra: int = 0, loudness: float = 1.0) -> tuple[Ten
 
 
 def hypotheses(counts: list[int]) -> TokenRows:
-    return flat_hypotheses([torch.randint(len(SPECIAL_IDS), tiny.VOCABULARY, (n,)).tolist() for n in counts], CPU)
+    return TokenRows.of([torch.randint(len(SPECIAL_IDS), tiny.VOCABULARY, (n,)).tolist() for n in counts], CPU)
 
 
 def row_of(rows: TokenRows, number: int) -> TokenRows:

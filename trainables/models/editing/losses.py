@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from trainables.masking import length_mask
 from trainables.models.editing.draft import MID_BLANK
 from trainables.models.editing.slots import TokenRows
 from trainables.models.editing.transcript_editor import Edited, unflattened
+from trainables.models.losses import ctc_frames_needed
 
 
 @dataclass
@@ -29,6 +29,7 @@ class EditorLosses:
         drafting: CTC loss of the draft.
         spelling: CTC loss of the mid head, over characters.
         positions, pooled, states: text positions, states of the draft and encoder states in the batch.
+        infeasible: utterances whose references have more tokens than the draft can hold.
     """
 
     editing: Tensor
@@ -38,10 +39,10 @@ class EditorLosses:
     positions: Tensor
     pooled: Tensor
     states: Tensor
+    infeasible: Tensor
 
     def total(self, config: Loss) -> Tensor:
-        """editing / positions + copy_weight x copying / positions + draft_weight x drafting / pooled
-        + mid_weight x spelling / states."""
+        """Loss of a batch: the sum of the four means with their weights."""
         return (
             (self.editing + config.copy_weight * self.copying) / self.positions
             + config.draft_weight * self.drafting / self.pooled
@@ -75,6 +76,7 @@ def editor_losses(
         positions=(lengths_B * weights_B).sum(),
         pooled=(draft.pooled_lengths_B * weights_B).sum(),
         states=(draft.lengths_B * weights_B).sum(),
+        infeasible=((ctc_frames_needed(*references) > draft.pooled_lengths_B) * weights_B).sum(),
     )
 
 
@@ -90,13 +92,3 @@ def ctc_sum(logits_BPV: Tensor, lengths_B: Tensor, targets: TokenRows, blank: in
         zero_infinity=True,
     )
     return (losses_B * weights_B).sum()
-
-
-def flat_hypotheses(rows: list[list[int]], device: torch.device) -> TokenRows:
-    """Token rows of lists of tokens."""
-    lengths_B = torch.tensor([len(row) for row in rows], device=device)
-    width = max(1, int(lengths_B.max()))
-    ids_BU = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-    for number, row in enumerate(rows):
-        ids_BU[number, : len(row)] = torch.tensor(row, dtype=torch.long, device=device)
-    return TokenRows(ids_BU, lengths_B)

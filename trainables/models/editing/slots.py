@@ -5,10 +5,12 @@ Shapes: B batch, U tokens, P positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from trainables.masking import length_mask
 
@@ -18,6 +20,13 @@ class TokenRows(NamedTuple):
 
     ids_BU: Tensor
     lengths_B: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenRows:
+        """Rows of lists of token ids, padded with 0."""
+        lengths_B = torch.tensor([len(row) for row in rows], device=device)
+        padded = pad_sequence([torch.tensor(row or [0], dtype=torch.long) for row in rows], batch_first=True)
+        return cls(padded.to(device), lengths_B)
 
     def lists(self) -> list[list[int]]:
         """The valid ids of each row."""
@@ -33,10 +42,14 @@ def collapse(ids_BP: Tensor, lengths_B: Tensor, blank: int) -> TokenRows:
     """
     previous_BP = torch.cat([torch.full_like(ids_BP[:, :1], -1), ids_BP[:, :-1]], dim=1)
     kept_BP = (ids_BP != previous_BP) & (ids_BP != blank) & length_mask(lengths_B, ids_BP.shape[1])
-    order_BP = kept_BP.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # the kept ones first, in their order
-    kept_lengths_B = kept_BP.sum(1)
-    longest = max(1, int(kept_lengths_B.max()))
-    return TokenRows(ids_BP.gather(1, order_BP)[:, :longest], kept_lengths_B)
+    return packed(ids_BP, kept_BP)
+
+
+def packed(ids_BP: Tensor, kept_BP: Tensor) -> TokenRows:
+    """Rows of the ids at positions where `kept_BP` is True, in their order."""
+    order_BP = kept_BP.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+    lengths_B = kept_BP.sum(1)
+    return TokenRows(ids_BP.gather(1, order_BP)[:, : max(1, int(lengths_B.max()))], lengths_B)
 
 
 def interleave(tokens: TokenRows, slot: int, minimum: int) -> TokenRows:

@@ -15,7 +15,7 @@ from trainables.data.augmentation import generator
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import SPECIAL_IDS
 from trainables.masking import length_mask
-from trainables.models.editing.slots import TokenRows
+from trainables.models.editing.slots import TokenRows, packed
 
 CORRUPTION = -2  # last part of the key of the generator
 
@@ -58,10 +58,3 @@ class EpochCorruption:
         rows = [torch.nn.functional.pad(ids_BU, (0, width - ids_BU.shape[1])) for ids_BU in (changed[0], drafts[0])]
         chosen_B = self.chosen_N[index_B]
         return TokenRows(rows[0].where(chosen_B[:, None], rows[1]), changed[1].where(chosen_B, drafts[1]))
-
-
-def packed(ids_BU: Tensor, kept_BU: Tensor) -> TokenRows:
-    """Rows of the ids where `kept_BU` is True, in their order."""
-    order_BU = kept_BU.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
-    lengths_B = kept_BU.sum(1)
-    return TokenRows(ids_BU.gather(1, order_BU)[:, : max(1, int(lengths_B.max()))], lengths_B)

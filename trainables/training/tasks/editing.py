@@ -23,9 +23,9 @@ from trainables.data.corpus import Corpus
 from trainables.decoding import edit
 from trainables.evaluation.examples import Attention, editor_attention
 from trainables.models.editing.losses import EditorLosses, editor_losses
-from trainables.models.editing.slots import TokenRows
+from trainables.models.editing.slots import TokenRows, packed
 from trainables.models.editing.transcript_editor import Edited, TranscriptEditor
-from trainables.training.tasks.corruption import EpochCorruption, packed
+from trainables.training.tasks.corruption import EpochCorruption
 from trainables.training.tasks.recognition import RecognitionTask
 from trainables.training.tasks.task import BatchLoss
 
@@ -93,6 +93,7 @@ class EditingTask(RecognitionTask):
             "train_copying": sums["copying"] / sums["positions"],
             "train_drafting": sums["drafting"] / sums["pooled"],
             "train_spelling": sums["spelling"] / sums["states"],
+            "infeasible_ctc": int(sums["infeasible"]),
             "own_drafts": int(self.own_drafts),
         }
 
