@@ -86,7 +86,7 @@ def test_the_total_is_the_weighted_sum_of_the_means() -> None:
     edited = outputs(ROWS)
     found = losses_of(edited, ROWS)
     config = Loss(copy_weight=0.02, draft_weight=0.3, mid_weight=0.7)
-    editing, copying, drafting, spelling, positions, pooled, states = numbers(found)
+    editing, copying, drafting, spelling, positions, pooled, states, _ = numbers(found)
     expected = editing / positions + 0.02 * copying / positions + 0.3 * drafting / pooled + 0.7 * spelling / states
     assert found.total(config).item() == pytest.approx(expected)
     assert found.total(Loss(copy_weight=0, draft_weight=0, mid_weight=0)).item() == pytest.approx(editing / positions)
