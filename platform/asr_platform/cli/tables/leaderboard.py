@@ -117,12 +117,23 @@ def ranking_table(
     for column in shown:
         table.add_column(column.heading, justify="left" if column.key == "state" else "right", no_wrap=True)
     for key in keys:
-        table.add_column(key.rpartition(".")[2].replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(_heading(key, keys), justify="right", no_wrap=True)
     for entry in board:
         style = {"state": COLOURS[entry.trial.state]}
         cells = (Text(column.cell(entry), style=style.get(column.key, "")) for column in shown)
         table.add_row(entry.marked_rank, *cells, *(_value(entry.trial, key) for key in keys))
     return table
+
+
+def _heading(key: str, keys: Sequence[str]) -> str:
+    """The last parts of a key, one a line, and as many as tell it from all others: `kind`, or `model kind`."""
+    parts = key.split(".")
+    others = [other.split(".") for other in keys if other != key]
+    count = next(
+        (count for count in range(1, len(parts)) if all(other[-count:] != parts[-count:] for other in others)),
+        len(parts),
+    )
+    return "\n".join(parts[-count:]).replace("_", "\n")
 
 
 def side_by_side(console: Console, ranking: list[TrialRecord], keys: list[str]) -> Table:
