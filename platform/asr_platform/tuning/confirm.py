@@ -24,9 +24,10 @@ from asr_platform.study.recorded_space import recorded_space
 from asr_platform.tuning import sweep as sweeps
 from asr_platform.tuning.cluster import Options
 from search_spaces.distributions import as_text
+from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
-from search_spaces.space import STRUCTURED, Space
+from search_spaces.space import DEFAULTS, STRUCTURED, Space
 from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 from trainables.data.corpus import Corpus
@@ -184,8 +185,12 @@ def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfigurat
             if parent in choices
         }
         vary[key] = {"choice": values, **({"when": conditions} if conditions else {})}
+    base = dict(chosen[0].leaves)
+    if KIND in choices:  # keys of one kind are the sweep's base in models of the other
+        own = [key for key in choices if not all(has_meaning(key, kind) for kind in choices[KIND])]
+        base |= {key: space.base.get(key, DEFAULTS[key]) for key in own}
     tree = {
-        "base": unflatten(chosen[0].leaves),
+        "base": unflatten(base),
         "vary": {**vary, SEED: {"choice": seeds}},
         # All configurations with the first seed come first, so that an interrupted confirmation can rank them.
         "start": [{**candidate.active, SEED: seed} for seed in seeds for candidate in chosen],
