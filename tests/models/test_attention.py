@@ -24,6 +24,7 @@ from trainables.models.attention import (
 from trainables.models.decoder import DecoderLayer
 from trainables.models.encoder import EncoderLayer
 from trainables.models.layers import Residual
+from trainables.models.positions import make_distances
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 7, 11, 32, 4
 LENGTHS = torch.tensor([7, 4, 1])
@@ -193,3 +194,49 @@ def test_layer_drop_skips_whole_layers_of_some_utterances() -> None:
     assert 16 < sum(skipped) < 48
     kept = ~torch.tensor(skipped)
     assert_equal(found[kept], whole[kept])
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_grouped_queries_equal_repeated_heads(kv_heads: int) -> None:
+    """Each head of keys and values serves as many neighbouring heads of queries (Ainslie et al., 2023)."""
+    grouped = randomized(SelfAttention(tiny.shape(d_model=WIDTH, heads=HEADS, kv_heads=kv_heads)))
+    full = SelfAttention(SHAPE).eval()
+    state = grouped.state_dict()
+    for name in ("qkv.weight", "qkv.bias"):
+        query, key, value = state[name].split(grouped.qkv.widths)
+        repeated = [
+            part.unflatten(0, (kv_heads, -1)).repeat_interleave(HEADS // kv_heads, 0).flatten(0, 1)
+            for part in (key, value)
+        ]
+        state[name] = torch.cat([query, *repeated])
+    full.load_state_dict(state)
+    x_BSD = torch.randn(BATCH, QUERIES, WIDTH)
+    attend = attend_to_valid("sdpa", LENGTHS, QUERIES)
+    assert_equal(grouped(x_BSD, attend), full(x_BSD, attend))
+    assert grouped.qkv.weight.shape == (WIDTH + 2 * kv_heads * WIDTH // HEADS, WIDTH)
+
+
+@pytest.mark.parametrize("multiplier", [0.015625, 1.0])
+def test_the_attention_multiplier_replaces_the_root_of_the_head_size(multiplier: float) -> None:
+    """Scores are multiplier x q . k; those of relative keys are multiplied too."""
+    fields = {"encoder_positions": "relative_keys", "max_distance": 3, "head_size": 6}
+    shape = tiny.shape(d_model=WIDTH, heads=HEADS, attention_multiplier=multiplier, **fields)
+    attention = randomized(SelfAttention(shape, make_distances(shape)))
+    x_BSD = torch.randn(1, QUERIES, WIDTH)
+    query, key, value = (
+        part.unflatten(-1, (HEADS, 6)).transpose(1, 2) for part in attention.qkv(x_BSD).split(attention.qkv.widths, -1)
+    )
+    place_S = torch.arange(QUERIES)
+    distance_SS = (place_S[:, None] - place_S).clamp(-3, 3) + 3
+    keys_SSE = attention.distances.table.weight[distance_SS]
+    scores = multiplier * (query @ key.transpose(-1, -2) + torch.einsum("bhqe,qke->bhqk", query, keys_SSE))
+    expected = attention.output(join_heads(scores.softmax(-1) @ value))
+    assert_equal(attention(x_BSD, attend_to_valid("sdpa", FULL[:1], QUERIES)), expected)
+
+
+def test_the_residual_multiplier_scales_every_sublayer() -> None:
+    layer = randomized(DecoderLayer(tiny.shape(residual_multiplier=0.22), cross_attention=False))
+    x_BUD = torch.randn(BATCH, QUERIES, WIDTH)
+    middle = x_BUD + 0.22 * layer.self_attention(layer.self_attention_norm(x_BUD), causal)
+    expected = middle + 0.22 * layer.feed_forward(layer.feed_forward_norm(middle))
+    assert_equal(layer(x_BUD, causal, None, None), expected)

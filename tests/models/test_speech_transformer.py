@@ -53,6 +53,9 @@ variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 models = cache(lambda factor, variant: tiny.model(reduction_factor=factor, **VARIANTS[variant]))
 
 
+decoders = cache(lambda positions, fields: tiny.model(decoder_positions=positions, **dict(fields)))
+
+
 def tokens(lengths: list[int]) -> Tensor:
     """Random tokens (B, U) that begin with SOS; the padding is random as well."""
     tokens_BU = torch.randint(0, tiny.VOCABULARY, (len(lengths), max(lengths)))
@@ -107,6 +110,48 @@ def test_decoding_step_by_step_equals_teacher_forcing(fields: dict[str, Any]) ->
         state = model.decoder.start(states_BSD, lengths_B, length=10)
         found = torch.stack([model.decoder.step(tokens_B, state) for tokens_B in tokens_BU.T], dim=1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(tiny.choices("decoder_positions")),
+    st.sampled_from(
+        [{}, {"kv_heads": 1, "attention_multiplier": 0.3}, {"embedding_multiplier": 3.0, "qk_norm": "rms"}]
+    ),
+    st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=7),
+)
+def test_a_hypothesis_of_a_search_has_the_logits_of_its_history(
+    positions: str, fields: dict[str, Any], parents: list[list[int]]
+) -> None:
+    """Whichever hypothesis of the step before each one continues."""
+    model = decoders(positions, tuple(fields.items()))
+    states_BSD, lengths_B = torch.randn(2, 5, 32), torch.tensor([5, 3])
+    histories = [[[SOS] for _ in range(3)] for _ in range(2)]
+    with torch.no_grad():
+        cache = model.decoder.start(states_BSD, lengths_B, length=len(parents) + 1)
+        logits_BKV = model.decoder.step(torch.full((2, 3), SOS), cache, torch.zeros(2, 3).long())
+        for row in parents:
+            tokens_BK = torch.randint(0, tiny.VOCABULARY, (2, 3))
+            histories = [
+                [[*rows[parent], tokens_BK[number, place].item()] for place, parent in enumerate(row)]
+                for number, rows in enumerate(histories)
+            ]
+            logits_BKV = model.decoder.step(tokens_BK, cache, torch.tensor([row, row]))
+        tokens = torch.tensor(histories).flatten(0, 1)
+        repeated = states_BSD.repeat_interleave(3, 0), lengths_B.repeat_interleave(3)
+        expected = model.decoder(tokens, *repeated)[:, -1].unflatten(0, (2, 3))
+    torch.testing.assert_close(logits_BKV, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_multipliers_of_embeddings_and_logits() -> None:
+    """Without positions: the embedding's multiplier equals a larger embedding, and logits are divided last."""
+    tokens_BU = tokens([9, 9])
+    states = torch.randn(2, 5, 32), torch.tensor([5, 3])
+    scaled = tiny.model(embedding_multiplier=5.0, logits_scaling=8.0, decoder_positions="none")
+    plain = tiny.model(decoder_positions="none")
+    plain.load_state_dict(scaled.state_dict())
+    plain.decoder.embedding.weight.data *= 5
+    torch.testing.assert_close(8 * scaled.decoder(tokens_BU, *states), plain.decoder(tokens_BU, *states))
 
 
 def test_a_layout_for_steps_changes_no_value() -> None:

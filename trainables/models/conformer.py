@@ -5,11 +5,12 @@ Shapes: B batch, S encoder states, D model width, C channels of the convolution.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from trainables.config_model import Model
 from trainables.masking import length_mask
@@ -101,9 +102,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
     def statistics(self, x_BSC: Tensor, counted_BS1: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (C,) of the counted states of all workers, which also move the running statistics."""
-        count = self.summed(counted_BS1.sum().float())
-        mean_C = self.summed((x_BSC * counted_BS1).sum((0, 1))) / count
-        variance_C = self.summed(((x_BSC - mean_C).square() * counted_BS1).sum((0, 1))) / count
+        count = over_workers(counted_BS1.sum().float())
+        mean_C = over_workers((x_BSC * counted_BS1).sum((0, 1))) / count
+        variance_C = over_workers(((x_BSC - mean_C).square() * counted_BS1).sum((0, 1))) / count
         with torch.no_grad():
             unbiased_C = variance_C * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean_C, MOMENTUM)  # type: ignore[union-attr]
@@ -111,6 +112,24 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
         return mean_C, variance_C
 
-    def summed(self, value: Tensor) -> Tensor:
-        """Sum over all workers, through which gradients flow."""
-        return all_reduce(value) if dist.is_initialized() else value
+
+class SumOverWorkers(torch.autograd.Function):
+    """Sum of a tensor over all workers; its gradient is the sum of the workers' gradients."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def over_workers(value: Tensor) -> Tensor:
+    """Sum over all workers, through which gradients flow."""
+    total: Tensor = SumOverWorkers.apply(value) if dist.is_initialized() else value
+    return total

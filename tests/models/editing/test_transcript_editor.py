@@ -154,37 +154,12 @@ def test_without_given_tokens_the_draft_is_edited(block: str) -> None:
     assert seen[0].lists() == tokens.lists()
 
 
-def passes(model: TranscriptEditor) -> Counter[str]:
-    """Counts the forward passes of the three parts from now on."""
-    found: Counter[str] = Counter()
-    for name, module in {
-        "encoder": model.encoder.layers[0],
-        "mid_head": model.mid_head,
-        "projector": model.projector,
-        "editor": model.editor.layers[-1],
-    }.items():
-        module.register_forward_hook(lambda *_, name=name: found.update([name]))
-    return found
-
-
-@BLOCKS
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_more_steps_are_more_passes_of_the_editor_alone(block: str, steps: int) -> None:
-    model = tiny.editor(encoder_block=block)
-    features_BTF, lengths_B = batch([50, 31, 3])
-    counted = passes(model)
-    with torch.no_grad():
-        draft = model.encode(features_BTF, lengths_B)
-        audio = model.projector(draft.states, draft.lengths_B)
-        tokens = model.tokens(draft)
-        for _ in range(steps):
-            tokens = model.edit(*audio, tokens)
-    assert counted == {"encoder": 1, "mid_head": 1, "projector": 1, **({"editor": steps} if steps else {})}
-
-
-def test_training_needs_one_pass_of_each() -> None:
-    model = tiny.editor().train()
-    counted = passes(model)
+def test_training_needs_one_pass_of_each_part() -> None:
+    """`tests/decoding/test_edit.py` counts those of editing steps."""
+    model, counted = tiny.editor().train(), Counter[str]()
+    parts = {"mid_head": model.mid_head, "projector": model.projector, "editor": model.editor.layers[-1]}
+    for name, module in {"encoder": model.encoder.layers[0], **parts}.items():
+        module.register_forward_hook(lambda *_, name=name: counted.update([name]))
     model(*batch([50, 31]))
     assert counted == {"encoder": 1, "mid_head": 1, "projector": 1, "editor": 1}
 
