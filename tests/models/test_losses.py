@@ -134,3 +134,7 @@ def test_exactly_the_transcripts_that_have_no_alignment_are_counted(transcript: 
         logits_SV, batch.targets_BU[:1], torch.tensor([states]), torch.tensor([len(transcript)]), blank=BLANK
     )
     assert bool(loss.isinf()) == (needed > states)
+
+
+def test_a_batch_of_empty_transcripts_needs_no_states() -> None:
+    assert ctc_frames_needed(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long)).tolist() == [0, 0]

@@ -64,6 +64,6 @@ def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: T
 
 def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:
     """Number of states that CTC needs for each transcript, (B,): its tokens, and a blank between equal neighbours."""
-    pair = torch.arange(1, targets_BU.shape[1], device=targets_BU.device)
+    pair = torch.arange(targets_BU.shape[1], device=targets_BU.device)[1:]
     repeats_BU = (targets_BU[:, 1:] == targets_BU[:, :-1]) & (pair < lengths_B[:, None])
     return lengths_B + repeats_BU.sum(1)
