@@ -4,8 +4,8 @@
     python tests/benchmarks/editing.py corpora/digits [--seeds 3] [--epochs 10] [--out FOLDER] [--variants]
 
 The editor is the base of the space `digits_editor`, trained for --epochs; the encoder-decoder is the base of `digits`,
-of the width whose number of parameters is nearest to the editor's, trained for as many epochs as take the same time:
-the time of an epoch of each is measured first, one after the other. Each training is a process with one thread, and
+of the width whose number of parameters is nearest to the editor's, trained for as many epochs as take the same
+processor time: that of an epoch of each is measured first. Each training is a process with one thread, and
 models that --out holds are not trained again. Then all models decode the dev split in one process with one thread, in
 batches of 32 and some utterances one by one, taking turns. Intervals of 95% are by bootstrap over utterances, with the
 errors of all seeds of an utterance together.
@@ -97,20 +97,32 @@ def shape(width: int) -> dict[str, Any]:
 
 
 def train(config: Config, corpus: Path, folder: Path, until: int | None = None) -> float:
-    """Trains in this process with one thread, and saves the model; returns the seconds of training."""
+    """Trains in this process with one thread, and saves the model; returns the processor time of training in seconds.
+
+    Validation is not part of the time.
+    """
     import torch
 
     from trainables.data.corpus import Corpus
-    from trainables.training import loop
+    from trainables.training.loop import Metrics, Trainer
+
+    class TimedTrainer(Trainer):
+        seconds = 0.0
+
+        def train_epoch(self, epoch: int) -> Metrics:
+            start = time.process_time()
+            metrics = super().train_epoch(epoch)
+            self.seconds += time.process_time() - start
+            return metrics
 
     torch.set_num_threads(1)
-    history: list[dict[str, Any]] = []
-    model = loop.train(config, Corpus.open(corpus), lambda metrics, save: history.append(metrics), until=until)
+    trainer = TimedTrainer(config, Corpus.open(corpus), torch.device("cpu"))
+    trainer.fit(lambda metrics, save: None, until=until)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "history.json").write_text(json.dumps(history))
+    (folder / "history.json").write_text(json.dumps(trainer.history))
     if until is None:
-        model.save(folder)
-    return sum(row["train_seconds"] for row in history)
+        trainer.task.trained.save(folder)
+    return trainer.seconds
 
 
 def decode(corpus: Path, folders: dict[str, list[Path]]) -> dict[str, dict[str, Any]]:

@@ -106,6 +106,20 @@ def test_a_model_learns_the_same_with_flex_attention(positions: str, tiny_corpus
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
 
 
+EDITOR = {
+    "model.kind": "transcript_editor", "model.pooling.window": 2, "model.editor.d_model": 32, "model.editor.heads": 2,
+    "model.heads": 2, "drafts.threshold": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("block", ["transformer", "conformer"])
+@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+def test_an_editor_learns_on_the_gpu_what_it_learns_on_the_cpu(kernel: str, block: str, tiny_corpus: Corpus) -> None:
+    leaves = {**EDITOR, "model.attention": kernel, "model.encoder_block": block}
+    here, there = (history(tiny_corpus, device, "float32", **leaves) for device in ("cpu", "cuda"))
+    assert [row["train_loss"] for row in there] == pytest.approx([row["train_loss"] for row in here], rel=1e-2)
+
+
 @pytest.mark.parametrize("method", get_args(Decoding.model_fields["method"].annotation))
 def test_searches_on_the_gpu_equal_those_on_the_cpu(method: str) -> None:
     features_BTF, lengths_B = torch.randn(4, 40, tiny.BINS), torch.tensor([40, 9, 25, 1])
@@ -113,7 +127,7 @@ def test_searches_on_the_gpu_equal_those_on_the_cpu(method: str) -> None:
     for device in ("cpu", "cuda"):
         model = tiny.model(0).to(device)
         with torch.no_grad():
-            states_BSD, state_lengths_B = model.encoder(features_BTF.to(device), lengths_B.to(device))
+            encoded = model.encode(features_BTF.to(device), lengths_B.to(device))
         search = Search(Decoding.model_validate({"method": method, "length_penalty": 0.5, "repeat_penalty": 1.2}))
-        found.append(search(model, states_BSD, state_lengths_B, torch.tensor([12, 7, 9, 4], device=device)))
+        found.append(search(model, encoded, torch.tensor([12, 7, 9, 4], device=device)))
     assert found[0] == found[1]
