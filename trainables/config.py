@@ -272,6 +272,11 @@ class Config(ConfigSection):
                 f"decoding.method={self.decoding.method} has no meaning with model.kind=transcript_editor: use greedy, "
                 "which edits, or ctc or ctc_beam, which give the draft"
             )
+        if self.model.kind == "transcript_editor" and self.decoding.lm_weight:
+            mistakes.append(
+                f"decoding.lm_weight={self.decoding.lm_weight} has no meaning with model.kind=transcript_editor, which "
+                "writes all tokens at once: leave it out"
+            )
         name = "model.editor.layers" if self.model.kind == "transcript_editor" else "model.decoder_layers"
         available = {
             "encoder_layers": ("model.encoder_layers", self.model.encoder_layers),

@@ -6,14 +6,13 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import babbler
 import pytest
 import tiny
 
-from asr_platform.cli.models import METHODS
-from asr_platform.inference.evaluate import compare_methods, evaluate_model, write_submission
+from asr_platform.inference.evaluate import METHODS, compare_methods, evaluate_model, write_submission
 from trainables.config import Decoding
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
@@ -38,15 +37,22 @@ class Made:
         return dict(zip(found.ids, self.recognizer.transcribe(frames, search), strict=True))
 
 
-def make(folder: Path, recipe: FeatureRecipe) -> Made:
+def make(folder: Path, recipe: FeatureRecipe, **model: Any) -> Made:
     corpus = babbler.write_corpus(folder / "corpus", recipe)
-    return Made(corpus, folder / "model", babbler.save_model(corpus, folder / "model"))
+    return Made(corpus, folder / "model", babbler.save_model(corpus, folder / "model", **model))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A corpus and a model of the recipe kaldi with a few bins."""
     return make(tmp_path_factory.mktemp("kaldi"), tiny.RECIPE)
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A corpus and a transcript editor."""
+    model = {key.removeprefix("model."): value for key, value in tiny.EDITING.items()}
+    return make(tmp_path_factory.mktemp("editor"), tiny.RECIPE, **model)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,7 @@ def test_scores_are_those_of_the_search_asked_for(made: Made) -> None:
 def test_a_comparison_has_a_row_a_method(made: Made, language_model: str) -> None:
     """With the settings asked for; a language model joins those that can listen to it."""
     asked = {"beam": 3, "repeat_penalty": 3.0, "language_model": language_model, "lm_weight": 20.0}
-    rows = compare_methods(made.model, made.corpus.path, "dev", asked, METHODS)
+    rows = compare_methods(made.model, made.corpus.path, "dev", asked)
     listening = [f"{method} + language model" for method in ("greedy", "beam", "joint")]
     assert [row["method"] for row in rows] == [*METHODS, *listening]
     for row in rows:
@@ -105,10 +111,40 @@ def test_a_comparison_has_a_row_a_method(made: Made, language_model: str) -> Non
         search = {**asked, "method": method} if added else {"beam": 3, "repeat_penalty": 3.0, "method": method}
         scores = evaluate_model(made.model, made.corpus.path, "dev", search)
         assert (row["cer"], row["wer"]) == (scores["cer"], scores["wer"])
-        assert row["real_time_factor"] > 0
+        assert row["real_time_factor"] > 0 and row["real_time_factor_alone"] > 0
     assert len({row["cer"] for row in rows}) > 3
-    alone = compare_methods(made.model, made.corpus.path, "dev", {}, METHODS)
-    assert [row["method"] for row in alone] == METHODS
+    alone = compare_methods(made.model, made.corpus.path, "dev", {})
+    assert [row["method"] for row in alone] == [*METHODS]
+
+
+def test_a_comparison_of_an_editor_has_its_draft_and_its_steps(editor: Made) -> None:
+    for asked, steps in (({}, 3), ({"editing_steps": 2}, 3), ({"editing_steps": 5}, 5)):
+        rows = compare_methods(editor.model, editor.corpus.path, "dev", asked)
+        assert [row["method"] for row in rows] == [
+            "draft",
+            "1 step",
+            *(f"{step} steps" for step in range(2, steps + 1)),
+        ]
+        for number, row in enumerate(rows):
+            search = {"editing_steps": number} if number else {"method": "ctc"}
+            scores = evaluate_model(editor.model, editor.corpus.path, "dev", search)
+            assert (row["cer"], row["wer"]) == (scores["cer"], scores["wer"])
+            assert row["real_time_factor"] > 0 and row["real_time_factor_alone"] > 0
+    assert len({row["cer"] for row in rows}) >= 3
+
+
+@pytest.mark.parametrize("method", ["beam", "joint"])
+def test_an_editor_has_no_beams(method: str, editor: Made, language_model: str) -> None:
+    with pytest.raises(InputError, match=f"this search: .*decoding.method={method} has no meaning .*: use greedy"):
+        evaluate_model(editor.model, editor.corpus.path, "dev", {"method": method})
+    with pytest.raises(InputError, match=r"lm_weight=0.3 has no meaning with model.kind=transcript_editor"):
+        evaluate_model(editor.model, editor.corpus.path, "dev", {"language_model": language_model, "lm_weight": 0.3})
+
+
+def test_an_encoder_decoder_takes_no_editing_steps(made: Made) -> None:
+    for score in (evaluate_model, compare_methods):
+        with pytest.raises(InputError, match=r"editing_steps=2 has no meaning with model.kind=encoder_decoder"):
+            score(made.model, made.corpus.path, "dev", {"editing_steps": 2})
 
 
 def test_a_language_model_is_scored_by_its_perplexity(made: Made, language_model: str) -> None:
@@ -138,10 +174,6 @@ def test_a_language_model_without_a_weight_is_refused(made: Made) -> None:
     assert "--lm-weight" in error.value.remedy
 
 
-def test_the_command_offers_every_method() -> None:
-    assert tuple(METHODS) == get_args(Decoding.model_fields["method"].annotation)
-
-
 # Submissions
 
 
@@ -150,11 +182,16 @@ def read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_a_submission_counts_from_zero_in_sorted_order(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["made", "editor"])
+def test_a_submission_counts_from_zero_in_sorted_order(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Whatever the order in the corpus; commas and quotes in a text come back as they were."""
+    made: Made = request.getfixturevalue(kind)
     texts = made.texts("test")
     assert list(texts) == babbler.TEST_IDS
-    assert len(set(texts.values())) > 3 and any('"' in text and "," in text for text in texts.values())
+    assert len(set(texts.values())) > 3
+    assert kind == "editor" or any('"' in text and "," in text for text in texts.values())
     out = tmp_path / "submission.csv"
     assert write_submission(made.model, made.corpus.path, "test", out) == 5
     expected = [[str(row), texts[id]] for row, id in enumerate(sorted(babbler.TEST_IDS))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiny
@@ -33,9 +34,16 @@ def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE) -> Corpus:
         return writer.finish()
 
 
-def save_model(corpus: Corpus, folder: Path, seed: int = 1, usual_seconds: float = USUAL_SECONDS) -> Recognizer:
-    """Writes the model directory; the weights are so large that each utterance gets a text of its own."""
-    config = tiny.config({"training.seed": seed, "model.sinusoids": "concatenated"})  # with which it says most
+def save_model(
+    corpus: Corpus, folder: Path, seed: int = 1, usual_seconds: float = USUAL_SECONDS, **model: Any
+) -> Recognizer:
+    """Writes the model directory; the weights are so large that each utterance gets a text of its own.
+
+    Args:
+        model: keys of the section `model`.
+    """
+    leaves = {"training.seed": seed, "model.sinusoids": "concatenated"}  # with which it says most
+    config = tiny.config({**leaves, **{f"model.{key}": value for key, value in model.items()}})
     recognizer = build_recognizer(config, corpus, corpus.training_split(), torch.device("cpu"))
     recognizer.tokens_per_frame, recognizer.usual_seconds = 0.1, usual_seconds
     with torch.no_grad():

@@ -20,7 +20,6 @@ from trainables.bounds import LONGEST_PIECE
 from trainables.config import Decoding
 from trainables.errors import InputError
 
-METHODS = ["greedy", "beam", "ctc", "ctc_beam", "joint"]
 MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
 
 
@@ -44,7 +43,9 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 @DATA
 @click.option("--split", required=True, help="Such as dev-clean.")
 @decoding_options
-@click.option("--compare", is_flag=True, help="Run every decoding method, with and without a language model.")
+@click.option(
+    "--compare", is_flag=True, help="Run every decoding method; of a transcript editor, its draft and 1 to 3 steps."
+)
 @json_option("A JSON object (--compare: a list); rates are fractions.")
 def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
@@ -62,7 +63,7 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")
-        rows = compare_methods(model, data, split, changes, METHODS)
+        rows = compare_methods(model, data, split, changes)
         if as_json:
             click.echo(json.dumps(rows, indent=2))
         else:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from asr_platform.tracking.resolving import registered_language_model
-from trainables.config import Decoding
+from trainables.config import Config, Decoding
 from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus, Split
 from trainables.decoding import Search
@@ -27,7 +27,11 @@ from trainables.inference.recognizer import Recognizer
 
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 SUBMISSION_COLUMNS = ["id", "transcription"]
+METHODS: tuple[str, ...] = get_args(Decoding.model_fields["method"].annotation)
+FUSED = ("greedy", "beam", "joint")  # methods that a language model can join
+COMPARED_STEPS = 3  # editing steps of a transcript editor that are compared, at least
 WARM_UP = 4  # utterances transcribed before times are measured
+ALONE, ROUNDS = 8, 3  # utterances that are also transcribed one by one, and how often; the shortest time counts
 
 
 def load(model: Path) -> Recognizer:
@@ -57,31 +61,67 @@ def evaluate_model(
     return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))
 
 
-def compare_methods(
-    model: Path, data: Path, split: str, decoding: Mapping[str, Any], methods: Sequence[str]
-) -> list[dict[str, Any]]:
-    """CER, WER and real-time factor of each search method on a split, one row (`method`, ...) per method.
+def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """CER, WER and real-time factors of each search method on a split, one row (`method`, ...) per method.
 
-    With a language model of a weight above 0, methods that can use it are also run with it.
+    The rows of a transcript editor are its draft and 1 to 3 editing steps, or as many as it is asked for. With a
+    language model of a weight above 0, methods that can use it are also run with it.
+
+    `real_time_factor` is that of the whole split in batches, `real_time_factor_alone` that of a few utterances one by
+    one. All are measured in this process, after a warm-up, on the same utterances.
 
     Raises:
         InputError: as `evaluate_model`.
     """
     recognizer, utterances = _open_scored(model, data, split)
-    own = _decoding(recognizer, {**decoding, "method": "beam"})
-    searches = {method: _changed(own, {"method": method, **NO_LANGUAGE_MODEL}) for method in methods}
-    if own.lm_weight:
-        for method in ("greedy", "beam", "joint"):
-            searches[f"{method} + language model"] = _changed(own, {"method": method})
-    rows = []
-    ready = {name: recognizer.search(decoding) for name, decoding in searches.items()}
-    recognizer.transcribe(_frames(utterances)[:WARM_UP], ready["greedy"])
+    ready = {name: recognizer.search(decoding) for name, decoding in _compared(recognizer, decoding).items()}
+    for search in ready.values():
+        recognizer.transcribe(_frames(utterances)[:WARM_UP], search)
+    alone, rows = _factors_alone(recognizer, utterances, ready), []
     for name, search in ready.items():
         start = time.perf_counter()
         scores = _scores(recognizer, utterances, search)
         factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
-        rows.append({"method": name, "cer": scores["cer"], "wer": scores["wer"], "real_time_factor": factor})
+        rates = {"cer": scores["cer"], "wer": scores["wer"]}
+        rows.append({"method": name, **rates, "real_time_factor": factor, "real_time_factor_alone": alone[name]})
     return rows
+
+
+def _compared(recognizer: Recognizer, changes: Mapping[str, Any]) -> dict[str, Decoding]:
+    """Searches that are compared, by the name of the row."""
+    config = recognizer.config
+    if config.model.kind == "transcript_editor":
+        own = _decoding(recognizer, {**changes, "method": "greedy"})
+        steps = range(1, max(COMPARED_STEPS, own.editing_steps) + 1)
+        rows = {f"{count} step{'s' * (count > 1)}": {"editing_steps": count} for count in steps}
+        return {"draft": _changed(config, own, {"method": "ctc"})} | {
+            name: _changed(config, own, change) for name, change in rows.items()
+        }
+    own = _decoding(recognizer, {**changes, "method": "beam"})
+    searches = {method: _changed(config, own, {"method": method, **NO_LANGUAGE_MODEL}) for method in METHODS}
+    if own.lm_weight:
+        fused = {f"{method} + language model": _changed(config, own, {"method": method}) for method in FUSED}
+        return searches | fused
+    return searches
+
+
+def _factors_alone(recognizer: Recognizer, utterances: Split, searches: Mapping[str, Search]) -> dict[str, float]:
+    """Real-time factor of each search at batch 1: `ALONE` utterances of all durations, one by one.
+
+    The searches take turns at each utterance, so that whatever else the machine does slows all of them down.
+    """
+    frames, order = _frames(utterances), np.argsort(utterances.frames, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(ALONE, len(order))).astype(int)]
+    seconds = dict.fromkeys(searches, 0.0)
+    for index in chosen:
+        shortest = dict.fromkeys(searches, float("inf"))
+        for _ in range(ROUNDS):
+            for name, search in searches.items():
+                start = time.perf_counter()
+                recognizer.transcribe([frames[index]], search)
+                shortest[name] = min(shortest[name], time.perf_counter() - start)
+        seconds = {name: seconds[name] + shortest[name] for name in searches}
+    return {name: each / float(utterances.seconds[chosen].sum()) for name, each in seconds.items()}
 
 
 def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
@@ -122,7 +162,12 @@ def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
             **changes,
             **NO_LANGUAGE_MODEL,
         }  # CTC alone cannot use a language model
-    decoding = _changed(recognizer.config.decoding, changes)
+    kind = recognizer.config.model.kind
+    if "editing_steps" in changes and kind != "transcript_editor":
+        raise InputError(
+            f"editing_steps={changes['editing_steps']} has no meaning with model.kind={kind}", "Leave it out."
+        )
+    decoding = _changed(recognizer.config, recognizer.config.decoding, changes)
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
             f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
@@ -130,8 +175,11 @@ def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
     return decoding
 
 
-def _changed(decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
-    return parse_config({"decoding": {**decoding.model_dump(), **changes}}, "this search").decoding
+def _changed(config: Config, decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
+    """The section `decoding` with changes, checked as a part of a model's configuration."""
+    return parse_config(
+        {**config.model_dump(), "decoding": {**decoding.model_dump(), **changes}}, "this search"
+    ).decoding
 
 
 def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
