@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,7 @@ class _Reader:
         entries = self._entries(tree.get("start"), varied)
         self.document.check()  # entries of `start` can only be checked with a valid base and valid `vary`
         space = Space(self.document.source, text, base, vary, fit, (), settings)
-        for key, reason in violations(settings.rules, space.config({}), Facts()):
-            self.mistake(f"base.{key}", reason)
+        self._check_rules(space)
         space = replace(space, start=tuple(self._completed(space, place, entry) for place, entry in entries))
         self.document.check()
         return space
@@ -247,6 +247,20 @@ class _Reader:
             for key, variable in vary.items():
                 if isinstance(variable.distribution, Float) and variable.distribution.step is None:
                     self.mistake(f"vary.{key}", "the grid sampler needs a step (float) or values (choice)")
+
+    def _check_rules(self, space: Space) -> None:
+        """Records what breaks the space's rules in its base, and keys that break one with every value they can have."""
+        rules = space.settings.rules
+        for key, reason in violations(rules, space.config({}), Facts()):
+            self.mistake(f"base.{key}", reason)
+        for key, variable in space.vary.items():
+            reasons: list[str | None] = []
+            for value in variable.distribution.candidates() if rules else ():
+                with suppress(InputError):  # the value needs others of other keys
+                    config = space.config({key: value})
+                    reasons.append(dict(violations(rules, config, Facts())).get(key))
+            if reasons and all(reasons):
+                self.mistake(f"vary.{key}", str(reasons[0]))
 
     def _entries(self, tree: Any, varied: Mapping[Any, Any]) -> list[tuple[str, dict[str, Any]]]:
         """Entries of `start`, each as (place such as `start.0`, values by key)."""

@@ -197,6 +197,14 @@ def test_a_space_that_breaks_the_rules_is_refused_with_its_lines() -> None:
     parse_space(BREAKING.replace("rules: hw4p2\n", ""), "free.yaml")
 
 
+def test_a_key_that_can_only_break_a_rule_is_refused_with_its_line() -> None:
+    text = "rules: hw4p2\nvary:\n  model.dropout: {float: [0, 0.2]}\n  model.encoder_block: {choice: [conformer]}\n"
+    (found,) = mistakes(text)
+    assert found.startswith("  line 4: vary.model.encoder_block: conformer, but only the pre-norm transformer")
+    both = parse_space(text.replace("[conformer]", "[transformer, conformer]"), "both.yaml")
+    assert set(both.vary) == {"model.dropout", "model.encoder_block"}, "proposals with a conformer are refused"
+
+
 def test_there_is_no_other_rule_set() -> None:
     (found,) = mistakes("rules: hw5p2\n")
     assert found.startswith("  line 1: rules: ") and "hw4p2" in found
