@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -40,6 +41,14 @@ def modules(room: str) -> list[str]:
     files = sorted((REPOSITORY / room).rglob("*.py"))
     names = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in files]
     return [name.removesuffix(".__init__") for name in names]
+
+
+def test_every_package_is_installed() -> None:
+    """Packages are listed by hand, since `platform` must be none."""
+    listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = [REPOSITORY / "search_spaces", REPOSITORY / "trainables", REPOSITORY / "platform" / "asr_platform"]
+    found = [file.parent.relative_to(room.parent) for room in rooms for file in room.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in found)
 
 
 def test_the_platform_folder_is_no_package() -> None:

@@ -42,8 +42,9 @@ class Made:
         return list(transcribe(self.recognizer, find_recordings([str(path) for path in paths]), **asked))
 
 
-def make(folder: Path, recipe: FeatureRecipe) -> Made:
-    return Made(folder / "model", babbler.save_model(babbler.write_corpus(folder / "corpus", recipe), folder / "model"))
+def make(folder: Path, recipe: FeatureRecipe, **model: Any) -> Made:
+    corpus = babbler.write_corpus(folder / "corpus", recipe)
+    return Made(folder / "model", babbler.save_model(corpus, folder / "model", **model))
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,27 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.fixture(scope="module")
-def untimed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A transcript editor of the same recipe."""
+    return make(tmp_path_factory.mktemp("editor"), tiny.RECIPE, **tiny.EDITOR, pooling={"window": 2})
+
+
+@pytest.fixture(params=["made", "editor"])
+def either(request: pytest.FixtureRequest) -> Made:
+    """The model of each kind, by turns."""
+    return request.getfixturevalue(request.param)
+
+
+CTC_WEIGHTS = {"encoder_decoder": "ctc_weight", "transcript_editor": "draft_weight"}
+
+
+@pytest.fixture
+def untimed(either: Made, tmp_path: Path) -> Made:
     """The model as if it had been trained without CTC."""
-    folder = tmp_path_factory.mktemp("untimed") / "model"
+    folder, config = tmp_path / "untimed", either.recognizer.config
     folder.mkdir()
-    recognizer = replace(made.recognizer, config=made.recognizer.config.model_copy(update={"loss": Loss(ctc_weight=0)}))
+    loss = Loss.model_validate({CTC_WEIGHTS[config.model.kind]: 0})
+    recognizer = replace(either.recognizer, config=config.model_copy(update={"loss": loss}))
     recognizer.save(folder)
     return Made(folder, recognizer)
 
@@ -71,7 +88,7 @@ def untimed(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
 # Short recordings
 
 
-def test_files_of_any_rate_come_back_in_their_order(made: Made, tmp_path: Path) -> None:
+def test_files_of_any_rate_come_back_in_their_order(either: Made, tmp_path: Path) -> None:
     """Long and short ones, so that batches have another order; WAV and FLAC, mono and stereo."""
     files = [
         write_audio(tmp_path / "z.wav", 0.9),
@@ -80,15 +97,15 @@ def test_files_of_any_rate_come_back_in_their_order(made: Made, tmp_path: Path) 
         write_audio(tmp_path / "b.wav", 0.4, rate=22_050, seed=3),
         write_audio(tmp_path / "c.wav", 0.01, seed=4),
     ]
-    texts = made.texts(*map(read_audio, files))
+    texts = either.texts(*map(read_audio, files))
     assert len(set(texts)) > 2
-    found = made.transcripts(*files)
+    found = either.transcripts(*files)
     assert [(transcript.name, transcript.text) for transcript in found] == [
         (str(file), text) for file, text in zip(files, texts, strict=True)
     ]
     assert [transcript.seconds for transcript in found] == pytest.approx([0.9, 0.2, 1.5, 0.4, 0.01], abs=1e-4)
     assert all(not transcript.words for transcript in found)
-    assert made.transcripts(*files[::-1]) == found[::-1]
+    assert either.transcripts(*files[::-1]) == found[::-1]
 
 
 @pytest.mark.parametrize(
@@ -181,22 +198,22 @@ def test_a_click_is_too_short(made: Made, tmp_path: Path) -> None:
 # Long recordings
 
 
-def test_a_long_recording_is_cut_at_its_silences(made: Made, tmp_path: Path) -> None:
+def test_a_long_recording_is_cut_at_its_silences(either: Made, tmp_path: Path) -> None:
     """Its text is that of its pieces, and its words lie where they were said."""
     samples = tones(8)
     file = write_samples(tmp_path / "long.wav", samples)
     samples = read_audio(file)  # as WAV rounds them
     cut = speech_pieces(samples, 4.0)
     assert len(cut) == 4
-    said = [text.split() for text in made.texts(*(samples[piece.start : piece.end] for piece in cut))]
-    (found,) = made.transcripts(file, timed=True, piece_seconds=4.0)
+    said = [text.split() for text in either.texts(*(samples[piece.start : piece.end] for piece in cut))]
+    (found,) = either.transcripts(file, timed=True, piece_seconds=4.0)
     words = found.words or []
     assert found.text.split() == [word.text for word in words] == [word for part in said for word in part]
     assert found.seconds == pytest.approx(8 * 1.4 + 0.4)
     numbers = [number for number, texts in enumerate(said) for _ in texts]
     for number, word in zip(numbers, words, strict=True):
         assert cut[number].start / RATE <= word.start < word.end <= cut[number].end / RATE
-    (plain,) = made.transcripts(file, piece_seconds=4.0)
+    (plain,) = either.transcripts(file, piece_seconds=4.0)
     assert (plain.text, plain.words) == (found.text, [])
 
 
@@ -208,27 +225,27 @@ def test_pieces_are_as_long_as_training_utterances(made: Made, tmp_path: Path) -
         assert shorter.transcripts(file) == made.transcripts(file, piece_seconds=limit)
 
 
-def test_pieces_without_a_silence_overlap(made: Made, untimed: Made, tmp_path: Path) -> None:
+def test_pieces_without_a_silence_overlap(either: Made, untimed: Made, tmp_path: Path) -> None:
     """What two heard is parted by the times of the words: those of CTC, or without it words as long as each other."""
     file = write_samples(tmp_path / "steady.wav", np.concatenate([tone(1.0, seed=n) for n in range(10)]))
     samples = read_audio(file)
     cut = speech_pieces(samples, 4.0)
     assert [(piece.start / RATE, piece.end / RATE) for piece in cut] == [(0, 4), (3, 7), (6, 10)]
-    features = [made.recognizer.recipe.compute(samples[piece.start : piece.end]) for piece in cut]
+    features = [either.recognizer.recipe.compute(samples[piece.start : piece.end]) for piece in cut]
     said = ["A B C D", "E F G H", "I J K L"]
-    aligned = join_words(list(zip(cut, tiny.align(made.recognizer, features, said), strict=True)))
-    for model, text in ((made, text_of(aligned)), (untimed, "A B C E F G I J K L")):
+    aligned = join_words(list(zip(cut, tiny.align(either.recognizer, features, said), strict=True)))
+    for model, text in ((either, text_of(aligned)), (untimed, "A B C E F G I J K L")):
         speaking = Made(model.model, replace(model.recognizer))
         speaking.recognizer.decode = lambda *encoded: said
         assert [found.text for found in speaking.transcripts(file, piece_seconds=4.0)] == [text]
 
 
-def test_nobody_speaks_in_a_silence(made: Made, tmp_path: Path) -> None:
+def test_nobody_speaks_in_a_silence(either: Made, tmp_path: Path) -> None:
     """Neither in a silent recording nor in a silent piece of one."""
     silence = np.zeros(9 * RATE, np.float32)
     empty = write_samples(tmp_path / "silence.wav", silence)
     file = write_samples(tmp_path / "late.wav", np.concatenate([silence, tone(1.0)]))
-    quiet, late = made.transcripts(empty, file, timed=True, piece_seconds=3.0)
+    quiet, late = either.transcripts(empty, file, timed=True, piece_seconds=3.0)
     assert (quiet.text, quiet.words, quiet.seconds) == ("", [], 9.0)
     assert late.words and late.words[0].start > 6.0
 
@@ -291,10 +308,10 @@ def test_names_that_are_not_utf8(made: Made, tmp_path: Path, format: str, place:
         assert "-->" in written_text
 
 
-def test_json_has_phrases_and_words_with_times(made: Made, calls: Path) -> None:
-    (printed,) = lines(made, calls, format="json")
+def test_json_has_phrases_and_words_with_times(either: Made, calls: Path) -> None:
+    (printed,) = lines(either, calls, format="json")
     tree = json.loads(printed)
-    for recording, transcript in zip(tree, made.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
+    for recording, transcript in zip(tree, either.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
         assert list(recording) == ["file", "duration", "text", "segments"]
         assert (recording["file"], recording["text"]) == (transcript.name, transcript.text)
         assert recording["duration"] == pytest.approx(transcript.seconds, abs=1e-3)
@@ -307,20 +324,20 @@ def test_json_has_phrases_and_words_with_times(made: Made, calls: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["txt", "json", "srt", "vtt"])
-def test_a_folder_has_a_file_for_each_recording(made: Made, calls: Path, format: str) -> None:
+def test_a_folder_has_a_file_for_each_recording(either: Made, calls: Path, format: str) -> None:
     """At its place below the folder that was given; each is what that recording alone would give."""
     out = calls.parent / "written"
     written = [out / f"a.{format}", out / f"c.{format}", out / f"deep/b.{format}"]
-    assert lines(made, calls, format=format, out=f"{out}/") == [str(path) for path in written]
+    assert lines(either, calls, format=format, out=f"{out}/") == [str(path) for path in written]
     assert sorted(path for path in out.rglob("*") if path.is_file()) == sorted(written)
-    for path, transcript in zip(written, made.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
+    for path, transcript in zip(written, either.transcripts(calls, timed=True, piece_seconds=4.0), strict=True):
         assert path.read_text() == FORMATS[format].write(transcript) + "\n"
-        (alone,) = lines(made, transcript.name, format=format)
+        (alone,) = lines(either, transcript.name, format=format)
         if format == "json":
             assert json.loads(alone) == [json.loads(path.read_text())]
         else:
             assert alone.endswith(path.read_text().removesuffix("\n"))
-    assert lines(made, calls / "a.wav", format=format, out=out) == [str(written[0])], "a folder that is there"
+    assert lines(either, calls / "a.wav", format=format, out=out) == [str(written[0])], "a folder that is there"
 
 
 def test_subtitles_hold_one_recording(made: Made, calls: Path) -> None:
@@ -365,7 +382,8 @@ def test_a_failure_leaves_the_earlier_file(made: Made, calls: Path) -> None:
 
 @pytest.mark.parametrize("format", ["json", "srt", "vtt"])
 def test_without_ctc_words_have_no_times(untimed: Made, calls: Path, format: str) -> None:
-    with pytest.raises(InputError, match=r"loss\.ctc_weight: 0") as error:
+    key = CTC_WEIGHTS[untimed.recognizer.config.model.kind]
+    with pytest.raises(InputError, match=rf"loss\.{key}: 0") as error:
         lines(untimed, calls / "a.wav", format=format)
-    assert "txt" in error.value.remedy
+    assert "txt" in error.value.remedy and f"loss.{key}" in error.value.remedy
     assert lines(untimed, calls / "a.wav")[0].startswith(str(calls / "a.wav"))

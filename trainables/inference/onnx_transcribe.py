@@ -3,7 +3,8 @@
 An example to copy from, beside the graphs that `platform export` wrote. It needs only numpy, onnxruntime and
 sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`).
 
-Shapes: T frames, F mel bins, S encoder states, D model width, U tokens, V vocabulary; a batch here is one utterance.
+Shapes: T frames, F mel bins, S encoder states, P pooled states, A audio positions, D width, U tokens (of an editor with
+slots), V vocabulary; a batch here is one utterance.
 """
 
 from __future__ import annotations
@@ -19,37 +20,41 @@ import numpy.typing as npt
 import sentencepiece
 
 Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
 
 SAMPLE_RATE = 16_000  # Hz
 
 
 class Recognizer:
-    """Greedy search: runs the encoder once, then the decoder for each token."""
+    """An exported recogniser: an encoder-decoder, or a transcript editor (`"kind"` in `recognizer.json`)."""
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
         self.about = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
-        self.encoder = onnxruntime.InferenceSession(folder / "encoder.onnx")
-        self.decoder = onnxruntime.InferenceSession(folder / "decoder.onnx")
+        self.graphs = {path.stem: onnxruntime.InferenceSession(path) for path in folder.glob("*.onnx")}
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
     def transcribe(self, features_TF: Floats) -> str:
-        """Text of log-mel features (T, F), by greedy search."""
-        states_1SD, state_lengths_1, _ctc_logits_1SV = self.encoder.run(
-            None, {"features": features_TF[None].astype(np.float32), "lengths": np.array([len(features_TF)])}
-        )
+        """Text of log-mel features (T, F)."""
+        features_1TF, lengths_1 = features_TF[None].astype(np.float32), np.array([len(features_TF)])
+        encoded = self.graphs["encoder"].run(None, {"features": features_1TF, "lengths": lengths_1})
+        is_editor = self.about["kind"] == "transcript_editor"
+        return self.text(self.edited(*encoded) if is_editor else self.decoded(len(features_TF), *encoded))
+
+    def decoded(self, frames: int, states_1SD: Floats, state_lengths_1: Ints, _ctc_logits_1SV: Floats) -> list[int]:
+        """Tokens by greedy search, which runs the decoder for each token."""
         said: list[int] = []
-        for _ in range(math.ceil(len(features_TF) * self.about["tokens_per_frame"]) + self.about["spare_tokens"]):
+        for _ in range(math.ceil(frames * self.about["tokens_per_frame"]) + self.about["spare_tokens"]):
             tokens_1U = np.array([[self.about["start"], *said]])
-            (logits_1UV,) = self.decoder.run(
+            (logits_1UV,) = self.graphs["decoder"].run(
                 None, {"tokens": tokens_1U, "states": states_1SD, "state_lengths": state_lengths_1}
             )
             token = int(self.allowed(logits_1UV[0, -1], said).argmax())
             if token == self.about["end"]:
                 break
             said.append(token)
-        return self.text(said)
+        return said
 
     def allowed(self, logits_V: Floats, said: list[int]) -> Floats:
         """Logits with the repeat penalty on the tokens so far, and minus infinity for tokens that stand for no text."""
@@ -58,6 +63,35 @@ class Recognizer:
         logits_V[said] = np.where(found > 0, found / penalty, found * penalty)
         logits_V[self.about["suppress_tokens"]] = -np.inf
         return logits_V
+
+    def edited(
+        self, states_1SD: Floats, state_lengths_1: Ints, draft_logits_1PV: Floats, _draft_lengths_1: Ints
+    ) -> list[int]:
+        """Tokens of the draft after the configured number of editing steps, each of which runs the editor once."""
+        audio_1AD, (count,) = self.graphs["projector"].run(
+            None, {"states": states_1SD, "state_lengths": state_lengths_1}
+        )
+        tokens = self.collapsed(draft_logits_1PV[0])
+        for _ in range(self.about["editing_steps"]):
+            inputs = {"audio": audio_1AD[:, :count], "tokens": self.with_slots(tokens)}
+            (logits_UV,) = self.graphs["editor"].run(None, inputs)
+            tokens = self.collapsed(logits_UV)
+        return tokens
+
+    def collapsed(self, logits_UV: Floats) -> list[int]:
+        """The likeliest tokens, without those that stand for no text; equal neighbours merged, then slots dropped."""
+        logits_UV[:, self.about["suppress_tokens"]] = -np.inf
+        best_U = logits_UV.argmax(-1)
+        merged = best_U[np.append(True, best_U[1:] != best_U[:-1])]
+        kept: list[int] = merged[merged != self.about["slot"]].tolist()
+        return kept
+
+    def with_slots(self, tokens: list[int]) -> Ints:
+        """Tokens with a slot before, between and behind them, and more slots up to the fewest positions, (1, U)."""
+        count = max(2 * len(tokens) + 1, self.about["fewest_positions"])
+        positions_1U = np.full((1, count), self.about["slot"])
+        positions_1U[0, 1 : 2 * len(tokens) : 2] = tokens
+        return positions_1U
 
     def text(self, tokens: list[int]) -> str:
         """Text that a sequence of tokens stands for."""

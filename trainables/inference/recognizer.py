@@ -38,7 +38,9 @@ from trainables.inference.model_directory import (
 from trainables.models.speech_transformer import Encoded, SpeechModel, SpeechTransformer, make_speech_model
 
 LANGUAGE_MODEL = "decoding.language_model"
-RECOGNIZERS = ("encoder_decoder", "transcript_editor")  # values of `model.kind`
+CTC_WEIGHTS = {"encoder_decoder": "ctc_weight", "transcript_editor": "draft_weight"}
+"""Key, of the section `loss`, of the weight of the CTC loss whose logits `ctc_logits` gives, by `model.kind`."""
+RECOGNIZERS = tuple(CTC_WEIGHTS)
 # A hypothesis has at most SPARE_RATE x frames x the highest token rate of the training split + SPARE_TOKENS tokens.
 SPARE_RATE, SPARE_TOKENS = 1.25, 10
 USUAL_SECONDS = 30.0  # default for models without `usual_seconds` in `features.json`
@@ -99,6 +101,16 @@ class Recognizer(TrainedModel):
         """Feature normalisation as in training."""
         return Normalizer(self.config.features, self.mean, self.std, self.device)
 
+    @property
+    def ctc_weight(self) -> str:
+        """Key of the weight of the CTC loss in training: `loss.ctc_weight`, or of an editor `loss.draft_weight`."""
+        return f"loss.{CTC_WEIGHTS[self.config.model.kind]}"
+
+    @property
+    def has_times(self) -> bool:
+        """Whether words have times: the model was trained with CTC."""
+        return bool(getattr(self.config.loss, CTC_WEIGHTS[self.config.model.kind]))
+
     def search(self, decoding: Decoding | None = None) -> Search:
         """Search of a section `decoding` (None: that of the configuration), with its language model loaded.
 
@@ -124,15 +136,14 @@ class Recognizer(TrainedModel):
     def align(self, texts: Sequence[str], encoded: Encoded) -> list[list[Word]]:
         """Words of each text with their times in seconds, from `model.encode`.
 
-        The times are those of the likeliest CTC alignment. A model trained without CTC (`loss.ctc_weight: 0`, or
-        `loss.draft_weight: 0` of a transcript editor) has none: the words are then spread evenly over the utterance.
+        The times are those of the likeliest CTC alignment. A model trained without CTC has none: the words are then
+        spread evenly over the utterance.
         """
-        model, loss = self.config.model, self.config.loss
-        seconds = model.ctc_reduction * self.recipe.hop_seconds  # of a state with CTC logits
+        seconds = self.config.model.ctc_reduction * self.recipe.hop_seconds  # of a state with CTC logits
         rows = [text.split() for text in texts]
         with self.autocast():
             ctc_logits_BSV, state_lengths_B = self.model.ctc_logits(encoded)
-        if not (loss.draft_weight if model.kind == "transcript_editor" else loss.ctc_weight):
+        if not self.has_times:
             return [_spread(row, length * seconds) for row, length in zip(rows, state_lengths_B.tolist(), strict=True)]
         tokens, places = zip(*map(self._tokens, rows), strict=True)
         found = []

@@ -122,8 +122,9 @@ def transcribe(
 def export(model: Path, out: Path) -> None:
     """Writes MODEL as ONNX graphs, for use without torch.
 
-    The folder has the encoder, the decoder, the tokenizer, what else a program must know, and a script that transcribes
-    with numpy, onnxruntime and sentencepiece alone, by greedy search.
+    The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
+    program must know, and a script that transcribes with numpy, onnxruntime and sentencepiece alone, by greedy search
+    or by editing.
 
     \b
     For example:

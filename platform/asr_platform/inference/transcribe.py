@@ -41,10 +41,10 @@ def transcribe(
         InputError: a file cannot be read, or its features do not fit the model; or `timed` is true, but the model was
             trained without CTC.
     """
-    if timed and not recognizer.config.loss.ctc_weight:
+    if timed and not recognizer.has_times:
         raise InputError(
-            "the model was trained without CTC (loss.ctc_weight: 0), so its words have no times",
-            "Use the format txt, or train with a loss.ctc_weight above 0.",
+            f"the model was trained without CTC ({recognizer.ctc_weight}: 0), so its words have no times",
+            f"Use the format txt, or train with a {recognizer.ctc_weight} above 0.",
         )
     _check(recordings, recognizer.recipe)
     for group in _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer)):

@@ -47,12 +47,15 @@ class Editor(Decoder):
         super().__init__(config.editor.language_model(), vocab_size, cross_attention=False)
         self.kernel = config.attention
 
+    def embed(self, ids_BP: Tensor) -> Tensor:
+        """Embeddings of text positions, (B, P, D)."""
+        text_BPD = self.embedding(ids_BP)
+        return text_BPD * self.config.d_model**0.5 if self.config.scale_embeddings else text_BPD
+
     def join(self, audio_BAD: Tensor, audio_lengths_B: Tensor, text: TokenRows) -> tuple[Tensor, Layout]:
         """Audio positions and text positions (B, P) of each item -> the flat batch (1, N, D), and its layout."""
         ids_BP, text_lengths_B = text
-        text_BPD = self.embedding(ids_BP)
-        if self.config.scale_embeddings:
-            text_BPD = text_BPD * self.config.d_model**0.5
+        text_BPD = self.embed(ids_BP)
         audio_BA = length_mask(audio_lengths_B, audio_BAD.shape[1])
         valid_BL = torch.cat([audio_BA, length_mask(text_lengths_B, ids_BP.shape[1])], dim=1)
         x_ND = torch.cat([audio_BAD, text_BPD.to(audio_BAD.dtype)], dim=1)[valid_BL]
