@@ -13,6 +13,7 @@ import optuna
 import pytest
 import soundfile
 import tiny
+import yaml
 from command import Platform
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -20,6 +21,7 @@ from safetensors import safe_open
 
 from asr_platform.analysis.bootstrap import difference
 from trainables.config import Config
+from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import UtteranceErrors
@@ -43,6 +45,12 @@ epochs: 8
 asha: {grace: 2, reduction: 2, plateau: null}
 seed: 2
 """
+# Of a transcript editor, which joins later.
+EDITOR = {
+    "pooling": {"window": 1},
+    "projector": {"layers": 1},
+    "editor": {"d_model": 32, "heads": 2, "layers": 1, "feed_forward": 48, "dropout": 0.0},
+}
 NAME = "first"
 NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "notebook.py"
 
@@ -202,16 +210,26 @@ def write_noise(path: Path) -> None:
 
 
 def test_a_finished_sweep_takes_more_trials_of_a_wider_space(platform: Platform, rows: list[dict[str, Any]]) -> None:
-    """The earlier ones stay what they were, but for models that are no longer among the best."""
-    wider = SPACE.replace("[1.0e-2, 1.0e-9, 1.0e+30]", "[1.0e-2, 5.0e-3, 1.0e-9, 1.0e+30]").replace("[1, 2]", "[1, 3]")
-    (platform.folder / "wider.yaml").write_text(wider)
+    """A transcript editor competes with the earlier trials, which stay what they were, but for lost models."""
+    wider = yaml.safe_load(SPACE)
+    wider["base"]["model"] |= EDITOR
+    wider["vary"] |= {"model.kind": {"choice": list(RECOGNISERS)}, "model.encoder_layers": {"int": [1, 3]}}
+    wider["vary"]["optimizer.lr"]["choice"].append(5.0e-3)
+    editor = {"model.kind": "transcript_editor", "optimizer.lr": 5.0e-3, "model.encoder_layers": 2}
+    wider["start"] += [wider["start"][0], editor]  # proposals 3 and 4; 3 has been the sampler's
+    (platform.folder / "wider.yaml").write_text(yaml.safe_dump(wider))
     platform.run("sweep", "--resume", NAME, "wider.yaml", "--trials", 5)
     after = {row["trial"]: row for row in platform.leaderboard(NAME)}
     assert sorted(after) == [0, 1, 2, 3, 4]
     for row in rows:
-        models = {key: after[row["trial"]][key] for key in ("model", "model_removed")}
-        assert after[row["trial"]] == {**row, **models}
+        changed = {key: after[row["trial"]][key] for key in ("model", "model_removed")}
+        changed["params"] = {**row["params"], "model.kind": "encoder_decoder"}
+        assert after[row["trial"]] == {**row, **changed}
     assert sum(row["model"] is not None for row in after.values()) <= 3
+    assert after[4]["params"] == editor and after[4]["epochs"] >= 2
+    client = MlflowClient(f"sqlite:///{platform.home}/mlflow.db")
+    kinds = [client.get_run(after[number]["mlflow_run_id"]).data.params["model.kind"] for number in (3, 4)]
+    assert kinds == list(RECOGNISERS)
     assert platform.run("doctor", NAME).endswith(f"sweep {NAME} is sound\n")
 
 

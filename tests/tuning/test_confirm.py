@@ -22,6 +22,7 @@ from asr_platform.cli.tables.comparison import print_confirmation
 from asr_platform.storage.home import Home
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import TrialRecord
+from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record
 from asr_platform.tuning.cluster import Options
 from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, results
 from search_spaces.reader import load_space, shipped
@@ -179,6 +180,7 @@ def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: P
     home = Home.at(tmp_path)
     text = "vary:\n  model.d_model: {choice: [32, 64]}\n  optimizer.lr: {log: [1.0e-4, 1.0e-2]}\nepochs: 9\n"
     about = {"corpus": str(tiny_corpus.path), "corpus_hash": tiny_corpus.hash, "options": asdict(Options())}
+    about[RECORDED_DEFAULTS] = defaults_to_record()
     ledger = records.ledger_in(tmp_path, **about, space=text)
     space = records.space(text)
     for cer in (0.3, 0.1, 0.2):

@@ -14,6 +14,7 @@ from typing import Any
 from asr_platform.study.ledger import FITTED, Ledger
 from asr_platform.study.samplers import NotComparableError, check_objectives, observe, values_in
 from search_spaces.distributions import as_text
+from search_spaces.kinds import KIND, has_meaning
 from search_spaces.samplers import SAMPLERS
 from search_spaces.space import STRUCTURED, Space
 from trainables.config_parsing import flatten
@@ -67,7 +68,7 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
             problems.append(f"trial {number}: {error}")
             continue
         then, now = _leaves(origin, params), _leaves(space, values[number])
-        changed = [key for key in now if then[key] != now[key]]
+        changed = [key for key in now if then[key] != now[key] and has_meaning(key, now[KIND])]
         problems += [f"trial {number}: {key} was {then[key]!r}, not {now[key]!r}" for key in changed]
     if problems:
         more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
