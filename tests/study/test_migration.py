@@ -117,6 +117,17 @@ def test_what_would_change_a_trial_is_refused_by_key(unchanged: Ledger, change: 
     assert unchanged.about["space"] == NARROW
 
 
+def test_a_sweep_goes_on_with_another_kind_of_model() -> None:
+    """The base of that kind, without a meaning for the trials so far, may come with it; their own may not change."""
+    text = "base: {model: {editor: {d_model: 96}}}\nvary:\n  model.dropout: {float: [0, 0.2]}\n"
+    both = f"{text}  model.kind: {{choice: [encoder_decoder, transcript_editor]}}\n"
+    origin, trials = records.space(text.replace("d_model: 96", "d_model: 256")), {0: {"model.dropout": 0.1}}
+    found = check_widening(trials, origin, records.space(both))
+    assert found == {0: {"model.dropout": 0.1, "model.kind": "encoder_decoder"}}
+    with pytest.raises(InputError, match=r"trial 0: model\.decoder_layers was 2, not 3"):
+        check_widening(trials, origin, records.space(both.replace("{editor", "{decoder_layers: 3, editor")))
+
+
 def test_a_sweep_of_other_length_than_its_file_says_goes_on_with_its_own() -> None:
     """Started with --epochs 2, it is resumed with a file that says 9 as before."""
     ledger = Ledger.create(InMemoryStorage(), "small", {**records.ABOUT, "space": NARROW, "epochs": 2})
