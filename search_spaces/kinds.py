@@ -32,12 +32,13 @@ NOT_OF_EDITORS = (
     "model.encoder_output",
     "model.output_bias",
     "loss.ctc_weight",
+    "loss.label_smoothing",
 )
 """Keys without a meaning for a transcript editor, which has keys of its own in their place."""
 
 
 def has_meaning(key: str, kind: str) -> bool:
-    """Whether a key has a meaning for a kind of model; keys of this list alone are told apart, by editor or not."""
+    """Whether a key has a meaning for a kind of model; encoder-decoders and language models are not told apart."""
     return not _is_within(key, NOT_OF_EDITORS if kind == EDITOR else OF_EDITORS)
 
 

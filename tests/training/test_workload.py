@@ -82,7 +82,7 @@ def test_the_batches_of_an_epoch_are_the_trainers(leaves: dict[str, Any], tiny_c
     assert of(1).flops == pytest.approx(2 * of(2).flops)
 
 
-@pytest.mark.parametrize("kind", ["encoder_decoder", "language_model"])
+@pytest.mark.parametrize("kind", ["encoder_decoder", "transcript_editor", "language_model"])
 def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
     found = profile(tiny.config({"model.kind": kind}), tiny_corpus.path, 1, 1, False)
     assert min(found.start, found.batch, found.validation, found.checkpoint) > 0
