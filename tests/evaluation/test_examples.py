@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from trainables.config import Decoding
 from trainables.data.corpus import Corpus
 from trainables.evaluation import examples
 from trainables.evaluation.examples import (
     ATTENTION,
     EXAMPLES,
+    SLOT,
     Example,
     Examples,
     attention_weights,
@@ -215,6 +219,33 @@ def test_transcripts_are_those_of_the_validation(trained: Trainer, kept: Example
         assert trained.task.trained.transcribe([frames[row.id]]) == [row.hypothesis]
 
 
+def test_an_editors_attention_is_that_of_its_first_step(learned_editor: tiny.Learned, tiny_corpus: Corpus) -> None:
+    """A row has all its weights in text and audio; inputs are the draft with slots, targets what the step writes."""
+    recognizer, split = learned_editor.recognizer, tiny_corpus.validation_split()
+    trainer = Trainer(recognizer.config, tiny_corpus, CPU)
+    trainer.model.load_state_dict(recognizer.model.state_dict())
+    trainer.validate()
+    kept = trainer.task.examples
+    assert kept is not None
+    attention, spans = kept.attention, zip(split.offsets, split.frames, strict=True)
+    features = [split.features[start : start + count] for start, count in spans]
+    index = split.ids.index(attention.id)
+    draft, edited = (
+        recognizer.transcribe(features, recognizer.search(Decoding.model_validate(search)))
+        for search in ({"method": "ctc"}, {})
+    )
+    assert attention.edits and attention.inputs[::2] == [SLOT] * (len(attention.inputs) // 2 + 1)
+    assert "".join(attention.inputs[1::2]).rstrip(SLOT) == draft[index]
+    written = [token for token, _ in groupby(attention.targets) if token != SLOT]
+    assert "".join(written) == edited[index]
+    sums = attention.tokens_LHUU.sum(-1) + attention.states_LHUS.sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
+    end = attention.states_LHUS.shape[-1] * attention.seconds_per_state
+    assert split.seconds[index] <= end < split.seconds[index] + 2 * attention.seconds_per_state
+    expected = dict(zip(split.ids, zip(draft, edited, strict=True), strict=True))
+    assert {row.id: (row.draft, row.hypothesis) for row in kept.transcripts} == expected
+
+
 def test_a_checkpoint_keeps_it(trained: Trainer, kept: Examples, tmp_path: Path) -> None:
     save = trained.saver()
     assert save is not None
@@ -228,6 +259,17 @@ def test_a_checkpoint_keeps_it(trained: Trainer, kept: Examples, tmp_path: Path)
     assert (found.attention.inputs, found.attention.targets) == (kept.attention.inputs, kept.attention.targets)
     torch.testing.assert_close(found.attention.states_LHUS, kept.attention.states_LHUS, atol=1e-3, rtol=0)
     torch.testing.assert_close(found.attention.tokens_LHUU, kept.attention.tokens_LHUU, atol=1e-3, rtol=0)
+
+
+def test_examples_from_before_there_were_drafts_are_read(kept: Examples, tmp_path: Path) -> None:
+    kept.save(tmp_path)
+    tree = json.loads((tmp_path / EXAMPLES).read_text(encoding="utf-8"))
+    for row in tree["transcripts"]:
+        assert row.pop("draft") is None
+    assert tree["attention"].pop("edits") is False
+    (tmp_path / EXAMPLES).write_text(json.dumps(tree), encoding="utf-8")
+    found = Examples.load(tmp_path)
+    assert found is not None and found.transcripts == kept.transcripts and not found.attention.edits
 
 
 @pytest.mark.parametrize("name", [EXAMPLES, ATTENTION, ERRORS])

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import records
 import seen
@@ -156,6 +157,22 @@ def test_axes_have_tokens_and_seconds() -> None:
     assert tick_labels(figure, "x")[2] == ["<sos>", "H", "I", "▁", "$"]
 
 
+def test_an_editors_rows_are_text_positions_with_what_it_changes() -> None:
+    """It sees later positions too, and those of an utterance too long for all labels are its words."""
+    positions = [("·", "·"), ("H", "H"), ("·", "I"), ("E", "·"), ("·", "·"), (" ", " "), ("·", "·"), ("A", "$")]
+    attention = seen.editor_attention(positions, audio=9)
+    for figure in (cross_attention(attention), self_attention(attention)):
+        figure.draw_without_rendering()
+        assert tick_labels(figure, "y")[0] == ["·", "H", "·→I", "E→·", "·", "▁", "·", "A→$"]
+        assert figure.get_supylabel() == "text position: draft→edited (slots: ·)"
+    assert tick_labels(figure, "x")[2] == ["·", "H", "·", "E", "·", "▁", "·", "A"]
+    assert not any(np.ma.getmaskarray(axes.images[0].get_array()).any() for axes in figure.axes)
+    assert "text positions" in figure.get_suptitle()
+    words = [pair for letter in "QUILTER IS " * 12 for pair in (("·", "·"), (letter, letter))]
+    labels = tick_labels(cross_attention(seen.editor_attention(words, audio=9)), "y")[0]
+    assert set(labels) == {"QUILTER", "IS"}
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe", "one long word"])
 def test_long_utterances_have_as_many_labels_as_there_is_room(kind: str) -> None:
     words = ["MISTER", "QUILTER", "IS", "A", "MAN"] * 30
@@ -223,6 +240,25 @@ def test_every_error_is_marked_once() -> None:
         assert marks["b"] // 2 + marks["ins"] + marks["del"] == item.errors
     letters = "".join(re.findall(r"^ {7}([SID ]+)$", text_page(examples), re.MULTILINE)).replace(" ", "")
     assert len(letters) == sum(item.errors for item in examples.transcripts)
+
+
+def test_the_edits_of_a_draft_are_marked_below_it() -> None:
+    pairs = [("A CAT SAT", "A CAT SAX"), ("ONE", "ONE"), ("ONE", "TWO")]
+    examples = seen.examples(pairs, drafts=["A BAT SATS", "ONE", ""])
+    page, text = read(html_page(examples)), text_page(examples)
+    marks = {tag: len(page[tag]) - len(name) for tag, name in {"ins": "inserted", "del": "deleted"}.items()}
+    assert marks == {"ins": 3, "del": 1}, "an empty draft has insertions alone"
+    assert page["small"].count("; in the draft, 2 errors") == page["small"].count("; in the draft, 3 errors") == 1
+    assert page["small"].count("as drafted") == 1 and page["p"].count("edits of the draft") == 2
+    assert "  OLD: A BAT SATS\n  NEW: A CAT SAX*\n         S     SD\n" in text
+    assert text.count("OLD:") == 2 and text.count("REF:") == 3
+    assert examples.columns()["draft"] == ["A BAT SATS", "ONE", ""]
+
+
+def test_models_without_drafts_have_no_word_about_them() -> None:
+    examples = seen.examples()
+    assert "draft" not in text_page(examples) and "of the draft" not in html_page(examples)
+    assert "draft" not in examples.columns()
 
 
 def test_markup_in_transcripts_is_text() -> None:

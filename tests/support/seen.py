@@ -39,12 +39,29 @@ def attention(tokens: Sequence[str], states: int, layers: int = 2, heads: int = 
     )
 
 
-def examples(pairs: Sequence[tuple[str, str]] = PAIRS, epoch: int = 2) -> Examples:
+def editor_attention(positions: Sequence[tuple[str, str]], audio: int) -> Attention:
+    """Weights drawn at random, for text positions of a draft and what is written there."""
+    inputs, targets = zip(*positions, strict=True)
+    weights = torch.rand(2, 2, len(inputs), len(inputs) + audio, generator=torch.Generator().manual_seed(0))
+    weights /= weights.sum(-1, keepdim=True)
+    split = weights[..., : len(inputs)], weights[..., len(inputs) :]
+    return Attention("utterance", [*inputs], [*targets], 0.2, *split, edits=True)
+
+
+def examples(
+    pairs: Sequence[tuple[str, str]] = PAIRS, epoch: int = 2, drafts: Sequence[str | None] | None = None
+) -> Examples:
     references, hypotheses = [one for one, _ in pairs], [other for _, other in pairs]
     rows = [
-        Example(f"{number:03}<i>", 1.5, reference, hypothesis, sum(pair.operation != "equal" for pair in pairs))
-        for number, (reference, hypothesis, pairs) in enumerate(
-            zip(references, hypotheses, align_characters(references, hypotheses), strict=True)
+        Example(f"{number:03}<i>", 1.5, reference, hypothesis, sum(pair.operation != "equal" for pair in pairs), draft)
+        for number, (reference, hypothesis, pairs, draft) in enumerate(
+            zip(
+                references,
+                hypotheses,
+                align_characters(references, hypotheses),
+                drafts or [None] * len(pairs),
+                strict=True,
+            )
         )
     ]
     tokens = ["$", "A", " ", "京", "<unk>"]

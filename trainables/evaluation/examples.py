@@ -32,19 +32,25 @@ from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import SpeechTransformer
 
 EXAMPLES, ATTENTION = "examples.json", "attention.safetensors"
+SLOT = "·"  # name of an editor's slots
 WORST, SPREAD = 50, 50  # utterances kept: those with the most errors, and others evenly spread over the rest
 MOST_FREQUENT = 20  # word errors kept
 
 
 @dataclass(frozen=True)
 class Example:
-    """Reference and hypothesis of one utterance, and the number of character errors."""
+    """Reference and hypothesis of one utterance, and the number of character errors.
+
+    Args:
+        draft: the text that a transcript editor corrected; None for other models.
+    """
 
     id: str
     seconds: float
     reference: str
     hypothesis: str
     errors: int
+    draft: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Attention:
         seconds_per_state: duration of an encoder state, or of an audio position.
         tokens_LHUU: self-attention weights over tokens; each row sums to 1, of an editor with that of `states_LHUS`.
         states_LHUS: attention weights over encoder states or audio positions.
+        edits: whether it is of an editor.
     """
 
     id: str
@@ -75,6 +82,7 @@ class Attention:
     seconds_per_state: float
     tokens_LHUU: Tensor
     states_LHUS: Tensor
+    edits: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,9 @@ class Examples:
         self.errors.save(folder / ERRORS)
 
     def columns(self) -> dict[str, list[Any]]:
-        """The transcripts as a table: a list of values for each column name."""
-        return {field.name: [getattr(item, field.name) for item in self.transcripts] for field in fields(Example)}
+        """The transcripts as a table: a list of values for each column name; drafts only where there are any."""
+        table = {field.name: [getattr(item, field.name) for item in self.transcripts] for field in fields(Example)}
+        return {name: values for name, values in table.items() if name != "draft" or any(values)}
 
     @classmethod
     def load(cls, folder: Path) -> Examples | None:
@@ -140,23 +149,29 @@ class Examples:
 
 
 def collect(
-    data: DeviceSplit, epoch: int, indices: Sequence[int], hypotheses: Sequence[str], attention: Attention
+    data: DeviceSplit,
+    epoch: int,
+    indices: Sequence[int],
+    hypotheses: Sequence[str],
+    attention: Attention,
+    drafts: Sequence[str] | None = None,
 ) -> Examples:
     """Examples from a validation.
 
     Args:
         data: the validation split.
-        indices: numbers of the split's utterances, in the order of `hypotheses`.
+        indices: numbers of the split's utterances, in the order of `hypotheses` and `drafts`.
+        drafts: the texts that a transcript editor corrected; None for other models.
     """
     split = data.split
-    order = sorted(zip(indices, hypotheses, strict=True))
-    rows, ordered = [index for index, _ in order], [hypothesis for _, hypothesis in order]
+    order = sorted(zip(indices, hypotheses, drafts or [None] * len(indices), strict=True))
+    rows, ordered = [index for index, *_ in order], [hypothesis for _, hypothesis, _ in order]
     texts = [(split.texts or [])[row] for row in rows]
     errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered)
     return Examples(
         epoch,
         split.name,
-        select(by_errors(errors, split.seconds[rows])),
+        select(by_errors(errors, split.seconds[rows], [draft for *_, draft in order])),
         most_frequent(align_words(texts, ordered)),
         attention,
         errors,
@@ -168,9 +183,9 @@ def median_utterance(data: DeviceSplit) -> int:
     return int(np.argsort(data.split.frames, kind="stable")[len(data.split) // 2])
 
 
-def by_errors(errors: UtteranceErrors, seconds_N: np.ndarray) -> list[Example]:
+def by_errors(errors: UtteranceErrors, seconds_N: np.ndarray, drafts: Sequence[str | None]) -> list[Example]:
     """All utterances by falling number of character errors; `seconds_N` are their durations."""
-    columns = errors.ids, map(float, seconds_N), errors.references, errors.hypotheses, errors.character_errors
+    columns = errors.ids, map(float, seconds_N), errors.references, errors.hypotheses, errors.character_errors, drafts
     return sorted(map(Example, *columns), key=lambda row: (-row.errors, row.id))
 
 
@@ -213,8 +228,8 @@ def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> 
 def editor_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> Attention:
     """Attention weights of the first editing step for utterance number `index` of a split, in evaluation mode.
 
-    A row is a text position: `inputs` are tokens of the draft and slots, `targets` what the editor writes there. The
-    weights of a row, those over text and those over audio positions together, sum to 1.
+    A row is a text position: `inputs` are tokens of the draft and slots (`SLOT`), `targets` what the editor writes
+    there. The weights of a row, those over text and those over audio positions together, sum to 1.
     """
     batch = data.gather(np.array([index]), int(data.split.frames[index]), np.ones(1, dtype=np.float32))
     model, weights = cast(TranscriptEditor, recognizer.model), []
@@ -231,14 +246,20 @@ def editor_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> A
         y_1ND = model.editor.run(x_1ND, layout.position_N, attend)
     text_N = layout.text_N.cpu()
     weights_LHPN = torch.cat(weights)[:, :, text_N]
-    shape, names = recognizer.config.model, recognizer.tokenizer.names
+    shape, rows = recognizer.config.model, [positions.lists()[0]]
+    rows.append(model.best(model.editor.logits(y_1ND[0, layout.text_N])).tolist())
+    inputs, targets = (
+        [SLOT if id == model.slot else name for id, name in zip(ids, recognizer.tokenizer.names(ids), strict=True)]
+        for ids in rows
+    )
     return Attention(
         data.split.ids[index],
-        names(positions.lists()[0]),
-        names(model.best(model.editor.logits(y_1ND[0, layout.text_N])).tolist()),
+        inputs,
+        targets,
         recognizer.recipe.hop_seconds * shape.reduction_factor * shape.projector.reduction_factor,
         weights_LHPN[..., text_N],
         weights_LHPN[..., ~text_N],
+        edits=True,
     )
 
 

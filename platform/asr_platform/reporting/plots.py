@@ -23,7 +23,7 @@ from asr_platform.analysis.leaderboard import ranked, ranking_metric, ranking_na
 from asr_platform.reporting.transcripts import html_page, text_page
 from asr_platform.study.ledger import TrialRecord
 from trainables.data.text.transcripts import SPACE
-from trainables.evaluation.examples import Attention, Examples
+from trainables.evaluation.examples import SLOT, Attention, Examples
 from trainables.evaluation.metrics import objective_text, objective_value
 
 PLOTS = "plots"
@@ -48,7 +48,7 @@ SHADES = colormaps["Blues"].with_extremes(bad="#ece7da")  # beige: no weight is 
 PANELS: list[tuple[str, float, float, dict[str, str]]] = [
     ("loss (nats a token)", 1, math.inf, {"train_loss": "training", "val_loss": "validation"}),
     ("validation error rates (%; above 100 at the edge)", 100, 100,
-     {"val_cer": "CER", "val_wer": "WER", "val_ctc_cer": "CER of CTC"}),
+     {"val_cer": "CER", "val_wer": "WER", "val_ctc_cer": "CER of CTC", "val_one_step_cer": "CER of one step"}),
     ("validation perplexity", 1, math.inf,
      {"val_perplexity": "of a token", "val_character_perplexity": "of a character"}),
     ("learning rate", 1, math.inf, {"learning_rate": "at the epoch's end"}),
@@ -152,28 +152,44 @@ def _epoch_axis(axes: Axes) -> None:
 
 
 def cross_attention(attention: Attention) -> Figure:
-    """Attention from each target token to the seconds of the utterance."""
+    """Attention from each target token, or text position of an editor, to the seconds of the utterance."""
     weights = attention.states_LHUS.numpy()
     seconds = weights.shape[-1] * attention.seconds_per_state
-    figure, lowest = _attention_panels(weights, attention.targets, (0, seconds), width=3.4)
+    figure, lowest = _attention_panels(weights, _row_names(attention), (0, seconds), width=3.4)
     for axes in figure.axes:
         axes.tick_params(labelbottom=axes in lowest)
         axes.set_xlabel("seconds" if axes in lowest else "", fontsize=8)
     figure.suptitle(f"{attention.id}: attention to the speech", fontsize=10, parse_math=False)
+    figure.supylabel(_row_title(attention), fontsize=8)
     return figure
 
 
 def self_attention(attention: Attention) -> Figure:
-    """Attention from each target token to the input tokens up to its own."""
+    """Attention from each target token to the input tokens up to its own; of an editor, to all text positions."""
     weights = attention.tokens_LHUU.numpy()
-    weights = np.where(np.tri(weights.shape[-1], dtype=bool), weights, np.nan)  # later tokens have no weight
+    if not attention.edits:
+        weights = np.where(np.tri(weights.shape[-1], dtype=bool), weights, np.nan)  # later tokens have no weight
     width = max(2.4, min(len(attention.inputs), LABELS) * 0.11)
-    figure, lowest = _attention_panels(weights, attention.targets, (-0.5, len(attention.inputs) - 0.5), width)
+    figure, lowest = _attention_panels(weights, _row_names(attention), (-0.5, len(attention.inputs) - 0.5), width)
     places, labels = _tick_labels(attention.inputs)
     for axes in figure.axes:
         axes.set_xticks(*((places, labels) if axes in lowest else ([], [])), rotation=90, parse_math=False)
-    figure.suptitle(f"{attention.id}: attention to earlier tokens", fontsize=10, parse_math=False)
+    seen = f"the draft's text positions (slots: {SLOT})" if attention.edits else "earlier tokens"
+    figure.suptitle(f"{attention.id}: attention to {seen}", fontsize=10, parse_math=False)
+    figure.supylabel(_row_title(attention), fontsize=8)
     return figure
+
+
+def _row_names(attention: Attention) -> list[str]:
+    """Names of the rows of attention: target tokens; of an editor, each position's token, with `old→new` if edited."""
+    if not attention.edits:
+        return attention.targets
+    pairs = zip(attention.inputs, attention.targets, strict=True)
+    return [old if old == new else f"{old}→{new}" for old, new in pairs]
+
+
+def _row_title(attention: Attention) -> str:
+    return f"text position: draft→edited (slots: {SLOT})" if attention.edits else "output token"
 
 
 def _attention_panels(
@@ -226,10 +242,15 @@ def _tick_labels(tokens: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _words(tokens: Sequence[str]) -> list[tuple[int, str]]:
-    """Words as (index of the first token, text); a word begins at a special token, or at or after a space."""
+    """Words as (index of the first token, text); a word begins at a special token, or at or after a space.
+
+    An editor's slots are left out.
+    """
     words: list[tuple[int, str]] = []
     begins = True
     for place, token in enumerate(tokens):
+        if token == SLOT:
+            continue
         special = token.startswith("<") and token.endswith(">") and len(token) > 2
         if not token.strip():
             begins = True

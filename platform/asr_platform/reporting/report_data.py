@@ -36,6 +36,10 @@ CAPTIONS = {
     CROSS_ATTENTION: "Cross-attention: from each output token to the speech",
     SELF_ATTENTION: "Self-attention: from each output token to the tokens before it",
 }
+EDITOR_CAPTIONS = {
+    CROSS_ATTENTION: "From each text position of the draft to the speech",
+    SELF_ATTENTION: "From each text position of the draft to all others",
+}
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,13 @@ class ReportData:
         best = next((trial for trial in trials if trial.best), None)
         errors = recorded.of(best) if best else None
         corpus, problem = _corpus(about)
-        model = _model(home, name, best, errors)
+        model, space = _model(home, name, best, errors), recorded_space(dict(about))
+        captions = EDITOR_CAPTIONS if _edits(space, best) else CAPTIONS
         return cls(
             name=name,
             command=command,
             about=about,
-            space=recorded_space(dict(about)),
+            space=space,
             objectives=ledger.objectives,
             done=ledger.done,
             running=home.holder(name).startswith(SWEEP),
@@ -100,7 +105,7 @@ class ReportData:
             corpus=corpus,
             corpus_problem=problem,
             model=model,
-            attention=_attention(best, model),
+            attention=_attention(best, model, captions),
         )
 
     @property
@@ -134,6 +139,11 @@ class ReportData:
     def transcribes(self) -> bool:
         """Whether the models are recognisers, not language models."""
         return self.space.is_recogniser
+
+    @property
+    def edits(self) -> bool:
+        """Whether the best model is a transcript editor."""
+        return _edits(self.space, self.best)
 
     @property
     def rungs(self) -> list[float]:
@@ -286,16 +296,20 @@ def _model(home: Home, name: str, best: TrialRecord | None, errors: UtteranceErr
     return best.model if best else None
 
 
-def _attention(best: TrialRecord | None, model: str | None) -> list[tuple[bytes, str]]:
+def _edits(space: Space, best: TrialRecord | None) -> bool:
+    return best is not None and space.config(best.params).model.kind == "transcript_editor"
+
+
+def _attention(best: TrialRecord | None, model: str | None, captions: Mapping[str, str]) -> list[tuple[bytes, str]]:
     """Attention plots as (PNG, caption), from the model directory or drawn from the best trial's checkpoint."""
-    found = _plots(Path(model) / PLOTS) if model else []
+    found = _plots(Path(model) / PLOTS, captions) if model else []
     if found or best is None:
         return found
     with tempfile.TemporaryDirectory() as folder:
         draw_trial(best, Path(folder))
-        return _plots(Path(folder))
+        return _plots(Path(folder), captions)
 
 
-def _plots(folder: Path) -> list[tuple[bytes, str]]:
-    paths = ((folder / name, caption) for name, caption in CAPTIONS.items())
+def _plots(folder: Path, captions: Mapping[str, str]) -> list[tuple[bytes, str]]:
+    paths = ((folder / name, caption) for name, caption in captions.items())
     return [(path.read_bytes(), caption) for path, caption in paths if path.is_file()]

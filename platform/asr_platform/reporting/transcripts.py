@@ -25,8 +25,9 @@ def html_page(examples: Examples) -> str:
     """The examples as one HTML page without links: every kind of error has its own colour and line."""
     title = _title(examples)
     return rendered(
-        "examples.html.jinja", title=title, examples=examples, summary=_summary, aligned_words=aligned_words
-    )
+        "examples.html.jinja", title=title, examples=examples, summary=_summary, aligned_words=aligned_words,
+        drafts=any(map(edited, examples.transcripts)), edited=edited,
+    )  # fmt: skip
 
 
 def aligned_words(reference: str, hypothesis: str) -> list[Alignment]:
@@ -41,7 +42,7 @@ def aligned_words(reference: str, hypothesis: str) -> list[Alignment]:
 
 
 def text_page(examples: Examples) -> str:
-    """The examples as plain text, with S, I and D under the errors."""
+    """The examples as plain text, with S, I and D under the errors, and under the edits of a draft."""
     word_errors = [
         f"{row.count:>6}  {row.reference or '(nothing)'} -> {row.hypothesis or '(nothing)'}"
         for row in examples.word_errors
@@ -49,23 +50,30 @@ def text_page(examples: Examples) -> str:
     transcripts = [
         line
         for item in examples.transcripts
-        for line in (f"{item.id}   {_summary(item)}", *aligned_lines(item.reference, item.hypothesis), "")
+        for line in (
+            f"{item.id}   {_summary(item)}",
+            *aligned_lines(item.reference, item.hypothesis),
+            *(["  edits of the draft:", *_edits(item)] if edited(item) else []),
+            "",
+        )
     ]
     return "\n".join([_title(examples), LEGEND, "", "word errors", *word_errors, "", *transcripts])
 
 
-def aligned_lines(reference: str, hypothesis: str, name: str = "HYP") -> list[str]:
+def _edits(item: Example) -> list[str]:
+    return aligned_lines(item.draft or "", item.hypothesis, "NEW", "OLD")
+
+
+def aligned_lines(reference: str, hypothesis: str, name: str = "HYP", reference_name: str = "REF") -> list[str]:
     """Reference and hypothesis in lines of at most `WIDTH` characters, with S, I and D under the errors.
 
     Args:
-        name: label before the hypothesis.
+        name, reference_name: labels before hypothesis and reference, of at most three letters.
     """
     output = jiwer.process_characters(normalized(reference), normalized(hypothesis))
     text = jiwer.visualize_alignment(output, show_measures=False, skip_correct=False, line_width=WIDTH)
-    lines = [
-        line.replace("HYP:", f"{name}:".ljust(4), 1) if line.startswith("HYP:") else line
-        for line in text.splitlines()[2:]  # without jiwer's heading
-    ]
+    labels = {"HYP:": f"{name}:".ljust(4), "REF:": f"{reference_name}:".ljust(4)}
+    lines = [labels.get(line[:4], line[:4]) + line[4:] for line in text.splitlines()[2:]]  # without jiwer's heading
     return [f"  {line.rstrip()}" for line in lines if line.strip()]
 
 
@@ -75,4 +83,18 @@ def _title(examples: Examples) -> str:
 
 def _summary(item: Example) -> str:
     rate = f", CER {item.errors / len(item.reference):.1%}" if item.reference else ""
-    return f"{item.seconds:.1f} s, {counted(item.errors, 'error')}{rate}"
+    return f"{item.seconds:.1f} s, {counted(item.errors, 'error')}{rate}{_draft(item)}"
+
+
+def edited(item: Example) -> bool:
+    """Whether the hypothesis is an edited draft, and not the draft itself."""
+    return item.draft is not None and item.draft != item.hypothesis
+
+
+def _draft(item: Example) -> str:
+    if item.draft is None:
+        return ""
+    if not edited(item):
+        return "; as drafted"
+    (alignment,) = align_characters([item.reference], [item.draft])
+    return f"; in the draft, {counted(sum(pair.operation != 'equal' for pair in alignment), 'error')}"

@@ -41,6 +41,7 @@ class EditingTask(RecognitionTask):
 
     SUMS = (*(field.name for field in fields(EditorLosses)), "tokens")
     CERS = ("val_cer", "val_ctc_cer", "val_one_step_cer")
+    DRAFTS = True
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         super().__init__(config, corpus, device)

@@ -37,6 +37,7 @@ class RecognitionTask(Task):
 
     SUMS: ClassVar[tuple[str, ...]] = ("cross_entropy", "ctc", "tokens", "infeasible")
     CERS: ClassVar[tuple[str, ...]] = ("val_cer", "val_ctc_cer")  # metrics of the texts from `_validate_batch`
+    DRAFTS: ClassVar[bool] = False  # whether the texts of `val_ctc_cer` are drafts that the model edits
 
     trained: Recognizer
 
@@ -107,7 +108,8 @@ class RecognitionTask(Task):
         references = [(self.validation_data.split.texts or [])[index] for index in order]
         if rank == 0:
             attention = self.attention(median_utterance(self.validation_data))
-            self.examples = collect(self.validation_data, epoch, order, hypotheses, attention)
+            drafts = others[0] if self.DRAFTS else None
+            self.examples = collect(self.validation_data, epoch, order, hypotheses, attention, drafts)
         rates = {
             name: character_error_rate(references, texts)
             for name, texts in zip(self.CERS, (hypotheses, *others), strict=True)
