@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import babbler
 import numpy as np
 import pytest
 import soundfile
+import tiny
 from place import Run
 from recorded import tones
 
 from asr_platform import InputError, load_model
 from asr_platform.inference.loaded_model import LoadedModel
+from trainables.data.corpus import Corpus
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,19 @@ def test_files_are_transcribed_as_by_the_command(model: LoadedModel, files: list
     assert model.transcribe([]) == []
     timed = json.loads(run("transcribe", "model", *map(str, files), "--format", "json").out)
     assert model.transcripts(files) == timed
+
+
+def test_an_editor_is_evaluated_with_as_many_steps_as_asked(place: Path, files: list[Path], tmp_path: Path) -> None:
+    corpus = Corpus.open(place / "corpus")
+    babbler.save_model(corpus, tmp_path / "editor", **{key.partition(".")[2]: x for key, x in tiny.EDITING.items()})
+    editor = load_model(tmp_path / "editor")
+    rates = [editor.evaluate(place / "corpus", "dev", editing_steps=steps)["cer"] for steps in (1, 2, 3)]
+    drafted = editor.evaluate(place / "corpus", "dev", method="ctc")["cer"]
+    assert len({drafted, *rates}) >= 3
+    assert editor.evaluate(place / "corpus", "dev")["cer"] == rates[0]
+    assert editor.submit(place / "corpus", "test", tmp_path / "test.csv") == len(babbler.TEST_IDS)
+    texts = [found["text"] for found in editor.transcripts(files)]
+    assert texts == editor.transcribe(files) and any(texts)
 
 
 def test_samples_are_what_their_file_is(model: LoadedModel, files: list[Path]) -> None:

@@ -180,7 +180,8 @@ import mlflow.pyfunc, pandas
 
 contents = [pathlib.Path(path).read_bytes() for path in sys.argv[1:]]
 sent = [base64.b64encode(content).decode() for content in contents]
-small, fused, texts = (mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in ("small", "fused", "texts"))
+names = ("small", "fused", "texts", "edited")
+small, fused, texts, edited = (mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in names)
 try:
     texts.predict(["A CAB", ""])
 except mlflow.exceptions.MlflowException as error:
@@ -191,6 +192,7 @@ print(json.dumps({
     "table": small.predict(pandas.DataFrame({"audio": sent, "speaker": ["a", "b"]})),
     "example": len(small.predict(small.input_example)),
     "fused": fused.predict(sent),
+    "edited": edited.predict(sent),
     "perplexities": texts.predict(["A CAB", "CBA"]),
     "refused": refused,
     "modules": {name: one.__file__ for name, one in sys.modules.items() if name.startswith("trainables.")},
@@ -225,7 +227,20 @@ def texts(found: Found) -> Found:
 
 
 @pytest.fixture(scope="module")
-def plain(found: Found, fused: Found, texts: Found, recordings: list[Recording], tmp_path_factory: Any) -> Any:
+def edited(found: Found) -> Found:
+    """A registered transcript editor."""
+    sweep = Found(found.home.path, found.corpus, "edited")
+    checkpoint = sweep.trial(wrong=0)
+    shutil.rmtree(checkpoint)
+    babbler.save_model(found.corpus, checkpoint, **{key.partition(".")[2]: each for key, each in tiny.EDITING.items()})
+    sweep.end()
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def plain(
+    found: Found, fused: Found, texts: Found, edited: Found, recordings: list[Recording], tmp_path_factory: Any
+) -> Any:
     """Answers in a process that has only MLflow's address and the models' names; `heard`: the platform's own texts."""
     paths = [str(one.path) for one in recordings]
     heard = load_model(fused.home.model("fused")).transcribe(paths)
@@ -272,6 +287,13 @@ def test_a_recogniser_brings_the_language_model_that_it_listens_to(
 ) -> None:
     by_name = load_model("models:/fused@champion", home=fused.home.path).transcribe([one.path for one in recordings])
     assert plain["fused"] == plain["heard"] == by_name != [one.text for one in recordings]
+
+
+def test_a_transcript_editor_answers_as_the_platform(plain: Any, edited: Found, recordings: list[Recording]) -> None:
+    model = load_model("models:/edited@champion", home=edited.home.path)
+    assert model.recognizer.config.model.kind == "transcript_editor"
+    found = model.transcribe([one.path for one in recordings])
+    assert plain["edited"] == found and len(set(found)) == 2 and all(found)
 
 
 def test_a_language_model_answers_texts_with_perplexities(plain: Any) -> None:

@@ -164,7 +164,8 @@ def collect(
         drafts: the texts that a transcript editor corrected; None for other models.
     """
     split = data.split
-    order = sorted(zip(indices, hypotheses, drafts or [None] * len(indices), strict=True))
+    unknown: list[str | None] = [None] * len(indices)
+    order = sorted(zip(indices, hypotheses, unknown if drafts is None else drafts, strict=True))
     rows, ordered = [index for index, *_ in order], [hypothesis for _, hypothesis, _ in order]
     texts = [(split.texts or [])[row] for row in rows]
     errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered)

@@ -27,6 +27,11 @@ from trainables.evaluation.utterance_errors import UtteranceErrors
 CARD = "README.md"
 HEAD = "# {}\n"  # first line of the card, with the sweep's name
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+KINDS = {
+    "encoder_decoder": "A speech recogniser (encoder-decoder with attention and CTC).",
+    "transcript_editor": "A speech recogniser (transcript editor: a CTC draft, corrected as a whole).",
+    "language_model": "A language model of transcripts.",
+}
 LONGEST_ALPHABET = 80  # characters; a longer one is not listed
 
 
@@ -67,6 +72,8 @@ class ModelCard:
             corpus=self.corpus,
             config=config,
             recogniser=config.model.is_recogniser,
+            kind=KINDS[config.model.kind],
+            edits="val_one_step_cer" in row and config.decoding.method == "greedy",
             trial=self.best.number,
             trials=len(self.trials),
             params=self.best.params,
