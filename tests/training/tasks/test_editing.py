@@ -12,11 +12,13 @@ import tiny
 import torch
 from tiny import Recorder, assert_same_weights
 
-from trainables.config import Decoding
+from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus
 from trainables.evaluation.metrics import character_error_rate
+from trainables.inference.language_model import TextModel
 from trainables.inference.recognizer import Recognizer
 from trainables.models.editing.slots import TokenRows
+from trainables.models.speech_transformer import LanguageModel
 from trainables.training.loop import Trainer, train
 from trainables.training.tasks import EditingTask
 
@@ -154,6 +156,25 @@ def test_stages_train_fewer_layers_of_encoder_and_editor(tiny_corpus: Corpus, tm
     resumed = train(config, tiny_corpus, second, checkpoint=tmp_path / "epoch_1")
     assert second.comparable() == [tiny.timeless(row) for row in trainer.history[1:]]
     assert_same_weights(resumed, trainer.task.trained)
+
+
+def test_an_editor_begins_as_a_language_model_which_is_frozen_at_first(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    plain = Trainer(tiny.config(tiny.EDITING), tiny_corpus, CPU)
+    shape = plain.config.model.editor.language_model()
+    torch.manual_seed(7)
+    language_model = LanguageModel(shape, plain.task.trained.tokenizer.vocab_size)
+    tree = {**plain.config.model_dump(), "model": shape.model_dump()}
+    (tmp_path / "lm").mkdir()
+    TextModel(Config.model_validate(tree), language_model, plain.task.trained.tokenizer, tiny_corpus.hash).save(
+        tmp_path / "lm"
+    )
+    leaves = {"pretrained.decoder": str(tmp_path / "lm"), "pretrained.frozen_epochs": 1, "training.epochs": 2}
+    trainer = Trainer(tiny.config({**tiny.EDITING, **leaves}), tiny_corpus, CPU)
+    begun = {f"editor.{name}": weight.detach().clone() for name, weight in language_model.named_parameters()}
+    for epoch, still in ((1, True), (2, False)):
+        trainer.history.append(trainer.epoch(epoch))
+        weights = dict(trainer.model.named_parameters())
+        assert all(torch.equal(weights[name], weight) == still for name, weight in begun.items())
 
 
 def test_an_update_of_several_batches_is_the_mean_of_their_losses_by_tokens(tiny_corpus: Corpus) -> None:
