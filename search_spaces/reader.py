@@ -22,7 +22,7 @@ from trainables.config_parsing import flatten, known_keys, problems, unflatten
 from trainables.document import Document
 from trainables.errors import InputError
 
-SHIPPED = Path(__file__).parent
+SHIPPED = Path(__file__).parent / "shipped"
 FIXED = {
     "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
 }
@@ -73,7 +73,7 @@ def parse_space(text: str, source: str, folder: Path | None = None) -> Space:
 
 
 def shipped() -> list[str]:
-    """Names of the spaces that lie beside this file."""
+    """Names of the spaces that come with the platform, sorted."""
     return sorted(path.stem for path in SHIPPED.glob("[!.]*.yaml"))
 
 
