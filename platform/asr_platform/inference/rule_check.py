@@ -26,7 +26,7 @@ def check_model(model: Path, rules: RuleSetName, data: Path | None = None) -> li
     Raises:
         InputError: there is no model or no corpus, or a file of the model is missing or damaged.
     """
-    info = read_checked_info(model, read_info(model).config.model.kind, TrainedModel.FILES)
+    info = read_checked_info(model, (read_info(model).config.model.kind,), TrainedModel.FILES)
     corpus = Corpus.open(data) if data else None
     facts = Facts(corpus, info.corpus_hash, stored_parameters(model))
     return findings(rules, _with_registered_language_model(info.config, model), facts)
