@@ -8,12 +8,13 @@ The rules of `hw4p2` are the restrictions in section 4.1 of the write-up of CMU 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trainables.config import Config, Data, Pretrained
+from trainables.config_model import ConfigSection
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ WRITE_UP = {
     "encoder_positions": ("none", "sinusoidal"),
     "encoder_causal": (False,),
     "decoder_positions": ("none", "sinusoidal"),
+}
+# Of a transcript editor, which the write-up does not have: what would be another architecture in a decoder too.
+WRITE_UP_EDITOR = {name: WRITE_UP[name] for name in ("norm", "qk_norm", "gated", "kv_heads")} | {
+    "positions": WRITE_UP["decoder_positions"]
 }
 LANGUAGE_MODEL = "decoding.language_model"
 WEIGHTS = (
@@ -187,8 +192,15 @@ def _architecture(config: Config, facts: Facts) -> list[Violation]:
 
 def _architecture_evidence(config: Config, facts: Facts) -> str:
     """The encoder's block, and values that the write-up's model does not have, but does not forbid either."""
-    values = {name: getattr(config.model, name) for name in WRITE_UP}
-    other = [f"model.{name}: {value}" for name, value in values.items() if value not in WRITE_UP[name]]
+    parts: list[tuple[str, ConfigSection, Mapping[str, Sequence[Any]]]] = [("model", config.model, WRITE_UP)]
+    if config.model.kind == "transcript_editor":
+        parts.append(("model.editor", config.model.editor, WRITE_UP_EDITOR))
+    other = [
+        f"{part}.{name}: {getattr(section, name)}"
+        for part, section, usual in parts
+        for name, allowed in usual.items()
+        if getattr(section, name) not in allowed
+    ]
     beside = f"; the write-up neither has nor forbids {', '.join(other)}" if other else ""
     return f"model.encoder_block: {config.model.encoder_block}{beside}"
 

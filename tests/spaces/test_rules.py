@@ -158,6 +158,12 @@ def test_the_write_up_is_not_silently_widened(corpus: Corpus) -> None:
     assert usual.evidence == "model.encoder_block: transformer"
     _, other, *_ = findings("hw4p2", tiny.config({"model.norm": "rms", "model.gated": True}), facts(corpus))
     assert other.evidence.endswith("neither has nor forbids model.norm: rms, model.gated: True")
+    leaves = {"model.kind": "transcript_editor", "model.editor.kv_heads": 1, "model.editor.norm": "layer"}
+    _, editor, *_ = findings("hw4p2", tiny.config(leaves), facts(corpus))
+    parts = "model.editor.gated: True, model.editor.kv_heads: 1, model.editor.positions: rotary"
+    assert editor.evidence.endswith(f"neither has nor forbids model.kind: transcript_editor, {parts}")
+    _, without, *_ = findings("hw4p2", tiny.config({"model.editor.kv_heads": 1}), facts(corpus))
+    assert without.evidence == usual.evidence, "an encoder-decoder has no editor"
 
 
 def test_without_rules_everything_goes(corpus: Corpus) -> None:
