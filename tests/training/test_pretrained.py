@@ -108,7 +108,7 @@ def test_it_goes_together_with_stages_and_averages_and_resumes_exactly(tiny_corp
     [
         ({"model.d_model": 16}, "model.d_model is 16 there and 32 here"),
         ({"model.decoder_layers": 1}, "model.decoder_layers is 1 there and 2 here"),
-        ({"model.feed_forward": 64}, "model.inner_width is 64 there and 48 here"),
+        ({"model.feed_forward": 64}, "model.feed_forward is 64 there and 48 here"),
         ({"model.heads": 4}, "model.heads is 4 there and 2 here"),
         ({"tokenizer.kind": "bpe", "tokenizer.vocab_size": 16}, "bpe of 16 tokens"),
     ],
@@ -124,6 +124,33 @@ def test_a_language_model_that_does_not_fit_is_refused(
     if "tokenizer.kind" in leaves:
         here = corpus_tokenizer(tiny_corpus, tiny_corpus.training_split(), TokenizerConfig())
         assert f"char of {here.vocab_size} tokens" in error.value.problem
+
+
+@pytest.mark.parametrize(
+    ("leaves", "named", "remedy"),
+    [
+        ({"first_position": 2}, {"model.first_position is 2 there and 0 here"}, "with model.first_position: 0"),
+        ({"output_bias": True}, {"model.output_bias is True there and False here"}, "with model.output_bias: false"),
+        (
+            {"output_bias": True, "decoder_layers": 3},
+            {"model.output_bias is True there and False here", "model.editor.layers is 3 there and 2 here"},
+            "with model.output_bias: false: an editor has no key for it. Of the rest, give both equal values.",
+        ),
+        ({"feed_forward": 64}, {"model.editor.feed_forward is 64 there and 48 here"}, "Give both models equal values."),
+    ],
+)
+def test_a_language_model_that_no_editor_can_begin_as_is_what_must_change(
+    leaves: dict[str, Any], named: set[str], remedy: str, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    """The message names keys that exist, and those of the language model where an editor has none."""
+    folder = tmp_path / "lm"
+    editor = tiny.config({**tiny.EDITING, "pretrained.decoder": str(folder)})
+    shape = editor.model.editor.language_model().model_dump() | leaves
+    write_language_model(folder, tiny_corpus, {f"model.{key}": value for key, value in shape.items()})
+    with pytest.raises(InputError) as error:
+        Trainer(editor, tiny_corpus, CPU)
+    assert set(error.value.problem.partition("of another shape: ")[2].split("; ")) == named
+    assert remedy in error.value.remedy
 
 
 def test_what_is_no_language_model_is_refused(tiny_corpus: Corpus, tmp_path: Path, learned: tiny.Learned) -> None:

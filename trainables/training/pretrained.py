@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainables.config_model import Blocks, Model
+from trainables.config_model import Blocks, Editor, Model
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel, check_tokenizers
@@ -31,16 +31,27 @@ def check_pretrained(language: TextModel, folder: str, model: Model, tokenizer: 
     check_tokenizers(tokenizer, language.tokenizer, folder, KEY)
     begun = model.editor.language_model() if model.kind == "transcript_editor" else model
     pairs = [(key, getattr(language.config.model, key), getattr(begun, key)) for key in DECODER_KEYS]
-    differing = [f"{_key(key, model)} is {there} there and {here} here" for key, there, here in pairs if there != here]
-    if differing:
-        raise InputError(
-            f"{KEY}: {folder} is of another shape: {'; '.join(differing)}", "Give both models equal values."
-        )
+    named = [(_key(key, model), key, there, here) for key, there, here in pairs if there != here]
+    if not named:
+        return
+    differing = "; ".join(
+        f"{name or f'model.{key}'} is {there} there and {here} here" for name, key, there, here in named
+    )
+    remedy = "Give both models equal values."
+    if fixed := [f"model.{key}: {str(here).lower()}" for name, key, _, here in named if name is None]:
+        remedy = f"Train the language model with {' and '.join(fixed)}: an editor has no key for it."
+        remedy += " Of the rest, give both equal values." if len(fixed) < len(named) else ""
+    raise InputError(f"{KEY}: {folder} is of another shape: {differing}", remedy)
 
 
-def _key(key: str, model: Model) -> str:
-    """Name of a key of a language model in the configuration of a recogniser."""
-    return f"model.editor.{key.removeprefix('decoder_')}" if model.kind == "transcript_editor" else f"model.{key}"
+def _key(key: str, model: Model) -> str | None:
+    """Name of a key of a language model in the configuration of a recogniser; None if an editor has no such key."""
+    if key == "inner_width":
+        key = "feed_forward"  # or ff_expansion
+    if model.kind != "transcript_editor":
+        return f"model.{key}"
+    name = key.removeprefix("decoder_")
+    return f"model.editor.{name}" if name in Editor.model_fields else None
 
 
 @torch.no_grad()
