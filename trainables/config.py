@@ -101,10 +101,10 @@ class Drafts(ConfigSection):
         description="CER of the draft on the validation split below which the encoder's own drafts are edited; before, "
         "references are corrupted instead, since an untrained encoder drafts nothing worth editing",
     )
-    corruption: Share = Field(
+    corruption_rate: Share = Field(
         0.1, description="share of the tokens of a corrupted text that are deleted, replaced or followed by another"
     )
-    corrupted: Share = Field(
+    corrupted_share: Share = Field(
         0.0, description="share of utterances whose own drafts are corrupted as well, below the threshold"
     )
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.bounds import LARGEST_WIDTH, MOST_EPOCHS, MOST_LAYERS
 
+LARGEST_CAUSAL_KERNEL = 2  # of a conformer's convolution, which sees (kernel - 1) // 2 states ahead
 SMALLEST_FLEX_HEAD = 16  # what FlexAttention's kernels take
 STRIDES = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2), 8: (4, 2)}
 """Strides of the two steps of a convolutional or recurrent subsampling, by its factor."""
@@ -153,6 +154,9 @@ class Editor(Blocks):
 
     layers: Layers = Field(2, description="Transformer layers of the editor")
     positions: Literal["none", "sinusoidal", "rotary"] = Field("rotary", description="positions in the editor")
+    attention: Literal["sdpa", "flex"] = Field(
+        "sdpa", description="attention kernel; flex: FlexAttention on a GPU, whose block mask skips other utterances"
+    )
     d_model: Width = Field(256, description="width of the residual stream")
     activation: Literal["gelu", "relu", "silu"] = Field(
         "silu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
@@ -177,7 +181,7 @@ class Editor(Blocks):
     def language_model(self) -> Model:
         """The language model with the editor's shape and parameter names, from which an editor can begin."""
         shape: dict[str, Any] = self.model_dump()
-        layers, positions = shape.pop("layers"), shape.pop("positions")
+        layers, positions, _kernel = (shape.pop(key) for key in ("layers", "positions", "attention"))
         return Model(kind="language_model", decoder_layers=layers, decoder_positions=positions, **shape)
 
 
@@ -207,7 +211,7 @@ class Model(Blocks):
         None, ge=1, le=1_000_000, description="encoder states that attend to each other, block by block; default: all"
     )
     attention: Literal["sdpa", "flex"] = Field(
-        "sdpa", description="attention kernel of encoder and editor; flex: FlexAttention on a GPU, SDPA elsewhere"
+        "sdpa", description="attention kernel of the encoder; flex: FlexAttention on a GPU, SDPA elsewhere"
     )
     reduction: Literal["conv", "conv2d", "lstm", "both", "pool", "stack"] = Field(
         "conv", description="subsampling in time before the encoder; both: a convolution, then an LSTM"
@@ -315,6 +319,11 @@ class Model(Blocks):
                 f"reduction={self.reduction} takes a reduction_factor of {factors}, but got {self.reduction_factor}: "
                 f"others go with {' and '.join(ANY_FACTOR)}"
             )
+        if self.encoder_causal and self.encoder_block == "conformer" and self.conv_kernel > LARGEST_CAUSAL_KERNEL:
+            found.append(
+                f"encoder_causal does not go with a conformer's conv_kernel of {self.conv_kernel}, which looks ahead: "
+                f"set it to {LARGEST_CAUSAL_KERNEL} or less"
+            )
         if self.norm_positions and not self.embedding_norm:
             found.append("norm_positions has no meaning without embedding_norm")
         return found
@@ -328,7 +337,7 @@ class Model(Blocks):
         window, factor = projector.window, projector.reduction_factor
         if window % factor:
             found.append(f"projector.reduction_factor must divide window, but got {factor} and {window}")
-        if self.attention == "flex" and self.editor.head_width < SMALLEST_FLEX_HEAD:
+        if self.editor.attention == "flex" and self.editor.head_width < SMALLEST_FLEX_HEAD:
             size = self.editor.head_width
             found.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but the editor's is {size}")
         width, heads = projector.d_model or self.editor.d_model, projector.heads or self.editor.heads

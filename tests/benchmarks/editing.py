@@ -45,10 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of the editor's base, by --variants
     "base": {},
     "own drafts as soon as CER < 100%": {"drafts.threshold": 1.0},
     "corrupted references throughout": {"drafts.threshold": 0.0},
-    "half of the drafts corrupted too": {"drafts.corrupted": 0.5},
-    "corruption of 30%": {"drafts.corruption": 0.3},
+    "half of the drafts corrupted too": {"drafts.corrupted_share": 0.5},
+    "corruption of 30%": {"drafts.corruption_rate": 0.3},
     "without copying loss": {"loss.copy_weight": 0.0},
     "without mid loss": {"loss.mid_weight": 0.0},
+    "time reduction 8, no pooling": {"model.reduction_factor": 8, "model.pooling.window": 1},
 }
 BATCH, ALONE, ROUNDS = 32, 40, 3  # utterances at once; utterances one by one; times that each is measured
 PROBED = 1  # epochs by which the time of one is measured
@@ -201,11 +202,14 @@ def print_table(found: dict[str, dict[str, Any]]) -> None:
 def try_variants(corpus: Path, epochs: int, seeds: int, out: Path) -> None:
     """Trains each variant of the editor's base with each seed; prints the last CERs of draft and one step."""
     with ProcessPoolExecutor(os.cpu_count(), mp_context=SPAWN) as pool:
-        for seed in range(seeds):
-            for name, leaves in VARIANTS.items():
-                folder = out / f"{name} {seed}"
-                if not (folder / "history.json").is_file():
-                    pool.submit(train, configuration("digits_editor", epochs, seed, **leaves), corpus, folder)
+        jobs = [
+            pool.submit(train, configuration("digits_editor", epochs, seed, **leaves), corpus, out / f"{name} {seed}")
+            for seed in range(seeds)
+            for name, leaves in VARIANTS.items()
+            if not (out / f"{name} {seed}" / "history.json").is_file()
+        ]
+        for job in jobs:
+            job.result()
     print("| the editor learns from | dev CER of the draft | after 1 step | seeds |\n| - | - | - | - |")
     for name in VARIANTS:
         rows = [json.loads((out / f"{name} {seed}" / "history.json").read_text())[-1] for seed in range(seeds)]

@@ -163,3 +163,30 @@ def test_relative_keys_equal_their_formula(farthest: int) -> None:
             distance = max(-farthest, min(farthest, i - j))
             expected: Tensor = query_BHSE[:, :, i] @ keys.table.weight[distance + farthest] / 8**0.5
             torch.testing.assert_close(bias_BHSS[:, :, i, j], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_context_wider_than_the_utterance_costs_nothing() -> None:
+    """Blocks are no wider than the batch, so that a wide context pads nothing."""
+    model = tiny.model(encoder_block="conformer", context_size=3000).encoder
+    with torch.no_grad():
+        _, context = model.embed(torch.randn(2, 30, tiny.BINS), torch.tensor([30, 9]))
+    assert context.block == context.lengths_B.max()
+
+
+def test_a_frozen_norm_keeps_its_statistics() -> None:
+    norm = MaskedBatchNorm(4).train()
+    norm.weight.requires_grad_(False)
+    x_BSC, counted_BS1 = torch.randn(2, 5, 4) + 3, torch.ones(2, 5, 1, dtype=torch.bool)
+    found_BSC = norm(x_BSC, counted_BS1)
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    torch.testing.assert_close(found_BSC, x_BSC / (1 + norm.eps) ** 0.5)
+
+
+def test_a_causal_conformer_must_not_look_ahead() -> None:
+    with pytest.raises(ValueError, match="which looks ahead: set it to 2 or less"):
+        tiny.shape(encoder_block="conformer", encoder_causal=True, conv_kernel=3)
+    model = tiny.model(encoder_block="conformer", encoder_causal=True, conv_kernel=2, reduction="stack").encoder
+    x_BTF = torch.randn(1, 20, tiny.BINS)
+    with torch.no_grad():
+        whole_BSD, start_BSD = (model(x_BTF[:, :length], torch.tensor([length]))[0] for length in (20, 10))
+    torch.testing.assert_close(whole_BSD[:, : start_BSD.shape[1]], start_BSD, atol=1e-5, rtol=1e-5)

@@ -83,8 +83,12 @@ def shapes(draw: st.DrawFn) -> Model:
             leaves[name] = draw(st.sampled_from(get_args(field.annotation)))
         else:
             leaves[name] = draw(st.booleans() if field.annotation is bool else SIZES[name])
+    if leaves["encoder_causal"] and leaves["encoder_block"] == "conformer":
+        leaves["conv_kernel"] = 1
     if leaves["reduction"] != "stack":
         leaves |= {"stack_norm": "none", "frame_norm": "none", "stack_bias": False}
+    if leaves["encoder_causal"] and leaves["encoder_block"] == "conformer":
+        leaves["conv_kernel"] = 1
     if leaves["reduction"] not in ANY_FACTOR:
         leaves["reduction_factor"] = draw(st.sampled_from(sorted(STRIDES)))
     leaves["norm_positions"] &= leaves["embedding_norm"]

@@ -42,7 +42,13 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer.groups": [{"pattern": "decoder.embedding.*", "lr_scale": 0.5}],
     },
     "conformer": {**tiny.CONFORMER, "training.ema": 0.9},
-    "editor": {**tiny.EDITING, **MASKS, "drafts.threshold": 1.0, "drafts.corrupted": 0.5, "training.accumulation": 2},
+    "editor": {
+        **tiny.EDITING,
+        **MASKS,
+        "drafts.threshold": 1.0,
+        "drafts.corrupted_share": 0.5,
+        "training.accumulation": 2,
+    },
     # With a batch norm, whose statistics are those of all workers; utterances that only fill a batch are none of them.
     "editor_of_a_conformer": {**tiny.EDITING, **tiny.CONFORMER, "drafts.threshold": 1.0, "training.batch_seconds": 2.0},
     # So few batches that one worker may have none to validate.

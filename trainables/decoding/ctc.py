@@ -14,6 +14,7 @@ from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.decoding.search import Hypotheses
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.masking import length_mask
+from trainables.models.editing.slots import collapse
 
 # The hash of a prefix with one token more is hash x HASH_FACTOR + token, modulo 2^64. The factor is an odd random
 # number: two of the few prefixes of an utterance have the same hash with a probability of about 2^-64.
@@ -25,10 +26,7 @@ NO_PARENT = -1
 def ctc_greedy(ctc_logits_BSV: Tensor, state_lengths_B: Tensor) -> list[list[int]]:
     """The likeliest token of each state, repeats merged, blanks dropped (Graves et al., 2006, section 3.2)."""
     best_BS = ctc_logits_BSV.index_fill(-1, _suppressed(ctc_logits_BSV.device), -torch.inf).argmax(-1)
-    best_BS = torch.where(length_mask(state_lengths_B, best_BS.shape[1]), best_BS, BLANK)
-    previous_BS = torch.cat([torch.full_like(best_BS[:, :1], BLANK), best_BS[:, :-1]], dim=1)
-    kept_BS = (best_BS != previous_BS) & (best_BS != BLANK)
-    return [row[keep].tolist() for row, keep in zip(best_BS.cpu(), kept_BS.cpu(), strict=True)]
+    return collapse(best_BS, state_lengths_B, BLANK).lists()
 
 
 @torch.inference_mode()

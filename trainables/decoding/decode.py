@@ -38,7 +38,7 @@ class Search:
         """Encoded utterances (`model.encode`) -> the best token sequence of each, without SOS and EOS.
 
         Args:
-            max_tokens_B: the largest number of tokens of each utterance; only a decoder needs it.
+            max_tokens_B: the largest number of tokens of each utterance; CTC alone cannot exceed its states.
         """
         config = self.config
         if config.method == "ctc":
@@ -46,7 +46,7 @@ class Search:
         if config.method == "ctc_beam":
             return ctc_beam(*model.ctc_logits(encoded), config.beam).best()
         if isinstance(model, TranscriptEditor):
-            return edit(model, encoded, config.editing_steps).lists()
+            return edit(model, encoded, config.editing_steps, max_tokens_B).lists()
         states_BSD, state_lengths_B = encoded
         return self._decoded(model, states_BSD, state_lengths_B, max_tokens_B)
 

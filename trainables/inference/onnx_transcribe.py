@@ -40,12 +40,13 @@ class Recognizer:
         features_1TF, lengths_1 = features_TF[None].astype(np.float32), np.array([len(features_TF)])
         encoded = self.graphs["encoder"].run(None, {"features": features_1TF, "lengths": lengths_1})
         is_editor = self.about["kind"] == "transcript_editor"
-        return self.text(self.edited(*encoded) if is_editor else self.decoded(len(features_TF), *encoded))
+        longest = math.ceil(len(features_TF) * self.about["tokens_per_frame"]) + self.about["spare_tokens"]
+        return self.text((self.edited if is_editor else self.decoded)(longest, *encoded))
 
-    def decoded(self, frames: int, states_1SD: Floats, state_lengths_1: Ints, _ctc_logits_1SV: Floats) -> list[int]:
+    def decoded(self, longest: int, states_1SD: Floats, state_lengths_1: Ints, _ctc_logits_1SV: Floats) -> list[int]:
         """Tokens by greedy search, which runs the decoder for each token."""
         said: list[int] = []
-        for _ in range(math.ceil(frames * self.about["tokens_per_frame"]) + self.about["spare_tokens"]):
+        for _ in range(longest):
             tokens_1U = np.array([[self.about["start"], *said]])
             (logits_1UV,) = self.graphs["decoder"].run(
                 None, {"tokens": tokens_1U, "states": states_1SD, "state_lengths": state_lengths_1}
@@ -65,7 +66,7 @@ class Recognizer:
         return logits_V
 
     def edited(
-        self, states_1SD: Floats, state_lengths_1: Ints, draft_logits_1PV: Floats, _draft_lengths_1: Ints
+        self, longest: int, states_1SD: Floats, state_lengths_1: Ints, draft_logits_1PV: Floats, _draft_lengths_1: Ints
     ) -> list[int]:
         """Tokens of the draft after the configured number of editing steps, each of which runs the editor once."""
         audio_1AD, (count,) = self.graphs["projector"].run(
@@ -75,7 +76,7 @@ class Recognizer:
         for _ in range(self.about["editing_steps"]):
             inputs = {"audio": audio_1AD[:, :count], "tokens": self.with_slots(tokens)}
             (logits_UV,) = self.graphs["editor"].run(None, inputs)
-            tokens = self.collapsed(logits_UV)
+            tokens = self.collapsed(logits_UV)[:longest]
         return tokens
 
     def collapsed(self, logits_UV: Floats) -> list[int]:

@@ -95,7 +95,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
     def forward(self, x_BSC: Tensor, counted_BS1: Tensor) -> Tensor:  # type: ignore[override]
         """Normalises each channel of (B, S, C) in float32; `counted_BS1` is True at states for the statistics."""
         x_BSC, mean_C, variance_C = x_BSC.float(), self.running_mean, self.running_var
-        if self.training:
+        if self.training and self.weight.requires_grad:  # a frozen norm keeps its statistics
             mean_C, variance_C = self.statistics(x_BSC, counted_BS1)
         assert mean_C is not None and variance_C is not None
         return (x_BSC - mean_C) * ((variance_C + self.eps).rsqrt() * self.weight) + self.bias

@@ -73,16 +73,22 @@ class DecoderLayer(nn.Module):
         self.residual = Residual(config)
 
     def forward(
-        self, x_BQD: Tensor, attend: Attend, key_value: tuple[Tensor, Tensor] | None, mask_B11S: Tensor | None
+        self,
+        x_BQD: Tensor,
+        attend: Attend,
+        key_value: tuple[Tensor, Tensor] | None = None,
+        mask_B11S: Tensor | None = None,
+        item_Q: Tensor | None = None,
     ) -> Tensor:
         """(B, Q, D) -> (B, Q, D), for all tokens (in training) or for the latest one of each hypothesis (in a search).
 
         Args:
             attend: kernel of the self-attention.
-            key_value: from `CrossAttention.project`; None in a language model.
+            key_value: from `CrossAttention.project`; None in a language model and in an editor.
             mask_B11S: True at valid states; None: all are valid.
+            item_Q: number of the utterance of each position of an editor's flat batch; None: a row is an utterance.
         """
-        keep = self.residual.draw(x_BQD)
+        keep = self.residual.draw(x_BQD, item_Q)
         x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep)
         if self.cross_attention is not None and key_value is not None:
             cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S)

@@ -98,6 +98,8 @@ class Encoder(nn.Module):
         """Masks, positions and kernel of the attention of utterances with `lengths_B` states, padded to `width`."""
         block, attended_B = self.config.context_size, lengths_B
         if block is not None:
+            if not torch.compiler.is_exporting():  # where the width is a symbol
+                block = min(block, width)
             width_in_blocks = math.ceil(width / block)
             start_M = torch.arange(width_in_blocks, device=lengths_B.device) * block
             # A block of padding alone attends to its first state, so that no row of scores is empty.

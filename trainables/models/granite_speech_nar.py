@@ -296,7 +296,7 @@ def results(model: TranscriptEditor, features_TF: Tensor, labels_U: Tensor, weig
     total.backward()
     tokens = [model.tokens(draft)]
     for _ in range(STEPS):
-        tokens.append(model.edit(audio_BAD, audio_lengths_B, tokens[-1]))
+        tokens.append(model.step(audio_BAD, audio_lengths_B, tokens[-1]))
     return {
         "encoder_states": torch.stack([embedded, *states]),
         "encoder_logits": draft.logits_BPV[0],

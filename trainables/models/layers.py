@@ -90,13 +90,19 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layer_drop = config.layer_drop
 
-    def draw(self, x_BSD: Tensor) -> Tensor | None:
+    def draw(self, x_BSD: Tensor, item_S: Tensor | None = None) -> Tensor | None:
         """LayerDrop's random factor, 0 or 1, for each utterance, (B, 1, 1); None if no layer can be dropped.
 
         One draw is shared by all sublayers of a layer.
+
+        Args:
+            item_S: number of the utterance of each position of a flat batch (B = 1); the factors are (1, S, 1).
         """
         if not self.training or self.layer_drop == 0:
             return None
+        if item_S is not None:
+            drawn_S = torch.rand(len(item_S), device=x_BSD.device)[item_S]
+            return (drawn_S >= self.layer_drop).to(x_BSD.dtype)[None, :, None]
         return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
 
     def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:

@@ -238,7 +238,7 @@ def test_every_editor_is_the_same_in_onnxruntime(kind: str, tiny_corpus: Corpus,
         tokens_1U = torch.randint(recognizer.tokenizer.vocab_size, (1, count))
         joined = model.editor.join(audio_1AD, torch.tensor([audio]), TokenRows(tokens_1U, torch.tensor([count])))
         (found_UV,) = run(tmp_path / EDITOR, audio_1AD, tokens_1U)
-        close(found_UV, model.editor.edit(*joined))
+        close(found_UV, model.editor(*joined))
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -32,7 +32,7 @@ def text(*counts: int) -> TokenRows:
 
 def edited(model: Editor, audio_BAD: Tensor, audio_lengths_B: Tensor, positions: TokenRows) -> Tensor:
     with torch.no_grad():
-        return model.edit(*model.join(audio_BAD, audio_lengths_B, positions))
+        return model(*model.join(audio_BAD, audio_lengths_B, positions))
 
 
 @settings(max_examples=60)
@@ -71,7 +71,7 @@ def test_every_position_sees_every_other_of_its_item(positions: str) -> None:
     audio_BAD = torch.randn(2, 4, WIDTH, requires_grad=True)
     x_1ND, layout = model.join(audio_BAD, torch.tensor([4, 3]), text(5, 6))
     x_1ND = x_1ND.detach().requires_grad_()
-    logits_NV = model.edit(x_1ND, layout)
+    logits_NV = model(x_1ND, layout)
     item_N = layout.item_N[layout.text_N]
     for place, item in enumerate(item_N.tolist()):
         (gradient,) = torch.autograd.grad(logits_NV[place].square().sum(), x_1ND, retain_graph=True)
@@ -146,3 +146,11 @@ def test_items_in_padded_rows_attend_as_under_a_block_mask(lengths: list[int]) -
     expected = nn.functional.scaled_dot_product_attention(query, key, value, item_N[:, None] == item_N)
     for kernel in ("sdpa", "flex"):  # flex: a GPU's choice
         torch.testing.assert_close(within_items(kernel, layout)(query, key, value), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_each_item_of_a_flat_batch_skips_a_layer_by_itself() -> None:
+    model = tiny.editor(editor={"layer_drop": 0.5, "layers": 1}).train().editor
+    item_N = torch.arange(200).repeat_interleave(3)
+    factors_1N1 = model.layers[0].residual.draw(torch.zeros(1, 600, 8), item_N)
+    of_items_N3 = factors_1N1.view(200, 3)
+    assert (of_items_N3 == of_items_N3[:, :1]).all() and 60 < of_items_N3[:, 0].sum() < 140

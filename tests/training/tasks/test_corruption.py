@@ -49,7 +49,7 @@ def written(tokens: list[int]) -> str:
 def test_a_third_of_the_errors_is_of_each_kind(rate: float, texts: DeviceTexts) -> None:
     everything = np.arange(TEXTS)
     tokens = rows_of(texts, everything)
-    changed = corruption(texts, corruption=rate).corrupt(tokens, torch.arange(TEXTS))
+    changed = corruption(texts, corruption_rate=rate).corrupt(tokens, torch.arange(TEXTS))
     assert min(min(row) for row in changed.lists() if row) >= len(SPECIAL_IDS)
     pairs = [pair for one, other in zip(tokens.lists(), changed.lists(), strict=True)
              for pair in align_characters([written(one)], [written(other)])[0]]  # fmt: skip
@@ -63,19 +63,19 @@ def test_a_third_of_the_errors_is_of_each_kind(rate: float, texts: DeviceTexts) 
 
 def test_without_a_rate_nothing_changes(texts: DeviceTexts) -> None:
     tokens = rows_of(texts, np.arange(50))
-    assert corruption(texts, corruption=0.0).corrupt(tokens, torch.arange(50)).lists() == tokens.lists()
+    assert corruption(texts, corruption_rate=0.0).corrupt(tokens, torch.arange(50)).lists() == tokens.lists()
 
 
 def test_errors_depend_on_seed_and_epoch_and_on_no_batch(texts: DeviceTexts) -> None:
-    whole = corruption(texts, corruption=0.3).corrupt(rows_of(texts, np.arange(60)), torch.arange(60)).lists()
+    whole = corruption(texts, corruption_rate=0.3).corrupt(rows_of(texts, np.arange(60)), torch.arange(60)).lists()
     order = np.random.default_rng(1).permutation(60)
-    again = corruption(texts, corruption=0.3)
+    again = corruption(texts, corruption_rate=0.3)
     for start, end in pairwise([0, 1, 8, 33, 60]):
         indices = order[start:end]
         found = again.corrupt(rows_of(texts, indices), torch.from_numpy(indices)).lists()
         assert found == [whole[index] for index in indices]
     for key in ((0, 2), (1, 1)):
-        other = corruption(texts, key, corruption=0.3).corrupt(rows_of(texts, np.arange(60)), torch.arange(60))
+        other = corruption(texts, key, corruption_rate=0.3).corrupt(rows_of(texts, np.arange(60)), torch.arange(60))
         assert other.lists() != whole
 
 
@@ -83,7 +83,7 @@ def test_a_share_of_the_drafts_is_corrupted(texts: DeviceTexts) -> None:
     index, drafts = torch.arange(TEXTS), rows_of(texts, np.arange(TEXTS))
     counts = {}
     for share in (0.0, 0.4, 1.0):
-        errors = corruption(texts, corruption=0.5, corrupted=share)
+        errors = corruption(texts, corruption_rate=0.5, corrupted_share=share)
         found, whole = errors.corrupt_chosen(drafts, index).lists(), errors.corrupt(drafts, index).lists()
         chosen = [one != other for one, other in zip(found, drafts.lists(), strict=True)]
         counts[share] = sum(chosen)
@@ -95,5 +95,5 @@ def test_a_share_of_the_drafts_is_corrupted(texts: DeviceTexts) -> None:
 def test_a_draft_may_be_longer_than_its_reference(texts: DeviceTexts) -> None:
     """The tables of draws are as long as the references; a draft of any length gets errors, an empty one none."""
     ids = torch.randint(len(SPECIAL_IDS), tiny.VOCABULARY, (2, 300))
-    found = corruption(texts, corruption=0.3).corrupt(TokenRows(ids, torch.tensor([300, 0])), torch.tensor([3, 4]))
+    found = corruption(texts, corruption_rate=0.3).corrupt(TokenRows(ids, torch.tensor([300, 0])), torch.tensor([3, 4]))
     assert found.lists()[1] == [] and found.lists()[0] != ids[0].tolist()

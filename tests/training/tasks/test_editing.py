@@ -30,7 +30,7 @@ RANDOM = {
     **tiny.EDITING,
     "model.editor.dropout": 0.1,
     "model.mid_head.dropout": 0.1,
-    "drafts.corrupted": 0.5,
+    "drafts.corrupted_share": 0.5,
     "drafts.threshold": 0.9,
     "training.epochs": 5,
     "optimizer.lr": 1e-2,
@@ -78,7 +78,7 @@ def test_validation_scores_the_draft_one_step_and_the_steps_asked_for(
 
 def test_it_edits_corrupted_references_until_drafts_are_below_the_threshold(tiny_corpus: Corpus) -> None:
     trainer = Trainer(
-        tiny.config({**tiny.EDITING, "drafts.threshold": 0.5, "drafts.corruption": 0.0}), tiny_corpus, CPU
+        tiny.config({**tiny.EDITING, "drafts.threshold": 0.5, "drafts.corruption_rate": 0.0}), tiny_corpus, CPU
     )
     task = trainer.task
     assert isinstance(task, EditingTask)
@@ -86,8 +86,8 @@ def test_it_edits_corrupted_references_until_drafts_are_below_the_threshold(tiny
     task.network.editor.join = _noting(edited, task.network.editor.join)  # type: ignore[method-assign]
     indices, weights = np.arange(4), np.ones(4, dtype=np.float32)
     edge = int(tiny_corpus.training_split().frames[:4].max())
-    for cer, own in [(None, False), (0.5, False), (0.49, True), (0.7, False)]:
-        task.start_epoch(2, [] if cer is None else [{"val_ctc_cer": cer}])
+    for rates, own in [([], False), ([0.5], False), ([0.49], True), ([0.49, 0.7], True), ([0.7], False)]:
+        task.start_epoch(2, [{"val_ctc_cer": rate} for rate in rates])
         task.losses(trainer.model.eval(), trainer.config.loss, indices, edge, weights)
         batch = task.train_data.gather(indices, edge, weights)
         draft = task.network.tokens(task.network.encode(batch.features_BTF, batch.lengths_B))

@@ -60,5 +60,5 @@ class Pooling(nn.Module):
             weights_BPW = weights_BPW / (weights_BPW.sum(-1, keepdim=True) + self.epsilon)
         else:
             weights_BPW = log_weights_BPW.softmax(-1)
-        pooled_BPD = (weights_BPW[..., None, :] @ x_BPWD).squeeze(-2)
+        pooled_BPD = (weights_BPW[..., None] * x_BPWD).sum(2)  # a matrix product would leave float32 under autocast
         return pooled_BPD.to(x_BSD.dtype), (lengths_B + self.window - 1) // self.window

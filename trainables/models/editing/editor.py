@@ -45,7 +45,7 @@ class Editor(Decoder):
 
     def __init__(self, config: Model, vocab_size: int) -> None:
         super().__init__(config.editor.language_model(), vocab_size, cross_attention=False)
-        self.kernel = config.attention
+        self.kernel = config.editor.attention
 
     def embed(self, ids_BP: Tensor) -> Tensor:
         """Embeddings of text positions, (B, P, D)."""
@@ -69,17 +69,18 @@ class Editor(Decoder):
         )
         return x_ND[None], layout
 
-    def edit(self, x_1ND: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x_1ND: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
         """The flat batch -> logits (N', V) at its N' text positions."""
-        y_1ND = self.run(x_1ND, layout.position_N, within_items(self.kernel, layout))
+        y_1ND = self.run(x_1ND, layout.position_N, within_items(self.kernel, layout), layout.item_N)
         return self.logits(y_1ND[0, layout.text_N])
 
-    def run(self, x_1ND: Tensor, position_N: Tensor, attend: Attend) -> Tensor:
+    def run(self, x_1ND: Tensor, position_N: Tensor, attend: Attend, item_N: Tensor | None = None) -> Tensor:
         """Output of the last layer, (1, N, D).
 
         Args:
             position_N: position of each element within its item.
             attend: kernel of the self-attention.
+            item_N: number of the item of each element; None: there is one.
         """
         config = self.config
         x_1ND = x_1ND * config.embedding_multiplier
@@ -89,7 +90,7 @@ class Editor(Decoder):
             attend = rotated(attend, Rotation(position_N, config.head_width, config.rotary_base))
         x_1ND = self.dropout(x_1ND)
         for layer in self.stack:
-            x_1ND = layer(x_1ND, attend, None, None)
+            x_1ND = layer(x_1ND, attend, item_Q=item_N)
         return x_1ND
 
 
@@ -111,7 +112,13 @@ def within_items(kernel: str, layout: Layout) -> Attend:
     if kernel == "flex" and item_N.is_cuda:
         total = len(item_N)
         blocks = create_block_mask(
-            lambda b, h, q, k: item_N[q] == item_N[k], None, None, total, total, device=str(item_N.device)
+            lambda b, h, q, k: item_N[q] == item_N[k],
+            None,
+            None,
+            total,
+            total,
+            device=str(item_N.device),
+            _compile=True,  # without it, the mask of total x total is made in memory first
         )
         return lambda query, key, value: compiled_flex()(query, key, value, block_mask=blocks)
     longest = int(lengths_B.max())
@@ -127,3 +134,10 @@ def within_items(kernel: str, layout: Layout) -> Attend:
         return y_BHLE.transpose(1, 2).flatten(0, 1)[place_N].transpose(0, 1)[None]
 
     return attend
+
+
+def unflattened(x_N: Tensor, text: TokenRows) -> Tensor:
+    """Rows of items, padded with zeros, of what was computed at their text positions: (N', ...) -> (B, P, ...)."""
+    valid_BP = length_mask(text.lengths_B, text.ids_BU.shape[1])
+    rows = x_N.new_zeros(*valid_BP.shape, *x_N.shape[1:])
+    return rows.masked_scatter(valid_BP.view(*valid_BP.shape, *[1] * (x_N.dim() - 1)), x_N)

@@ -14,8 +14,9 @@ from torch import Tensor
 from trainables.config import Loss
 from trainables.masking import length_mask
 from trainables.models.editing.draft import MID_BLANK
+from trainables.models.editing.editor import unflattened
 from trainables.models.editing.slots import TokenRows
-from trainables.models.editing.transcript_editor import Edited, unflattened
+from trainables.models.editing.transcript_editor import Edited
 from trainables.models.losses import ctc_frames_needed
 
 

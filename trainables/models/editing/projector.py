@@ -69,10 +69,10 @@ class Projector(nn.Module):
         A is that of whole windows; positions behind an utterance's number are padding.
         """
         normed = [norm(x_BSD) for norm, x_BSD in zip(self.norms, states, strict=True)]
-        batch, width = normed[0].shape[:2]
+        batch, states_count = normed[0].shape[:2]
         x_BSJ = F.gelu(self.input(torch.cat(normed, dim=-1)))
-        valid_BS = F.pad(length_mask(lengths_B, width), (0, -width % self.window))
-        x_BSJ = F.pad(x_BSJ, (0, 0, 0, -width % self.window)) * valid_BS[..., None]
+        valid_BS = F.pad(length_mask(lengths_B, states_count), (0, -states_count % self.window))
+        x_BSJ = F.pad(x_BSJ, (0, 0, 0, -states_count % self.window)) * valid_BS[..., None]
         x_MWJ = x_BSJ.reshape(-1, self.window, x_BSJ.shape[-1])
         valid_MW = valid_BS.reshape(-1, self.window)
         if self.drop_remainder:  # zeros take part in means and attention

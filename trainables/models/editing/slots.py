@@ -28,6 +28,10 @@ class TokenRows(NamedTuple):
         padded = pad_sequence([torch.tensor(row or [0], dtype=torch.long) for row in rows], batch_first=True)
         return cls(padded.to(device), lengths_B)
 
+    def cut(self, longest_B: Tensor) -> TokenRows:
+        """The first tokens of each row, at most `longest_B`."""
+        return TokenRows(self.ids_BU, torch.minimum(self.lengths_B, longest_B))
+
     def lists(self) -> list[list[int]]:
         """The valid ids of each row."""
         return [row[:length] for row, length in zip(self.ids_BU.tolist(), self.lengths_B.tolist(), strict=True)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.data.text.tokenizer import BLANK, SPECIAL_IDS
 from trainables.models.editing.draft import MidHead, Pooling
-from trainables.models.editing.editor import Editor
+from trainables.models.editing.editor import Editor, unflattened
 from trainables.models.editing.projector import Projector, layers_read
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 from trainables.models.encoder import Encoder
@@ -100,11 +100,14 @@ class TranscriptEditor(nn.Module):
             revise: gives the tokens to edit in place of the draft's; None: those of the draft.
             weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
         """
-        draft = self.encode(features_BTF, lengths_B, weights_B)
+        return self.edited(self.encode(features_BTF, lengths_B, weights_B), revise)
+
+    def edited(self, draft: Draft, revise: Revise | None = None) -> Edited:
+        """A draft and the logits of one editing step; see `forward`."""
         audio_BAD, audio_lengths_B = self.projector(draft.states, draft.lengths_B)
         tokens = self.tokens(draft)
         positions = self.positions(tokens if revise is None else revise(tokens))
-        return Edited(draft, positions, self.editor.edit(*self.editor.join(audio_BAD, audio_lengths_B, positions)))
+        return Edited(draft, positions, self.editor(*self.editor.join(audio_BAD, audio_lengths_B, positions)))
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor, weights_B: Tensor | None = None) -> Draft:
         """Normalised features and frames per utterance -> states and the logits of both heads.
@@ -150,20 +153,15 @@ class TranscriptEditor(nn.Module):
         return interleave(tokens, self.slot, self.config.slots.minimum)
 
     @torch.no_grad()
-    def edit(self, audio_BAD: Tensor, audio_lengths_B: Tensor, tokens: TokenRows) -> TokenRows:
+    def step(self, audio_BAD: Tensor, audio_lengths_B: Tensor, tokens: TokenRows) -> TokenRows:
         """One editing step: tokens -> tokens, by one forward pass of the editor.
 
         Args:
             audio_BAD, audio_lengths_B: from `self.projector`.
         """
         positions = self.positions(tokens)
-        logits_NV = self.editor.edit(*self.editor.join(audio_BAD, audio_lengths_B, positions))
+        return self.collapsed(self.editor(*self.editor.join(audio_BAD, audio_lengths_B, positions)), positions)
+
+    def collapsed(self, logits_NV: Tensor, positions: TokenRows) -> TokenRows:
+        """Tokens that the editor's logits at its text positions stand for."""
         return collapse(unflattened(self.best(logits_NV), positions), positions.lengths_B, self.slot)
-
-
-def unflattened(x_N: Tensor, positions: TokenRows) -> Tensor:
-    """Rows of utterances, padded with zeros, of what was computed at their text positions: (N', ...) -> (B, P, ...)."""
-    width = positions.ids_BU.shape[1]
-    valid_BP = torch.arange(width, device=x_N.device) < positions.lengths_B[:, None]
-    rows = x_N.new_zeros(*valid_BP.shape, *x_N.shape[1:])
-    return rows.masked_scatter(valid_BP.view(*valid_BP.shape, *[1] * (x_N.dim() - 1)), x_N)

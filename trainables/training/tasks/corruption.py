@@ -23,7 +23,7 @@ CORRUPTION = -2  # last part of the key of the generator
 class EpochCorruption:
     """Random errors of every utterance of a split in one epoch.
 
-    Each token is deleted, replaced or followed by another, each with a third of the probability `drafts.corruption`.
+    Each token is deleted, replaced or followed by another, each with a third of `drafts.corruption_rate`.
     The draws are tables made from (seed, epoch) alone, so an utterance's errors do not depend on batch or worker.
 
     Args:
@@ -32,12 +32,12 @@ class EpochCorruption:
     """
 
     def __init__(self, config: Drafts, texts: DeviceTexts, vocab_size: int, key: Sequence[int]) -> None:
-        self.rate, self.counts_N, self.offsets_N = config.corruption, texts.counts.clamp(min=1), texts.offsets
+        self.rate, self.counts_N, self.offsets_N = config.corruption_rate, texts.counts.clamp(min=1), texts.offsets
         random, total, device = generator(*key, CORRUPTION), len(texts.tokens), texts.device
         self.draws = torch.rand(total, generator=random).to(device)
         first = len(SPECIAL_IDS)
         self.others = torch.randint(first, max(vocab_size, first + 1), (total,), generator=random).to(device)
-        self.chosen_N = (torch.rand(len(texts.counts), generator=random) < config.corrupted).to(device)
+        self.chosen_N = (torch.rand(len(texts.counts), generator=random) < config.corrupted_share).to(device)
 
     def corrupt(self, tokens: TokenRows, index_B: Tensor) -> TokenRows:
         """Tokens with errors; `index_B` are the utterances' numbers in the split."""
@@ -52,7 +52,7 @@ class EpochCorruption:
         return packed(said_BU2.flatten(1), kept_BU2.flatten(1))
 
     def corrupt_chosen(self, drafts: TokenRows, index_B: Tensor) -> TokenRows:
-        """Drafts, those of a share `drafts.corrupted` of the utterances with errors."""
+        """Drafts, those of a share `drafts.corrupted_share` of the utterances with errors."""
         changed = self.corrupt(drafts, index_B)
         width = max(drafts.ids_BU.shape[1], changed.ids_BU.shape[1])
         rows = [torch.nn.functional.pad(ids_BU, (0, width - ids_BU.shape[1])) for ids_BU in (changed[0], drafts[0])]

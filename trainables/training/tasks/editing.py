@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from trainables.config import Config, Loss
 from trainables.data.batching import Batch
 from trainables.data.corpus import Corpus
-from trainables.decoding import edit
 from trainables.evaluation.examples import Attention, editor_attention
+from trainables.masking import length_mask
 from trainables.models.editing.losses import EditorLosses, editor_losses
 from trainables.models.editing.slots import TokenRows, packed
 from trainables.models.editing.transcript_editor import Edited, TranscriptEditor
@@ -56,7 +56,7 @@ class EditingTask(RecognitionTask):
     def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
         super().start_epoch(epoch, history)
         config, texts = self.config.drafts, self.train_data.texts
-        self.own_drafts = bool(history) and history[-1]["val_ctc_cer"] < config.threshold
+        self.own_drafts = any(row["val_ctc_cer"] < config.threshold for row in history)
         key = (self.config.training.seed, epoch)
         self.corruption = EpochCorruption(config, texts, self.trained.tokenizer.vocab_size, key)
 
@@ -67,7 +67,7 @@ class EditingTask(RecognitionTask):
         def drafts(own: TokenRows) -> TokenRows:
             if not self.own_drafts:
                 return self.corruption.corrupt(references, index_B)
-            return self.corruption.corrupt_chosen(own, index_B) if self.config.drafts.corrupted else own
+            return self.corruption.corrupt_chosen(own, index_B) if self.config.drafts.corrupted_share else own
 
         with self.trained.autocast():
             edited = model(batch.features_BTF, batch.lengths_B, drafts, batch.weights_B)
@@ -82,7 +82,7 @@ class EditingTask(RecognitionTask):
         """Sums of the losses of a batch."""
         references = references_of(batch)
         spellings_BUL = self.spellings_VL[batch.targets_BU]
-        spoken_BU = torch.arange(batch.targets_BU.shape[1], device=self.device) < references.lengths_B[:, None]
+        spoken_BU = length_mask(references.lengths_B, batch.targets_BU.shape[1])
         characters_BU = (spellings_BUL * spoken_BU[..., None]).flatten(1)
         spellings = packed(characters_BU, characters_BU > 0)
         return editor_losses(edited, references, spellings, self.network.slot, batch.weights_B)
@@ -117,8 +117,8 @@ class EditingTask(RecognitionTask):
             texts.append(self.trained.decode(self.search, draft, batch.lengths_B))
             seconds = time.perf_counter() - start
             texts.append(self.trained.decode_ctc(draft))
-            texts.append([decode(ids) for ids in edit(network, draft, 1).lists()])
-            edited = network(batch.features_BTF, batch.lengths_B)
+            edited = network.edited(draft)
+            texts.append([decode(ids) for ids in network.collapsed(edited.logits_NV, edited.positions).lists()])
         sums = self.summed(edited, batch)
         return torch.stack([*vars(sums).values(), batch.target_lengths_B.sum()]), seconds, texts
 
