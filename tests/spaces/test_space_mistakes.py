@@ -99,7 +99,7 @@ EXPECTED = [
     (32, "asha.brackets", "the keys here are metric, unit, grace, promotion, reduction, plateau"),
     (32, "asha.grace", "grace <= epochs must hold, but got grace=11, epochs=10"),
     (32, "asha.reduction", "greater than 1, but got 1"),
-    (33, "sede", "unknown key; the keys here are base, vary, start, rules, budget, trials, epochs, sampler"),
+    (33, "sede", "unknown key; the keys here are base, vary, start, budget, rules, trials, epochs, sampler"),
 ]
 
 
