@@ -83,11 +83,38 @@ def test_all_mistakes_are_in_one_message() -> None:
     assert "training.epochs" in found and "got 0" in found
 
 
+ODD = {"d_model": 9, "heads": 3, "encoder_positions": "none", "decoder_positions": "none"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ODD,
+        {"kind": "transcript_editor", "d_model": 9, "heads": 3, "encoder_positions": "relative_keys"},
+        {"kind": "language_model", "d_model": 9, "heads": 3, "decoder_positions": "none"},
+        {"kind": "transcript_editor", "editor": {"d_model": 9, "heads": 3, "positions": "none"}},
+        {"kind": "transcript_editor", "projector": {"d_model": 3, "heads": 3}},
+    ],
+)
+def test_a_width_may_be_odd_or_small_where_there_are_no_sinusoids(fields: dict[str, Any]) -> None:
+    """Positions of a stack that this kind of model does not have do not count."""
+    assert parse_config({"model": fields}, "test").model.kind == fields.get("kind", "encoder_decoder")
+
+
 @pytest.mark.parametrize(
     ("section", "fields", "expected"),
     [
         ("model", {"d_model": 256, "heads": 3}, "heads must divide d_model, but got heads=3, d_model=256"),
-        ("model", {"d_model": 9, "heads": 3}, "d_model must be even"),
+        ("model", {"d_model": 9, "heads": 3}, "d_model must be even for sinusoidal positions, but got d_model=9"),
+        ("model", {**ODD, "encoder_positions": "transformer_xl"}, "must be even for transformer_xl positions"),
+        ("model", {**ODD, "encoder_positions": "rotary"}, "rotary positions need an even head size, but it is 3"),
+        ("model", {**ODD, "reduction": "lstm"}, "d_model must be even for reduction=lstm, but got d_model=9"),
+        (
+            "model",
+            {"kind": "transcript_editor", "editor": {"d_model": 9, "heads": 3, "positions": "sinusoidal"}},
+            "d_model must be even",
+        ),
+        ("model", {"kind": "language_model", "d_model": 9, "heads": 3}, "d_model must be even for sinusoidal"),
         ("model", {"reduction_factor": 0}, "model.reduction_factor"),
         ("model", {"dropout": 1.0}, "model.dropout"),
         ("model", {"layer_drop": -0.1}, "model.layer_drop"),

@@ -17,7 +17,7 @@ ANY_FACTOR = ("pool", "stack")  # kinds of subsampling in one step
 RECOGNISERS = ("encoder_decoder", "transcript_editor")
 """Kinds of model that transcribe speech: ranked by CER, where language models are ranked by perplexity."""
 
-Width = Annotated[int, Field(ge=8, le=LARGEST_WIDTH)]
+Width = Annotated[int, Field(ge=1, le=LARGEST_WIDTH)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Epochs = Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,15 +90,18 @@ class Blocks(ConfigSection):
         """Width of an attention head."""
         return self.head_size or self.d_model // self.heads
 
-    def conflicts(self) -> list[str]:
-        """Reasons why the keys do not go together; empty if they do."""
+    def conflicts(self, *positions: str) -> list[str]:
+        """Reasons why the keys do not go together with these kinds of positions; empty if they do."""
         found = []
         if self.head_size is None and self.d_model % self.heads:
             found.append(f"heads must divide d_model, but got heads={self.heads}, d_model={self.d_model}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             found.append(f"kv_heads must divide heads, but got kv_heads={self.kv_heads}, heads={self.heads}")
-        if self.d_model % 2:
-            found.append(f"d_model must be even for sinusoidal positions, but got d_model={self.d_model}")
+        if self.d_model % 2 and (waves := {"sinusoidal", "transformer_xl"}.intersection(positions)):
+            names = " and ".join(sorted(waves))
+            found.append(f"d_model must be even for {names} positions, but got d_model={self.d_model}")
+        if "rotary" in positions and self.head_width % 2:
+            found.append(f"rotary positions need an even head size, but it is {self.head_width}")
         if not 1 <= self.inner_width <= LARGEST_WIDTH:
             width = f"ff_expansion={self.ff_expansion} of d_model={self.d_model}"
             found.append(f"{width} is {'less than 1' if self.inner_width < 1 else f'more than {LARGEST_WIDTH}'}")
@@ -171,10 +174,7 @@ class Editor(Blocks):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Editor:
-        mistakes = self.conflicts()
-        if self.positions == "rotary" and self.head_width % 2:
-            mistakes.append(f"rotary positions need an even head size, but it is {self.head_width}")
-        if mistakes:
+        if mistakes := self.conflicts(self.positions):
             raise ValueError("; ".join(mistakes))
         return self
 
@@ -246,7 +246,7 @@ class Model(Blocks):
     encoder_causal: bool = Field(False, description="encoder states attend to themselves and earlier ones only")
     encoder_output: int | None = Field(
         None,
-        ge=8,
+        ge=1,
         le=LARGEST_WIDTH,
         description="width to which the encoder's last states are projected; default: d_model, without a projection",
     )
@@ -283,9 +283,10 @@ class Model(Blocks):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Model:
-        mistakes = self.conflicts()
-        if "rotary" in (self.encoder_positions, self.decoder_positions) and self.head_width % 2:
-            mistakes.append(f"rotary positions need an even head size, but it is {self.head_width}")
+        mistakes = self.conflicts(
+            *([self.encoder_positions] if self.is_recogniser else []),
+            *([self.decoder_positions] if self.kind != "transcript_editor" else []),
+        )
         if self.attention == "flex" and self.head_width < SMALLEST_FLEX_HEAD:
             mistakes.append(f"flex needs a head size of {SMALLEST_FLEX_HEAD} or more, but it is {self.head_width}")
         if self.attention == "flex" and self.encoder_positions in ("relative_keys", "transformer_xl"):
@@ -313,6 +314,8 @@ class Model(Blocks):
             needless = {"stack_norm": "none", "frame_norm": "none", "stack_bias": False}
             used = [f"{key}={getattr(self, key)}" for key, without in needless.items() if getattr(self, key) != without]
             found += [f"{each} has no meaning with reduction={self.reduction}" for each in used]
+        if self.reduction in ("lstm", "both") and self.is_recogniser and self.d_model % 2:
+            found.append(f"d_model must be even for reduction={self.reduction}, but got d_model={self.d_model}")
         if self.reduction_factor not in STRIDES and self.reduction not in ANY_FACTOR:
             factors = ", ".join(map(str, STRIDES))
             found.append(

@@ -39,6 +39,24 @@ SHAPES: dict[str, tuple[dict[str, Any], list[int]]] = {  # differences from `gra
         },
         [30, 24],
     ),
+    "odd_widths": (
+        {
+            f"{ENCODER}hidden_dim": 15, f"{ENCODER}num_heads": 3, f"{ENCODER}dim_head": 5,
+            f"{PROJECTOR}hidden_size": 9, f"{PROJECTOR}num_heads": 3,
+            f"{TEXT}hidden_size": 7, f"{TEXT}num_attention_heads": 1, f"{TEXT}head_dim": 4,
+            f"{TEXT}num_key_value_heads": 1, f"{TEXT}intermediate_size": 5,
+        },
+        [30],
+    ),
+    "narrow": (
+        {
+            f"{ENCODER}hidden_dim": 2, f"{ENCODER}num_heads": 1, f"{ENCODER}dim_head": 2,
+            f"{PROJECTOR}hidden_size": 3, f"{PROJECTOR}num_heads": 1,
+            f"{TEXT}hidden_size": 4, f"{TEXT}num_attention_heads": 2, f"{TEXT}num_key_value_heads": 1,
+            f"{TEXT}intermediate_size": 3,
+        },
+        [30],
+    ),
     "as_many_key_heads": ({f"{TEXT}num_key_value_heads": 4}, [30]),
     "multipliers": (
         {
@@ -170,6 +188,11 @@ def test_weights_of_another_shape_are_refused(leaves: dict[str, Any], problem: s
     [
         ({f"{TEXT}hidden_act": "gelu"}, r"text_config\.hidden_act=gelu"),
         ({f"{TEXT}rope_parameters": {"rope_theta": 1e4, "rope_type": "linear"}}, r"rope_type=linear"),
+        ({f"{TEXT}rope_parameters": None}, r"config\.json: rope_parameters is null, not a section with keys"),
+        ({"encoder_config": [1]}, r"config\.json: encoder_config is \[1\], not a section with keys"),
+        ({f"{ENCODER}num_layers": None}, r"encoder_config\.num_layers=None: must be a whole number above 0"),
+        ({f"{ENCODER}hidden_dim": "16"}, r"encoder_config\.hidden_dim=16: must be a whole number above 0"),
+        ({f"{TEXT}vocab_size": 0}, r"text_config\.vocab_size=0: must be a whole number above 0"),
         ({f"{TEXT}mlp_bias": True}, r"mlp_bias=True"),
         ({f"{TEXT}num_key_value_heads": 3}, r"kv_heads must divide heads"),
         ({f"{PROJECTOR}downsample_rate": 4}, r"projector.reduction_factor must divide window, but got 4 and 15"),
@@ -225,6 +248,25 @@ def test_the_command_ends_with_1_beyond_a_tolerance(
     assert main(folder, monkeypatch) == 1
     beyond = {line.split()[0] for line in capsys.readouterr().out.splitlines() if "beyond" in line}
     assert beyond >= kinds if name.startswith("state") else beyond == kinds
+
+
+def test_a_folder_without_gradients_is_refused(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = load_file(recorded / GOLDEN)
+    save_file({name: value for name, value in golden.items() if not name.startswith("gradient.")}, tmp_path / GOLDEN)
+    (tmp_path / "config.json").write_bytes((recorded / "config.json").read_bytes())
+    assert main(tmp_path, monkeypatch) == 2
+    assert "without 'gradient.*'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["1.edited_2", "mid_logits"])
+def test_a_result_that_is_not_computed_here_is_listed(
+    name: str, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(changed(recorded, tmp_path, name, torch.tensor([1])), monkeypatch) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "not computed here" in line]
+    assert listed == [name.removeprefix("1.")]
 
 
 @pytest.mark.parametrize("missing", ["0.loss", "1.labels", "0.features"])

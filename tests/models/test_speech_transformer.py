@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "encoder_positions": "transformer_xl", "encoder_causal": True, "context_size": 4,
         "encoder_block": "conformer", "conv_norm": "layer",
     },
+    "odd_width": {"d_model": 15, "heads": 3, "encoder_positions": "relative", "decoder_positions": "none"},
     "normed_positions": {"embedding_norm": True, "norm_positions": True, "encoder_causal": True},
 }  # fmt: skip
 for key, field in Model.model_fields.items():

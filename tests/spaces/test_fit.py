@@ -193,7 +193,7 @@ def test_how_a_fit_is_written() -> None:
         ("model.depth: fit", "unknown key"),
         ("model.d_model: {fit: 256}", "fit needs two whole numbers, [low, high], but got 256"),
         ("model.d_model: {fit: [512, 256]}", "low <= high must hold"),
-        ("model.d_model: {fit: [4, 256]}", "greater than or equal to 8, but got 4"),
+        ("model.d_model: {fit: [0, 256]}", "greater than or equal to 1, but got 0"),
         ("model.d_model: {fit: [64, 256], step: 0}", "step must be a whole number above 0, but got 0"),
         ("model.d_model: {fit: [64, 256], when: {model.gated: true}}", "unknown option when; fit takes step"),
         ("model.d_model: {fit: [64, 256], int: [1, 2]}", "unknown option int; fit takes step"),

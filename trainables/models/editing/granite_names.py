@@ -1,0 +1,50 @@
+"""Names of the parts of a transcript editor's weights in Granite Speech NAR, for `granite_speech_nar.py`."""
+
+from __future__ import annotations
+
+ENCODER, PROJECTOR, EDITOR = "model.encoder.", "model.projector.", "model.language_model."
+BLOCK, QFORMER, LAYER = ENCODER + r"layers.\1.", PROJECTOR + r"qformer.layers.\1.", EDITOR + r"layers.\1."
+PARAMETER_NAMES = [
+    (r"encoder\.subsampling\.output\.", [ENCODER + "input_linear."]),
+    (r"encoder\.layers\.(\d+)\.first_feed_forward_norm\.", [BLOCK + "ff1.pre_norm."]),
+    (r"encoder\.layers\.(\d+)\.first_feed_forward\.inner\.", [BLOCK + "ff1.up_proj."]),
+    (r"encoder\.layers\.(\d+)\.first_feed_forward\.outer\.", [BLOCK + "ff1.down_proj."]),
+    (r"encoder\.layers\.(\d+)\.attention_norm\.", [BLOCK + "attn.pre_norm."]),
+    (r"encoder\.layers\.(\d+)\.attention\.qkv\.", [BLOCK + "attn.to_q.", BLOCK + "attn.to_kv."]),
+    (r"encoder\.layers\.(\d+)\.attention\.distances\.table\.", [BLOCK + "attn.rel_pos_emb."]),
+    (r"encoder\.layers\.(\d+)\.attention\.output\.", [BLOCK + "attn.to_out."]),
+    (r"encoder\.layers\.(\d+)\.convolution_norm\.", [BLOCK + "conv.norm."]),
+    (r"encoder\.layers\.(\d+)\.convolution\.gated\.", [BLOCK + "conv.up_conv."]),
+    (r"encoder\.layers\.(\d+)\.convolution\.depthwise\.", [BLOCK + "conv.depth_conv.conv."]),
+    (r"encoder\.layers\.(\d+)\.convolution\.norm\.", [BLOCK + "conv.batch_norm."]),
+    (r"encoder\.layers\.(\d+)\.convolution\.output\.", [BLOCK + "conv.down_conv."]),
+    (r"encoder\.layers\.(\d+)\.second_feed_forward_norm\.", [BLOCK + "ff2.pre_norm."]),
+    (r"encoder\.layers\.(\d+)\.second_feed_forward\.inner\.", [BLOCK + "ff2.up_proj."]),
+    (r"encoder\.layers\.(\d+)\.second_feed_forward\.outer\.", [BLOCK + "ff2.down_proj."]),
+    (r"encoder\.layers\.(\d+)\.norm\.", [BLOCK + "post_norm."]),
+    (r"mid_head\.output\.", [ENCODER + "out."]),
+    (r"mid_head\.back\.", [ENCODER + "out_mid."]),
+    (r"ctc_head\.", [ENCODER + "out_bpe."]),
+    (r"projector\.norms\.(\d+)\.", [PROJECTOR + r"layer_norms.\1."]),
+    (r"projector\.input\.", [PROJECTOR + "layer_projector."]),
+    (r"projector\.queries$", [PROJECTOR + "query"]),
+    (r"projector\.positions$", [PROJECTOR + "window_positions"]),
+    (r"projector\.layers\.(\d+)\.attention_norm\.", [QFORMER + "attn_norm."]),
+    (r"projector\.layers\.(\d+)\.query\.", [QFORMER + "cross_attention.q_proj."]),
+    (r"projector\.layers\.(\d+)\.key_value\.", [QFORMER + f"cross_attention.{part}_proj." for part in "kv"]),
+    (r"projector\.layers\.(\d+)\.output\.", [QFORMER + "cross_attention.o_proj."]),
+    (r"projector\.layers\.(\d+)\.feed_forward_norm\.", [QFORMER + "mlp_norm."]),
+    (r"projector\.layers\.(\d+)\.inner\.", [QFORMER + "mlp.fc1."]),
+    (r"projector\.layers\.(\d+)\.outer\.", [QFORMER + "mlp.fc2."]),
+    (r"projector\.norm\.", [PROJECTOR + "out_norm."]),
+    (r"projector\.output\.", [PROJECTOR + "out_linear."]),
+    (r"editor\.embedding\.", [EDITOR + "embed_tokens."]),
+    (r"editor\.layers\.(\d+)\.self_attention_norm\.", [LAYER + "input_layernorm."]),
+    (r"editor\.layers\.(\d+)\.self_attention\.qkv\.", [LAYER + f"self_attn.{part}_proj." for part in "qkv"]),
+    (r"editor\.layers\.(\d+)\.self_attention\.output\.", [LAYER + "self_attn.o_proj."]),
+    (r"editor\.layers\.(\d+)\.feed_forward_norm\.", [LAYER + "post_attention_layernorm."]),
+    (r"editor\.layers\.(\d+)\.feed_forward\.inner\.", [LAYER + f"mlp.{part}_proj." for part in ("gate", "up")]),
+    (r"editor\.layers\.(\d+)\.feed_forward\.outer\.", [LAYER + "mlp.down_proj."]),
+    (r"editor\.norm\.", [EDITOR + "norm."]),
+]
+"""Beginning of our name as a pattern, and of theirs: one for each part of a fused projection, or for several parts."""
