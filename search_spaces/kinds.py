@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Choice, Variable
 from trainables.config_model import RECOGNISERS
+from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from search_spaces.space import Space
 
 KIND = "model.kind"
 EDITOR = "transcript_editor"
@@ -33,8 +41,17 @@ NOT_OF_EDITORS = (
     "model.output_bias",
     "loss.ctc_weight",
     "loss.label_smoothing",
+    "decoding.temperature",
+    "decoding.repeat_penalty",
+    "decoding.length_penalty",
+    "decoding.ctc_weight",
+    "decoding.candidates",
+    "decoding.language_model",
+    "decoding.lm_weight",
 )
-"""Keys without a meaning for a transcript editor, which has keys of its own in their place."""
+"""Keys without a meaning for a transcript editor, which has keys of its own in their place.
+
+`decoding.beam` has one: its draft can be searched with ctc_beam."""
 
 
 def has_meaning(key: str, kind: str) -> bool:
@@ -83,4 +100,32 @@ def conflicts(vary: Mapping[str, Variable], fitted: Iterable[str], base_kind: st
         if KIND in vary and key in fitted:
             remedy = "fit a width that both kinds have, such as model.feed_forward"
         found.append((key, f"has no meaning with {KIND}={without[0]}: {remedy}"))
+    return found
+
+
+def refused_values(space: Space) -> list[tuple[str, str]]:
+    """Values that the transcript editors of a space cannot have, each as (place in its file, reason).
+
+    A key that varies is refused only if all of its values are.
+    """
+    if EDITOR not in space.kinds:
+        return []
+    found = []
+    others = [kind for kind in space.kinds if kind != EDITOR]
+    for key, reason in space.config({}).editor_conflicts().items():
+        kept = key in space.base and not has_meaning(key, EDITOR)  # an editor's, even if the key varies for the others
+        if key not in space.vary and others and has_meaning(key, others[0]):
+            line = f"{key}: {{choice: [{json.dumps(space.base[key])}], when: {{{KIND}: {others[0]}}}}}"
+            reason += f"; or give it to the other kind alone, in vary instead of base: {line}"
+        if key not in space.vary or kept:
+            found.append((f"base.{key}", reason))
+    alone = replace(space, base={}, vary={}, fit=None)
+    for key, variable in space.vary.items():
+        reasons: list[str | None] = []
+        for value in variable.distribution.candidates() if EDITOR in kinds_with(key, space.vary, space.kinds) else ():
+            with suppress(InputError):  # the value needs others of other keys
+                reasons.append(alone.config({key: value}).editor_conflicts().get(key))
+        if reasons and all(reasons):
+            remedy = f"; or give it when: {{{KIND}: {others[0]}}}" if others else ""
+            found.append((f"vary.{key}", f"{reasons[0]}{remedy}"))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from search_spaces.distributions import Choice, Fit, Float, Variable, as_text, from_text
-from search_spaces.kinds import KIND, conflicts
+from search_spaces.kinds import KIND, conflicts, refused_values
 from search_spaces.rules import Facts, violations
 from search_spaces.settings import RENAMED, Settings
 from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space
@@ -109,6 +109,9 @@ class _Reader:
         entries = self._entries(tree.get("start"), varied)
         self.document.check()  # entries of `start` can only be checked with a valid base and valid `vary`
         space = Space(self.document.source, text, base, vary, fit, (), settings)
+        for place, reason in refused_values(space):
+            self.mistake(place, reason)
+        self.document.check()
         self._check_rules(space)
         space = replace(space, start=tuple(self._completed(space, place, entry) for place, entry in entries))
         self.document.check()

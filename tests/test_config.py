@@ -139,6 +139,17 @@ def test_what_cannot_work_is_refused(section: str, fields: dict[str, Any], expec
     assert expected in problem({section: fields})
 
 
+def test_what_no_transcript_editor_can_have_is_refused_for_it_alone() -> None:
+    editing = {"model": {"kind": "transcript_editor"}}
+    staged = {"training": {"stages": [{}, {"label_smoothing": 0.1}]}}
+    assert "training.stages.1: label_smoothing has no meaning with model.kind=transcript_editor" in problem(
+        {**editing, **staged}
+    )
+    draft = {"decoding": {"method": "ctc_beam", "editing_steps": 2}}
+    assert "decoding.editing_steps=2 has no meaning with method=ctc_beam" in problem({**editing, **draft})
+    parse_config({**staged, **draft}, "test")  # the base of a space over both kinds can have the editor's keys
+
+
 def test_a_stage_has_no_more_layers_than_the_model() -> None:
     stages = [{"encoder_layers": 2}, {"decoder_layers": 3}]
     found = problem({"model": {"encoder_layers": 2, "decoder_layers": 2}, "training": {"stages": stages}})

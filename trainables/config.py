@@ -267,16 +267,7 @@ class Config(ConfigSection):
                 mistakes.append("a stage's encoder_layers have no meaning with model.kind=language_model")
         elif self.data.text is not None:
             mistakes.append(f"data.text={self.data.text} has no meaning with model.kind={self.model.kind}")
-        if self.model.kind == "transcript_editor" and self.decoding.method in ("beam", "joint"):
-            mistakes.append(
-                f"decoding.method={self.decoding.method} has no meaning with model.kind=transcript_editor: use greedy, "
-                "which edits, or ctc or ctc_beam, which give the draft"
-            )
-        if self.model.kind == "transcript_editor" and self.decoding.lm_weight:
-            mistakes.append(
-                f"decoding.lm_weight={self.decoding.lm_weight} has no meaning with model.kind=transcript_editor, which "
-                "writes all tokens at once: leave it out"
-            )
+        mistakes += self.editor_conflicts().values() if self.model.kind == "transcript_editor" else ()
         name = "model.editor.layers" if self.model.kind == "transcript_editor" else "model.decoder_layers"
         available = {
             "encoder_layers": ("model.encoder_layers", self.model.encoder_layers),
@@ -290,3 +281,21 @@ class Config(ConfigSection):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    def editor_conflicts(self) -> dict[str, str]:
+        """Values that no transcript editor can have, whatever the kind of this model: reasons by key."""
+        decoding, found, no_meaning = self.decoding, {}, "has no meaning with model.kind=transcript_editor"
+        if decoding.method in ("beam", "joint"):
+            remedy = "use greedy, which edits, or ctc or ctc_beam, which give the draft"
+            found["decoding.method"] = f"decoding.method={decoding.method} {no_meaning}: {remedy}"
+        if decoding.lm_weight:
+            reason = f"decoding.lm_weight={decoding.lm_weight} {no_meaning}, which writes all tokens at once"
+            found["decoding.lm_weight"] = f"{reason}: leave it out"
+        if decoding.method in ("ctc", "ctc_beam") and decoding.editing_steps > 1:
+            reason = f"decoding.editing_steps={decoding.editing_steps} has no meaning with method={decoding.method}"
+            found["decoding.editing_steps"] = f"{reason}, which gives the draft: use greedy"
+        smooth = [number for number, stage in enumerate(self.training.stages) if stage.label_smoothing is not None]
+        if smooth:
+            stages = ", ".join(f"training.stages.{number}" for number in smooth)
+            found["training.stages"] = f"{stages}: label_smoothing {no_meaning}: leave it out"
+        return found

@@ -141,6 +141,31 @@ def test_an_editor_has_no_beams(method: str, editor: Made, language_model: str) 
         evaluate_model(editor.model, editor.corpus.path, "dev", {"language_model": language_model, "lm_weight": 0.3})
 
 
+def test_an_editor_takes_no_options_of_a_decoder(editor: Made) -> None:
+    """Rather than ignoring them."""
+    for score in (evaluate_model, compare_methods):
+        for change in ({"repeat_penalty": 2.0}, {"temperature": 2.0}, {"length_penalty": 1.0}, {"ctc_weight": 0.5}):
+            with pytest.raises(InputError, match=r"=\d.\d has no meaning with model.kind=transcript_editor"):
+                score(editor.model, editor.corpus.path, "dev", change)
+        with pytest.raises(InputError, match=r"beam=3 has no meaning with .* and method=greedy"):
+            score(editor.model, editor.corpus.path, "dev", {"beam": 3})
+    assert evaluate_model(editor.model, editor.corpus.path, "dev", {"method": "ctc_beam", "beam": 3})["utterances"]
+    with pytest.raises(InputError, match="editing_steps=2 has no meaning with method=ctc"):
+        evaluate_model(editor.model, editor.corpus.path, "dev", {"method": "ctc", "editing_steps": 2})
+
+
+def test_the_draft_of_an_editor_of_several_steps(editor: Made, tmp_path: Path) -> None:
+    """A method that gives the draft replaces the steps that the model is configured with."""
+    draft = evaluate_model(editor.model, editor.corpus.path, "dev", {"method": "ctc"})
+    recognizer = Recognizer.load(editor.model)
+    decoding = recognizer.config.decoding.model_copy(update={"editing_steps": 2})
+    config = recognizer.config.model_copy(update={"decoding": decoding})
+    (tmp_path / "steps").mkdir()
+    replace(recognizer, config=config).save(tmp_path / "steps")
+    assert evaluate_model(tmp_path / "steps", editor.corpus.path, "dev", {"method": "ctc"}) == draft
+    assert compare_methods(tmp_path / "steps", editor.corpus.path, "dev", {})[0]["cer"] == draft["cer"]
+
+
 def test_an_encoder_decoder_takes_no_editing_steps(made: Made) -> None:
     for score in (evaluate_model, compare_methods):
         with pytest.raises(InputError, match=r"editing_steps=2 has no meaning with model.kind=encoder_decoder"):

@@ -118,6 +118,11 @@ def test_a_base_may_have_sections_of_another_kind() -> None:
             "fit a width that both kinds have, such as model.feed_forward",
         ),
         (
+            "{base: {model: {kind: transcript_editor}}, vary: {decoding.repeat_penalty: {float: [1, 2]}}}",
+            "vary.decoding.repeat_penalty",
+            "has no meaning with model.kind=transcript_editor: leave it out",
+        ),
+        (
             "vary: {model.kind: {choice: [encoder_decoder, language_model]}}",
             "vary.model.kind",
             "language models are ranked by perplexity and recognisers by CER, so they cannot share a sweep",
@@ -132,6 +137,53 @@ def test_a_base_may_have_sections_of_another_kind() -> None:
 def test_keys_that_do_not_go_with_a_kind(text: str, place: str, reason: str) -> None:
     (found,) = mistakes(text)
     assert f"{place}: " in found and reason in found
+
+
+BOTH = f"model.kind: {{choice: [{', '.join(RECOGNISERS)}]}}"
+
+
+@pytest.mark.parametrize(
+    ("base", "place", "remedy"),
+    [
+        (
+            "decoding: {method: joint}",
+            "base.decoding.method",
+            '{choice: ["joint"], when: {model.kind: encoder_decoder}}',
+        ),
+        ("decoding: {method: beam}", "base.decoding.method", '{choice: ["beam"], when: {model.kind: encoder_decoder}}'),
+        (
+            "decoding: {language_model: lm, lm_weight: 0.3}",
+            "base.decoding.lm_weight",
+            "decoding.lm_weight: {choice: [0.3], when: {model.kind: encoder_decoder}}",
+        ),
+        (
+            "training: {stages: [{label_smoothing: 0}]}",
+            "base.training.stages",
+            'training.stages: {choice: [[{"label_smoothing": 0}]], when: {model.kind: encoder_decoder}}',
+        ),
+        ("decoding: {method: ctc, editing_steps: 2}", "base.decoding.editing_steps", "use greedy"),
+    ],
+)
+def test_a_base_that_only_encoder_decoders_can_have(base: str, place: str, remedy: str) -> None:
+    """It is refused when the space is read; as the message says, it goes with a condition."""
+    (found,) = mistakes(f"base: {{{base}}}\nvary:\n  {BOTH}\nstart: [{{model.kind: transcript_editor}}]")
+    assert f"{place}: " in found and remedy in found
+    if ", in vary instead of base: " in found:
+        line = found.partition(", in vary instead of base: ")[2]
+        rest = "decoding: {language_model: lm}" if "lm_weight" in line else ""
+        space = parse_space(f"base: {{{rest}}}\nvary:\n  {BOTH}\n  {line}", "my.yaml")
+        for kind in RECOGNISERS:
+            key = place.removeprefix("base.")
+            proposed = space.of_kind(kind).propose(Drawn(0))
+            assert (key in proposed) == (kind == "encoder_decoder") and space.config(proposed).model.kind == kind
+
+
+def test_a_method_of_encoder_decoders_among_others_is_no_mistake() -> None:
+    joint = "{{choice: [{}, joint]}}"
+    parse_space(f"vary:\n  {BOTH}\n  decoding.method: {joint.format('greedy')}", "my.yaml")
+    (found,) = mistakes(f"vary:\n  {BOTH}\n  decoding.method: {joint.format('beam')}")
+    assert "vary.decoding.method: decoding.method=beam has no meaning" in found
+    assert "or give it when: {model.kind: encoder_decoder}" in found
 
 
 def test_every_kind_must_have_a_model_within_the_budget() -> None:

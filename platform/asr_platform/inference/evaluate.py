@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from asr_platform.tracking.resolving import registered_language_model
+from search_spaces.kinds import has_meaning
 from trainables.config import Config, Decoding
 from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus, Split
@@ -94,7 +95,7 @@ def _compared(recognizer: Recognizer, changes: Mapping[str, Any]) -> dict[str, D
         own = _decoding(recognizer, {**changes, "method": "greedy"})
         steps = range(1, max(COMPARED_STEPS, own.editing_steps) + 1)
         rows = {f"{count} step{'s' * (count > 1)}": {"editing_steps": count} for count in steps}
-        return {"draft": _changed(config, own, {"method": "ctc"})} | {
+        return {"draft": _changed(config, own, {"method": "ctc", "editing_steps": 1})} | {
             name: _changed(config, own, change) for name, change in rows.items()
         }
     own = _decoding(recognizer, {**changes, "method": "beam"})
@@ -157,16 +158,15 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
 
 
 def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
-    if changes.get("method") in ("ctc", "ctc_beam") and "lm_weight" not in changes:
-        changes = {
-            **changes,
-            **NO_LANGUAGE_MODEL,
-        }  # CTC alone cannot use a language model
     kind = recognizer.config.model.kind
-    if "editing_steps" in changes and kind != "transcript_editor":
-        raise InputError(
-            f"editing_steps={changes['editing_steps']} has no meaning with model.kind={kind}", "Leave it out."
-        )
+    method = changes.get("method", recognizer.config.decoding.method)
+    if needless := [f"{key}={value}" for key, value in changes.items() if not has_meaning(f"decoding.{key}", kind)]:
+        raise InputError(f"{', '.join(needless)} has no meaning with model.kind={kind}", "Leave it out.")
+    if "beam" in changes and kind == "transcript_editor" and method != "ctc_beam":
+        problem = f"beam={changes['beam']} has no meaning with model.kind={kind} and method={method}"
+        raise InputError(problem, "Leave it out, or search for the draft with method ctc_beam.")
+    if changes.get("method") in ("ctc", "ctc_beam"):  # neither uses a language model; both give an editor's draft
+        changes = {"editing_steps": 1, **changes, **(NO_LANGUAGE_MODEL if "lm_weight" not in changes else {})}
     decoding = _changed(recognizer.config, recognizer.config.decoding, changes)
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
