@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "causal": {
         "encoder_positions": "transformer_xl", "encoder_causal": True, "context_size": 4,
-        "encoder_block": "conformer", "conv_norm": "layer",
+        "encoder_block": "conformer", "conv_norm": "layer", "conv_kernel": 1,
     },
     "normed_positions": {"embedding_norm": True, "norm_positions": True, "encoder_causal": True},
 }  # fmt: skip
