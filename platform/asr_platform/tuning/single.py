@@ -10,11 +10,13 @@ from asr_platform.analysis.leaderboard import find
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import recorded_space
+from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import is_space, load_space, parse_space
 from search_spaces.settings import Settings
-from search_spaces.space import Space
+from search_spaces.space import DEFAULTS, Space
 from trainables.config import Config
-from trainables.config_parsing import load_config
+from trainables.config_parsing import flatten, load_config
+from trainables.errors import InputError
 
 UNLIMITED = 10**12  # parameters
 
@@ -38,9 +40,23 @@ def single(home: Path, source: str | None, origin: str | None, epochs: int | Non
         return _fixed(space.config(trial.params), f"{name}-trial-{trial.number}", space.settings, epochs)
     path = Path(source or "")
     if path.is_file() and not is_space(path):
-        return _fixed(load_config(path), path.stem, None, epochs)
+        return _fixed(_with_meaning(load_config(path), path), path.stem, None, epochs)
     space = load_space(str(source))
     return _fixed(space.config({}), f"{space.name}-base", space.settings, epochs)
+
+
+def _with_meaning(config: Config, path: Path) -> Config:
+    """The configuration of a file, after a check that its kind of model has every key that the file changes.
+
+    Raises:
+        InputError: values without a meaning for the kind of model; the message has all of them.
+    """
+    kind = config.model.kind
+    given = dict(flatten(config.model_dump(exclude_unset=True)))
+    changed = {key: value for key, value in given.items() if value != DEFAULTS.get(key)}
+    if needless := [f"{key}={value}" for key, value in changed.items() if not has_meaning(key, kind)]:
+        raise InputError(f"{path}: no meaning with {KIND}={kind}: {', '.join(needless)}", "Leave them out.")
+    return config
 
 
 def _fixed(config: Config, name: str, settings: Settings | None, epochs: int | None) -> Space:
