@@ -316,7 +316,9 @@ def test_files_of_another_machine_are_said_to_be_there(found: Found) -> None:
 def test_every_command_means_the_same_by_model() -> None:
     names = {"model", "language_model"}
     takes = [(command, one) for command in cli.commands.values() for one in command.params if one.name in names]
-    assert {str(command.name) for command, _ in takes} == {"evaluate", "transcribe", "export", "submit", "confirm"}
+    assert {str(command.name) for command, _ in takes} == {
+        "check", "confirm", "evaluate", "export", "submit", "transcribe",
+    }  # fmt: skip
     assert all(isinstance(one.type, ModelDirectory) for _, one in takes)
 
 

@@ -32,7 +32,7 @@ STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "runni
 """Status of a trial's run by the trial's state."""
 INTERRUPTED = "KILLED"  # status of an interrupted trial's run, until the trial is resumed
 ACTIVE = "active"  # lifecycle stage of what is not deleted
-EPOCHS_AT_ONCE = 25  # MLflow takes 1000 metrics in one call
+EPOCHS_AT_ONCE = 20  # MLflow takes 1000 metrics in one call
 
 # Tags. MLflow documents those that begin with its name (https://mlflow.org/docs/latest/ml/tracking/).
 PARENT = "mlflow.parentRunId"

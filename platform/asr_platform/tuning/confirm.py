@@ -157,8 +157,10 @@ def candidates(
     """The best `top` configurations of a sweep, or fewer if the sweep has fewer different ones."""
     chosen: list[tuple[TrialRecord, dict[str, Any]]] = []
     for trial in ranked(trials):
+        if len(chosen) == top:  # `decoding` need not fit the kinds of model of the others
+            break
         leaves = _leaves(_decoding_with(space.config(trial.params), decoding))
-        if trial.best and len(chosen) < top and all(leaves != other for _, other in chosen):
+        if trial.best and all(leaves != other for _, other in chosen):
             chosen.append((trial, leaves))
     keys = dict.fromkeys([*space.vary, *(key for _, leaves in chosen[:1] for key in leaves)])
     varied = [key for key in keys if any(leaves.get(key) != chosen[0][1].get(key) for _, leaves in chosen)]
