@@ -73,7 +73,7 @@ def kinds_of(vary: Mapping[str, Variable], base_kind: str) -> tuple[str, ...]:
 
 
 def kinds_with(key: str, vary: Mapping[str, Variable], kinds: Iterable[str]) -> set[str]:
-    """Those of `kinds` with which a key is active, by its condition and by the conditions of the keys in that."""
+    """Kinds of model among `kinds` with which a key is active, by its condition and those of the keys in it."""
     found = set(kinds)
     for parent, allowed in vary[key].when.items() if key in vary else ():
         found &= set(map(str, allowed)) if parent == KIND else kinds_with(parent, vary, found)

@@ -66,7 +66,7 @@ class Violation(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known beside a configuration. What is not known is not judged.
+    """Facts on which rules judge beside the configuration; a fact that is unknown is not judged.
 
     Args:
         corpus: the corpus to train on, or that a model was trained on.

@@ -16,20 +16,13 @@ from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, name_taken
+from asr_platform.study import recorded_space as recorded
 from asr_platform.study.callbacks import Callback, Display
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.study.migration import check_widening, earlier_trials
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
-from asr_platform.study.recorded_space import (
-    RECORDED_DEFAULTS,
-    changed_trials,
-    defaults_to_record,
-    recorded_limits,
-    recorded_space,
-    wider_space,
-)
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.background import Background, InBackground
@@ -135,7 +128,7 @@ def start(
         "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
         "objectives": space.settings.objectives,
-        RECORDED_DEFAULTS: defaults_to_record(),
+        recorded.RECORDED_DEFAULTS: recorded.defaults_to_record(),
         WARM_START: earlier,
         "options": asdict(options),
         PROVENANCE: provenance(),
@@ -174,10 +167,10 @@ def resume(
         options = replace(
             options, address=address or options.address, tracking_uri=tracking_uri or options.tracking_uri
         )
-        space = recorded_space(about)
+        space = recorded.recorded_space(about)
         if wider is not None:
-            trials = trials or changed_trials(about, wider)
-            wider = wider_space(about, wider)
+            trials = trials or recorded.changed_trials(about, wider)
+            wider = recorded.wider_space(about, wider)
             values = check_widening({trial.number: trial.params for trial in ledger.trials()}, space, wider)
             space = wider
         feasibility = Feasibility(space, corpus)
@@ -187,7 +180,7 @@ def resume(
             cluster.workers(options)  # raises before the sweep is changed if no trial fits
             if trials is not None:
                 ledger.note("trials", trials)
-            ledger.note("limits", recorded_limits(about).replaced_by(limits).model_dump())
+            ledger.note("limits", recorded.recorded_limits(about).replaced_by(limits).model_dump())
             ledger.note("options", asdict(options))
             if wider is not None:
                 ledger.widen(space, Path.cwd(), values)
@@ -254,7 +247,7 @@ class SweepRun:
         self.errors = RecordedErrors(self.folder)
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
         self.retention = Retention(self.ledger, self.folder, models, is_plotted)
-        self.meter = Meter(self.ledger, recorded_limits(self.ledger.about), self.workers.count, self.retention)
+        self.meter = Meter(self.ledger, recorded.recorded_limits(self.ledger.about), self.workers.count, self.retention)
         self.copies = CopyKeeper(sweep.home, sweep.name)
         self.background = Background(display.say)
 
