@@ -33,7 +33,7 @@ def trial_numbers(context: click.Context, parameter: click.Parameter, begun: str
 
 def spaces(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Shipped spaces whose names begin with `begun`; files if there is none."""
-    shipped = sorted(path.stem for folder in search_spaces.__path__ for path in Path(folder).glob("[!.]*.yaml"))
+    shipped = sorted(path.stem for folder in search_spaces.__path__ for path in Path(folder).glob("shipped/[!.]*.yaml"))
     found = [CompletionItem(name) for name in shipped if name.startswith(begun)]
     return found or [CompletionItem(begun, type="file")]
 
