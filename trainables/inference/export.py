@@ -88,9 +88,9 @@ def export(recognizer: Recognizer, out: Path) -> None:
 def about(recognizer: Recognizer) -> dict[str, Any]:
     """Content of `recognizer.json`: what a program needs besides the graphs and the tokenizer.
 
-    The search of an encoder-decoder gives at most `tokens_per_frame` x frames + `spare_tokens` tokens, as in
-    `Recognizer.decode`. That of a transcript editor takes `editing_steps` steps, whose tokens and slots fill
-    `fewest_positions` at least.
+    A search, or an editing step, gives at most `tokens_per_frame` x frames + `spare_tokens` tokens, as in
+    `Recognizer.decode`. A transcript editor takes `editing_steps` steps, whose tokens and slots fill `fewest_positions`
+    at least.
     """
     model = recognizer.model
     if isinstance(model, TranscriptEditor):
@@ -106,11 +106,11 @@ def about(recognizer: Recognizer) -> dict[str, Any]:
             "end": EOS,
             "suppress_tokens": SUPPRESSED_TOKENS,
             "never_said": SUPPRESSED_TOKENS,  # former name, for programs written for earlier exports
-            "tokens_per_frame": SPARE_RATE * recognizer.tokens_per_frame,
-            "spare_tokens": SPARE_TOKENS,
         }
     return {
         "format": FORMAT,
+        "tokens_per_frame": SPARE_RATE * recognizer.tokens_per_frame,
+        "spare_tokens": SPARE_TOKENS,
         "kind": recognizer.config.model.kind,
         "recipe": recognizer.recipe.model_dump(mode="json"),
         **search,

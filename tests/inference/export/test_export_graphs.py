@@ -179,6 +179,7 @@ EDITORS: dict[str, dict[str, Any]] = {
     },
     "concatenated": {
         "model.editor.positions": "sinusoidal", "model.editor.sinusoids": "concatenated", "model.attention": "flex",
+        "model.editor.attention": "flex",
         "model.d_model": 64, "model.editor.layers": 1,
     },
     "none": {
