@@ -90,7 +90,7 @@ def test_a_fitted_model_fills_the_budget(space: Space, seed: int) -> None:
 
 
 def unit_of(config: Config, fit: Fit) -> int:
-    """What a fitted d_model is a multiple of: heads of an even size, of the projector too where it has this width."""
+    """A fitted d_model is a multiple of twice the heads, and of those of the projector where it has this width."""
     stack, projector = (config.model if fit.key == "model.d_model" else config.model.editor), config.model.projector
     shares = stack is config.model.editor and projector.d_model is None
     return 2 * math.lcm(stack.heads, (projector.heads or 1) if shares else 1)

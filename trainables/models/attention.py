@@ -207,7 +207,7 @@ class SelfAttention(nn.Module):
 
 @dataclass(frozen=True)
 class Context:
-    """What every layer of an encoder needs beside its input.
+    """Lengths, attention kernel and weights of a batch, which every layer of an encoder takes beside its input.
 
     Args:
         lengths_B: states per utterance.

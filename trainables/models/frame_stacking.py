@@ -17,6 +17,7 @@ from torch import Tensor
 from trainables.config_model import Model
 from trainables.config_parsing import parse_config
 from trainables.errors import InputError
+from trainables.shapes import check_weights
 
 DEFAULTS: dict[str, Any] = {  # of the arguments that shape the network
     "d_model": 512, "n_heads": 8, "n_layers": 17, "feat_out": -1, "subsampling": "feature_stacking",
@@ -134,18 +135,11 @@ def from_frame_stacking(
     Raises:
         InputError: names or shapes of the two differ, or there is no such encoder.
     """
-    expected = to_frame_stacking(ours, arguments)
-    differing = [
-        f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'} there and {tuple(value.shape)} here"
-        for name, value in expected.items()
-        if name not in theirs or theirs[name].shape != value.shape
-    ]
-    differing += [f"{name} has no counterpart here" for name in theirs if name not in expected]
-    if differing:
-        raise InputError(
-            f"weights of another shape: {'; '.join(differing)}",
-            "Make our model with frame_stacking_shape, of the arguments that the weights were made with.",
-        )
+    check_weights(
+        theirs,
+        to_frame_stacking(ours, arguments),
+        "Make our model with frame_stacking_shape, of the arguments that the weights were made with.",
+    )
     state = {}
     for name, value in ours.items():
         there = list(to_frame_stacking({name: value}, arguments))

@@ -32,6 +32,7 @@ from trainables.models.editing.losses import editor_losses
 from trainables.models.editing.slots import TokenRows
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.layers import FusedLinear
+from trainables.shapes import check_weights
 
 TIED = "editor.output.weight"  # shared with the embedding, which is saved alone
 EXTRA_AXIS = {  # ours has an axis less: pointwise convolutions, and a batch of one
@@ -163,18 +164,11 @@ def from_granite(theirs: Mapping[str, Tensor], model: TranscriptEditor) -> None:
     Raises:
         InputError: names or shapes of the two differ.
     """
-    expected = to_granite(model)
-    differing = [
-        f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'} there and {tuple(value.shape)} here"
-        for name, value in expected.items()
-        if name not in theirs or theirs[name].shape != value.shape
-    ]
-    differing += [f"{name} has no counterpart here" for name in theirs if name not in expected]
-    if differing:
-        raise InputError(
-            f"weights of another shape: {'; '.join(differing)}",
-            "Make our model with granite_model, of the configuration that the weights were made with.",
-        )
+    check_weights(
+        theirs,
+        to_granite(model),
+        "Make our model with granite_model, of the configuration that the weights were made with.",
+    )
     state = {}
     for ours, value in model.state_dict().items():
         parts = [theirs[name] for name in _parts(model, "editor.embedding.weight" if ours == TIED else ours, value)]

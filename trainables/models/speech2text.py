@@ -20,6 +20,7 @@ from trainables.config_model import Model
 from trainables.config_parsing import parse_config
 from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL
+from trainables.shapes import check_weights
 
 LAYER = r"(\w+)\.layers\.(\d+)\."  # encoder or decoder, and the number
 PARAMETER_NAMES = [  # ours, theirs, the parts of a fused projection
@@ -126,18 +127,11 @@ def from_speech2text(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -
     Raises:
         InputError: names or shapes of the two differ.
     """
-    expected = to_speech2text(ours)
-    differing = [
-        f"{name} is {tuple(theirs[name].shape) if name in theirs else 'missing'} there and {tuple(value.shape)} here"
-        for name, value in expected.items()
-        if name not in theirs or theirs[name].shape != value.shape
-    ]
-    differing += [f"{name} has no counterpart here" for name in theirs if name not in expected]
-    if differing:
-        raise InputError(
-            f"weights of another shape: {'; '.join(differing)}",
-            "Make our model with speech2text_shape, of the configuration that the weights were made with.",
-        )
+    check_weights(
+        theirs,
+        to_speech2text(ours),
+        "Make our model with speech2text_shape, of the configuration that the weights were made with.",
+    )
     state = {}
     for name, value in ours.items():
         there = list(to_speech2text({name: value}))

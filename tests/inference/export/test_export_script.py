@@ -57,7 +57,7 @@ def recognizers(learned: Learned, learned_editor: Learned, tiny_corpus: Corpus) 
 
 @pytest.fixture(scope="module")
 def folders(recognizers: dict[str, Recognizer], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Those recognisers, exported by the command."""
+    """Learned recognisers of both kinds, exported by the command."""
     found = {}
     for kind, recognizer in recognizers.items():
         place = tmp_path_factory.mktemp(kind)
@@ -140,7 +140,7 @@ def test_hypotheses_without_an_end_stop_where_ours_do(
 def test_the_edited_transcripts_are_those_of_editing(
     steps: int, recognizers: dict[str, Recognizer], folders: dict[str, Path], tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
-    """Of drafts that each step changes, of empty drafts and of fewer frames than any window holds."""
+    """Texts are equal for drafts that each step changes, for empty drafts, and for fewer frames than a window holds."""
     recognizer = recognizers["transcript_editor"]
     utterances = short_and_long(tiny_corpus)
     before, expected = (

@@ -77,7 +77,7 @@ def test_keeping_and_correcting_tokens(row: list[int]) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4), st.integers(0, 3))
 def test_collapsing_merges_equal_neighbours_then_drops_blanks(lines: list[list[int]], extra: int) -> None:
-    """What lies behind a row's length has no influence."""
+    """Ids behind a row's length have no influence on its positions."""
     found = TokenRows.of(lines, CPU)
     padding = torch.randint(0, 7, (len(lines), extra))
     ids_BP = torch.cat([found.ids_BU, padding], dim=1)

@@ -207,7 +207,7 @@ def test_rows_of_what_was_computed_at_text_positions() -> None:
 @settings(max_examples=15)
 @given(shapes, st.booleans())
 def test_every_parameter_has_a_finite_gradient(fields: dict[str, Any], active_one: bool) -> None:
-    """Those of layers that are not active aside."""
+    """Every parameter of an active layer has a finite gradient."""
     assume(fields["context_size"] != 1)  # a state that sees itself alone learns no attention
     model = tiny.editor(**fields, dropout=0.1, layer_drop=0.1).train()
     if active_one:

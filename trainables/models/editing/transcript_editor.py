@@ -28,7 +28,7 @@ Revise = Callable[[TokenRows], TokenRows]
 
 
 class Draft(NamedTuple):
-    """What the encoder gives.
+    """Encoder states and the logits of both CTC heads.
 
     Attributes:
         states: states (B, S, D) of each layer that the projector reads.
@@ -103,7 +103,11 @@ class TranscriptEditor(nn.Module):
         return self.edited(self.encode(features_BTF, lengths_B, weights_B), revise)
 
     def edited(self, draft: Draft, revise: Revise | None = None) -> Edited:
-        """A draft and the logits of one editing step; see `forward`."""
+        """A draft and the logits of one editing step on it.
+
+        Args:
+            revise: gives the tokens to edit in place of the draft's; None: those of the draft.
+        """
         audio_BAD, audio_lengths_B = self.projector(draft.states, draft.lengths_B)
         tokens = self.tokens(draft)
         positions = self.positions(tokens if revise is None else revise(tokens))
