@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -85,10 +86,51 @@ def answers(address: str) -> bool:
     return False
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Waits until the condition holds while the process runs."""
+class ServerProcess:
+    """The process of a server, which leads a process group.
+
+    What it prints goes to a file: a pipe that nobody reads is full after 64 KB, and then the server stands still.
+
+    Args:
+        words: the command.
+        address: HTTP address that answers once the server is ready.
+        options: further arguments of `subprocess.Popen`.
+    """
+
+    def __init__(self, words: Sequence[str | Path], address: str, **options: Any) -> None:
+        self.file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `kill`
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            words, stdout=self.file, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        )
+        try:
+            wait_for(lambda: answers(address), self.process, self.printed)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def printed(self) -> str:
+        self.file.seek(0)
+        return self.file.read()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.file.close()
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[str], printed: Callable[[], str] | None = None
+) -> None:
+    """Waits until the condition holds while the process runs; `printed` returns what it printed, if not to pipes."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert process.poll() is None, "".join(process.communicate())
+        assert process.poll() is None, printed() if printed else "".join(process.communicate())
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)

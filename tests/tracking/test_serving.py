@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.error
@@ -24,7 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
-from command import PATIENCE, answers, unused_port, wait_for
+from command import PATIENCE, ServerProcess, unused_port
 from found import Found
 
 from asr_platform import load_model
@@ -98,17 +97,10 @@ class Server:
 def server(found: Found) -> Iterator[Server]:
     """A server started with the command of the model card."""
     port = unused_port()
-    process = subprocess.Popen(
-        [BINARIES / "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)],
-        cwd=found.home.path, env=environment(found), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), process)
-        yield Server(f"http://127.0.0.1:{port}")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    words = [BINARIES / "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    with ServerProcess(words, f"{address}/ping", cwd=found.home.path, env=environment(found)):
+        yield Server(address)
 
 
 def environment(found: Found) -> dict[str, str]:

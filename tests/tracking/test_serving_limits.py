@@ -8,9 +8,7 @@ import io
 import json
 import os
 import select
-import signal
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -24,7 +22,7 @@ import babbler
 import numpy as np
 import pytest
 import soundfile
-from command import PATIENCE, answers, unused_port, wait_for
+from command import PATIENCE, ServerProcess, answers, unused_port
 from found import Found
 
 from trainables.inference.serving import RequestLimits
@@ -70,18 +68,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     found.end()
     known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     about = {"MLFLOW_TRACKING_URI": found.home.tracking, "SERVING_MODEL_CONFIG": json.dumps(LIMITS)}
-    process = subprocess.Popen(
-        [BINARIES / "mlflow", "models", "serve", "-m", "models:/small@champion", "--env-manager", "local",
-         "--port", str(port)],
-        cwd=folder, env={**known, "PATH": f"{BINARIES}:{known['PATH']}", **about}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), process)
-        yield Server(port, process.pid)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    words = [
+        BINARIES / "mlflow", "models", "serve", "-m", "models:/small@champion", "--env-manager", "local",
+        "--port", str(port),
+    ]  # fmt: skip
+    env = {**known, "PATH": f"{BINARIES}:{known['PATH']}", **about}
+    with ServerProcess(words, f"http://127.0.0.1:{port}/ping", cwd=folder, env=env) as started:
+        yield Server(port, started.process.pid)
 
 
 def sound(seconds: float, rate: int = 16_000, channels: int = 1, format: str = "FLAC") -> bytes:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +12,7 @@ import babbler
 import pytest
 import records
 import seen
-from command import OTHERS, answers, unused_port, wait_for
+from command import OTHERS, ServerProcess, unused_port
 from mlflow.tracking import MlflowClient
 
 from asr_platform.reporting import plots
@@ -36,27 +33,23 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.port = unused_port()
         self.folder = folder
-        self.process: subprocess.Popen[str] | None = None
+        self.process: ServerProcess | None = None
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-                "--artifacts-destination", str(self.folder / "kept"), "--port", str(self.port), "--workers", "1",
-            ],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env={**OTHERS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
-        wait_for(lambda: answers(f"{self.address}/health"), self.process)
+        words = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination", str(self.folder / "kept"), "--port", str(self.port), "--workers", "1",
+        ]  # fmt: skip
+        env = {**OTHERS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = ServerProcess(words, f"{self.address}/health", env=env)
 
     def kill(self) -> None:
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.communicate()
+            self.process.kill()
             self.process = None
 
 
