@@ -1,11 +1,14 @@
-"""Records learning curves of random configurations of connected digits: the table that stopping policies are tried on.
+"""Records learning curves of random configurations of a space: the tables that search policies are tried on.
 
     platform prepare fsdd FSDD --train 600 --out corpora/digits600
-    python tests/benchmarks/record_curves.py corpora/digits600 [--configurations 64] [--processes 2]
+    python tests/benchmarks/record_curves.py corpora/digits600 tests/assets/curves/digits.yaml [--configurations 64]
+    platform prepare synthetic --train 250 --out corpora/commands
+    python tests/benchmarks/record_curves.py corpora/commands tests/assets/curves/commands.yaml [--configurations 80]
 
-Configuration number i is the i-th draw from `tests/assets/curves/space.yaml`, whoever trains it and when. Each is
-trained in a process with one thread, and each epoch's row has the CPU seconds that it took: other work on the machine
-changes those little. Lines are added as configurations end, so a recording can be interrupted and gone on with.
+The table is written beside the space, as `.jsonl`. Configuration number i is the i-th draw from the space, whoever
+trains it and when. Each is trained in a process with one thread, and each epoch's row has the CPU seconds that it took:
+other work on the machine changes those little. Lines are added as configurations end, so an interrupted recording can
+be continued.
 """
 
 from __future__ import annotations
@@ -14,16 +17,12 @@ import argparse
 import json
 import math
 import multiprocessing
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import optuna
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from replay import SPACE, TABLE
 
 from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space
@@ -39,7 +38,7 @@ def values_of(space: Space, number: int) -> dict[str, Any]:
     return space.propose(study.ask())
 
 
-def record(number: int, corpus: Path) -> dict[str, Any]:
+def record(number: int, corpus: Path, path: Path) -> dict[str, Any]:
     """Trains one configuration; returns its line of the table. A training that diverges has a shorter curve."""
     import torch
 
@@ -48,7 +47,7 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
     from trainables.training.loop import Trainer
 
     torch.set_num_threads(1)
-    space = load_space(str(SPACE))
+    space = load_space(str(path))
     values = values_of(space, number)
     config = space.config(values)
     data = Corpus.open(corpus)
@@ -74,17 +73,17 @@ def record(number: int, corpus: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path)
+    parser.add_argument("space", type=Path)
     parser.add_argument("--configurations", type=int, default=64)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
-    known = set()
-    if options.out.is_file():
-        known = {json.loads(line)["number"] for line in options.out.read_text().splitlines()}
+    table, known = options.space.with_suffix(".jsonl"), set()
+    if table.is_file():
+        known = {json.loads(line)["number"] for line in table.read_text().splitlines()}
     wanted = [number for number in range(options.configurations) if number not in known]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool, options.out.open("a") as file:
-        for job in as_completed([pool.submit(record, number, options.corpus) for number in wanted]):
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool, table.open("a") as file:
+        for job in as_completed([pool.submit(record, number, options.corpus, options.space) for number in wanted]):
             line = job.result()
             print(json.dumps(line), file=file, flush=True)
             best = min((row["val_cer"] for row in line["curve"]), default=math.inf)

@@ -23,7 +23,7 @@ from search_spaces.settings import Settings
 from search_spaces.space import Space
 
 CURVES = Path(__file__).parents[1] / "assets" / "curves"
-SPACE, TABLE = CURVES / "space.yaml", CURVES / "digits.jsonl"
+SPACE, TABLE = CURVES / "digits.yaml", CURVES / "digits.jsonl"
 HANDFUL = 6
 
 
