@@ -1,195 +1,166 @@
-"""Compares ways of searching on recorded learning curves: training time to a good model, and regret at fixed budgets.
+"""Compares ways of searching on recorded learning curves: time to a good model, with intervals, beside Ray's own pair.
 
-    python tests/benchmarks/policies.py [--orders 200] [--workers 1] [--table FILE]
+    python tests/benchmarks/policies.py [--seeds 50] [--workers 1 4] [--start-seconds 0 2 11] [--table PATH] [--json]
 
-Every policy replays the same table (tests/assets/curves, recorded by record_curves.py), with the same number of seeds:
-a seed is an order in which configurations are met. Time is that of training and validation alone, of all workers.
-
-Some policies stop what they look for and never find it. So beside the median there is the expected running time of a
-policy that is begun again until it finds it: the seconds of all runs, successful or not, over the number of successful
-ones (Hansen et al., 2021, COCO, doi 10.1080/10556788.2020.1808977).
+Run i of every policy searches the same random configurations of a table, each of which can be tried once. Time is what
+a user waits: starts, training and validation, as `--workers` trials train side by side. A proposal is answered by the
+nearest configuration that has not been tried (`tests/replay/answers.py`), for all policies alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+sys.path.insert(0, str(Path(__file__).parents[1] / "replay"))
+from answers import Answers
+from curve_tables import CURVES, DIGITS, Table, read_table
+from replayed_search import Case, Run, replay
+from search_measures import BUDGETS, NEAREST, Scores, rows
+from search_policies import POLICIES, RAY
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from replay import (
-    SPACE,
-    TABLE,
-    Curve,
-    Nearest,
-    Policy,
-    RandomOrder,
-    Stopping,
-    best_after,
-    read_table,
-    replay,
-    seconds_to,
-)
+from trainables.errors import InputError
 
-from asr_platform.study.samplers import distributions_of, observe, propose
-from search_spaces.reader import load_space
-from search_spaces.space import Proposal, Space
-from trainables.config import Config
+REPOSITORY = Path(__file__).parents[2]
 
-ANY = Proposal(Config(), 1)  # every configuration of the table can be a trial
-NEAR = 1.05  # times the table's lowest CER: what counts as having found it
-BUDGETS = (0.05, 0.1, 0.2, 0.4)  # shares of the time that training all of the table takes
+TABLES: dict[str, tuple[Table, Answers]] = {}  # read before processes are forked
 
 
-class RayAsha(RandomOrder):
-    """Random search with Ray's ASHAScheduler as it comes, told the trials' length."""
+class Job(NamedTuple):
+    """One search, or with one worker the same search with several times for a start."""
 
-    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        super().__init__(seed)
-        self.scheduler = ASHAScheduler("epoch", "val_cer", "min", max_t=space.settings.epochs)
-        self.trials: dict[int, Trial] = {}
-
-    def goes_on(self, curve: Curve, epoch: int) -> bool:
-        if curve.number not in self.trials:
-            self.trials[curve.number] = Trial("replayed", stub=True)
-            self.scheduler.on_trial_add(None, self.trials[curve.number])
-        row = curve.epochs[epoch - 1]
-        return bool(self.scheduler.on_trial_result(None, self.trials[curve.number], row) == TrialScheduler.CONTINUE)
+    table: str
+    policy: str
+    seed: int
+    workers: int
+    starts: tuple[float, ...]
 
 
-class RayPair(RayAsha):
-    """Ray's OptunaSearch and ASHAScheduler as they come.
-
-    OptunaSearch (2.60) has Optuna's TPE with its defaults, and tells it each trial, stopped early or not, as complete
-    with the last value it reported.
-    """
-
-    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        super().__init__(space, table, seed)
-        self.space, self.nearest = space, Nearest(space, table, seed)
-        self.study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-
-    def propose(self, left: Sequence[Curve]) -> Curve | None:
-        return self.nearest(left, self.space.propose(self.study.ask())) if left else None
-
-    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
-        state, value = TrialState.COMPLETE, curve.epochs[epoch - 1]["val_cer"]
-        self.study.add_trial(frozen(self.space, curve, state, value, {}))
+def built_in() -> list[Path]:
+    """The tables recorded here, and those of `learning_curves` in `SPEECH_DATA` or `../shared/data`."""
+    shared = Path(os.environ.get("SPEECH_DATA", REPOSITORY.parent / "shared" / "data")) / "learning_curves"
+    others = sorted(shared.glob("*.npz"))
+    if not others:
+        print(f"no tables at {shared}; set SPEECH_DATA", file=sys.stderr)
+    return [DIGITS, *sorted(path for path in CURVES.glob("*.jsonl") if path != DIGITS), *others]
 
 
-class Ours(Stopping):
-    """The platform's own sampler, promotions and rungs."""
-
-    def __init__(self, space: Space, table: Sequence[Curve], seed: int) -> None:
-        super().__init__(seed, space.settings)
-        self.space = replace(space, settings=space.settings.model_copy(update={"seed": seed}))
-        self.nearest = Nearest(space, table, seed)
-        self.trials: dict[int, FrozenTrial] = {}
-
-    def new(self, left: Sequence[Curve]) -> Curve:
-        promotions = self.space.settings.promotions
-        trials = [observe(trial, trial.params, promotions) for trial in self.trials.values()]
-        values = dict(propose(self.space, trials, lambda values: ANY)[0].params)
-        curve = self.nearest(left, values)
-        self.trials[curve.number] = frozen(self.space, curve, TrialState.RUNNING, None, {})
-        return curve
-
-    def ended(self, curve: Curve, epoch: int, stopped: bool) -> None:
-        cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
-        state, value = (TrialState.PRUNED, None) if stopped else (TrialState.COMPLETE, min(cers.values()))
-        if curve.number in self.promotions.waiting:
-            state = TrialState.RUNNING
-        self.trials[curve.number] = frozen(self.space, curve, state, value, cers)
+def read(paths: Sequence[Path], epoch_seconds: float | None) -> None:
+    """Fills `TABLES`; tables recorded here, which are small, also without their best configuration."""
+    for path in paths:
+        table = read_table(path, epoch_seconds)
+        answers = Answers(table)
+        name = table.name if table.name not in TABLES else str(path)
+        TABLES[name] = table, answers
+        if path.suffix == ".jsonl":
+            TABLES[f"{name}, without its best"] = table.without_best(), answers
 
 
-def frozen(space: Space, curve: Curve, state: TrialState, value: float | None, cers: dict[int, float]) -> FrozenTrial:
-    """A configuration of the table as Optuna has trials."""
-    distributions = distributions_of(space)
-    return optuna.create_trial(
-        state=state,
-        value=value,
-        params=curve.values,
-        distributions={key: distributions[key] for key in curve.values},
-        intermediate_values=cers,
-        user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # a ledger's rows, of which nothing else is needed
-    )
+def search(job: Job, size: int | None, promoted_start: float | None) -> list[tuple[Job, Run, float, float]]:
+    """Runs of a job, each with its job of one start, the lowest CER of its table, and the seconds to train it all."""
+    table, answers = TABLES[job.table]
+    drawn = table.subset(job.seed, size)
+    found: list[tuple[Job, Run, float, float]] = []
+    run: Run | None = None
+    for start in job.starts:
+        promoted = start if promoted_start is None else min(start, promoted_start)
+        case = Case(drawn, answers, job.seed, job.workers, start, promoted)
+        if run is None or job.workers > 1 or POLICIES[job.policy].minds_starts:
+            run = replay(case, POLICIES[job.policy].make(case), NEAREST * drawn.best)
+        timed = run.with_starts(start, promoted) if job.workers == 1 else run
+        whole = (drawn.seconds + start * len(drawn.curves)) / job.workers
+        found.append((job._replace(starts=(start,)), timed, drawn.best, whole))
+    return found
 
 
-def ours(**asha: Any) -> Callable[[Space, Sequence[Curve], int], Policy]:
-    """The platform with other values in the space's `asha`."""
-
-    def policy(space: Space, table: Sequence[Curve], seed: int) -> Policy:
-        update = {"asha": space.settings.asha.model_copy(update=asha)}
-        return Ours(replace(space, settings=space.settings.model_copy(update=update)), table, seed)
-
-    return policy
-
-
-POLICIES: dict[str, Callable[[Space, Sequence[Curve], int], Policy]] = {
-    "the platform": Ours,
-    "the same, reduction 3": ours(reduction=3.0),
-    "ours without promotions": ours(promotion=None),
-    "random + the platform's promotions and rungs": lambda space, table, seed: Stopping(seed, space.settings),
-    "Ray: OptunaSearch + ASHAScheduler": RayPair,
-    "random + ASHAScheduler": RayAsha,
-    "random": lambda space, table, seed: RandomOrder(seed),
-}
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rows of all comparisons: for each number of workers and time for a start, a row a table and policy."""
+    jobs = [
+        Job(table, policy, seed, workers, starts)
+        for workers in options.workers
+        for starts in ([tuple(options.start_seconds)] if workers == 1 else [(one,) for one in options.start_seconds])
+        for table, policy, seed in product(TABLES, options.policies, range(options.seeds))
+    ]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        sizes, promoted = [options.subset] * len(jobs), [options.promoted_start] * len(jobs)
+        searched = [one for found in pool.map(search, jobs, sizes, promoted, chunksize=5) for one in found]
+    for workers, start in product(options.workers, options.start_seconds):
+        tables = {table: {policy: _scores(searched, table, policy, workers, start) for policy in options.policies}
+                  for table in TABLES}  # fmt: skip
+        for row in rows(tables, RAY):
+            yield {"table": row.pop("table"), "policy": row.pop("policy"), "workers": workers, "start_seconds": start,
+                   **row}  # fmt: skip
 
 
-def run(name: str, table: Sequence[Curve], workers: int, seed: int) -> list[tuple[float, float]]:
-    return replay(table, POLICIES[name](load_space(str(SPACE)), table, seed), workers)
+def _scores(
+    searched: Sequence[tuple[Job, Run, float, float]], table: str, policy: str, workers: int, start: float
+) -> Scores:
+    wanted = (table, policy, workers, (start,))
+    mine = [one for one in searched if (one[0].table, one[0].policy, one[0].workers, one[0].starts) == wanted]
+    return Scores(*([one[index] for one in mine] for index in (1, 2, 3)))
 
 
-def print_table(name: str, table: Sequence[Curve], runs: Sequence[Sequence[tuple[float, float]]]) -> None:
-    """A row: how often and when the target is reached, the time of a whole run, the regret at the budgets."""
-    best, whole = min(curve.best for curve in table), sum(row["cpu_seconds"] for c in table for row in c.epochs)
-    times = [seconds_to(reached, NEAR * best) for reached in runs]
-    found = sum(time < math.inf for time in times) / len(times)
-    median = statistics.median(times)
-    regrets = [statistics.mean(best_after(reached, share * whole) - best for reached in runs) for share in BUDGETS]
-    spent = [min(time, reached[-1][0]) for time, reached in zip(times, runs, strict=True)]
-    expected = statistics.mean(spent) / found if found else math.inf
-    whole_run = statistics.mean(reached[-1][0] for reached in runs)
-    cells = [name, f"{found:.0%}", seconds(median), seconds(expected), seconds(whole_run)]
-    print(" | ".join(["", *cells, *(f"{regret:.2%}" for regret in regrets), ""]).strip(), flush=True)
+def print_rows(found: Sequence[dict[str, Any]]) -> None:
+    """Tables in Markdown, one for each number of workers and time for a start."""
+    heads = ["table", "policy", "found", "s to 1.05 x best [95%]", "/ Ray's [95%]", "s to 1.01 x best", "/ Ray's [95%]"]
+    heads += ["best stopped", *(f"regret at {share:.0%}" for share in BUDGETS)]
+    for workers, start in dict.fromkeys((row["workers"], row["start_seconds"]) for row in found):
+        print(f"\n{workers} {'worker' if workers == 1 else 'workers'}, {start:g} s a start\n")
+        print("| " + " | ".join(heads) + " |")
+        print("| --- " * len(heads) + "|")
+        for row in found:
+            if (row["workers"], row["start_seconds"]) == (workers, start):
+                print("| " + " | ".join(_cells(row)) + " |")
 
 
-def seconds(number: float) -> str:
-    return f"{number:,.0f}" if number < math.inf else "never"
+def _cells(row: dict[str, Any]) -> list[str]:
+    def of(key: str, form: str) -> str:
+        number = row.get(key)
+        return "" if number is None else "never" if math.isinf(number) else format(number, form)
+
+    def ends(key: str, form: str) -> str:
+        return f"[{of(f'{key}_low', form)}, {of(f'{key}_high', form)}]" if f"{key}_low" in row else ""
+
+    expected = f"{of('ert', ',.0f')} {ends('ert', ',.0f')}"
+    return [row["table"], POLICIES[row["policy"]].name, of("found", ".0%"), expected,
+            f"{of('ratio_to_ray', '.2f')} {ends('ratio', '.2f')}", of("ert_1", ",.0f"),
+            f"{of('ratio_1_to_ray', '.2f')} {ends('ratio_1', '.2f')}", of("best_stopped", ".0%"),
+            *(of(f"regret_{share:g}", ".1%") for share in BUDGETS)]  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--orders", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--seeds", type=int, default=50, help="runs of each policy on each table")
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 4], help="trials that train side by side")
+    parser.add_argument(
+        "--start-seconds", nargs="+", type=float, default=[0.0, 2.0, 11.0], help="a trial's start takes"
+    )
+    parser.add_argument("--promoted-start", type=float, help="most that the start of a promoted trial takes")
+    parser.add_argument("--table", action="append", type=Path, help="in place of the built-in ones: .jsonl or .npz")
+    parser.add_argument("--epoch-seconds", type=float, help="an epoch of a .npz takes; default: as one of the digits")
+    parser.add_argument("--subset", type=int, help="configurations of a run; default: 2/3 of the table, at most 200")
+    parser.add_argument("--json", action="store_true", help="one JSON object a table and policy; null: never")
     options = parser.parse_args()
-    table = read_table(options.table)
-    whole = sum(row["cpu_seconds"] for curve in table for row in curve.epochs)
-    best = min(curve.best for curve in table)
-    near = sum(curve.best <= NEAR * best for curve in table)
-    print(f"{len(table)} configurations, {whole:,.0f} s to train all; {options.workers} workers")
-    print(f"lowest CER {best:.2%}; within {NEAR:g} times that: {near}")
-    budgets = " | ".join(f"at {share * whole:,.0f} s" for share in BUDGETS)
-    print(f"\n| policy | found | median s to {NEAR:g} x best | expected s | s a run | regret {budgets} |")
-    print("| --- " * (5 + len(BUDGETS)) + "|")
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for name in POLICIES:
-            runs = list(pool.map(partial(run, name, table, options.workers), range(options.orders), chunksize=5))
-            print_table(name, table, runs)
+    try:
+        read(options.table or built_in(), options.epoch_seconds)
+    except InputError as error:
+        parser.error(str(error))
+    found = list(measure(options))
+    if not options.json:
+        print_rows(found)
+    for row in found if options.json else ():
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for key, value in row.items()}  # fmt: skip
+        print(json.dumps(finite))
 
 
 if __name__ == "__main__":

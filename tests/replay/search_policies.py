@@ -1,0 +1,214 @@
+"""The ways of searching that are compared. A new one is a `Policy` and a line in `POLICIES`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from curve_tables import Curve
+from optuna.trial import TrialState
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from replayed_search import Case, Decision, Outcome, Policy
+
+from asr_platform.study.halving import Promotions, Rungs
+from asr_platform.study.samplers import Observation, distributions_of, observe, propose
+from search_spaces.samplers import SamplerName
+from search_spaces.space import Proposal
+from trainables.config import Config
+
+ANY = Proposal(Config(), 1)  # every configuration of a table can be a trial
+OURS, RAY = "ours", "ray"
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+class Ours(Policy):
+    """The platform: its sampler, promotions and rungs, with the settings of a plain space.
+
+    Args:
+        sampler: another sampler.
+        asha: other values of `asha`.
+    """
+
+    def __init__(self, case: Case, sampler: SamplerName | None = None, **asha: Any) -> None:
+        super().__init__(case)
+        settings = case.table.space.settings
+        settings = settings.model_copy(
+            update={
+                "seed": case.seed,
+                "sampler": sampler or settings.sampler,
+                "asha": settings.asha.model_copy(update=asha),
+            }
+        )
+        self.space = replace(case.table.space, settings=settings)
+        self.rungs, self.promotions = Rungs(settings), Promotions(settings)
+        self.epochs_of_promotion = settings.promotions
+        self.distributions = distributions_of(self.space)
+        self.begun: dict[int, Curve] = {}
+        self.observations: dict[int, Observation] = {}
+        self.last_lap = set[int]()  # trials that continue because no new one is left, and wait no more
+
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        number = self.promotions.promoted()
+        if number is None and left:
+            curve = self.new(left)
+            self.begun[curve.number] = curve
+            self._observe(curve, 0, TrialState.RUNNING)
+            return curve
+        if number is None:
+            number = self.promotions.best()
+            if number is None:
+                return None
+            self.last_lap.add(number)
+        del self.promotions.waiting[number]
+        return self.begun[number]
+
+    def new(self, left: Sequence[Curve]) -> Curve:
+        """The next new trial."""
+        if self.space.settings.sampler == "random":
+            return self.random.choice(left)
+        suggestion, _ = propose(self.space, list(self.observations.values()), lambda values: ANY)
+        return self.case.answers(left, suggestion.params)
+
+    def decide(self, curve: Curve, epoch: int) -> Decision:
+        row = curve.epochs[epoch - 1]
+        self.promotions.record(curve.number, row)
+        self._observe(curve, epoch, TrialState.RUNNING)
+        warmup = self.space.value("optimizer.warmup", curve.values)
+        if self.rungs.verdict(curve.number, row, warmup) is not None:
+            return "stop"
+        if curve.number not in self.last_lap and self.promotions.wait(curve.number, epoch):
+            return "wait"
+        return "train"
+
+    def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+        self._observe(curve, epoch, states.get(outcome, TrialState.RUNNING))
+
+    def _observe(self, curve: Curve, epoch: int, state: TrialState) -> None:
+        """Keeps what the ledger would tell the sampler about a trial."""
+        cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
+        trial = optuna.create_trial(
+            state=state,
+            value=min(cers.values()) if state == TrialState.COMPLETE else None,
+            params=dict(curve.values),
+            distributions={key: self.distributions[key] for key in curve.values},
+            intermediate_values=cers,
+            user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # rows, of which nothing else is needed
+        )
+        self.observations[curve.number] = observe(trial, trial.params, self.epochs_of_promotion)
+
+
+class RandomAsha(Policy):
+    """Random search with Ray's ASHAScheduler as it comes, told the length of a trial."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.scheduler = ASHAScheduler("epoch", "val_cer", "min", max_t=case.table.epochs)
+        self.trials: dict[int, Trial] = {}
+
+    def decide(self, curve: Curve, epoch: int) -> Decision:
+        if curve.number not in self.trials:
+            self.trials[curve.number] = Trial("replayed", stub=True)
+            self.scheduler.on_trial_add(None, self.trials[curve.number])
+        row = curve.epochs[epoch - 1]
+        action = self.scheduler.on_trial_result(None, self.trials[curve.number], dict(row))
+        return "train" if action == TrialScheduler.CONTINUE else "stop"
+
+
+class OptunaTpe(Policy):
+    """Optuna's TPESampler as it comes, with a pruner as it comes.
+
+    Args:
+        pruner: returns the pruner; default: none.
+    """
+
+    def __init__(self, case: Case, pruner: Callable[[], optuna.pruners.BasePruner] = optuna.pruners.NopPruner) -> None:
+        super().__init__(case)
+        self.space, self.distributions = case.table.space, distributions_of(case.table.space)
+        sampler = optuna.samplers.TPESampler(seed=case.seed)
+        # Hyperband assigns trials to brackets by the study's name and the trial's number.
+        self.study = optuna.create_study(study_name=str(case.seed), sampler=sampler, pruner=pruner())
+        self.trials: dict[int, optuna.Trial] = {}
+
+    def propose(self, left: Sequence[Curve]) -> Curve | None:
+        if not left:
+            return None
+        trial = self.study.ask()
+        curve = self.case.answers(left, self.space.propose(trial))
+        self.trials[curve.number] = trial
+        self._answer(trial, curve)
+        return curve
+
+    def _answer(self, trial: optuna.Trial, curve: Curve) -> None:
+        """Makes Optuna's running trial the configuration that answers it."""
+        stored = self.study._storage.get_trial(trial._trial_id)  # in memory: the trial itself, not a copy
+        stored.distributions = {key: self.distributions[key] for key in curve.values}
+        stored.params = dict(curve.values)
+
+    def decide(self, curve: Curve, epoch: int) -> Decision:
+        trial = self.trials[curve.number]
+        trial.report(curve.epochs[epoch - 1]["val_cer"], epoch)
+        return "stop" if trial.should_prune() else "train"
+
+    def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
+        if outcome == "complete":
+            self.study.tell(self.trials[curve.number], curve.best)
+        else:
+            state = TrialState.PRUNED if outcome == "pruned" else TrialState.FAIL
+            self.study.tell(self.trials[curve.number], state=state)
+
+
+class RayPair(OptunaTpe):
+    """Ray's OptunaSearch and ASHAScheduler as they come.
+
+    OptunaSearch (2.60) has Optuna's TPE with its defaults, and tells it each trial, stopped early or not, as complete
+    with the last value it reported.
+    """
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        self.asha = RandomAsha(case)
+
+    def decide(self, curve: Curve, epoch: int) -> Decision:
+        return self.asha.decide(curve, epoch)
+
+    def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
+        if outcome == "failed":
+            self.study.tell(self.trials[curve.number], state=TrialState.FAIL)
+        else:
+            self.study.tell(self.trials[curve.number], curve.epochs[epoch - 1]["val_cer"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy of the comparison.
+
+    Attributes:
+        name: in full, for the table.
+        make: returns the policy for a case.
+        minds_starts: whether its decisions depend on `start_seconds`, even with one worker.
+    """
+
+    name: str
+    make: Callable[[Case], Policy]
+    minds_starts: bool = False
+
+
+POLICIES: dict[str, Entry] = {
+    OURS: Entry("the platform, a plain space", Ours),
+    "ours_random": Entry("the same, random proposals", lambda case: Ours(case, sampler="random")),
+    RAY: Entry("Ray: OptunaSearch + ASHAScheduler", RayPair),
+    "tpe_hyperband": Entry(
+        "Optuna: TPE + HyperbandPruner", lambda case: OptunaTpe(case, optuna.pruners.HyperbandPruner)
+    ),
+    "tpe_halving": Entry(
+        "Optuna: TPE + SuccessiveHalvingPruner", lambda case: OptunaTpe(case, optuna.pruners.SuccessiveHalvingPruner)
+    ),
+    "random_asha": Entry("random + Ray's ASHAScheduler", RandomAsha),
+    "random": Entry("random", Policy),
+}
