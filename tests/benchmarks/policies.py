@@ -53,14 +53,14 @@ def built_in() -> list[Path]:
     return [DIGITS, *sorted(path for path in CURVES.glob("*.jsonl") if path != DIGITS), *others]
 
 
-def read(paths: Sequence[Path], epoch_seconds: float | None) -> None:
-    """Fills `TABLES`; tables recorded here, which are small, also without their best configuration."""
-    for path in paths:
+def read(given: Sequence[Path], epoch_seconds: float | None) -> None:
+    """Fills `TABLES` with those given, or else the built-in ones: if small, also without their best configuration."""
+    for path in given or built_in():
         table = read_table(path, epoch_seconds)
         answers = Answers(table)
         name = table.name if table.name not in TABLES else str(path)
         TABLES[name] = table, answers
-        if path.suffix == ".jsonl":
+        if path.parent == CURVES and not given:
             TABLES[f"{name}, without its best"] = table.without_best(), answers
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a table and policy; null: never")
     options = parser.parse_args()
     try:
-        read(options.table or built_in(), options.epoch_seconds)
+        read(options.table or [], options.epoch_seconds)
     except InputError as error:
         parser.error(str(error))
     found = list(measure(options))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from answers import Answers
+from answers import Answers, RandomDraw
 from curve_tables import Curve, Table
 
 Decision = Literal["train", "stop", "wait"]
@@ -47,11 +46,11 @@ class Policy:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.random = random.Random(case.seed)
+        self.draw = RandomDraw(case.seed)
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
         """The next trial: one of those `left`, or one that waits; None if there is none."""
-        return self.random.choice(left) if left else None
+        return self.case.answers(left, self.case.table.space.propose(self.draw)) if left else None
 
     def decide(self, curve: Curve, epoch: int) -> Decision:
         """What becomes of a trial that has just finished this epoch (from 1), which is not its last."""

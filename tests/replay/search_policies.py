@@ -54,8 +54,7 @@ class Ours(Policy):
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
         number = self.promotions.promoted()
-        if number is None and left:
-            curve = self.new(left)
+        if number is None and (curve := self.new(left)) is not None:
             self.begun[curve.number] = curve
             self._observe(curve, 0, TrialState.RUNNING)
             return curve
@@ -67,10 +66,10 @@ class Ours(Policy):
         del self.promotions.waiting[number]
         return self.begun[number]
 
-    def new(self, left: Sequence[Curve]) -> Curve:
-        """The next new trial."""
-        if self.space.settings.sampler == "random":
-            return self.random.choice(left)
+    def new(self, left: Sequence[Curve]) -> Curve | None:
+        """The next new trial; None if none is left."""
+        if self.space.settings.sampler == "random" or not left:
+            return super().propose(left)
         suggestion, _ = propose(self.space, list(self.observations.values()), lambda values: ANY)
         return self.case.answers(left, suggestion.params)
 

@@ -98,9 +98,11 @@ def test_a_configuration_answers_its_own_values(digits: Table) -> None:
     assert answers(digits.curves[1:2], digits.curves[0].values) is digits.curves[1]
 
 
-def test_random_proposals_meet_configurations_about_equally_often(digits: Table) -> None:
-    """By distance itself, the twelve that are met most often would get half of all proposals."""
+def test_a_sampler_meets_what_it_proposes(digits: Table) -> None:
+    """However many others are left; and random proposals meet every configuration."""
     answers, draw = Answers(digits), RandomDraw(1)
-    met = Counter(answers(digits.curves, digits.space.propose(draw)).number for _ in range(3000))
+    met = Counter(answers(digits.curves, digits.space.propose(draw)).number for _ in range(1000))
     assert len(met) == len(digits.curves)
-    assert sum(count for _, count in met.most_common(12)) < 0.4 * 3000
+    for curve in digits.curves:
+        values = {**curve.values, "model.dropout": min(0.3, curve.values["model.dropout"] + 0.01)}
+        assert answers(digits.curves, values) is curve

@@ -1,20 +1,13 @@
-"""Expected running times, their intervals and ratios; and the benchmark, started once."""
+"""Expected running times, their intervals and ratios."""
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from curve_tables import DIGITS
 from replayed_search import Point, Run
 from search_measures import Scores, ert, geometric_mean, interval, rows
-
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "policies.py"
 
 
 def scores(times: list[float], end: float = 100.0) -> Scores:
@@ -60,29 +53,3 @@ def test_regret_and_stopped_bests() -> None:
     row = rows({"a": {"ray": scores([4.0, 30.0, math.inf])}}, "ray")[0]
     assert row["regret_0.05"] == pytest.approx(1.0)  # after 2.5 s of 50, all have 0.2 in place of 0.1
     assert row["regret_0.1"] == pytest.approx(2 / 3) and row["best_stopped"] == row["found"] - 1 / 3
-
-
-@pytest.mark.parametrize("options", [["--json"], []])
-def test_the_benchmark_prints_a_row_a_table_and_policy(options: list[str]) -> None:
-    size = ["--seeds", "2", "--subset", "6", "--workers", "1", "2", "--start-seconds", "2"]
-    command = [sys.executable, str(BENCHMARK), *size, "--policies", "ours", "ray", "--table", str(DIGITS), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    if not options:
-        assert "2 workers, 2 s a start" in done.stdout and "Ray: OptunaSearch + ASHAScheduler" in done.stdout
-        return
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["table"], row["policy"], row["workers"]) for row in found] == [
-        (table, policy, workers)
-        for workers in (1, 2)
-        for table in ("digits", "digits, without its best", "all")
-        for policy in ("ours", "ray")
-    ]
-    keys = {"table", "policy", "workers", "start_seconds", "runs", "ert", "ert_low", "ert_high", "ratio_to_ray"}
-    assert all(keys <= set(row) for row in found) and {row["start_seconds"] for row in found} == {2.0}
-
-
-def test_a_missing_table_is_named() -> None:
-    command = [sys.executable, str(BENCHMARK), "--table", "none.npz"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 2 and "none.npz: no such table" in done.stderr
