@@ -91,7 +91,11 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         sizes, promoted = [options.subset] * len(jobs), [options.promoted_start] * len(jobs)
-        searched = [one for found in pool.map(search, jobs, sizes, promoted, chunksize=5) for one in found]
+        searched: list[tuple[Job, Run, float, float]] = []
+        for number, found in enumerate(pool.map(search, jobs, sizes, promoted, chunksize=5), start=1):
+            searched += found
+            if sys.stderr.isatty():
+                print(f"\r{number:,} of {len(jobs):,} searches", end="", file=sys.stderr)
     for workers, start in product(options.workers, options.start_seconds):
         tables = {table: {policy: _scores(searched, table, policy, workers, start) for policy in options.policies}
                   for table in TABLES}  # fmt: skip

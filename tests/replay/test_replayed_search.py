@@ -14,6 +14,7 @@ from curve_tables import DIGITS, Curve, Table, plain_settings, read_table
 from hypothesis import given
 from hypothesis import strategies as st
 from replayed_search import Case, Decision, Outcome, Policy, replay
+from search_measures import Scores, rows
 from search_policies import POLICIES, OptunaTpe, Ours
 
 from search_spaces.distributions import Float, Variable
@@ -162,6 +163,30 @@ def test_samplers_learn_where_the_best_are(name: str) -> None:
         one = case(table, seed=seed)
         trials.append(replay(one, POLICIES[name].make(one), target=0.2).end.new)
     assert sum(trials) / len(trials) < 40
+
+
+def test_the_best_and_the_worst_order_have_known_times() -> None:
+    """With the best configuration first, it alone is paid; with the best last, everything is."""
+    table = toy([[0.9, 0.8], [0.3, 0.2], [0.7, 0.6], [0.5, 0.4]], costs=[1.0, 2.0, 3.0, 4.0])
+
+    class BestFirst(Policy):
+        def propose(self, left: Sequence[Curve]) -> Curve | None:
+            return min(left, key=lambda curve: curve.best, default=None)
+
+    class BestLast(Policy):
+        def propose(self, left: Sequence[Curve]) -> Curve | None:
+            return max(left, key=lambda curve: curve.best, default=None)
+
+    def measured(policy: type[Policy], workers: int) -> dict[str, Any]:
+        cases = [case(table, workers, start=10.0, seed=seed) for seed in range(3)]
+        runs = [replay(one, policy(one), target=0.2) for one in cases]
+        return rows({"toy": {"ray": Scores(runs, [0.2] * 3, [60.0] * 3)}}, "ray")[0]
+
+    first, last = measured(BestFirst, 1), measured(BestLast, 1)
+    assert (first["ert"], first["ert_low"], first["ert_high"]) == (14.0, 14.0, 14.0)  # a start and two epochs of 2 s
+    assert (last["ert"], last["starts"], last["regret_0.4"]) == (60.0, 4.0, pytest.approx(3.0))  # 0.8 after 24 s
+    assert (measured(BestFirst, 4)["ert"], measured(BestLast, 4)["ert"]) == (14.0, 14.0)
+    assert measured(BestLast, 2)["ert"] == 30.0  # the best starts when the second ends, after 16 s
 
 
 def test_random_search_is_as_good_as_chance() -> None:
