@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Curve:
     values: Mapping[str, Any]
     epochs: Sequence[Mapping[str, Any]]
 
-    @property
+    @cached_property
     def best(self) -> float:
         return min((row["val_cer"] for row in self.epochs), default=math.inf)
 
@@ -68,7 +69,7 @@ class Table:
     def epochs(self) -> int:
         return self.space.settings.epochs
 
-    @property
+    @cached_property
     def best(self) -> float:
         return min(curve.best for curve in self.curves)
 

@@ -49,14 +49,17 @@ class Ours(Policy):
         self.epochs_of_promotion = settings.promotions
         self.distributions = distributions_of(self.space)
         self.begun: dict[int, Curve] = {}
-        self.observations: dict[int, Observation] = {}
+        self.progress: dict[
+            int, tuple[int, TrialState]
+        ] = {}  # epochs and state of each trial, in the order in which they began
+        self.observations: dict[tuple[int, int, TrialState], Observation] = {}  # by number, epochs and state
         self.last_lap = set[int]()  # trials that continue because no new one is left, and wait no more
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
         number = self.promotions.promoted()
         if number is None and (curve := self.new(left)) is not None:
             self.begun[curve.number] = curve
-            self._observe(curve, 0, TrialState.RUNNING)
+            self.progress[curve.number] = 0, TrialState.RUNNING
             return curve
         if number is None:
             number = self.promotions.best()
@@ -70,13 +73,14 @@ class Ours(Policy):
         """The next new trial; None if none is left."""
         if self.space.settings.sampler == "random" or not left:
             return super().propose(left)
-        suggestion, _ = propose(self.space, list(self.observations.values()), lambda values: ANY)
+        seen = [self._observation(number, *progress) for number, progress in self.progress.items()]
+        suggestion, _ = propose(self.space, seen, lambda values: ANY)
         return self.case.answers(left, suggestion.params)
 
     def decide(self, curve: Curve, epoch: int) -> Decision:
         row = curve.epochs[epoch - 1]
         self.promotions.record(curve.number, row)
-        self._observe(curve, epoch, TrialState.RUNNING)
+        self.progress[curve.number] = epoch, TrialState.RUNNING
         warmup = self.space.value("optimizer.warmup", curve.values)
         if self.rungs.verdict(curve.number, row, warmup) is not None:
             return "stop"
@@ -86,20 +90,23 @@ class Ours(Policy):
 
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        self._observe(curve, epoch, states.get(outcome, TrialState.RUNNING))
+        self.progress[curve.number] = epoch, states.get(outcome, TrialState.RUNNING)
 
-    def _observe(self, curve: Curve, epoch: int, state: TrialState) -> None:
-        """Keeps what the ledger would tell the sampler about a trial."""
-        cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
-        trial = optuna.create_trial(
-            state=state,
-            value=min(cers.values()) if state == TrialState.COMPLETE else None,
-            params=dict(curve.values),
-            distributions={key: self.distributions[key] for key in curve.values},
-            intermediate_values=cers,
-            user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # rows, of which nothing else is needed
-        )
-        self.observations[curve.number] = observe(trial, trial.params, self.epochs_of_promotion)
+    def _observation(self, number: int, epoch: int, state: TrialState) -> Observation:
+        """What the ledger tells the sampler about a trial."""
+        if (number, epoch, state) not in self.observations:
+            curve = self.begun[number]
+            cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}
+            trial = optuna.create_trial(
+                state=state,
+                value=min(cers.values()) if state == TrialState.COMPLETE else None,
+                params=dict(curve.values),
+                distributions={key: self.distributions[key] for key in curve.values},
+                intermediate_values=cers,
+                user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # rows, of which nothing else is needed
+            )
+            self.observations[number, epoch, state] = observe(trial, trial.params, self.epochs_of_promotion)
+        return self.observations[number, epoch, state]
 
 
 class RandomAsha(Policy):
