@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "replay"))
-from answers import Answers
+from answers import Answers, Forest
 from curve_tables import CURVES, DIGITS, Table, read_table
 from replayed_search import Case, Run, replay
 from search_measures import BUDGETS, NEAREST, Scores, rows
@@ -53,8 +53,12 @@ def built_in() -> list[Path]:
     return [DIGITS, *sorted(path for path in CURVES.glob("*.jsonl") if path != DIGITS), *others]
 
 
-def read(given: Sequence[Path], epoch_seconds: float | None) -> None:
-    """Fills `TABLES` with those given, or else the built-in ones: if small, also without their best configuration."""
+def read(given: Sequence[Path], epoch_seconds: float | None, forests: bool) -> None:
+    """Fills `TABLES` with those given, or else the built-in ones: if small, also without their best configuration.
+
+    Args:
+        forests: adds the forest of each `.npz`.
+    """
     for path in given or built_in():
         table = read_table(path, epoch_seconds)
         answers = Answers(table)
@@ -62,6 +66,9 @@ def read(given: Sequence[Path], epoch_seconds: float | None) -> None:
         TABLES[name] = table, answers
         if path.parent == CURVES and not given:
             TABLES[f"{name}, without its best"] = table.without_best(), answers
+        if path.suffix == ".npz" and forests:
+            forest = Forest(table)
+            TABLES[f"{name}, forest"] = forest.table, forest
 
 
 def search(job: Job, size: int | None, promoted_start: float | None) -> list[tuple[Job, Run, float, float]]:
@@ -83,11 +90,12 @@ def search(job: Job, size: int | None, promoted_start: float | None) -> list[tup
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of all comparisons: for each number of workers and time for a start, a row a table and policy."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     jobs = [
         Job(table, policy, seed, workers, starts)
         for workers in options.workers
         for starts in ([tuple(options.start_seconds)] if workers == 1 else [(one,) for one in options.start_seconds])
-        for table, policy, seed in product(TABLES, options.policies, range(options.seeds))
+        for table, policy, seed in product(TABLES, options.policies, seeds)
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         sizes, promoted = [options.subset] * len(jobs), [options.promoted_start] * len(jobs)
@@ -151,11 +159,13 @@ def main() -> None:
     parser.add_argument("--promoted-start", type=float, help="most that the start of a promoted trial takes")
     parser.add_argument("--table", action="append", type=Path, help="in place of the built-in ones: .jsonl or .npz")
     parser.add_argument("--epoch-seconds", type=float, help="an epoch of a .npz takes; default: as one of the digits")
+    parser.add_argument("--forests", action="store_true", help="also search what a forest has learned from a .npz")
+    parser.add_argument("--first-seed", type=int, default=0, help="of these runs: tune on some and judge by others")
     parser.add_argument("--subset", type=int, help="configurations of a run; default: 2/3 of the table, at most 200")
     parser.add_argument("--json", action="store_true", help="one JSON object a table and policy; null: never")
     options = parser.parse_args()
     try:
-        read(options.table or [], options.epoch_seconds)
+        read(options.table or [], options.epoch_seconds, options.forests)
     except InputError as error:
         parser.error(str(error))
     found = list(measure(options))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from curve_tables import Curve, Table
+from sklearn.ensemble import RandomForestRegressor
 
 from search_spaces.distributions import Choice, Float
 from search_spaces.space import Space
@@ -34,6 +36,45 @@ class Answers:
         codes_ND = np.array([self.codes[curve.number] for curve in left])
         distances_N = np.abs(codes_ND - code(self.space, values)).sum(axis=1)
         return left[int(distances_N.argmin())]
+
+
+class Forest(Answers):
+    """Answers every proposal exactly as it is, with the curve that a random forest predicts for it.
+
+    Nothing is rounded to a configuration of the table, but curves are averages: smoother than recorded ones, without
+    divergence, and the best are less good. So it is a second opinion on samplers, and not on stopping.
+
+    Attributes:
+        table: the table with predicted curves, whose best is what there is to find.
+    """
+
+    def __init__(self, table: Table, trees: int = 50) -> None:
+        super().__init__(table)
+        cers_NE = np.full((len(table.curves), table.epochs), np.nan)
+        for row_E, curve in zip(cers_NE, table.curves, strict=True):
+            row_E[: len(curve.epochs)] = [row["val_cer"] for row in curve.epochs]
+        cers_NE = np.where(np.isnan(cers_NE), np.nanmax(cers_NE), cers_NE)  # diverged: as bad as the worst
+        self.epoch_seconds = table.epoch_seconds
+        self.forest = RandomForestRegressor(trees, random_state=0)
+        self.forest.fit(np.array([self.codes[curve.number] for curve in table.curves]), np.log(cers_NE))
+        self.table = replace(
+            table,
+            name=f"{table.name}, forest",
+            curves=[self.predicted(curve, curve.values) for curve in table.curves],
+        )
+
+    def predicted(self, curve: Curve, values: Mapping[str, Any]) -> Curve:
+        """`curve` with other values and the curve that is predicted for them."""
+        code_1D = code(self.space, values)[None].astype(np.float32)
+        log_cers_E = np.mean([tree.tree_.predict(code_1D)[0, :, 0] for tree in self.forest.estimators_], axis=0)
+        epochs = [
+            {"epoch": epoch, "val_cer": float(cer), "cpu_seconds": self.epoch_seconds}
+            for epoch, cer in enumerate(np.exp(log_cers_E), start=1)
+        ]
+        return Curve(curve.number, dict(values), epochs)
+
+    def __call__(self, left: Sequence[Curve], values: Mapping[str, Any]) -> Curve:
+        return self.predicted(left[0], values)
 
 
 def code(space: Space, values: Mapping[str, Any]) -> np.ndarray:

@@ -84,7 +84,8 @@ class Run:
     Attributes:
         points: the moments at which the lowest CER fell.
         end: the end: no trial is left, or the target is reached.
-        best_stopped: whether the best configuration was stopped and another one, or none, reached the target.
+        best_stopped: whether a configuration was stopped that would have reached the target, which is the lowest CER of
+            all if no other is given.
     """
 
     points: Sequence[Point]
@@ -119,7 +120,7 @@ class _Cluster:
         self.case, self.policy = case, policy
         self.left = list(case.table.curves)
         self.done: dict[int, int] = {}  # finished epochs of the trials that were started, by number
-        self.outcomes: dict[int, Outcome] = {}
+        self.stopped: list[Curve] = []
         self.busy: list[tuple[float, int, Curve, float]] = []  # when an epoch ends, ties, of what, seconds it takes
         self.now, self.training, self.new, self.promoted, self.best = 0.0, 0.0, 0, 0, math.inf
 
@@ -129,17 +130,16 @@ class _Cluster:
             self.now, _, curve, seconds = heapq.heappop(self.busy)
             if self._finish(curve, seconds):
                 points.append(self._point())
-        best = min(self.case.table.curves, key=lambda curve: curve.best)
-        return Run(points, self._point(), self.outcomes.get(best.number) == "pruned")
+        goal = max(target, self.case.table.best)
+        return Run(points, self._point(), any(curve.best <= goal for curve in self.stopped))
 
     def _fill(self) -> bool:
         """Gives every free worker a trial, if there is one; returns whether any worker has one."""
         while len(self.busy) < self.case.workers and (curve := self.policy.propose(self.left)) is not None:
             is_new = curve.number not in self.done
             if is_new:
-                self.left.remove(curve)
+                self.left = [other for other in self.left if other.number != curve.number]
                 self.done[curve.number] = 0
-            self.outcomes.pop(curve.number, None)
             self.new, self.promoted = self.new + is_new, self.promoted + (not is_new)
             self._train(curve, self.case.start_seconds if is_new else self.case.promoted_start)
         return bool(self.busy)
@@ -167,7 +167,8 @@ class _Cluster:
         return bool(is_better)
 
     def _leave(self, curve: Curve, outcome: Outcome) -> None:
-        self.outcomes[curve.number] = outcome
+        if outcome == "pruned":
+            self.stopped.append(curve)
         self.policy.ended(curve, self.done[curve.number], outcome)
 
     def _point(self) -> Point:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answers import Answers, RandomDraw
+from answers import Answers, Forest, RandomDraw
 from curve_tables import CURVES, DIGITS, Table, read_table
 
 from asr_platform.study.samplers import distributions_of
@@ -106,3 +106,14 @@ def test_a_sampler_meets_what_it_proposes(digits: Table) -> None:
     for curve in digits.curves:
         values = {**curve.values, "model.dropout": min(0.3, curve.values["model.dropout"] + 0.01)}
         assert answers(digits.curves, values) is curve
+
+
+def test_a_forest_answers_proposals_as_they_are(tmp_path: Path) -> None:
+    table = read_table(arrays(tmp_path / "t.npz"), epoch_seconds=2.0)
+    forest = Forest(table)
+    assert forest.table.curves[0].best < forest.table.curves[2].best  # as recorded
+    values = {"beta1": 0.2, "learning_rate": 0.05}
+    answer = forest(forest.table.curves[1:], values)
+    assert answer == forest(forest.table.curves[1:], values) and (answer.number, answer.values) == (1, values)
+    assert [row["cpu_seconds"] for row in answer.epochs] == [2.0] * 3
+    assert all(0.4 <= row["val_cer"] <= 0.7 for row in answer.epochs)

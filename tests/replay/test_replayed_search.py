@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from answers import Answers
+from answers import Answers, Forest
 from curve_tables import DIGITS, Curve, Table, plain_settings, read_table
 from hypothesis import given
 from hypothesis import strategies as st
@@ -267,11 +267,11 @@ class Remembering(Ours):
         self.last[curve.number] = epoch, outcome
 
 
-def test_a_table_of_losses_is_searched_by_every_policy() -> None:
-    shared = Path(__file__).parents[3] / "shared" / "data" / "learning_curves"
-    paths = sorted(shared.glob("*.npz"))
+def test_a_table_of_losses_is_searched_by_every_policy(speech_data: Path) -> None:
+    paths = sorted((speech_data / "learning_curves").glob("*.npz"))
     if not paths:
-        pytest.skip(f"no tables at {shared}")
+        pytest.skip(f"no learning curves in {speech_data}")
     table = read_table(paths[0])
-    one = Case(table.subset(0, 12), Answers(table), 0)
-    assert all(replay(one, entry.make(one)).end.new == 12 for entry in POLICIES.values())
+    forest = Forest(table, trees=3)
+    for one in (Case(table.subset(0, 12), Answers(table), 0), Case(forest.table.subset(0, 12), forest, 0, workers=4)):
+        assert all(replay(one, entry.make(one)).end.new == 12 for entry in POLICIES.values())
