@@ -67,7 +67,7 @@ def resampled(scores: Scores, near: float, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Bootstrap interval of 95% (percentiles); nothing where a ratio is undefined counts as infinite."""
+    """Bootstrap interval of 95% (percentiles) of resampled values; an undefined ratio counts as infinite."""
     ordered = np.sort(np.where(np.isnan(values), math.inf, values))
     return float(ordered[int(0.025 * len(ordered))]), float(ordered[math.ceil(0.975 * len(ordered)) - 1])
 
