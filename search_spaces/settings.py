@@ -15,6 +15,7 @@ from trainables.config_model import ConfigSection
 
 GRACE_SHARE = 0.2  # grace period as a share of a full trial, by default
 LATE_SHARE = 0.5  # share of a full trial after which trials on the plateau can be pruned
+TRAINED_PER_START = 0.2  # least training before a trial first waits, as a share of the time of its start
 DEFAULT_BUDGET = 30_000_000  # parameters
 RENAMED = {"asha.look": "promotion", "asha.click": "plateau"}
 """Former names of keys, which are still read in this version."""
@@ -51,16 +52,18 @@ class Asha(ConfigSection):
         description="grace period: length of training before the first rung, in unit; default: a fifth of a full "
         "trial, and at least the trial's own warm-up and two epochs",
     )
-    promotion: Whole | None = Field(
-        None,
-        ge=1,
-        le=MOST_EPOCHS,
+    promotion: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)] | Literal["auto"] | None = Field(
+        "auto",
         description="number of epochs after which each trial waits to be promoted: the best 1/reduction of the trials "
         "that have come so far continue before new trials, the others once no new trial is left. Trials wait again "
-        "after reduction times as many epochs, and so on; default: no trial waits",
+        "after reduction times as many epochs, and so on; auto: 1, or more where an epoch takes less than a fifth of "
+        "the time of a trial's start; null: no trial waits",
     )
     reduction: Number = Field(
-        3.0, gt=1, le=1000, description="reduction factor: at each rung, the best 1/reduction of the trials continue"
+        4.0,
+        gt=1,
+        le=1000,
+        description="reduction factor: at each rung, and of the trials that wait, the best 1/reduction continue",
     )
     plateau: Number | None = Field(
         0.6,
@@ -129,7 +132,7 @@ class Settings(ConfigSection):
             found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
         if unit == "epochs" and grace is not None and grace > self.epochs:
             found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
-        if self.asha.promotion is not None and self.asha.promotion >= self._promotion_bound:
+        if isinstance(self.asha.promotion, int) and self.asha.promotion >= self._promotion_bound:
             reason = f"must be below the {self._promotion_bound:g} epochs before the first rung"
             found.append(("asha.promotion", f"{reason}, but got {self.asha.promotion}"))
         return found
@@ -139,23 +142,45 @@ class Settings(ConfigSection):
         """Position of the first rung in `asha.unit` (epochs, updates or hours of audio)."""
         return self.asha.grace or math.ceil(GRACE_SHARE * self.epochs)
 
+    def longer_promotion(self, start: float, epoch: float) -> int | None:
+        """Number of epochs of the first promotion where `asha.promotion` is auto and one epoch is too short; else None.
+
+        A trial should train for at least `TRAINED_PER_START` of the time that its start takes before it waits: on
+        recorded learning curves, that found good models soonest (BENCHMARKS.md).
+
+        Args:
+            start: seconds from the decision to start a trial until its training begins.
+            epoch: seconds of an epoch.
+        """
+        epochs = min(math.ceil(TRAINED_PER_START * start / epoch), math.ceil(self._promotion_bound) - 1)
+        return epochs if self.asha.promotion == "auto" and epochs > 1 else None
+
     @property
     def _promotion_bound(self) -> float:
         """Exclusive upper bound of `asha.promotion`: the first rung if `asha.unit` is epochs, else a full trial."""
         return self.first_rung if self.asha.unit == "epochs" else self.epochs
 
+    def with_promotion(self, epochs: int | None) -> Settings:
+        """Copy in which trials first wait to be promoted after `epochs` epochs; None: no trial waits."""
+        return self.model_copy(update={"asha": self.asha.model_copy(update={"promotion": epochs})})
+
     @property
     def promotions(self) -> list[int]:
         """Epochs after which trials wait to be promoted: `asha.promotion`, then each times `asha.reduction`.
 
+        With `auto`, the first is 1 until a sweep has measured how long a start takes (`longer_promotion`).
+
         Epochs beyond the first are below half of a full trial, from which on trials on the plateau can be pruned, or
         without a plateau threshold below the first rung.
         """
-        first, limit = self.asha.promotion, LATE_SHARE * self.epochs
-        if self.asha.plateau is None and self.asha.unit == "epochs":
-            limit = self.first_rung
+        first = self.asha.promotion
+        if first == "auto":
+            first = 1 if self._promotion_bound > 1 else None
         if first is None:
             return []
+        limit = LATE_SHARE * self.epochs
+        if self.asha.plateau is None and self.asha.unit == "epochs":
+            limit = self.first_rung
         later = (math.ceil(first * self.asha.reduction**number) for number in itertools.count(1))
         return sorted({first, *itertools.takewhile(lambda end: end < limit, later)})
 
@@ -166,6 +191,6 @@ class Settings(ConfigSection):
             grace = min(grace, epochs)
         asha = self.asha.model_copy(update={"grace": grace})
         settings = self.model_copy(update={"epochs": epochs, "asha": asha})
-        if promotion is None or promotion < settings._promotion_bound:
+        if not isinstance(promotion, int) or promotion < settings._promotion_bound:
             return settings
-        return settings.model_copy(update={"asha": asha.model_copy(update={"promotion": None})})
+        return settings.with_promotion(None)

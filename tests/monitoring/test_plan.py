@@ -54,8 +54,8 @@ def cost(seconds: float, epochs: int) -> TrialCost:
         (10, {"grace": 3, "reduction": 2}, [3, 5, 6]),
         (12, {"grace": 3, "reduction": 2}, [3, 6]),
         (13, {"grace": 3, "reduction": 2}, [3, 6, 7, 12]),
-        (30, {"grace": 3}, [3, 9, 15, 27]),
-        (30, {"grace": 3, "plateau": None}, [3, 9, 27]),
+        (30, {"grace": 3, "reduction": 3}, [3, 9, 15, 27]),
+        (30, {"grace": 3, "plateau": None, "reduction": 3}, [3, 9, 27]),
         (10, {"grace": 3, "reduction": 1.5}, [3, 5, 7]),
         (5, {"grace": 4, "reduction": 1.1}, [4]),
         (10, {"grace": 10}, []),
@@ -102,7 +102,8 @@ def test_a_simulation_without_rungs() -> None:
 
 def test_about_one_trial_in_so_many_is_promoted() -> None:
     """A few more than that, since the first trials at a rung are not stopped."""
-    found = simulate([cost(1, 27)] * 2000, settings(27, grace=3, plateau=None), 8, np.random.default_rng(0))
+    how = settings(27, grace=3, reduction=3, plateau=None)
+    found = simulate([cost(1, 27)] * 2000, how, 8, np.random.default_rng(0))
     second, third = (np.count_nonzero(found.lengths >= epoch) for epoch in (9, 27))
     assert 2000 / 3 < second < 1.2 * 2000 / 3
     assert second / 3 < third < 1.5 * second / 3
@@ -110,7 +111,7 @@ def test_about_one_trial_in_so_many_is_promoted() -> None:
 
 def test_a_trial_on_the_plateau_is_not_stopped_in_its_first_half() -> None:
     """At epoch 3 of 12 half of the trials are on the plateau, which each leaves before the sixth epoch."""
-    trials, how = [cost(1, 12)] * 2000, settings(12, grace=3)
+    trials, how = [cost(1, 12)] * 2000, settings(12, grace=3, reduction=3)
     found = simulate(trials, how, 8, np.random.default_rng(0))
     second, third = (np.count_nonzero(found.lengths >= epoch) for epoch in (6, 9))
     assert second == pytest.approx(2000 * (1 / 2 + 1 / 2 * 1 / 3), rel=0.05)

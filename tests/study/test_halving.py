@@ -232,7 +232,8 @@ def test_rungs_may_lie_at_hours() -> None:
 def test_updates_are_the_bases_in_hours_of_audio() -> None:
     """So a trial that accumulates twice as much is judged after as much audio as the others."""
     text = "base: {training: {batch_seconds: 90, accumulation: 4}}\nasha: {unit: updates, grace: 20}\n"
-    asha = records.space(records.SPACE.replace("asha: {grace: 3, reduction: 3}\n", text)).comparable_settings.asha
+    space = records.SPACE.replace("asha: {grace: 3, promotion: null, reduction: 3}\n", text)
+    asha = records.space(space).comparable_settings.asha
     assert (asha.unit, asha.grace) == ("hours", 20 * 4 * 90 / 3600)
     assert records.space().comparable_settings == records.space().settings
 

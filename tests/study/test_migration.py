@@ -32,7 +32,7 @@ vary:
   loss.ctc_weight: {choice: [0.3, 0.5]}
 trials: 30
 epochs: 9
-asha: {grace: 3, reduction: 3}
+asha: {grace: 3, promotion: null, reduction: 3}
 """
 NARROW = records.SPACE.replace("vary:", "base: {loss: {ctc_weight: 0.3}}\nvary:")
 

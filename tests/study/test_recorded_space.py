@@ -47,7 +47,19 @@ def test_a_record_without_the_latest_key_has_the_former_value_of_that_key_alone(
     recorded = defaults_to_record()
     monkeypatch.setitem(FORMER_VALUES, "model.norm", "rms")
     ledger = records.ledger_in(tmp_path, **{RECORDED_DEFAULTS: recorded})
-    assert values(ledger) == {**recorded, "model.norm": "rms"}
+    assert values(ledger) == {**{key: DEFAULTS[key] for key in FORMER_VALUES}, "model.norm": "rms"}
+
+
+def test_a_sweep_from_before_trials_waited_by_default_stops_trials_as_it_began(tmp_path: Path) -> None:
+    """What its space says itself counts; a new sweep has the defaults of today."""
+    text = records.SPACE.replace("asha: {grace: 3, promotion: null, reduction: 3}", "asha: {grace: 3}")
+    former = recorded_space(records.ledger_in(tmp_path, "former", space=text).about).settings.asha
+    assert (former.promotion, former.reduction, former.grace) == (None, 3.0, 3)
+    explicit = text.replace("{grace: 3}", "{promotion: 1, reduction: 2}")
+    asha = recorded_space(records.ledger_in(tmp_path, "explicit", space=explicit).about).settings.asha
+    assert (asha.promotion, asha.reduction) == (1, 2.0)
+    today = records.ledger_in(tmp_path, "today", space=text, **{RECORDED_DEFAULTS: defaults_to_record()})
+    assert recorded_space(today.about).settings.asha == records.space(text).settings.asha
 
 
 def test_what_the_space_says_itself_counts(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ vary:
   optimizer.lr: {log: [1e-4, 1e-2]}
 trials: 20
 epochs: 9
-asha: {grace: 3, reduction: 3}
+asha: {grace: 3, promotion: null, reduction: 3}
 """
 
 

@@ -45,7 +45,7 @@ vary:
   training.seed: {choice: [0, 1, 3]}
 trials: 20
 epochs: 9
-asha: {grace: 3, reduction: 3}
+asha: {grace: 3, promotion: null, reduction: 3}
 limits: {hours: 1}
 """
 

@@ -11,12 +11,13 @@ from ray.tune.search import Searcher
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger
+from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record, recorded_space
 from asr_platform.tuning.execution import Proposer
 from search_spaces.settings import Asha, Settings
 from trainables.data.corpus import Corpus
 
 ASHA = "asha: {grace: 3, promotion: 2, reduction: 2, plateau: null}"
-WAITING = records.SPACE.replace("asha: {grace: 3, reduction: 3}", ASHA)
+WAITING = records.SPACE.replace("asha: {grace: 3, promotion: null, reduction: 3}", ASHA)
 EPOCHS = 9
 
 
@@ -82,20 +83,74 @@ def test_looks_follow_each_other_in_the_first_half(tiny_corpus: Corpus) -> None:
 
 
 def test_a_trial_that_a_rung_has_stopped_waits_no_more(tiny_corpus: Corpus) -> None:
-    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
-    name, told = hands.ask()
-    hands.train(name, told, 0.5)
-    hands.ledger.finish(told["number"], "pruned", "rung at epoch 2")
+    hands = Hands(records.ledger_in_memory(2), tiny_corpus, WAITING)
+    for _ in range(2):
+        name, told = hands.ask()
+        hands.train(name, told, 0.5)
+        hands.ledger.finish(told["number"], "pruned", "rung at epoch 2")
     assert hands.ask()[1] == Searcher.FINISHED
 
 
 def test_nothing_is_finished_while_a_look_is_being_taken(tiny_corpus: Corpus) -> None:
-    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
+    hands = Hands(records.ledger_in_memory(2), tiny_corpus, WAITING)
+    hands.step(0.4)
     name, told = hands.ask()
+    assert (told["number"], told["until"]) == (1, 2)
+    hands.step(0.4)
     assert hands.ask()[1] is None
     hands.train(name, told, 0.5)
-    assert hands.step(0.5) == (0, 2, EPOCHS)
+    assert hands.step(0.5) == (1, 2, EPOCHS)
     assert hands.ask()[1] == Searcher.FINISHED
+
+
+def test_a_single_trial_waits_for_nobody(tiny_corpus: Corpus) -> None:
+    hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
+    assert hands.step(0.5) == (0, 0, EPOCHS)
+    assert hands.ask()[1] == Searcher.FINISHED
+
+
+AUTO = WAITING.replace("promotion: 2, ", "")
+
+
+def test_trials_train_longer_before_they_wait_where_a_start_takes_as_long_as_many_epochs(tiny_corpus: Corpus) -> None:
+    """The first trial, which waits after its first epoch, and one that is in training then, go on to the later look;
+    so does a run that resumes the sweep."""
+    ledger = records.ledger_in_memory(4)
+    hands = Hands(ledger, tiny_corpus, AUTO)
+    name, told = hands.ask()
+    other, other_told = hands.ask()
+    assert (told["until"], other_told["until"]) == (1, 1)
+    ledger.record(0, records.row(1, 0.5))
+    hands.proposer.measure(start=9.0, epoch=1.0)
+    hands.proposer.on_trial_complete(name)
+    hands.train(other, other_told, 0.6)
+    assert len(hands.said) == 1 and "after 2 epochs: a trial's start took 9.0 s, an epoch 1.0 s" in hands.said[0]
+    assert [hands.step(0.5), hands.step(0.6)] == [(0, 1, 2), (1, 1, 2)]
+    hands.proposer.measure(start=900.0, epoch=1.0)
+    assert len(hands.said) == 1, "the choice is made once"
+    begun = {"space": AUTO, "source": "again", "epochs": EPOCHS, RECORDED_DEFAULTS: defaults_to_record()}
+    about = {**ledger.about, **begun}
+    assert recorded_space(about).settings.promotions == hands.proposer.space.settings.promotions == [2]
+    explicit = {**about, "space": AUTO.replace("grace: 3", "grace: 3, promotion: 1")}
+    assert recorded_space(explicit).settings.promotions[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("asha", "start", "epoch", "longer"),
+    [
+        ({}, 4.0, 10.0, None),
+        ({}, 10.0, 2.0, None),
+        ({}, 10.1, 2.0, 2),
+        ({}, 30.0, 2.0, 3),
+        ({}, 1e6, 2.0, 3),  # below the first rung
+        ({"promotion": 1}, 1e6, 2.0, None),
+        ({"promotion": None}, 1e6, 2.0, None),
+    ],
+)
+def test_the_first_promotion_depends_on_the_time_of_a_start(
+    asha: dict[str, Any], start: float, epoch: float, longer: int | None
+) -> None:
+    assert Settings(epochs=20, asha=Asha(**asha)).longer_promotion(start, epoch) == longer
 
 
 def test_who_waits_is_known_from_the_ledger(tiny_corpus: Corpus) -> None:
@@ -169,13 +224,15 @@ def test_who_has_come_farther_goes_first() -> None:
 @pytest.mark.parametrize(
     ("asha", "ends"),
     [
-        ({}, []),
-        ({"promotion": 1}, [1, 3, 9]),
+        ({}, [1, 4]),
+        ({"promotion": None}, []),
+        ({"grace": 1}, []),
+        ({"promotion": 1, "reduction": 3}, [1, 3, 9]),
         ({"promotion": 2, "reduction": 2}, [2, 4, 8]),
         ({"promotion": 1, "reduction": 1.5}, [1, 2, 3, 4, 6, 8]),
-        ({"promotion": 1, "plateau": None}, [1, 3]),
-        ({"promotion": 3, "plateau": None, "grace": 10}, [3, 9]),
-        ({"promotion": 3, "plateau": None, "grace": 1000, "unit": "updates"}, [3, 9]),
+        ({"promotion": 1, "plateau": None, "reduction": 3}, [1, 3]),
+        ({"promotion": 3, "plateau": None, "grace": 10, "reduction": 3}, [3, 9]),
+        ({"promotion": 3, "plateau": None, "grace": 1000, "unit": "updates"}, [3]),
         ({"promotion": 12, "grace": 15}, [12]),
         ({"promotion": 1, "reduction": 1.1}, list(range(1, 10))),
     ],

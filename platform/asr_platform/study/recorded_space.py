@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.reader import parse_space
-from search_spaces.settings import Limits
+from search_spaces.settings import Asha, Limits
 from search_spaces.space import DEFAULTS, Space
 from trainables.config_parsing import FORMER_VALUES
 
 RECORDED_DEFAULTS = "defaults"  # key in the facts from the start of a sweep
+MEASURED = "measured"  # key of the seconds of a start and an epoch, and the first promotion chosen from them
+FORMER_ASHA = {"promotion": None, "reduction": 3.0}
+"""Former defaults of `asha`, which a sweep whose ledger does not record newer ones keeps."""
 
 
 def defaults_to_record() -> dict[str, Any]:
     """Defaults by key that a new sweep's ledger records: those of keys that older ledgers know with other ones."""
-    return {key: DEFAULTS[key] for key in FORMER_VALUES}
+    asha = {f"asha.{key}": Asha.model_fields[key].default for key in FORMER_ASHA}
+    return {key: DEFAULTS[key] for key in FORMER_VALUES} | asha
 
 
 def recorded_space(about: dict[str, Any]) -> Space:
@@ -47,9 +51,21 @@ def wider_space(about: dict[str, Any], given: Space) -> Space:
 
 
 def _with_recorded_defaults(about: dict[str, Any], space: Space) -> Space:
-    recorded = {**FORMER_VALUES, **about.get(RECORDED_DEFAULTS, {})}
-    changed = {key: value for key, value in recorded.items() if value != DEFAULTS[key]}
-    return replace(space, base={**changed, **space.base})
+    recorded = about.get(RECORDED_DEFAULTS, {})
+    former = {key: recorded.get(key, value) for key, value in FORMER_VALUES.items()}
+    changed = {key: value for key, value in former.items() if value != DEFAULTS[key]}
+    given = space.settings.asha.model_fields_set
+    asha = {key: recorded.get(f"asha.{key}", value) for key, value in FORMER_ASHA.items() if key not in given}
+    settings = space.settings.model_copy(update={"asha": space.settings.asha.model_copy(update=asha)})
+    return measured_space(about, replace(space, base={**changed, **space.base}, settings=settings))
+
+
+def measured_space(about: dict[str, Any], space: Space) -> Space:
+    """`space` with the first promotion that its sweep chose, if it leaves the choice to the sweep and has made one."""
+    first = about.get(MEASURED, {}).get("promotion")
+    if first is None or space.settings.asha.promotion != "auto":
+        return space
+    return replace(space, settings=space.settings.with_promotion(first))
 
 
 def changed_trials(about: dict[str, Any], wider: Space) -> int | None:

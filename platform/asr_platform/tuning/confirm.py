@@ -198,7 +198,7 @@ def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfigurat
         "start": [{**candidate.active, SEED: seed} for seed in seeds for candidate in chosen],
         "trials": len(seeds) * len(chosen),
         "epochs": space.settings.epochs,
-        "asha": {"grace": space.settings.epochs},  # nothing stops early
+        "asha": {"grace": space.settings.epochs, "promotion": None},  # nothing stops early
         "budget": space.settings.budget,
         **({"rules": space.settings.rules} if space.settings.rules else {}),  # absent in earlier confirmations
     }

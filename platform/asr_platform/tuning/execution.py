@@ -7,6 +7,7 @@ have to be saved.
 from __future__ import annotations
 
 import pickle
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ray.tune.search import Searcher
 from asr_platform.compat.ray import root_errors
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import trial_name
+from asr_platform.study import recorded_space as recorded
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.failures import LONGEST_REASON, UNKNOWN, Streak, blame, most_specific
 from asr_platform.study.feasibility import Feasibility
@@ -83,14 +85,20 @@ class Proposer(NotPickled, Searcher):
     ) -> None:
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
-        self.promotions = Promotions(feasibility.space.settings)
-        self.unfinished: deque[int] = deque()
+        self.space = feasibility.space
         self.exhausted = False  # the space has no further proposal
         self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
-        for trial in ledger.trials():
+        self._sort_unfinished()
+
+    def _sort_unfinished(self) -> None:
+        """Sorts the unfinished trials that are not in training into those that wait and those that continue first."""
+        self.promotions, self.unfinished = Promotions(self.space.settings), deque[int]()
+        for trial in self.ledger.trials():
             for row in trial.curve:
                 self.promotions.record(trial.number, row)
-            if trial.state == "running" and not self.promotions.wait(trial.number, trial.epochs):
+            if trial.state != "running" or trial.number in self.training.values():
+                continue
+            if not self.promotions.wait(trial.number, trial.epochs):
                 self.unfinished.append(trial.number)
 
     def suggest(self, trial_id: str) -> Settings | str | None:
@@ -101,18 +109,19 @@ class Proposer(NotPickled, Searcher):
         trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if trials[one].state != "running"]:
             del waiting[number]  # pruned at the epoch of promotion
+        self.unfinished = deque(number for number in self.unfinished if trials[number].state == "running")
         ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
         until = None
         if trial is not None:
-            until = self.promotions.next_epoch(trial.epochs)
+            until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
         elif (last := self.promotions.best()) is not None:
             trial = trials[last]
         else:
             return None if self.training else str(Searcher.FINISHED)  # trials in training may become waiting ones
         waiting.pop(trial.number, None)
         self.training[trial_id] = trial.number
-        config = self.feasibility.space.config(trial.params)
+        config = self.space.config(trial.params)
         own = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
         return {**self.settings, **own, "config": config}
 
@@ -121,7 +130,7 @@ class Proposer(NotPickled, Searcher):
         if self.exhausted or begun >= self.ledger.about["trials"]:
             return None
         try:
-            return self.ledger.propose(self.feasibility.space, self.feasibility)
+            return self.ledger.propose(self.space, self.feasibility)
         except LedgerError:
             raise
         except InputError as error:  # running trials continue
@@ -137,7 +146,26 @@ class Proposer(NotPickled, Searcher):
         trial = self.ledger.trial(number)
         if trial.curve:
             self.promotions.record(number, trial.curve[-1])
-            self.promotions.wait(number, trial.epochs)
+            waits = self.promotions.wait(number, trial.epochs)
+            if not waits and trial.state == "running" and trial.epochs < self.space.settings.epochs:
+                self.unfinished.append(number)  # stopped at an epoch of promotion that is none since `measure`
+
+    def measure(self, start: float, epoch: float) -> None:
+        """Chooses the first epoch of promotion (`asha.promotion: auto`) once, from the sweep's first measurement.
+
+        Args:
+            start: seconds from the start of a trial's processes until its training began.
+            epoch: seconds of an epoch.
+        """
+        if recorded.MEASURED in self.ledger.about:
+            return
+        first = self.space.settings.longer_promotion(start, epoch)
+        self.ledger.note(recorded.MEASURED, {"start": start, "epoch": epoch, "promotion": first})
+        if first is not None:
+            self.space = recorded.measured_space(self.ledger.about, self.space)
+            self._sort_unfinished()
+            times = f"a trial's start took {start:.1f} s, an epoch {epoch:.1f} s"
+            self.say(f"trials first wait to be promoted after {first} epochs: {times}")
 
     def retry(self, number: int) -> None:
         """Makes a trial the next one that Tune gets."""
@@ -178,6 +206,7 @@ class Recorder(NotPickled, tune.Callback):
     ) -> None:  # fmt: skip
         self.ledger, self.proposer, self.stopper, self.interrupt = proposer.ledger, proposer, stopper, interrupt
         self.meter, self.watch, self.callbacks = meter, watch, callbacks
+        self.began: dict[int, float] = {}  # when trials were started, until their first report; by number
         self.losses: Counter[int] = Counter()
         self.streak = Streak()
 
@@ -189,6 +218,7 @@ class Recorder(NotPickled, tune.Callback):
 
     @_stops_on_ledger_error
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.began[trial.config["number"]] = time.monotonic()
         self._call("on_trial_start", self.ledger.trial(trial.config["number"]))
 
     @_stops_on_ledger_error
@@ -204,6 +234,8 @@ class Recorder(NotPickled, tune.Callback):
             self.meter.add(row)
             self.watch.note_event(epoch_seconds(row))
             self._call("on_epoch_end", self.ledger.trial(number))
+        if (began := self.began.pop(number, None)) is not None:
+            self.proposer.measure(time.monotonic() - began - epoch_seconds(row), epoch_seconds(row))
 
     @_stops_on_ledger_error
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -64,6 +64,7 @@ def _fixed(config: Config, name: str, settings: Settings | None, epochs: int | N
     base = config.model_dump(mode="json")
     length = base["training"].pop("epochs")
     tree = {"base": base, "trials": 1, "epochs": epochs or length, "budget": UNLIMITED}
+    tree["asha"] = {"promotion": None}
     if settings is not None:
         tree |= {"budget": settings.budget, "rules": settings.rules}
     return parse_space(yaml.safe_dump(tree), f"{name}.yaml")
