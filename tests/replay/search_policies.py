@@ -46,27 +46,28 @@ class Ours(Policy):
         )
         self.space = replace(case.table.space, settings=settings)
         self.rungs, self.promotions = Rungs(settings), Promotions(settings)
-        self.epochs_of_promotion = settings.promotions
+        self.is_measured = False  # whether a start and an epoch are, from which the first promotion follows
         self.distributions = distributions_of(self.space)
         self.begun: dict[int, Curve] = {}
         self.progress: dict[
             int, tuple[int, TrialState]
         ] = {}  # epochs and state of each trial, in the order in which they began
         self.observations: dict[tuple[int, int, TrialState], Observation] = {}  # by number, epochs and state
-        self.last_lap = set[int]()  # trials that continue because no new one is left, and wait no more
+        self.unfinished: list[int] = []  # trials that were left at what is no epoch of promotion any more
+        self.until: dict[int, int | None] = {}  # epoch up to which each trial is trained before it is left
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
-        number = self.promotions.promoted()
+        number = self.unfinished.pop(0) if self.unfinished else self.promotions.promoted()
         if number is None and (curve := self.new(left)) is not None:
-            self.begun[curve.number] = curve
-            self.progress[curve.number] = 0, TrialState.RUNNING
-            return curve
-        if number is None:
-            number = self.promotions.best()
-            if number is None:
-                return None
-            self.last_lap.add(number)
-        del self.promotions.waiting[number]
+            number = curve.number
+            self.begun[number], self.progress[number] = curve, (0, TrialState.RUNNING)
+        if number is not None:
+            self.until[number] = self.promotions.next_epoch(self.progress[number][0])
+        elif (number := self.promotions.best()) is not None:
+            self.until[number] = None
+        else:
+            return None
+        self.promotions.waiting.pop(number, None)
         return self.begun[number]
 
     def new(self, left: Sequence[Curve]) -> Curve | None:
@@ -79,14 +80,26 @@ class Ours(Policy):
 
     def decide(self, curve: Curve, epoch: int) -> Decision:
         row = curve.epochs[epoch - 1]
+        if not self.is_measured:
+            self._measure(row["cpu_seconds"])
         self.promotions.record(curve.number, row)
         self.progress[curve.number] = epoch, TrialState.RUNNING
         warmup = self.space.value("optimizer.warmup", curve.values)
         if self.rungs.verdict(curve.number, row, warmup) is not None:
             return "stop"
-        if curve.number not in self.last_lap and self.promotions.wait(curve.number, epoch):
-            return "wait"
-        return "train"
+        if epoch != self.until[curve.number]:
+            return "train"
+        if not self.promotions.wait(curve.number, epoch):
+            self.unfinished.append(curve.number)
+        return "wait"
+
+    def _measure(self, epoch_seconds: float) -> None:
+        """Chooses the first promotion from the first epoch's time, as a sweep does."""
+        self.is_measured = True
+        first = self.space.settings.longer_promotion(self.case.start_seconds, epoch_seconds)
+        if first is not None:
+            self.space = replace(self.space, settings=self.space.settings.with_promotion(first))
+            self.promotions = Promotions(self.space.settings)
 
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -105,7 +118,7 @@ class Ours(Policy):
                 intermediate_values=cers,
                 user_attrs={f"epoch:{epoch}": "{}" for epoch in cers},  # rows, of which nothing else is needed
             )
-            self.observations[number, epoch, state] = observe(trial, trial.params, self.epochs_of_promotion)
+            self.observations[number, epoch, state] = observe(trial, trial.params, self.space.settings.promotions)
         return self.observations[number, epoch, state]
 
 
@@ -206,8 +219,8 @@ class Entry:
 
 
 POLICIES: dict[str, Entry] = {
-    OURS: Entry("the platform, a plain space", Ours),
-    "ours_random": Entry("the same, random proposals", lambda case: Ours(case, sampler="random")),
+    OURS: Entry("the platform, a plain space", Ours, minds_starts=True),
+    "ours_random": Entry("the same, random proposals", lambda case: Ours(case, sampler="random"), minds_starts=True),
     RAY: Entry("Ray: OptunaSearch + ASHAScheduler", RayPair),
     "tpe_hyperband": Entry(
         "Optuna: TPE + HyperbandPruner", lambda case: OptunaTpe(case, optuna.pruners.HyperbandPruner)

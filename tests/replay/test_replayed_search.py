@@ -222,6 +222,20 @@ def test_ours_takes_other_settings(digits: tuple[Table, Answers]) -> None:
     assert looked.end.promoted >= 40 and looked.end.training < everything.end.training
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.0, 1), (12.0, 3)])
+def test_ours_waits_later_where_starts_are_long(start: float, first: int) -> None:
+    """After 3 epochs of 1 s, more than a fifth of 12 s; trials that have begun return after 1, and go on at once."""
+    table = toy([[1.0 - number / 100] * 20 for number in range(6)])
+    one = case(table, workers=2, start=start, promoted=start)
+    policy = Remembering(one)
+    replay(one, policy)
+    left_at = list(policy.left_at.values())
+    assert policy.space.settings.promotions[0] == first
+    assert [epochs[0] for epochs in left_at] == [1, 1, *[first] * 4]
+    assert first == 1 or [epochs[1] for epochs in left_at[:2]] == [first, first]
+    assert {outcome for _, outcome in policy.last.values()} <= {"pruned", "complete"} and not policy.unfinished
+
+
 @given(seed=st.integers(0, 2**32), workers=st.integers(1, 4))
 def test_the_rungs_stop_nobody_too_early(seed: int, workers: int, digits: tuple[Table, Answers]) -> None:
     """None before its warm-up and two epochs; none that has never left the plateau before half of its epochs."""
@@ -261,10 +275,12 @@ class Remembering(Ours):
     def __init__(self, case: Case, **settings: Any) -> None:
         super().__init__(case, **settings)
         self.last: dict[int, tuple[int, Outcome]] = {}
+        self.left_at: dict[int, list[int]] = {}  # epochs at which each trial was left, in order of the first
 
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         super().ended(curve, epoch, outcome)
         self.last[curve.number] = epoch, outcome
+        self.left_at.setdefault(curve.number, []).append(epoch)
 
 
 def test_a_table_of_losses_is_searched_by_every_policy(speech_data: Path) -> None:
