@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import ray.train
-from ray._private import ray_constants, worker
+from ray._private import node, ray_constants, worker
+from ray._private.runtime_env.context import RuntimeEnvContext
 from ray.exceptions import RayTaskError
 
-from asr_platform.compat import environment
+from asr_platform.compat import environment, ray_workers
 from asr_platform.compat import ray as compat
 
 OF_RAY = sorted(name for name in environment.ENVIRONMENT if name.startswith(("RAY_", "TUNE_")))
@@ -40,6 +42,40 @@ def test_names_are_there() -> None:
     assert compat.CHECKPOINT_LIST.endswith(".json")
     assert compat.default_cpus() >= 1
     assert callable(compat.single_worker_trainer().fit)
+
+
+def test_a_program_takes_the_place_of_rays_own() -> None:
+    """Ray joins its folder and the program's name, and drops a program of its own name where nothing is to set up."""
+    own = Path(ray_workers.SETUP_WORKER)
+    joined = 'os.path.dirname(os.path.abspath(__file__)),\n                "workers",\n'
+    assert joined + "                ray_constants.SETUP_WORKER_FILENAME" in inspect.getsource(node)
+    assert own.name == ray_constants.SETUP_WORKER_FILENAME
+    with ray_workers.set_up_workers_with(Path("/folder/program.py")):
+        assert str(own.parent / ray_constants.SETUP_WORKER_FILENAME) == "/folder/program.py"
+    assert own.name == ray_constants.SETUP_WORKER_FILENAME
+
+
+def setup(**context: Any) -> list[str]:
+    """Arguments with which Ray calls its program to start a worker."""
+    worker = ["-s", "default_worker.py", "--worker-id=1"]
+    return [
+        *worker,
+        "--language=PYTHON",
+        f"--serialized-runtime-env-context={RuntimeEnvContext(**context).serialize()}",
+    ]
+
+
+def test_a_worker_without_a_runtime_environment_of_its_own_is_taken_out_of_rays_arguments() -> None:
+    variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
+    assert ray_workers.worker_command(setup(env_vars=variables)) == (["default_worker.py", "--worker-id=1"], variables)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [{"env_vars": {"PYTHONPATH": "/x"}}, {"py_executable": "uv run"}, {"command_prefix": ["cd", "/x", "&&"]}],
+)
+def test_a_worker_with_a_runtime_environment_of_its_own_is_not(context: dict[str, Any]) -> None:
+    assert ray_workers.worker_command(setup(**context)) is None
 
 
 def test_errors_are_found_inside_their_wrappers() -> None:

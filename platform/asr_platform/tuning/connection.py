@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,9 @@ from ray.util.state.exception import RayStateApiException
 
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
 from asr_platform.compat.ray import LOOPBACK_OPTIONS, loopback_only, silence_workers
+from asr_platform.compat.ray_workers import SYSTEM_CONFIG
 from asr_platform.tuning.cluster import Address, Cluster
+from asr_platform.tuning.processes.forking import fork_server
 from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
 
@@ -56,11 +58,24 @@ def connect(address: str | None) -> Iterator[Cluster]:
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     silence_workers()
-    with sweep_environment(), nullcontext() if address else loopback_only():
+    with sweep_environment(), nullcontext() if address else local() as begin_imports:
         try:
-            yield _join(address) if address else _start()
+            cluster = _join(address) if address else _start()
+            if begin_imports:
+                begin_imports()
+            yield cluster
         finally:
             _shutdown()
+
+
+@contextmanager
+def local() -> Iterator[Callable[[], None]]:
+    """Context in which a cluster is started here: it listens on this machine alone, and its workers are forked.
+
+    Yields a function to call once the cluster has started (see `fork_server`).
+    """
+    with loopback_only(), fork_server() as begin_imports:
+        yield begin_imports
 
 
 def _join(address: str) -> Cluster:
@@ -71,7 +86,8 @@ def _join(address: str) -> Cluster:
 
 def _start() -> Cluster:
     host = os.environ.get(DASHBOARD_HOST, LOOPBACK)
-    context = _init("on this machine", address="local", include_dashboard=True, dashboard_host=host, **LOOPBACK_OPTIONS)
+    options = {"include_dashboard": True, "dashboard_host": host, **LOOPBACK_OPTIONS}
+    context = _init("on this machine", address="local", _system_config=SYSTEM_CONFIG, **options)
     session = Path(context.address_info["session_dir"])
     (session / OWNER).write_text(this_process())
     remove_old_sessions(session.parent)

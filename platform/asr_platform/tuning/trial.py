@@ -4,8 +4,9 @@ Reports wait in the trial's own process, in a queue without a limit (`mailbox.py
 the driver is busy. Ray's own TuneReportCallback (2.60) passes reports through queues of one place, and deadlocks if the
 last one is still there when the trial's function returns.
 
-The start of a trial costs mostly the imports of the processes that Ray starts for it. So a single worker, which has no
-gradients to exchange, gets Ray's plain trainer: importing `ray.train.torch` takes seconds more in each process.
+The start of a trial costs mostly the imports of the processes that Ray starts for it, where they are not forked (see
+`processes/`). So a single worker, which has no gradients to exchange, gets Ray's plain trainer: importing
+`ray.train.torch` takes seconds more in each process.
 """
 
 from __future__ import annotations
