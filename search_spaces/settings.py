@@ -38,8 +38,8 @@ class Asha(ConfigSection):
 
     metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
         None,
-        description="validation metric that rungs compare; default: the metric that ranks the trials. The CER of "
-        "greedy CTC falls earlier and more smoothly than that of the decoder",
+        description="validation metric that promotions and rungs compare; default: the metric that ranks the trials. "
+        "The CER of greedy CTC falls earlier than that of the decoder, but may say nothing about the final one",
     )
     unit: Literal["epochs", "updates", "hours"] = Field(
         "epochs",

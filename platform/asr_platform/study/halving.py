@@ -1,8 +1,7 @@
-"""Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934), in its stopping form.
+"""Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934): promotions, and rungs in its stopping form.
 
-Three things are added for attention decoders, which stay above 60% CER for long and then fall within a few epochs:
-no trial is pruned before its own warm-up and two epochs have passed; no trial on the plateau is pruned before half of
-its length; and rungs may compare the CER of greedy CTC, which falls earlier and more smoothly.
+Two things are added for attention decoders, which stay above 60% CER for long and then fall within a few epochs: no
+trial is pruned before its own warm-up and two epochs have passed, and none on the plateau before half of its length.
 
 `Promotions` decides which trials continue first, `Rungs` which trials are pruned. After a restart, both are rebuilt
 from the recorded epochs.
