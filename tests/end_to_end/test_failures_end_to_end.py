@@ -24,7 +24,7 @@ start:
   - {optimizer.lr: 1.0e-2}
 trials: 3
 epochs: 60
-asha: {grace: 60}
+asha: {grace: 60, promotion: null}
 """
 NAME = "failing"
 ATTEMPTS = 3  # what a trial that loses its processes is given in one run of a sweep
