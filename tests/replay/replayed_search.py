@@ -22,7 +22,7 @@ OUTCOMES: dict[Decision, Outcome] = {"stop": "pruned", "wait": "waiting"}
 
 @dataclass(frozen=True)
 class Case:
-    """What a policy searches, and on what.
+    """Task of a policy: the table that it searches, and the simulated cluster.
 
     Attributes:
         table: the configurations of this sweep, each of which can be tried once.
@@ -53,7 +53,7 @@ class Policy:
         return self.case.answers(left, self.case.table.space.propose(self.draw)) if left else None
 
     def decide(self, curve: Curve, epoch: int) -> Decision:
-        """What becomes of a trial that has just finished this epoch (from 1), which is not its last."""
+        """Decision about a trial that has just finished `epoch` (from 1), which is not its last."""
         return "train"
 
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
@@ -101,7 +101,7 @@ class Run:
         return min((point.best for point in self.points if point.seconds <= seconds), default=math.inf)
 
     def with_starts(self, start_seconds: float, promoted_start: float) -> Run:
-        """The same run of one worker with other starts, which change neither order nor decisions."""
+        """Copy of a run of one worker with other seconds for starts, which change neither order nor decisions."""
 
         def timed(point: Point) -> Point:
             starts = point.new * start_seconds + point.promoted * promoted_start

@@ -24,7 +24,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Scores:
-    """What is kept of the runs of a policy on a table, in order of their seeds.
+    """Times and outcomes of the runs of a policy on a table, in order of their seeds.
 
     Attributes:
         best: lowest CER of each run's configurations.

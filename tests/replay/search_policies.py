@@ -106,7 +106,7 @@ class Ours(Policy):
         self.progress[curve.number] = epoch, states.get(outcome, TrialState.RUNNING)
 
     def _observation(self, number: int, epoch: int, state: TrialState) -> Observation:
-        """What the ledger tells the sampler about a trial."""
+        """Trial `number` as the sampler sees it."""
         if (number, epoch, state) not in self.observations:
             curve = self.begun[number]
             cers = {row["epoch"]: row["val_cer"] for row in curve.epochs[:epoch]}

@@ -165,7 +165,7 @@ BOTH = f"model.kind: {{choice: [{', '.join(RECOGNISERS)}]}}"
     ],
 )
 def test_a_base_that_only_encoder_decoders_can_have(base: str, place: str, remedy: str) -> None:
-    """It is refused when the space is read; as the message says, it goes with a condition."""
+    """Reading the space refuses the value; with the condition that the message names, it is accepted."""
     (found,) = mistakes(f"base: {{{base}}}\nvary:\n  {BOTH}\nstart: [{{model.kind: transcript_editor}}]")
     assert f"{place}: " in found and remedy in found
     if ", in vary instead of base: " in found:

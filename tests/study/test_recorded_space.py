@@ -51,7 +51,7 @@ def test_a_record_without_the_latest_key_has_the_former_value_of_that_key_alone(
 
 
 def test_a_sweep_from_before_trials_waited_by_default_stops_trials_as_it_began(tmp_path: Path) -> None:
-    """What its space says itself counts; a new sweep has the defaults of today."""
+    """Values in its space take precedence over the former defaults; a new sweep has the new defaults."""
     text = records.SPACE.replace("asha: {grace: 3, promotion: null, reduction: 3}", "asha: {grace: 3}")
     former = recorded_space(records.ledger_in(tmp_path, "former", space=text).about).settings.asha
     assert (former.promotion, former.reduction, former.grace) == (None, 3.0, 3)

@@ -37,7 +37,7 @@ LONGEST_REQUEST = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Request:
-    """What a worker gets from `fork_client.py`, as if that had become the worker.
+    """Request of `fork_client.py` for a worker, which gets the arguments, environment and files of the client.
 
     Args:
         outputs: file descriptors of the standard output and error.
@@ -98,7 +98,7 @@ def receive(client: socket.socket) -> Request:
 
 
 def fork() -> int | None:
-    """What `os.fork` returns; None if there is no memory or place for another process."""
+    """Forks this process: returns 0 in the child, the child's number in the parent, None if no process can be added."""
     with suppress(OSError):
         return os.fork()
     return None
