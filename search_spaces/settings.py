@@ -145,8 +145,8 @@ class Settings(ConfigSection):
     def longer_promotion(self, start: float, epoch: float) -> int | None:
         """Number of epochs of the first promotion where `asha.promotion` is auto and one epoch is too short; else None.
 
-        A trial should train for at least `TRAINED_PER_START` of the time that its start takes before it waits: on
-        recorded learning curves, that found good models soonest (BENCHMARKS.md).
+        A trial trains for at least `TRAINED_PER_START` of the time that its start takes before it waits, so that a
+        sweep of short epochs is not mostly starts.
 
         Args:
             start: seconds from the decision to start a trial until its training begins.

@@ -154,10 +154,5 @@ def _of_arrays(path: Path, epoch_seconds: float) -> Table:
         ]
         curves.append(Curve(number, {key: row_K[keys.index(key)] for key in vary}, epochs))
     base = {"optimizer.warmup": 0.0}  # these trainings had none
-    space = Space(str(path), "", base, vary, None, (), plain_settings(losses_NE.shape[1]))
+    space = Space(str(path), "", base, vary, None, (), Settings(epochs=losses_NE.shape[1]))
     return Table(path.stem, space, curves)
-
-
-def plain_settings(epochs: int) -> Settings:
-    """Settings of a space that says nothing about the search but the number of epochs."""
-    return parse_space(f"epochs: {epochs}\nvary: {{optimizer.lr: {{log: [1.0e-4, 1.0e-2]}}}}\n", "plain").settings

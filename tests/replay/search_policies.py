@@ -49,9 +49,8 @@ class Ours(Policy):
         self.is_measured = False  # whether a start and an epoch are, from which the first promotion follows
         self.distributions = distributions_of(self.space)
         self.begun: dict[int, Curve] = {}
-        self.progress: dict[
-            int, tuple[int, TrialState]
-        ] = {}  # epochs and state of each trial, in the order in which they began
+        # Epochs and state of each trial, in the order in which they began.
+        self.progress: dict[int, tuple[int, TrialState]] = {}
         self.observations: dict[tuple[int, int, TrialState], Observation] = {}  # by number, epochs and state
         self.unfinished: list[int] = []  # trials that were left at what is no epoch of promotion any more
         self.until: dict[int, int | None] = {}  # epoch up to which each trial is trained before it is left
@@ -220,6 +219,10 @@ class Entry:
 
 POLICIES: dict[str, Entry] = {
     OURS: Entry("the platform, a plain space", Ours, minds_starts=True),
+    "reduction_3": Entry("the same, reduction 3", lambda case: Ours(case, reduction=3.0)),
+    "former": Entry(
+        "a plain space before: no promotion, reduction 3", lambda case: Ours(case, promotion=None, reduction=3.0)
+    ),
     "ours_random": Entry("the same, random proposals", lambda case: Ours(case, sampler="random"), minds_starts=True),
     RAY: Entry("Ray: OptunaSearch + ASHAScheduler", RayPair),
     "tpe_hyperband": Entry(

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from answers import Answers, Forest
-from curve_tables import DIGITS, Curve, Table, plain_settings, read_table
+from curve_tables import DIGITS, Curve, Table, read_table
 from hypothesis import given
 from hypothesis import strategies as st
 from replayed_search import Case, Decision, Outcome, Policy, replay
@@ -18,6 +18,7 @@ from search_measures import Scores, rows
 from search_policies import POLICIES, OptunaTpe, Ours
 
 from search_spaces.distributions import Float, Variable
+from search_spaces.settings import Settings
 from search_spaces.space import Space
 
 
@@ -40,7 +41,7 @@ def toy(cers: Sequence[Sequence[float]], costs: Sequence[float] | None = None, e
         )
         for number, curve in enumerate(cers)
     ]
-    settings = plain_settings(epochs or max(map(len, cers)))
+    settings = Settings(epochs=epochs or max(map(len, cers)))
     space = Space("toy", "", {}, {"x": Variable(Float(0.0, 1.0))}, None, (), settings)
     return Table("toy", space, curves)
 
