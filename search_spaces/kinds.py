@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Choice, Variable
+from trainables.config import DECODING_NOT_OF_EDITORS, DECODING_OF_EDITORS
 from trainables.config_model import RECOGNISERS
 from trainables.errors import InputError
 
@@ -27,7 +28,7 @@ OF_EDITORS = (
     "loss.copy_weight",
     "loss.draft_weight",
     "loss.mid_weight",
-    "decoding.editing_steps",
+    *(f"decoding.{key}" for key in DECODING_OF_EDITORS),
 )
 """Keys and sections without a meaning for a model that is no transcript editor."""
 NOT_OF_EDITORS = (
@@ -41,17 +42,9 @@ NOT_OF_EDITORS = (
     "model.output_bias",
     "loss.ctc_weight",
     "loss.label_smoothing",
-    "decoding.temperature",
-    "decoding.repeat_penalty",
-    "decoding.length_penalty",
-    "decoding.ctc_weight",
-    "decoding.candidates",
-    "decoding.language_model",
-    "decoding.lm_weight",
+    *(f"decoding.{key}" for key in DECODING_NOT_OF_EDITORS),
 )
-"""Keys without a meaning for a transcript editor, which has keys of its own in their place.
-
-`decoding.beam` has one: its draft can be searched with ctc_beam."""
+"""Keys without a meaning for a transcript editor, which has keys of its own in their place."""
 
 
 def has_meaning(key: str, kind: str) -> bool:

@@ -9,5 +9,6 @@ MOST_WORKERS = 100_000
 MOST_UTTERANCES = 10_000_000  # utterances of a corpus
 MOST_SEEDS = 1_000
 LONGEST_PIECE = 86_400.0  # seconds of audio transcribed at once
+LONGEST_STUDY = 10_080.0  # minutes of tuning the decoding options of a model
 LARGEST_BEAM = 1_000  # hypotheses per utterance
 LARGEST_SEED = 2**32 - 1  # the largest that NumPy takes

@@ -41,6 +41,16 @@ def copy_checksums(source: Path, folder: Path) -> None:
         _write(folder, digests)
 
 
+def same_file(one: Path, other: Path, name: str) -> bool:
+    """Whether the file `name` has the same recorded digest in two folders.
+
+    Raises:
+        DamagedError: a `checksums.json` is damaged.
+    """
+    digest = _read(one).get(name)
+    return digest is not None and digest == _read(other).get(name)
+
+
 def verify_checksums(folder: Path, names: Iterable[str]) -> None:
     """Compares the files `names` with their recorded digests, if the folder has any.
 

@@ -211,6 +211,22 @@ class Training(ConfigSection):
         return self
 
 
+DECODING_OF_EDITORS = ("editing_steps",)
+"""Keys of the section `decoding` without a meaning for a model that is no transcript editor."""
+DECODING_NOT_OF_EDITORS = (
+    "temperature",
+    "repeat_penalty",
+    "length_penalty",
+    "ctc_weight",
+    "candidates",
+    "language_model",
+    "lm_weight",
+)
+"""Keys of the section `decoding` without a meaning for a transcript editor.
+
+`beam` has one: its draft can be searched with ctc_beam."""
+
+
 class Decoding(ConfigSection):
     """Decoding method in validation, evaluation and transcription."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -21,7 +21,7 @@ from rich.console import Console
 from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.cli.live import LiveDisplay
-from asr_platform.cli.options import WIDE, Caps, Continuation, Repetitions, SweepSize, store_of_new
+from asr_platform.cli.options import WIDE, Caps, Continuation, Ending, Repetitions, SweepSize, store_of_new
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
@@ -42,12 +42,12 @@ AnySpace = str | Path | Mapping[str, Any]
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-class NewSweep(SweepSize, Caps):
-    """Size and caps of a new sweep."""
+class NewSweep(SweepSize, Caps, Ending):
+    """Size, caps and ending of a new sweep."""
 
 
-class ResumedSweep(Continuation, Caps):
-    """Changed size and caps of a resumed sweep."""
+class ResumedSweep(Continuation, Caps, Ending):
+    """Changed size, caps and ending of a resumed sweep."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Sweep:
             data: folder of the corpus.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
             size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker,
-                address, max_hours, max_device_hours, max_disk_gb (fields of `NewSweep`).
+                address, max_hours, max_device_hours, max_disk_gb, tune_decoding (fields of `NewSweep`).
         """
         from asr_platform.tuning.sweep import start
 
         asked = checked(NewSweep, size)
         searched = read_space(space).with_epochs(asked.epochs).with_limits(asked.limits)
-        how = asked.cluster_options(store_of_new(tracking_uri))
+        how = replace(asked.cluster_options(store_of_new(tracking_uri)), tune_decoding=asked.tune_decoding)
         place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
         return cls._ran(place, start(place, searched, corpus, name, asked.trials, how, display(place), warm_start))
 
@@ -94,14 +94,17 @@ class Sweep:
 
         Args:
             space: a wider space that replaces the sweep's own.
-            size: options of the command: trials, address, max_hours, max_device_hours, max_disk_gb (`ResumedSweep`).
+            size: options of the command: trials, address, max_hours, max_device_hours, max_disk_gb, tune_decoding
+                (`ResumedSweep`).
         """
         from asr_platform.tuning.sweep import resume
 
         asked = checked(ResumedSweep, size)
         wider, store = None if space is None else read_space(space), checked_uri(tracking_uri) if tracking_uri else None
         view = display(self.home)
-        ended = resume(self.home, self.name, asked.trials, asked.limits, asked.address, view, wider, store)
+        ended = resume(
+            self.home, self.name, asked.trials, asked.limits, asked.address, view, wider, store, asked.tune_decoding
+        )
         return self._ran(self.home, ended)
 
     @staticmethod

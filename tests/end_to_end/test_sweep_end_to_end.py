@@ -20,11 +20,13 @@ from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
 from asr_platform.analysis.bootstrap import difference
+from asr_platform.tracking.resolving import resolve_model
 from trainables.config import Config
 from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_directory import read_decoding
 
 # One learns, one cannot, one diverges, in this order; the sampler adds one: a sweep meets all of its endings.
 SPACE = """
@@ -128,6 +130,17 @@ def test_the_terminal_tells_each_event_and_where_to_look(printed: str, rows: lis
     assert "rung at epoch 2" in printed
     assert "DivergedError" in printed
     assert f"platform transcribe {Path('mlruns') / 'models' / NAME} FILE.wav" in printed
+
+
+def test_the_best_model_has_its_decoding_tuned(platform: Platform, printed: str) -> None:
+    """Both figures are printed and in the card, and the registered copy has the options too."""
+    model = platform.home / "models" / NAME
+    own = read_decoding(model)
+    assert own is not None and own.tuning is not None and own.tuning.tuned.cer <= own.tuning.greedy.cer
+    assert f"decoding:        greedy {own.tuning.greedy}, tuned {own.tuning.tuned}, on 10 utterances of dev" in printed
+    assert f"| own | {own.tuning.tuned.cer:.2%} |" in (model / "README.md").read_text()
+    registered = resolve_model(platform.home, f"models:/{NAME}@champion")
+    assert read_decoding(registered) == own
 
 
 def test_optuna_tells_the_same(platform: Platform, rows: list[dict[str, Any]]) -> None:

@@ -123,6 +123,23 @@ def test_recordings_in_base64_are_answered_with_texts(server: Server, recordings
     assert server.ask({"inputs": [lines]}) == Answer(200, {"predictions": texts[:1]})
 
 
+def test_requests_may_have_decoding_options(server: Server, found: Found, recordings: list[Recording]) -> None:
+    """They are those of `platform transcribe`; what they lack is as in the model."""
+    sent, model = [one.base64 for one in recordings], load_model(found.home.model("small"))
+    for options in ({"method": "beam", "beam": 3, "repeat_penalty": 4}, {"method": "ctc"}, {}):
+        texts = model.transcribe([one.path for one in recordings], **options)
+        answer = server.ask({"inputs": sent, "params": options})
+        assert answer == Answer(200, {"predictions": texts}), options
+        assert not options or texts != [one.text for one in recordings]
+    for options, reason in (
+        ({"beam": 33}, "beam: 33 is above the limit of 32"),
+        ({"method": "best"}, "this search: decoding.method: Input should be 'greedy'"),
+        ({"editing_steps": 2}, "editing_steps=2 has no meaning with model.kind=encoder_decoder"),
+    ):
+        answer = server.ask({"inputs": sent, "params": options})
+        assert answer.status == 400 and answer.tree["message"].startswith(reason), answer
+
+
 def test_the_input_example_is_answered(server: Server, found: Found) -> None:
     folder = resolve_model(found.home.path, MODEL).parent
     answer = server.ask(json.loads((folder / "serving_input_example.json").read_text()))

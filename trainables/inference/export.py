@@ -30,8 +30,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainables.data.corpus_writer import check_free
@@ -40,6 +42,7 @@ from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.inference import onnx_transcribe
+from trainables.inference.decoding_options import decoding_with
 from trainables.inference.export_graphs import (
     write_decoder,
     write_drafter,
@@ -62,18 +65,22 @@ GRAPHS: dict[str, dict[str, Callable[[Recognizer, Path], None]]] = {
 """What writes each graph, by `model.kind` and file."""
 
 
-def export(recognizer: Recognizer, out: Path) -> None:
+def export(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Writes the graphs, tokenizer, `recognizer.json` and example script into a new folder.
 
     The folder appears only once it is complete.
 
     Args:
         recognizer: a recogniser on the CPU, where FlexAttention is SDPA.
+        decoding: decoding options that replace those of the model; both are the defaults of the script's options.
 
     Raises:
-        InputError: `out` is not empty, or a package that torch's exporter uses is not installed.
+        InputError: `out` is not empty, `decoding` does not fit the model, or a package that torch's exporter uses is
+            not installed.
     """
     check_free(out)
+    chosen = decoding_with(recognizer.config, decoding)
+    recognizer = replace(recognizer, config=recognizer.config.model_copy(update={"decoding": chosen}))
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"exporting to ONNX needs {' and '.join(missing)}", f"pip install {' '.join(PACKAGES)}")

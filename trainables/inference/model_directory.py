@@ -2,8 +2,10 @@
 
 Every kind has `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds `features.json`
 (recognizer.py), and may have the errors of its last validation in `errors.json` (utterance_errors.py). The SHA-256 of
-each file is in `checksums.json`, which is written last and checked at loading (checksums.py). A checkpoint is a model
-directory with the state of the training beside it (checkpoint.py). No file is ever unpickled.
+each file is in `checksums.json`, which is written last and checked at loading (checksums.py). Beside them a recogniser
+may have decoding options of its own in `decoding.json` (decoding_options.py), which can be changed or deleted at any
+time. A checkpoint is a model directory with the state of the training beside it (checkpoint.py). No file is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from trainables.config import Config
 from trainables.config_parsing import problems, with_former_values
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
-from trainables.folders import check_decodable, replaced
+from trainables.folders import check_decodable, replaced, written_whole
+from trainables.inference.decoding_options import DECODING, OwnDecoding, checked
 from trainables.models.speech_transformer import stacks
 from trainables.shapes import shapes_only
 
@@ -45,7 +48,7 @@ ActiveLayers = dict[str, Annotated[int, Field(ge=1, strict=True)] | None]
 
 
 class ModelInfo(BaseModel):
-    """Content of `config.json`.
+    """Content of `config.json`, with the decoding options of `decoding.json` where the directory has one.
 
     Attributes:
         corpus_hash: content hash of the corpus that the model was trained on.
@@ -129,11 +132,11 @@ class TrainedModel:
 
 
 def read_info(folder: Path) -> ModelInfo:
-    """Content of `config.json` of a model directory.
+    """Content of `config.json` of a model directory, with the directory's own decoding options if it has any.
 
     Raises:
         InputError: the directory is of another format.
-        DamagedError: the file is missing or damaged.
+        DamagedError: the file is missing or damaged, or the decoding options do not fit the model.
     """
     check_decodable(folder)
     _require(folder, (CONFIG,))
@@ -143,11 +146,35 @@ def read_info(folder: Path) -> ModelInfo:
             f"{folder / CONFIG}: model format {tree['format']!r}, but this version reads {FORMAT}",
             "Train the model again, or use the version that wrote it.",
         )
-    return validated(tree, ModelInfo, folder / CONFIG)
+    info = validated(tree, ModelInfo, folder / CONFIG)
+    own = read_decoding(folder)
+    if own is None:
+        return info
+    try:
+        decoding = checked(info.config, own.decoding.model_dump(), str(folder / DECODING))
+    except InputError as error:
+        raise DamagedError(error.problem, f"Correct or delete {folder / DECODING}.") from None
+    return info.model_copy(update={"config": info.config.model_copy(update={"decoding": decoding})})
+
+
+def read_decoding(folder: Path) -> OwnDecoding | None:
+    """Content of `decoding.json` of a model directory; None if it has no decoding options of its own.
+
+    Raises:
+        DamagedError: the file cannot be read, or has mistakes.
+    """
+    path = folder / DECODING
+    return validated(read_json(path), OwnDecoding, path) if path.is_file() else None
+
+
+def write_decoding(folder: Path, own: OwnDecoding) -> None:
+    """Makes decoding options a model directory's own, in place of earlier ones."""
+    with written_whole(folder / DECODING) as file:
+        file.write(own.model_dump_json(indent=2) + "\n")
 
 
 def read_checked_info(folder: Path, kinds: Sequence[str], files: tuple[str, ...]) -> ModelInfo:
-    """Content of `config.json` of a model directory, after a check of its kind and of all its files.
+    """What `read_info` gives of a model directory, after a check of its kind and of all its files.
 
     Args:
         kinds: the values of `model.kind` that are allowed.
@@ -264,7 +291,7 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
     with replaced(folder) as partial:
         for name in TrainedModel.FILES:
             shutil.copy2(checkpoint / name, partial / name)
-        for name in (FEATURES, ERRORS):
+        for name in (FEATURES, ERRORS, DECODING):
             if (checkpoint / name).is_file():
                 shutil.copy2(checkpoint / name, partial / name)
         copy_checksums(checkpoint, partial)

@@ -35,7 +35,13 @@ from trainables.inference.model_directory import (
     read_json,
     validated,
 )
-from trainables.models.speech_transformer import Encoded, SpeechModel, SpeechTransformer, make_speech_model
+from trainables.models.speech_transformer import (
+    Encoded,
+    LanguageModel,
+    SpeechModel,
+    SpeechTransformer,
+    make_speech_model,
+)
 
 LANGUAGE_MODEL = "decoding.language_model"
 CTC_WEIGHTS = {"encoder_decoder": "ctc_weight", "transcript_editor": "draft_weight"}
@@ -120,9 +126,17 @@ class Recognizer(TrainedModel):
         decoding = decoding or self.config.decoding
         if decoding.language_model is None or not decoding.lm_weight:
             return Search(decoding)
-        language_model = load_language_model(decoding.language_model, LANGUAGE_MODEL, self.device)
-        check_tokenizers(self.tokenizer, language_model.tokenizer, decoding.language_model, LANGUAGE_MODEL)
-        return Search(decoding, language_model.model)
+        return Search(decoding, self.language_model(decoding.language_model))
+
+    def language_model(self, folder: str) -> LanguageModel:
+        """The language model of a model directory, for a search.
+
+        Raises:
+            InputError: it cannot be loaded, or has another tokenizer.
+        """
+        found = load_language_model(folder, LANGUAGE_MODEL, self.device)
+        check_tokenizers(self.tokenizer, found.tokenizer, folder, LANGUAGE_MODEL)
+        return found.model
 
     def decode(self, search: Search, encoded: Encoded, frames_B: Tensor) -> list[str]:
         """Texts decoded by `search` from `model.encode`; `frames_B` are the lengths of the features in frames."""

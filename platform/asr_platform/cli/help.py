@@ -22,7 +22,7 @@ SECTIONS = {
     "Begin": ["prepare", "plan"],
     "Search": ["sweep", "train", "status", "logs"],
     "Look": ["leaderboard", "compare", "confirm", "importances", "report", "ui", "doctor"],
-    "Use": ["evaluate", "transcribe", "export", "submit", "check"],
+    "Use": ["evaluate", "tune-decoding", "transcribe", "export", "submit", "check"],
     "This command": ["completion"],
 }
 
@@ -32,7 +32,7 @@ class Introduction(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
-        limit = formatter.width - 6 - width
+        limit = formatter.width - 4 - width  # indentation and gap
         for heading, names in SECTIONS.items():
             with formatter.section(heading):
                 rows = [(name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in names]

@@ -14,7 +14,7 @@ import click
 from asr_platform.cli.completion import completion
 from asr_platform.cli.data import prepare
 from asr_platform.cli.help import INTRODUCTION, Introduction
-from asr_platform.cli.models import check, evaluate, export, submit, transcribe
+from asr_platform.cli.models import check, evaluate, export, submit, transcribe, tune_decoding
 from asr_platform.cli.monitoring import doctor, logs, status
 from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
@@ -46,7 +46,7 @@ def cli(context: click.Context, home: Path) -> None:
 
 COMMANDS = (
     prepare, plan, sweep, train, status, logs, leaderboard, compare, confirm, importances, report, ui, doctor, evaluate,
-    transcribe, export, submit, check, completion,
+    tune_decoding, transcribe, export, submit, check, completion,
 )  # fmt: skip
 for _command in COMMANDS:
     cli.add_command(_command)

@@ -1,4 +1,4 @@
-"""The commands `platform evaluate`, `transcribe`, `export`, `submit` and `check`, which use a trained model."""
+"""The commands that use a trained model: evaluate, tune-decoding, transcribe, export, submit, check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asr_platform.cli.options import DATA, OPTIONAL_DATA, Command, json_option, 
 from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
 from asr_platform.inference.formats import FORMATS
 from search_spaces.rules import RuleSetName
-from trainables.bounds import LONGEST_PIECE
+from trainables.bounds import LONGEST_PIECE, LONGEST_STUDY
 from trainables.config import Decoding
 from trainables.errors import InputError
 
@@ -50,7 +50,7 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
-    Decoding options that are not given are as in the model's configuration.
+    Decoding options that are not given are the model's own.
 
     \b
     For example:
@@ -78,6 +78,37 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
         click.echo(f"{key:>20}  {value:{kind}}")
 
 
+@click.command("tune-decoding", epilog=MODEL_IS)
+@click.argument("model", type=MODEL)
+@DATA
+@click.option("--split", help="Default: the split that MODEL was validated on.")
+@click.option("--minutes", metavar="X", type=Finite(0.01, LONGEST_STUDY), default=5.0, show_default=True,
+              help="Longest time to search.")  # fmt: skip
+@click.option("--language-model", type=MODEL, help="Language model for shallow fusion: a MODEL.")
+@json_option("A JSON object; rates are fractions.")
+def tune_decoding(
+    model: Path, data: Path, split: str | None, minutes: float, language_model: Path | None, as_json: bool
+) -> None:
+    """Finds the decoding options of MODEL with the lowest CER.
+
+    Method, beam, CTC weight, length penalty and the weight of a language model are searched with Optuna, over encoder
+    states that are computed once. The best options become the model's own: all commands use them from then on. If the
+    time is short for the split, a random part of it is searched.
+
+    \b
+    For example:
+      platform tune-decoding MODEL --data corpora/digits --minutes 10
+    """
+    from asr_platform.cli.tables.comparison import print_tuning
+    from asr_platform.inference.tune_decoding import tune_decoding
+
+    found = tune_decoding(model, data, split, minutes, language_model, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps(found.as_tree(), indent=2))
+    else:
+        print_tuning(Console(), found, model)
+
+
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
 @click.argument("paths", type=PATH_OR_NAME, nargs=-1, required=True, metavar="PATH...")
@@ -87,9 +118,11 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
 )
 @click.option("--piece-seconds", metavar="X", type=Finite(1, LONGEST_PIECE),
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
+@decoding_options
 def transcribe(
-    model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None
-) -> None:
+    model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None,
+    **decoding: Any,
+) -> None:  # fmt: skip
     """Prints what is said in recordings of any length.
 
     PATH is audio of any sample rate (WAV, FLAC, OGG, MP3), a .npy file with features of CMU 11-785, a folder of such
@@ -101,7 +134,8 @@ def transcribe(
           for every word, in seconds
     srt, vtt  subtitles of one recording; of several with --out FOLDER/
 
-    Times of words come from the model's CTC head. A byte of a file name that is not UTF-8 is written as \\udcXX.
+    Times of words come from the model's CTC head. Decoding options that are not given are the model's own. A byte of a
+    file name that is not UTF-8 is written as \\udcXX.
 
     \b
     For example:
@@ -112,14 +146,15 @@ def transcribe(
 
     suffix = Path(out or "").suffix[1:]
     chosen = format or (suffix if suffix in FORMATS else "txt")
-    for line in transcribe_to(model, paths, chosen, out, piece_seconds):
+    for line in transcribe_to(model, paths, chosen, out, piece_seconds, decoding_changes(decoding)):
         click.echo(line)
 
 
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write; it must not hold anything yet.")
-def export(model: Path, out: Path) -> None:
+@decoding_options
+def export(model: Path, out: Path, **decoding: Any) -> None:
     """Writes MODEL as ONNX graphs, for use without torch.
 
     The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
@@ -133,7 +168,7 @@ def export(model: Path, out: Path) -> None:
     from trainables.inference.export import SCRIPT, export
     from trainables.inference.recognizer import Recognizer
 
-    export(Recognizer.load(model), out)
+    export(Recognizer.load(model), out, decoding_changes(decoding))
     click.echo(f"model:       {out}")
     click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")
 
@@ -143,10 +178,12 @@ def export(model: Path, out: Path) -> None:
 @DATA
 @click.option("--split", required=True, help="Such as test-clean.")
 @click.option("--out", type=FILE, required=True, help="The CSV file to write: id,transcription.")
-def submit(model: Path, data: Path, split: str, out: Path) -> None:
-    """Writes a CSV file of transcripts for submission to CMU 11-785.
+@decoding_options
+def submit(model: Path, data: Path, split: str, out: Path, **decoding: Any) -> None:
+    """Writes a CSV file of transcripts to submit to CMU 11-785.
 
-    IDs count from 0, in the sorted order of the utterances' file names.
+    IDs count from 0, in the sorted order of the utterances' file names. Decoding options that are not given are the
+    model's own.
 
     \b
     For example:
@@ -154,7 +191,7 @@ def submit(model: Path, data: Path, split: str, out: Path) -> None:
     """
     from asr_platform.inference.evaluate import write_submission
 
-    count = write_submission(model, data, split, out)
+    count = write_submission(model, data, split, out, decoding_changes(decoding))
     click.echo(f"{out}: {count} transcriptions")
 
 

@@ -18,7 +18,7 @@ from trainables.errors import InputError
 @json_option("A JSON object; without NAME: a list, the latest sweep last.")
 @click.pass_obj
 def status(home: Path, name: str | None, as_json: bool) -> None:
-    """Shows the status of sweeps: running, finished, stopped or dead.
+    """Shows whether sweeps run, are finished, stopped or dead.
 
     Without NAME, one line for each sweep; with NAME, the sweep's trials, the hours and disk space spent, and the time
     left. The command can be run from another terminal at any time.

@@ -78,6 +78,12 @@ class Caps(ConfigSection):
         return Limits(hours=self.max_hours, device_hours=self.max_device_hours, disk_gb=self.max_disk_gb)
 
 
+class Ending(ConfigSection):
+    """What is done when all trials of a sweep have ended."""
+
+    tune_decoding: bool = Field(True, description="Leave the decoding options of the best model as they are.")
+
+
 class Repetitions(ConfigSection):
     """Number of configurations to confirm, and number of seeds for each."""
 
@@ -88,7 +94,8 @@ class Repetitions(ConfigSection):
 def options(model: type[BaseModel], only: Collection[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
     """A decorator that gives a command one option for each field of a pydantic model.
 
-    Each option's type, bounds and help are those of its field in the model's JSON schema.
+    Each option's type, bounds and help are those of its field in the model's JSON schema. A field that is true by
+    default becomes a flag `--no-NAME`, and its help says what the flag does.
 
     Args:
         only: names of the fields; empty: all fields.
@@ -100,6 +107,10 @@ def options(model: type[BaseModel], only: Collection[str] = (), defaults: bool =
         for name in reversed([*(only or fields)]):
             field = fields[name]
             default = field.get("default") if defaults else None
+            if field.get("type") == "boolean":
+                flag = f"--no-{name.replace('_', '-')}"
+                command = click.option(flag, name, flag_value=False, default=True, help=field["description"])(command)
+                continue
             kind = option_type(field)
             option = click.option(
                 f"--{name.replace('_', '-')}",

@@ -21,6 +21,7 @@ from asr_platform.cli.options import (
     OPTIONAL_DATA,
     TRACKING_URI,
     Caps,
+    Ending,
     SweepSize,
     console,
     follow,
@@ -82,6 +83,7 @@ FAILED, NO_MODEL = 1, 1  # exit codes
 @click.option("--name", help="The sweep's name; default: the space's, with a number.")
 @options(SweepSize)
 @options(Caps)
+@options(Ending)
 @click.option("--warm-start", metavar="NAME", multiple=True, shell_complete=sweep_names,
               help="Let the sampler also learn from this earlier sweep; may be repeated.")  # fmt: skip
 @click.option("--resume", metavar="NAME", shell_complete=sweep_names,
@@ -91,12 +93,13 @@ FAILED, NO_MODEL = 1, 1  # exit codes
 @click.pass_obj
 def sweep(
     home: Path, space: str | None, data: Path | None, name: str | None, warm_start: tuple[str, ...],
-    resume: str | None, tracking_uri: str | None, notify: tuple[str, ...], **given: Any,
+    resume: str | None, tracking_uri: str | None, notify: tuple[str, ...], tune_decoding: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
     SPACE is a YAML file, or the name of a shipped space, such as digits. A sweep that reaches a cap on hours or disk
-    space (default: the limits of the space) stops cleanly, and can be continued with higher caps.
+    space (default: the limits of the space) stops cleanly, and can be continued with higher caps. In the end the
+    decoding options of the best model are tuned on the validation split, for 3 minutes at most.
 
     \b
     For example:
@@ -120,12 +123,12 @@ def sweep(
             )
         view, place, wider = follow(console(), notify), Home.existing(home), load_space(space) if space else None
         store = checked_uri(tracking_uri) if tracking_uri else None
-        _close(sweeps.resume(place, resume, size.trials, limits, size.address, view, wider, store))
+        _close(sweeps.resume(place, resume, size.trials, limits, size.address, view, wider, store, tune_decoding))
         return
     if not space or not data:
         raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
     searched = load_space(space).with_epochs(size.epochs).with_limits(limits)
-    how = size.cluster_options(store_of_new(tracking_uri))
+    how = replace(size.cluster_options(store_of_new(tracking_uri)), tune_decoding=tune_decoding)
     view, corpus = follow(console(), notify), Corpus.open(data)
     _close(sweeps.start(Home.at(home), searched, corpus, name, size.trials, how, view, warm_start))
 
@@ -139,12 +142,13 @@ def sweep(
 @click.option("--workers", "workers_per_trial", metavar="N", type=click.IntRange(1, MOST_WORKERS),
               help="Ray Train workers; default: one for each GPU, or 1.")  # fmt: skip
 @options(SweepSize, ["epochs", "gpus_per_worker", "address"])
+@options(Ending)
 @TRACKING_URI
 @NOTIFY
 @click.pass_obj
 def train(
     home: Path, source: str | None, data: Path, origin: str | None, name: str | None, tracking_uri: str | None,
-    notify: tuple[str, ...], **given: Any,
+    notify: tuple[str, ...], tune_decoding: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Trains one model at full length on the whole machine.
 
@@ -165,7 +169,7 @@ def train(
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")
     size = SweepSize(**given)
     space = single(home, source, origin, size.epochs)
-    how = replace(size.cluster_options(store_of_new(tracking_uri)), alone=True)
+    how = replace(size.cluster_options(store_of_new(tracking_uri)), alone=True, tune_decoding=tune_decoding)
     view, corpus = follow(console(), notify), Corpus.open(data)
     _close(start(Home.at(home), space, corpus, name, None, how, view))
 
@@ -193,6 +197,7 @@ def _close(outcome: Outcome) -> None:
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             _use(outcome, shlex.quote(model)),
+            *_decoding(outcome.model),
             f"why it is best:  {platform()} report {outcome.name}",
             f"compare trials:  {platform()} ui",
             _registered(outcome),
@@ -209,6 +214,21 @@ def _close(outcome: Outcome) -> None:
         sys.exit(FAILED)
     if model is None:
         sys.exit(NO_MODEL)
+
+
+def _decoding(model: Path | None) -> list[str]:
+    """Lines with the tuned decoding options of a model, and the CERs of greedy search and of the options."""
+    from trainables.inference.decoding_options import in_words
+    from trainables.inference.model_directory import read_decoding
+
+    own = read_decoding(model) if model else None
+    if own is None or own.tuning is None:
+        return []
+    found = own.tuning
+    return [
+        f"decoding:        greedy {found.greedy}, tuned {found.tuned}, on {found.utterances_text}",
+        f"                 {in_words(own.decoding)}",
+    ]
 
 
 def _registered(outcome: Outcome) -> str:

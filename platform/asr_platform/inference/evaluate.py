@@ -13,20 +13,18 @@ import numpy as np
 import torch
 
 from asr_platform.tracking.resolving import registered_language_model
-from search_spaces.kinds import has_meaning
 from trainables.config import Config, Decoding
-from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus, Split
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
+from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import CONFIG, read_info
 from trainables.inference.recognizer import Recognizer
 
-NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 SUBMISSION_COLUMNS = ["id", "transcription"]
 METHODS: tuple[str, ...] = get_args(Decoding.model_fields["method"].annotation)
 FUSED = ("greedy", "beam", "joint")  # methods that a language model can join
@@ -50,7 +48,7 @@ def evaluate_model(
     """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
     Args:
-        decoding: keys of the configuration's section `decoding` that replace those of the model.
+        decoding: decoding options that replace those of the model.
 
     Raises:
         InputError: the split has no texts, corpus and model have different feature recipes, or `decoding` does not fit
@@ -58,8 +56,8 @@ def evaluate_model(
     """
     if (model / CONFIG).is_file() and not read_info(model).config.model.is_recogniser:
         return _perplexities(model, data, split, decoding)
-    recognizer, utterances = _open_scored(model, data, split)
-    return _scores(recognizer, utterances, recognizer.search(_decoding(recognizer, decoding)))
+    recognizer, utterances = open_scored(model, data, split)
+    return _scores(recognizer, utterances, recognizer.search(decoding_with(recognizer.config, decoding)))
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -74,10 +72,10 @@ def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, 
     Raises:
         InputError: as `evaluate_model`.
     """
-    recognizer, utterances = _open_scored(model, data, split)
+    recognizer, utterances = open_scored(model, data, split)
     ready = {name: recognizer.search(decoding) for name, decoding in _compared(recognizer, decoding).items()}
     for search in ready.values():
-        recognizer.transcribe(_frames(utterances)[:WARM_UP], search)
+        recognizer.transcribe(frames_of(utterances)[:WARM_UP], search)
     alone, rows = _factors_alone(recognizer, utterances, ready), []
     for name, search in ready.items():
         start = time.perf_counter()
@@ -92,13 +90,13 @@ def _compared(recognizer: Recognizer, changes: Mapping[str, Any]) -> dict[str, D
     """Searches that are compared, by the name of the row."""
     config = recognizer.config
     if config.model.kind == "transcript_editor":
-        own = _decoding(recognizer, {**changes, "method": "greedy"})
+        own = decoding_with(config, {**changes, "method": "greedy"})
         steps = range(1, max(COMPARED_STEPS, own.editing_steps) + 1)
         rows = {f"{count} step{'s' * (count > 1)}": {"editing_steps": count} for count in steps}
         return {"draft": _changed(config, own, {"method": "ctc", "editing_steps": 1})} | {
             name: _changed(config, own, change) for name, change in rows.items()
         }
-    own = _decoding(recognizer, {**changes, "method": "beam"})
+    own = decoding_with(config, {**changes, "method": "beam"})
     searches = {method: _changed(config, own, {"method": method, **NO_LANGUAGE_MODEL}) for method in METHODS}
     if own.lm_weight:
         fused = {f"{method} + language model": _changed(config, own, {"method": method}) for method in FUSED}
@@ -106,12 +104,16 @@ def _compared(recognizer: Recognizer, changes: Mapping[str, Any]) -> dict[str, D
     return searches
 
 
+def _changed(config: Config, decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
+    return checked(config, {**decoding.model_dump(), **changes})
+
+
 def _factors_alone(recognizer: Recognizer, utterances: Split, searches: Mapping[str, Search]) -> dict[str, float]:
     """Real-time factor of each search at batch 1: `ALONE` utterances of all durations, one by one.
 
     The searches take turns at each utterance, so that whatever else the machine does slows all of them down.
     """
-    frames, order = _frames(utterances), np.argsort(utterances.frames, kind="stable")
+    frames, order = frames_of(utterances), np.argsort(utterances.frames, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(ALONE, len(order))).astype(int)]
     seconds = dict.fromkeys(searches, 0.0)
     for index in chosen:
@@ -131,14 +133,14 @@ def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
     Raises:
         InputError: the model is a language model, or split and model do not fit together.
     """
-    recognizer, utterances = _open_scored(model, data, split)
-    hypotheses = recognizer.transcribe(_frames(utterances))
+    recognizer, utterances = open_scored(model, data, split)
+    hypotheses = recognizer.transcribe(frames_of(utterances))
     return UtteranceErrors.of(split, None, utterances.ids, utterances.texts or [], hypotheses)
 
 
 def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:
     texts = utterances.texts or []
-    hypotheses = recognizer.transcribe(_frames(utterances), search)
+    hypotheses = recognizer.transcribe(frames_of(utterances), search)
     return {
         "cer": character_error_rate(texts, hypotheses),
         "wer": word_error_rate(texts, hypotheses),
@@ -157,43 +159,24 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
     return {**found, "texts": len(texts), "characters": sum(map(len, texts))}
 
 
-def _decoding(recognizer: Recognizer, changes: Mapping[str, Any]) -> Decoding:
-    kind = recognizer.config.model.kind
-    method = changes.get("method", recognizer.config.decoding.method)
-    if needless := [f"{key}={value}" for key, value in changes.items() if not has_meaning(f"decoding.{key}", kind)]:
-        raise InputError(f"{', '.join(needless)} has no meaning with model.kind={kind}", "Leave it out.")
-    if "beam" in changes and kind == "transcript_editor" and method != "ctc_beam":
-        problem = f"beam={changes['beam']} has no meaning with model.kind={kind} and method={method}"
-        raise InputError(problem, "Leave it out, or search for the draft with method ctc_beam.")
-    if changes.get("method") in ("ctc", "ctc_beam"):  # neither uses a language model; both give an editor's draft
-        changes = {"editing_steps": 1, **changes, **(NO_LANGUAGE_MODEL if "lm_weight" not in changes else {})}
-    decoding = _changed(recognizer.config, recognizer.config.decoding, changes)
-    if changes.get("language_model") is not None and not decoding.lm_weight:
-        raise InputError(
-            f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
-        )
-    return decoding
-
-
-def _changed(config: Config, decoding: Decoding, changes: Mapping[str, Any]) -> Decoding:
-    """The section `decoding` with changes, checked as a part of a model's configuration."""
-    return parse_config(
-        {**config.model_dump(), "decoding": {**decoding.model_dump(), **changes}}, "this search"
-    ).decoding
-
-
-def write_submission(model: Path, data: Path, split: str, out: Path) -> int:
+def write_submission(
+    model: Path, data: Path, split: str, out: Path, decoding: Mapping[str, Any] = MappingProxyType({})
+) -> int:
     """Writes a CSV file of `id,transcription` rows and returns their number.
 
     IDs count from 0 in the sorted order of the utterances' file names. The file appears only once it is complete.
 
+    Args:
+        decoding: decoding options that replace those of the model.
+
     Raises:
-        InputError: model, corpus and split do not fit together, or the file cannot be written.
+        InputError: model, corpus, split and decoding options do not fit together, or the file cannot be written.
     """
     recognizer, utterances = _open(model, data, split)
+    search = recognizer.search(decoding_with(recognizer.config, decoding))
     order = sorted(range(len(utterances.ids)), key=lambda index: utterances.ids[index])
     with written_whole(out) as file:  # opened before the work of transcribing
-        hypotheses = recognizer.transcribe(_frames(utterances))
+        hypotheses = recognizer.transcribe(frames_of(utterances), search)
         writer = csv.writer(file)
         writer.writerow(SUBMISSION_COLUMNS)
         writer.writerows([row, hypotheses[index]] for row, index in enumerate(order))
@@ -211,13 +194,20 @@ def _open(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
     return recognizer, corpus.split(split)
 
 
-def _open_scored(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+def open_scored(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]:
+    """Loads a recogniser and a split with texts.
+
+    Raises:
+        InputError: there is no such recogniser or split, the split has no texts, or corpus and model have different
+            feature recipes.
+    """
     recognizer, utterances = _open(model, data, split)
     if utterances.texts is None:
         raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
     return recognizer, utterances
 
 
-def _frames(split: Split) -> list[np.ndarray | torch.Tensor]:
+def frames_of(split: Split) -> list[np.ndarray | torch.Tensor]:
+    """Features (T, F) of each utterance of a split."""
     spans = zip(split.offsets, split.frames, strict=True)
     return [split.features[offset : offset + frames] for offset, frames in spans]

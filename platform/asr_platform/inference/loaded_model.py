@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainables.bounds import LONGEST_PIECE
 from trainables.data.audio import mono
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
+from trainables.inference.decoding_options import decoding_with
 from trainables.inference.recognizer import Recognizer
 
 Audio = str | Path | npt.NDArray[np.floating]
@@ -54,62 +56,101 @@ class LoadedModel:
         return f"LoadedModel({str(self.folder)!r}, {self.recognizer.parameters:,} parameters)"
 
     def transcribe(
-        self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None
-    ) -> list[str]:
+        self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None,
+        **decoding: Any,
+    ) -> list[str]:  # fmt: skip
         """Texts of one or several recordings of any length, in the order given.
 
         Args:
             sample_rate: sample rate of samples, in Hz.
             piece_seconds: longer recordings are cut at silences; default: the 90% quantile of the training
                 utterances' durations, 30 s at most.
+            decoding: decoding options that replace those of the model, such as method="joint", beam=10.
 
         Raises:
-            InputError: a file cannot be read, or samples have a wrong type, shape or value.
+            InputError: a file cannot be read, or samples have a wrong type, shape or value; or the decoding options do
+                not fit the model.
         """
-        return [found.text for found in self._transcripts(audio, sample_rate, piece_seconds, timed=False)]
+        return [found.text for found in self._transcripts(audio, sample_rate, piece_seconds, False, decoding)]
 
     def transcripts(
-        self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None
-    ) -> list[dict[str, Any]]:
+        self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None,
+        **decoding: Any,
+    ) -> list[dict[str, Any]]:  # fmt: skip
         """Transcripts of recordings with the times of words, as `platform transcribe --format json` prints them.
 
         Args:
             sample_rate: sample rate of samples, in Hz.
             piece_seconds: longer recordings are cut at silences (see `transcribe`).
+            decoding: decoding options that replace those of the model.
 
         Raises:
-            InputError: audio cannot be used (see `transcribe`), or the model was trained without CTC.
+            InputError: audio or decoding options cannot be used (see `transcribe`), or the model was trained without
+                CTC.
         """
-        return [as_tree(found) for found in self._transcripts(audio, sample_rate, piece_seconds, timed=True)]
+        return [as_tree(found) for found in self._transcripts(audio, sample_rate, piece_seconds, True, decoding)]
 
     def evaluate(self, data: str | Path, split: str, **decoding: Any) -> dict[str, Any]:
         """CER and WER, as fractions, over a split of a corpus.
 
         Args:
-            decoding: keys of the configuration's section `decoding`, such as method="joint", that replace the model's.
+            decoding: decoding options that replace those of the model.
         """
         return evaluate_model(self.folder, Path(data), split, decoding)
 
-    def submit(self, data: str | Path, split: str, out: str | Path) -> int:
-        """Writes a CSV file of `id,transcription` rows (as `platform submit`); returns the number of rows."""
-        return write_submission(self.folder, Path(data), split, Path(out))
+    def tune_decoding(
+        self, data: str | Path, split: str | None = None, *, minutes: float = 5.0,
+        language_model: str | Path | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Finds the decoding options with the lowest CER (as `platform tune-decoding`), and makes them the model's own.
 
-    def export(self, out: str | Path) -> None:
-        """Writes the model as ONNX graphs into a new folder."""
+        Args:
+            split: default: the split that the model was validated on.
+            minutes: longest time to search.
+            language_model: directory of a language model for shallow fusion; default: the model's own, if any.
+
+        Returns:
+            The options, and the CERs of greedy search and of the options, with intervals; rates are fractions.
+        """
+        from asr_platform.inference.tune_decoding import tune_decoding
+
+        given = None if language_model is None else Path(language_model)
+        found = tune_decoding(self.folder, Path(data), split, minutes, given)
+        config = self.recognizer.config.model_copy(update={"decoding": found.decoding})
+        self.recognizer = replace(self.recognizer, config=config)
+        return found.as_tree()
+
+    def submit(self, data: str | Path, split: str, out: str | Path, **decoding: Any) -> int:
+        """Writes a CSV file of `id,transcription` rows (as `platform submit`); returns the number of rows.
+
+        Args:
+            decoding: decoding options that replace those of the model.
+        """
+        return write_submission(self.folder, Path(data), split, Path(out), decoding)
+
+    def export(self, out: str | Path, **decoding: Any) -> None:
+        """Writes the model as ONNX graphs into a new folder.
+
+        Args:
+            decoding: decoding options that replace those of the model in the exported script.
+        """
         from trainables.inference.export import export
 
-        export(Recognizer.load(self.folder), Path(out))
+        export(Recognizer.load(self.folder), Path(out), decoding)
 
     def _transcripts(
-        self, audio: Audio | Sequence[Audio], sample_rate: int, piece_seconds: float | None, timed: bool
-    ) -> Iterator[Transcript]:
+        self, audio: Audio | Sequence[Audio], sample_rate: int, piece_seconds: float | None, timed: bool,
+        decoding: Mapping[str, Any],
+    ) -> Iterator[Transcript]:  # fmt: skip
         if piece_seconds is not None and not 1 <= piece_seconds <= LONGEST_PIECE:
             bound = f"{LONGEST_PIECE:g} or less" if piece_seconds > 1 else "1 or more"
             raise InputError(
                 f"piece_seconds must be {bound}, but got {piece_seconds}", "Give such a number, or leave it out."
             )
         several = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
-        return transcribe(self.recognizer, [recording(each, sample_rate) for each in several], timed, piece_seconds)
+        search = self.recognizer.search(decoding_with(self.recognizer.config, decoding))
+        recordings = [recording(each, sample_rate) for each in several]
+        return transcribe(self.recognizer, recordings, timed, piece_seconds, search)
 
 
 def recording(audio: Audio, sample_rate: int) -> Recording:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from asr_platform.inference.evaluate import load
 from asr_platform.inference.formats import FORMATS, Transcript, TranscriptFormat
@@ -13,8 +15,10 @@ from trainables.data.audio import read_audio
 from trainables.data.features import FeatureRecipe
 from trainables.data.importers.hw4 import read_course_features
 from trainables.data.mistakes import Mistakes
+from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.folders import written_whole
+from trainables.inference.decoding_options import decoding_with
 from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.segmentation import Piece
@@ -26,8 +30,9 @@ SECONDS_AT_ONCE = 1800.0
 
 
 def transcribe(
-    recognizer: Recognizer, recordings: Sequence[Recording], timed: bool = False, piece_seconds: float | None = None
-) -> Iterator[Transcript]:
+    recognizer: Recognizer, recordings: Sequence[Recording], timed: bool = False, piece_seconds: float | None = None,
+    search: Search | None = None,
+) -> Iterator[Transcript]:  # fmt: skip
     """Yields the transcripts of recordings, in order; all files are checked before the first is transcribed.
 
     Long recordings are cut at silences, and each piece is transcribed as an utterance of its own.
@@ -36,6 +41,7 @@ def transcribe(
         timed: whether transcripts have word timestamps.
         piece_seconds: longest piece, 1 s or more; None: the 90% quantile of the training utterances' durations, 30 s at
             most.
+        search: a search made by `recognizer.search`; None: the search of the model's decoding options.
 
     Raises:
         InputError: a file cannot be read, or its features do not fit the model; or `timed` is true, but the model was
@@ -48,7 +54,7 @@ def transcribe(
         )
     _check(recordings, recognizer.recipe)
     for group in _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer)):
-        found = transcribe_cuts(recognizer, [recording for _, recording in group], timed)
+        found = transcribe_cuts(recognizer, [recording for _, recording in group], timed, search)
         for (name, recording), (text, words) in zip(group, found, strict=True):
             yield Transcript(name, recording.seconds, text, words if timed else [])
 
@@ -88,16 +94,21 @@ def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutReco
 
 
 def transcribe_to(
-    model: Path, paths: Sequence[str], format: str, out: str | None, piece_seconds: float | None = None
-) -> Iterator[str]:
+    model: Path, paths: Sequence[str], format: str, out: str | None, piece_seconds: float | None = None,
+    decoding: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[str]:  # fmt: skip
     """Transcribes the recordings that `paths` name (see `find_recordings`), and yields the lines to print.
 
     Without `out`, the lines are the transcripts: `file<TAB>text`, a JSON list, or the subtitles of one recording.
     Otherwise transcripts are written to the file `out`, or, if `out` is a folder or ends with a slash, to one file for
     each recording. A file appears only once it is complete.
 
+    Args:
+        decoding: decoding options that replace those of the model.
+
     Raises:
-        InputError: from `find_recordings` and `transcribe`; or `out` cannot hold these transcripts.
+        InputError: from `find_recordings` and `transcribe`; `decoding` does not fit the model; or `out` cannot hold
+            these transcripts.
     """
     if out == "":
         raise InputError("--out is empty", "Name a file or a folder, or leave it out.")
@@ -112,7 +123,9 @@ def transcribe_to(
     if folder is not None:
         targets = [folder / recording.place.with_name(f"{recording.place.name}.{format}") for recording in recordings]
     _check_targets(targets, recordings)
-    transcripts = transcribe(load(model), recordings, chosen.timed, piece_seconds)
+    recognizer = load(model)
+    search = recognizer.search(decoding_with(recognizer.config, decoding))
+    transcripts = transcribe(recognizer, recordings, chosen.timed, piece_seconds, search)
     if folder is not None:
         yield from _write_each(transcripts, targets, chosen)
         return

@@ -23,6 +23,7 @@ from search_spaces.space import Space
 from trainables.data.corpus import Corpus, Split
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.decoding_options import DECODING, OwnDecoding, in_words
 
 CARD = "README.md"
 HEAD = "# {}\n"  # first line of the card, with the sweep's name
@@ -32,6 +33,7 @@ KINDS = {
     "transcript_editor": "A speech recogniser (transcript editor: a CTC draft, corrected as a whole).",
     "language_model": "A language model of transcripts.",
 }
+DECODING_HEADING, TRAINING_HEADING = "## Decoding", "## Training data"
 LONGEST_ALPHABET = 80  # characters; a longer one is not listed
 
 
@@ -97,6 +99,35 @@ class ModelCard:
         tied = sorted(number for number, confidence in self.intervals.items() if confidence.tied)
         others = [number for number in tied if number != self.best.number]
         return enumerated_trials(others) if others else ""
+
+
+def decoding_section(own: OwnDecoding) -> str:
+    """Section of a card on a model's own decoding options, in Markdown."""
+    lines = [DECODING_HEADING, "", f"Own options (`{DECODING}`): {in_words(own.decoding)}."]
+    if found := own.tuning:
+        lines += [
+            "",
+            "| decoding | CER | 95% confidence interval |",
+            "| --- | --- | --- |",
+            *(
+                f"| {name} | {one.cer:.2%} | {one.interval[0]:.2%} to {one.interval[1]:.2%} |"
+                for name, one in (("greedy", found.greedy), ("own", found.tuned))
+            ),
+            "",
+            f"The best of {found.searches} searches on {found.utterances_text}, by which they were chosen: on other "
+            "speech the difference may be smaller.",
+        ]
+    return "\n".join(lines) + "\n\n"
+
+
+def with_decoding(card: str, own: OwnDecoding) -> str:
+    """A card with the section on decoding options added before the training data, or replaced."""
+    before, found, after = card.partition(DECODING_HEADING + "\n")
+    if found:
+        rest = after.partition("\n## ")
+        return before + decoding_section(own) + "".join(rest[1:]).removeprefix("\n")
+    before, found, after = card.partition(TRAINING_HEADING + "\n")
+    return (before if found else card + "\n") + decoding_section(own) + found + after
 
 
 def _interval(errors: UtteranceErrors, words: bool = False) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 import soundfile
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import save_model
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import trainables
 from asr_platform.tracking.resolving import LANGUAGE_MODEL, MLMODEL, MODEL
+from trainables.config import Decoding
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.model_directory import read_info
@@ -27,8 +28,18 @@ PACKAGES = (
     "av", "fastapi", "jiwer", "kaldi-native-fbank", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "PyYAML",
     "safetensors", "sentencepiece", "soundfile", "soxr", "torch",
 )  # fmt: skip
+PARAM_TYPES = {"integer": "long", "number": "double", "string": "string"}  # MLflow's names by JSON schema's
+
+
+def decoding_params() -> ParamSchema:
+    """Decoding options as `params` of requests to a served recogniser; null stands for the model's own option."""
+    fields = Decoding.model_json_schema()["properties"]
+    served = {name: field for name, field in fields.items() if name != "language_model"}  # it is a path
+    return ParamSchema([ParamSpec(name, PARAM_TYPES[field["type"]], None) for name, field in served.items()])
+
+
 # Columns have no names, so that requests may send a list instead of a table with one column.
-RECORDINGS_TO_TEXTS = ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string")]))
+RECORDINGS_TO_TEXTS = ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string")]), decoding_params())
 TEXTS_TO_PERPLEXITIES = ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("double")]))
 
 

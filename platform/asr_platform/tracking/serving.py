@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from trainables.data.audio import Limits, read_audio
+from trainables.decoding import Search
 from trainables.errors import InputError
+from trainables.inference.decoding_options import decoding_with
 from trainables.inference.language_model import TextModel
 from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
 from trainables.inference.model_directory import read_info
@@ -67,14 +69,19 @@ class Served(PythonModel):
             limits = RequestLimits.of(dict(context.model_config or {}))
             self.seconds = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
             guard_server(limits, self.seconds)
-        self.answer: Callable[[list[Any], float], list[Any]]
+        self.answer: Callable[[list[Any], Mapping[str, Any], float], list[Any]]
         kind = Texts if read_info(folder).config.model.is_recogniser else Perplexities
         self.answer = kind(folder, device, limits)
 
-    def predict(self, model_input: pd.DataFrame) -> list[Any]:
-        """Answers for the values of the first column, in order: texts of recordings, or perplexities of texts."""
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[Any]:
+        """Answers for the values of the first column, in order: texts of recordings, or perplexities of texts.
+
+        Args:
+            params: decoding options that replace those of the model; None: its own.
+        """
+        options = {key: value for key, value in (params or {}).items() if value is not None}
         try:
-            return self.answer(model_input.iloc[:, 0].tolist(), time.monotonic() + self.seconds)
+            return self.answer(model_input.iloc[:, 0].tolist(), options, time.monotonic() + self.seconds)
         except LateError:
             raise RefusedError(RequestError(f"not answered within {self.seconds:g} s", 503)) from None
         except RequestError as error:
@@ -91,17 +98,20 @@ class Texts:
         self.search = self.recognizer.search()
         self.limits = limits
 
-    def __call__(self, recordings: list[Any], deadline: float) -> list[str]:
+    def __call__(self, recordings: list[Any], options: Mapping[str, Any], deadline: float) -> list[str]:
         """Text of each recording.
 
         Args:
             recordings: audio files, as bytes or in base64.
+            options: decoding options that replace those of the model.
             deadline: on the clock of `time.monotonic`.
 
         Raises:
-            RequestError: a recording is not readable audio, or beyond the limits.
+            RequestError: a recording is not readable audio, an option does not fit the model, or one of them is beyond
+                the limits.
             LateError: the deadline has passed.
         """
+        search = self.search_with(options)
         cuts, seconds = [], 0.0
         for number, recording in enumerate(recordings):
             if time.monotonic() > deadline:
@@ -112,7 +122,24 @@ class Texts:
                 raise RequestError(f"the recordings are together longer than {self.limits.seconds:g} s")
             cuts.append(found)
         recognizer = self.recognizer.for_request(seconds, deadline)
-        return [found.text for found in transcribe_cuts(recognizer, cuts, search=self.search)]
+        return [found.text for found in transcribe_cuts(recognizer, cuts, search=search)]
+
+    def search_with(self, options: Mapping[str, Any]) -> Search:
+        """Search of the model's decoding options with changes; its language model is the registered one.
+
+        Raises:
+            RequestError: an option does not fit the model, or is beyond the limits.
+        """
+        for name in ("beam", "editing_steps"):
+            if name in options and options[name] > getattr(self.limits, name):
+                raise RequestError(f"{name}: {options[name]} is above the limit of {getattr(self.limits, name):g}")
+        try:
+            decoding = decoding_with(self.recognizer.config, options)
+        except InputError as error:
+            raise RequestError(error.problem) from None
+        if decoding.lm_weight and self.search.language_model is None:
+            raise RequestError("lm_weight: this model was registered without a language model")
+        return Search(decoding, self.search.language_model if decoding.lm_weight else None)
 
     def cut(self, recording: Any, name: str) -> CutRecording:
         """Cuts an audio file, given as bytes or in base64, into pieces that are transcribed as utterances."""
@@ -132,16 +159,19 @@ class Perplexities:
         self.model = TextModel.load(folder, device)
         self.limits, self.turns = limits, Turns()
 
-    def __call__(self, texts: list[Any], deadline: float) -> list[float]:
+    def __call__(self, texts: list[Any], options: Mapping[str, Any], deadline: float) -> list[float]:
         """Perplexity per character of each text.
 
         Args:
+            options: must be empty: a language model searches nothing.
             deadline: on the clock of `time.monotonic`.
 
         Raises:
             RequestError: a value is no text, or a text is empty or too long.
             LateError: the deadline has passed.
         """
+        if options:
+            raise RequestError(f"a language model, which has no {', '.join(options)}")
         for number, text in enumerate(texts):
             if not isinstance(text, str) or not text:
                 raise RequestError(f"text {number}: {text!r} is no text")

@@ -1,4 +1,4 @@
-"""A sweep's best model: copied into a directory with plots and a model card, and registered in MLflow."""
+"""A sweep's best model: copied into a directory with plots and a model card, tuned, and registered in MLflow."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.analysis.recorded_errors import RecordedErrors
+from asr_platform.inference.tune_decoding import tune_decoding
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
-from asr_platform.tracking.model_card import CARD, ModelCard
+from asr_platform.tracking.model_card import CARD, ModelCard, with_decoding
 from asr_platform.tracking.registry import BestModel, Registered, Registry
 from asr_platform.tracking.runs import Run, Tracker
 from asr_platform.tracking.store import FAILURES
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from search_spaces.space import Space
+from trainables.checksums import same_file
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.inference.model_directory import copy_model
+from trainables.inference.model_directory import WEIGHTS, copy_model, read_decoding, read_info, write_decoding
+
+MINUTES = 3.0  # longest time for which decoding options are tuned
 
 
 def best_of(trials: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -31,23 +35,48 @@ def make_best_model(
 ) -> Path | None:
     """Copies the best trial's model to the home's folder `models`; returns the copy, or None if no trial has a model.
 
-    Plots and a model card are added. If these cannot be written, `say` prints a message.
+    Plots and a model card are added. If these cannot be written, `say` prints a message. Tuned decoding options stay if
+    the model is the same as before.
     """
     name, trials = ledger.name, ledger.trials()
     best = best_of(trials)
     if best is None or best.model is None:
         return None
-    model = copy_model(Path(best.model), home.model(name))
+    model, own = home.model(name), None
+    if model.is_dir() and same_file(model, Path(best.model), WEIGHTS):
+        own = read_decoding(model)
+    copy_model(Path(best.model), model)
+    if own is not None:
+        write_decoding(model, own)
     errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
     card = ModelCard(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
     try:
         draw_trial(best, model / PLOTS)
         if len(trials) > 1:
             draw_sweep(trials, model / PLOTS)
-        (model / CARD).write_text(card.render(), encoding="utf-8")
+        text = card.render()
+        if own is not None:
+            text = with_decoding(text, own)
+        (model / CARD).write_text(text, encoding="utf-8")
     except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")
     return model
+
+
+def tune_best_model(model: Path, corpus: Corpus, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
+    """Tunes the decoding options of a recogniser on the validation split, unless they are tuned already.
+
+    Args:
+        say: is given what is done, or why it could not be done.
+        stop: asked again and again whether to stop tuning; the best options by then are kept.
+    """
+    if not read_info(model).config.model.is_recogniser or read_decoding(model) is not None:
+        return
+    say(f"tuning the decoding options of the best model, for {MINUTES:g} minutes at most")
+    try:
+        tune_decoding(model, corpus.path, minutes=MINUTES, stop=stop)
+    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: torch is out of memory
+        say(f"the decoding options are not tuned: {error}")
 
 
 def register_best_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trainables.errors import InputError
 
@@ -22,6 +22,7 @@ class Options:
     Args:
         alone: whether one trial at a time uses the whole machine.
         tracking_uri: address of the MLflow server or database to which the sweep is logged.
+        tune_decoding: whether the decoding options of the best model are tuned at the end.
     """
 
     max_concurrent: int | None = None
@@ -30,6 +31,16 @@ class Options:
     address: str | None = None
     alone: bool = False
     tracking_uri: str | None = None
+    tune_decoding: bool = True
+
+    def changed(self, address: str | None, tracking_uri: str | None, tune_decoding: bool) -> Options:
+        """The options with what is given; None, and True for `tune_decoding`, leave them as they are."""
+        return replace(
+            self,
+            address=address or self.address,
+            tracking_uri=tracking_uri or self.tracking_uri,
+            tune_decoding=self.tune_decoding and tune_decoding,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ def confirm(
     own = next((other for other in earlier if _has(Ledger.open(home.studies, other), own_space, corpus)), None)
     if own is None:
         own = f"{name}-confirm-{len(earlier) + 1}"
-        sweeps.start(home, own_space, corpus, own, None, Options(**about["options"]), display)
+        options = replace(Options(**about["options"]), tune_decoding=False)
+        sweeps.start(home, own_space, corpus, own, None, options, display)
     elif not Ledger.open(home.studies, own).done:
         sweeps.resume(home, own, None, Limits(), None, display)
     ledger = Ledger.open(home.studies, own)

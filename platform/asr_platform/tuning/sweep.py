@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from asr_platform.study.ledger_copies import CopyKeeper, keep_copy
 from asr_platform.study.migration import check_widening, earlier_trials
 from asr_platform.study.provenance import PROVENANCE, provenance, write_record
 from asr_platform.study.run_record import SPENT, STOPPED, RunRecord, RunState
-from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
+from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model, tune_best_model
 from asr_platform.tuning.callbacks.background import Background, InBackground
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -142,7 +142,7 @@ def start(
 
 def resume(
     home: Home, name: str, trials: int | None, limits: Limits, address: str | None, display: Display,
-    wider: Space | None = None, tracking_uri: str | None = None,
+    wider: Space | None = None, tracking_uri: str | None = None, tune_decoding: bool = True,
 ) -> Outcome:  # fmt: skip
     """Continues a sweep: unfinished trials from their checkpoints, then new ones up to the number asked for.
 
@@ -152,6 +152,7 @@ def resume(
         address: address of the Ray cluster; default: as before.
         wider: a space that contains the sweep's space and replaces it.
         tracking_uri: address of the MLflow store; default: as before.
+        tune_decoding: False: the decoding options of the best model are not tuned; True: as before.
 
     Raises:
         InputError: the sweep does not exist or is running, its corpus is missing or has changed, or `wider` does not
@@ -163,10 +164,7 @@ def resume(
         corpus = Corpus.open(Path(about["corpus"]))
         if corpus.hash != about["corpus_hash"]:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
-        options = Options(**about["options"])
-        options = replace(
-            options, address=address or options.address, tracking_uri=tracking_uri or options.tracking_uri
-        )
+        options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
         space = recorded.recorded_space(about)
         if wider is not None:
             trials = trials or recorded.changed_trials(about, wider)
@@ -323,6 +321,8 @@ class SweepRun:
         if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
             interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
         state, reason = interrupt.state, interrupt.reason
+        if model and state == "finished" and self.sweep.options.tune_decoding:
+            tune_best_model(model, self.sweep.corpus, display.say, lambda: interrupt.requested)
         steps = (
             self.meter.note,
             partial(ledger.note, STOPPED, reason if state == "capped" else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
@@ -10,17 +11,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import Difference
+from asr_platform.analysis.bootstrap import ConfidenceInterval, Difference
 from asr_platform.analysis.leaderboard import ranking_name
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import side_by_side
 from asr_platform.reporting.transcripts import LEGEND, aligned_lines
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective, objective_text
+from trainables.inference.decoding_options import DECODING, in_words
 
 if TYPE_CHECKING:
     from asr_platform.analysis.comparison import Comparison, Measure
     from asr_platform.analysis.importances import Importances
+    from asr_platform.inference.tune_decoding import TunedDecoding
     from asr_platform.tuning.confirm import Confirmation
 
 
@@ -71,6 +74,21 @@ def methods_table(rows: list[dict[str, Any]]) -> Table:
         factors = (f"{row[key]:.4f}" for key in ("real_time_factor", "real_time_factor_alone"))
         table.add_row(row["method"], f"{row['cer']:.2%}", f"{row['wer']:.2%}", *factors)
     return table
+
+
+def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
+    """Prints the CER of greedy search and of the tuned options, with intervals, and the options."""
+    table = Table("decoding", box=SIMPLE)
+    for heading in ("CER", "interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, one in (("greedy", found.tuning.greedy), ("tuned", found.tuning.tuned)):
+        table.add_row(name, f"{one.cer:.2%}", str(ConfidenceInterval(*one.interval)))
+    table.add_row("tuned - greedy", *_difference(found.difference))
+    console.print(table)
+    tuning = found.tuning
+    say(console, f"basis:    {tuning.searches} searches in {found.seconds:.0f} s, on {tuning.utterances_text}")
+    say(console, f"options:  {in_words(found.decoding)}")
+    say(console, f"stored:   {model / DECODING}, the default wherever the model is used; delete it to undo")
 
 
 def print_confirmation(console: Console, found: Confirmation) -> None:
