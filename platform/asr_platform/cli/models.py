@@ -165,10 +165,15 @@ def export(model: Path, out: Path, **decoding: Any) -> None:
     For example:
       platform export mlruns/models/digits-1 --out digits.onnx
     """
+    from trainables.inference.decoding_options import decoding_with, in_words
     from trainables.inference.export import SCRIPT, export
     from trainables.inference.recognizer import Recognizer
 
-    export(Recognizer.load(model), out, decoding_changes(decoding))
+    recognizer, changes = Recognizer.load(model), decoding_changes(decoding)
+    export(recognizer, out, changes)
+    chosen = decoding_with(recognizer.config, changes)
+    if chosen.method != "greedy" or chosen.lm_weight:
+        click.echo(f"the script searches greedily, not as asked ({in_words(chosen)})", err=True)
     click.echo(f"model:       {out}")
     click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")
 

@@ -101,6 +101,18 @@ def test_the_folder_is_whole(kind: str, graphs: list[str], folders: dict[str, Pa
     assert json.loads((folder / "recognizer.json").read_text())["kind"] == kind
 
 
+def test_a_search_that_the_script_lacks_is_said(learned: Learned, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    learned.recognizer.save(tmp_path / "model")
+    words = ["export", str(tmp_path / "model"), "--out", str(tmp_path / "onnx"), "--method", "joint", "--beam", "3"]
+    ended = CliRunner().invoke(cli, words)
+    assert (ended.exit_code, ended.stderr) == (
+        0, "the script searches greedily, not as asked (method=joint, beam=3)\n",
+    )  # fmt: skip
+    about = json.loads((tmp_path / "onnx" / "recognizer.json").read_text())
+    assert about["config"]["decoding"]["method"] == "joint"
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_the_transcripts_are_those_of_greedy_search(
     penalty: float, learned: Learned, exported: Path, tiny_corpus: Corpus, tmp_path: Path
