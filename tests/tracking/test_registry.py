@@ -317,7 +317,7 @@ def test_every_command_means_the_same_by_model() -> None:
     names = {"model", "language_model"}
     takes = [(command, one) for command in cli.commands.values() for one in command.params if one.name in names]
     assert {str(command.name) for command, _ in takes} == {
-        "check", "confirm", "evaluate", "export", "submit", "transcribe",
+        "check", "confirm", "evaluate", "export", "submit", "transcribe", "tune-decoding",
     }  # fmt: skip
     assert all(isinstance(one.type, ModelDirectory) for _, one in takes)
 
