@@ -49,6 +49,38 @@ def test_the_characters_that_training_lacks_are_named(run: Run, folder: Path) ->
     assert (told["train_on"], told["validate_on"], told["skipped"]) == (["train"], ["dev"], [])
 
 
+def test_a_dev_split_is_taken_and_said(run: Run, folder: Path) -> None:
+    path = manifest(folder, *[{"text": "A", "speaker": f"s{number // 2}"} for number in range(40)])
+    ended = run("prepare", "manifest", path, "--out", str(folder / "corpus"))
+    assert ended.code == 0, ended
+    assert "validate on: dev\ndev: 2 utterances (5.0%) taken from training: all of 1 speaker\n" in ended.out
+    told = json.loads(run("prepare", "manifest", path, "--json", "--dev-share", "0.1", "--out", str(folder / "b")).out)
+    assert told["dev"] == {"utterances": 4, "share": 0.1, "by": "speaker", "units": 2}
+    assert told["splits"]["train"]["utterances"] == 36
+    none = json.loads(run("prepare", "manifest", path, "--json", "--dev-share", "0", "--out", str(folder / "c")).out)
+    assert none["dev"] is None and none["validate_on"] == []
+
+
+def test_what_was_changed_in_texts_is_shown(run: Run, folder: Path) -> None:
+    long = "a " * 50
+    path = manifest(folder, *[{"split": split, "text": f"{long}isn’t. it?"} for split in ("train", "dev")])
+    command = ["prepare", "manifest", path, "--text", "upper", "--punctuation", "remove"]
+    ended = run(*command, "--out", str(folder / "corpus"))
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert any(line.startswith("punctuation removed 2 …") for line in lines), ended.out
+    assert any(line.startswith("upper case 2 a a a") for line in lines), ended.out
+    told = json.loads(run(*command, "--json", "--out", str(folder / "again")).out)
+    assert told["text"] == {"case": "upper", "punctuation": "remove", "numbers": "keep"}
+    assert [change["texts"] for change in told["text_changes"]] == [2, 2]
+    assert told["text_changes"][1]["after"] == f"{long}ISN'T IT".upper()
+
+
+def test_other_names_of_keys(run: Run, folder: Path) -> None:
+    (folder / "nemo.jsonl").write_text('{"path": "a.wav", "sentence": "A"}\n{"path": "a.wav", "sentence": "B"}\n')
+    command = ["prepare", "manifest", str(folder / "nemo.jsonl"), "--keys", "audio_filepath=path, text=sentence"]
+    assert run(*command, "--out", str(folder / "corpus")).code == 0
+
+
 def test_it_says_which_splits_can_train_and_validate(run: Run, folder: Path) -> None:
     path = manifest(folder, {"split": "Train", "text": "A"}, {"split": "evaluation", "text": "A"})
     ended = run("prepare", "manifest", path, "--out", str(folder / "corpus"))

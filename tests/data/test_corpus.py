@@ -163,6 +163,11 @@ def test_splits_for_training_and_validation(tmp_path: Path) -> None:
         many.training_split()
     with pytest.raises(InputError, match=r"(?s)'dev-x'.*data\.validation to one of: .*dev-clean, dev-other"):
         many.validation_split("dev-x")
+    with pytest.raises(InputError) as caught:
+        write(tmp_path / "train-test", entry("train"), entry("test")).validation_split()
+    assert caught.value.remedy.startswith("Prepare the corpus again") and "one of" not in caught.value.remedy
+    with pytest.raises(InputError, match=r"(?s)no validation splits.*or set data\.validation to one of: held-out\."):
+        write(tmp_path / "held-out", entry("train"), entry("held-out"), entry("test")).validation_split()
     none = write(tmp_path / "none", entry("test"), entry("test-clean", text=None))
     with pytest.raises(InputError, match=r"(?s)no training splits.*data\.train to one of: test, test-clean"):
         none.training_split()

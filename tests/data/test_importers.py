@@ -14,12 +14,12 @@ import pytest
 import soundfile
 
 from trainables.data.audio import read_audio
-from trainables.data.espeak import speak
 from trainables.data.features import FeatureRecipe
 from trainables.data.importers.fsdd import WORDS, JoinedDigits, fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances, read_course_features
 from trainables.data.importers.librispeech import librispeech_utterances
 from trainables.data.importers.synthetic import HELD_OUT_SPEAKERS, SPEAKERS, SpokenText, synthetic_utterances
+from trainables.data.importers.tools.espeak import speak
 from trainables.data.mistakes import Mistakes
 from trainables.data.text.token_batches import read_texts
 from trainables.data.utterance import Utterance
@@ -49,6 +49,7 @@ def test_every_importer(name: str, speech_data: Path) -> None:
         assert len(features) == pytest.approx(seconds * 125, abs=1)
         np.testing.assert_array_equal(features, again)
         assert utterance.text is None or re.fullmatch("[A-Z' ]+", utterance.text)
+        assert (utterance.speaker is None) == (name == "hw4")
 
 
 # The course's layout

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import pytest
 
-from trainables.data.download import download
 from trainables.data.importers.librispeech import librispeech_utterances
+from trainables.data.importers.tools.download import download
 from trainables.data.mistakes import Mistakes
 from trainables.errors import InputError
 

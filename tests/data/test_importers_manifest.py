@@ -42,7 +42,7 @@ def manifest(folder: Path, *lines: dict[str, Any] | str) -> Path:
 def test_good_lines(folder: Path) -> None:
     path = manifest(
         folder,
-        {"audio_filepath": "audio/a.wav", "text": "HELLO  WORLD ", "speaker": "ignored"},
+        {"audio_filepath": "audio/a.wav", "text": "HELLO  WORLD ", "speaker": "anna", "other": "ignored"},
         "",
         {
             "audio_filepath": str(folder / "audio" / "b.flac"),
@@ -50,6 +50,7 @@ def test_good_lines(folder: Path) -> None:
             "offset": 0.5,
             "duration": 1,
             "split": "dev",
+            "speaker": 17,
         },
         {"audio_filepath": "audio/b.flac", "split": "test", "id": "mine", "offset": None, "duration": None},
     )
@@ -60,8 +61,22 @@ def test_good_lines(folder: Path) -> None:
         ("mine", "test", None),
     ]
     assert [item.source.features(HW4)[1] for item in utterances] == [1, 1, 2]
+    assert [item.speaker for item in utterances] == ["anna", "17", None]
     assert utterances[1].source.features(HW4)[0].shape == (126, 80)
     assert pickle.loads(pickle.dumps(utterances)) == manifest_utterances(path)
+
+
+def test_other_names_of_keys(folder: Path) -> None:
+    names = {"audio_filepath": "path", "text": "sentence", "speaker": "client"}
+    path = manifest(
+        folder, {"path": "audio/a.wav", "sentence": "A", "client": "anna", "text": 3, "split": "dev"}, {"sentence": 4}
+    )
+    bad = Mistakes(1)
+    (utterance,) = manifest_utterances(path, bad, names)
+    assert (utterance.text, utterance.speaker, utterance.split) == ("A", "anna", "dev")
+    assert bad.problems == [f"{path}:2: path must be a path, but got None; sentence must be a string, but got 4"]
+    with pytest.raises(InputError, match=r"(?s)--keys: no key named words.*text"):
+        manifest_utterances(path, keys={"words": "text"})
 
 
 def test_byte_order_marks_and_home_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +126,7 @@ MISTAKES: list[tuple[dict[str, Any] | str, str]] = [
     ({"audio_filepath": "audio/a.wav", "text": "A", "duration": True}, "duration must be seconds above 0"),
     ({"audio_filepath": "audio/a.wav", "text": "A", "split": ""}, "split must be a name, but got ''"),
     ({"audio_filepath": "audio/a.wav", "text": "A", "id": 5}, "id must be a name, but got 5"),
+    ({"audio_filepath": "audio/a.wav", "text": "A", "speaker": True}, "speaker must be a name, but got True"),
 ]
 
 
@@ -124,7 +140,7 @@ def test_every_mistake_has_its_line(folder: Path) -> None:
         assert problem.startswith(f"{path}:{number}: {expected}")
 
 
-KEYS = st.sampled_from(["audio_filepath", "text", "offset", "duration", "split", "id"])
+KEYS = st.sampled_from(["audio_filepath", "text", "offset", "duration", "split", "id", "speaker"])
 TEXTS = st.text(st.characters(exclude_categories=()))
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(st.integers(), max_size=2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -51,7 +52,9 @@ SLOW = {
     "ui",
     "export",
     "submit",
+    "prepare common-voice",
     "prepare fsdd",
+    "prepare kaldi",
     "prepare librispeech",
     "prepare synthetic",
 }
@@ -97,6 +100,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "calls").mkdir()
     for recording in ("recording.flac", "calls/0001.flac", "calls/0002.flac", "calls/0001.wav"):
         soundfile.write(place / recording, 0.1 * np.random.default_rng(0).normal(size=16_000), 16_000)
+    for name in ("anna_1", "bert_1", "bert_2"):
+        recording = place / "recordings" / f"{name}.wav"
+        recording.parent.mkdir(exist_ok=True)
+        soundfile.write(recording, 0.1 * np.random.default_rng(1).normal(size=16_000), 16_000)
+        recording.with_suffix(".txt").write_text("Good morning!")
+    nemo = [{"path": f"recordings/{name}_1.wav", "sentence": "Good morning."} for name in ("anna", "bert")]
+    (place / "nemo.jsonl").write_text("".join(json.dumps(line) + "\n" for line in nemo))
     (manifest,) = [text for page, text in blocks("json") if page.name == "tutorial.md"]
     (place / "speech.jsonl").write_text(manifest, encoding="utf-8")
     return place

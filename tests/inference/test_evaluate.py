@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +14,18 @@ import babbler
 import pytest
 import tiny
 
-from asr_platform.inference.evaluate import METHODS, compare_methods, evaluate_model, write_submission
+from asr_platform.inference.evaluate import (
+    METHODS,
+    compare_methods,
+    evaluate_model,
+    utterance_errors,
+    write_submission,
+)
+from trainables.checksums import CHECKSUMS
 from trainables.config import Decoding
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
+from trainables.data.text.normalization import TextRule
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.inference.recognizer import Recognizer
@@ -77,6 +87,32 @@ def test_scores_are_those_of_the_whole_split(made: Made) -> None:
         "utterances": 3,
         "characters": sum(map(len, texts)),
     }
+
+
+def test_references_are_normalised_as_the_models_training_texts(made: Made, tmp_path: Path) -> None:
+    """A model that was trained on texts without punctuation is not blamed for it where references have it."""
+    rule = TextRule(case="lower", punctuation="remove")
+    taught = replace(made.recognizer, text=rule)
+    (tmp_path / "model").mkdir()
+    taught.save(tmp_path / "model")
+    texts, hypotheses = made.corpus.split("dev").texts or [], list(made.texts("dev").values())
+    assert rule.apply(texts)[0] == "a b c" and Recognizer.load(tmp_path / "model").text == rule
+    scores = evaluate_model(tmp_path / "model", made.corpus.path, "dev")
+    assert scores["cer"] == character_error_rate(rule.apply(texts), hypotheses)
+    assert scores["characters"] == sum(map(len, rule.apply(texts)))
+    errors = utterance_errors(tmp_path / "model", made.corpus.path, "dev")
+    assert errors.references == rule.apply(texts)
+
+
+def test_models_from_before_texts_were_normalised_keep_them(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.model, tmp_path / "model")
+    about = json.loads((tmp_path / "model" / "config.json").read_text())
+    del about["text"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(about))
+    (tmp_path / "model" / CHECKSUMS).unlink()
+    assert evaluate_model(tmp_path / "model", made.corpus.path, "dev") == evaluate_model(
+        made.model, made.corpus.path, "dev"
+    )
 
 
 def test_a_split_without_texts_has_no_score(made: Made) -> None:

@@ -5,7 +5,7 @@ A split's file is an Arrow IPC file with one record batch: `id`, `text` (null wh
 in one flat buffer (total_frames, F), and a reader maps the file without copying.
 
 `corpus.json` has the feature recipe, the statistics of the training splits, a summary of each split and a hash of the
-content, which depends on the utterances alone.
+content, which depends on the ids, texts and features alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from trainables.data.features import FeatureRecipe
+from trainables.data.splitting import DevSplit
+from trainables.data.text.normalization import TextChange, TextRule
 from trainables.data.utterance import trains, validates
 from trainables.errors import InputError
 from trainables.folders import check_decodable
@@ -46,6 +48,22 @@ class SplitSummary(BaseModel):
     frames: int
 
 
+class Preparation(BaseModel):
+    """What was done to the source's utterances.
+
+    Attributes:
+        text: normalisation of the texts.
+        changes: what each step of the normalisation changed.
+        dev: the validation split that was taken from the training splits; None: none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: TextRule = TextRule()
+    changes: list[TextChange] = []
+    dev: DevSplit | None = None
+
+
 class Description(BaseModel):
     """The content of `corpus.json`."""
 
@@ -58,6 +76,7 @@ class Description(BaseModel):
     splits: dict[Annotated[str, StringConstraints(pattern=SPLIT_NAME)], SplitSummary]
     mean: list[float] | None  # (F,) over the frames of all training splits
     std: list[float] | None  # (F,) population standard deviation; 0 for a constant bin
+    preparation: Preparation = Preparation()
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,7 @@ class Corpus:
         self.source = description.source
         self.recipe = description.recipe
         self.splits = description.splits
+        self.preparation = description.preparation
         self.mean = _tensor(description.mean)
         self.std = _tensor(description.std)
 
@@ -182,9 +202,18 @@ class Corpus:
             name = found[0]
         if name is None or name not in self.splits:
             reason = f"no split named {name!r}" if name is not None else f"{len(found) or 'no'} {purpose} splits"
-            choices = ", ".join(found if len(found) > 1 and name is None else self.splits)
-            raise InputError(f"{self.path}: {reason}", f"Set {key} to one of: {choices}.")
+            raise InputError(f"{self.path}: {reason}", self._choice(name, found, purpose, key))
         return name
+
+    def _choice(self, name: str | None, found: list[str], purpose: str, key: str) -> str:
+        """Remedy where a split cannot be chosen; what is trained or tested on is not offered for validation."""
+        choices = found if len(found) > 1 and name is None else list(self.splits)
+        if purpose == "training":
+            return f"Set {key} to one of: {', '.join(choices)}."
+        choices = [split for split in choices if not trains(split) and not split.lower().startswith("test")]
+        chosen = f"et {key} to one of: {', '.join(choices)}."
+        again = "Prepare the corpus again: `platform prepare` takes a dev split from the training data"
+        return f"S{chosen}" if found else f"{again}, or s{chosen}" if choices else f"{again}."
 
     def _with_texts(self, name: str, purpose: str, key: str) -> Split:
         split = self.split(name)

@@ -20,7 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, SPLIT_NAME, Corpus, Description, SplitSummary
+from trainables.data.corpus import (
+    DESCRIPTION_FILE,
+    FORMAT_VERSION,
+    SPLIT_NAME,
+    Corpus,
+    Description,
+    Preparation,
+    SplitSummary,
+)
 from trainables.data.features import FeatureRecipe
 from trainables.data.utterance import storable, trains
 from trainables.errors import InputError
@@ -70,11 +78,12 @@ class CorpusWriter:
         if trains(split):
             self._statistics.partial_fit(half.astype(np.float64))
 
-    def finish(self, skipped: Sequence[str] = ()) -> Corpus:
+    def finish(self, skipped: Sequence[str] = (), preparation: Preparation | None = None) -> Corpus:
         """Writes the Arrow files and `corpus.json`, moves the folder to `out`, and opens it.
 
         Args:
             skipped: lines for `skipped.txt` beside `corpus.json`, each a recording that was left out and why.
+            preparation: what was done to the source's utterances; recorded in the corpus.
         """
         splits = dict(sorted(self._splits.items()))
         if not splits:
@@ -89,6 +98,7 @@ class CorpusWriter:
             splits=summaries,
             mean=self._statistics.mean_.tolist() if trained else None,
             std=np.sqrt(self._statistics.var_).tolist() if trained else None,
+            preparation=preparation or Preparation(),
         )
         text = description.model_dump_json(indent=2) + "\n"
         (self._folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trainables.data.corpus import Corpus
+from trainables.data.corpus import Corpus, Preparation
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
 from trainables.data.mistakes import Mistakes
+from trainables.data.splitting import with_dev
+from trainables.data.text.normalization import TextChange, TextRule
 from trainables.data.text.transcripts import normalized, unusable
 from trainables.data.utterance import Utterance, featurise, trains, validates
 from trainables.data.workers import available_cpus, ordered_map
@@ -27,6 +30,8 @@ def prepare(
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     bad: Mistakes | None = None,
+    text: TextRule | None = None,
+    dev_share: float = 0.0,
 ) -> Corpus:
     """Writes the corpus of `utterances` to `out`, with texts in Unicode's normal form C.
 
@@ -41,6 +46,8 @@ def prepare(
         progress: called with (utterances done, all utterances).
         bad: mistakes found by the importer, and how many utterances may be left out; default: none. Utterances left out
             are listed in the corpus's `skipped.txt`.
+        text: normalisation of the texts; default: none.
+        dev_share: share of the training utterances that become the split `dev` where there is no validation split.
 
     Raises:
         InputError: `out` exists and is not empty, too many utterances have mistakes (the message has the first 20), or
@@ -56,10 +63,13 @@ def prepare(
     bad = bad or Mistakes(skippable=0)
     remedy = "Correct them, or remove the utterances."
     with CorpusWriter(out, recipe, source) as writer:
+        text = text or TextRule()
+        utterances, changes = with_normalized_texts(utterances, text)
         mistakes = dict(listing_mistakes(utterances))
         bad.add(*mistakes.values())
         bad.check(remedy)
-        utterances = [utterance for index, utterance in enumerate(utterances) if index not in mistakes]
+        good = [utterance for index, utterance in enumerate(utterances) if index not in mistakes]
+        utterances, dev = with_dev(good, dev_share)
         jobs = min(jobs or available_cpus(), 1 + len(utterances) // UTTERANCES_PER_JOB)
         results = ordered_map(partial(featurise, recipe=recipe), utterances, jobs)
         for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), start=1):
@@ -67,14 +77,28 @@ def prepare(
                 if isinstance(result, InputError):
                     raise result
                 features, seconds = result
-                text = None if utterance.text is None else normalized(utterance.text)
-                writer.add(utterance.split, utterance.id, text, seconds, features)
+                words = None if utterance.text is None else normalized(utterance.text)
+                writer.add(utterance.split, utterance.id, words, seconds, features)
             if bad.enough:
                 break
             if progress:
                 progress(done, len(utterances))
         bad.check(remedy)
-        return writer.finish(bad.problems)
+        return writer.finish(bad.problems, Preparation(text=text, changes=changes, dev=dev))
+
+
+def with_normalized_texts(
+    utterances: Sequence[Utterance], rule: TextRule
+) -> tuple[Sequence[Utterance], list[TextChange]]:
+    """The utterances with normalised texts, and what each step of the normalisation changed."""
+    if rule == TextRule():
+        return utterances, []
+    places = [place for place, item in enumerate(utterances) if item.text is not None]
+    texts, changes = rule.apply_counting([utterances[place].text or "" for place in places])
+    done = list(utterances)
+    for place, text in zip(places, texts, strict=True):
+        done[place] = replace(done[place], text=text)
+    return done, changes
 
 
 def listing_mistakes(utterances: Sequence[Utterance]) -> Iterator[tuple[int, str]]:

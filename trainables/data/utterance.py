@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ def validates(split: str) -> bool:
 
 
 class Source(Protocol):
-    """Computes an utterance's features; small and picklable, for worker processes."""
+    """Computes an utterance's features; small and picklable, for worker processes. Audio is an `AudioSource`."""
 
     def features(self, recipe: FeatureRecipe) -> Featurised:
         """Features (T, F) and the duration in seconds.
@@ -45,6 +46,7 @@ class Utterance:
         text: transcript; None where the split has none.
         source: computes the features.
         origin: place to correct a mistake in, such as "train.jsonl:17"; error messages name it.
+        speaker: who speaks; None: unknown.
     """
 
     id: str
@@ -52,21 +54,50 @@ class Utterance:
     text: str | None
     source: Source
     origin: str = ""
+    speaker: str | None = None
+
+
+class AudioSource(ABC):
+    """A source with samples."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the recording in errors."""
+
+    @abstractmethod
+    def samples(self) -> Samples:
+        """Samples (N,) at 16 kHz.
+
+        Raises:
+            InputError: the recording cannot be read.
+        """
+
+    def features(self, recipe: FeatureRecipe) -> Featurised:
+        """Features (T, F) and the duration in seconds.
+
+        Raises:
+            InputError: the recording cannot be read, or is too short for one frame.
+        """
+        return from_samples(self.samples(), recipe, self.name)
 
 
 @dataclass(frozen=True)
-class AudioSegment:
+class AudioSegment(AudioSource):
     """An audio file, or its segment of `duration` seconds from second `offset` on."""
 
     path: Path
     offset: float = 0.0
     duration: float | None = None
 
-    def features(self, recipe: FeatureRecipe) -> Featurised:
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def samples(self) -> Samples:
         from trainables.data.audio import read_audio  # FFmpeg: only where audio is read
 
-        samples = read_audio(self.path, self.offset, self.duration)
-        return from_samples(samples, recipe, str(self.path))
+        return read_audio(self.path, self.offset, self.duration)
 
 
 def from_samples(samples: Samples, recipe: FeatureRecipe, name: str) -> Featurised:

@@ -47,7 +47,7 @@ class TextModel(TrainedModel):
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         model = load_network(lambda: LanguageModel(info.config.model, tokenizer.vocab_size), folder, info.active_layers)
         model.lay_out_for_steps()
-        return cls(info.config, model.to(device).eval(), tokenizer, info.corpus_hash)
+        return cls(info.config, model.to(device).eval(), tokenizer, info.corpus_hash, text=info.text)
 
     @torch.no_grad()
     def log_losses(self, data: DeviceTexts, batches: Iterable[tuple[np.ndarray, int]]) -> Tensor:

@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -28,6 +28,7 @@ from torch import nn
 from trainables.checksums import copy_checksums, record_checksums, verify_checksums
 from trainables.config import Config
 from trainables.config_parsing import problems, with_former_values
+from trainables.data.text.normalization import TextRule
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import check_decodable, replaced, written_whole
@@ -52,11 +53,13 @@ class ModelInfo(BaseModel):
 
     Attributes:
         corpus_hash: content hash of the corpus that the model was trained on.
+        text: normalisation of that corpus's texts; models from before it was recorded have none.
         active_layers: number of active layers by the name of the stack; None: all, except in progressive training.
     """
 
     config: Config
     corpus_hash: str = Field(min_length=1)
+    text: TextRule = TextRule()
     active_layers: ActiveLayers
 
     @field_validator("config", mode="before")
@@ -71,6 +74,7 @@ class TrainedModel:
 
     Args:
         corpus_hash: content hash of the corpus that the model was trained on.
+        text: normalisation of that corpus's texts, for references.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (CONFIG, TOKENIZER, WEIGHTS)
@@ -79,6 +83,7 @@ class TrainedModel:
     model: nn.Module
     tokenizer: Tokenizer
     corpus_hash: str
+    text: TextRule = field(default_factory=TextRule, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +127,7 @@ class TrainedModel:
         info = {
             "format": FORMAT,
             "corpus_hash": self.corpus_hash,
+            "text": self.text.model_dump(),
             "parameters": self.parameters,
             "active_layers": {name: stack.active_layers for name, stack in stacks(self.model).items()},
             "config": self.config.model_dump(mode="json"),

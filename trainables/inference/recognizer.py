@@ -278,6 +278,7 @@ class Recognizer(TrainedModel):
             std=torch.tensor(statistics.std),
             tokens_per_frame=statistics.tokens_per_frame,
             usual_seconds=statistics.usual_seconds,
+            text=info.text,
         )
 
 

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from asr_platform.cli.options import Command, json_option
-from asr_platform.cli.parameters import FILE, FOLDER
-from asr_platform.cli.printing import progress_bar, say
+from asr_platform.cli.parameters import FILE, FOLDER, Finite, Keys
+from asr_platform.cli.printing import progress_bar
+from asr_platform.cli.tables.corpus import print_json, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 
 if TYPE_CHECKING:
-    from collections import Counter
     from types import FrameType
 
-    from trainables.data.corpus import Corpus
     from trainables.data.mistakes import Mistakes
     from trainables.data.utterance import Utterance
 
-SHOWN_CHARACTERS = 20
+MOST_DEV = 0.3  # share of the training utterances
 SEED = click.option(
     "--seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed."
 )
@@ -59,6 +53,15 @@ def output_options(command: Command) -> Command:
                      help="Worker processes; default: one for each CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: log-mel of CMU 11-785, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
+        click.option("--dev-share", metavar="X", type=Finite(0, MOST_DEV), default=0.05, show_default=True,
+                     help="Where there is no dev split: the share of the training data that becomes one, by whole "
+                     "speakers where they are known; 0: none."),
+        click.option("--numbers", metavar="LANG", default="keep", show_default=True,
+                     help="Write numbers as words of this language, such as en (package num2words)."),
+        click.option("--punctuation", type=click.Choice(["keep", "remove"]), default="keep", show_default=True,
+                     help="remove: leaves apostrophes in words, and % and the like, which are spoken."),
+        click.option("--text", type=click.Choice(["keep", "upper", "lower"]), default="keep", show_default=True,
+                     help="Case of the texts, here and of references in evaluations."),
         json_option("A JSON object of the corpus that was made."),
         click.option("--out", type=FOLDER, required=True, help="The folder to write."),
     ):  # fmt: skip
@@ -113,8 +116,8 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     """
     from rich.progress import DownloadColumn
 
-    from trainables.data.download import BASE_URL, download
     from trainables.data.importers.librispeech import librispeech_utterances
+    from trainables.data.importers.tools.download import BASE_URL, download
 
     for split in downloads:
         with ended_by_signals(), progress_bar(f"fetching {split}", DownloadColumn()) as show:
@@ -123,12 +126,34 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
 
 
 @prepare.command()
-@click.argument("file", type=FILE)
+@click.argument("root", type=FOLDER)
+@click.option("--speaker", metavar="REGEX",
+              help="The speaker is the first group of this regular expression in the path; default: the first "
+              "folder in the split.")  # fmt: skip
 @output_options
-def manifest(file: Path, **output: Any) -> None:
+def folder(root: Path, speaker: str | None, **output: Any) -> None:
+    """Recordings with their texts beside them: a.wav and a.txt.
+
+    Folders named train, dev, val, test or eval (or beginning so) in ROOT are splits.
+
+    \b
+    For example:
+      platform prepare folder recordings --out corpora/mine
+    """
+    from trainables.data.importers.folder import folder_utterances
+
+    write_corpus(folder_utterances(root, output["bad"], speaker), "folder", **output)
+
+
+@prepare.command()
+@click.argument("file", type=FILE)
+@click.option("--keys", metavar="OURS=THEIRS,OURS=THEIRS", type=Keys(), default={},
+              help="Other names of the keys, such as audio_filepath=path,text=sentence.")  # fmt: skip
+@output_options
+def manifest(file: Path, keys: dict[str, str], **output: Any) -> None:
     """Audio files listed in a JSONL manifest.
 
-    Each line is an utterance: audio_filepath and text; optionally offset and duration (seconds), and split.
+    Each line is an utterance: audio_filepath and text; optionally offset and duration (seconds), split, speaker, id.
 
     \b
     For example:
@@ -136,7 +161,43 @@ def manifest(file: Path, **output: Any) -> None:
     """
     from trainables.data.importers.manifest import manifest_utterances
 
-    write_corpus(manifest_utterances(file, output["bad"]), "manifest", **output)
+    write_corpus(manifest_utterances(file, output["bad"], keys), "manifest", **output)
+
+
+@prepare.command()
+@click.argument("root", type=FOLDER)
+@output_options
+def kaldi(root: Path, **output: Any) -> None:
+    """Kaldi data folders: wav.scp, text, segments, utt2spk.
+
+    ROOT is one, or holds one for each split, such as data/train and data/dev. Commands in wav.scp are not run.
+
+    \b
+    For example:
+      platform prepare kaldi data --out corpora/mine
+    """
+    from trainables.data.importers.kaldi import kaldi_utterances
+
+    write_corpus(kaldi_utterances(root, output["bad"]), "kaldi", **output)
+
+
+@prepare.command()
+@click.argument("root", type=FOLDER)
+@click.option("--validated", is_flag=True,
+              help="Train on validated.tsv, without the speakers of dev and test, instead of train.tsv.")  # fmt: skip
+@output_options
+def common_voice(root: Path, validated: bool, **output: Any) -> None:
+    """Tables and clips of Mozilla Common Voice.
+
+    ROOT is a language's folder: train.tsv, dev.tsv, test.tsv, validated.tsv and clips/.
+
+    \b
+    For example:
+      platform prepare common-voice cv-corpus/cy --out corpora/cy
+    """
+    from trainables.data.importers.common_voice import common_voice_utterances
+
+    write_corpus(common_voice_utterances(root, output["bad"], validated), "common_voice", **output)
 
 
 @prepare.command()
@@ -179,90 +240,34 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
 
 
 def write_corpus(
-    utterances: Sequence[Utterance], source: str, out: Path, recipe: str, jobs: int | None, as_json: bool, bad: Mistakes
+    utterances: Sequence[Utterance],
+    source: str,
+    out: Path,
+    recipe: str,
+    jobs: int | None,
+    as_json: bool,
+    bad: Mistakes,
+    dev_share: float,
+    **text: str,
 ) -> None:
-    """Writes a corpus of the utterances under a progress bar, and prints a summary of it."""
+    """Writes a corpus of the utterances under a progress bar, and prints a summary of it.
+
+    Args:
+        text: the options `text`, `punctuation` and `numbers`.
+    """
     from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare as write
+    from trainables.data.text.normalization import TextRule
 
+    rule = TextRule.model_validate({"case": text.pop("text"), **text})
+    features = FeatureRecipe.model_validate({"name": recipe})
     with ended_by_signals(), progress_bar(f"preparing {source}") as show:
         try:
-            corpus = write(utterances, FeatureRecipe.model_validate({"name": recipe}), out, source, jobs, show, bad)
+            corpus = write(utterances, features, out, source, jobs, show, bad, rule, dev_share)
         except OSError as error:
             error.filename = error.filename or str(out)  # a full disk does not say where it is
             raise
     (print_json if as_json else print_tables)(corpus, bad)
-
-
-def print_json(corpus: Corpus, bad: Mistakes) -> None:
-    """Prints the corpus that was made as JSON."""
-    from trainables.data.text.transcripts import unseen_characters
-
-    tree = {
-        "corpus": str(corpus.path),
-        "hash": corpus.hash,
-        "splits": {name: split.model_dump() for name, split in corpus.splits.items()},
-        "train_on": corpus.training_splits,
-        "validate_on": corpus.validation_splits,
-        "unseen_characters": {name: dict(counts) for name, counts in unseen_characters(corpus).items()},
-        "skipped": bad.problems,
-    }
-    click.echo(json.dumps(tree, indent=2))
-
-
-def print_tables(corpus: Corpus, bad: Mistakes) -> None:
-    """Prints the splits, the characters without a training example, and the utterances that were left out."""
-    from trainables.data.corpus_writer import SKIPPED_FILE
-    from trainables.data.mistakes import SHOWN
-    from trainables.data.text.transcripts import unseen_characters
-
-    console = Console()
-    console.print(corpus_table(corpus))
-    unseen = unseen_characters(corpus)
-    if unseen:
-        say(console, "Characters that no training transcript has. Each is an error; if one means the same as another")
-        say(console, "that training has, as two kinds of apostrophe do, change the texts and prepare them again.")
-        console.print(unseen_table(unseen))
-    for name, splits, prefixes in (
-        ("train on", corpus.training_splits, "train"),
-        ("validate on", corpus.validation_splits, "dev or val"),
-    ):
-        say(console, f"{name}: {', '.join(splits) or f'none (no name of a split begins with {prefixes})'}")
-    for problem in bad.problems[:SHOWN]:
-        say(console, f"left out: {problem}")
-    if bad.problems:
-        say(console, f"left out: {len(bad.problems)} in all, listed in {corpus.path / SKIPPED_FILE}")
-    say(console, f"corpus: {corpus.path}")
-
-
-def corpus_table(corpus: Corpus) -> Table:
-    """A table of a corpus, one row for each split."""
-    table = Table("split", box=SIMPLE)
-    for heading in ("utterances", "hours", "characters", "mean seconds"):
-        table.add_column(heading, justify="right")
-    for name, split in corpus.splits.items():
-        table.add_row(
-            name,
-            f"{split.utterances:,}",
-            f"{split.seconds / 3600:.2f}",
-            f"{split.characters:,}",
-            f"{split.seconds / max(1, split.utterances):.2f}",
-        )
-    return table
-
-
-def unseen_table(unseen: dict[str, Counter[str]]) -> Table:
-    """Table of characters without a training example: split, name, and number of utterances that have each."""
-    table = Table("split", "character", "code point", "name", box=SIMPLE)
-    table.add_column("utterances", justify="right")
-    for split, counts in unseen.items():
-        for character, utterances in counts.most_common(SHOWN_CHARACTERS):
-            shown = character if character.isprintable() and not unicodedata.combining(character) else ""
-            name = unicodedata.name(character, "")
-            table.add_row(split, shown, f"U+{ord(character):04X}", name, f"{utterances:,}")
-        if len(counts) > SHOWN_CHARACTERS:
-            table.add_row(split, "", "", f"and {len(counts) - SHOWN_CHARACTERS} more", "")
-    return table
 
 
 @contextmanager

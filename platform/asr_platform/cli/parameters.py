@@ -51,6 +51,21 @@ class ModelDirectory(LocalPath):
         return super().convert(value, param, ctx)
 
 
+class Keys(click.ParamType[dict[str, str]]):
+    """Pairs such as `text=sentence`, with commas between them, as a dictionary."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        pairs = [pair.partition("=") for pair in str(value).split(",")]
+        for ours, sign, theirs in pairs:
+            if not (ours.strip() and sign and theirs.strip()):
+                self.fail(f"{ours + sign + theirs!r} is not OURS=THEIRS, such as text=sentence.", param, ctx)
+        return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 PATH_OR_NAME = PathOrName()
 FOLDER = LocalPath(path_type=Path, file_okay=False)
 FILE = LocalPath(path_type=Path, dir_okay=False)

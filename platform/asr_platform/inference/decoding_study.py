@@ -22,7 +22,7 @@ import torch
 from optuna.trial import TrialState
 from torch import Tensor
 
-from asr_platform.inference.evaluate import frames_of
+from asr_platform.inference.evaluate import frames_of, references_of
 from trainables.config import Decoding
 from trainables.data.corpus import Split
 from trainables.decoding import Search
@@ -147,7 +147,7 @@ class Study:
         """Encodes the chosen utterances of the split; the batches are in a random order."""
         features = [frames_of(self.split)[index] for index in chosen]
         size = min(BATCH_FRAMES, max(1, sum(map(len, features)) // BATCHES))
-        texts, found = self.split.texts or [], []
+        texts, found = references_of(self.recognizer, self.split), []
         for places, encoded, frames_B in self.recognizer.encode(features, size):
             indices = [chosen[place] for place in places]
             ids, references = [self.split.ids[index] for index in indices], [texts[index] for index in indices]

@@ -47,6 +47,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
+    References are normalised as the texts that the model was trained on.
+
     Args:
         decoding: decoding options that replace those of the model.
 
@@ -135,11 +137,11 @@ def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
     """
     recognizer, utterances = open_scored(model, data, split)
     hypotheses = recognizer.transcribe(frames_of(utterances))
-    return UtteranceErrors.of(split, None, utterances.ids, utterances.texts or [], hypotheses)
+    return UtteranceErrors.of(split, None, utterances.ids, references_of(recognizer, utterances), hypotheses)
 
 
 def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:
-    texts = utterances.texts or []
+    texts = references_of(recognizer, utterances)
     hypotheses = recognizer.transcribe(frames_of(utterances), search)
     return {
         "cer": character_error_rate(texts, hypotheses),
@@ -155,7 +157,9 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
     texts = Corpus.open(data).split(split).texts
     if texts is None:
         raise InputError(f"{data}: split {split} has no texts to score against", "Choose a split with transcripts.")
-    found = TextModel.load(model, _device()).perplexities(texts)
+    text_model = TextModel.load(model, _device())
+    texts = text_model.text.apply(texts)
+    found = text_model.perplexities(texts)
     return {**found, "texts": len(texts), "characters": sum(map(len, texts))}
 
 
@@ -205,6 +209,11 @@ def open_scored(model: Path, data: Path, split: str) -> tuple[Recognizer, Split]
     if utterances.texts is None:
         raise InputError(f"{data}: split {split} has no texts to score against", "Use platform submit or transcribe.")
     return recognizer, utterances
+
+
+def references_of(recognizer: Recognizer, utterances: Split) -> list[str]:
+    """Texts of a split, normalised as those that the model was trained on."""
+    return recognizer.text.apply(utterances.texts or [])
 
 
 def frames_of(split: Split) -> list[np.ndarray | torch.Tensor]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Samples
-from trainables.data.utterance import Featurised, Utterance, from_samples
+from trainables.data.features import SAMPLE_RATE, Samples
+from trainables.data.utterance import AudioSource, Utterance
 from trainables.errors import InputError
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -27,12 +27,16 @@ _FILE_NAME = re.compile(r"(\d)_(.+)_(\d+)\.wav")
 
 
 @dataclass(frozen=True)
-class JoinedDigits:
+class JoinedDigits(AudioSource):
     """Recordings joined with silences before, between and after them; `silences` are their lengths in samples."""
 
     paths: tuple[Path, ...]
     silences: tuple[int, ...]
     noise_seed: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.paths[0])
 
     def samples(self) -> Samples:
         """Samples (N,) of the joined utterance at 16 kHz."""
@@ -43,9 +47,6 @@ class JoinedDigits:
         for path, silence in zip(self.paths, self.silences[1:], strict=True):
             parts += [read_audio(path), _noise(noise, silence)]
         return np.concatenate(parts)
-
-    def features(self, recipe: FeatureRecipe) -> Featurised:
-        return from_samples(self.samples(), recipe, str(self.paths[0]))
 
 
 def _noise(generator: np.random.Generator, samples: int) -> Samples:
@@ -139,4 +140,4 @@ def _utterance(split: str, index: int, pool: dict[str, list[_Recording]], seed: 
         noise_seed=(*seed, 1),
     )
     text = " ".join(WORDS[recording.digit] for recording in chosen)
-    return Utterance(f"{split}-{index:05d}-{speaker}", split, text, source)
+    return Utterance(f"{split}-{index:05d}-{speaker}", split, text, source, speaker=speaker)

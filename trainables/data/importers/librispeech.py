@@ -70,6 +70,6 @@ def _read_chapter(chapter: Path, split: str, bad: Mistakes) -> list[Utterance]:
         if path is None:
             bad.add(f"{origin}: no audio for {id} (or two transcripts)")
         else:
-            utterances.append(Utterance(id, split, text, AudioSegment(path), origin))
+            utterances.append(Utterance(id, split, text, AudioSegment(path), origin, chapter.parent.name))
     bad.add(*(f"{path}: no transcript in {transcripts.name}" for path in audio.values()))
     return utterances

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import json
-import os
-import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainables.data.files import read_lines
+from trainables.data.importers.tools.paths import TRAINING, located, not_a_file
 from trainables.data.mistakes import Mistakes
 from trainables.data.text.transcripts import BYTE_ORDER_MARK, single_spaced
 from trainables.data.utterance import AudioSegment, Utterance
 from trainables.errors import InputError
 
-DEFAULT_SPLIT = "train"
+KEYS = ("audio_filepath", "text", "offset", "duration", "split", "id", "speaker")
 MOST_SECONDS = 1e9  # 30 years
 
 
-def manifest_utterances(path: Path, bad: Mistakes | None = None) -> list[Utterance]:
+def manifest_utterances(
+    path: Path, bad: Mistakes | None = None, keys: Mapping[str, str] = MappingProxyType({})
+) -> list[Utterance]:
     """The utterances of a manifest.
 
     Keys of a line: `audio_filepath` (absolute, from `~`, or relative to the manifest's folder), `text` (optional in all
     lines of a test split), `offset` and `duration` in seconds, `split`, `id` (default: the audio file's name and the
-    line number). Other keys are ignored.
+    line number), `speaker`. Other keys are ignored.
 
     Args:
+        keys: names in this manifest of some of these keys, such as {"text": "sentence"}.
         bad: collects lines with mistakes; default: an error.
 
     Raises:
         InputError: the file has no lines, or `bad` has more mistakes than may be left out (each named as file:line).
     """
+    if unknown := [key for key in keys if key not in KEYS]:
+        raise InputError(f"--keys: no key named {', '.join(unknown)}", f"The keys are {', '.join(KEYS)}.")
     utterances: list[Utterance] = []
     bad = bad or Mistakes(skippable=0)
+    names = {key: keys.get(key, key) for key in KEYS}
     for number, line in read_lines(path):
         if not line.strip():
             continue
         origin = f"{path}:{number}"
         record, wrong = _record(line.lstrip(BYTE_ORDER_MARK))  # joined files have it inside
-        wrong = wrong or _mistakes(record, path.parent)
+        record = {key: record.get(name) for key, name in names.items()}
+        wrong = wrong or _mistakes(record, path.parent, names)
         if wrong:
             bad.add(f"{origin}: {'; '.join(wrong)}")
         else:
@@ -57,43 +65,28 @@ def _record(line: str) -> tuple[dict[str, Any], list[str]]:
     return (record, []) if isinstance(record, dict) else ({}, ["not a JSON object"])
 
 
-def _mistakes(record: dict[str, Any], folder: Path) -> list[str]:
-    """Mistakes in the values of a line."""
+def _mistakes(record: dict[str, Any], folder: Path, names: Mapping[str, str]) -> list[str]:
+    """Mistakes in the values of a line, whose keys are named in messages as in the manifest."""
     mistakes = []
-    audio = record.get("audio_filepath")
+    audio, text, offset, duration = (record[key] for key in ("audio_filepath", "text", "offset", "duration"))
     if not isinstance(audio, str) or not audio:
-        mistakes.append(f"audio_filepath must be a path, but got {audio!r}")
-    elif problem := _not_a_file(_path(audio, folder)):
+        mistakes.append(f"{names['audio_filepath']} must be a path, but got {audio!r}")
+    elif problem := not_a_file(located(audio, folder)):
         mistakes.append(problem)
-    text = record.get("text")
     if text is not None and not isinstance(text, str):
-        mistakes.append(f"text must be a string, but got {text!r}")
+        mistakes.append(f"{names['text']} must be a string, but got {text!r}")
     elif text is not None and not text.strip():
         mistakes.append("empty transcript")
-    offset, duration = record.get("offset"), record.get("duration")
     if offset is not None and not (_is_number(offset) and offset >= 0):
-        mistakes.append(f"offset must be seconds from 0, but got {offset!r}")
+        mistakes.append(f"{names['offset']} must be seconds from 0, but got {offset!r}")
     if duration is not None and not (_is_number(duration) and duration > 0):
-        mistakes.append(f"duration must be seconds above 0, but got {duration!r}")
-    for key in ("split", "id"):
-        value = record.get(key)
-        if value is not None and (not isinstance(value, str) or not value):
-            mistakes.append(f"{key} must be a name, but got {value!r}")
+        mistakes.append(f"{names['duration']} must be seconds above 0, but got {duration!r}")
+    for key in ("split", "id", "speaker"):
+        value = record[key]
+        numbered = key == "speaker" and isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not isinstance(value, str) or not value) and not numbered:
+            mistakes.append(f"{names[key]} must be a name, but got {value!r}")
     return mistakes
-
-
-def _path(audio: str, folder: Path) -> Path:
-    """Path of the audio file, whose name may have composed or (on macOS) decomposed accents."""
-    named = folder / os.path.expanduser(audio)
-    forms = (named, *(folder / unicodedata.normalize(form, str(named)) for form in ("NFC", "NFD")))
-    return next((path for path in forms if not _not_a_file(path)), named)
-
-
-def _not_a_file(path: Path) -> str | None:
-    try:
-        return None if path.is_file() else f"no such file: {path}"
-    except OSError as error:
-        return f"{path}: {error.strerror}"
 
 
 def _is_number(value: object) -> bool:
@@ -101,12 +94,12 @@ def _is_number(value: object) -> bool:
 
 
 def _utterance(record: dict[str, Any], folder: Path, number: int, origin: str) -> Utterance:
-    audio = _path(record["audio_filepath"], folder)
-    text = record.get("text")
+    audio, text, speaker = located(record["audio_filepath"], folder), record["text"], record["speaker"]
     return Utterance(
-        id=record.get("id") or f"{audio.stem}-{number:06d}",
-        split=record.get("split") or DEFAULT_SPLIT,
+        id=record["id"] or f"{audio.stem}-{number:06d}",
+        split=record["split"] or TRAINING,
         text=None if text is None else single_spaced(text),
-        source=AudioSegment(audio, record.get("offset") or 0.0, record.get("duration")),
+        source=AudioSegment(audio, record["offset"] or 0.0, record["duration"]),
         origin=origin,
+        speaker=None if speaker is None else str(speaker),
     )

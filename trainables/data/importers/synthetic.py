@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainables.data.espeak import speak
-from trainables.data.features import FeatureRecipe
+from trainables.data.features import Samples
 from trainables.data.importers.fsdd import WORDS as DIGITS
-from trainables.data.utterance import Featurised, Utterance, from_samples
+from trainables.data.importers.tools.espeak import speak
+from trainables.data.utterance import AudioSource, Utterance
 
 # Each choice is a language and a variant of espeak-ng; a variant is a speaker.
 ACCENTS = ("en-us", "en-gb-scotland")
@@ -36,7 +36,7 @@ SPOKEN_DIGITS = (2, 6)  # digits of a sentence of digits
 
 
 @dataclass(frozen=True)
-class SpokenText:
+class SpokenText(AudioSource):
     """A sentence in a voice of espeak-ng."""
 
     text: str
@@ -44,9 +44,12 @@ class SpokenText:
     rate: int
     pitch: int
 
-    def features(self, recipe: FeatureRecipe) -> Featurised:
-        samples = speak(self.text.lower(), self.voice, self.rate, self.pitch)
-        return from_samples(samples, recipe, f"{self.text!r} spoken by {self.voice}")
+    @property
+    def name(self) -> str:
+        return f"{self.text!r} spoken by {self.voice}"
+
+    def samples(self) -> Samples:
+        return speak(self.text.lower(), self.voice, self.rate, self.pitch)
 
 
 def synthetic_utterances(train: int = 1500, dev: int = 150, test: int = 150, seed: int = 0) -> list[Utterance]:
@@ -88,4 +91,4 @@ def _utterance(split: str, index: int, speakers: tuple[str, ...], random: np.ran
         rate=int(random.integers(*RATES, endpoint=True)),
         pitch=int(random.integers(*PITCHES, endpoint=True)),
     )
-    return Utterance(f"{split}-{index:05d}-{source.voice}", split, text, source)
+    return Utterance(f"{split}-{index:05d}-{source.voice}", split, text, source, speaker=speaker)

@@ -41,7 +41,7 @@ class LanguageTask(Task):
         tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
         torch.manual_seed(config.training.seed)
         model = LanguageModel(config.model, tokenizer.vocab_size).to(device)
-        self.trained = TextModel(config, model, tokenizer, corpus.hash)
+        self.trained = TextModel(config, model, tokenizer, corpus.hash, text=corpus.preparation.text)
         more = read_texts(Path(config.data.text)) if config.data.text is not None else []
         self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
         texts = corpus.validation_split(config.data.validation).texts or []

@@ -165,4 +165,5 @@ def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch
     tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
     torch.manual_seed(config.training.seed)
     model = make_speech_model(config.model, tokenizer.vocabulary, bins).to(device)
-    return Recognizer(config, model, tokenizer, corpus.hash, corpus.recipe, corpus.mean, corpus.std, 0.0)
+    about = corpus.hash, corpus.recipe, corpus.mean, corpus.std
+    return Recognizer(config, model, tokenizer, *about, 0.0, text=corpus.preparation.text)

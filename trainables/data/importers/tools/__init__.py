@@ -1,0 +1,1 @@
+"""What importers share or need: paths in tables, downloads, espeak-ng."""
