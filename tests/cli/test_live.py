@@ -119,7 +119,8 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> No
     follow(LiveDisplay(target), ledger, tmp_path)
     params = ledger.trial(0).params
     lines = text_of(target).splitlines()
-    assert lines[0] == "sweep small   Ray dashboard: http://127.0.0.1:8265   MLflow: platform ui"
+    token = "(token, if it asks: ray get-auth-token)"
+    assert lines[0] == f"sweep small   MLflow: platform ui   Ray dashboard: http://127.0.0.1:8265 {token}"
     assert lines[1].startswith("trial 0 started, going on after epoch 1: ")
     assert f"{ledger.trial(0).about['parameters']:,} parameters" in lines[1]
     assert f"model.d_model={params['model.d_model']}" in lines[1]

@@ -170,7 +170,7 @@ def test_mlflow_tells_the_same(rows: list[dict[str, Any]], runs: list[Run], corp
         assert ("rung at epoch" in run.data.tags.get("stopped", "")) == (row["state"] == "pruned")
         assert {key for key, _ in flatten(Config().model_dump())} <= set(run.data.params)
         assert run.data.params["parameters"] == str(row["parameters"])
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "val/cer")]
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "asr/cer_percent")]
         assert sorted(steps) == list(range(1, row["epochs"] + 1))
 
 

@@ -85,8 +85,9 @@ def check_all_stores(platform: Platform, name: str, before: dict[int, dict[int, 
         assert sorted(values) == EPOCHS
         assert before.get(number, {}).items() <= values.items()
         assert rows[number]["state"] == "complete"
-        history: list[Any] = client.get_metric_history(rows[number]["mlflow_run_id"], "val/cer")
-        assert sorted((metric.step, metric.value) for metric in history) == sorted(values.items())
+        history: list[Any] = client.get_metric_history(rows[number]["mlflow_run_id"], "asr/cer_percent")
+        expected = [(epoch, round(100 * value, 3)) for epoch, value in sorted(values.items())]
+        assert sorted((metric.step, metric.value) for metric in history) == expected
         assert client.get_run(rows[number]["mlflow_run_id"]).info.status == "FINISHED"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,13 @@ def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) 
     run = tracker.start("trial-0000", {}, {})
     tracker.log(run, logged_metrics(records.curve([0.9, 0.5, 0.7])))
     row = records.row(3, 0.7)
-    for name, key in {"train/loss": "train_loss", "val/cer": "val_cer", "train/audio_hours": "audio_hours",
+    for name, key in {"train/loss": "train_loss", "val/loss": "val_loss", "train/audio_hours": "audio_hours",
                       "system/train_seconds": "train_seconds"}.items():  # fmt: skip
         assert history(tracker, run, name)[-1] == (3, row[key])
-    assert history(tracker, run, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
-    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50)], "the best epoch so far"
+    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50), (3, 70)]
+    assert history(tracker, run, "asr/best_cer_percent") == [(1, 90), (2, 50), (3, 50)]
+    logged = found(tracker, run).data.metrics
+    assert [name for name in logged if re.search(r"(?<!ctc_)cer", name)] == ["asr/best_cer_percent", "asr/cer_percent"]
     groups = {name.partition("/")[0] for name in found(tracker, run).data.metrics}
     assert groups == {"train", "val", "system", "asr"}
 
@@ -136,12 +139,12 @@ def test_catching_up_tells_all_that_the_ledger_knows(
     first = found(tracker, run).to_dictionary()
     assert first["info"]["status"] == status
     assert first["data"]["tags"]["state"] == state
-    for name, key in {"val/cer": "val_cer", "train/loss": "train_loss", "val/ctc_cer": "val_ctc_cer"}.items():
+    for name, key in {"train/loss": "train_loss", "val/loss": "val_loss"}.items():
         assert history(tracker, run, name) == [(row["epoch"], row[key]) for row in trial.curve]
-    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50)]
+    assert history(tracker, run, "asr/best_cer_percent") == [(1, 90), (2, 50), (3, 50)]
     tracker.catch_up(run, trial, lambda: pytest.fail("there is nothing new to say"))
     assert found(tracker, run).to_dictionary() == first
-    assert history(tracker, run, "val/cer") == [(1, 0.9), (2, 0.5), (3, 0.7)]
+    assert history(tracker, run, "asr/cer_percent") == [(1, 90), (2, 50), (3, 70)]
 
 
 def test_what_is_in_mlflow_is_read_once(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,14 +166,14 @@ def test_what_is_in_mlflow_is_read_once(tracker: Tracker, monkeypatch: pytest.Mo
     run = of_another_driver(tracker, run)
     tracker.catch_up(run, records.trial(0, "running", [1.0, 0.5, 1 / 3]))
     without_reading(4, 5, 5)
-    assert history(tracker, run, "val/cer") == [(epoch, 1 / epoch) for epoch in range(1, 6)]
+    assert history(tracker, run, "asr/cer_percent") == [(epoch, round(100 / epoch, 3)) for epoch in range(1, 6)]
 
 
 def test_a_long_trial_is_told_in_parts_that_mlflow_takes(tracker: Tracker) -> None:
     run = tracker.start("trial-0000", {}, {})
     trial = records.trial(0, "complete", [1 / epoch for epoch in range(1, 201)])
     tracker.catch_up(run, trial)
-    assert history(tracker, run, "val/cer") == [(row["epoch"], row["val_cer"]) for row in trial.curve]
+    assert history(tracker, run, "val/loss") == [(row["epoch"], row["val_loss"]) for row in trial.curve]
 
 
 def test_a_run_killed_with_its_driver_goes_on(tracker: Tracker) -> None:
@@ -192,7 +195,9 @@ def test_a_sweep_ends_is_opened_again_and_ends_anew(tracker: Tracker) -> None:
     tracker.end_sweep(parent, "FINISHED", records.trial(7, "complete", [0.9, 0.25]))
     shown = found(tracker, parent)
     assert shown.info.status == "FINISHED"
-    assert shown.data.metrics == {"asr/cer_percent": 25, "asr/wer_percent": 50, "asr/ctc_cer_percent": 26}
+    assert shown.data.metrics == {
+        "asr/best_cer_percent": 25, "asr/best_wer_percent": 50, "asr/best_ctc_cer_percent": 26,
+    }  # fmt: skip
     assert shown.data.tags["best_trial"] == "7"
     assert "stopped" not in shown.data.tags
 

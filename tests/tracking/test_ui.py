@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from asr_platform.tracking.server import free_port
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
-HEADINGS = ["asr/cer_percent", "interval", "parameters", "stopped"]
+HEADINGS = ["asr/best_cer_percent", "interval", "parameters", "stopped"]
 ROWS = "[...document.querySelectorAll('.ag-center-cols-container [role=row]')]"
 AXES = "[...document.querySelectorAll('.parcoords .axis-title')].map(axis => axis.textContent)"  # of compared runs
 LABELS = "[...document.querySelectorAll('.parcoords .label')].map(label => label.textContent)"  # among charts
@@ -51,12 +52,12 @@ class Served:
 
     @property
     def address(self) -> str:
-        return self.lines[0].split()[1]
+        return self.lines[1].split()[1]
 
     @property
     def view(self) -> str:
         """Address of the sweep's view."""
-        return self.lines[1].split()[1]
+        return self.lines[0].split()[1]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Ite
     try:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
-        assert lines[0] == f"MLflow: http://127.0.0.1:{port}   (Ctrl-C ends it)\n"
+        assert lines[0].startswith(f"{shown.NAME}: http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=")
+        assert lines[0].endswith("   (Ctrl-C ends it)\n") and lines[1] == f"MLflow: http://127.0.0.1:{port}\n"
         wait_for(lambda: page(port) is not None, process)
         yield Served(home, process, lines)
     finally:
@@ -131,12 +133,12 @@ def test_the_view_shows_the_trials_best_first(served: Served, visitor: Browser, 
     rows = cells(visitor)
     assert {*HEADINGS, *records.space().vary} <= set(rows[0])
     assert [row["Run Name"] for row in rows][:4] == ["trial-0000", "trial-0002", "trial-0004", "trial-0006"]
-    assert float(rows[0]["asr/cer_percent"]) == 10
+    assert float(rows[0]["asr/best_cer_percent"]) == 10
     low, high = rows[0]["interval"].rstrip("%").split("–")
     assert float(low) < 10 < float(high)
     assert rows[0]["parameters"].isdigit() and rows[0]["stopped"] in ("", "-")
     assert any(row["stopped"].startswith("rung at epoch 3") for row in rows)
-    assert rows[-1]["stopped"].startswith("DivergedError") and rows[-1]["asr/cer_percent"] in ("", "-")
+    assert rows[-1]["stopped"].startswith("DivergedError") and rows[-1]["asr/best_cer_percent"] in ("", "-")
 
 
 def test_the_best_ten_are_compared(served: Served, visitor: Browser, pictures: Path) -> None:
@@ -154,7 +156,7 @@ def test_the_best_ten_are_compared(served: Served, visitor: Browser, pictures: P
     runs = json.loads(parse_qs(urlsplit(visitor.driver.current_url).fragment.partition("?")[2])["runs"][0])
     assert len(runs) == 10
     axes = visitor.run(f"return {AXES}")
-    assert "asr/cer_percent" in axes
+    assert "asr/best_cer_percent" in axes
     assert len(set(axes) & set(records.space().vary)) >= 3
 
 
@@ -164,7 +166,7 @@ def test_the_charts_begin_with_what_varied(served: Served, visitor: Browser, pic
     visitor.wait(f"{LABELS}.length")
     visitor.screenshot(pictures / "charts.png")
     always = {key for key, variable in records.space().vary.items() if not variable.when}
-    assert set(visitor.run(f"return {LABELS}")) == {*always, "asr/cer_percent"}
+    assert set(visitor.run(f"return {LABELS}")) == {*always, "asr/best_cer_percent"}
     visitor.run(f"{SECTIONS}.find(section => section.innerText.startsWith('learning curves')).scrollIntoView()")
     titles = "[...document.querySelectorAll('.xtitle')].map(title => title.textContent)"
     visitor.wait(f"['Step', 'train/audio_hours'].every(title => {titles}.includes(title))")
@@ -218,6 +220,23 @@ def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served
                 os.killpg(pid, signal.SIGKILL)
 
 
+def test_the_server_sends_no_telemetry(served: Served) -> None:
+    """Also where it is started from Python, whose environment is left as it is."""
+    known = {name: value for name, value in OTHERS.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")}
+    code = "import sys; from pathlib import Path; from asr_platform.storage.home import Home\n"
+    code += "from asr_platform.tracking.server import open_pages, free_port\n"
+    code += "open_pages(Home.existing(Path(sys.argv[1])), None, None, '127.0.0.1', free_port('127.0.0.1', None), print)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(served.home.path)], start_new_session=True, env=known)
+    try:
+        wait_for(lambda: len(children(process.pid)) == 1, process)
+        (server,) = children(process.pid)
+        wait_for(lambda: b"mlflow" in Path(f"/proc/{server}/cmdline").read_bytes(), process)
+        assert b"MLFLOW_DISABLE_TELEMETRY=true" in Path(f"/proc/{server}/environ").read_bytes().split(b"\0")
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+
+
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -228,7 +247,7 @@ def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) 
     assert run("ui", "--tracking-uri", server) == Ended(0, "MLflow: http://mlflow.example:5000\n", "")
     about = {"options": {"tracking_uri": server}, MLFLOW_VIEW: "/#/experiments/1/runs?viewStateShareKey=there"}
     records.ledger_in(place / "mlruns", "elsewhere", **about)
-    expected = f"MLflow: {server[:-1]}\nelsewhere: {server[:-1]}{about[MLFLOW_VIEW]}\n"
+    expected = f"elsewhere: {server[:-1]}{about[MLFLOW_VIEW]}\nMLflow: {server[:-1]}\n"
     assert run("ui") == run("ui", "elsewhere") == Ended(0, expected, "")
 
 

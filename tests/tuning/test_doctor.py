@@ -109,7 +109,7 @@ def an_epoch_of_its_own(patient: Patient) -> None:
 
 
 def another_value(patient: Patient) -> None:
-    patient.client.log_batch(patient.run(1), metrics=[Metric("val/wer", 0.123, 0, 1)])
+    patient.client.log_batch(patient.run(1), metrics=[Metric("asr/wer_percent", 12.3, 0, 1)])
 
 
 def a_run_deleted(patient: Patient) -> None:
@@ -177,7 +177,7 @@ def a_model_gone(patient: Patient) -> None:
 # Each round does what does not get into another one's way.
 ROUNDS: list[dict[Callable[[Patient], None], str]] = [
     {
-        an_epoch_twice: "trial 0: MLflow has val/cer of other epochs, or twice",
+        an_epoch_twice: "trial 0: MLflow has asr/cer_percent of other epochs, or twice",
         a_run_deleted: "trial 1: no MLflow run",
         a_run_that_ended_otherwise: "trial 2: failed, but its MLflow run is FINISHED",
         a_registry_without_the_model: "MLflow's registry does not have its best model as small",
@@ -187,14 +187,14 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_model_cut_short: "the model cannot be loaded",
     },
     {
-        an_epoch_of_its_own: "trial 1: MLflow has val/cer of other epochs, or twice",
+        an_epoch_of_its_own: "trial 1: MLflow has asr/cer_percent of other epochs, or twice",
         a_run_of_no_trial: "an MLflow run (trial-0001) that no trial has",
         the_sweeps_run_open: "the sweep's MLflow run is RUNNING",
         a_model_gone: "no model directory",
         a_worker_that_went_on: "trial 1: checkpoint_2 is not its best checkpoint",
     },
     {
-        another_value: "trial 1: MLflow has val/wer of other epochs, or twice",
+        another_value: "trial 1: MLflow has asr/wer_percent of other epochs, or twice",
         the_sweeps_run_deleted: "has no MLflow run",
         a_model_that_is_no_champion: "MLflow's registry does not have its best model as small",
     },
@@ -333,8 +333,8 @@ def test_a_sweep_that_an_earlier_version_has_shown_is_shown_anew(patient: Patien
     ]
     patient.doctor("--repair")
     assert patient.findings() == [] and patient.run(0) == former
-    for name in ("val_cer", "val/cer"):
-        assert tracker.history(former, name) == [(1, 0.9), (2, 0.5)]
+    for name, scale in (("val_cer", 1), ("asr/cer_percent", 100)):
+        assert tracker.history(former, name) == [(1, 0.9 * scale), (2, 0.5 * scale)]
 
 
 def test_a_running_sweep_is_left_alone(patient: Patient) -> None:

@@ -86,8 +86,8 @@ class Sweep:
         return {run.info.run_name: run for run in found}
 
     def curve(self, run: Run) -> list[tuple[int, float]]:
-        history = self.tracker().client.get_metric_history(run.info.run_id, "val/cer")
-        return [(metric.step, metric.value) for metric in history]
+        history = self.tracker().client.get_metric_history(run.info.run_id, "asr/cer_percent")
+        return [(metric.step, metric.value / 100) for metric in history]
 
     def view(self, address: str) -> dict[str, Any]:
         """State of the view at an address, as MLflow's pages read it."""
@@ -293,7 +293,7 @@ def test_what_a_store_missed_it_is_told_when_the_sweep_ends(sweep: Sweep) -> Non
     shown = sweep.runs()
     assert sweep.curve(shown["trial-0000"]) == [(1, 0.9), (2, 0.5)]
     assert shown["trial-0000"].info.status == shown["small"].info.status == "FINISHED"
-    assert shown["small"].data.metrics["asr/cer_percent"] == 50
+    assert shown["small"].data.metrics["asr/best_cer_percent"] == 50
     assert len(sweep.said) == 1
 
 

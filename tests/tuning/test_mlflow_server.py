@@ -85,7 +85,7 @@ class Sweep:
 
     def curve(self, number: int) -> list[tuple[int, float]]:
         run = self.ledger.trial(number).about["mlflow_run_id"]
-        return [(metric.step, metric.value) for metric in self.client.get_metric_history(run, "val/cer")]
+        return [(metric.step, metric.value / 100) for metric in self.client.get_metric_history(run, "asr/cer_percent")]
 
     def artifacts(self, run: str, folder: str) -> set[str]:
         return {Path(artifact.path).name for artifact in self.client.list_artifacts(run, folder)}

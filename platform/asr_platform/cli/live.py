@@ -57,7 +57,8 @@ class LiveDisplay(Display):
         On a terminal, standard error is redirected to `DRIVER_LOG`, since it would break the live table.
         """
         self.ledger, self.epochs, self.folder = ledger, epochs, folder
-        self.header = f"sweep {name}   Ray dashboard: {dashboard}   MLflow: {self.platform} ui"
+        token = "token, if it asks: ray get-auth-token"
+        self.header = f"sweep {name}   MLflow: {self.platform} ui   Ray dashboard: {dashboard} ({token})"
         printed, where = folder / DRIVER_LOG, f"Ray's logs: {self._ray_logs()}"
         with ExitStack() as stack:
             if self.console.is_terminal:

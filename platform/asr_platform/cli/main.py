@@ -39,6 +39,7 @@ REMEDIES = {
 @click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
               show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
+@click.version_option(package_name="asr-platform", message="%(package)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, home: Path) -> None:
     context.obj = home

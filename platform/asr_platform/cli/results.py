@@ -185,8 +185,8 @@ def report(home: Path, name: str | None, out: Path | None) -> None:
 def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: str | None) -> None:
     """Serves MLflow's UI for the sweep NAME until Ctrl-C.
 
-    Without NAME, for the latest sweep. Two addresses are printed: of the UI, and of its view of the sweep's trials,
-    best first. If the store is a server already, nothing is started, and only the addresses are printed.
+    Without NAME, for the latest sweep. Two addresses are printed: of the sweep's trials, best first, and of all of
+    MLflow. If the store is a server already, nothing is started, and only the addresses are printed.
 
     \b
     For example:

@@ -15,22 +15,21 @@ NOT_METRICS = ("epoch", "checkpoint")
 
 
 class Metric(NamedTuple):
-    """How a metric is logged.
+    """How a metric is logged after each epoch.
 
     Args:
         name: name in MLflow, which groups metrics by prefix.
-        unit: unit of the value.
-        best: name of a second metric that is logged after each epoch that is the best so far; empty: none. With the
-            suffix `_percent`, a fraction is logged as a percentage.
+        unit: unit of the logged value; a fraction is logged as a percentage if the unit begins with `percent`.
+        best: name of a second metric: the value at the trial's best epoch so far; empty: none.
     """
 
     name: str
     unit: str
     best: str = ""
 
-    def best_value(self, value: float) -> float:
-        """Value to log under the name `best`; percentages have three decimals, as MLflow's tables show every digit."""
-        return round(100 * value, 3) if self.best.endswith("_percent") else float(value)
+    def logged(self, value: float) -> float:
+        """The value in the metric's unit; percentages have three decimals, as MLflow's tables show every digit."""
+        return round(100 * value, 3) if self.unit.startswith("percent") else float(value)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -43,25 +42,32 @@ METRICS: Mapping[str, Metric] = {
     "train_drafting": Metric("train/drafting", "nats per pooled state, CTC of the draft"),
     "train_spelling": Metric("train/spelling", "nats per encoder state, CTC of the mid head"),
     "own_drafts": Metric("train/own_drafts", "1: the editor learns from the encoder's drafts; 0: from corrupted texts"),
+    "pretrained_share": Metric("train/pretrained_share", "share of the parameters that began with another model's"),
     "updates": Metric("train/updates", "optimizer updates since the trial's start"),
     "gradient_norm": Metric("train/gradient_norm", "L2 norm before clipping, last update"),
     "learning_rate": Metric("train/learning_rate", "last update"),
     "audio_hours": Metric("train/audio_hours", "hours since the trial's start"),
     "tokens": Metric("train/tokens", "tokens since the trial's start"),
     "val_loss": Metric("val/loss", "nats per token"),
-    "val_cer": Metric("val/cer", "fraction", "asr/cer_percent"),
-    "val_cer_single": Metric("val/cer_single", "fraction, without weight averaging"),
-    "val_wer": Metric("val/wer", "fraction", "asr/wer_percent"),
-    "val_ctc_cer": Metric("val/ctc_cer", "fraction, greedy CTC; a transcript editor's draft", "asr/ctc_cer_percent"),
-    "val_one_step_cer": Metric("val/one_step_cer", "fraction, after one editing step", "asr/one_step_cer_percent"),
-    "real_time_factor": Metric("val/real_time_factor", "seconds per second of audio", "asr/real_time_factor"),
+    "val_cer": Metric("asr/cer_percent", "percent", "asr/best_cer_percent"),
+    "val_cer_single": Metric("asr/cer_single_percent", "percent, without weight averaging"),
+    "val_wer": Metric("asr/wer_percent", "percent", "asr/best_wer_percent"),
+    "val_ctc_cer": Metric(
+        "asr/ctc_cer_percent", "percent, greedy CTC; a transcript editor's draft", "asr/best_ctc_cer_percent"
+    ),
+    "val_one_step_cer": Metric(
+        "asr/one_step_cer_percent", "percent, after one editing step", "asr/best_one_step_cer_percent"
+    ),
+    "real_time_factor": Metric("asr/real_time_factor", "seconds per second of audio", "asr/best_real_time_factor"),
     "real_time_factor_alone": Metric(
-        "val/real_time_factor_alone", "seconds per second of audio, utterances one by one", "asr/real_time_factor_alone"
+        "asr/real_time_factor_alone",
+        "seconds per second of audio, utterances one by one",
+        "asr/best_real_time_factor_alone",
     ),
     "val_perplexity": Metric("val/perplexity", "per token"),
-    "val_character_perplexity": Metric("val/character_perplexity", "per character", "lm/character_perplexity"),
+    "val_character_perplexity": Metric("lm/character_perplexity", "per character", "lm/best_character_perplexity"),
     "val_character_perplexity_single": Metric(
-        "val/character_perplexity_single", "per character, without weight averaging"
+        "lm/character_perplexity_single", "per character, without weight averaging"
     ),
     "audio_seconds_per_second": Metric("system/audio_seconds_per_second", "seconds of audio per second"),
     "tokens_per_second": Metric("system/tokens_per_second", "tokens per second"),
@@ -82,22 +88,23 @@ def logged_metrics(curve: Sequence[Mapping[str, Any]]) -> Iterator[LoggedMetric]
     MLflow's page that compares runs begins with the metric that was logged first, so metrics named by `Metric.best`
     come before the others. A key that is not in METRICS is logged under its own name.
     """
-    best = float("inf")
+    best: Mapping[str, Any] | None = None
     for row in curve:
         epoch = int(row["epoch"])
-        if objective_value(row) <= best:
-            best = objective_value(row)
-            yield from best_metrics(row)
+        if best is None or objective_value(row) <= objective_value(best):
+            best = row
+        yield from best_metrics(best, epoch)
         for key, value in row.items():
             if key not in NOT_METRICS:
-                yield METRICS[key].name if key in METRICS else key, epoch, float(value)
+                metric = METRICS.get(key, Metric(key, ""))
+                yield metric.name, epoch, metric.logged(value)
 
 
-def best_metrics(row: Mapping[str, Any]) -> Iterator[LoggedMetric]:
-    """Metrics of an epoch that is the best so far, under their names `Metric.best`."""
+def best_metrics(best: Mapping[str, Any], epoch: int) -> Iterator[LoggedMetric]:
+    """Metrics of the best epoch so far, under their names `Metric.best`, as they are logged at `epoch`."""
     for key, metric in METRICS.items():
-        if metric.best and key in row:
-            yield metric.best, int(row["epoch"]), metric.best_value(row[key])
+        if metric.best and key in best:
+            yield metric.best, epoch, metric.logged(best[key])
 
 
 def metric_histories(curve: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:

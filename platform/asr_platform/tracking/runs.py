@@ -206,7 +206,7 @@ class Tracker:
         elif run.tags.pop("stopped", ""):  # an earlier end of the sweep
             self.client.delete_tag(run.id, "stopped")
         if best and best.best:
-            self.log(run, best_metrics(best.best))
+            self.log(run, best_metrics(best.best, best.best["epoch"]))
             self.tag(run, {"best_trial": str(best.number)})
         self.set_status(run, status)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from asr_platform.compat.mlflow import ENVIRONMENT
 from asr_platform.storage.database import database_file, make_database, sqlite_address
 from asr_platform.storage.home import Home, Store
 from asr_platform.study.ledger import Ledger
@@ -25,7 +26,7 @@ STOPPING_SECONDS = 10.0  # until the server is killed
 def open_pages(
     home: Home, name: str | None, uri: str | None, host: str, port: int | None, say: Callable[[str], None]
 ) -> int:
-    """Prints the address of MLflow's UI for a sweep (default: the latest); returns an exit code.
+    """Prints the addresses of a sweep's trials (default: the latest sweep) and of MLflow's UI; returns an exit code.
 
     If the store is a database, the UI is served until Ctrl-C.
 
@@ -44,9 +45,10 @@ def open_pages(
             check_readable(store.uri)
         chosen = free_port(host, port)
         address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"
-    say(f"MLflow: {address}{ending}")
-    if about.get(MLFLOW_VIEW) and store == home.store(about):
-        say(f"{sweep}: {address}{about[MLFLOW_VIEW]}")
+    view = [f"{sweep}: {address}{about[MLFLOW_VIEW]}"] if about.get(MLFLOW_VIEW) and store == home.store(about) else []
+    first, *others = [*view, f"MLflow: {address}"]
+    for line in (first + ending, *others):
+        say(line)
     return 0 if store.is_server else serve(store, host, chosen, say)
 
 
@@ -65,7 +67,7 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
         "--uvicorn-opts", "--log-level critical",  # uvicorn logs Ctrl-C as an error
     ]  # fmt: skip
     # Jobs evaluate language models: several more processes, slow to start, which print as they end.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**ENVIRONMENT, **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
         server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         try:

@@ -19,8 +19,8 @@ from asr_platform.compat.mlflow import SHARED_VIEW, VERSION
 from asr_platform.tracking.runs import PARENT
 from search_spaces.space import Space
 
-RECOGNISER_METRICS = ("asr/cer_percent", "val/cer", "train/audio_hours")
-LANGUAGE_MODEL_METRICS = ("lm/character_perplexity", "val/character_perplexity", "train/tokens")
+RECOGNISER_METRICS = ("asr/best_cer_percent", "asr/cer_percent", "train/audio_hours")
+LANGUAGE_MODEL_METRICS = ("lm/best_character_perplexity", "lm/character_perplexity", "train/tokens")
 """Metrics of the charts for each kind of model: what ranks trials, its learning curve, and the amount of training."""
 MOST_AXES = 8  # of the parallel coordinates: with more, their titles overlap
 BEST, CURVES = "the best ten", "learning curves"  # sections of charts
