@@ -28,7 +28,7 @@ FIXED = {
 }
 """Keys that a sweep's trials must share, and why."""
 
-PATHS = ("data.text", "pretrained.decoder", "decoding.language_model")
+PATHS = ("data.text", "pretrained.model", "pretrained.decoder", "decoding.language_model")
 
 KEYS = (
     "base",  # a configuration; what it leaves out has the default

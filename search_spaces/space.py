@@ -36,6 +36,9 @@ STRUCTURED = frozenset(key for key, annotation in TYPES.items() if is_structured
 """The keys whose values are lists, such as `optimizer.betas`; samplers propose the lists as JSON texts."""
 
 
+INITIAL_MODEL = "pretrained.model"
+
+
 @dataclass(frozen=True)
 class Space:
     """One search space.
@@ -67,6 +70,10 @@ class Space:
     def with_epochs(self, epochs: int | None) -> Space:
         """Copy of the space with `epochs` as the length of a full trial; None keeps the length."""
         return self if epochs is None else replace(self, settings=self.settings.with_epochs(epochs))
+
+    def with_initial_model(self, folder: Path | None) -> Space:
+        """Copy of the space whose trials begin with the weights of the model in `folder`; None keeps the base's."""
+        return self if folder is None else replace(self, base={**self.base, INITIAL_MODEL: str(folder.absolute())})
 
     def with_limits(self, limits: Limits) -> Space:
         """Copy of the space in which the limits that are set in `limits` replace its own."""

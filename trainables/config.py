@@ -141,8 +141,13 @@ class Optimizer(ConfigSection):
 
 
 class Pretrained(ConfigSection):
-    """Pretrained weights of the decoder or editor."""
+    """Pretrained weights: of another recogniser, or of a language model in the decoder or editor."""
 
+    model: str | None = Field(
+        None,
+        description="model directory of a recogniser whose weights initialise those of equal name and shape, and those "
+        "of each token that both have",
+    )
     decoder: str | None = Field(
         None, description="model directory of a language model that initialises the decoder or editor"
     )
@@ -150,9 +155,9 @@ class Pretrained(ConfigSection):
     lr_scale: float = Field(1.0, gt=0, description="multiple of the scheduled learning rate for pretrained weights")
 
     @model_validator(mode="after")
-    def _needs_a_decoder(self) -> Pretrained:
-        if self.decoder is None and (self.frozen_epochs or self.lr_scale != 1):
-            raise ValueError("frozen_epochs and lr_scale need pretrained.decoder, a language model's directory")
+    def _needs_weights(self) -> Pretrained:
+        if self.decoder is None and self.model is None and (self.frozen_epochs or self.lr_scale != 1):
+            raise ValueError("frozen_epochs and lr_scale need pretrained.model or pretrained.decoder, a directory")
         return self
 
 
@@ -277,8 +282,8 @@ class Config(ConfigSection):
         if frozen >= epochs:
             mistakes.append(f"pretrained.frozen_epochs={frozen} of training.epochs={epochs}: one must be left at least")
         if self.model.kind == "language_model":
-            if self.pretrained.decoder is not None:
-                mistakes.append("pretrained.decoder has no meaning with model.kind=language_model")
+            named = [key for key in ("model", "decoder") if getattr(self.pretrained, key) is not None]
+            mistakes += [f"pretrained.{key} has no meaning with model.kind=language_model" for key in named]
             if any(stage.encoder_layers is not None for stage in self.training.stages):
                 mistakes.append("a stage's encoder_layers have no meaning with model.kind=language_model")
         elif self.data.text is not None:

@@ -62,23 +62,26 @@ class Sweep:
 
     @classmethod
     def start(
-        cls, space: AnySpace, data: Place, *, home: Place | None = None, name: str | None = None,
-        warm_start: Sequence[str] = (), tracking_uri: str | None = None, **size: Any,
+        cls, space: AnySpace | None, data: Place, *, home: Place | None = None, name: str | None = None,
+        init_from: Place | None = None, warm_start: Sequence[str] = (), tracking_uri: str | None = None, **size: Any,
     ) -> Self:  # fmt: skip
         """Runs a new sweep to its end, as `platform sweep` does.
 
         Args:
+            space: None for the shipped space that suits the corpus and the machine; a line says why.
             data: folder of the corpus.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
+            init_from: model directory, or name of a model in MLflow, with whose weights the trials begin.
             size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker,
                 address, max_hours, max_device_hours, max_disk_gb, tune_decoding (fields of `NewSweep`).
         """
         from asr_platform.tuning.sweep import start
 
         asked = checked(NewSweep, size)
-        searched = read_space(space).with_epochs(asked.epochs).with_limits(asked.limits)
         how = replace(asked.cluster_options(store_of_new(tracking_uri)), tune_decoding=asked.tune_decoding)
-        place, corpus = Home.at(where_runs_live(home)), Corpus.open(Path(data))
+        place = Home.at(where_runs_live(home))
+        searched, corpus = space_and_corpus(space, data, asked, place, init_from)
+        searched = searched.with_limits(asked.limits)
         return cls._ran(place, start(place, searched, corpus, name, asked.trials, how, display(place), warm_start))
 
     @classmethod
@@ -108,17 +111,21 @@ class Sweep:
         return self._ran(self.home, ended)
 
     @staticmethod
-    def plan(space: AnySpace, data: Place, *, profile: bool = True, **size: Any) -> dict[str, Any]:
+    def plan(
+        space: AnySpace | None, data: Place, *, init_from: Place | None = None, profile: bool = True, **size: Any
+    ) -> dict[str, Any]:  # fmt: skip
         """Estimates what a sweep will take before it starts, as `platform plan` does.
 
         Args:
+            space: None for the shipped space that suits the corpus and the machine.
+            init_from: model directory with whose weights the trials would begin.
             profile: train two configurations for seconds; else hours, memory and disk are not estimated.
             size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, address (fields of `SweepSize`).
         """
         from asr_platform.monitoring import plan
 
         asked = checked(SweepSize, size)
-        searched, corpus = read_space(space).with_epochs(asked.epochs), Corpus.open(Path(data))
+        searched, corpus = space_and_corpus(space, data, asked, Home(where_runs_live(None)), init_from)
         return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile))
 
     def leaderboard(self) -> pandas.DataFrame:
@@ -205,6 +212,29 @@ def display(home: Home) -> LiveDisplay:
     console = Console()
     command = shlex.join(["platform", "--home", str(home.path)])
     return LiveDisplay(console if console.is_terminal else Console(width=WIDE), command)
+
+
+def space_and_corpus(
+    space: AnySpace | None, data: Place, size: SweepSize, home: Home, init_from: Place | None
+) -> tuple[Space, Corpus]:
+    """A space and a corpus; without a space, one for the corpus, the cluster and `init_from`: a line says why.
+
+    Raises:
+        InputError: there is no such space or corpus, or one has mistakes.
+    """
+    from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
+    from asr_platform.tuning.first_space import space_for
+
+    folder = None
+    if init_from is not None:
+        in_mlflow = str(init_from).startswith(IN_MLFLOW)
+        folder = resolve_model(home.path, str(init_from)) if in_mlflow else Path(init_from)
+    named, corpus = None if space is None else read_space(space), Corpus.open(Path(data))
+    if named is None:
+        selected = space_for(corpus, size.address, folder)
+        display(home).say(f"space {selected.space.name}: {selected.reason}")
+        named = selected.space
+    return named.with_epochs(size.epochs).with_initial_model(folder), corpus
 
 
 def read_space(space: AnySpace) -> Space:

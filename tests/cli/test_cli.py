@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from command import OTHERS, PLATFORM
 from place import Ended, Run
 from test_mistakes import manifest
 
+from asr_platform.analysis.learning import REMEDIES
 from asr_platform.cli import main as cli
 from asr_platform.cli import sweeps
 from asr_platform.storage.home import Home, trial_name
@@ -100,6 +102,10 @@ def test_a_corpus_for_machines(run: Run, tmp_path: Path) -> None:
     assert (found["corpus"], found["hash"]) == (str(out), Corpus.open(out).hash)
     assert {name: split["utterances"] for name, split in found["splits"].items()} == {"train": 3, "dev": 1}
     assert found["splits"]["train"]["seconds"] == pytest.approx(3.0, abs=0.1)
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == Ended(0, f"asr-platform {version('asr-platform')}\n", "")
 
 
 def test_how_sweeps_stand(run: Run) -> None:
@@ -247,6 +253,21 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     ended = close(dataclasses.replace(whole, registered=""), "--home", "my runs")
     mending = "not registered:  once MLflow can be written, platform --home 'my runs' doctor small --repair\n"
     assert mending in ended.out
+
+
+def test_a_sweep_that_has_learned_nothing_says_what_to_try(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    outcome = Outcome(
+        "small", Corpus.open(place / "corpus"), "dev", [records.trial(0, "complete", [1.2, 0.97])],
+        place / "models" / "small", "models:/small/1", state="finished", reason="", intervals={},
+        objectives=["val_cer"],
+    )  # fmt: skip
+    ended = close(outcome)
+    assert ended.code == 0 and "nothing learned: val CER 97.00%\n" in ended.out
+    tried = [line for line in ended.out.splitlines() if line.startswith("try: ")]
+    assert len(tried) == len(REMEDIES) and any("--init-from MODEL" in line for line in tried)
+    assert "model:           models/small\n" in ended.out
+    assert not any(word in ended.out for word in ("transcribe", "champion", "confirm", "report"))
 
 
 def test_a_plan_for_machines(run: Run) -> None:

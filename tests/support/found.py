@@ -39,14 +39,21 @@ class Found:
         self.ledger: Ledger = records.ledger_in(self.home.path, name, **about)
         self.said: list[str] = []
 
-    def trial(self, wrong: int) -> Path:
-        """Adds a trial with empty hypotheses for `wrong` validation utterances; returns its model directory."""
+    def trial(self, wrong: int, lost: float = 0.5) -> Path:
+        """Adds a trial whose hypotheses lack a share of the text of `wrong` validation utterances.
+
+        Args:
+            lost: the share, counted from the beginning of each text.
+
+        Returns:
+            The trial's model directory.
+        """
         number = self.ledger.propose(records.space(), records.parameters_of).number
         checkpoint = self.home.sweep(self.name) / "trials" / trial_name(number) / "checkpoint_1"
         babbler.save_model(self.corpus, checkpoint, seed=number + 1, usual_seconds=USUAL_SECONDS)
         split = self.corpus.split(SPLIT)
         references = list(split.texts or [])
-        hypotheses = ["" if place < wrong else text for place, text in enumerate(references)]
+        hypotheses = [text[round(lost * len(text)) * (place < wrong) :] for place, text in enumerate(references)]
         errors = UtteranceErrors.of(SPLIT, 1, split.ids, references, hypotheses)
         errors.save(checkpoint / ERRORS)
         self.ledger.record(number, {**records.row(1, errors.cer), "checkpoint": str(checkpoint)})

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 from command import unused_port
-from found import Found
+from found import SPLIT, Found
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import LoggedModelStatus
@@ -25,7 +25,7 @@ from asr_platform.cli.main import cli
 from asr_platform.cli.parameters import ModelDirectory
 from asr_platform.storage.home import Home
 from asr_platform.study.run_record import STOPPED
-from asr_platform.tracking.registry import MOST_CHARACTERS, Registered, undefeated
+from asr_platform.tracking.registry import MOST_CHARACTERS, BestModel, Registered, Registry, undefeated
 from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.best_model import best_of
 from trainables.data.corpus import Corpus
@@ -106,6 +106,23 @@ def test_a_resumed_sweep_registers_what_is_new_and_nothing_twice(found: Found) -
         assert weights(resolve_model(found.home.path, f"models:/small/{version}")) == weights(model)
     assert weights(resolve_model(found.home.path, f"runs:/{found.parent}")) == weights(found.home.model("small"))
     assert found.said == []
+
+
+def test_a_model_that_has_learned_nothing_is_no_champion(empty_home: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """It has a version, once; the first model that has learned something becomes the champion."""
+    shutil.copytree(empty_home, tmp_path / "mlruns")
+    found, utterances = Found(tmp_path / "mlruns", corpus), len(corpus.split(SPLIT))
+    found.trial(wrong=utterances, lost=1.0)
+    why = "nothing learned (val CER 100.00%: no better than an empty transcript)"
+    assert found.end() == found.end() == Registered("small", "1", why)
+    assert found.said == [f"models:/small/1 is not the champion: {why}"] * 2
+    assert found.client.get_registered_model("small").aliases == {}
+    model = BestModel.of(found.ledger, found.ledger.trial(0), found.home.model("small"))
+    assert not Registry(found.client).lacks(model), "so the doctor has nothing to repair"
+    card = (found.home.model("small") / "README.md").read_text()
+    assert "**This model has learned nothing** (val CER 100.00%" in card
+    found.trial(wrong=1)
+    assert found.end() == Registered("small", "2") and champion(found) == "2"
 
 
 @pytest.mark.parametrize(("wrong", "why"), [(3, "which is better"), (2, "which is as good")])

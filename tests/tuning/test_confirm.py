@@ -21,7 +21,7 @@ from asr_platform.cli.main import cli
 from asr_platform.cli.tables.comparison import print_confirmation
 from asr_platform.storage.home import Home
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.ledger import TrialRecord
+from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record
 from asr_platform.tuning.cluster import Options
 from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, results
@@ -204,3 +204,12 @@ def test_a_confirmation_is_found_again_and_told(tiny_corpus: Corpus, tmp_path: P
     assert ["1", "2", "10.00%", "0.00%", "10.00%", "10.00%", "2"] in [
         line.split()[:7] for line in printed.stdout.splitlines()
     ]
+
+
+def test_a_sweep_that_has_learned_nothing_is_not_confirmed(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    about = {"corpus": str(tiny_corpus.path), "corpus_hash": tiny_corpus.hash, "options": asdict(Options())}
+    records.add(records.ledger_in(tmp_path, **about), "complete", [0.97])
+    with pytest.raises(InputError, match=r"the sweep small has learned nothing \(val CER 97\.00%\)") as error:
+        confirm(Home.at(tmp_path), "small", 2, 2, {}, None, LiveDisplay(Console(file=io.StringIO())))
+    assert "--init-from MODEL" in error.value.remedy
+    assert Ledger.names(Home.at(tmp_path).studies) == ["small"]

@@ -30,6 +30,8 @@ def test_what_is_told() -> None:
         "val_cer_interval": [0.2, 0.3], "model": "/home/models/small", "minutes": 1.5,
         "text": "sweep small finished after 1.5 min; best: trial 1, val CER 25.00%",
     }  # fmt: skip
+    told = message("small", "finished", "", [records.trial(0, "complete", [0.97])], {}, None, 90.0)
+    assert told["text"].endswith("val CER 97.00%; nothing learned")
     told = message("small", "failed", "RuntimeError: gone", TRIALS[2:], {}, None, 0.0)
     assert (told["best_trial"], told["val_cer"], told["val_cer_interval"], told["model"]) == (None,) * 4
     assert told["text"] == "sweep small failed after 0 min (RuntimeError: gone)"

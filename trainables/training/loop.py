@@ -139,6 +139,8 @@ class Trainer:
         start, self.usage = time.perf_counter(), ResourceUsage(self.device)
         metrics = self.train_epoch(epoch)
         train_seconds = time.perf_counter() - start
+        if self.task.pretrained_share:
+            metrics["pretrained_share"] = self.task.pretrained_share
         metrics |= self.validate_averages(epoch)
         return {
             "epoch": epoch,

@@ -54,7 +54,7 @@ def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained
 
     Args:
         names: of all parameters.
-        pretrained: names of the parameters that begin with the weights of `pretrained.decoder`.
+        pretrained: names of the parameters that begin with the weights of another model.
 
     Raises:
         InputError: a pattern matches no name, or nothing is left to train.
@@ -70,6 +70,11 @@ def trained_names(config: Config, phase: Phase, names: Sequence[str], pretrained
         if match and active is not None and int(match[2]) >= active:
             frozen.add(name)
     if len(frozen) == len(names):
+        if frozen == set(pretrained):
+            raise InputError(
+                "pretrained.frozen_epochs: every parameter began with other weights, so all would be frozen",
+                "Set it to 0, or lower pretrained.lr_scale instead.",
+            )
         where = "optimizer.groups" if phase.number is None else f"training.stages.{phase.number}"
         raise InputError(f"{where}: every parameter is frozen", "Leave some to be trained.")
     return set(names) - frozen

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from rich.console import Console
 
 from asr_platform.cli.completion import sweep_names
-from asr_platform.cli.parameters import FOLDER, Finite
+from asr_platform.cli.parameters import FOLDER, MODEL, Finite
 from asr_platform.storage.store_address import checked_uri, named_uri
 from search_spaces.settings import Limits, refuse_words
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
@@ -141,6 +141,9 @@ def option_type(field: dict[str, Any]) -> click.ParamType[Any]:
 
 CORPUS = "The corpus, as `platform prepare` made it."
 DATA = click.option("--data", type=FOLDER, required=True, help=CORPUS)
+INIT_FROM = click.option(
+    "--init-from", metavar="MODEL", type=MODEL, help="Begin with this model's weights, where name and shape are equal."
+)
 OPTIONAL_DATA = click.option("--data", type=FOLDER, help=CORPUS)
 SWEEP = click.argument("name", shell_complete=sweep_names)
 SWEEP_OR_LATEST = click.argument("name", required=False, shell_complete=sweep_names)

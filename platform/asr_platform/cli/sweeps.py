@@ -16,6 +16,7 @@ from rich.console import Console
 from asr_platform.cli.completion import spaces, sweep_names
 from asr_platform.cli.options import (
     DATA,
+    INIT_FROM,
     INTERRUPTED,
     NOTIFY,
     OPTIONAL_DATA,
@@ -36,20 +37,26 @@ from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from asr_platform.tuning.sweep import Outcome
+    from search_spaces.space import Space
+    from trainables.data.corpus import Corpus
 
 
 @click.command()
-@click.argument("space", type=PATH_OR_NAME, shell_complete=spaces)
+@click.argument("space", type=PATH_OR_NAME, required=False, shell_complete=spaces)
 @DATA
 @options(SweepSize)
+@INIT_FROM
 @click.option("--no-profile", is_flag=True, help="Train nothing; hours, memory and disk are not estimated.")
 @json_option("A JSON object.")
 @click.pass_obj
-def plan(home: Path, space: str, data: Path, no_profile: bool, as_json: bool, **given: Any) -> None:
+def plan(
+    home: Path, space: str | None, data: Path, init_from: Path | None, no_profile: bool, as_json: bool, **given: Any
+) -> None:
     """Estimates time, memory and disk space of a sweep of SPACE.
 
-    The cheapest and the most expensive configuration are trained for seconds on this machine, and then deleted. Give
-    the options that the sweep will have. The plan is kept in the home, and shown with the sweep in MLflow.
+    Without SPACE, of the space that `platform sweep` would choose. The cheapest and the most expensive configuration
+    are trained for seconds on this machine, and then deleted. Give the options that the sweep will have. The plan is
+    kept in the home, and shown with the sweep in MLflow.
 
     \b
     For example:
@@ -58,11 +65,9 @@ def plan(home: Path, space: str, data: Path, no_profile: bool, as_json: bool, **
     from asr_platform.cli.tables.monitoring import print_plan
     from asr_platform.monitoring.plan import plan as make_plan
     from asr_platform.storage.home import Home
-    from search_spaces.reader import load_space
-    from trainables.data.corpus import Corpus
 
     size = SweepSize(**given)
-    planned, corpus = load_space(space).with_epochs(size.epochs), Corpus.open(data)
+    planned, corpus = _space_and_corpus(space, data, size, init_from)
     place = None if no_profile else Home.at(home)
     found = make_plan(planned, corpus, size.trials, size.cluster_options(), not no_profile)
     text = json.dumps(asdict(found), indent=2)
@@ -84,6 +89,7 @@ FAILED, NO_MODEL = 1, 1  # exit codes
 @options(SweepSize)
 @options(Caps)
 @options(Ending)
+@INIT_FROM
 @click.option("--warm-start", metavar="NAME", multiple=True, shell_complete=sweep_names,
               help="Let the sampler also learn from this earlier sweep; may be repeated.")  # fmt: skip
 @click.option("--resume", metavar="NAME", shell_complete=sweep_names,
@@ -92,17 +98,20 @@ FAILED, NO_MODEL = 1, 1  # exit codes
 @NOTIFY
 @click.pass_obj
 def sweep(
-    home: Path, space: str | None, data: Path | None, name: str | None, warm_start: tuple[str, ...],
-    resume: str | None, tracking_uri: str | None, notify: tuple[str, ...], tune_decoding: bool, **given: Any,
+    home: Path, space: str | None, data: Path | None, name: str | None, init_from: Path | None,
+    warm_start: tuple[str, ...], resume: str | None, tracking_uri: str | None, notify: tuple[str, ...],
+    tune_decoding: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Searches SPACE for the model with the lowest validation CER.
 
-    SPACE is a YAML file, or the name of a shipped space, such as digits. A sweep that reaches a cap on hours or disk
-    space (default: the limits of the space) stops cleanly, and can be continued with higher caps. In the end the
-    decoding options of the best model are tuned on the validation split, for 3 minutes at most.
+    SPACE is a YAML file, or the name of a shipped space, such as digits. Without it, a shipped space is chosen by the
+    hours of speech and by the machine. A sweep that reaches a cap on hours or disk space (default: the limits of the
+    space) stops cleanly, and can be continued with higher caps. In the end the decoding options of the best model are
+    tuned on the validation split, for 3 minutes at most.
 
     \b
     For example:
+      platform sweep --data corpora/mine
       platform sweep digits --data corpora/digits --trials 8 --notify bell
       platform sweep --resume digits-1 --trials 16
     """
@@ -110,12 +119,11 @@ def sweep(
     from asr_platform.storage.store_address import checked_uri
     from asr_platform.tuning import sweep as sweeps
     from search_spaces.reader import load_space
-    from trainables.data.corpus import Corpus
 
     limits = Caps(**{key: given.pop(key) for key in Caps.model_fields}).limits
     size = SweepSize(**given)
     if resume is not None:
-        fixed = (data, name, size.epochs, size.max_concurrent, size.workers_per_trial, size.gpus_per_worker)
+        fixed = (data, name, init_from, size.epochs, size.max_concurrent, size.workers_per_trial, size.gpus_per_worker)
         if warm_start or any(value is not None for value in fixed):
             raise InputError(
                 "--resume goes on as the sweep began",
@@ -125,12 +133,31 @@ def sweep(
         store = checked_uri(tracking_uri) if tracking_uri else None
         _close(sweeps.resume(place, resume, size.trials, limits, size.address, view, wider, store, tune_decoding))
         return
-    if not space or not data:
-        raise InputError("sweep needs a SPACE and --data", "For example: platform sweep digits --data corpora/digits.")
-    searched = load_space(space).with_epochs(size.epochs).with_limits(limits)
+    if not data:
+        raise InputError("sweep needs --data", "For example: platform sweep --data corpora/digits.")
+    searched, corpus = _space_and_corpus(space, data, size, init_from)
     how = replace(size.cluster_options(store_of_new(tracking_uri)), tune_decoding=tune_decoding)
-    view, corpus = follow(console(), notify), Corpus.open(data)
-    _close(sweeps.start(Home.at(home), searched, corpus, name, size.trials, how, view, warm_start))
+    view = follow(console(), notify)
+    _close(sweeps.start(Home.at(home), searched.with_limits(limits), corpus, name, size.trials, how, view, warm_start))
+
+
+def _space_and_corpus(space: str | None, data: Path, size: SweepSize, init_from: Path | None) -> tuple[Space, Corpus]:
+    """The search space and the corpus of a command.
+
+    Without a space, it is the shipped one for the corpus and the cluster, or with `init_from` one with models of that
+    shape. Why it was chosen is printed on standard error.
+    """
+    from asr_platform.tuning.first_space import space_for
+    from search_spaces.reader import load_space
+    from trainables.data.corpus import Corpus
+
+    named = load_space(space) if space else None  # a mistake in it is told before those of the corpus
+    corpus = Corpus.open(data)
+    if named is None:
+        selected = space_for(corpus, size.address, init_from)
+        click.echo(f"space {selected.space.name}: {selected.reason}", err=True)
+        named = selected.space
+    return named.with_epochs(size.epochs).with_initial_model(init_from), corpus
 
 
 @click.command()
@@ -143,12 +170,13 @@ def sweep(
               help="Ray Train workers; default: one for each GPU, or 1.")  # fmt: skip
 @options(SweepSize, ["epochs", "gpus_per_worker", "address"])
 @options(Ending)
+@INIT_FROM
 @TRACKING_URI
 @NOTIFY
 @click.pass_obj
 def train(
-    home: Path, source: str | None, data: Path, origin: str | None, name: str | None, tracking_uri: str | None,
-    notify: tuple[str, ...], tune_decoding: bool, **given: Any,
+    home: Path, source: str | None, data: Path, origin: str | None, name: str | None, init_from: Path | None,
+    tracking_uri: str | None, notify: tuple[str, ...], tune_decoding: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Trains one model at full length on the whole machine.
 
@@ -168,7 +196,7 @@ def train(
     if bool(source) == bool(origin):
         raise InputError("train needs a SPACE_OR_CONFIG or --from, one of the two", "See platform train --help.")
     size = SweepSize(**given)
-    space = single(home, source, origin, size.epochs)
+    space = single(home, source, origin, size.epochs).with_initial_model(init_from)
     how = replace(size.cluster_options(store_of_new(tracking_uri)), alone=True, tune_decoding=tune_decoding)
     view, corpus = follow(console(), notify), Corpus.open(data)
     _close(start(Home.at(home), space, corpus, name, None, how, view))
@@ -179,6 +207,8 @@ def _close(outcome: Outcome) -> None:
 
     Output is dropped if the terminal or pipe has been closed; the exit code stays.
     """
+    from asr_platform.analysis.leaderboard import ranked
+    from asr_platform.analysis.learning import REMEDIES, nothing_learned
     from asr_platform.cli.printing import lasting, say
     from asr_platform.cli.tables.leaderboard import print_leaderboard
 
@@ -202,6 +232,8 @@ def _close(outcome: Outcome) -> None:
             f"compare trials:  {platform()} ui",
             _registered(outcome),
         ]
+        if unlearned := nothing_learned(ranked(outcome.trials)[0].best):
+            lines = [f"nothing learned: {unlearned}", *lines[:2], *(f"try:             {one}" for one in REMEDIES)]
     if outcome.state == "capped":
         lines.append(f"stopped: {outcome.reason}; with more of them, go on: {go_on}")
     if outcome.state == "failed":

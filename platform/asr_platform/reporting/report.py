@@ -15,6 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from asr_platform.analysis.leaderboard import latest
+from asr_platform.analysis.learning import REMEDIES, nothing_learned
 from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves
 from asr_platform.reporting.page import Figure, rendered
 from asr_platform.reporting.parallel import parallel_coordinates
@@ -82,6 +83,8 @@ def report_page(data: ReportData) -> str:
         keys_of=keys_of,
         value_of=value_of,
         base64=lambda content: base64.b64encode(content).decode(),
+        unlearned=nothing_learned(data.best.best) if data.best else "",
+        remedies=REMEDIES,
         now=datetime.now(UTC),
         plotly=Markup(get_plotlyjs()),
         paper_width=PAPER_WIDTH,

@@ -23,7 +23,7 @@ from asr_platform.storage.home import SWEEP, Home
 from asr_platform.study.halving import PROGRESS, Rungs
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.provenance import PROVENANCE, provenance
-from asr_platform.study.recorded_space import recorded_space
+from asr_platform.study.recorded_space import INIT_FROM, recorded_space
 from asr_platform.study.run_record import SPENT
 from asr_platform.study.spending import HOUR, device_seconds
 from search_spaces.distributions import Choice, Float, Variable
@@ -229,6 +229,8 @@ class ReportData:
         given = [(key, options.get(key)) for key in ("max_concurrent", "workers_per_trial", "gpus_per_worker")]
         flags = "".join(f" --{key.replace('_', '-')} {value:g}" for key, value in given if value is not None)
         sweep = f"{platform} sweep {shlex.quote(f'{self.space.name}.yaml')} --data {corpus} --name {self.name}-again"
+        if initial := about.get(INIT_FROM):
+            flags += f" --init-from {shlex.quote(initial)}"
         length = f"--trials {about['trials']} --epochs {about['epochs']}"
         found = [("run the sweep again, with the space below as a file", f"{sweep} {length}{flags}")]
         if self.best:

@@ -27,7 +27,7 @@ from trainables.inference.language_model import check_tokenizers, load_language_
 from trainables.inference.recognizer import LANGUAGE_MODEL
 from trainables.models.speech_transformer import make_model
 from trainables.shapes import shapes_only
-from trainables.training.pretrained import KEY, check_pretrained, pretrained_names
+from trainables.training.pretrained import KEY, check_pretrained, fitting_weights, load_initial_model, pretrained_names
 from trainables.training.stages import check_phases
 
 
@@ -51,6 +51,7 @@ class Feasibility:
         self.tokenizer = cache(partial(corpus_tokenizer, corpus, self.split))
         self.vocabulary = remembered(lambda config: self.tokenizer(config).vocabulary)
         self.language_model = cache(load_language_model)
+        self.initial_model = cache(load_initial_model)
         self.texts = cache(read_texts)
         self.refusal: InputError | None = None
         self.refused: set[tuple[tuple[str, Any], ...]] = set()
@@ -125,10 +126,13 @@ class Feasibility:
         bins = self.corpus.kept_bins(config.features.num_feats)
         pretrained: set[str] = set()
         tokenizer = self.tokenizer(config.tokenizer)
+        if config.pretrained.model is not None:
+            source = self.initial_model(config.pretrained.model)
+            pretrained = set(fitting_weights(source, config.pretrained.model, config.model, tokenizer, bins).names)
         if config.pretrained.decoder is not None:
             language = self.language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
-            pretrained = set(pretrained_names(language, config.model))
+            pretrained |= set(pretrained_names(language, config.model))
         if config.decoding.language_model is not None:
             language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
             check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)

@@ -14,11 +14,12 @@ from typing import Any
 
 from search_spaces.reader import parse_space
 from search_spaces.settings import Asha, Limits
-from search_spaces.space import DEFAULTS, Space
+from search_spaces.space import DEFAULTS, INITIAL_MODEL, Space
 from trainables.config_parsing import FORMER_VALUES
 
 RECORDED_DEFAULTS = "defaults"  # key in the facts from the start of a sweep
 MEASURED = "measured"  # key of the seconds of a start and an epoch, and the first promotion chosen from them
+INIT_FROM = "init_from"  # key of the model directory with whose weights the trials begin; absent or None: none
 FORMER_ASHA = {"promotion": None, "reduction": 3.0}
 """Former defaults of `asha`, which a sweep whose ledger does not record newer ones keeps."""
 
@@ -54,6 +55,9 @@ def _with_recorded_defaults(about: dict[str, Any], space: Space) -> Space:
     recorded = about.get(RECORDED_DEFAULTS, {})
     former = {key: recorded.get(key, value) for key, value in FORMER_VALUES.items()}
     changed = {key: value for key, value in former.items() if value != DEFAULTS[key]}
+    if INITIAL_MODEL not in space.base:
+        initial = about.get(INIT_FROM)
+        space = space.with_initial_model(Path(initial) if initial else None)
     given = space.settings.asha.model_fields_set
     asha = {key: recorded.get(f"asha.{key}", value) for key, value in FORMER_ASHA.items() if key not in given}
     settings = space.settings.model_copy(update={"asha": space.settings.asha.model_copy(update=asha)})

@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from asr_platform.analysis.bootstrap import CerInterval, error_interval
+from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.text import enumerated_trials
 from asr_platform.study.ledger import TrialRecord
 from search_spaces.rules import Facts, findings
@@ -82,6 +83,7 @@ class ModelCard:
             parameters=parameters,
             findings=findings(rules, config, Facts(self.corpus, self.corpus.hash, parameters)) if rules else [],
             row=row,
+            unlearned=nothing_learned(row),
             errors=self.errors,
             interval=_interval,
             ties=self._ties(),

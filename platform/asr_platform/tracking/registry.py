@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from asr_platform.analysis.learning import nothing_learned
 from asr_platform.compat.mlflow import MODEL_VERSIONS
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, HEAD
@@ -43,12 +44,14 @@ class BestModel:
         folder: model directory, with the model card.
         tags: the tags IDENTITY and VALIDATION, the number of parameters and the objective's value.
         params: values of the searched keys.
+        unlearned: why the model has learned nothing, and is no champion; empty if it has learned something.
     """
 
     name: str
     folder: Path
     tags: Mapping[str, str]
     params: Mapping[str, Any]
+    unlearned: str = ""
 
     @classmethod
     def of(cls, ledger: Ledger, best: TrialRecord, folder: Path) -> BestModel:
@@ -70,7 +73,8 @@ class BestModel:
             "parameters": best.about.get("parameters"),
             objective(row): objective_value(row),
         }
-        return cls(ledger.name, folder, {key: str(value) for key, value in tags.items()}, best.params)
+        texts = {key: str(value) for key, value in tags.items()}
+        return cls(ledger.name, folder, texts, best.params, nothing_learned(row))
 
     def has(self, tags: Mapping[str, str]) -> bool:
         """Whether `tags` of an MLflow model version or logged model identify it as this model."""
@@ -82,7 +86,7 @@ class Registered:
     """A registered model's version.
 
     Args:
-        kept: reason why another version stays the champion; empty if this version is the champion.
+        kept: reason why this version is not the champion; empty if it is.
     """
 
     name: str
@@ -104,6 +108,8 @@ class Registry:
     def register(self, model: BestModel, run_id: str) -> Registered:
         """Registers the model as a version, and gives it the alias `champion` if no version is better.
 
+        A model that has learned nothing gets no alias.
+
         Registering a model again is safe, and completes what a killed process has begun.
 
         Args:
@@ -114,6 +120,8 @@ class Registry:
         found = next((one for one in self._versions(model.name) if model.has(one.tags)), None)
         version = found or self._add(model, run_id)
         self._describe(model, version)
+        if model.unlearned:
+            return Registered(model.name, str(version.version), f"nothing learned ({model.unlearned})")
         champion = self._champion(model.name, self._versions(model.name))  # may be of another home
         if champion and not model.has(champion.tags) and (kept := undefeated(champion.tags, model.tags)):
             return Registered(model.name, str(version.version), f"version {champion.version} stays, {kept}")
@@ -123,6 +131,8 @@ class Registry:
     def lacks(self, model: BestModel) -> bool:
         """Whether `register` would change the version or the alias."""
         versions = self._versions(model.name)
+        if model.unlearned:
+            return not any(model.has(one.tags) for one in versions)
         champion = self._champion(model.name, versions) if versions else None
         if champion is None or not (model.has(champion.tags) or undefeated(champion.tags, model.tags)):
             return True

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.learning import REMEDIES, nothing_learned
 from asr_platform.storage.home import Home
 from asr_platform.study.callbacks import Display
 from asr_platform.study.ledger import Ledger, TrialRecord
@@ -121,7 +122,7 @@ def confirm(
 
     Raises:
         InputError: the sweep does not exist, its corpus is missing or has changed, none of its trials has finished an
-            epoch, or `decoding` does not fit the configurations.
+            epoch or has learned something, or `decoding` does not fit the configurations.
     """
     ledger = Ledger.open(home.studies, name)
     about, trials = ledger.about, ledger.trials()
@@ -136,6 +137,11 @@ def confirm(
     if not chosen:
         raise InputError(
             f"no trial of the sweep {name} has finished an epoch", f"Go on with it: platform sweep --resume {name}."
+        )
+    if unlearned := nothing_learned(chosen[0].trial.best):
+        raise InputError(
+            f"the sweep {name} has learned nothing ({unlearned}), so there is nothing to confirm",
+            "Try another sweep first: " + "; ".join(REMEDIES) + ".",
         )
     used = {space.config(trial.params).training.seed for trial in trials}
     unused = islice((seed for seed in count() if seed not in used), seeds)

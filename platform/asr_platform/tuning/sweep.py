@@ -37,7 +37,7 @@ from asr_platform.tuning.interrupts import Interrupt, stop_on_signals
 from asr_platform.tuning.scheduler import RungStopper
 from asr_platform.tuning.watch import Watch
 from search_spaces.settings import Limits
-from search_spaces.space import Space
+from search_spaces.space import INITIAL_MODEL, Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
@@ -128,6 +128,7 @@ def start(
         "limits": space.settings.limits.model_dump(),
         "epochs": space.settings.epochs,
         "objectives": space.settings.objectives,
+        recorded.INIT_FROM: space.base.get(INITIAL_MODEL),
         recorded.RECORDED_DEFAULTS: recorded.defaults_to_record(),
         WARM_START: earlier,
         "options": asdict(options),

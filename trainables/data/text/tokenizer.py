@@ -138,6 +138,11 @@ class Tokenizer:
         finally:
             temporary.unlink(missing_ok=True)
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """Text of each token by id; those of special tokens are not of any transcript."""
+        return self._texts
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without SOS and EOS; every character unseen in training is one UNK."""
         return [self._encode(_prefix(self.kind) + text) for text in texts]

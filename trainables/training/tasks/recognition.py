@@ -25,7 +25,7 @@ from trainables.inference.language_model import load_language_model
 from trainables.inference.recognizer import Recognizer
 from trainables.models.losses import LossSums, loss_sums
 from trainables.models.speech_transformer import SpeechTransformer, make_speech_model
-from trainables.training.pretrained import KEY, check_pretrained, copy_weights
+from trainables.training.pretrained import KEY, check_pretrained, copy_weights, fitting_weights, load_initial_model
 from trainables.training.tasks.task import BatchLoss, Task, gathered
 
 FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
@@ -58,10 +58,15 @@ class RecognitionTask(Task):
         self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
+        if config.pretrained.model is not None:
+            source, bins = load_initial_model(config.pretrained.model), corpus.kept_bins(config.features.num_feats)
+            fitting = fitting_weights(source, config.pretrained.model, config.model, tokenizer, bins)
+            fitting.copy_to(self.trained.model)
+            self.pretrained, self.pretrained_share = fitting.names, fitting.share
         if config.pretrained.decoder is not None:
             language = load_language_model(config.pretrained.decoder, KEY)
             check_pretrained(language, config.pretrained.decoder, config.model, tokenizer)
-            self.pretrained = copy_weights(language, self.trained.model, config.model)
+            self.pretrained |= copy_weights(language, self.trained.model, config.model)
 
     def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
         config, seed = self.config, self.config.training.seed

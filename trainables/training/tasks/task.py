@@ -47,6 +47,7 @@ class Task(ABC):
         amounts: (N,) of data in the items, in seconds of audio or tokens.
         validation_plan: the batches of the validation split.
         pretrained: names of the parameters that were initialised with another model.
+        pretrained_share: share of the parameters that were initialised with `pretrained.model`, a fraction.
         examples: examples of the latest validation, on the first worker; None if there are none.
     """
 
@@ -59,6 +60,7 @@ class Task(ABC):
     amounts: np.ndarray
     validation_plan: BatchPlan
     pretrained: Set[str] = frozenset()
+    pretrained_share: float = 0.0
     examples: Examples | None = None
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import requests
 
 from asr_platform.analysis.bootstrap import CerInterval
-from asr_platform.analysis.leaderboard import rows
+from asr_platform.analysis.leaderboard import ranked, rows
+from asr_platform.analysis.learning import nothing_learned
 from asr_platform.study.ledger import TrialRecord
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective_text
@@ -76,6 +77,7 @@ def message(
     text = f"sweep {name} {state} after {minutes:g} min" + (f" ({reason})" if reason else "")
     if best and key:
         text += f"; best: trial {best['trial']}, {OBJECTIVES[key]} {objective_text({key: best[key]})}"
+        text += "; nothing learned" if nothing_learned(ranked(trials)[0].best) else ""
     return {
         "name": name,
         "state": state,
