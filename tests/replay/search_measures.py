@@ -4,13 +4,15 @@ Some policies stop what they look for and never find it. The expected running ti
 which is begun again until it finds it: the seconds of all runs, successful or not, over the number of successful ones
 (Hansen et al., 2021, COCO, doi 10.1080/10556788.2020.1808977).
 
-Run i of every policy searches the same configurations, so the bootstrap of a ratio draws pairs of runs.
+Run i of every policy searches the same configurations, so the bootstrap of a ratio draws pairs of runs. A rival that
+never finds the target is taken to find it in the last second of one run: its expected running time is at least that,
+and a ratio to it is at most what is given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +61,16 @@ def ert(spent: np.ndarray, found: np.ndarray) -> Any:
         return spent.sum(-1) / found.sum(-1)
 
 
-def resampled(scores: Scores, near: float, seed: int) -> np.ndarray:
+def least_ert(spent: np.ndarray, found: np.ndarray) -> Any:
+    """Expected running time along the last axis; where no run has found the target, the seconds of all runs."""
+    return spent.sum(-1) / np.maximum(found.sum(-1), 1)
+
+
+def resampled(scores: Scores, near: float, seed: int, measure: Callable[..., Any] = ert) -> np.ndarray:
     """Expected running times (R,) of resampled runs; equal seeds draw the same runs of every policy."""
     spent, found = scores.spent_and_found(near)
     drawn_RN = np.random.default_rng(seed).integers(len(spent), size=(RESAMPLES, len(spent)))
-    return np.asarray(ert(spent[drawn_RN], found[drawn_RN]))
+    return np.asarray(measure(spent[drawn_RN], found[drawn_RN]))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -106,8 +113,8 @@ def _row(table: str, policy: str, scores: Scores, seed: int, rival: Scores | Non
         row[f"ert{suffix}"] = float(ert(spent, found))
         row[f"ert{suffix}_low"], row[f"ert{suffix}_high"] = interval(samples)
         if rival is not None:
-            row[f"ratio{suffix}_to_ray"] = float(ratio(row[f"ert{suffix}"], ert(*rival.spent_and_found(near))))
-            ends = interval(ratio(samples, resampled(rival, near, seed)))
+            row[f"ratio{suffix}_to_ray"] = float(ratio(row[f"ert{suffix}"], least_ert(*rival.spent_and_found(near))))
+            ends = interval(ratio(samples, resampled(rival, near, seed, least_ert)))
             row[f"ratio{suffix}_low"], row[f"ratio{suffix}_high"] = ends
     row["best_stopped"] = float(np.mean([run.best_stopped for run in scores.runs]))
     row["starts"] = float(np.mean([run.end.new + run.end.promoted for run in scores.runs]))
@@ -122,7 +129,7 @@ def _pooled(of_policy: Sequence[Mapping[str, Any]], scores: Sequence[tuple[Score
         own = [resampled(one, near, seed) for seed, (one, _) in enumerate(scores)]
         row[f"ert{suffix}"] = geometric_mean([one[f"ert{suffix}"] for one in of_policy])
         row[f"ert{suffix}_low"], row[f"ert{suffix}_high"] = interval(geometric_mean(own))
-        theirs = [resampled(rival, near, seed) for seed, (_, rival) in enumerate(scores) if rival is not None]
+        theirs = [resampled(rival, near, seed, least_ert) for seed, (_, rival) in enumerate(scores) if rival is not None]
         if len(theirs) == len(own):
             row[f"ratio{suffix}_to_ray"] = geometric_mean([one[f"ratio{suffix}_to_ray"] for one in of_policy])
             ratios = [ratio(mine, other) for mine, other in zip(own, theirs, strict=True)]

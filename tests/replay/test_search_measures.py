@@ -53,3 +53,13 @@ def test_regret_and_stopped_bests() -> None:
     row = rows({"a": {"ray": scores([4.0, 30.0, math.inf])}}, "ray")[0]
     assert row["regret_0.05"] == pytest.approx(1.0)  # after 2.5 s of 50, all have 0.2 in place of 0.1
     assert row["regret_0.1"] == pytest.approx(2 / 3) and row["best_stopped"] == row["found"] - 1 / 3
+
+
+def test_a_rival_that_never_finds_it_gives_bounds_and_no_zeros() -> None:
+    """Two runs of 100 seconds find nothing, so the rival takes at least 200; the pooled ratio stays a number."""
+    found = rows({"a": {"ray": scores([math.inf, math.inf]), "own": scores([10.0, 30.0])},
+                  "b": {"ray": scores([20.0, 20.0]), "own": scores([10.0, 10.0])}}, "ray")  # fmt: skip
+    by_name = {(row["table"], row["policy"]): row for row in found}
+    assert by_name["a", "ray"]["ert"] == math.inf and by_name["a", "own"]["ratio_to_ray"] == pytest.approx(20 / 200)
+    assert by_name["all", "own"]["ratio_to_ray"] == pytest.approx(math.sqrt(0.1 * 0.5))
+    assert by_name["all", "own"]["ratio_low"] > 0
