@@ -112,7 +112,9 @@ def _row(table: str, policy: str, scores: Scores, seed: int, rival: Scores | Non
         row[f"found{suffix}"] = float(found.mean())
         row[f"ert{suffix}"] = float(ert(spent, found))
         row[f"ert{suffix}_low"], row[f"ert{suffix}_high"] = interval(samples)
-        if rival is not None:
+        if rival is scores:
+            row |= dict.fromkeys((f"ratio{suffix}_to_ray", f"ratio{suffix}_low", f"ratio{suffix}_high"), 1.0)
+        elif rival is not None:
             row[f"ratio{suffix}_to_ray"] = float(ratio(row[f"ert{suffix}"], least_ert(*rival.spent_and_found(near))))
             ends = interval(ratio(samples, resampled(rival, near, seed, least_ert)))
             row[f"ratio{suffix}_low"], row[f"ratio{suffix}_high"] = ends
@@ -129,10 +131,15 @@ def _pooled(of_policy: Sequence[Mapping[str, Any]], scores: Sequence[tuple[Score
         own = [resampled(one, near, seed) for seed, (one, _) in enumerate(scores)]
         row[f"ert{suffix}"] = geometric_mean([one[f"ert{suffix}"] for one in of_policy])
         row[f"ert{suffix}_low"], row[f"ert{suffix}_high"] = interval(geometric_mean(own))
-        theirs = [resampled(rival, near, seed, least_ert) for seed, (_, rival) in enumerate(scores) if rival is not None]
+        theirs = [
+            resampled(rival, near, seed, least_ert) for seed, (_, rival) in enumerate(scores) if rival is not None
+        ]
         if len(theirs) == len(own):
             row[f"ratio{suffix}_to_ray"] = geometric_mean([one[f"ratio{suffix}_to_ray"] for one in of_policy])
-            ratios = [ratio(mine, other) for mine, other in zip(own, theirs, strict=True)]
+            ratios = [
+                ratio(mine, other) if one is not rival else np.ones_like(mine)
+                for mine, other, (one, rival) in zip(own, theirs, scores, strict=True)
+            ]
             row[f"ratio{suffix}_low"], row[f"ratio{suffix}_high"] = interval(geometric_mean(ratios))
             row[f"worst{suffix}_to_ray"] = max(one[f"ratio{suffix}_to_ray"] for one in of_policy)
     for key in (f"found{suffix}" for suffix in ("", "_1")):

@@ -62,4 +62,4 @@ def test_a_rival_that_never_finds_it_gives_bounds_and_no_zeros() -> None:
     by_name = {(row["table"], row["policy"]): row for row in found}
     assert by_name["a", "ray"]["ert"] == math.inf and by_name["a", "own"]["ratio_to_ray"] == pytest.approx(20 / 200)
     assert by_name["all", "own"]["ratio_to_ray"] == pytest.approx(math.sqrt(0.1 * 0.5))
-    assert by_name["all", "own"]["ratio_low"] > 0
+    assert by_name["all", "own"]["ratio_low"] > 0 and by_name["all", "ray"]["ratio_high"] == 1.0
