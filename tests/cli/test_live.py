@@ -21,9 +21,9 @@ from rich.console import Console, RenderableType
 
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.leaderboard import rows
-from asr_platform.cli.data import corpus_table
 from asr_platform.cli.live import LiveDisplay
 from asr_platform.cli.printing import say
+from asr_platform.cli.tables.corpus import corpus_table
 from asr_platform.cli.tables.leaderboard import print_leaderboard, ranking_table, trial_table
 from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.run_record import RUN, SPENT

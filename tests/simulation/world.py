@@ -197,7 +197,9 @@ class World:
             ledger = self.open() or Ledger.create(self.home.studies, NAME, self._about(feasibility.space))
             if self.told[-1:] == ["capped"]:
                 ledger.note("limits", Limits().model_dump())
-            running = sweep.RunningSweep(self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri))
+            running = sweep.RunningSweep(
+                self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri, tune_decoding=False)
+            )
             view = LiveDisplay(Console(file=self.printed, width=200))
             machine = Cluster(cpus=float(schedule.concurrency), gpus=0.0, dashboard="")
             return sweep.run(running, machine, Interrupt(), view)
@@ -215,7 +217,7 @@ class World:
             "limits": Limits(hours=self.schedule.hours).model_dump(),
             "epochs": space.settings.epochs,
             "objectives": space.settings.objectives,
-            "options": asdict(Options(tracking_uri=self.uri)),
+            "options": asdict(Options(tracking_uri=self.uri, tune_decoding=False)),
         }
 
     def _stamp(self) -> str:

@@ -278,9 +278,14 @@ def test_it_loads_without_the_platform(plain: Any, found: Found, recordings: lis
 
 
 def imported(path: Path) -> set[str]:
-    """Names of the packages that a Python file imports at runtime."""
+    """Names of the packages that a Python file cannot do without at runtime."""
     tree = ast.parse(path.read_text())
-    checked = {node for block in ast.walk(tree) if is_for_type_checkers(block) for node in ast.walk(block)}
+    checked = {
+        node
+        for block in ast.walk(tree)
+        if is_for_type_checkers(block) or is_optional(block)
+        for node in ast.walk(block)
+    }
     nodes = [node for node in ast.walk(tree) if node not in checked]
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
@@ -289,6 +294,13 @@ def imported(path: Path) -> set[str]:
 
 def is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def is_optional(node: ast.AST) -> bool:
+    """Whether a package may be missing: importing it is tried, and something is said where it is not there."""
+    return isinstance(node, ast.Try) and any(
+        isinstance(handler.type, ast.Name) and handler.type.id == "ModuleNotFoundError" for handler in node.handlers
+    )
 
 
 def test_a_recogniser_brings_the_language_model_that_it_listens_to(

@@ -196,7 +196,7 @@ def test_other_features_train_as_well(leaves: dict[str, Any], tiny_corpus: Corpu
     assert recorder.history[1]["val_loss"] < recorder.history[0]["val_loss"]
 
 
-@pytest.mark.parametrize(("splits", "key"), [(["train"], "data.validation"), (["dev"], "statistics|data.train")])
+@pytest.mark.parametrize(("splits", "key"), [(["train"], "no validation splits"), (["dev"], "statistics|data.train")])
 def test_a_corpus_without_the_splits_is_refused(splits: list[str], key: str, tmp_path: Path) -> None:
     corpus = tiny.write_corpus(tmp_path / "corpus", dict.fromkeys(splits, tiny.SENTENCES))
     with pytest.raises(InputError, match=key):

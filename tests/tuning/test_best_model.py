@@ -10,8 +10,9 @@ import records
 from found import Found
 
 from asr_platform.inference import decoding_study
+from asr_platform.study.ledger import TrialRecord
 from asr_platform.tracking.model_card import CARD
-from asr_platform.tuning.best_model import make_best_model, tune_best_model
+from asr_platform.tuning.best_model import best_of, make_best_model, tune_best_model
 from trainables.checksums import CHECKSUMS
 from trainables.inference.decoding_options import DECODING
 from trainables.inference.model_directory import read_decoding
@@ -23,11 +24,17 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Found:
     return Found(tmp_path / "mlruns", babbler.write_corpus(tmp_path / "corpus"))
 
 
+def best(found: Found) -> TrialRecord:
+    trial = best_of(found.ledger.trials())
+    assert trial is not None
+    return trial
+
+
 def made(found: Found) -> Path:
     """The best model after a run of the sweep."""
     model = make_best_model(found.home, found.ledger, records.space(), found.corpus, found.said.append)
     assert model is not None
-    tune_best_model(model, found.corpus, found.said.append, lambda: False)
+    tune_best_model(model, best(found), found.corpus, found.said.append, lambda: False)
     return model
 
 
@@ -50,6 +57,12 @@ def test_what_stands_in_the_way_is_said(found: Found, tmp_path: Path) -> None:
     model = make_best_model(found.home, found.ledger, records.space(), found.corpus, found.said.append)
     assert model is not None
     (model / CHECKSUMS).write_text("{}")
-    tune_best_model(model, found.corpus, found.said.append, lambda: False)
+    tune_best_model(model, best(found), found.corpus, found.said.append, lambda: False)
     assert found.said[-1].startswith("the decoding options are not tuned: ") and CHECKSUMS in found.said[-1]
     assert not (model / DECODING).exists()
+
+
+def test_a_model_that_has_learned_nothing_is_not_tuned(found: Found) -> None:
+    found.trial(wrong=len(found.corpus.split("dev").ids), lost=1.0)
+    model = made(found)
+    assert found.said == [] and not (model / DECODING).exists()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asr_platform.analysis.leaderboard import ranked
+from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.inference.tune_decoding import tune_decoding
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
@@ -63,14 +64,24 @@ def make_best_model(
     return model
 
 
-def tune_best_model(model: Path, corpus: Corpus, say: Callable[[str], None], stop: Callable[[], bool]) -> None:
+def tune_best_model(
+    model: Path, best: TrialRecord, corpus: Corpus, say: Callable[[str], None], stop: Callable[[], bool]
+) -> None:
     """Tunes the decoding options of a recogniser on the validation split, unless they are tuned already.
 
+    A model that has learned nothing is left as it is: no search makes it better.
+
     Args:
+        model: directory of the model.
+        best: trial that trained it.
         say: is given what is done, or why it could not be done.
         stop: asked again and again whether to stop tuning; the best options by then are kept.
     """
-    if not read_info(model).config.model.is_recogniser or read_decoding(model) is not None:
+    if (
+        not read_info(model).config.model.is_recogniser
+        or read_decoding(model) is not None
+        or nothing_learned(best.best)
+    ):
         return
     say(f"tuning the decoding options of the best model, for {MINUTES:g} minutes at most")
     try:

@@ -322,8 +322,8 @@ class SweepRun:
         if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
             interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
         state, reason = interrupt.state, interrupt.reason
-        if model and state == "finished" and self.sweep.options.tune_decoding:
-            tune_best_model(model, self.sweep.corpus, display.say, lambda: interrupt.requested)
+        if model and best and state == "finished" and self.sweep.options.tune_decoding:
+            tune_best_model(model, best, self.sweep.corpus, display.say, lambda: interrupt.requested)
         steps = (
             self.meter.note,
             partial(ledger.note, STOPPED, reason if state == "capped" else ""),
