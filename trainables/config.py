@@ -226,6 +226,8 @@ DECODING_NOT_OF_EDITORS = (
     "candidates",
     "language_model",
     "lm_weight",
+    "hotwords",
+    "hotword_weight",
 )
 """Keys of the section `decoding` without a meaning for a transcript editor.
 
@@ -250,6 +252,10 @@ class Decoding(ConfigSection):
     language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
     editing_steps: int = Field(1, ge=1, le=100, description="transcript editor: passes of the editor, with greedy")
     lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
+    hotwords: str = Field("", description="words and phrases to favour in a beam search, separated by commas")
+    hotword_weight: float = Field(
+        1.0, ge=0, le=100, description="added to a hypothesis' log-probability for each token of a hotword in it"
+    )
 
     @model_validator(mode="after")
     def _weight_belongs_to_a_language_model(self) -> Decoding:
@@ -257,7 +263,14 @@ class Decoding(ConfigSection):
             raise ValueError(f"lm_weight={self.lm_weight} needs decoding.language_model, a model directory")
         if self.lm_weight and self.method in ("ctc", "ctc_beam"):
             raise ValueError(f"lm_weight={self.lm_weight} has no meaning with method={self.method}: use joint or beam")
+        if self.hotwords and self.method not in ("beam", "joint"):
+            raise ValueError(f"hotwords have no meaning with method={self.method}: use joint or beam")
         return self
+
+    @property
+    def hotword_phrases(self) -> list[str]:
+        """The hotwords one by one, without spaces around them."""
+        return [phrase for part in self.hotwords.split(",") if (phrase := " ".join(part.split()))]
 
 
 class Config(ConfigSection):

@@ -139,7 +139,7 @@ def test_overlapping_pieces_give_what_was_said(
 
     def heard(start: float, end: float) -> list[Word]:
         found, late = [], random.uniform(-0.03, 0.03)
-        for text, first, behind in words:
+        for text, first, behind, _ in words:
             inside = start <= first and behind <= end
             if inside or (cut and first < end and behind > start):
                 times = (max(first - start + late, 0), behind - start + late)

@@ -91,7 +91,7 @@ def test_what_begins_a_phrase() -> None:
     word = "ABCDEFGHI"  # four of them and their spaces are 39 characters
     flowing = [Word(word, 0.5 * n, 0.5 * n + 0.4) for n in range(9)]
     assert [len(phrase) for phrase in phrases(flowing)] == [8, 1]
-    paused = [*flowing[:3], *(Word(text, start + 0.8, end + 0.8) for text, start, end in flowing[3:6])]
+    paused = [*flowing[:3], *(Word(text, start + 0.8, end + 0.8) for text, start, end, _ in flowing[3:6])]
     assert [len(phrase) for phrase in phrases(paused)] == [3, 3]
     slow = [Word("A", 1.5 * n, 1.5 * n + 1.4) for n in range(6)]
     assert [len(phrase) for phrase in phrases(slow)] == [4, 2]

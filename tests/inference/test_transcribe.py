@@ -122,7 +122,7 @@ def test_many_files_are_taken_a_few_at_a_time(
     monkeypatch.setattr(
         spied,
         "transcribe_timed",
-        lambda items, search, timed: taken.append(len(items)) or made.recognizer.transcribe_timed(items, search, timed),
+        lambda items, *asked, nbest: taken.append(len(items)) or made.recognizer.transcribe_timed(items, *asked),
     )
     assert [item.text for item in transcribe(spied, find_recordings([str(file) for file in files]))] == [
         item.text for item in whole

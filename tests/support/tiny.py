@@ -26,6 +26,7 @@ from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import CONFIG, TrainedModel
 from trainables.inference.recognizer import Recognizer
+from trainables.inference.words import words_of
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import LanguageModel, SpeechTransformer
 from trainables.training.loop import Metrics, Save, train
@@ -235,7 +236,7 @@ def align(recognizer: Recognizer, features: Sequence[np.ndarray], texts: Sequenc
     found: list[list[Word]] = [[] for _ in features]
     with torch.no_grad():
         for indices, encoded, _ in recognizer.encode(features):
-            rows = recognizer.align([texts[index] for index in indices], encoded)
+            rows = words_of(recognizer, [texts[index] for index in indices], encoded)
             for index, words in zip(indices, rows, strict=True):
                 found[index] = words
     return found

@@ -21,11 +21,12 @@ Span = tuple[float, float]  # a token's first state, and the state after its las
 
 
 class Word(NamedTuple):
-    """A word with its start and end in seconds."""
+    """A word with its start and end in seconds, and the probability that it is right; None: it is not known."""
 
     text: str
     start: float
     end: float
+    confidence: float | None = None
 
 
 @torch.inference_mode()

@@ -14,8 +14,9 @@ from trainables.config import Decoding
 from trainables.decoding.ctc import ctc_beam, ctc_greedy
 from trainables.decoding.edit import edit
 from trainables.decoding.greedy import greedy
+from trainables.decoding.hotwords import Hotwords, HotwordScorer
 from trainables.decoding.scorers import CTCPrefixScorer, DecoderScorer
-from trainables.decoding.search import CandidateScorer, Scorer, beam_search
+from trainables.decoding.search import CandidateScorer, Hypotheses, Hypothesis, Scorer, beam_search
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import Encoded, LanguageModel, SpeechModel, SpeechTransformer
 
@@ -28,10 +29,12 @@ class Search:
 
     Args:
         language_model: the loaded `decoding.language_model`; None: it has no weight in the search.
+        hotwords: the automaton of `decoding.hotwords`; None: there are none.
     """
 
     config: Decoding
     language_model: LanguageModel | None = None
+    hotwords: Hotwords | None = None
 
     @torch.inference_mode()
     def __call__(self, model: SpeechModel, encoded: Encoded, max_tokens_B: Tensor) -> list[list[int]]:
@@ -43,20 +46,29 @@ class Search:
         config = self.config
         if config.method == "ctc":
             return ctc_greedy(*model.ctc_logits(encoded))
-        if config.method == "ctc_beam":
-            return ctc_beam(*model.ctc_logits(encoded), config.beam).best()
-        if isinstance(model, TranscriptEditor):
+        if isinstance(model, TranscriptEditor) and config.method == "greedy":
             return edit(model, encoded, config.editing_steps, max_tokens_B).lists()
-        states_BSD, state_lengths_B = encoded
-        return self._decoded(model, states_BSD, state_lengths_B, max_tokens_B)
-
-    def _decoded(
-        self, model: SpeechTransformer, states_BSD: Tensor, state_lengths_B: Tensor, max_tokens_B: Tensor
-    ) -> list[list[int]]:
-        """Token sequences by greedy, beam or joint search with a decoder."""
-        config = self.config
-        if config.method == "greedy" and self.language_model is None:
+        if isinstance(model, SpeechTransformer) and config.method == "greedy" and self.language_model is None:
+            states_BSD, state_lengths_B = encoded
             return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, config.repeat_penalty)
+        return self._hypotheses(model, encoded, max_tokens_B).best()
+
+    @torch.inference_mode()
+    def nbest(self, model: SpeechModel, encoded: Encoded, max_tokens_B: Tensor, count: int) -> list[list[Hypothesis]]:
+        """The `count` best token sequences of each utterance with their scores, best first; see `__call__`.
+
+        The method must be a beam search. Where it finds fewer, there are fewer.
+        """
+        found = self._hypotheses(model, encoded, max_tokens_B, min(count, self.config.beam)).lists()
+        return [row[:count] for row in found]
+
+    def _hypotheses(self, model: SpeechModel, encoded: Encoded, max_tokens_B: Tensor, exact: int = 1) -> Hypotheses:
+        """Hypotheses by any beam search; `exact` of them are final."""
+        config = self.config
+        if config.method == "ctc_beam":
+            return ctc_beam(*model.ctc_logits(encoded), config.beam)
+        assert isinstance(model, SpeechTransformer)
+        states_BSD, state_lengths_B = encoded
         steps = int(max_tokens_B.max())
         cache = model.decoder.start(states_BSD, state_lengths_B, steps)
         attention = DecoderScorer(model.decoder, cache, config.temperature)
@@ -69,6 +81,10 @@ class Search:
         if self.language_model is not None:
             language_cache = self.language_model.start(None, None, steps)
             scorers.append((config.lm_weight, DecoderScorer(self.language_model, language_cache)))
+        bonus = 0.0
+        if self.hotwords is not None:
+            scorers.append((config.hotword_weight, HotwordScorer(self.hotwords)))
+            bonus = config.hotword_weight * self.hotwords.longest  # one more hotword may follow
         greedy_fusion = config.method == "greedy"  # with a language model, greedy search is a beam of one
         return beam_search(
             scorers,
@@ -78,4 +94,6 @@ class Search:
             length_penalty=0.0 if greedy_fusion else config.length_penalty,
             candidate_scorers=candidate_scorers,
             candidates=config.candidates,
-        ).best()
+            exact=exact,
+            bonus=bonus,
+        )

@@ -6,9 +6,10 @@ continuations of an utterance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,13 @@ class CandidateScorer(Protocol):
         """Log-probabilities of the candidate tokens, (B, K, C); other arguments as in `Scorer.step`."""
 
 
+class Hypothesis(NamedTuple):
+    """A token sequence without SOS and EOS, and the score that ranks it."""
+
+    tokens: list[int]
+    score: float
+
+
 @dataclass(frozen=True)
 class Hypotheses:
     """The best hypotheses, best first: tokens (B, K, U), filled up with EOS, and the scores that rank them.
@@ -50,6 +58,14 @@ class Hypotheses:
         """The best token sequence of each utterance, without EOS."""
         return [until_eos(row) for row in self.tokens_BKU[:, 0].tolist()]
 
+    def lists(self) -> list[list[Hypothesis]]:
+        """The hypotheses that were found of each utterance, best first."""
+        pairs = zip(self.tokens_BKU.tolist(), self.scores_BK.tolist(), strict=True)
+        return [
+            [Hypothesis(until_eos(row), score) for row, score in zip(*pair, strict=True) if score > -math.inf]
+            for pair in pairs
+        ]
+
 
 @torch.inference_mode()
 def beam_search(
@@ -62,6 +78,7 @@ def beam_search(
     candidate_scorers: Sequence[tuple[float, CandidateScorer]] = (),
     candidates: int = 20,
     exact: int = 1,
+    bonus: float = 0.0,
 ) -> Hypotheses:
     """Beam search: after each token, keeps each utterance's `beam` best unfinished and `beam` best finished hypotheses.
 
@@ -70,7 +87,8 @@ def beam_search(
     or without EOS. It is then ranked by score / length ^ `length_penalty`, where EOS counts as a token.
 
     The search ends when no unfinished hypothesis can change the `exact` best finished ones: log-probabilities are at
-    most 0, so its score only falls, and its rank is at best its present score / largest length ^ `length_penalty`.
+    most 0, so its score only falls, and its rank is at best its present score / largest length ^ `length_penalty`
+    (a score above 0, which hotwords may give, counts as it is).
 
     Args:
         scorers: weights (at least 0) and scorers of all tokens.
@@ -79,6 +97,7 @@ def beam_search(
         candidate_scorers: weights and scorers of the `candidates` best tokens by the other scorers, and of EOS; other
             tokens are then not considered.
         exact: number of best finished hypotheses that must be final before the search ends.
+        bonus: by how much an unfinished hypothesis' score may still rise (`HotwordScorer`), for the search's end.
     """
     device, batch, steps = max_tokens_B.device, len(max_tokens_B), int(max_tokens_B.max())
     longest_B1 = max_tokens_B.clamp(min=1)[:, None] ** length_penalty
@@ -95,7 +114,7 @@ def beam_search(
     rank_N = torch.arange(2 * beam, device=device)
     interval = steps_between_checks(device)
     for step in range(steps):
-        if step % interval == 0 and bool((live_BK[:, :1] / longest_B1 <= done_BK[:, exact - 1 : exact]).all()):
+        if step % interval == 0 and _all_final(live_BK[:, :1] + bonus, done_BK[:, exact - 1 : exact], longest_B1):
             break
         scores_BKV = _weighted_sum([(weight, scorer.step(latest_BK, parents_BK)) for weight, scorer in scorers])
         scores_BKV = penalize(scores_BKV, live_BKU[:, :, :step], repeat_penalty)
@@ -117,6 +136,11 @@ def beam_search(
         live_BKU = _rows(tokens_BNU, place_BK)
         latest_BK, parents_BK = token_BN.gather(1, place_BK), parent_BN.gather(1, place_BK)
     return Hypotheses(done_BKU, done_BK)
+
+
+def _all_final(best_B1: Tensor, done_B1: Tensor, longest_B1: Tensor) -> bool:
+    """Whether no unfinished hypothesis, whose score is `best_B1` at most, can be ranked above `done_B1`."""
+    return bool((torch.where(best_B1 < 0, best_B1 / longest_B1, best_B1) <= done_B1).all())
 
 
 def _weighted_sum(parts: Sequence[tuple[float, Tensor]]) -> Tensor:

@@ -21,15 +21,20 @@ from trainables.errors import InputError
 DECODING = "decoding.json"
 SEARCHED: dict[str, tuple[str, ...]] = {
     "greedy": ("repeat_penalty", "language_model", "lm_weight", "editing_steps"),
-    "beam": ("beam", "temperature", "repeat_penalty", "length_penalty", "language_model", "lm_weight"),
+    "beam": (
+        "beam", "temperature", "repeat_penalty", "length_penalty", "language_model", "lm_weight", "hotwords",
+        "hotword_weight",
+    ),
     "ctc": (),
     "ctc_beam": ("beam",),
     "joint": (
         "beam", "temperature", "repeat_penalty", "length_penalty", "ctc_weight", "candidates", "language_model",
-        "lm_weight",
+        "lm_weight", "hotwords", "hotword_weight",
     ),
 }  # fmt: skip
 """Options that each method uses, those of all kinds of model."""
+WITH_HYPOTHESES = ("beam", "ctc_beam", "joint")
+"""Methods that find several hypotheses."""
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 
 
@@ -113,12 +118,30 @@ def decoding_with(config: Config, changes: Mapping[str, Any]) -> Decoding:
         raise InputError(problem, "Leave it out, or search for the draft with method ctc_beam.")
     if changes.get("method") in ("ctc", "ctc_beam"):  # neither uses a language model; both give an editor's draft
         changes = {"editing_steps": 1, **changes, **(NO_LANGUAGE_MODEL if "lm_weight" not in changes else {})}
+    if changes.get("method") in ("greedy", "ctc", "ctc_beam"):
+        changes = {"hotwords": "", **changes}
     decoding = checked(config, {**config.decoding.model_dump(), **changes})
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
             f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
         )
     return decoding
+
+
+def check_nbest(decoding: Decoding, count: int) -> None:
+    """Checks that a search finds `count` hypotheses.
+
+    Raises:
+        InputError: the method finds one, or the beam is smaller.
+    """
+    if count < 1:
+        raise InputError(f"nbest must be 1 or more, but got {count}", "Correct it, or leave it out.")
+    if decoding.method not in WITH_HYPOTHESES:
+        raise InputError(
+            f"nbest={count}: method={decoding.method} finds one hypothesis", "Search with a beam, such as method joint."
+        )
+    if count > decoding.beam:
+        raise InputError(f"nbest={count} is above beam={decoding.beam}", f"Search with a beam of {count} or more.")
 
 
 def checked(config: Config, decoding: Mapping[str, Any], source: str = "this search") -> Decoding:

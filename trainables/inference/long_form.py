@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Frames, Samples
 from trainables.data.utterance import from_samples
-from trainables.decoding import Search
-from trainables.inference.recognizer import Recognizer, TimedText
+from trainables.decoding import Search, Word
+from trainables.inference.recognizer import Alternative, Recognizer
 from trainables.inference.segmentation import Piece, join_words, speech_pieces
 
 MIN_PIECE_SECONDS, MAX_PIECE_SECONDS = 1.0, 30.0  # bounds of the default length of a piece
@@ -27,6 +28,22 @@ class CutRecording:
     seconds: float
     pieces: list[Piece]
     features: list[Frames]
+
+
+class PieceTexts(NamedTuple):
+    """The best hypotheses of a piece of a recording, best first; `start` and `end` in seconds."""
+
+    start: float
+    end: float
+    alternatives: Sequence[Alternative]
+
+
+class RecordingText(NamedTuple):
+    """Text of a recording, its words with times in seconds from its start, and the best hypotheses of its pieces."""
+
+    text: str
+    words: list[Word]
+    pieces: list[PieceTexts]
 
 
 def longest_piece(recognizer: Recognizer) -> float:
@@ -54,18 +71,25 @@ def cut(samples: Samples, recipe: FeatureRecipe, longest: float, name: str) -> C
 
 
 def transcribe_cuts(
-    recognizer: Recognizer, recordings: Sequence[CutRecording], timed: bool = False, search: Search | None = None
-) -> Iterator[TimedText]:
-    """Text of each recording, in order, and if `timed` its words with times in seconds from the start of the recording.
+    recognizer: Recognizer, recordings: Sequence[CutRecording], timed: bool = False, search: Search | None = None,
+    nbest: int = 0,
+) -> Iterator[RecordingText]:  # fmt: skip
+    """Text of each recording, in order, and if `timed` its words.
 
     Args:
         search: a search made by `recognizer.search`; None: the search of the configuration.
+        nbest: number of best hypotheses of each piece, for a beam search; 0: none.
     """
     timed = timed or any(len(recording.pieces) > 1 for recording in recordings)  # times join the words of pieces
     features = [frames for recording in recordings for frames in recording.features]
-    found = iter(recognizer.transcribe_timed(features, search, timed))
+    found = iter(recognizer.transcribe_timed(features, search, timed, nbest=nbest))
     for recording in recordings:
         parts = [(piece, next(found)) for piece in recording.pieces]
         words = join_words([(piece, part.words) for piece, part in parts])
         text = parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words)
-        yield TimedText(text, words)
+        best = [
+            PieceTexts(piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE, part.alternatives)
+            for piece, part in parts
+            if nbest
+        ]
+        yield RecordingText(text, words, best)

@@ -3,9 +3,9 @@
 Every kind has `config.json`, `tokenizer.model` and `model.safetensors`; a recogniser adds `features.json`
 (recognizer.py), and may have the errors of its last validation in `errors.json` (utterance_errors.py). The SHA-256 of
 each file is in `checksums.json`, which is written last and checked at loading (checksums.py). Beside them a recogniser
-may have decoding options of its own in `decoding.json` (decoding_options.py), which can be changed or deleted at any
-time. A checkpoint is a model directory with the state of the training beside it (checkpoint.py). No file is ever
-unpickled.
+may have decoding options of its own in `decoding.json` (decoding_options.py) and the calibration of its words'
+confidence in `confidence.json` (words.py), which can be changed or deleted at any time. A checkpoint is a model
+directory with the state of the training beside it (checkpoint.py). No file is ever unpickled.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ FORMAT = 2
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
 FEATURES = "features.json"  # of a recogniser
 ERRORS = "errors.json"  # errors of the last validation; optional
+CONFIDENCE = "confidence.json"  # calibration of the confidence of words (words.py); optional
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norm
 DAMAGED = "The file is damaged; use another copy."
 
@@ -297,7 +298,7 @@ def copy_model(checkpoint: Path, folder: Path) -> Path:
     with replaced(folder) as partial:
         for name in TrainedModel.FILES:
             shutil.copy2(checkpoint / name, partial / name)
-        for name in (FEATURES, ERRORS, DECODING):
+        for name in (FEATURES, ERRORS, DECODING, CONFIDENCE):
             if (checkpoint / name).is_file():
                 shutil.copy2(checkpoint / name, partial / name)
         copy_checksums(checkpoint, partial)

@@ -22,7 +22,8 @@ from trainables.config import Decoding
 from trainables.data.batching import Normalizer, in_batches
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
-from trainables.decoding import Search, Word, ctc_align, ctc_greedy
+from trainables.decoding import Search, Word, ctc_greedy
+from trainables.decoding.hotwords import Hotwords
 from trainables.errors import DamagedError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.model_directory import (
@@ -35,6 +36,7 @@ from trainables.inference.model_directory import (
     read_json,
     validated,
 )
+from trainables.inference.words import Confidence, confidence_of, words_of
 from trainables.models.speech_transformer import (
     Encoded,
     LanguageModel,
@@ -53,11 +55,22 @@ USUAL_SECONDS = 30.0  # default for models without `usual_seconds` in `features.
 BATCH_FRAMES = 20_000
 
 
+class Alternative(NamedTuple):
+    """A hypothesis of a beam search: its text, and the score that ranks it (see `beam_search` and `ctc_beam`)."""
+
+    text: str
+    score: float
+
+
 class TimedText(NamedTuple):
-    """Text of an utterance or recording, and its words with times in seconds from the start."""
+    """Text of an utterance, its words with times in seconds from the start, and the best hypotheses.
+
+    Words and hypotheses are empty where they were not asked for.
+    """
 
     text: str
     words: list[Word]
+    alternatives: Sequence[Alternative] = ()
 
 
 class FeatureStatistics(BaseModel):
@@ -92,6 +105,7 @@ class Recognizer(TrainedModel):
         mean, std: mean and standard deviation of each mel bin over the training split, (F,).
         tokens_per_frame: highest token rate of an utterance in the training split; it bounds the length of hypotheses.
         usual_seconds: duration that 90% of the training utterances do not exceed.
+        confidence: calibration of the confidence of words; None: there is none, so that words have no confidence.
     """
 
     FILES: ClassVar[tuple[str, ...]] = (*TrainedModel.FILES, FEATURES)
@@ -102,6 +116,7 @@ class Recognizer(TrainedModel):
     std: Tensor
     tokens_per_frame: float
     usual_seconds: float = USUAL_SECONDS
+    confidence: Confidence | None = None
 
     def normalizer(self) -> Normalizer:
         """Feature normalisation as in training."""
@@ -121,12 +136,22 @@ class Recognizer(TrainedModel):
         """Search of a section `decoding` (None: that of the configuration), with its language model loaded.
 
         Raises:
-            InputError: the language model cannot be loaded, or has another tokenizer.
+            InputError: the language model cannot be loaded, or has another tokenizer; or a hotword has characters that
+                the tokenizer does not know.
         """
         decoding = decoding or self.config.decoding
-        if decoding.language_model is None or not decoding.lm_weight:
-            return Search(decoding)
-        return Search(decoding, self.language_model(decoding.language_model))
+        fused = decoding.lm_weight and decoding.language_model
+        return self.search_with(decoding, self.language_model(fused) if fused else None)
+
+    def search_with(self, decoding: Decoding, language_model: LanguageModel | None) -> Search:
+        """Search of a section `decoding` with a loaded language model, which is used if it has a weight.
+
+        Raises:
+            InputError: a hotword has characters that the tokenizer does not know.
+        """
+        phrases = self.text.apply(decoding.hotword_phrases)
+        hotwords = Hotwords.of(phrases, self.tokenizer).to(self.device) if phrases else None
+        return Search(decoding, language_model if decoding.lm_weight else None, hotwords)
 
     def language_model(self, folder: str) -> LanguageModel:
         """The language model of a model directory, for a search.
@@ -140,31 +165,29 @@ class Recognizer(TrainedModel):
 
     def decode(self, search: Search, encoded: Encoded, frames_B: Tensor) -> list[str]:
         """Texts decoded by `search` from `model.encode`; `frames_B` are the lengths of the features in frames."""
-        limit_B = (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
-        return [self.tokenizer.decode(ids) for ids in search(self.model, encoded, limit_B)]
+        found = search(self.model, encoded, self._most_tokens(frames_B))
+        return [self.tokenizer.decode(ids) for ids in found]
+
+    def decode_nbest(self, search: Search, encoded: Encoded, frames_B: Tensor, count: int) -> list[list[Alternative]]:
+        """The `count` best different texts of each utterance; other arguments as in `decode`.
+
+        Token sequences with the same text count once, so that there may be fewer.
+        """
+        rows = []
+        for row in search.nbest(self.model, encoded, self._most_tokens(frames_B), count):
+            scores: dict[str, float] = {}
+            for hypothesis in row:
+                scores.setdefault(self.tokenizer.decode(hypothesis.tokens), hypothesis.score)
+            rows.append([Alternative(text, score) for text, score in scores.items()])
+        return rows
+
+    def _most_tokens(self, frames_B: Tensor) -> Tensor:
+        """The largest number of tokens of utterances by their lengths in frames."""
+        return (frames_B * (SPARE_RATE * self.tokens_per_frame)).ceil().long() + SPARE_TOKENS
 
     def decode_ctc(self, encoded: Encoded) -> list[str]:
         """Texts by greedy CTC decoding; of a transcript editor, its drafts."""
         return [self.tokenizer.decode(ids) for ids in ctc_greedy(*self.model.ctc_logits(encoded))]
-
-    def align(self, texts: Sequence[str], encoded: Encoded) -> list[list[Word]]:
-        """Words of each text with their times in seconds, from `model.encode`.
-
-        The times are those of the likeliest CTC alignment. A model trained without CTC has none: the words are then
-        spread evenly over the utterance.
-        """
-        seconds = self.config.model.ctc_reduction * self.recipe.hop_seconds  # of a state with CTC logits
-        rows = [text.split() for text in texts]
-        with self.autocast():
-            ctc_logits_BSV, state_lengths_B = self.model.ctc_logits(encoded)
-        if not self.has_times:
-            return [_spread(row, length * seconds) for row, length in zip(rows, state_lengths_B.tolist(), strict=True)]
-        tokens, places = zip(*map(self._tokens, rows), strict=True)
-        found = []
-        for row, ends, spans in zip(rows, places, ctc_align(ctc_logits_BSV, state_lengths_B, tokens), strict=True):
-            times = [(spans[first][0] * seconds, spans[last][1] * seconds) for first, last in ends]
-            found.append([Word(word, *time) for word, time in zip(row, times, strict=True)])
-        return found
 
     def transcribe(
         self, features: Sequence[np.ndarray | Tensor], search: Search | None = None, batch_frames: int = BATCH_FRAMES
@@ -185,22 +208,29 @@ class Recognizer(TrainedModel):
         search: Search | None = None,
         timed: bool = True,
         batch_frames: int = BATCH_FRAMES,
+        nbest: int = 0,
     ) -> list[TimedText]:
-        """Texts of utterances and, if `timed`, their words with times (see `align`), in the order given.
+        """Texts of utterances and, if `timed`, their words with times (see `words_of`), in the order given.
 
         Args:
             features: a (T, F) array of the model's recipe for each utterance.
             search: a search made by `self.search`; None: the search of the configuration.
+            nbest: number of best hypotheses of each utterance, for a beam search; 0: none.
             batch_frames: the largest number of frames, padding included, that are encoded at once.
         """
         search = search or self.search()
         found = [TimedText("", [])] * len(features)
         for indices, encoded, lengths_B in self.encode(features, batch_frames):
             with self.autocast():
-                texts = self.decode(search, encoded, lengths_B)
-            words = self.align(texts, encoded) if timed else [[] for _ in texts]
-            for index, text, row in zip(indices, texts, words, strict=True):
-                found[index] = TimedText(text, row)
+                best: list[list[Alternative]] = [[] for _ in indices]
+                if nbest:
+                    best = self.decode_nbest(search, encoded, lengths_B, nbest)
+                    texts = [row[0].text if row else "" for row in best]
+                else:
+                    texts = self.decode(search, encoded, lengths_B)
+            words = words_of(self, texts, encoded) if timed else [[] for _ in texts]
+            for index, text, row, alternatives in zip(indices, texts, words, best, strict=True):
+                found[index] = TimedText(text, row, alternatives)
         return found
 
     def encode(
@@ -216,17 +246,6 @@ class Recognizer(TrainedModel):
             with self.autocast():
                 encoded = self.model.encode(normalize(padded_BTF, lengths_B), lengths_B)
             yield indices.tolist(), encoded, lengths_B
-
-    def _tokens(self, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens of a text, and indices of the first and the last token of each word."""
-        between = self.tokenizer.encode([" "])[0] if self.tokenizer.kind == "char" else []
-        tokens: list[int] = []
-        places = []
-        for word in self.tokenizer.encode(words):
-            tokens += between if tokens else []
-            places.append((len(tokens), len(tokens) + len(word) - 1))
-            tokens += word
-        return tokens, places
 
     def write(self, folder: Path) -> None:
         """Writes `FILES` into an existing folder, without checksums."""
@@ -279,10 +298,5 @@ class Recognizer(TrainedModel):
             tokens_per_frame=statistics.tokens_per_frame,
             usual_seconds=statistics.usual_seconds,
             text=info.text,
+            confidence=confidence_of(folder, model),
         )
-
-
-def _spread(words: list[str], seconds: float) -> list[Word]:
-    """Times for words, spread evenly over `seconds`."""
-    each = seconds / max(1, len(words))
-    return [Word(word, number * each, (number + 1) * each) for number, word in enumerate(words)]

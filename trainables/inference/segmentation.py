@@ -135,11 +135,11 @@ def join_words(parts: Sequence[tuple[Piece, Sequence[Word]]]) -> list[Word]:
     covered = 0.0  # end of the piece before, in seconds
     for piece, words in parts:
         start, end = piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE
-        later = [Word(word.text, min(start + word.start, end), min(start + word.end, end)) for word in words]
+        later = [word._replace(start=min(start + word.start, end), end=min(start + word.end, end)) for word in words]
         if start < covered:
             found, later = _joined(found, later, start, covered)
         last = found[-1].end if found else 0.0
-        found += [Word(word.text, max(word.start, last), max(word.end, last)) for word in later]
+        found += [word._replace(start=max(word.start, last), end=max(word.end, last)) for word in later]
         covered = end
     return found
 

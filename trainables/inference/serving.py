@@ -155,6 +155,7 @@ class SharedRecognizer(Recognizer):
         search: Search | None = None,
         timed: bool = True,
         batch_frames: int = BATCH_FRAMES,
+        nbest: int = 0,
     ) -> list[TimedText]:
         """Texts of utterances as `Recognizer.transcribe_timed` gives them, computed in turns.
 
@@ -165,7 +166,7 @@ class SharedRecognizer(Recognizer):
         found: list[TimedText] = []
         for some in self._portions(features):
             with self.turns.turn(self.seconds, self.deadline):
-                found += super().transcribe_timed(features[some], search, timed, batch_frames)
+                found += super().transcribe_timed(features[some], search, timed, batch_frames, nbest)
         return found
 
     def _portions(self, features: Sequence[np.ndarray | Tensor]) -> Iterator[slice]:

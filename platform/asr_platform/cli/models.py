@@ -16,7 +16,7 @@ from asr_platform.cli.options import DATA, OPTIONAL_DATA, Command, json_option, 
 from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
 from asr_platform.inference.formats import FORMATS
 from search_spaces.rules import RuleSetName
-from trainables.bounds import LONGEST_PIECE, LONGEST_STUDY
+from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY
 from trainables.config import Decoding
 from trainables.errors import InputError
 
@@ -118,9 +118,12 @@ def tune_decoding(
 )
 @click.option("--piece-seconds", metavar="X", type=Finite(1, LONGEST_PIECE),
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
+@click.option("--nbest", metavar="N", type=click.IntRange(1, LARGEST_BEAM),
+              help="Best hypotheses of each piece, in JSON; for a search with a beam of N at least.")  # fmt: skip
 @decoding_options
 def transcribe(
     model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None,
+    nbest: int | None,
     **decoding: Any,
 ) -> None:  # fmt: skip
     """Prints what is said in recordings of any length.
@@ -146,7 +149,7 @@ def transcribe(
 
     suffix = Path(out or "").suffix[1:]
     chosen = format or (suffix if suffix in FORMATS else "txt")
-    for line in transcribe_to(model, paths, chosen, out, piece_seconds, decoding_changes(decoding)):
+    for line in transcribe_to(model, paths, chosen, out, piece_seconds, decoding_changes(decoding), nbest or 0):
         click.echo(line)
 
 

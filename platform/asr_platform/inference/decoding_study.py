@@ -207,7 +207,7 @@ class Study:
 
     def ready(self, decoding: Decoding) -> Search:
         """The search with these options."""
-        return Search(decoding, self.language_model if decoding.lm_weight else None)
+        return self.recognizer.search_with(decoding, self.language_model)
 
     def search(self, decoding: Decoding, trial: optuna.Trial | None = None) -> Searched:
         """Searches all utterances, unless these options are known already.

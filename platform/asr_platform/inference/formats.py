@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from asr_platform.inference.subtitles import phrases, srt, text_of, vtt
 
 if TYPE_CHECKING:
     from trainables.decoding import Word
+    from trainables.inference.long_form import PieceTexts
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Transcript:
         name: the recording's path as it was given, or found in a folder.
         seconds: duration of the recording.
         words: words with times in seconds from the start of the recording; empty if times were not requested.
+        pieces: the best hypotheses of each piece of the recording; empty if they were not requested.
     """
 
     name: str
     seconds: float
     text: str
     words: list[Word]
+    pieces: list[PieceTexts] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,39 @@ class TranscriptFormat:
 
 
 def as_tree(transcript: Transcript) -> dict[str, Any]:
-    """A transcript as a JSON object: phrases (`segments`) and their words, with times in seconds."""
+    """A transcript as a JSON object: phrases (`segments`) and their words, with times in seconds.
+
+    If hypotheses were requested, `pieces` has those of each piece that the recording was cut into.
+    """
     segments = [
         {
             "start": round(phrase[0].start, 3),
             "end": round(phrase[-1].end, 3),
             "text": text_of(phrase),
-            "words": [{"word": text, "start": round(start, 3), "end": round(end, 3)} for text, start, end in phrase],
+            "words": [_word_tree(word) for word in phrase],
         }
         for phrase in phrases(transcript.words)
+    ]
+    pieces = [
+        {
+            "start": round(piece.start, 3),
+            "end": round(piece.end, 3),
+            "alternatives": [{"text": text, "score": round(score, 4)} for text, score in piece.alternatives],
+        }
+        for piece in transcript.pieces
     ]
     return {
         "file": transcript.name,
         "duration": round(transcript.seconds, 3),
         "text": transcript.text,
         "segments": segments,
+        **({"pieces": pieces} if pieces else {}),
     }
+
+
+def _word_tree(word: Word) -> dict[str, Any]:
+    tree = {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
+    return tree if word.confidence is None else {**tree, "confidence": round(word.confidence, 3)}
 
 
 def _json(tree: Any) -> str:

@@ -75,20 +75,21 @@ class LoadedModel:
 
     def transcripts(
         self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, piece_seconds: float | None = None,
-        **decoding: Any,
+        nbest: int = 0, **decoding: Any,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Transcripts of recordings with the times of words, as `platform transcribe --format json` prints them.
 
         Args:
             sample_rate: sample rate of samples, in Hz.
             piece_seconds: longer recordings are cut at silences (see `transcribe`).
+            nbest: number of best hypotheses of each piece, for a beam search; 0: none.
             decoding: decoding options that replace those of the model.
 
         Raises:
-            InputError: audio or decoding options cannot be used (see `transcribe`), or the model was trained without
-                CTC.
+            InputError: audio or decoding options cannot be used (see `transcribe`), the model was trained without CTC,
+                or the search finds fewer hypotheses than `nbest`.
         """
-        return [as_tree(found) for found in self._transcripts(audio, sample_rate, piece_seconds, True, decoding)]
+        return [as_tree(found) for found in self._transcripts(audio, sample_rate, piece_seconds, True, decoding, nbest)]
 
     def evaluate(self, data: str | Path, split: str, **decoding: Any) -> dict[str, Any]:
         """CER and WER, as fractions, over a split of a corpus.
@@ -140,7 +141,7 @@ class LoadedModel:
 
     def _transcripts(
         self, audio: Audio | Sequence[Audio], sample_rate: int, piece_seconds: float | None, timed: bool,
-        decoding: Mapping[str, Any],
+        decoding: Mapping[str, Any], nbest: int = 0,
     ) -> Iterator[Transcript]:  # fmt: skip
         if piece_seconds is not None and not 1 <= piece_seconds <= LONGEST_PIECE:
             bound = f"{LONGEST_PIECE:g} or less" if piece_seconds > 1 else "1 or more"
@@ -150,7 +151,7 @@ class LoadedModel:
         several = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
         search = self.recognizer.search(decoding_with(self.recognizer.config, decoding))
         recordings = [recording(each, sample_rate) for each in several]
-        return transcribe(self.recognizer, recordings, timed, piece_seconds, search)
+        return transcribe(self.recognizer, recordings, timed, piece_seconds, search, nbest)
 
 
 def recording(audio: Audio, sample_rate: int) -> Recording:

@@ -18,7 +18,7 @@ from trainables.data.mistakes import Mistakes
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.folders import written_whole
-from trainables.inference.decoding_options import decoding_with
+from trainables.inference.decoding_options import check_nbest, decoding_with
 from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.segmentation import Piece
@@ -31,7 +31,7 @@ SECONDS_AT_ONCE = 1800.0
 
 def transcribe(
     recognizer: Recognizer, recordings: Sequence[Recording], timed: bool = False, piece_seconds: float | None = None,
-    search: Search | None = None,
+    search: Search | None = None, nbest: int = 0,
 ) -> Iterator[Transcript]:  # fmt: skip
     """Yields the transcripts of recordings, in order; all files are checked before the first is transcribed.
 
@@ -42,11 +42,14 @@ def transcribe(
         piece_seconds: longest piece, 1 s or more; None: the 90% quantile of the training utterances' durations, 30 s at
             most.
         search: a search made by `recognizer.search`; None: the search of the model's decoding options.
+        nbest: number of best hypotheses of each piece of a recording; 0: none.
 
     Raises:
         InputError: a file cannot be read, or its features do not fit the model; or `timed` is true, but the model was
-            trained without CTC.
+            trained without CTC; or the search finds fewer hypotheses than `nbest`.
     """
+    if nbest:
+        check_nbest((search or recognizer.search()).config, nbest)
     if timed and not recognizer.has_times:
         raise InputError(
             f"the model was trained without CTC ({recognizer.ctc_weight}: 0), so its words have no times",
@@ -54,9 +57,9 @@ def transcribe(
         )
     _check(recordings, recognizer.recipe)
     for group in _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer)):
-        found = transcribe_cuts(recognizer, [recording for _, recording in group], timed, search)
-        for (name, recording), (text, words) in zip(group, found, strict=True):
-            yield Transcript(name, recording.seconds, text, words if timed else [])
+        found = transcribe_cuts(recognizer, [recording for _, recording in group], timed, search, nbest)
+        for (name, recording), (text, words, pieces) in zip(group, found, strict=True):
+            yield Transcript(name, recording.seconds, text, words if timed else [], pieces)
 
 
 def _check(recordings: Sequence[Recording], recipe: FeatureRecipe) -> None:
@@ -95,7 +98,7 @@ def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutReco
 
 def transcribe_to(
     model: Path, paths: Sequence[str], format: str, out: str | None, piece_seconds: float | None = None,
-    decoding: Mapping[str, Any] = MappingProxyType({}),
+    decoding: Mapping[str, Any] = MappingProxyType({}), nbest: int = 0,
 ) -> Iterator[str]:  # fmt: skip
     """Transcribes the recordings that `paths` name (see `find_recordings`), and yields the lines to print.
 
@@ -105,6 +108,7 @@ def transcribe_to(
 
     Args:
         decoding: decoding options that replace those of the model.
+        nbest: number of best hypotheses, for the format json.
 
     Raises:
         InputError: from `find_recordings` and `transcribe`; `decoding` does not fit the model; or `out` cannot hold
@@ -119,13 +123,15 @@ def transcribe_to(
         raise InputError(
             f"--format {format} holds one recording, but {len(recordings)} are given", "Give a folder: --out subtitles/"
         )
+    if nbest and format != "json":
+        raise InputError(f"--nbest {nbest} with --format {format}", "Only --format json has several hypotheses.")
     targets = [Path(out)] if folder is None and out is not None else []
     if folder is not None:
         targets = [folder / recording.place.with_name(f"{recording.place.name}.{format}") for recording in recordings]
     _check_targets(targets, recordings)
     recognizer = load(model)
     search = recognizer.search(decoding_with(recognizer.config, decoding))
-    transcripts = transcribe(recognizer, recordings, chosen.timed, piece_seconds, search)
+    transcripts = transcribe(recognizer, recordings, chosen.timed, piece_seconds, search, nbest)
     if folder is not None:
         yield from _write_each(transcripts, targets, chosen)
         return

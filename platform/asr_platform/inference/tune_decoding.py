@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_platform.analysis.bootstrap import Difference, difference, error_interval
+from asr_platform.inference.calibration import calibrate
 from asr_platform.inference.decoding_study import Study
 from asr_platform.inference.evaluate import open_scored
 from asr_platform.tracking.model_card import CARD, with_decoding
@@ -19,6 +20,7 @@ from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.decoding_options import Measured, OwnDecoding, Tuning
 from trainables.inference.model_directory import read_info, write_decoding
+from trainables.inference.words import Confidence, write_confidence
 
 MINUTES = 5.0  # default length of a study
 
@@ -28,12 +30,14 @@ class TunedDecoding:
     """The options with the lowest CER, and how they compare with greedy search on the same utterances.
 
     Args:
+        confidence: calibration of the confidence of words with these options; None: there is none.
         difference: CER with the options minus CER of greedy search.
         seconds: wall time of the study.
     """
 
     decoding: Decoding
     tuning: Tuning
+    confidence: Confidence | None
     difference: Difference
     seconds: float
 
@@ -42,6 +46,7 @@ class TunedDecoding:
         return {
             "decoding": self.decoding.model_dump(mode="json"),
             **self.tuning.model_dump(mode="json"),
+            "confidence": self.confidence and self.confidence.model_dump(mode="json"),
             "difference": {"cer": self.difference.value, "interval": list(self.difference.interval)},
             "seconds": round(self.seconds, 1),
         }
@@ -53,7 +58,8 @@ def tune_decoding(
 ) -> TunedDecoding:  # fmt: skip
     """Searches the decoding options of a recogniser for the lowest CER on a split, and stores them in its directory.
 
-    The split should be one that the model was not trained on. If the model has a card, the figures are added to it.
+    With the options found, the confidence of words is calibrated on the same utterances. The split should be one that
+    the model was not trained on. If the model has a card, the figures are added to it.
 
     Args:
         split: default: the validation split of the model's configuration.
@@ -86,12 +92,15 @@ def tune_decoding(
         tuned=_measured(best.errors),
     )
     own = OwnDecoding(decoding=best.decoding, tuning=tuning)
+    confidence = calibrate(recognizer, study.ready(best.decoding), study.batches, corpus.hash, split)
     write_decoding(model, own)
+    if confidence is not None:
+        write_confidence(model, confidence)
     if (model / CARD).is_file():
-        card = with_decoding((model / CARD).read_text(encoding="utf-8"), own)
+        card = with_decoding((model / CARD).read_text(encoding="utf-8"), own, confidence)
         (model / CARD).write_text(card, encoding="utf-8")
     seconds = time.monotonic() - begin
-    return TunedDecoding(best.decoding, tuning, difference(best.errors, greedy.errors), seconds)
+    return TunedDecoding(best.decoding, tuning, confidence, difference(best.errors, greedy.errors), seconds)
 
 
 def _measured(errors: UtteranceErrors) -> Measured:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
@@ -25,6 +26,9 @@ from trainables.data.corpus import Corpus, Split
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.decoding_options import DECODING, OwnDecoding, in_words
+
+if TYPE_CHECKING:
+    from trainables.inference.words import Confidence
 
 CARD = "README.md"
 HEAD = "# {}\n"  # first line of the card, with the sweep's name
@@ -103,8 +107,8 @@ class ModelCard:
         return enumerated_trials(others) if others else ""
 
 
-def decoding_section(own: OwnDecoding) -> str:
-    """Section of a card on a model's own decoding options, in Markdown."""
+def decoding_section(own: OwnDecoding, confidence: Confidence | None) -> str:
+    """Section of a card on a model's own decoding options and the confidence of words, in Markdown."""
     lines = [DECODING_HEADING, "", f"Own options (`{DECODING}`): {in_words(own.decoding)}."]
     if found := own.tuning:
         lines += [
@@ -119,17 +123,24 @@ def decoding_section(own: OwnDecoding) -> str:
             f"The best of {found.searches} searches on {found.utterances_text}, by which they were chosen: on other "
             "speech the difference may be smaller.",
         ]
+    if confidence is not None:
+        lines += [
+            "",
+            f"Confidence of words: expected calibration error {confidence.calibration_error:.1%} by cross-validation, "
+            f"on {confidence.words:,} words of {confidence.split}, of which {confidence.wrong:,} were wrong. For other "
+            "voices or noise, confidences may be too high.",
+        ]
     return "\n".join(lines) + "\n\n"
 
 
-def with_decoding(card: str, own: OwnDecoding) -> str:
+def with_decoding(card: str, own: OwnDecoding, confidence: Confidence | None) -> str:
     """A card with the section on decoding options added before the training data, or replaced."""
     before, found, after = card.partition(DECODING_HEADING + "\n")
     if found:
         rest = after.partition("\n## ")
-        return before + decoding_section(own) + "".join(rest[1:]).removeprefix("\n")
+        return before + decoding_section(own, confidence) + "".join(rest[1:]).removeprefix("\n")
     before, found, after = card.partition(TRAINING_HEADING + "\n")
-    return (before if found else card + "\n") + decoding_section(own) + found + after
+    return (before if found else card + "\n") + decoding_section(own, confidence) + found + after
 
 
 def _interval(errors: UtteranceErrors, words: bool = False) -> str:

@@ -135,11 +135,12 @@ class Texts:
                 raise RequestError(f"{name}: {options[name]} is above the limit of {getattr(self.limits, name):g}")
         try:
             decoding = decoding_with(self.recognizer.config, options)
+            search = self.recognizer.search_with(decoding, self.search.language_model)
         except InputError as error:
             raise RequestError(error.problem) from None
         if decoding.lm_weight and self.search.language_model is None:
             raise RequestError("lm_weight: this model was registered without a language model")
-        return Search(decoding, self.search.language_model if decoding.lm_weight else None)
+        return search
 
     def cut(self, recording: Any, name: str) -> CutRecording:
         """Cuts an audio file, given as bytes or in base64, into pieces that are transcribed as utterances."""

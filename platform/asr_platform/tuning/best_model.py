@@ -22,6 +22,7 @@ from trainables.checksums import same_file
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.model_directory import WEIGHTS, copy_model, read_decoding, read_info, write_decoding
+from trainables.inference.words import read_confidence, write_confidence
 
 MINUTES = 3.0  # longest time for which decoding options are tuned
 
@@ -43,12 +44,14 @@ def make_best_model(
     best = best_of(trials)
     if best is None or best.model is None:
         return None
-    model, own = home.model(name), None
+    model, own, confidence = home.model(name), None, None
     if model.is_dir() and same_file(model, Path(best.model), WEIGHTS):
-        own = read_decoding(model)
+        own, confidence = read_decoding(model), read_confidence(model)
     copy_model(Path(best.model), model)
     if own is not None:
         write_decoding(model, own)
+    if confidence is not None:
+        write_confidence(model, confidence)
     errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
     card = ModelCard(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
     try:
@@ -57,7 +60,7 @@ def make_best_model(
             draw_sweep(trials, model / PLOTS)
         text = card.render()
         if own is not None:
-            text = with_decoding(text, own)
+            text = with_decoding(text, own, confidence)
         (model / CARD).write_text(text, encoding="utf-8")
     except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")

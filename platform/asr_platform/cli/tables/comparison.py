@@ -88,6 +88,12 @@ def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
     tuning = found.tuning
     say(console, f"basis:    {tuning.searches} searches in {found.seconds:.0f} s, on {tuning.utterances_text}")
     say(console, f"options:  {in_words(found.decoding)}")
+    if (sure := found.confidence) is not None:
+        words = f"{sure.words:,} words of which {sure.wrong:,} were wrong"
+        say(
+            console,
+            f"words:    calibration error of their confidence {sure.calibration_error:.1%}, on {words}",
+        )
     say(console, f"stored:   {model / DECODING}, the default wherever the model is used; delete it to undo")
 
 
