@@ -55,10 +55,30 @@ def test_a_dev_split_is_taken_and_said(run: Run, folder: Path) -> None:
     assert ended.code == 0, ended
     assert "validate on: dev\ndev: 2 utterances (5.0%) taken from training: all of 1 speaker\n" in ended.out
     told = json.loads(run("prepare", "manifest", path, "--json", "--dev-share", "0.1", "--out", str(folder / "b")).out)
-    assert told["dev"] == {"utterances": 4, "share": 0.1, "by": "speaker", "units": 2}
+    assert told["dev"] == {"utterances": 4, "share": 0.1, "by": "speaker", "units": 2, "replaced": []}
     assert told["splits"]["train"]["utterances"] == 36
     none = json.loads(run("prepare", "manifest", path, "--json", "--dev-share", "0", "--out", str(folder / "c")).out)
     assert none["dev"] is None and none["validate_on"] == []
+
+
+def test_speakers_are_held_out_and_those_heard_in_training_are_said(run: Run, folder: Path) -> None:
+    spoken = [("train", "anna"), ("train", "ben"), ("dev", "anna"), ("test", "ben"), ("test", "cleo")]
+    path = manifest(folder, *[{"split": split, "text": "A", "speaker": name} for split, name in 2 * spoken])
+    command = ["prepare", "manifest", path, "--out"]
+    ended = run(*command, str(folder / "corpus"))
+    assert (
+        "CER on dev is of voices that training has heard: all its speakers are in train; "
+        "platform prepare --dev-speakers N holds N of them out of training "
+        "CER on test is of voices that training has heard: 1 of its 2 speakers are in train "
+    ) in " ".join(ended.out.split())
+    assert ["test", "4", "0.00", "4", "0.50", "2"] in [line.split() for line in ended.out.splitlines()]
+    told = json.loads(run(*command, str(folder / "b"), "--json", "--dev-speakers", "ben,").out)
+    assert told["dev"] == {"utterances": 2, "share": 1 / 3, "by": "speaker", "units": 1, "replaced": ["dev"]}
+    assert [line.split(":")[0] for line in told["heard_voices"]] == []
+    drawn = json.loads(run(*command, str(folder / "c"), "--json", "--dev-speakers", "1").out)
+    assert drawn["splits"]["dev"]["speakers"] == drawn["splits"]["train"]["speakers"] == 1
+    refused = run(*command, str(folder / "d"), "--dev-speakers", "1", "--dev-share", "0.1")
+    assert (refused.code, refused.out) == (2, "") and "Give one of the two" in refused.err
 
 
 def test_what_was_changed_in_texts_is_shown(run: Run, folder: Path) -> None:

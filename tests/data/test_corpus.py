@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 from trainables.data.corpus import Corpus, shared_utterances
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
+from trainables.data.utterance import Recording
 from trainables.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -120,6 +121,50 @@ def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
             writer.add(*item)
         hashes["recipe"] = writer.finish().hash
     assert len({original, *hashes.values()}) == len(hashes) + 1
+
+
+def test_corpora_without_speakers_keep_their_hash(tmp_path: Path) -> None:
+    """The hash is of a corpus that was written before corpora had speakers."""
+    items = [entry("train", "a", "A", seed=1), entry("dev", "b", "B", seed=2), entry("train", "c", "C", seed=3)]
+    known = "005ddc5d38a27a6061fc92503700c8024521aafdf446176e9269edea0528c8f0"
+    corpus = write(tmp_path / "corpus", *items)
+    split = corpus.split("train")
+    assert (corpus.hash, split.speakers, corpus.splits["train"].speakers, split.recordings(0)) == (
+        known,
+        None,
+        None,
+        [],
+    )
+    about = json.loads((corpus.path / "corpus.json").read_text())
+    for summary in about["splits"].values():
+        del summary["speakers"]
+    (corpus.path / "corpus.json").write_text(json.dumps(about))
+    assert Corpus.open(corpus.path).split("train").texts == ["A", "C"]
+
+
+def test_speakers_and_recordings(tmp_path: Path) -> None:
+    parts = [Recording(None, 0.0, 0.25), Recording(Path("a.wav")), Recording(tmp_path / "ü.wav", 1.5, 2.0)]
+
+    def written(name: str, *speakers: str | None, recordings: list[Recording] = parts) -> Corpus:
+        with CorpusWriter(tmp_path / name, RECIPE, "test") as writer:
+            for number, speaker in enumerate(speakers):
+                own = recordings if number else []
+                writer.add(*entry("train", f"{number}", seed=number), speaker=speaker, recordings=own)
+            writer.add(*entry("dev"))
+            return writer.finish()
+
+    corpus = written("corpus", "anna", None, "béla", "anna")
+    split = Corpus.open(corpus.path).split("train")
+    assert (split.speakers, corpus.splits["train"].speakers) == (["anna", None, "béla", "anna"], 2)
+    assert (corpus.split("dev").speakers, corpus.splits["dev"].speakers) == (None, None)
+    assert split.recordings(0) == [] == corpus.split("dev").recordings(0)
+    assert split.recordings(1) == [parts[0], Recording(Path.cwd() / "a.wav"), parts[2]]
+    assert corpus.hash == written("same", "anna", None, "béla", "anna", recordings=parts[:1]).hash
+    assert corpus.hash != written("other", "anna", None, "béla", "béla").hash
+    undecodable = [Recording(Path("a\udcff.wav"))]
+    assert written("bytes", "anna", "béla", recordings=undecodable).split("train").recordings(1) == []
+    with pytest.raises(InputError, match="not valid Unicode"):
+        written("wrong", "anna\udcff")
 
 
 def test_a_split_without_texts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 
 from trainables.data.audio import read_audio
-from trainables.data.features import FeatureRecipe
+from trainables.data.features import SAMPLE_RATE, FeatureRecipe
 from trainables.data.importers.fsdd import WORDS, JoinedDigits, fsdd_utterances
 from trainables.data.importers.hw4 import hw4_utterances, read_course_features
 from trainables.data.importers.librispeech import librispeech_utterances
@@ -49,7 +50,7 @@ def test_every_importer(name: str, speech_data: Path) -> None:
         assert len(features) == pytest.approx(seconds * 125, abs=1)
         np.testing.assert_array_equal(features, again)
         assert utterance.text is None or re.fullmatch("[A-Z' ]+", utterance.text)
-        assert (utterance.speaker is None) == (name == "hw4")
+        assert utterance.speaker
 
 
 # The course's layout
@@ -78,8 +79,15 @@ def test_hw4_real_data(speech_data: Path) -> None:
     assert all((utterance.text is None) == (utterance.split == "test-clean") for utterance in utterances)
     dev = next(utterance for utterance in utterances if utterance.id == "1272-128104-0000")
     assert dev.text is not None and dev.text.startswith("MISTER QUILTER IS THE APOSTLE OF THE MIDDLE CLASSES")
+    speakers = {(item.split, item.speaker) for item in utterances}
+    assert speakers == {("train-clean-100", "103"), ("dev-clean", "1272"), ("test-clean", "1089")}
     features, seconds = dev.source.features(HW4)
     assert features.shape == (732, 80) and seconds == pytest.approx(732 * 0.008)
+
+
+def test_hw4_names_without_a_speaker(tmp_path: Path) -> None:
+    course(tmp_path, **{"train_fbank_7-8": np.zeros((80, 5), np.float32), "train_text_7-8": np.array(list("HI"))})
+    assert {item.speaker for item in hw4_utterances(tmp_path)} == {None}
 
 
 def test_hw4_names_every_file_without_its_partner(tmp_path: Path) -> None:
@@ -157,6 +165,9 @@ def test_hw4_somewhere_else(tmp_path: Path) -> None:
 # Connected digits
 
 
+SPOKEN_BY = ["george", "jackson", "lucas", "theo", "yweweler"]
+
+
 def joined(utterance: Utterance) -> JoinedDigits:
     assert isinstance(utterance.source, JoinedDigits)
     return utterance.source
@@ -188,6 +199,11 @@ def test_fsdd_recordings_are_whole_in_the_join(speech_data: Path) -> None:
         np.testing.assert_array_equal(samples[position : position + len(word)], word)
         position += len(word) + silence
     assert position == len(samples)
+    read = [
+        np.zeros(round((part.duration or 0) * SAMPLE_RATE)) if part.path is None else read_audio(part.path)
+        for part in source.recordings
+    ]
+    np.testing.assert_allclose(np.concatenate(read), samples, atol=0.01)
 
 
 def test_fsdd_seeds_and_counts(speech_data: Path) -> None:
@@ -197,12 +213,30 @@ def test_fsdd_seeds_and_counts(speech_data: Path) -> None:
     assert fsdd_utterances(speech_data / "fsdd", train=5, dev=2, seed=2) != few
 
 
+@pytest.mark.parametrize("wanted", [2, ("lucas", "theo")])
+def test_fsdd_dev_of_speakers_who_are_not_trained_on(speech_data: Path, wanted: int | tuple[str, ...]) -> None:
+    make = partial(fsdd_utterances, speech_data / "fsdd", ["george"], train=100, dev=50, test=20)
+    speakers: dict[str, set[str | None]] = {}
+    for utterance in (made := make(dev_speakers=wanted)):
+        speakers.setdefault(utterance.split, set()).add(utterance.speaker)
+    assert speakers["test"] == {"george"} and len(speakers["dev"]) == 2 and len(speakers["train"]) == 2
+    assert not speakers["train"] & speakers["dev"]
+    assert speakers["dev"] == set(wanted) if isinstance(wanted, tuple) else speakers["dev"] < set(SPOKEN_BY)
+    assert made == make(dev_speakers=wanted)
+    assert {path.stem.split("_")[2] for item in made if item.split == "dev" for path in joined(item).paths} >= {"9"}
+    drawn = [{item.speaker for item in make(dev_speakers=2, dev_seed=seed) if item.split == "dev"} for seed in range(9)]
+    assert len(set(map(frozenset, drawn))) > 2
+
+
 def test_fsdd_wrong_speakers(speech_data: Path) -> None:
-    speakers = ["george", "jackson", "lucas", "theo", "yweweler"]
-    with pytest.raises(InputError, match=rf"(?s)no speaker named nobody.*{', '.join(speakers)}"):
+    with pytest.raises(InputError, match=rf"(?s)no speaker named nobody.*{', '.join(SPOKEN_BY)}"):
         fsdd_utterances(speech_data / "fsdd", ["theo", "nobody"])
     with pytest.raises(InputError, match="every speaker is held out"):
-        fsdd_utterances(speech_data / "fsdd", speakers)
+        fsdd_utterances(speech_data / "fsdd", SPOKEN_BY)
+    with pytest.raises(InputError, match="--dev-speakers: no speaker named george"):
+        fsdd_utterances(speech_data / "fsdd", ["george"], dev_speakers=("george",))
+    with pytest.raises(InputError, match=r"(?s)--dev-speakers: 4 of 4 known speakers.*Hold out at most 3"):
+        fsdd_utterances(speech_data / "fsdd", ["george"], dev_speakers=4)
 
 
 def test_fsdd_without_recordings(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import course
+import numpy as np
 import pytest
 import tiny
 import yaml
@@ -16,6 +17,7 @@ from search_spaces.reader import parse_space
 from search_spaces.space import Space
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
+from trainables.data.corpus_writer import CorpusWriter
 from trainables.errors import InputError
 from trainables.training.loop import Trainer, default_device
 
@@ -57,6 +59,20 @@ def test_a_fitted_model_has_as_many_parameters_as_it_says(tiny_corpus: Corpus) -
     proposal = feasibility({})
     assert proposal is not None and 98_000 <= proposal.parameters <= 100_000
     assert Trainer(proposal.config, tiny_corpus, default_device()).task.trained.parameters == proposal.parameters
+
+
+def test_voices_that_are_validated_on_and_trained_on_are_named(tmp_path: Path) -> None:
+    recognition, language_modelling = space({}), space({"model.kind": "language_model"})
+    for name, speakers, heard in (("heard", ("a", "a"), 1), ("new", ("a", "b"), 0), ("unknown", (None, None), 0)):
+        with CorpusWriter(tmp_path / name, tiny.RECIPE, "tiny") as writer:
+            for split, speaker in zip(("train", "dev"), speakers, strict=True):
+                features = tiny.utterance("CAB", np.random.default_rng(0))
+                writer.add(split, "0", "CAB", 1.0, features, speaker)
+            corpus = writer.finish()
+        sentences = Feasibility(recognition, corpus).heard_voices()
+        assert len(sentences) == heard
+        assert all(line.startswith("CER on dev is of voices that training has heard") for line in sentences)
+        assert Feasibility(language_modelling, corpus).heard_voices() == []
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,18 @@
 
 A split's file is an Arrow IPC file with one record batch: `id`, `text` (null where the split has no transcripts),
 `duration` in seconds, and `features`, a list of float16 frames for each utterance. All frames of a split therefore lie
-in one flat buffer (total_frames, F), and a reader maps the file without copying.
+in one flat buffer (total_frames, F), and a reader maps the file without copying. Where they are known, there are also
+`speaker` and `recordings`, the parts of audio files that the utterance is joined from.
 
 `corpus.json` has the feature recipe, the statistics of the training splits, a summary of each split and a hash of the
-content, which depends on the ids, texts and features alone.
+content, which depends on the ids, texts, speakers and features alone.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +28,16 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from trainables.data.features import FeatureRecipe
 from trainables.data.splitting import DevSplit
 from trainables.data.text.normalization import TextChange, TextRule
-from trainables.data.utterance import trains, validates
+from trainables.data.utterance import Recording, trains, validates
 from trainables.errors import InputError
 from trainables.folders import check_decodable
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "corpus.json"
 SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # it names a file
+RECORDINGS = pa.list_(
+    pa.struct([("path", pa.string()), ("offset", pa.float64()), ("duration", pa.float64())])
+)  # a path of null is a silence, a duration of null lasts to the end of the file
 PREPARE = "Run `platform prepare` to make it"
 
 
@@ -46,6 +50,7 @@ class SplitSummary(BaseModel):
     seconds: float
     characters: int
     frames: int
+    speakers: int | None = None  # number of different ones; None: none is known
 
 
 class Preparation(BaseModel):
@@ -93,6 +98,8 @@ class Split:
     frames: npt.NDArray[np.int64]  # (N,)
     offsets: npt.NDArray[np.int64]  # (N,) first frame of each utterance
     features: torch.Tensor  # (total_frames, F) float16, memory-mapped, read-only
+    speakers: list[str | None] | None = None  # None for an utterance: unknown; None: no speaker is known
+    stored_recordings: pa.ListArray | None = None  # (N,) of RECORDINGS; None: no audio file is known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,6 +107,11 @@ class Split:
     def utterance(self, place: int) -> torch.Tensor:
         """Features (T, F) of the utterance at index `place`."""
         return self.features[self.offsets[place] : self.offsets[place] + self.frames[place]]
+
+    def recordings(self, place: int) -> list[Recording]:
+        """Parts that give the audio of the utterance at index `place` when joined; empty where no file has it."""
+        parts = [] if self.stored_recordings is None else self.stored_recordings[place].as_py()
+        return [Recording(part["path"] and Path(part["path"]), part["offset"], part["duration"]) for part in parts]
 
 
 class Corpus:
@@ -244,6 +256,24 @@ def _texts_with_lengths(split: Split) -> Iterator[tuple[str, int]]:
     return zip(split.texts, split.frames.tolist(), strict=True) if split.texts is not None else iter(())
 
 
+def stored_recordings(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+    """Recordings as the column `recordings` has them, with absolute paths; empty where a path is not valid Unicode."""
+    paths = [None if part.path is None else str(part.path.absolute()) for part in recordings]
+    if any(path and not _is_unicode(path) for path in paths):
+        return []
+    return [
+        {"path": path, "offset": part.offset, "duration": part.duration}
+        for path, part in zip(paths, recordings, strict=True)
+    ]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _tensor(values: list[float] | None) -> torch.Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32)
 
@@ -288,4 +318,6 @@ def _map_split(file: Path, name: str) -> Split:
         frames=np.diff(offsets),
         offsets=offsets[:-1],
         features=features,
+        speakers=batch.column("speaker").to_pylist() if "speaker" in batch.schema.names else None,
+        stored_recordings=batch.column("recordings") if "recordings" in batch.schema.names else None,
     )

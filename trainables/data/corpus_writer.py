@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import mmap
 import re
 from collections.abc import Sequence
@@ -23,14 +24,16 @@ import pyarrow as pa
 from trainables.data.corpus import (
     DESCRIPTION_FILE,
     FORMAT_VERSION,
+    RECORDINGS,
     SPLIT_NAME,
     Corpus,
     Description,
     Preparation,
     SplitSummary,
+    stored_recordings,
 )
 from trainables.data.features import FeatureRecipe
-from trainables.data.utterance import storable, trains
+from trainables.data.utterance import Recording, storable, trains
 from trainables.errors import InputError
 from trainables.folders import UnfinishedFolder, check_decodable
 
@@ -63,8 +66,23 @@ class CorpusWriter:
 
         self._statistics = StandardScaler()
 
-    def add(self, split: str, id: str, text: str | None, seconds: float, features: npt.NDArray[np.floating]) -> None:
-        """Appends an utterance to a split; `features` (T, F) are stored as float16.
+    def add(
+        self,
+        split: str,
+        id: str,
+        text: str | None,
+        seconds: float,
+        features: npt.NDArray[np.floating],
+        speaker: str | None = None,
+        recordings: Sequence[Recording] = (),
+    ) -> None:
+        """Appends an utterance to a split.
+
+        Args:
+            text: transcript; None in a split without texts.
+            features: (T, F), stored as float16.
+            speaker: None: unknown.
+            recordings: what the audio is joined from; not part of the corpus's hash.
 
         Raises:
             InputError: the name, the text or the features cannot be stored; the utterance is not added.
@@ -73,7 +91,7 @@ class CorpusWriter:
         if not re.fullmatch(SPLIT_NAME, split):
             raise InputError(f"split {split!r} cannot name a file", "Use letters, digits, '.', '_' and '-'.")
         writer = self._splits.get(split) or _SplitWriter(self._folder, split)
-        writer.add(id, text, seconds, half)
+        writer.add(id, text, seconds, half, speaker, recordings)
         self._splits[split] = writer
         if trains(split):
             self._statistics.partial_fit(half.astype(np.float64))
@@ -113,6 +131,8 @@ class CorpusWriter:
         total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{self.recipe.model_dump_json()}\n".encode())
         for name, writer in splits.items():
             total.update(f"{name}\n{writer.text_hash.hexdigest()}\n{writer.feature_hash.hexdigest()}\n".encode())
+            if any(writer.speakers):  # corpora without speakers keep the hashes that they had before speakers were kept
+                total.update(json.dumps(writer.speakers).encode())
         return total.hexdigest()
 
     def __enter__(self) -> Self:
@@ -137,15 +157,27 @@ class _SplitWriter:
         self.ids: dict[str, None] = {}
         self.texts: list[str | None] = []
         self.seconds: list[float] = []
+        self.speakers: list[str | None] = []
+        self.recordings: list[Sequence[Recording]] = []
         self.ends: list[int] = [0]
         self.text_hash, self.feature_hash = hashlib.sha256(), hashlib.sha256()
 
-    def add(self, id: str, text: str | None, seconds: float, half: npt.NDArray[np.float16]) -> None:
+    def add(
+        self,
+        id: str,
+        text: str | None,
+        seconds: float,
+        half: npt.NDArray[np.float16],
+        speaker: str | None,
+        recordings: Sequence[Recording],
+    ) -> None:
         if id in self.ids:
             raise InputError(f"{self.name}/{id}: the same id twice in a split", "Give every utterance its own id.")
         if self.texts and (self.texts[0] is None) != (text is None):
             lacks = "has no text, but others of its split have" if text is None else "has a text, but others have none"
             raise InputError(f"{self.name}/{id}: {lacks}", "Give a split texts for all utterances or for none.")
+        if speaker is not None:
+            _encoded(speaker, f"{self.name}/{id}")
         for word in (id, text):
             # Length before content, so that different lists of strings never give equal bytes.
             encoded = b"" if word is None else _encoded(word, f"{self.name}/{id}")
@@ -156,6 +188,8 @@ class _SplitWriter:
         self.ids[id] = None
         self.texts.append(text)
         self.seconds.append(seconds)
+        self.speakers.append(speaker)
+        self.recordings.append(recordings)
         self.ends.append(self.ends[-1] + len(half))
 
     def finish(self, bins: int) -> SplitSummary:
@@ -169,6 +203,7 @@ class _SplitWriter:
             seconds=float(np.sum(self.seconds)),
             characters=sum(len(text) for text in self.texts if text is not None),
             frames=self.ends[-1],
+            speakers=len(set(self.speakers) - {None}) or None,
         )
 
     def _write_arrow(self, frames: mmap.mmap, bins: int) -> None:
@@ -176,12 +211,16 @@ class _SplitWriter:
         values = pa.Array.from_buffers(pa.float16(), count * bins, [None, pa.py_buffer(frames)])
         vectors = pa.FixedSizeListArray.from_arrays(values, bins)
         lists = pa.LargeListArray.from_arrays(pa.array(self.ends, pa.int64()), vectors)
-        columns = {
+        columns: dict[str, pa.Array] = {
             "id": pa.array(list(self.ids), pa.string()),
             "text": pa.array(self.texts, pa.string()),
             "duration": pa.array(self.seconds, pa.float32()),
             "features": lists,
         }
+        if any(self.speakers):
+            columns["speaker"] = pa.array(self.speakers, pa.string())
+        if any(self.recordings):
+            columns["recordings"] = pa.array([stored_recordings(each) for each in self.recordings], RECORDINGS)
         batch = pa.record_batch(columns)
         with self._arrow_path.open("wb") as file, pa.ipc.new_file(_Sink(file, frames), batch.schema) as writer:
             writer.write_batch(batch)

@@ -11,14 +11,15 @@ from trainables.data.corpus import Corpus, Preparation
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
 from trainables.data.mistakes import Mistakes
-from trainables.data.splitting import with_dev
+from trainables.data.splitting import DevRequest, with_dev
 from trainables.data.text.normalization import TextChange, TextRule
 from trainables.data.text.transcripts import normalized, unusable
-from trainables.data.utterance import Utterance, featurise, trains, validates
+from trainables.data.utterance import AudioSource, Utterance, featurise, trains, validates
 from trainables.data.workers import available_cpus, ordered_map
 from trainables.errors import InputError
 
 PRECOMPUTED = "hw4"  # the source with precomputed features, and the name of their recipe
+NO_DEV = DevRequest(share=0.0)
 UTTERANCES_PER_JOB = 32  # with fewer, a worker's start costs more than it gives
 
 
@@ -31,7 +32,7 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     bad: Mistakes | None = None,
     text: TextRule | None = None,
-    dev_share: float = 0.0,
+    dev: DevRequest = NO_DEV,
 ) -> Corpus:
     """Writes the corpus of `utterances` to `out`, with texts in Unicode's normal form C.
 
@@ -47,11 +48,11 @@ def prepare(
         bad: mistakes found by the importer, and how many utterances may be left out; default: none. Utterances left out
             are listed in the corpus's `skipped.txt`.
         text: normalisation of the texts; default: none.
-        dev_share: share of the training utterances that become the split `dev` where there is no validation split.
+        dev: validation split that is taken from training data; default: none.
 
     Raises:
-        InputError: `out` exists and is not empty, too many utterances have mistakes (the message has the first 20), or
-            the system killed a worker process.
+        InputError: `out` exists and is not empty, too many utterances have mistakes (the message has the first 20), the
+            speakers of `dev` cannot be taken, or the system killed a worker process.
     """
     if source == PRECOMPUTED and recipe.name != PRECOMPUTED:
         raise InputError(
@@ -69,7 +70,7 @@ def prepare(
         bad.add(*mistakes.values())
         bad.check(remedy)
         good = [utterance for index, utterance in enumerate(utterances) if index not in mistakes]
-        utterances, dev = with_dev(good, dev_share)
+        utterances, made = with_dev(good, dev)
         jobs = min(jobs or available_cpus(), 1 + len(utterances) // UTTERANCES_PER_JOB)
         results = ordered_map(partial(featurise, recipe=recipe), utterances, jobs)
         for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), start=1):
@@ -78,13 +79,14 @@ def prepare(
                     raise result
                 features, seconds = result
                 words = None if utterance.text is None else normalized(utterance.text)
-                writer.add(utterance.split, utterance.id, words, seconds, features)
+                recordings = utterance.source.recordings if isinstance(utterance.source, AudioSource) else ()
+                writer.add(utterance.split, utterance.id, words, seconds, features, utterance.speaker, recordings)
             if bad.enough:
                 break
             if progress:
                 progress(done, len(utterances))
         bad.check(remedy)
-        return writer.finish(bad.problems, Preparation(text=text, changes=changes, dev=dev))
+        return writer.finish(bad.problems, Preparation(text=text, changes=changes, dev=made))
 
 
 def with_normalized_texts(

@@ -57,6 +57,21 @@ class Utterance:
     speaker: str | None = None
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A part of an utterance's audio: an audio file, its segment, or a silence.
+
+    Args:
+        path: audio file; None for a silence.
+        offset: second of the file at which the part begins.
+        duration: length in seconds; None: to the end of the file.
+    """
+
+    path: Path | None
+    offset: float = 0.0
+    duration: float | None = None
+
+
 class AudioSource(ABC):
     """A source with samples."""
 
@@ -64,6 +79,11 @@ class AudioSource(ABC):
     @abstractmethod
     def name(self) -> str:
         """Name of the recording in errors."""
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Parts of audio files, and silences, that give the samples when joined; empty where no file has them."""
+        return ()
 
     @abstractmethod
     def samples(self) -> Samples:
@@ -93,6 +113,10 @@ class AudioSegment(AudioSource):
     @property
     def name(self) -> str:
         return str(self.path)
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        return (Recording(self.path, self.offset, self.duration),)
 
     def samples(self) -> Samples:
         from trainables.data.audio import read_audio  # FFmpeg: only where audio is read

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr_platform.cli.options import Command, json_option
-from asr_platform.cli.parameters import FILE, FOLDER, Finite, Keys
+from asr_platform.cli.parameters import FILE, FOLDER, Finite, Keys, Speakers
 from asr_platform.cli.printing import progress_bar
 from asr_platform.cli.tables.corpus import print_json, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
+from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -53,7 +54,11 @@ def output_options(command: Command) -> Command:
                      help="Worker processes; default: one for each CPU."),
         click.option("--features", "recipe", type=click.Choice(["hw4", "kaldi"]), default="hw4", show_default=True,
                      help="hw4: log-mel of CMU 11-785, 8 ms; kaldi: log-mel of kaldi-native-fbank, 10 ms."),
-        click.option("--dev-share", metavar="X", type=Finite(0, MOST_DEV), default=0.05, show_default=True,
+        click.option("--dev-seed", metavar="N", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True,
+                     help="Random seed with which dev's speakers or recordings are drawn."),
+        click.option("--dev-speakers", metavar="N|A,B", type=Speakers(),
+                     help="Hold all speech of N speakers, or of those named, out of training: it is the dev split."),
+        click.option("--dev-share", metavar="X", type=Finite(0, MOST_DEV), show_default="0.05",
                      help="Where there is no dev split: the share of the training data that becomes one, by whole "
                      "speakers where they are known; 0: none."),
         click.option("--numbers", metavar="LANG", default="keep", show_default=True,
@@ -218,7 +223,9 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
     from trainables.data.importers.fsdd import fsdd_utterances
 
     names = [name.strip() for name in held_out_speakers.split(",") if name.strip()]
-    write_corpus(fsdd_utterances(root, names, train=train, seed=seed), "fsdd", **output)
+    strangers, dev_seed = output["dev_speakers"], output["dev_seed"]
+    utterances = fsdd_utterances(root, names, train, seed=seed, dev_speakers=strangers, dev_seed=dev_seed)
+    write_corpus(utterances, "fsdd", **{**output, "dev_speakers": None})
 
 
 @prepare.command()
@@ -247,7 +254,9 @@ def write_corpus(
     jobs: int | None,
     as_json: bool,
     bad: Mistakes,
-    dev_share: float,
+    dev_share: float | None,
+    dev_speakers: int | tuple[str, ...] | None,
+    dev_seed: int,
     **text: str,
 ) -> None:
     """Writes a corpus of the utterances under a progress bar, and prints a summary of it.
@@ -257,13 +266,17 @@ def write_corpus(
     """
     from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare as write
+    from trainables.data.splitting import DEV_SHARE, DevRequest
     from trainables.data.text.normalization import TextRule
 
+    if dev_share is not None and dev_speakers is not None:
+        raise InputError("--dev-share and --dev-speakers: both say what dev is", "Give one of the two.")
+    dev = DevRequest(DEV_SHARE if dev_share is None else dev_share, dev_speakers, dev_seed)
     rule = TextRule.model_validate({"case": text.pop("text"), **text})
     features = FeatureRecipe.model_validate({"name": recipe})
     with ended_by_signals(), progress_bar(f"preparing {source}") as show:
         try:
-            corpus = write(utterances, features, out, source, jobs, show, bad, rule, dev_share)
+            corpus = write(utterances, features, out, source, jobs, show, bad, rule, dev)
         except OSError as error:
             error.filename = error.filename or str(out)  # a full disk does not say where it is
             raise

@@ -11,6 +11,7 @@ import click
 
 from asr_platform.storage.home import local_path
 from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
+from trainables.bounds import MOST_UTTERANCES
 
 
 class Finite(click.FloatRange):
@@ -64,6 +65,20 @@ class Keys(click.ParamType[dict[str, str]]):
             if not (ours.strip() and sign and theirs.strip()):
                 self.fail(f"{ours + sign + theirs!r} is not OURS=THEIRS, such as text=sentence.", param, ctx)
         return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+class Speakers(click.ParamType[int | tuple[str, ...]]):
+    """A number of speakers from 1 on, or their names with commas between them (`84,` names the speaker 84)."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[str, ...]:
+        if isinstance(value, int | tuple):
+            return value
+        if "," not in value and value.strip().lstrip("-").isdecimal():
+            return click.IntRange(1, MOST_UTTERANCES).convert(int(value), param, ctx)
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        return names or self.fail(f"{value!r} names no speaker.", param, ctx)
 
 
 PATH_OR_NAME = PathOrName()

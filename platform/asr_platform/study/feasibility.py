@@ -19,6 +19,7 @@ from search_spaces.space import Proposal, Space
 from trainables.config import Config
 from trainables.config_model import Model
 from trainables.data.corpus import Corpus
+from trainables.data.speakers import heard_voices
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.document import Document
@@ -55,6 +56,15 @@ class Feasibility:
         self.texts = cache(read_texts)
         self.refusal: InputError | None = None
         self.refused: set[tuple[tuple[str, Any], ...]] = set()
+
+    def heard_voices(self) -> list[str]:
+        """A sentence about the speakers of the validation split who are trained on too; empty where there are none."""
+        config = self.space.config({})
+        if not config.model.is_recogniser:
+            return []
+        validation = self.corpus.validation_name(config.data.validation)
+        sentence = heard_voices(self.corpus, validation, [self.split.name])
+        return [sentence] if sentence else []
 
     def __call__(self, values: Mapping[str, Any]) -> Proposal | None:
         tried = tuple(sorted(values.items()))

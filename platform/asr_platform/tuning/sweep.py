@@ -115,7 +115,7 @@ def start(
             raise name_taken(name)
     earlier, lines = earlier_trials(home.studies, warm_start, space, corpus.hash)
     feasibility = Feasibility(space, corpus)
-    lines += [f"not tried: {left_out}" for left_out in feasibility.check()]
+    lines += [*(f"not tried: {left_out}" for left_out in feasibility.check()), *feasibility.heard_voices()]
     for line in lines:
         display.say(line)
     about = {

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.features import SAMPLE_RATE, Samples
-from trainables.data.utterance import AudioSource, Utterance
+from trainables.data.splitting import DevSpeakers, chosen_speakers
+from trainables.data.utterance import AudioSource, Recording, Utterance
 from trainables.errors import InputError
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -38,6 +39,12 @@ class JoinedDigits(AudioSource):
     def name(self) -> str:
         return str(self.paths[0])
 
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        first, *others = (Recording(None, 0.0, silence / SAMPLE_RATE) for silence in self.silences)
+        pairs = zip(map(Recording, self.paths), others, strict=True)
+        return (first, *(part for pair in pairs for part in pair))
+
     def samples(self) -> Samples:
         """Samples (N,) of the joined utterance at 16 kHz."""
         from trainables.data.audio import read_audio
@@ -60,10 +67,13 @@ def fsdd_utterances(
     dev: int = 250,
     test: int = 250,
     seed: int = 0,
+    dev_speakers: DevSpeakers = None,
+    dev_seed: int = 0,
 ) -> list[Utterance]:
     """Connected-digit utterances from the recordings in `root` or `root/recordings`.
 
     `train` has the takes from 5 on, `dev` takes 0-4 of the same speakers, `test` all takes of the held-out speakers.
+    With `dev_speakers`, `dev` has all takes of these speakers instead, and `train` none.
     Equal arguments give equal utterances; a larger split begins with the utterances of a smaller one.
 
     Args:
@@ -71,11 +81,13 @@ def fsdd_utterances(
         train: number of training utterances.
         dev: number of validation utterances.
         test: number of test utterances.
-        seed: random seed.
+        seed: random seed of the utterances.
+        dev_speakers: names of the speakers of the split `dev`, or how many are drawn from those not held out.
+        dev_seed: random seed with which `dev_speakers` are drawn.
 
     Raises:
-        InputError: the folder has no recordings, a held-out speaker is unknown, all speakers are held out, or a split
-            lacks recordings of a speaker.
+        InputError: the folder has no recordings, a held-out speaker is unknown, no speaker is left to train on, or a
+            split lacks recordings of a speaker.
     """
     recordings = _find_recordings(root)
     speakers = sorted({recording.speaker for recording in recordings})
@@ -85,9 +97,14 @@ def fsdd_utterances(
     seen = [name for name in speakers if name not in held_out_speakers]
     if not seen:
         raise InputError(f"{root}: every speaker is held out, so none is left for training", "Hold out fewer speakers.")
+    strangers = chosen_speakers(seen, dev_speakers, dev_seed)
+    seen = [name for name in seen if name not in strangers]
     training = [recording for recording in recordings if recording.take >= FIRST_TRAINING_TAKE]
     validation = [recording for recording in recordings if recording.take < FIRST_TRAINING_TAKE]
-    plan = [("train", train, training, seen), ("dev", dev, validation, seen)]
+    plan = [
+        ("train", train, training, seen),
+        ("dev", dev, *((recordings, sorted(strangers)) if strangers else (validation, seen))),
+    ]
     if held_out_speakers:
         plan.append(("test", test, recordings, sorted(set(held_out_speakers))))
     utterances = []

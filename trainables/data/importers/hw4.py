@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from trainables.errors import InputError
 BINS = 80
 REMEDY = "Add the missing files, or correct or remove those named."
 DATA_FOLDER = "hw4p2_data"
+
+_LIBRISPEECH_ID = re.compile(r"(\d+)-\d+-\d+")  # speaker, chapter and number of the utterance
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def read_course_features(path: Path) -> Frames:
 def hw4_utterances(root: Path, bad: Mistakes | None = None) -> list[Utterance]:
     """All utterances of the homework's data in `root` or `root/hw4p2_data` (CMU 11-785, homework 4).
 
-    A test split may have no folder `text`, and then no transcripts.
+    A test split may have no folder `text`, and then no transcripts. Files that are named as in LibriSpeech, such as
+    `103-1240-0000.npy`, begin with the speaker.
 
     Args:
         bad: collects features without a text, texts without features and unreadable texts; default: an error.
@@ -86,7 +90,9 @@ def _read_split(split: Path, bad: Mistakes) -> list[Utterance]:
     if not (split / "text").is_dir():
         if trains(split.name) or validates(split.name):
             raise InputError(f"{split}: no folder text; only test splits may lack transcripts", REMEDY)
-        return [Utterance(id, split.name, None, FeatureFile(path), str(path)) for id, path in features.items()]
+        return [
+            Utterance(id, split.name, None, FeatureFile(path), str(path), _speaker(id)) for id, path in features.items()
+        ]
     texts = {path.stem: path for path in visible((split / "text").glob("*.npy"))}
     bad.add(*(f"{features[id]}: no text {split / 'text' / id}.npy" for id in features if id not in texts))
     bad.add(*(f"{texts[id]}: no features {split / 'fbank' / id}.npy" for id in texts if id not in features))
@@ -95,8 +101,14 @@ def _read_split(split: Path, bad: Mistakes) -> list[Utterance]:
         if id in texts:
             with bad.collecting():
                 text = _read_text(texts[id])
-                utterances.append(Utterance(id, split.name, text, FeatureFile(features[id]), str(texts[id])))
+                source, origin = FeatureFile(features[id]), str(texts[id])
+                utterances.append(Utterance(id, split.name, text, source, origin, _speaker(id)))
     return utterances
+
+
+def _speaker(id: str) -> str | None:
+    match = _LIBRISPEECH_ID.fullmatch(id)
+    return match[1] if match else None
 
 
 def _read_text(path: Path) -> str:

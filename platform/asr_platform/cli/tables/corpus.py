@@ -27,6 +27,7 @@ SHOWN_TEXT = 40  # characters of an example
 
 def print_json(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the corpus that was made as JSON."""
+    from trainables.data.speakers import heard_in_tests
     from trainables.data.text.transcripts import unseen_characters
 
     tree = {
@@ -36,6 +37,7 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
         "train_on": corpus.training_splits,
         "validate_on": corpus.validation_splits,
         "dev": dev.model_dump() if (dev := corpus.preparation.dev) else None,
+        "heard_voices": heard_in_tests(corpus),
         "text": corpus.preparation.text.model_dump(),
         "text_changes": [change.model_dump() for change in corpus.preparation.changes],
         "unseen_characters": {name: dict(counts) for name, counts in unseen_characters(corpus).items()},
@@ -48,6 +50,7 @@ def print_tables(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the splits, the characters without a training example, and the utterances that were left out."""
     from trainables.data.corpus_writer import SKIPPED_FILE
     from trainables.data.mistakes import SHOWN
+    from trainables.data.speakers import heard_in_tests
     from trainables.data.text.transcripts import unseen_characters
 
     console = Console()
@@ -66,6 +69,8 @@ def print_tables(corpus: Corpus, bad: Mistakes) -> None:
         say(console, f"{name}: {', '.join(splits) or f'none (no name of a split begins with {prefixes})'}")
     if corpus.preparation.dev:
         say(console, f"dev: {corpus.preparation.dev.text}")
+    for sentence in heard_in_tests(corpus):
+        say(console, sentence)
     for problem in bad.problems[:SHOWN]:
         say(console, f"left out: {problem}")
     if bad.problems:
@@ -76,7 +81,7 @@ def print_tables(corpus: Corpus, bad: Mistakes) -> None:
 def corpus_table(corpus: Corpus) -> Table:
     """A table of a corpus, one row for each split."""
     table = Table("split", box=SIMPLE)
-    for heading in ("utterances", "hours", "characters", "mean seconds"):
+    for heading in ("utterances", "hours", "characters", "mean seconds", "speakers"):
         table.add_column(heading, justify="right")
     for name, split in corpus.splits.items():
         table.add_row(
@@ -85,6 +90,7 @@ def corpus_table(corpus: Corpus) -> Table:
             f"{split.seconds / 3600:.2f}",
             f"{split.characters:,}",
             f"{split.seconds / max(1, split.utterances):.2f}",
+            "" if split.speakers is None else f"{split.speakers:,}",
         )
     return table
 
