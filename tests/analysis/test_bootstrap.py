@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,14 @@ from records import errors_of
 from scipy import stats
 
 from asr_platform.analysis import bootstrap
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Difference, cer_intervals, difference, resampled_rates
+from asr_platform.analysis.bootstrap import (
+    ConfidenceInterval,
+    Difference,
+    cer_intervals,
+    difference,
+    error_interval,
+    resampled_rates,
+)
 
 counts = st.lists(st.integers(0, 20), min_size=5, max_size=40)
 
@@ -52,6 +60,63 @@ def test_every_draw_is_as_likely() -> None:
     assert found.keys() == expected.keys()
     for rate, ways in expected.items():
         assert found[rate] == pytest.approx(1000 * ways, abs=5 * (1000 * ways) ** 0.5)
+
+
+def test_speakers_are_drawn_and_then_their_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of speaker a with two utterances and b with one there are, equally likely, aa, ab, ba and bb."""
+    errors, lengths, speakers = [1, 0, 5], [2, 10, 5], ["a", "a", "b"]
+    pairs = [[(0, 0), (0, 1), (1, 0), (1, 1)], [(2,)] * 4]  # utterances drawn of each speaker, equally likely
+    expected: Counter[float] = Counter()
+    for one, other in product(range(2), repeat=2):
+        for draw in product(pairs[one], pairs[other]):
+            chosen = [*draw[0], *draw[1]]
+            expected[round(sum(errors[i] for i in chosen) / sum(lengths[i] for i in chosen), 9)] += 1
+    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 10_000)
+    rates = resampled_rates(np.array([errors]).T, lengths, speakers, 64_000)
+    found = Counter(np.round(rates[:, 0], 9).tolist())
+    assert found.keys() == expected.keys()
+    for rate, ways in expected.items():
+        assert found[rate] == pytest.approx(1000 * ways, abs=5 * (1000 * ways) ** 0.5)
+
+
+@pytest.mark.parametrize("speakers", [None, ["a"] * 50, ["a", None] * 25])
+def test_without_two_known_speakers_utterances_are_drawn(speakers: list[str | None] | None) -> None:
+    random = np.random.default_rng(1)
+    errors, lengths = random.integers(0, 9, (50, 1)), random.integers(1, 30, 50)
+    np.testing.assert_array_equal(resampled_rates(errors, lengths, speakers), resampled_rates(errors, lengths))
+
+
+def test_the_mean_of_new_speakers_lies_in_intervals_by_speaker_but_not_in_others() -> None:
+    """Of twenty speakers, each with a rate of its own between 2% and 18%, 30 utterances."""
+    inside = {"speakers": 0, "utterances": 0}
+    names = [f"s{number // 30:02}" for number in range(600)]
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        errors = random.binomial(20, np.repeat(random.uniform(0.02, 0.18, 20), 30))[:, None]
+        for unit, speakers in (("speakers", names), ("utterances", None)):
+            low, high = ConfidenceInterval.of(resampled_rates(errors, [20] * 600, speakers, 400)[:, 0])
+            inside[unit] += low <= 0.1 <= high
+    assert 0.88 <= inside["speakers"] / 200 <= 0.99
+    assert inside["utterances"] / 200 < 0.6
+
+
+def test_every_interval_is_by_speaker() -> None:
+    random = np.random.default_rng(0)
+    names = [f"s{number // 30}" for number in range(300)]
+    rates = np.repeat(random.uniform(0.02, 0.4, 10), 30)
+    one, other = (errors_of(random.binomial(20, rates + shift).tolist()) for shift in (0, 0.02))
+    spoken, other_spoken = replace(one, speakers=names), replace(other, speakers=names)
+    assert np.ptp(error_interval(spoken)) > 2 * np.ptp(error_interval(one))
+    assert np.ptp(error_interval(spoken, words=True)) > 1.3 * np.ptp(error_interval(one, words=True))
+    found = cer_intervals(0, {0: spoken, 1: other_spoken})
+    assert found[0].interval == error_interval(spoken)
+    assert found[1].tied == difference(spoken, other_spoken).tied
+    uneven = replace(
+        other, character_errors=[count + (name < "s5") for count, name in zip(one.character_errors, names, strict=True)]
+    )
+    assert not difference(one, uneven).tied
+    apart = difference(spoken, replace(uneven, speakers=names))
+    assert np.ptp(apart.interval) > 2 * np.ptp(difference(one, uneven).interval)
 
 
 def test_intervals_are_scipys() -> None:

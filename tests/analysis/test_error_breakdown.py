@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from records import errors_of
 
 from asr_platform.analysis.bootstrap import error_interval
-from asr_platform.analysis.error_breakdown import FEWEST_IN_A_GROUP, MOST_GROUPS, by_length, by_word
+from asr_platform.analysis.error_breakdown import FEWEST_IN_A_GROUP, MOST_GROUPS, by_length, by_speaker, by_word
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 texts = st.lists(st.sampled_from(["ONE", "TWO", "THREE"]), max_size=6).map(" ".join)
@@ -45,6 +47,24 @@ def test_groups_are_about_as_large_and_have_the_interval_of_their_own_utterances
 
 def test_utterances_of_one_length_are_one_group() -> None:
     assert [group.utterances for group in by_length(errors_of([1] * 200))] == [200]
+
+
+def test_errors_of_each_speaker_and_of_the_unknown() -> None:
+    pairs = ("ONE TWO", "ONE TWO"), ("ONE", "TWO"), ("TWO", "TWO"), ("SIX", ""), ("TEN", "TEN")
+    errors = replace(recognised(*pairs), speakers=["anna", "ben", "ben", None, "cleo"])
+    groups = by_speaker(errors)
+    assert [(group.speaker, group.utterances) for group in groups] == [(None, 1), ("ben", 2), ("anna", 1), ("cleo", 1)]
+    assert [group.wer for group in groups] == [1, 0.5, 0, 0]
+    assert groups[1].cer == 3 / 6
+    assert by_speaker(recognised(*pairs)) == []
+
+
+def test_intervals_of_groups_are_by_speaker() -> None:
+    random = np.random.default_rng(0)
+    counts = random.binomial(20, np.repeat(random.uniform(0.02, 0.4, 10), 30))
+    alone = errors_of(counts.tolist())
+    spoken = replace(alone, speakers=[f"s{number // 30}" for number in range(300)])
+    assert by_length(spoken)[0].interval == error_interval(spoken) != error_interval(alone)
 
 
 def test_words_are_counted_with_what_was_recognised_instead() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,15 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
     for content in (whole[: len(whole) // 2], "{}", "[]", '{"epoch": 3}'):
         path.write_text(content)
         assert UtteranceErrors.load(path) is None
+
+
+def test_speakers_are_kept(tmp_path: Path) -> None:
+    path, anna = tmp_path / ERRORS, UtteranceErrors.of("dev", 1, ["a", "b"], ["CAB", "A"], ["CAT", "A"], ["anna", None])
+    anna.save(path)
+    assert UtteranceErrors.load(path) == anna and anna.speakers == ["anna", None]
+    path.write_text(json.dumps({key: value for key, value in asdict(anna).items() if key != "speakers"}))
+    assert UtteranceErrors.load(path) == replace(anna, speakers=None), "as versions without speakers wrote it"
+    assert UtteranceErrors.of("dev", 1, ["a"], ["CAB"], ["CAT"], [None]).speakers is None
 
 
 def test_only_the_same_utterances_can_be_paired() -> None:

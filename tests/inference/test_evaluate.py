@@ -13,6 +13,7 @@ from typing import Any
 import babbler
 import pytest
 import tiny
+from place import Run
 
 from asr_platform.inference.evaluate import (
     METHODS,
@@ -24,6 +25,7 @@ from asr_platform.inference.evaluate import (
 from trainables.checksums import CHECKSUMS
 from trainables.config import Decoding
 from trainables.data.corpus import Corpus
+from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.normalization import TextRule
 from trainables.errors import InputError
@@ -81,12 +83,41 @@ def language_model(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_scores_are_those_of_the_whole_split(made: Made) -> None:
     texts, hypotheses = made.corpus.split("dev").texts or [], list(made.texts("dev").values())
-    assert evaluate_model(made.model, made.corpus.path, "dev") == {
+    scores = evaluate_model(made.model, made.corpus.path, "dev")
+    assert [group["utterances"] for group in scores.pop("lengths")] == [3]
+    assert scores == {
         "cer": character_error_rate(texts, hypotheses),
         "wer": word_error_rate(texts, hypotheses),
         "utterances": 3,
         "characters": sum(map(len, texts)),
     }
+
+
+def test_errors_by_speaker_and_by_length(made: Made, run: Run, tmp_path: Path) -> None:
+    """Each speaker's rates are those of its utterances, the worst speaker comes first, and the command says so."""
+    split = made.corpus.split("dev")
+    texts, hypotheses = split.texts or [], list(made.texts("dev").values())
+    speakers = ["anna", "ben", "anna"]
+    with CorpusWriter(tmp_path / "corpus", made.corpus.recipe, "test") as writer:
+        for place, speaker in enumerate(speakers):
+            writer.add("dev", split.ids[place], texts[place], 1.0, split.utterance(place).numpy(), speaker)
+        writer.finish()
+    command = ["evaluate", str(made.model), "--data", str(tmp_path / "corpus"), "--split", "dev"]
+    scores = json.loads(run(*command, "--json").out)
+    for group in scores["speakers"]:
+        own = [place for place, speaker in enumerate(speakers) if speaker == group["speaker"]]
+        chosen = [texts[place] for place in own], [hypotheses[place] for place in own]
+        assert (group["cer"], group["wer"]) == (character_error_rate(*chosen), word_error_rate(*chosen))
+        assert group["utterances"] == len(own)
+    rates = [group["cer"] for group in scores["speakers"]]
+    assert len(rates) == 2 and rates == sorted(rates, reverse=True)
+    low, high = scores["lengths"][0]["interval"]
+    assert low <= min(rates) + 1e-9 and max(rates) <= high + 1e-9, "either speaker may be drawn twice"
+    shown = run(*command).out
+    worst = scores["speakers"][0]
+    assert f"worst speaker: {worst['speaker']}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}\n" in shown
+    assert f"mean of speakers: CER {sum(rates) / 2:.2%}" in shown
+    assert utterance_errors(made.model, tmp_path / "corpus", "dev").speakers == speakers
 
 
 def test_references_are_normalised_as_the_models_training_texts(made: Made, tmp_path: Path) -> None:

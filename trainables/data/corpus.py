@@ -108,6 +108,13 @@ class Split:
         """Features (T, F) of the utterance at index `place`."""
         return self.features[self.offsets[place] : self.offsets[place] + self.frames[place]]
 
+    def speakers_of(self, ids: Sequence[str]) -> list[str | None] | None:
+        """Speakers of the utterances with these ids, None: unknown; None where no speaker of the split is known."""
+        if self.speakers is None:
+            return None
+        known = dict(zip(self.ids, self.speakers, strict=True))
+        return [known[id] for id in ids]
+
     def recordings(self, place: int) -> list[Recording]:
         """Parts that give the audio of the utterance at index `place` when joined; empty where no file has it."""
         parts = [] if self.stored_recordings is None else self.stored_recordings[place].as_py()

@@ -168,7 +168,8 @@ def collect(
     order = sorted(zip(indices, hypotheses, unknown if drafts is None else drafts, strict=True))
     rows, ordered = [index for index, *_ in order], [hypothesis for _, hypothesis, _ in order]
     texts = [(split.texts or [])[row] for row in rows]
-    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered)
+    speakers = split.speakers and [split.speakers[row] for row in rows]
+    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered, speakers)
     return Examples(
         epoch,
         split.name,

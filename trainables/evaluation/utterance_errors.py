@@ -22,6 +22,7 @@ class UtteranceErrors:
         epoch: epoch after which the split was transcribed; None outside of training.
         character_errors, word_errors: substitutions + deletions + insertions in each utterance.
         characters, words: length of each reference.
+        speakers: who says each utterance, None: unknown; None where no speaker is known.
     """
 
     split: str
@@ -33,16 +34,19 @@ class UtteranceErrors:
     characters: list[int]
     word_errors: list[int]
     words: list[int]
+    speakers: list[str | None] | None = None
 
     @classmethod
     def of(
-        cls, split: str, epoch: int | None, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
-    ) -> UtteranceErrors:
+        cls, split: str, epoch: int | None, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str],
+        speakers: Sequence[str | None] | None = None,
+    ) -> UtteranceErrors:  # fmt: skip
         """Counts the errors of hypotheses as `metrics.character_error_rate` and `metrics.word_error_rate` do."""
         character_errors, characters = _counts(align_characters(references, hypotheses))
         word_errors, words = _counts(align_words(references, hypotheses))
         texts = list(ids), list(references), list(hypotheses)
-        return cls(split, epoch, *texts, character_errors, characters, word_errors, words)
+        known = list(speakers) if speakers and any(speakers) else None
+        return cls(split, epoch, *texts, character_errors, characters, word_errors, words, known)
 
     @property
     def cer(self) -> float:

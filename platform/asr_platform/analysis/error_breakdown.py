@@ -1,4 +1,4 @@
-"""Where a model's errors lie: by length of the utterance, and by word."""
+"""Where a model's errors lie: by speaker, by length of the utterance, and by word."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ class LengthGroup:
     utterances: int
     cer: float
     interval: ConfidenceInterval
+
+
+@dataclass(frozen=True)
+class SpeakerGroup:
+    """Utterances of a speaker (None: of all who are not known), with their CER and WER (fractions)."""
+
+    speaker: str | None
+    utterances: int
+    cer: float
+    wer: float
 
 
 @dataclass
@@ -74,13 +84,39 @@ def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
     groups = max(1, min(MOST_GROUPS, len(lengths) // FEWEST_IN_A_GROUP))
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))
     group_N = np.searchsorted(edges, lengths, side="right")
-    return [_group(lengths[group_N == group], counts[group_N == group]) for group in np.unique(group_N)]
+    found = []
+    for group in np.unique(group_N):
+        (places,) = np.nonzero(group_N == group)
+        speakers = errors.speakers and [errors.speakers[place] for place in places]
+        found.append(_group(lengths[places], counts[places], speakers))
+    return found
 
 
-def _group(lengths: np.ndarray, counts: np.ndarray) -> LengthGroup:
+def _group(lengths: np.ndarray, counts: np.ndarray, speakers: list[str | None] | None) -> LengthGroup:
     cer = float(counts.sum() / max(1, lengths.sum()))
-    interval = ConfidenceInterval.of(resampled_rates(counts[:, None], lengths)[:, 0])
+    interval = ConfidenceInterval.of(resampled_rates(counts[:, None], lengths, speakers)[:, 0])
     return LengthGroup(int(lengths.min()), int(lengths.max()), len(lengths), cer, interval)
+
+
+def by_speaker(errors: UtteranceErrors) -> list[SpeakerGroup]:
+    """A group for each speaker, the one with the highest CER first; empty where no speaker is known."""
+    places: dict[str | None, list[int]] = {}
+    for place, speaker in enumerate(errors.speakers or ()):
+        places.setdefault(speaker, []).append(place)
+
+    def rate(counts: list[int], lengths: list[int], of: list[int]) -> float:
+        return sum(counts[place] for place in of) / max(1, sum(lengths[place] for place in of))
+
+    groups = [
+        SpeakerGroup(
+            speaker,
+            len(own),
+            rate(errors.character_errors, errors.characters, own),
+            rate(errors.word_errors, errors.words, own),
+        )
+        for speaker, own in places.items()
+    ]
+    return sorted(groups, key=lambda group: (-group.cer, group.speaker or ""))
 
 
 def by_word(errors: UtteranceErrors) -> WordBreakdown:

@@ -36,8 +36,8 @@ from asr_platform.cli.parameters import FILE, FOLDER, PATH_OR_NAME
 def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     """Lists the trials of the sweep NAME, best first.
 
-    Without NAME, the trials of the latest sweep. CERs have a 95% bootstrap interval over the utterances, and = marks
-    trials that do not differ significantly from the best (paired bootstrap).
+    Without NAME, the trials of the latest sweep. CERs have a 95% bootstrap interval over the utterances (by speaker
+    where speakers are known), and = marks trials that do not differ significantly from the best (paired bootstrap).
 
     \b
     For example:

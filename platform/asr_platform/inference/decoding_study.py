@@ -240,7 +240,9 @@ class Study:
         ids, references = (
             [each for batch in self.batches for each in getattr(batch, name)] for name in ("ids", "references")
         )
-        searched = Searched(decoding, UtteranceErrors.of(self.split.name, None, ids, references, texts), seconds)
+        speakers = self.split.speakers_of(ids)
+        errors = UtteranceErrors.of(self.split.name, None, ids, references, texts, speakers)
+        searched = Searched(decoding, errors, seconds)
         self.found[decoding] = searched
         if searched.errors.cer < best:
             self.say(f"{searched.errors.cer:7.2%}  {in_words(decoding)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -12,12 +13,12 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from asr_platform.analysis.error_breakdown import by_length, by_speaker
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
 from trainables.decoding import Search
 from trainables.errors import InputError
-from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
 from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with
@@ -47,6 +48,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
+    The error rates are also broken down: `speakers` has them by speaker, the worst first, where speakers are known, and
+    `lengths` by the number of characters in the reference.
+
     References are normalised as the texts that the model was trained on.
 
     Args:
@@ -59,7 +63,8 @@ def evaluate_model(
     if (model / CONFIG).is_file() and not read_info(model).config.model.is_recogniser:
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = open_scored(model, data, split)
-    return _scores(recognizer, utterances, recognizer.search(decoding_with(recognizer.config, decoding)))
+    errors = _errors(recognizer, utterances, recognizer.search(decoding_with(recognizer.config, decoding)))
+    return _scores(errors) | _breakdown(errors)
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -81,7 +86,7 @@ def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, 
     alone, rows = _factors_alone(recognizer, utterances, ready), []
     for name, search in ready.items():
         start = time.perf_counter()
-        scores = _scores(recognizer, utterances, search)
+        scores = _scores(_errors(recognizer, utterances, search))
         factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
         rates = {"cer": scores["cer"], "wer": scores["wer"]}
         rows.append({"method": name, **rates, "real_time_factor": factor, "real_time_factor_alone": alone[name]})
@@ -136,19 +141,26 @@ def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
         InputError: the model is a language model, or split and model do not fit together.
     """
     recognizer, utterances = open_scored(model, data, split)
-    hypotheses = recognizer.transcribe(frames_of(utterances))
-    return UtteranceErrors.of(split, None, utterances.ids, references_of(recognizer, utterances), hypotheses)
+    return _errors(recognizer, utterances)
 
 
-def _scores(recognizer: Recognizer, utterances: Split, search: Search) -> dict[str, Any]:
-    texts = references_of(recognizer, utterances)
+def _errors(recognizer: Recognizer, utterances: Split, search: Search | None = None) -> UtteranceErrors:
+    """Errors in each utterance of a split; `search` is None for the model's own."""
     hypotheses = recognizer.transcribe(frames_of(utterances), search)
-    return {
-        "cer": character_error_rate(texts, hypotheses),
-        "wer": word_error_rate(texts, hypotheses),
-        "utterances": len(hypotheses),
-        "characters": sum(map(len, texts)),
-    }
+    references = references_of(recognizer, utterances)
+    return UtteranceErrors.of(utterances.name, None, utterances.ids, references, hypotheses, utterances.speakers)
+
+
+def _scores(errors: UtteranceErrors) -> dict[str, Any]:
+    characters = sum(map(len, errors.references))
+    return {"cer": errors.cer, "wer": errors.wer, "utterances": len(errors.ids), "characters": characters}
+
+
+def _breakdown(errors: UtteranceErrors) -> dict[str, Any]:
+    """Error rates by speaker, where speakers are known, and by length."""
+    speakers = [asdict(group) for group in by_speaker(errors)]
+    lengths = [{**asdict(group), "interval": list(group.interval)} for group in by_length(errors)]
+    return {**({"speakers": speakers} if speakers else {}), "lengths": lengths}
 
 
 def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> dict[str, Any]:

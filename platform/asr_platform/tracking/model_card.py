@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
-from asr_platform.analysis.bootstrap import CerInterval, error_interval
+from asr_platform.analysis.bootstrap import METHOD, CerInterval, error_interval
 from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.text import enumerated_trials
 from asr_platform.study.ledger import TrialRecord
@@ -90,6 +90,7 @@ class ModelCard:
             unlearned=nothing_learned(row),
             errors=self.errors,
             interval=_interval,
+            method=METHOD,
             ties=self._ties(),
             objective=f"{OBJECTIVES[objective(row)]}: {objective_text(row)}",
             training=training,

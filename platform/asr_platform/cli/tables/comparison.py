@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval, Difference
+from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval, Difference
 from asr_platform.analysis.leaderboard import ranking_name
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import side_by_side
@@ -31,7 +31,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     """Prints both models' error rates, the difference with its interval, and the utterances that differ most."""
     for letter, name in zip("AB", found.names, strict=True):
         say(console, f"{letter}  {name}")
-    caption = f"{found.a.split}, {len(found.a.ids):,} utterances; intervals: 95%, bootstrap over the utterances"
+    caption = f"{found.a.split}, {len(found.a.ids):,} utterances; intervals: 95%, {METHOD}"
     table = Table("", box=SIMPLE, caption=caption, caption_justify="left")
     for heading in ("CER", "interval", "WER", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)

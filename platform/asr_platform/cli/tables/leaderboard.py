@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import CerInterval
+from asr_platform.analysis.bootstrap import METHOD, CerInterval
 from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, entries, ranked, ranking_name
 from asr_platform.analysis.text import short_value
 from asr_platform.cli.printing import say
@@ -107,7 +107,7 @@ def ranking_table(
     board = entries(ranking, intervals, objectives)
     caption = f"{ranking_name(ranking)} of each trial's best epoch"
     if "val_cer_interval" not in absent:
-        caption += "; interval: 95%, bootstrap over the utterances"
+        caption += f"; interval: 95%, {METHOD}"
     if any(entry.cer and entry.cer.tied for entry in board):
         caption += "\n= not significantly different from the best (paired bootstrap, 95%)"
     if any(entry.on_front for entry in board):

@@ -1,0 +1,61 @@
+"""Tables of a model's errors by speaker and by length, which `platform evaluate` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
+from asr_platform.cli.printing import say
+
+SHOWN_SPEAKERS = 10
+
+
+def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
+    """Prints the worst speaker beside the mean of all, and error rates by speaker and by length.
+
+    Args:
+        scores: as `inference.evaluate.evaluate_model` returns them; nothing is printed of those of a language model.
+    """
+    if speakers := scores.get("speakers"):
+        mean = {rate: sum(one[rate] for one in speakers) / len(speakers) for rate in ("cer", "wer")}
+        worst = speakers[0]
+        say(console, f"worst speaker: {_name(worst)}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}")
+        say(console, f"mean of speakers: CER {mean['cer']:.2%}, WER {mean['wer']:.2%} ({len(speakers):,} speakers)")
+        console.print(speaker_table(speakers))
+    if lengths := scores.get("lengths"):
+        console.print(length_table(lengths))
+
+
+def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:
+    """Error rates of the first speakers, which are the worst."""
+    more = len(speakers) - SHOWN_SPEAKERS
+    table = Table("speaker", box=SIMPLE, caption=f"and {more:,} more (--json)" if more > 0 else None)
+    table.caption_justify = "left"
+    for heading in ("utterances", "CER", "WER"):
+        table.add_column(heading, justify="right")
+    for one in speakers[:SHOWN_SPEAKERS]:
+        table.add_row(Text(_name(one)), f"{one['utterances']:,}", f"{one['cer']:.2%}", f"{one['wer']:.2%}")
+    return table
+
+
+def length_table(lengths: Sequence[Mapping[str, Any]]) -> Table:
+    """CER of utterances of similar length, with 95% intervals."""
+    table = Table("characters", box=SIMPLE, caption=f"interval: 95%, {METHOD}", caption_justify="left")
+    for heading in ("utterances", "CER", "interval"):
+        table.add_column(heading, justify="right")
+    for one in lengths:
+        interval = ConfidenceInterval(*one["interval"])
+        table.add_row(
+            f"{one['shortest']}–{one['longest']}", f"{one['utterances']:,}", f"{one['cer']:.2%}", str(interval)
+        )
+    return table
+
+
+def _name(group: Mapping[str, Any]) -> str:
+    return "unknown" if group["speaker"] is None else str(group["speaker"])
