@@ -1,18 +1,20 @@
-"""The command `platform prepare`, with one subcommand for each source of speech."""
+"""The commands `platform prepare`, with one subcommand for each source of speech, and `platform inspect`."""
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from asr_platform.cli.options import Command, json_option
+from asr_platform.cli.options import Command, console, json_option
 from asr_platform.cli.parameters import FILE, FOLDER, Finite, Keys, Speakers
-from asr_platform.cli.printing import progress_bar
+from asr_platform.cli.printing import progress_bar, say
 from asr_platform.cli.tables.corpus import print_json, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 from trainables.errors import InputError
@@ -244,6 +246,42 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
     from trainables.data.importers.synthetic import synthetic_utterances
 
     write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
+
+
+@click.command("inspect")
+@click.argument("corpus", type=FOLDER)
+@click.option(
+    "--out", "page", type=FILE, metavar="FILE.html", help="Also write a page where utterances are heard and seen."
+)
+@json_option("A JSON object of all facts.")
+def inspect_(corpus: Path, page: Path | None, as_json: bool) -> None:
+    """Shows whether a corpus's data are sound.
+
+    CORPUS is a folder that platform prepare made. For each split: hours, lengths, characters, speakers, silence,
+    clipping, the longest and shortest utterances; and recordings, texts and speakers that splits have in common.
+
+    \b
+    For example:
+      platform inspect corpora/mine --out mine.html
+    """
+    from asr_platform.cli.tables.inspection import print_inspection
+    from trainables.data.corpus import Corpus
+    from trainables.data.inspection.summary import inspect_corpus
+
+    opened = Corpus.open(corpus)
+    with ended_by_signals(), progress_bar("inspecting") as show:
+        found = inspect_corpus(opened, show)
+    if page:
+        from asr_platform.reporting.inspection import write_page
+
+        write_page(opened, found, page)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    shown = console()
+    print_inspection(shown, found)
+    if page:
+        say(shown, f"page: {page}")
 
 
 def write_corpus(

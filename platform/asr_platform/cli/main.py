@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from asr_platform.cli.completion import completion
-from asr_platform.cli.data import prepare
+from asr_platform.cli.data import inspect_, prepare
 from asr_platform.cli.help import INTRODUCTION, Introduction
 from asr_platform.cli.models import check, evaluate, export, submit, transcribe, tune_decoding
 from asr_platform.cli.monitoring import doctor, logs, status
@@ -46,8 +46,8 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 COMMANDS = (
-    prepare, plan, sweep, train, status, logs, leaderboard, compare, confirm, importances, report, ui, doctor, evaluate,
-    tune_decoding, transcribe, export, submit, check, completion,
+    prepare, inspect_, plan, sweep, train, status, logs, leaderboard, compare, confirm, importances, report, ui, doctor,
+    evaluate, tune_decoding, transcribe, export, submit, check, completion,
 )  # fmt: skip
 for _command in COMMANDS:
     cli.add_command(_command)

@@ -19,7 +19,7 @@ from search_spaces.space import Proposal, Space
 from trainables.config import Config
 from trainables.config_model import Model
 from trainables.data.corpus import Corpus
-from trainables.data.speakers import heard_voices
+from trainables.data.inspection.speakers import heard_voices
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.document import Document

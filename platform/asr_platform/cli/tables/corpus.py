@@ -27,7 +27,7 @@ SHOWN_TEXT = 40  # characters of an example
 
 def print_json(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the corpus that was made as JSON."""
-    from trainables.data.speakers import heard_in_tests
+    from trainables.data.inspection.speakers import heard_in_tests
     from trainables.data.text.transcripts import unseen_characters
 
     tree = {
@@ -49,8 +49,8 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
 def print_tables(corpus: Corpus, bad: Mistakes) -> None:
     """Prints the splits, the characters without a training example, and the utterances that were left out."""
     from trainables.data.corpus_writer import SKIPPED_FILE
+    from trainables.data.inspection.speakers import heard_in_tests
     from trainables.data.mistakes import SHOWN
-    from trainables.data.speakers import heard_in_tests
     from trainables.data.text.transcripts import unseen_characters
 
     console = Console()

@@ -1,0 +1,84 @@
+"""What two splits of a corpus have in common: recordings, texts, speakers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from trainables.data.corpus import Corpus, Split
+
+SHOWN = 10  # pairs of utterances
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What the split `other` has in common with the split `split`; both may be the same one.
+
+    Args:
+        recordings: utterances of `other` whose features are equal to those of an utterance of `split`; within one
+            split, those of an earlier utterance.
+        texts: utterances of `other` whose text is that of an utterance of `split`; 0 within one split.
+        speakers: speakers of `other` who are in `split`; 0 within one split.
+        relabelled: number of these equal recordings with another text: one of the two is wrong.
+        pairs: ids of the first utterances with equal features, in `split` and in `other`.
+    """
+
+    split: str
+    other: str
+    recordings: int
+    texts: int
+    speakers: int
+    relabelled: int
+    pairs: list[tuple[str, str]]
+
+
+def overlaps(corpus: Corpus) -> list[Overlap]:
+    """Overlaps within each split, and of each two splits; the first of two is a training split if one of them is."""
+    names = [*corpus.training_splits, *(name for name in corpus.splits if name not in corpus.training_splits)]
+    splits = {name: corpus.split(name) for name in names}
+    places = {name: _by_fingerprint(split) for name, split in splits.items()}
+    found = [_overlap(splits[name], splits[name], places[name]) for name in names]
+    return found + [_overlap(splits[one], splits[two], places[one]) for one, two in combinations(names, 2)]
+
+
+Places = dict[tuple[int, bytes], list[int]]  # utterances by number of frames and content of the middle frame
+
+
+def _by_fingerprint(split: Split) -> Places:
+    places: Places = defaultdict(list)
+    for place in range(len(split)):
+        places[_fingerprint(split, place)].append(place)
+    return dict(places)
+
+
+def _fingerprint(split: Split, place: int) -> tuple[int, bytes]:
+    """What equal utterances have in common, from one frame alone, so that few frames are read from the disk."""
+    frames = int(split.frames[place])
+    return frames, split.features[int(split.offsets[place]) + frames // 2].numpy().tobytes()
+
+
+def _overlap(one: Split, other: Split, places: Places) -> Overlap:
+    same = one.name == other.name
+    pairs = []
+    for place in range(len(other)):
+        for candidate in places.get(_fingerprint(other, place), []):
+            if same and candidate >= place:
+                break
+            if torch.equal(one.utterance(candidate), other.utterance(place)):
+                pairs.append((candidate, place))
+                break
+    texts = set() if same else set(one.texts or ())
+    speakers = set() if same else set(one.speakers or ()) & set(other.speakers or ()) - {None}
+    relabelled = sum(one.texts[a] != other.texts[b] for a, b in pairs) if one.texts and other.texts else 0
+    return Overlap(
+        one.name,
+        other.name,
+        recordings=len(pairs),
+        texts=sum(text in texts for text in other.texts or ()),
+        speakers=len(speakers),
+        relabelled=relabelled,
+        pairs=[(one.ids[a], other.ids[b]) for a, b in pairs[:SHOWN]],
+    )
