@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asr_platform.cli.options import Command, console, json_option
-from asr_platform.cli.parameters import FILE, FOLDER, Finite, Keys, Speakers
+from asr_platform.cli.parameters import FILE, FILE_OR_FOLDER, FOLDER, Finite, Keys, Speakers
 from asr_platform.cli.printing import progress_bar, say
 from asr_platform.cli.tables.corpus import print_json, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
@@ -186,6 +186,24 @@ def kaldi(root: Path, **output: Any) -> None:
     from trainables.data.importers.kaldi import kaldi_utterances
 
     write_corpus(kaldi_utterances(root, output["bad"]), "kaldi", **output)
+
+
+@prepare.command()
+@click.argument("path", type=FILE_OR_FOLDER)
+@output_options
+def lhotse(path: Path, **output: Any) -> None:
+    """Cuts of Lhotse, or recordings and supervisions (package lhotse).
+
+    PATH is a file such as cuts_train.jsonl.gz, or a folder of such files, or of recordings and supervisions. Each
+    supervision is an utterance; its split is named in the file's name.
+
+    \b
+    For example:
+      platform prepare lhotse data/manifests --out corpora/mine
+    """
+    from trainables.data.importers.lhotse import lhotse_utterances
+
+    write_corpus(lhotse_utterances(path, output["bad"]), "lhotse", **output)
 
 
 @prepare.command()

@@ -83,5 +83,6 @@ class Speakers(click.ParamType[int | tuple[str, ...]]):
 
 PATH_OR_NAME = PathOrName()
 FOLDER = LocalPath(path_type=Path, file_okay=False)
+FILE_OR_FOLDER = LocalPath(path_type=Path)
 FILE = LocalPath(path_type=Path, dir_okay=False)
 MODEL = ModelDirectory(path_type=Path, file_okay=False)
