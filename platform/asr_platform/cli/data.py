@@ -1,20 +1,18 @@
-"""The commands `platform prepare`, with one subcommand for each source of speech, and `platform inspect`."""
+"""The command `platform prepare`, with one subcommand for each source of speech."""
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from asr_platform.cli.options import Command, console, json_option
+from asr_platform.cli.options import Command, json_option
 from asr_platform.cli.parameters import FILE, FILE_OR_FOLDER, FOLDER, Finite, Keys, Speakers
-from asr_platform.cli.printing import progress_bar, say
+from asr_platform.cli.printing import progress_bar
 from asr_platform.cli.tables.corpus import print_json, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 from trainables.errors import InputError
@@ -189,13 +187,33 @@ def kaldi(root: Path, **output: Any) -> None:
 
 
 @prepare.command()
+@click.argument("root", type=FOLDER)
+@click.option("--keys", metavar="OURS=THEIRS,OURS=THEIRS", type=Keys(), default={},
+              help="Names of the columns audio, text, speaker and id, such as text=sentence.")  # fmt: skip
+@click.option("--config", metavar="NAME", help="One of several data sets in ROOT, such as a language.")
+@output_options
+def hugging_face(root: Path, keys: dict[str, str], config: str | None, **output: Any) -> None:
+    """A data set of Hugging Face on disk (package datasets).
+
+    ROOT is a folder that save_to_disk wrote, or a downloaded one with Parquet files.
+
+    \b
+    For example:
+      platform prepare hugging-face minds14 --keys text=said --out corpora/minds
+    """
+    from trainables.data.importers.hugging_face import hugging_face_utterances
+
+    write_corpus(hugging_face_utterances(root, output["bad"], keys, config), "hugging_face", **output)
+
+
+@prepare.command()
 @click.argument("path", type=FILE_OR_FOLDER)
 @output_options
 def lhotse(path: Path, **output: Any) -> None:
-    """Cuts of Lhotse, or recordings and supervisions (package lhotse).
+    """Lhotse's cuts, or recordings and supervisions.
 
     PATH is a file such as cuts_train.jsonl.gz, or a folder of such files, or of recordings and supervisions. Each
-    supervision is an utterance; its split is named in the file's name.
+    supervision is an utterance; its split is named in the file's name. It needs the package lhotse.
 
     \b
     For example:
@@ -264,42 +282,6 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
     from trainables.data.importers.synthetic import synthetic_utterances
 
     write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
-
-
-@click.command("inspect")
-@click.argument("corpus", type=FOLDER)
-@click.option(
-    "--out", "page", type=FILE, metavar="FILE.html", help="Also write a page where utterances are heard and seen."
-)
-@json_option("A JSON object of all facts.")
-def inspect_(corpus: Path, page: Path | None, as_json: bool) -> None:
-    """Shows whether a corpus's data are sound.
-
-    CORPUS is a folder that platform prepare made. For each split: hours, lengths, characters, speakers, silence,
-    clipping, the longest and shortest utterances; and recordings, texts and speakers that splits have in common.
-
-    \b
-    For example:
-      platform inspect corpora/mine --out mine.html
-    """
-    from asr_platform.cli.tables.inspection import print_inspection
-    from trainables.data.corpus import Corpus
-    from trainables.data.inspection.summary import inspect_corpus
-
-    opened = Corpus.open(corpus)
-    with ended_by_signals(), progress_bar("inspecting") as show:
-        found = inspect_corpus(opened, show)
-    if page:
-        from asr_platform.reporting.inspection import write_page
-
-        write_page(opened, found, page)
-    if as_json:
-        click.echo(json.dumps(asdict(found), indent=2))
-        return
-    shown = console()
-    print_inspection(shown, found)
-    if page:
-        say(shown, f"page: {page}")
 
 
 def write_corpus(

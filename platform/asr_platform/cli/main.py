@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from asr_platform.cli.completion import completion
-from asr_platform.cli.data import inspect_, prepare
+from asr_platform.cli.data import prepare
 from asr_platform.cli.help import INTRODUCTION, Introduction
 from asr_platform.cli.models import check, evaluate, export, submit, transcribe, tune_decoding
-from asr_platform.cli.monitoring import doctor, logs, status
+from asr_platform.cli.monitoring import doctor, inspect_, logs, status
 from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
 from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui

@@ -1,15 +1,18 @@
-"""The commands `platform status`, `logs` and `doctor`, which inspect sweeps from another terminal."""
+"""The commands `platform status`, `logs` and `doctor`, which look at sweeps, and `inspect`, at a corpus."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from asr_platform.cli.completion import trial_numbers
 from asr_platform.cli.options import SWEEP, SWEEP_OR_LATEST, console, json_option, platform
+from asr_platform.cli.parameters import FILE, FOLDER
+from asr_platform.cli.printing import progress_bar, say
 from trainables.errors import InputError
 
 
@@ -138,3 +141,39 @@ def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None,
     if sound and not as_json:
         click.echo(f"sweep {name} is sound")
     sys.exit(0 if sound else UNSOUND)
+
+
+@click.command("inspect")
+@click.argument("corpus", type=FOLDER)
+@click.option(
+    "--out", "page", type=FILE, metavar="FILE.html", help="Also write a page where utterances are heard and seen."
+)
+@json_option("A JSON object of all facts.")
+def inspect_(corpus: Path, page: Path | None, as_json: bool) -> None:
+    """Shows whether a corpus's data are sound.
+
+    CORPUS is a folder that platform prepare made. For each split: hours, lengths, characters, speakers, silence,
+    clipping, the longest and shortest utterances; and recordings, texts and speakers that splits have in common.
+
+    \b
+    For example:
+      platform inspect corpora/mine --out mine.html
+    """
+    from asr_platform.cli.tables.inspection import print_inspection
+    from trainables.data.corpus import Corpus
+    from trainables.data.inspection.summary import inspect_corpus
+
+    opened = Corpus.open(corpus)
+    with progress_bar("inspecting") as show:
+        found = inspect_corpus(opened, show)
+    if page:
+        from asr_platform.reporting.inspection import write_page
+
+        write_page(opened, found, page)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    shown = console()
+    print_inspection(shown, found)
+    if page:
+        say(shown, f"page: {page}")
