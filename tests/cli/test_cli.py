@@ -137,7 +137,7 @@ def test_what_a_trial_printed(run: Run, place: Path) -> None:
 def test_scores(run: Run) -> None:
     ended = run("evaluate", "model", "--data", "corpus", "--split", "dev", "--json")
     scores = json.loads(ended.out)
-    assert list(scores) == ["cer", "wer", "utterances", "characters"]
+    assert list(scores) == ["cer", "wer", "utterances", "characters", "lengths"]
     printed = run("evaluate", "model", "--data", "corpus", "--split", "dev")
     assert (printed.code, printed.err) == (0, "")
     assert dict(line.split() for line in printed.out.splitlines()) == {
@@ -151,7 +151,7 @@ def test_scores(run: Run) -> None:
 def test_scores_of_another_search(run: Run) -> None:
     asked = ["--data", "corpus", "--split", "dev", "--method", "joint", "--beam", "2", "--ctc-weight", "0.5"]
     scores = json.loads(run("evaluate", "model", *asked, "--json").out)
-    assert list(scores) == ["cer", "wer", "utterances", "characters"]
+    assert list(scores) == ["cer", "wer", "utterances", "characters", "lengths"]
 
 
 def test_searches_side_by_side(run: Run) -> None:

@@ -28,7 +28,8 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         say(console, f"worst speaker: {_name(worst)}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}")
         say(console, f"mean of speakers: CER {mean['cer']:.2%}, WER {mean['wer']:.2%} ({len(speakers):,} speakers)")
         console.print(speaker_table(speakers))
-    if lengths := scores.get("lengths"):
+    lengths = scores.get("lengths", [])
+    if len(lengths) > 1:
         console.print(length_table(lengths))
 
 
