@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from trainables.config import Config, Data, Pretrained
+from trainables.config import Config, Pretrained
+from trainables.config_data import Data
 from trainables.config_model import ConfigSection
 from trainables.errors import InputError
 

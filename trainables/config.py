@@ -11,47 +11,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, LARGEST_WIDTH, MOST_EPOCHS, MOST_TOKENS
+from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
+from trainables.config_data import Augmentation, Data, Features, SpecAugment
 from trainables.config_model import ConfigSection, Epochs, Layers, Model, Probability, Share
-
-
-class Data(ConfigSection):
-    """Splits and text to train on."""
-
-    train: str | None = Field(None, description="training split; default: the only train*")
-    validation: str | None = Field(None, description="validation split; default: dev-clean, or the only dev* or val*")
-    speed_perturbation: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="0.1: in each epoch, an utterance has 0.9, 1.0 or 1.1 times its speed, drawn at random",
-    )
-    text: str | None = Field(
-        None,
-        description="more text for a language model: a file (one text a line) or a folder of .npy files",
-    )
-
-
-class Features(ConfigSection):
-    """Preprocessing of the acoustic features."""
-
-    normalization: Literal["global_mvn", "cepstral", "none"] = Field(
-        "global_mvn",
-        description="mean and variance per mel bin: of the training split, of the utterance, or none",
-    )
-    num_feats: int | None = Field(
-        None, ge=1, le=LARGEST_WIDTH, description="mel bins to keep, lowest first; default: all"
-    )
-
-
-class SpecAugment(ConfigSection):
-    """SpecAugment (Park et al., 2019): masks and time warping of the training features."""
-
-    frequency_masks: int = Field(0, ge=0, le=1000, description="frequency masks per utterance")
-    frequency_width: int = Field(27, ge=0, le=LARGEST_WIDTH, description="largest frequency mask, in mel bins")
-    time_masks: int = Field(0, ge=0, le=1000, description="time masks per utterance")
-    time_width: Share = Field(0.05, description="largest time mask, as a share of the utterance")
-    time_warp: int = Field(0, ge=0, le=1_000_000, description="largest shift of the warped point, in frames; 0: none")
 
 
 class Tokenizer(ConfigSection):
@@ -279,6 +241,7 @@ class Config(ConfigSection):
     data: Data = Data()
     features: Features = Features()
     specaugment: SpecAugment = SpecAugment()
+    augmentation: Augmentation = Augmentation()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     pretrained: Pretrained = Pretrained()

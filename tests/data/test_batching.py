@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Features, SpecAugment
 from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config_data import Features, SpecAugment
 from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, in_batches, worker_share
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import gather_rows

@@ -85,6 +85,10 @@ RANDOM: dict[str, Any] = {
     "specaugment.frequency_width": 2,
     "specaugment.time_masks": 2,
     "specaugment.time_width": 0.1,
+    "augmentation.vocal_tract": 0.1,
+    "augmentation.gain": 3.0,
+    "augmentation.noise_share": 0.5,
+    "augmentation.reverberation_share": 0.5,
 }
 
 

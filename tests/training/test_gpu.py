@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 
-from trainables.config import Decoding, Features, SpecAugment
+from trainables.config import Decoding
+from trainables.config_data import Features, SpecAugment
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import Tokenizer

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import Features, SpecAugment
-from trainables.data.augmentation import EpochMasks, EpochTiming
+from trainables.config_data import Augmentation, Features, SpecAugment
+from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming
+from trainables.data.augmentation.noise import Noise
 from trainables.data.corpus import Split
+from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.masking import length_mask
@@ -159,6 +161,20 @@ class DeviceSplit:
             return None
         return EpochTiming(speed, warp, len(self.split.ids), (seed, epoch), self.device)
 
+    def noise(self, config: Augmentation, recipe: FeatureRecipe) -> Noise | None:
+        """Noise for the utterances; None where the configuration has none."""
+        if not config.noise_share:
+            return None
+        return Noise.of(recipe, self.features, self.frame_offsets, self.frames)
+
+    def acoustics(
+        self, config: Augmentation, recipe: FeatureRecipe, noise: Noise | None, seed: int, epoch: int
+    ) -> EpochAcoustics | None:
+        """Voices, rooms and noise of an epoch; None where the configuration changes nothing."""
+        if not config.changes:
+            return None
+        return EpochAcoustics(config, recipe, noise, len(self.split.ids), (seed, epoch), self.device)
+
     def gather(
         self,
         indices: np.ndarray,
@@ -166,6 +182,7 @@ class DeviceSplit:
         weights: np.ndarray,
         masks: EpochMasks | None = None,
         timing: EpochTiming | None = None,
+        acoustics: EpochAcoustics | None = None,
     ) -> Batch:
         """The batch of the utterances `indices`, padded to `edge` frames.
 
@@ -173,6 +190,7 @@ class DeviceSplit:
             weights: weight (B,) of each utterance in the loss; 0 for an utterance that only fills the batch.
             masks: SpecAugment masks of the epoch; None: no masking.
             timing: speed perturbation and time warp of the epoch; None: the features keep their timing.
+            acoustics: voices, rooms and noise of the epoch; None: the features keep theirs.
         """
         index_B = torch.from_numpy(indices).to(self.device)
         lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
@@ -182,6 +200,8 @@ class DeviceSplit:
             original_B = lengths_B
             lengths_B, position_BT = timing.resample(original_B, index_B, edge)
             features_BTF = gather_between(self.features, offsets_B, original_B, position_BT)
+        if acoustics is not None:
+            features_BTF = acoustics.apply(features_BTF, lengths_B, index_B)
         features_BTF = self.normalizer(features_BTF, lengths_B)
         if masks is not None:
             features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)

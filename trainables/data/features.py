@@ -29,6 +29,7 @@ HW4_FFT = 512  # samples of the window and of the transform
 HW4_FLOOR = 1e-10  # smaller powers count as this
 HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
 HW4_TOP_FREQUENCY = 8_000.0  # Hz
+KALDI_LOW_FREQUENCY = 20.0  # Hz; the highest is half the sample rate, both Kaldi's defaults
 HW4_BLOCK = 1024  # frames transformed at once: an hour of audio needs no more memory than a minute
 
 
@@ -55,6 +56,18 @@ class FeatureRecipe(BaseModel):
     def frames_per_second(self) -> float:
         """Feature frames per second of audio."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def in_decibels(self) -> bool:
+        """Whether features are in decibels; else they are natural logarithms of powers."""
+        return self.name == "hw4"
+
+    def bin_centers(self) -> npt.NDArray[np.float64]:
+        """Frequency in Hz of the peak of each mel filter, (F,)."""
+        if self.name == "hw4":
+            return _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(HW4_TOP_FREQUENCY), self.bins + 2))[1:-1]
+        low, high = (1127.0 * math.log(1 + hertz / 700.0) for hertz in (KALDI_LOW_FREQUENCY, SAMPLE_RATE / 2))
+        return 700.0 * np.expm1(np.linspace(low, high, self.bins + 2)[1:-1] / 1127.0)
 
     def frame_count(self, samples: int) -> int:
         """Number of frames T that `compute` returns for a number of samples."""

@@ -10,8 +10,8 @@ import tiny
 import torch
 from pydantic.fields import FieldInfo
 
-from trainables.config import Features, Model
-from trainables.config_model import Editor, MidHead, Pooling, Projector
+from trainables.config_data import Features
+from trainables.config_model import Editor, MidHead, Model, Pooling, Projector
 from trainables.data.corpus import Corpus
 from trainables.inference.export import DECODER, EDITOR, ENCODER, PROJECTOR
 from trainables.inference.export_graphs import (

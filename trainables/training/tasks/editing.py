@@ -61,7 +61,7 @@ class EditingTask(RecognitionTask):
         self.corruption = EpochCorruption(config, texts, self.trained.tokenizer.vocab_size, key)
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
+        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing, self.acoustics)
         references, index_B = references_of(batch), torch.from_numpy(indices).to(self.device)
 
         def drafts(own: TokenRows) -> TokenRows:

@@ -49,6 +49,7 @@ class RecognitionTask(Task):
         self.search = self.trained.search()
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
+        self.noise = self.train_data.noise(config.augmentation, corpus.recipe)
         self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
         self.amounts, self.target_tokens = train_split.seconds, self.train_data.token_counts + 1
         rates = self.train_data.token_counts / train_split.frames
@@ -72,9 +73,10 @@ class RecognitionTask(Task):
         config, seed = self.config, self.config.training.seed
         self.masks = self.train_data.masks(config.specaugment, seed, epoch)
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
+        self.acoustics = self.train_data.acoustics(config.augmentation, self.trained.recipe, self.noise, seed, epoch)
 
     def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing)
+        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing, self.acoustics)
         with self.trained.autocast():
             inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
             logits_BUV, ctc_logits_BSV, state_lengths_B = model(*inputs)

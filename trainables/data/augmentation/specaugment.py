@@ -1,8 +1,5 @@
 """SpecAugment (Park et al., 2019, arXiv 1904.08779) and speed perturbation, drawn for a whole epoch at once.
 
-The random draws of an epoch are tables indexed by utterance, made from (seed, epoch) alone. An utterance's masks and
-timing therefore do not depend on its batch or worker, and a repeated epoch has equal ones.
-
 Shapes: N utterances in the split, B batch, T frames, F mel bins, M masks.
 """
 
@@ -13,16 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainables.config import SpecAugment
-
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU random generator seeded by a key such as (seed, epoch)."""
-    state = 0
-    for part in key:
-        state = (state * 6364136223846793005 + part + 1442695040888963407) % 2**63
-    return torch.Generator().manual_seed(state)
-
+from trainables.config_data import SpecAugment
+from trainables.data.augmentation.draws import generator
 
 TIMING = -1  # last part of the key of the generator for timing
 

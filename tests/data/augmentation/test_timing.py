@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Features
+from trainables.config_data import Features
 from trainables.data.augmentation import EpochTiming, stretched
 from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, gather_between
 from trainables.data.corpus import Corpus

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config import SpecAugment
+from trainables.config_data import SpecAugment
 from trainables.data.augmentation import EpochMasks, generator
 
 CPU = torch.device("cpu")

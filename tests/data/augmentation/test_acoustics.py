@@ -1,0 +1,176 @@
+"""Voices, rooms and noise are functions of seed, epoch and utterance, and do to features what they do to sound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from trainables.config_data import Augmentation
+from trainables.data.augmentation import EpochAcoustics
+from trainables.data.augmentation.acoustics import NEPERS_PER_DECIBEL, reverberant, vocal_tract_warps, warped
+from trainables.data.augmentation.noise import Noise
+from trainables.data.features import HW4_RANGE, SAMPLE_RATE, FeatureRecipe
+
+CPU = torch.device("cpu")
+UTTERANCES, BINS = 12, 16
+EVERYTHING: dict[str, Any] = {
+    "vocal_tract": 0.2, "gain": 6.0, "tilt": 6.0, "noise_share": 0.6, "babble_share": 0.5, "reverberation_share": 0.5,
+}  # fmt: skip
+RECIPES = {name: FeatureRecipe(name=name, bins=BINS) for name in ("hw4", "kaldi")}
+recipes = st.sampled_from(list(RECIPES.values()))
+alone = st.sampled_from([EVERYTHING, *({key: value} for key, value in EVERYTHING.items() if key != "babble_share")])
+
+
+class Split:
+    """Random features of a split, in dB or nepers, one utterance after the other."""
+
+    def __init__(self, recipe: FeatureRecipe) -> None:
+        random = np.random.default_rng(4)
+        self.recipe = recipe
+        self.lengths = torch.tensor(random.integers(3, 60, UTTERANCES))
+        self.offsets = self.lengths.cumsum(0) - self.lengths
+        rows = random.uniform(-HW4_RANGE if recipe.in_decibels else -16, 0, (int(self.lengths.sum()), BINS))
+        self.features = torch.tensor(rows, dtype=torch.float32)
+        self.features[self.offsets] = 0.0  # the peak of each utterance
+
+    def row(self, index: int) -> Tensor:
+        return self.features[self.offsets[index] :][: self.lengths[index]]
+
+    def acoustics(self, config: Augmentation, key: tuple[int, int] = (0, 1)) -> EpochAcoustics:
+        noise = Noise.of(self.recipe, self.features, self.offsets, self.lengths) if config.noise_share else None
+        return EpochAcoustics(config, self.recipe, noise, UTTERANCES, key, CPU)
+
+    def changed(
+        self, config: dict[str, Any], indices: list[int], key: tuple[int, int] = (0, 1), width: int = 0
+    ) -> list[Tensor]:
+        """The utterances numbered `indices`, in one batch with padding of any value."""
+        rows = [self.row(index) for index in indices]
+        width = max([width, *map(len, rows)])
+        padded = torch.full((len(rows), width, BINS), 7.0)
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        lengths = torch.tensor([len(row) for row in rows])
+        found = self.acoustics(Augmentation(**config), key).apply(padded, lengths, torch.tensor(indices))
+        return [item[: len(row)] for item, row in zip(found, rows, strict=True)]
+
+
+SPLITS = {name: Split(recipe) for name, recipe in RECIPES.items()}
+splits = st.sampled_from(list(SPLITS.values()))
+
+
+@given(splits, alone, st.lists(st.integers(0, UTTERANCES - 1), min_size=1, max_size=5), st.integers(0, 200))
+def test_an_utterance_does_not_depend_on_batch_and_padding(
+    split: Split, config: dict[str, Any], indices: list[int], width: int
+) -> None:
+    """Nor are there values that are not finite, or outside of the recipe's range."""
+    for index, found in zip(indices, split.changed(config, indices, width=width), strict=True):
+        (expected,) = split.changed(config, [index])
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)
+        assert found.isfinite().all()
+        if split.recipe.in_decibels:
+            assert found.min() >= -HW4_RANGE and found.max() == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("key", [(0, 2), (1, 1)])
+def test_another_epoch_or_seed_changes_everything(name: str, key: tuple[int, int]) -> None:
+    split, indices = SPLITS[name], list(range(UTTERANCES))
+    one, again, other = (split.changed(EVERYTHING, indices, at) for at in ((0, 1), (0, 1), key))
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@given(splits, st.sampled_from(["noise_share", "reverberation_share"]), st.sampled_from([0.3, 1.0]))
+def test_a_share_of_the_utterances_is_changed(split: Split, key: str, share: float) -> None:
+    changed = 0
+    for epoch in range(20):
+        found = split.changed({key: share}, list(range(UTTERANCES)), (0, epoch))
+        changed += sum(not torch.allclose(item, split.row(index), atol=1e-4) for index, item in enumerate(found))
+    assert changed / (20 * UTTERANCES) == pytest.approx(share, abs=0.12)
+
+
+def tone(hertz: float) -> np.ndarray:
+    time = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
+    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+@given(st.sampled_from(["hw4", "kaldi"]), st.floats(300, 3000), st.integers(0, 63))
+def test_a_longer_vocal_tract_moves_a_tone(name: str, hertz: float, level: int) -> None:
+    """A tone of f Hz becomes one of a f Hz, within a bin."""
+    recipe = FeatureRecipe(name=name)  # type: ignore[arg-type]
+    factor = np.linspace(0.8, 1.2, 64)[level]
+    warps = vocal_tract_warps(recipe, 0.2)
+    x_BTF = torch.from_numpy(recipe.compute(tone(hertz)))[None]
+    found = int(warped(x_BTF, warps[level : level + 1])[0, 20].argmax())
+    expected = int(recipe.compute(tone(hertz * factor))[20].argmax())
+    assert abs(found - expected) <= 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_bins_lie_where_tones_are_loudest(name: str) -> None:
+    recipe = FeatureRecipe(name=name, bins=40)  # type: ignore[arg-type]
+    for bin, hertz in list(enumerate(recipe.bin_centers()))[8:38:5]:
+        assert int(recipe.compute(tone(hertz))[20].argmax()) == bin
+
+
+@given(st.floats(0.1, 3.0), st.floats(-6, 20))
+def test_reverberation_of_a_click(seconds: float, ratio: float) -> None:
+    """The tail has the asked energy, and falls by 60 dB in the asked time."""
+    frames_per_second = 125
+    decay = 60 * NEPERS_PER_DECIBEL / (seconds * frames_per_second)
+    x_BTF = torch.full((1, 2000, 1), -100.0)
+    x_BTF[0, 10] = 0.0
+    asked = torch.tensor([decay]), torch.tensor([ratio * NEPERS_PER_DECIBEL])
+    power_T = reverberant(x_BTF, *asked)[0, :, 0].double().exp()
+    assert power_T[10] == pytest.approx(1) and power_T[:10].max() < 1e-30
+    assert 10 * math.log10(power_T[11:].sum()) == pytest.approx(-ratio, abs=0.05)
+    fall = 10 * (power_T[11].log10() - power_T[11 + round(seconds * frames_per_second)].log10())
+    assert float(fall) == pytest.approx(60, abs=6)  # a frame is up to 5 dB
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("ratio", [0.0, 10.0, 20.0])
+def test_noise_of_features_is_like_noise_of_samples(name: str, ratio: float) -> None:
+    """White noise at a signal-to-noise ratio, mixed as powers, and as samples before the features are computed."""
+    recipe = FeatureRecipe(name=name, bins=40)  # type: ignore[arg-type]
+    unit = NEPERS_PER_DECIBEL if recipe.in_decibels else 1.0
+    speech = np.concatenate([tone(hertz) * loud for hertz, loud in ((400, 1), (900, 0.3), (2500, 0.6))])
+    noise = np.random.default_rng(2).normal(0, 1, len(speech)).astype(np.float32)
+    together = recipe.compute(np.concatenate([speech, noise]))  # relative to one peak, where features are
+    levels = [np.log(np.exp(part * unit).mean()) for part in np.array_split(together.astype(float), 2)]
+    gain = np.exp((levels[0] - levels[1] - ratio * NEPERS_PER_DECIBEL) / 2).astype(np.float32)
+    expected = recipe.compute(speech + gain * noise)
+
+    config = Augmentation(noise_share=1, babble_share=0, noise_snr_low=ratio, noise_snr_high=ratio)
+    frames = torch.from_numpy(recipe.compute(speech))
+    count = torch.tensor([len(frames)])
+    white = Noise.of(recipe, frames, torch.tensor([0]), count).epoch(config, 1, torch.Generator().manual_seed(0))
+    white.draws_N5[:, 3] = 1.0  # the slope of white noise
+    mixed = white.mixed(frames[None] * unit, count, torch.tensor([0]))[0] / unit
+    if recipe.in_decibels:
+        mixed = (mixed - mixed.max()).clamp(min=-HW4_RANGE)
+    difference = (mixed.numpy() - expected) * unit / NEPERS_PER_DECIBEL
+    assert abs(difference.mean()) < 1.5 and np.abs(difference).mean() < 6  # dB; two draws of one noise differ by 5
+
+
+def test_gain_and_tilt_are_level_and_slope() -> None:
+    split = SPLITS["kaldi"]
+    for index in range(UTTERANCES):
+        (found,) = split.changed({"gain": 10.0, "tilt": 4.0}, [index])
+        change = (found - split.row(index)) / NEPERS_PER_DECIBEL
+        assert torch.allclose(change, change[:1].expand_as(change), atol=1e-3)
+        assert abs(float(change[0].mean())) <= 10.01 and abs(float(change[0, 0] - change[0, -1])) <= 8.01
+
+
+def test_mistakes() -> None:
+    assert not Augmentation().changes and Augmentation(gain=1).changes
+    with pytest.raises(ValidationError, match=r"noise_snr_low=20\.0 is above noise_snr_high=10\.0"):
+        Augmentation(noise_snr_low=20, noise_snr_high=10)

@@ -1,0 +1,7 @@
+"""Augmentation of the training features: on the device, in fixed shapes, drawn by (seed, epoch, utterance)."""
+
+from trainables.data.augmentation.acoustics import EpochAcoustics
+from trainables.data.augmentation.draws import generator
+from trainables.data.augmentation.specaugment import EpochMasks, EpochTiming, stretched
+
+__all__ = ["EpochAcoustics", "EpochMasks", "EpochTiming", "generator", "stretched"]

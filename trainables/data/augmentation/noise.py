@@ -1,0 +1,109 @@
+"""Noise for training features: coloured noise, babble of other utterances, and recordings.
+
+Powers of speech and noise are added, so that only the signal-to-noise ratio and the noise's features matter.
+
+Shapes: N utterances of the split, B batch, T frames, F mel bins, L frames of the bank, K voices of a babble.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.config_data import Augmentation
+from trainables.data.features import FeatureRecipe
+from trainables.masking import length_mask
+
+BANK_SECONDS = 30.0
+VOICES = 3  # of a babble
+SLOPES = (-6.0, 0.0)  # dB an octave: from brown over pink to white noise
+NEPERS_PER_DECIBEL = math.log(10) / 10
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What can be mixed with the utterances of a split.
+
+    Args:
+        bank_LF: log-powers of white noise.
+        octaves_F: octaves of each mel bin above 1 kHz, by which it is coloured.
+        speech: log-mel features of the split, all utterances in a row, in units of `unit` nepers.
+        offsets_N, lengths_N: first frame, and number of frames, of each utterance there.
+    """
+
+    bank_LF: Tensor
+    octaves_F: Tensor
+    speech: Tensor
+    offsets_N: Tensor
+    lengths_N: Tensor
+    unit: float
+
+    @classmethod
+    def of(cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor) -> Noise:
+        """Noise for features of a recipe; other arguments as above. White noise is made with the recipe."""
+        samples = np.random.default_rng(0).normal(0, 0.1, int(BANK_SECONDS * recipe.sample_rate)).astype(np.float32)
+        unit = NEPERS_PER_DECIBEL if recipe.in_decibels else 1.0
+        bank_LF = torch.from_numpy(recipe.compute(samples) * unit).to(speech.device)
+        octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
+        return cls(bank_LF, octaves_F, speech, offsets_N, lengths_N, unit)
+
+    def epoch(self, config: Augmentation, utterances: int, random: torch.Generator) -> EpochNoise:
+        """The noise of every utterance in one epoch."""
+        device = self.bank_LF.device
+        draws_N5 = torch.rand(utterances, 5, generator=random).to(device)
+        others_NK = torch.randint(utterances, (utterances, VOICES), generator=random).to(device)
+        return EpochNoise(self, config, draws_N5, others_NK)
+
+
+@dataclass(frozen=True)
+class EpochNoise:
+    """The noise of every utterance of a split in one epoch; see `Noise`."""
+
+    noise: Noise
+    config: Augmentation
+    draws_N5: Tensor
+    others_NK: Tensor
+
+    def mixed(self, x_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
+        """Log-powers of the utterances `indices_B` with noise, (B, T, F); of some as they are."""
+        config, draws_B5 = self.config, self.draws_N5[indices_B]
+        chosen_B, babble_B, place_B, slope_B, ratio_B = draws_B5.unbind(1)
+        noise_BTF = self._from_bank(x_BTF.shape[1], place_B, slope_B)
+        if config.babble_share:
+            voices_BTF = self._babble(x_BTF.shape[1], self.others_NK[indices_B])
+            noise_BTF = voices_BTF.where((babble_B < config.babble_share)[:, None, None], noise_BTF)
+        valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
+        ratio_B = config.noise_snr_low + (config.noise_snr_high - config.noise_snr_low) * ratio_B
+        speech_B11, level_B11 = (_level(one, valid_BT1) for one in (x_BTF, noise_BTF))
+        shift_B11 = speech_B11 - level_B11 - ratio_B[:, None, None] * NEPERS_PER_DECIBEL
+        noisy_BTF = torch.logaddexp(x_BTF, noise_BTF + shift_B11)
+        return noisy_BTF.where((chosen_B < config.noise_share)[:, None, None], x_BTF)
+
+    def _from_bank(self, frames: int, place_B: Tensor, slope_B: Tensor) -> Tensor:
+        bank_LF = self.noise.bank_LF
+        start_B = (place_B * len(bank_LF)).long()
+        time_T = torch.arange(frames, device=bank_LF.device)
+        noise_BTF = bank_LF[(start_B[:, None] + time_T) % len(bank_LF)]
+        low, high = SLOPES
+        slope_B = (low + (high - low) * slope_B) * NEPERS_PER_DECIBEL
+        return noise_BTF + (slope_B[:, None] * self.noise.octaves_F)[:, None]
+
+    def _babble(self, frames: int, others_BK: Tensor) -> Tensor:
+        """Sum of the powers of other utterances, each repeated to the length of the batch."""
+        noise = self.noise
+        time_T = torch.arange(frames, device=others_BK.device)
+        found = []
+        for other_B in others_BK.unbind(1):
+            place_BT = noise.offsets_N[other_B, None] + time_T % noise.lengths_N[other_B, None]
+            found.append(noise.speech[place_BT].float() * noise.unit)
+        return torch.stack(found).logsumexp(0)
+
+
+def _level(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:
+    """Logarithm of the mean power of the valid frames, (B, 1, 1)."""
+    count_B11 = valid_BT1.sum(1, keepdim=True) * x_BTF.shape[2]
+    return x_BTF.masked_fill(~valid_BT1, -torch.inf).logsumexp((1, 2), keepdim=True) - count_B11.log()
