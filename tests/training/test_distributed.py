@@ -22,7 +22,7 @@ EDITING = ("train_editing", "train_copying", "train_drafting", "train_spelling")
 COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", *EDITING, "val_loss", "gradient_norm")
 RATES = ("val_cer", "val_wer", "val_ctc_cer", "val_one_step_cer")  # a rounding error could turn a token
 EXACT = ("epoch", "learning_rate", "infeasible_ctc", "own_drafts")
-MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith("specaugment")}
+MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("specaugment", "augmentation"))}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {**MASKS, "training.accumulation": 3, "training.batch_seconds": 2.0},
