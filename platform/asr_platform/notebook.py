@@ -88,9 +88,7 @@ class Sweep:
     def open(cls, name: str | None = None, *, home: Place | None = None) -> Self:
         """The sweep `name` in a home; without a name, the latest one."""
         place = Home.existing(where_runs_live(home))
-        found = leaderboard.latest(place.studies, name)
-        Ledger.open(place.studies, found)
-        return cls(place, found)
+        return cls(place, leaderboard.latest(place.studies, name).name)
 
     def resume(self, space: AnySpace | None = None, *, tracking_uri: str | None = None, **size: Any) -> Self:
         """Continues the sweep, as `platform sweep --resume` does.

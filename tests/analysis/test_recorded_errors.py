@@ -11,7 +11,7 @@ from records import errors_of
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.study.ledger import TrialRecord
-from trainables.evaluation.utterance_errors import ERRORS
+from trainables.inference.model_files import ERRORS
 
 
 def trial(number: int, cers: list[float], folder: Path | None = None, wrong: list[int] | None = None) -> TrialRecord:

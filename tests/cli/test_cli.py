@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_a_terminal_of_any_encoding(
         assert line in printed
         face = "\U0001f600" if shown == "utf-8" else "\\ud83d\\ude00"
         assert f"trial 2 failed: ValueError: caf\\udce9 {face}" in printed
+
+
+@pytest.mark.parametrize("words", ["leaderboard", "status", "status small", "compare small:0 small:1"])
+def test_what_reads_a_sweep_imports_nothing_slow(words: str, loud: Path) -> None:
+    """Of these, some take seconds to import, and alembic a quarter of one."""
+    code = "import sys; from asr_platform.cli.main import cli; cli.main(standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--home", loud, *words.split()],
+        capture_output=True,
+        check=True,
+        text=True,
+        errors="replace",
+    )
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "optuna.storages._rdb.storage" in modules, "the sweep was read"
+    assert not modules & {"torch", "ray", "mlflow", "alembic", "pandas", "pyarrow", "scipy", "sklearn", "plotly"}
 
 
 def test_a_corpus_for_machines(run: Run, tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_a_database_has_these_tables(tmp_path: Path) -> None:
     assert all("trial_id" in found[name] for name in compat.TRIAL_TABLES)
 
 
+def test_a_new_database_has_the_revision_of_tables_that_is_read_without_a_check(tmp_path: Path) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/studies.db")
+    assert storage.get_current_version() == storage.get_head_version() == compat.SCHEMA
+
+
 @pytest.mark.parametrize("name", [name for name, sampler in SAMPLERS.items() if sampler.notes])
 def test_a_sampler_notes_what_it_reads_later_under_its_prefix(name: SamplerName) -> None:
     sampler = SAMPLERS[name]

@@ -29,7 +29,7 @@ from trainables.evaluation.examples import (
     select,
 )
 from trainables.evaluation.metrics import align_characters, align_words, character_error_rate, word_error_rate
-from trainables.evaluation.utterance_errors import ERRORS
+from trainables.inference.model_files import ERRORS
 from trainables.models.attention import CrossAttention, SelfAttention
 from trainables.training.loop import Trainer, train
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from trainables.config_parsing import parse_config
 from trainables.data.corpus import Corpus
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_directory import copy_model
+from trainables.inference.model_files import ERRORS
 from trainables.training.loop import Trainer
 
 CPU = torch.device("cpu")

@@ -22,7 +22,8 @@ from asr_platform.inference.evaluate import evaluate_model
 from asr_platform.storage.home import Home
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 
 SAID = ["A BAD CAB", "BEAD", "A FACE", "CAFE"] * 30
 WORSE = ["A BAD CAB", "BED", "A FACE", "CAFFEE"] * 30

@@ -23,15 +23,8 @@ from trainables.data.corpus import Corpus
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.evaluation.examples import ATTENTION, EXAMPLES
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import (
-    CONFIG,
-    FEATURES,
-    TOKENIZER,
-    WEIGHTS,
-    copy_model,
-    load_network,
-    read_info,
-)
+from trainables.inference.model_directory import copy_model, load_network, read_info
+from trainables.inference.model_files import CONFIG, FEATURES, TOKENIZER, WEIGHTS
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.training.checkpoint import save_checkpoint

@@ -17,7 +17,8 @@ from trainables.config_parsing import FORMER_VALUES
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate
-from trainables.inference.model_directory import CONFIG, FEATURES, TOKENIZER, WEIGHTS, copy_model
+from trainables.inference.model_directory import copy_model
+from trainables.inference.model_files import CONFIG, FEATURES, TOKENIZER, WEIGHTS
 from trainables.inference.recognizer import USUAL_SECONDS, Recognizer
 from trainables.training.loop import train
 

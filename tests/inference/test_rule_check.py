@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from asr_platform.cli.main import cli
 from trainables.data.corpus import Corpus
-from trainables.inference.model_directory import CONFIG, stored_parameters
+from trainables.inference.model_directory import stored_parameters
+from trainables.inference.model_files import CONFIG
 
 RULES = ["budget", "architecture", "data", "validation", "weights"]
 

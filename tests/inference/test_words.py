@@ -20,7 +20,8 @@ from asr_platform.inference.decoding_study import Batch
 from trainables.data.corpus import Corpus
 from trainables.decoding.evidence import LEAST, heads
 from trainables.errors import DamagedError
-from trainables.inference.model_directory import CONFIDENCE, copy_model
+from trainables.inference.model_directory import copy_model
+from trainables.inference.model_files import CONFIDENCE
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.words import Confidence, aligned_words, confidence_of, write_confidence
 

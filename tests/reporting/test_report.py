@@ -24,7 +24,7 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import TrialStatus
 from trainables.config import Config
 from trainables.errors import InputError
-from trainables.evaluation.utterance_errors import ERRORS
+from trainables.inference.model_files import ERRORS
 
 IDS = [section.id for section in SECTIONS]
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "formaction"}  # attributes that load, or send

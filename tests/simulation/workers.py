@@ -23,7 +23,8 @@ from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.tuning.trial import END, repair_checkpoint_list
 from trainables.errors import DivergedError
 from trainables.evaluation.examples import ATTENTION
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 from trainables.training.checkpoint_files import OPTIMIZER, TRAINING
 
 LETTERS = 40  # of each utterance

@@ -20,7 +20,7 @@ from asr_platform.storage.relocation import LOCATIONS
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.doctor import Doctor
-from trainables.inference.model_directory import WEIGHTS
+from trainables.inference.model_files import WEIGHTS
 
 CHAMPION = "models:/small@champion"
 

@@ -10,7 +10,7 @@ from typing import Any
 import tiny
 
 from trainables.data.corpus import Corpus
-from trainables.inference.model_directory import CONFIG
+from trainables.inference.model_files import CONFIG
 from trainables.training.loop import Trainer, default_device
 
 SPLITS = {"train-clean-100": tiny.SENTENCES * 2, "dev-clean": tiny.SENTENCES[:3], "test-clean": tiny.SENTENCES[:2]}

@@ -19,7 +19,8 @@ from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 
 SPLIT = "dev"
 USUAL_SECONDS = 1.5  # longer recordings are heard in pieces

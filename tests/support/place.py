@@ -17,7 +17,7 @@ import tiny
 from safetensors.torch import load_file, save_file
 
 from trainables.checksums import CHECKSUMS
-from trainables.inference.model_directory import CONFIG, WEIGHTS
+from trainables.inference.model_files import CONFIG, WEIGHTS
 
 FILES = Path(__file__).parents[1] / "assets" / "mistakes" / "files"  # all of them are wrong
 Run = Callable[..., "Ended"]

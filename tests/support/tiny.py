@@ -24,7 +24,8 @@ from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Word
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import CONFIG, TrainedModel
+from trainables.inference.model_directory import TrainedModel
+from trainables.inference.model_files import CONFIG
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.words import words_of
 from trainables.models.editing.transcript_editor import TranscriptEditor

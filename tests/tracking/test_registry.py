@@ -30,7 +30,7 @@ from asr_platform.tracking.resolving import resolve_model
 from asr_platform.tuning.best_model import best_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.inference.model_directory import WEIGHTS
+from trainables.inference.model_files import WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel, load_language_model
-from trainables.inference.model_directory import WEIGHTS
+from trainables.inference.model_files import WEIGHTS
 from trainables.models.speech_transformer import LanguageModel
 from trainables.training.loop import Trainer, train
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from trainables.data.batching import DeviceSplit
 from trainables.data.text.tokenizer import EOS, SOS
 from trainables.evaluation.metrics import Alignment, align_words
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 from trainables.inference.recognizer import Recognizer
 from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor

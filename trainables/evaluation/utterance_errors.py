@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainables.evaluation.metrics import Alignment, align_characters, align_words
-from trainables.inference.model_directory import ERRORS as ERRORS
 
 
 @dataclass(frozen=True)

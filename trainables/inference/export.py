@@ -50,7 +50,7 @@ from trainables.inference.export_graphs import (
     write_encoder,
     write_projector,
 )
-from trainables.inference.model_directory import TOKENIZER
+from trainables.inference.model_files import TOKENIZER
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS, Recognizer
 from trainables.models.editing.transcript_editor import TranscriptEditor
 

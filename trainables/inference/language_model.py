@@ -22,7 +22,8 @@ from trainables.data.batching import BatchPlan
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
-from trainables.inference.model_directory import TOKENIZER, TrainedModel, load_network, read_checked_info
+from trainables.inference.model_directory import TrainedModel, load_network, read_checked_info
+from trainables.inference.model_files import TOKENIZER
 from trainables.models.losses import cross_entropy_sums
 from trainables.models.speech_transformer import LanguageModel
 

@@ -33,14 +33,11 @@ from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError
 from trainables.folders import check_decodable, replaced, written_whole
 from trainables.inference.decoding_options import DECODING, OwnDecoding, checked
+from trainables.inference.model_files import CONFIDENCE, CONFIG, ERRORS, FEATURES, TOKENIZER, WEIGHTS
 from trainables.models.speech_transformer import stacks
 from trainables.shapes import shapes_only
 
 FORMAT = 2
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.model", "model.safetensors"
-FEATURES = "features.json"  # of a recogniser
-ERRORS = "errors.json"  # errors of the last validation; optional
-CONFIDENCE = "confidence.json"  # calibration of the confidence of words (words.py); optional
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norm
 DAMAGED = "The file is damaged; use another copy."
 

@@ -28,14 +28,13 @@ from trainables.errors import DamagedError
 from trainables.inference.language_model import check_tokenizers, load_language_model
 from trainables.inference.model_directory import (
     DAMAGED,
-    FEATURES,
-    TOKENIZER,
     TrainedModel,
     load_network,
     read_checked_info,
     read_json,
     validated,
 )
+from trainables.inference.model_files import FEATURES, TOKENIZER
 from trainables.inference.words import Confidence, confidence_of, words_of
 from trainables.models.speech_transformer import (
     Encoded,

@@ -20,7 +20,8 @@ from trainables.decoding.alignment import Span
 from trainables.decoding.evidence import heads, word_evidence
 from trainables.errors import DamagedError
 from trainables.folders import written_whole
-from trainables.inference.model_directory import CONFIDENCE, read_json, validated
+from trainables.inference.model_directory import read_json, validated
+from trainables.inference.model_files import CONFIDENCE
 from trainables.models.speech_transformer import Encoded, SpeechModel
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from trainables.checksums import record_checksums, verify_checksums
 from trainables.config_parsing import flatten
 from trainables.errors import DamagedError, InputError
 from trainables.evaluation.examples import ATTENTION, EXAMPLES, Examples
-from trainables.evaluation.utterance_errors import ERRORS
 from trainables.folders import previous, replaced
 from trainables.inference.model_directory import TrainedModel
+from trainables.inference.model_files import ERRORS
 from trainables.output import say
 from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, TRAINING, TRAINING_FILES
 

@@ -21,7 +21,7 @@ from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
-from trainables.inference.model_directory import WEIGHTS
+from trainables.inference.model_files import WEIGHTS
 from trainables.models.speech_transformer import SpeechTransformer
 from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
+from asr_platform.storage.database import open_storage
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
@@ -156,18 +157,19 @@ def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
     return [known.get(name, float("inf")) for name in objectives]
 
 
-def latest(storage: str, name: str | None) -> str:
-    """`name`, or if that is None the name of the sweep that was started last.
+def latest(storage: str, name: str | None) -> Ledger:
+    """The ledger of the sweep `name`, or if that is None of the sweep that was started last.
 
     Raises:
-        InputError: there is no sweep yet.
+        InputError: there is no such sweep, or none yet.
     """
     if name is not None:
-        return name
-    names = Ledger.names(storage)
+        return Ledger.open(storage, name)
+    opened, _ = open_storage(storage)  # once: opening takes a fifth of a second
+    names = Ledger.names(opened)
     if not names:
         raise InputError("no sweep has been run here yet", "Run one: platform sweep SPACE --data DIR.")
-    return names[-1]
+    return Ledger.open(opened, names[-1])
 
 
 def find(storage: str, origin: str) -> tuple[str, TrialRecord]:

@@ -12,7 +12,8 @@ from asr_platform.analysis.leaderboard import ranked
 from asr_platform.storage.home import trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 
 
 class RecordedErrors(Callback):

@@ -47,12 +47,11 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.analysis.recorded_errors import RecordedErrors
     from asr_platform.cli.tables.leaderboard import print_leaderboard
     from asr_platform.storage.home import Home
-    from asr_platform.study.ledger import Ledger
 
     place = Home.existing(home)
-    ledger = Ledger.open(place.studies, latest(place.studies, name))
+    ledger = latest(place.studies, name)
     trials = ledger.trials()
-    intervals = RecordedErrors(place.sweep(ledger.study.study_name)).cer_intervals(trials)
+    intervals = RecordedErrors(place.sweep(ledger.name)).cer_intervals(trials)
     if as_json:
         click.echo(json.dumps(rows(trials, intervals, ledger.objectives), indent=2))
     else:
@@ -144,10 +143,8 @@ def importances(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.analysis.leaderboard import latest
     from asr_platform.cli.tables.comparison import print_importances
     from asr_platform.storage.home import Home
-    from asr_platform.study.ledger import Ledger
 
-    studies = Home.existing(home).studies
-    found = importances(Ledger.open(studies, latest(studies, name)))
+    found = importances(latest(Home.existing(home).studies, name))
     if as_json:
         click.echo(json.dumps(found.as_tree(), indent=2))
     else:

@@ -10,7 +10,8 @@ from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.storage.home import Home
 from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 from trainables.errors import InputError
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 
 
 def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) -> Comparison:

@@ -23,7 +23,8 @@ from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
 from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import CONFIG, read_info
+from trainables.inference.model_directory import read_info
+from trainables.inference.model_files import CONFIG
 from trainables.inference.recognizer import Recognizer
 
 SUBMISSION_COLUMNS = ["id", "transcription"]

@@ -67,7 +67,7 @@ def write_report(home: Home, name: str | None, out: Path | None, command: str = 
     Raises:
         InputError: there is no such sweep, or the file cannot be written.
     """
-    name = latest(home.studies, name)
+    name = latest(home.studies, name).name
     path = out or Path(f"{name}.html")
     with written_whole(path) as file:  # fails early if the file cannot be written
         file.write(report_page(ReportData.gather(home, name, command)))

@@ -30,7 +30,8 @@ from search_spaces.distributions import Choice, Float, Variable
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.inference.model_files import ERRORS
 
 CAPTIONS = {
     CROSS_ATTENTION: "Cross-attention: from each output token to the speech",

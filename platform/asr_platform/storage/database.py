@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_platform.compat.optuna import LAST_TABLE
+from asr_platform.compat.optuna import LAST_TABLE, SCHEMA, open_current
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,11 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
     try:
         if not path.exists():
             _make(path)
-        opened = optuna.storages.RDBStorage(storage, options, skip_table_creation=is_whole(path))
+        whole = is_whole(path)
+        if whole and _revision(path) == SCHEMA:
+            opened = open_current(storage, options)
+        else:
+            opened = optuna.storages.RDBStorage(storage, options, skip_table_creation=whole)
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise explained(path, getattr(error.__cause__, "orig", error.__cause__)) or error from None
     except RuntimeError as error:  # Optuna refuses tables of another version
@@ -185,6 +189,13 @@ def is_whole(path: Path) -> bool:
         return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise explained(path, error) or error from None
+
+
+def _revision(path: Path) -> str | None:
+    """Revision of the tables of a whole ledger, such as `v3.2.0.a`; None if it cannot be read now."""
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(connect(path, timeout=1)) as database:
+        return str(database.execute(f"SELECT version_num FROM {LAST_TABLE}").fetchone()[0])
+    return None
 
 
 def make_private(path: Path) -> bool:

@@ -27,8 +27,9 @@ from asr_platform.tracking.packaging import parts, write_around
 from asr_platform.tracking.resolving import CHAMPION, MODEL
 from asr_platform.tracking.store import upload_timeout
 from trainables.evaluation.metrics import objective, objective_value
-from trainables.evaluation.utterance_errors import ERRORS, UtteranceErrors
+from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_directory import copy_model, read_info
+from trainables.inference.model_files import ERRORS
 
 IDENTITY = ("ledger", "trial", "epoch")  # tags that identify a model
 VALIDATION = ("corpus_hash", "split")  # tags that must be equal for CERs to be compared

@@ -100,7 +100,7 @@ def _find(home: Home, store: str, model: str) -> Path:
         InputError: the store does not have the model or cannot be read, or the files are on another machine.
     """
     from asr_platform.tracking.store import FAILURES, one_line, open_client
-    from trainables.inference.model_directory import CONFIG
+    from trainables.inference.model_files import CONFIG
 
     database = None if Store(store, home.artifacts).is_server else database_file(store)
     if database is not None and not database.is_file():  # MLflow would make one

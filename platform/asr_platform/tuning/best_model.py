@@ -21,7 +21,8 @@ from search_spaces.space import Space
 from trainables.checksums import same_file
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.inference.model_directory import WEIGHTS, copy_model, read_decoding, read_info, write_decoding
+from trainables.inference.model_directory import copy_model, read_decoding, read_info, write_decoding
+from trainables.inference.model_files import WEIGHTS
 from trainables.inference.words import read_confidence, write_confidence
 
 MINUTES = 3.0  # longest time for which decoding options are tuned

@@ -29,7 +29,8 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective_value
 from trainables.inference.language_model import TextModel
-from trainables.inference.model_directory import WEIGHTS, read_info
+from trainables.inference.model_directory import read_info
+from trainables.inference.model_files import WEIGHTS
 from trainables.inference.recognizer import Recognizer
 
 REMEDIES = {

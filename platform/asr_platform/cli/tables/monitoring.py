@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,11 +13,13 @@ from rich.text import Text
 
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import trial_table
-from asr_platform.monitoring.plan import Plan
 from asr_platform.monitoring.status import Status
 from asr_platform.monitoring.time_left import in_words
 from asr_platform.study.spending import Cap
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
+
+if TYPE_CHECKING:
+    from asr_platform.monitoring.plan import Plan  # torch and Ray
 
 MINUTES_BELOW = 2.0  # hours; shorter times are printed in minutes
 
