@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from records import errors_of
 
 from asr_platform.analysis.bootstrap import error_interval
-from asr_platform.analysis.error_breakdown import FEWEST_IN_A_GROUP, MOST_GROUPS, by_length, by_speaker, by_word
+from asr_platform.analysis.error_breakdown import (
+    FEWEST_IN_A_GROUP,
+    MOST_GROUPS,
+    EditCounts,
+    by_length,
+    by_speaker,
+    by_word,
+    edits,
+)
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 texts = st.lists(st.sampled_from(["ONE", "TWO", "THREE"]), max_size=6).map(" ".join)
@@ -65,6 +73,14 @@ def test_intervals_of_groups_are_by_speaker() -> None:
     alone = errors_of(counts.tolist())
     spoken = replace(alone, speakers=[f"s{number // 30}" for number in range(300)])
     assert by_length(spoken)[0].interval == error_interval(spoken) != error_interval(alone)
+
+
+def test_edits_are_those_of_characters_or_of_words() -> None:
+    errors = recognised(("ONE TWO THREE", "ONE TOO"), ("ONE", "ONE SIX"))
+    assert edits(errors, words=True) == EditCounts(substitutions=1, deletions=1, insertions=1)
+    found = edits(errors)
+    assert (found.substitutions, found.insertions) == (1, len(" SIX"))
+    assert found.deletions == len(" THREE") and str(found) == "1 substitution, 6 deletions, 4 insertions"
 
 
 def test_words_are_counted_with_what_was_recognised_instead() -> None:

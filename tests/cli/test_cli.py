@@ -17,6 +17,7 @@ from command import OTHERS, PLATFORM
 from place import Ended, Run
 from test_mistakes import manifest
 
+from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
 from asr_platform.analysis.learning import REMEDIES
 from asr_platform.cli import main as cli
 from asr_platform.cli import sweeps
@@ -154,21 +155,20 @@ def test_what_a_trial_printed(run: Run, place: Path) -> None:
 def test_scores(run: Run) -> None:
     ended = run("evaluate", "model", "--data", "corpus", "--split", "dev", "--json")
     scores = json.loads(ended.out)
-    assert list(scores) == ["cer", "wer", "utterances", "characters", "lengths"]
     printed = run("evaluate", "model", "--data", "corpus", "--split", "dev")
     assert (printed.code, printed.err) == (0, "")
-    assert dict(line.split() for line in printed.out.splitlines()) == {
-        "cer": f"{scores['cer']:.2%}",
-        "wer": f"{scores['wer']:.2%}",
-        "utterances": "3",
-        "characters": str(scores["characters"]),
-    }
+    lines = [line.split() for line in printed.out.splitlines()]
+    for rate, unit in (("cer", "character"), ("wer", "word")):
+        interval = ConfidenceInterval(*scores[f"{rate}_interval"])
+        counts = map(str, scores[f"{unit}_edits"].values())
+        assert [rate.upper(), f"{scores[rate]:.2%}", str(interval), *counts, str(scores[f"{unit}s"])] in lines
+    assert f"dev, 3 utterances; interval: 95%, {METHOD}" in " ".join(printed.out.split())
 
 
 def test_scores_of_another_search(run: Run) -> None:
     asked = ["--data", "corpus", "--split", "dev", "--method", "joint", "--beam", "2", "--ctc-weight", "0.5"]
     scores = json.loads(run("evaluate", "model", *asked, "--json").out)
-    assert list(scores) == ["cer", "wer", "utterances", "characters", "lengths"]
+    assert scores["cer"] == sum(scores["character_edits"].values()) / scores["characters"]
 
 
 def test_searches_side_by_side(run: Run) -> None:

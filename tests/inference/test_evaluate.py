@@ -85,12 +85,12 @@ def test_scores_are_those_of_the_whole_split(made: Made) -> None:
     texts, hypotheses = made.corpus.split("dev").texts or [], list(made.texts("dev").values())
     scores = evaluate_model(made.model, made.corpus.path, "dev")
     assert [group["utterances"] for group in scores.pop("lengths")] == [3]
-    assert scores == {
-        "cer": character_error_rate(texts, hypotheses),
-        "wer": word_error_rate(texts, hypotheses),
-        "utterances": 3,
-        "characters": sum(map(len, texts)),
-    }
+    for rate, found, unit in (("cer", character_error_rate, "character"), ("wer", word_error_rate, "word")):
+        assert scores[rate] == found(texts, hypotheses) == sum(scores[f"{unit}_edits"].values()) / scores[f"{unit}s"]
+        low, high = scores[f"{rate}_interval"]
+        assert low <= scores[rate] <= high
+    assert (scores["utterances"], scores["characters"]) == (3, sum(map(len, texts)))
+    assert scores["words"] == sum(len(text.split()) for text in texts)
 
 
 def test_errors_by_speaker_and_by_length(made: Made, run: Run, tmp_path: Path) -> None:

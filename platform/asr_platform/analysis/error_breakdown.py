@@ -1,4 +1,4 @@
-"""Where a model's errors lie: by speaker, by length of the utterance, and by word."""
+"""Where a model's errors lie: by kind of error, by speaker, by length of the utterance, and by word."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asr_platform.analysis.bootstrap import ConfidenceInterval, resampled_rates
-from trainables.evaluation.metrics import align_words
+from trainables.evaluation.metrics import align_characters, align_words
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 MOST_GROUPS = 6
 FEWEST_IN_A_GROUP = 20  # utterances: with fewer, an interval says nothing
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """Numbers of edits that turn the references of a split into the hypotheses."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    def __str__(self) -> str:
+        """The counts in words, such as `12 substitutions, 1 deletion, 0 insertions`."""
+        named = {"substitution": self.substitutions, "deletion": self.deletions, "insertion": self.insertions}
+        return ", ".join(f"{count:,} {name}{'s' * (count != 1)}" for name, count in named.items())
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,13 @@ class WordBreakdown:
     def substitutions(self) -> int:
         """Number of reference words with another word in the hypothesis."""
         return sum(word.errors for word in self.words) - self.deletions
+
+
+def edits(errors: UtteranceErrors, words: bool = False) -> EditCounts:
+    """Numbers of edits of characters, as CER counts them, or of words if `words`, as WER does."""
+    align = align_words if words else align_characters
+    found = Counter(pair.operation for alignment in align(errors.references, errors.hypotheses) for pair in alignment)
+    return EditCounts(found["substitute"], found["delete"], found["insert"])
 
 
 def by_length(errors: UtteranceErrors) -> list[LengthGroup]:

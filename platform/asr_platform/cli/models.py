@@ -50,14 +50,14 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
-    Error rates are also broken down by speaker, the worst first, and by length. Decoding options that are not given
-    are the model's own.
+    CER and WER have 95% bootstrap intervals, and are broken down by speaker, the worst first, and by length. Decoding
+    options that are not given are the model's own.
 
     \b
     For example:
       platform evaluate mlruns/models/digits-1 --data corpora/digits --split dev
     """
-    from asr_platform.cli.tables.comparison import methods_table
+    from asr_platform.cli.tables.comparison import methods_table, scores_table
     from asr_platform.cli.tables.errors import print_breakdown
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
@@ -75,12 +75,12 @@ def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, 
     if as_json:
         click.echo(json.dumps(scores))
         return
+    if "cer" in scores:
+        Console().print(scores_table(scores, split))
+        print_breakdown(Console(), scores)
+        return
     for key, value in scores.items():
-        if isinstance(value, list):
-            continue
-        kind = ".2%" if key in ("cer", "wer") else ",.3f" if isinstance(value, float) else ","
-        click.echo(f"{key:>20}  {value:{kind}}")
-    print_breakdown(Console(), scores)
+        click.echo(f"{key:>20}  {value:{',.3f' if isinstance(value, float) else ','}}")
 
 
 @click.command("tune-decoding", epilog=MODEL_IS)

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from asr_platform.analysis.error_breakdown import by_length, by_speaker
+from asr_platform.analysis.bootstrap import error_interval
+from asr_platform.analysis.error_breakdown import by_length, by_speaker, edits
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
@@ -49,8 +50,9 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
-    The error rates are also broken down: `speakers` has them by speaker, the worst first, where speakers are known, and
-    `lengths` by the number of characters in the reference.
+    `cer_interval` and `wer_interval` are 95% bootstrap intervals; `character_edits` and `word_edits` have the numbers
+    of substitutions, deletions and insertions. `speakers` has the error rates by speaker, the worst first, where
+    speakers are known, and `lengths` by the number of characters in the reference.
 
     References are normalised as the texts that the model was trained on.
 
@@ -87,9 +89,9 @@ def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, 
     alone, rows = _factors_alone(recognizer, utterances, ready), []
     for name, search in ready.items():
         start = time.perf_counter()
-        scores = _scores(_errors(recognizer, utterances, search))
+        errors = _errors(recognizer, utterances, search)
         factor = (time.perf_counter() - start) / float(utterances.seconds.sum())
-        rates = {"cer": scores["cer"], "wer": scores["wer"]}
+        rates = {"cer": errors.cer, "wer": errors.wer}
         rows.append({"method": name, **rates, "real_time_factor": factor, "real_time_factor_alone": alone[name]})
     return rows
 
@@ -153,8 +155,17 @@ def _errors(recognizer: Recognizer, utterances: Split, search: Search | None = N
 
 
 def _scores(errors: UtteranceErrors) -> dict[str, Any]:
-    characters = sum(map(len, errors.references))
-    return {"cer": errors.cer, "wer": errors.wer, "utterances": len(errors.ids), "characters": characters}
+    return {
+        "cer": errors.cer,
+        "cer_interval": list(error_interval(errors)),
+        "character_edits": asdict(edits(errors)),
+        "wer": errors.wer,
+        "wer_interval": list(error_interval(errors, words=True)),
+        "word_edits": asdict(edits(errors, words=True)),
+        "utterances": len(errors.ids),
+        "characters": sum(map(len, errors.references)),
+        "words": sum(errors.words),
+    }
 
 
 def _breakdown(errors: UtteranceErrors) -> dict[str, Any]:

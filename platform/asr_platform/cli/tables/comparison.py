@@ -1,7 +1,8 @@
-"""Tables of comparisons, decoding methods, confirmations and importances."""
+"""Tables of scores, comparisons, decoding methods, confirmations and importances."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,20 @@ def verdict(measure: Measure) -> str:
     if measure.difference.tied:
         return "Their CERs do not differ significantly (paired bootstrap, 95%)."
     return f"{'A' if measure.difference.value < 0 else 'B'} has a significantly lower CER (paired bootstrap, 95%)."
+
+
+def scores_table(scores: Mapping[str, Any], split: str) -> Table:
+    """A table of CER and WER with their intervals, and of the substitutions, deletions and insertions in them."""
+    caption = f"{split}, {scores['utterances']:,} utterances; interval: 95%, {METHOD}\n"
+    caption += "S, D, I: substitutions, deletions and insertions, of N characters or words"
+    table = Table("", box=SIMPLE, caption=caption, caption_justify="left")
+    for heading in ("rate", "interval", "S", "D", "I", "N"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rate, unit in (("cer", "character"), ("wer", "word")):
+        interval = ConfidenceInterval(*scores[f"{rate}_interval"])
+        counts = (f"{count:,}" for count in scores[f"{unit}_edits"].values())
+        table.add_row(rate.upper(), f"{scores[rate]:.2%}", str(interval), *counts, f"{scores[f'{unit}s']:,}")
+    return table
 
 
 def methods_table(rows: list[dict[str, Any]]) -> Table:
