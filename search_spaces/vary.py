@@ -45,7 +45,7 @@ def read_distribution(entry: Any, annotation: Any) -> Distribution:
     for option in entry:
         if option != kind and option not in OPTIONS[kind]:
             raise ValueError(f"unknown option {option}; {kind} takes {' and '.join(OPTIONS[kind])}")
-    fitting = _fitting_kinds(annotation)
+    fitting = fitting_kinds(annotation)
     if kind not in fitting:
         raise ValueError(f"{kind} does not fit this key; what fits is {' or '.join(fitting)}")
     return _read_choice(entry[kind], annotation) if kind == "choice" else _read_range(kind, entry[kind], entry)
@@ -95,7 +95,8 @@ def check_condition(values: tuple[Scalar, ...], parent: Distribution, key: str) 
             raise ValueError(f"when {key} is {value!r} never holds; its values are {choices}")
 
 
-def _fitting_kinds(annotation: Any) -> list[str]:
+def fitting_kinds(annotation: Any) -> list[str]:
+    """Kinds of distribution that suit a key of type `annotation`, of those in `OPTIONS`."""
     types = plain_types(annotation)
     if is_structured(annotation):
         return ["choice"]

@@ -19,7 +19,7 @@ A first run, on speech that it makes itself (5 to 7 minutes on 2 CPU cores):
 Every command explains itself, with an example: platform sweep --help.
 """
 SECTIONS = {
-    "Begin": ["prepare", "inspect", "plan"],
+    "Begin": ["prepare", "inspect", "schema", "plan"],
     "Search": ["sweep", "train", "status", "logs"],
     "Look": ["leaderboard", "compare", "confirm", "importances", "report", "ui", "doctor"],
     "Use": ["evaluate", "tune-decoding", "transcribe", "export", "submit", "check"],

@@ -1,4 +1,4 @@
-"""The commands `platform plan`, `sweep` and `train`, which start trials or estimate their cost."""
+"""The commands `platform schema`, `plan`, `sweep` and `train`, about spaces and the trials that they become."""
 
 from __future__ import annotations
 
@@ -39,6 +39,22 @@ if TYPE_CHECKING:
     from asr_platform.tuning.sweep import Outcome
     from search_spaces.space import Space
     from trainables.data.corpus import Corpus
+
+
+@click.command()
+def schema() -> None:
+    """Prints the JSON schema of spaces, for editors.
+
+    Save it as space.schema.json. An editor with the YAML language server completes and checks the keys of a space whose
+    first line is "# yaml-language-server: $schema=space.schema.json".
+
+    \b
+    For example:
+      platform schema
+    """
+    from search_spaces.schema import space_schema
+
+    click.echo(json.dumps(space_schema(), indent=2, ensure_ascii=False))
 
 
 @click.command()
