@@ -20,6 +20,7 @@ from asr_platform.reporting.figures import (
     draw_importances,
     draw_learning_curves,
     draw_lengths,
+    draw_losses,
 )
 from asr_platform.reporting.parallel import MISSING, Scale, draw_parallel_coordinates
 from asr_platform.reporting.pareto import MOST_NUMBERED, draw_against
@@ -50,6 +51,20 @@ def language(number: int, values: Sequence[float]) -> TrialRecord:
 
 def named(figure: Any) -> dict[str, Any]:
     return {trace.name: trace for trace in figure.data}
+
+
+# Losses
+
+
+def test_both_losses_are_there_after_every_epoch() -> None:
+    rows = [{"epoch": 1, "train_loss": 3.0, "val_loss": 2.5}, {"epoch": 2, "train_loss": 2.0, "val_loss": 2.25}]
+    traces = named(draw_losses(rows))
+    assert {name: list(trace.y) for name, trace in traces.items()} == {
+        "training": [3.0, 2.0],
+        "validation": [2.5, 2.25],
+    }
+    assert [list(trace.x) for trace in traces.values()] == [[1, 2]] * 2
+    assert list(traces["validation"].hovertext) == ["epoch 1: validation loss 2.500", "epoch 2: validation loss 2.250"]
 
 
 # Learning curves

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_platform.analysis.error_breakdown import edits
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.cli.main import cli
 from asr_platform.reporting.report import SECTIONS, report_page, write_report
@@ -217,7 +218,7 @@ def test_without_a_finished_epoch_there_is_nothing_to_draw(pages: dict[str, Page
 
 def test_a_sweep_of_one_trial_compares_nothing(pages: dict[str, Page]) -> None:
     page = pages["alone"]
-    assert page.figures == ["curves", "history", "size", "speed"]
+    assert page.figures == ["curves", "losses", "history", "size", "speed"]
     assert "Nothing varies in this space" in page.texts["searched"]
     assert "There is nothing to compare" in page.texts["parallel"]
 
@@ -227,8 +228,18 @@ def test_a_language_model_has_a_perplexity_and_no_errors(pages: dict[str, Page])
     assert "The best is trial 0: val perplexity 4.250, " in page.texts[""]
     assert "transcribes nothing" in page.texts["lengths"] and "transcribes nothing" in page.texts["words"]
     assert "no real-time factor" in page.texts["speed"]
-    assert page.figures == ["curves", "history", "parallel", "size"]
+    assert page.figures == ["curves", "losses", "history", "parallel", "size"]
     assert "CER" not in "".join(page.texts.values())
+
+
+def test_the_worst_transcripts_come_first_with_every_error_marked(pages: dict[str, Page]) -> None:
+    found = pages["whole"].texts["transcripts"]
+    assert "006: 13 errors in 33 characters" in found and "005" not in found, "two of them have errors"
+    errors = reported.errors_of(2, 5)
+    counts = edits(errors)
+    assert f"{errors.cer:.2%} is {counts}, in {sum(errors.characters):,} characters of 120 utterances" in found
+    assert pages["whole"].tags["del"] > 1 and pages["whole"].tags["ins"] > 1
+    assert "No errors of the best model are on record." in pages["alone"].texts["transcripts"]
 
 
 def test_what_is_gone_is_said_to_be_gone(pages: dict[str, Page]) -> None:

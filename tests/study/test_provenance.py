@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import optuna
+import psutil
 import pytest
 import ray
 import torch
@@ -30,6 +32,11 @@ def test_it_has_the_revision_and_the_versions() -> None:
     )
     expected = head.stdout.strip() or "unknown"
     assert found["git_revision"].removesuffix("-dirty") == expected
+
+
+def test_it_has_the_machine() -> None:
+    found = provenance()["hardware"]
+    assert found.startswith(f"{os.cpu_count()} CPUs") and f"{psutil.virtual_memory().total / 1e9:.0f} GB" in found
 
 
 @pytest.fixture

@@ -126,6 +126,41 @@ def _epoch_text(trial: TrialRecord, row: Mapping[str, Any]) -> str:
     return f"{text}<br>{html.escape(shortened(end, LONGEST_REASON), quote=False)}"
 
 
+# Losses
+
+
+def losses(data: ReportData) -> Figure | str:
+    """Figure with the training and validation loss of the best trial after each epoch."""
+    if data.best is None:
+        return NOTHING_YET
+    rows = [row for row in data.best.curve if "train_loss" in row and "val_loss" in row]
+    if not rows:
+        return "No losses of the best trial are on record."
+    lowest = min(rows, key=lambda row: row["val_loss"])
+    conclusion = f"The validation loss is lowest after epoch {lowest['epoch']} of {rows[-1]['epoch']}."
+    if lowest is rows[-1]:
+        conclusion += " It still fell at the end, so longer training may help."
+    caption = f"Loss of trial {data.best.number}, the best, after each epoch."
+    note = "The training loss is the mean over the epoch, with dropout, augmentation and label smoothing."
+    return Figure(draw_losses(rows), caption, conclusion, note)
+
+
+def draw_losses(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Training and validation loss after each epoch."""
+    figure = go.Figure()
+    for key, name, colour in (("train_loss", "training", COLOURS[1]), ("val_loss", "validation", COLOURS[0])):
+        figure.add_scatter(
+            x=[row["epoch"] for row in rows],
+            y=[row[key] for row in rows],
+            mode="lines+markers",
+            name=name,
+            line={"color": colour},
+            hovertext=[f"epoch {row['epoch']}: {name} loss {row[key]:.3f}" for row in rows],
+        )
+    x = {"title": "epoch", "tickformat": "d"} | ({"dtick": 1} if len(rows) <= 12 else {})
+    return styled(figure, 340, x, {"title": "loss"})
+
+
 # Optimisation history
 
 

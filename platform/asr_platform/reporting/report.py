@@ -16,15 +16,17 @@ from plotly.offline import get_plotlyjs
 
 from asr_platform.analysis.leaderboard import latest
 from asr_platform.analysis.learning import REMEDIES, nothing_learned
-from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves
+from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves, losses
 from asr_platform.reporting.page import Figure, rendered
 from asr_platform.reporting.parallel import parallel_coordinates
 from asr_platform.reporting.pareto import against_parameters, against_real_time_factor
 from asr_platform.reporting.report_data import ReportData, keys_of, value_of
+from asr_platform.reporting.transcripts import aligned_words
 from asr_platform.storage.home import Home
 from trainables.folders import written_whole
 
 PAPER_WIDTH = 680  # CSS pixels of a figure on paper: A4 or Letter without margins
+PAPER_HEIGHTS = [200, 430, 0.5]  # least and most CSS pixels of a figure on paper, and its share of that on a screen
 
 
 class Section(NamedTuple):
@@ -44,6 +46,7 @@ SECTIONS = [
     Section("searched", "Search space", "search_space.html.jinja"),
     Section("leaderboard", "Leaderboard", "leaderboard.html.jinja"),
     Section("curves", "Learning curves", learning_curves),
+    Section("losses", "Training and validation loss", losses),
     Section("history", "Optimisation history", history),
     Section("importances", "Parameter importances", importances),
     Section("parallel", "Values of all trials", parallel_coordinates),
@@ -51,6 +54,7 @@ SECTIONS = [
     Section("speed", "{metric} against real-time factor", against_real_time_factor),
     Section("lengths", "Errors by length", errors_by_length),
     Section("words", "Errors by word", "word_errors.html.jinja"),
+    Section("transcripts", "Worst transcripts", "transcripts.html.jinja"),
     Section("attention", "Attention of the best model", "attention.html.jinja"),
     Section("reproduce", "How to reproduce it", "reproduction.html.jinja"),
 ]
@@ -82,10 +86,12 @@ def report_page(data: ReportData) -> str:
         sections=SECTIONS,
         keys_of=keys_of,
         value_of=value_of,
+        aligned_words=aligned_words,
         base64=lambda content: base64.b64encode(content).decode(),
         unlearned=nothing_learned(data.best.best) if data.best else "",
         remedies=REMEDIES,
         now=datetime.now(UTC),
         plotly=Markup(get_plotlyjs()),
         paper_width=PAPER_WIDTH,
+        paper_heights=PAPER_HEIGHTS,
     )

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from asr_platform.analysis.bootstrap import CerInterval
-from asr_platform.analysis.error_breakdown import WordBreakdown, by_word
+from asr_platform.analysis.error_breakdown import EditCounts, WordBreakdown, by_word, edits
 from asr_platform.analysis.importances import Importances, importances
 from asr_platform.analysis.leaderboard import columns, entries, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
@@ -41,6 +41,7 @@ EDITOR_CAPTIONS = {
     CROSS_ATTENTION: "From each text position of the draft to the speech",
     SELF_ATTENTION: "From each text position of the draft to all others",
 }
+SHOWN_TRANSCRIPTS = 8
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,21 @@ class ReportData:
     def word_errors(self) -> WordBreakdown | None:
         """Word errors of the best trial; None if its errors are not recorded."""
         return by_word(self.errors) if self.errors else None
+
+    @property
+    def character_edits(self) -> EditCounts | None:
+        """Edits that the CER of the best trial counts; None if its errors are not recorded."""
+        return edits(self.errors) if self.errors else None
+
+    @property
+    def worst(self) -> list[tuple[str, str, str, int]]:
+        """Utterances with the most errors of the best trial, as (id, reference, hypothesis, character errors)."""
+        if self.errors is None:
+            return []
+        found = zip(
+            self.errors.ids, self.errors.references, self.errors.hypotheses, self.errors.character_errors, strict=True
+        )
+        return sorted((one for one in found if one[3]), key=lambda one: -one[3])[:SHOWN_TRANSCRIPTS]
 
     @property
     def no_errors(self) -> str:

@@ -1,13 +1,19 @@
-"""Records which code made a result: git revision, uncommitted changes, and package versions."""
+"""Records what made a result: git revision, uncommitted changes, package versions, and the machine."""
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
+from collections import Counter
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
+
+import psutil
+import pynvml
 
 PROVENANCE = "provenance"  # key of the git revision and package versions in the ledger
 RECORD = "record"  # folder of the record, in a sweep's folder and among its artifacts in MLflow
@@ -18,8 +24,24 @@ LONGEST_PATCH = 1_000_000  # characters
 
 @cache
 def provenance() -> dict[str, str]:
-    """Git revision of the working tree (or `unknown`) and package versions, as tags."""
-    return {"git_revision": _revision(), **{f"version.{name}": version(name) for name in PACKAGES}}
+    """Git revision of the working tree (or `unknown`), package versions, and this machine's hardware, as tags."""
+    versions = {f"version.{name}": version(name) for name in PACKAGES}
+    return {"git_revision": _revision(), **versions, "hardware": hardware()}
+
+
+def hardware() -> str:
+    """CPUs, memory and GPUs of this machine, such as `2 CPUs (AMD EPYC 7B13), 8 GB; 1 × NVIDIA H200`."""
+    described = Path("/proc/cpuinfo")
+    text = described.read_text(encoding="utf-8") if described.is_file() else ""
+    model = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
+    cpus = f"{os.cpu_count()} CPUs" + (f" ({model})" if model else "")
+    parts = [f"{cpus}, {psutil.virtual_memory().total / 1e9:.0f} GB"]
+    with suppress(pynvml.NVMLError):  # no driver
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        counts = Counter(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles)
+        parts += [f"{count} × {name}" for name, count in counts.items()]
+    return "; ".join(parts)
 
 
 def write_record(folder: Path, space: str, plan: Path) -> None:
