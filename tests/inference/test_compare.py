@@ -21,9 +21,11 @@ from asr_platform.inference.compare import compare
 from asr_platform.inference.evaluate import evaluate_model
 from asr_platform.storage.home import Home
 from trainables.data.corpus import Corpus
+from trainables.data.text.normalization import TextRule
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_files import ERRORS
+from trainables.inference.recognizer import Recognizer
 
 SAID = ["A BAD CAB", "BEAD", "A FACE", "CAFE"] * 30
 WORSE = ["A BAD CAB", "BED", "A FACE", "CAFFEE"] * 30
@@ -111,8 +113,20 @@ def test_what_cannot_be_compared_is_refused(
 def test_other_utterances_of_the_same_names_are_no_pairs(place: Path, tmp_path: Path) -> None:
     one = heard(SAID)
     replace(one, references=[text + "!" for text in one.references]).save(tmp_path / ERRORS)
-    with pytest.raises(InputError, match="different utterances"):
+    with pytest.raises(InputError, match=r"120 of 120 differ, such as 'A BAD CAB' and 'A BAD CAB!'"):
         compare(place / "mlruns", str(place / "good"), str(tmp_path), None, None)
+
+
+def test_models_whose_training_texts_were_normalised_differently_are_told_so(place: Path, tmp_path: Path) -> None:
+    """They have the same utterances, but each has references of its own."""
+    rule = TextRule(case="lower", punctuation="remove")
+    (tmp_path / "model").mkdir()
+    replace(Recognizer.load(place / "babbler"), text=rule).save(tmp_path / "model")
+    with pytest.raises(InputError, match="scored against different references") as error:
+        compare(place / "mlruns", str(place / "babbler"), str(tmp_path / "model"), place / "corpus", "dev")
+    reference = (Corpus.open(place / "corpus").split("dev").texts or [])[0]
+    assert f"{reference!r} and {rule.apply([reference])[0]!r}" in error.value.problem
+    assert "--punctuation" in error.value.remedy
 
 
 def test_the_utterances_that_differ_most_come_first() -> None:

@@ -33,12 +33,26 @@ def compare(home: Path, a: str, b: str, data: Path | None, split: str | None) ->
         one, other = (_recorded(home, name) for name in (a, b))
     else:
         raise InputError("--data and --split go together", "Give both, or neither for the errors kept with the models.")
-    if not one.same_utterances(other):
+    _check_pairs(a, b, one, other)
+    return Comparison((a, b), one, other, Measure.of(one, other, words=False), Measure.of(one, other, words=True))
+
+
+def _check_pairs(a: str, b: str, one: UtteranceErrors, other: UtteranceErrors) -> None:
+    """Raises InputError unless the errors of the models `a` and `b` are of the same utterances and references."""
+    if one.ids != other.ids:
         raise InputError(
             f"{a} and {b} were validated on different utterances (splits {one.split} and {other.split})",
             "Give --data and --split: both models transcribe that.",
         )
-    return Comparison((a, b), one, other, Measure.of(one, other, words=False), Measure.of(one, other, words=True))
+    pairs = zip(one.references, other.references, strict=True)
+    if apart := [(reference, another) for reference, another in pairs if reference != another]:
+        raise InputError(
+            f"{a} and {b} are scored against different references: {len(apart)} of {len(one.ids)} differ, such as "
+            f"{apart[0][0]!r} and {apart[0][1]!r}",
+            "References are normalised as a model's training texts were (--text, --punctuation, --numbers of platform "
+            "prepare), so these error rates measure different things. Compare models of equal normalisation, or see "
+            "each model's own rates: platform evaluate.",
+        )
 
 
 def _directory(home: Path, name: str) -> Path | None:
