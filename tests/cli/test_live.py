@@ -126,7 +126,7 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> No
     assert f"model.d_model={params['model.d_model']}" in lines[1]
     assert f"optimizer.lr={params['optimizer.lr']:.3g}" in lines[1]
     assert lines[2:] == [
-        "trial 0 epoch 2/9: val CER 25.00% CTC 26.00% train loss 1.500",
+        "trial 0 epoch 2/9: val CER 25.00% (best 25.00%, trial 0) CTC 26.00% train loss 1.500",
         "trial 0 complete",
         f"trial 1 pruned: {REASONS['pruned']}",
         f"trial 2 failed: {REASONS['failed']}",
@@ -159,6 +159,27 @@ def test_a_terminal_has_the_table_and_what_it_has_no_room_for(ledger: Ledger, tm
     footer = [line.strip() for line in last]
     assert "4 of 5 trials begun." in footer
     assert "Time left: not known before the first epoch. Ctrl-C stops cleanly." in footer
+
+
+def test_a_wide_terminal_has_times_and_the_keys_that_differ() -> None:
+    """The present epoch's share comes from those before it: each took 12 seconds."""
+    trials = [
+        records.trial(0, "running", [0.5, 0.4], {"model.norm": "rms", "model.d_model": 64, "optimizer.lr": 0.00123456}),
+        records.trial(1, "complete", [0.5], {"model.norm": "rms", "model.d_model": 96, "optimizer.lr": 0.002}),
+    ]
+    wide = rendered(console(160), trial_table(trials, 9, 160, since={0: 6.0}))
+    assert cells(wide, "0")[:4] == ["0", "2/9", "50%", "0.5"] and cells(wide, "0")[-2:] == ["64", "0.00123"]
+    assert cells(wide, "1")[:3] == ["1", "1/9", "0.2"] and cells(wide, "1")[-2:] == ["96", "0.002"]
+    assert max(map(len, wide)) <= 160 and "norm" not in " ".join(wide)
+    narrow = rendered(console(159), trial_table(trials, 9, 159, since={0: 6.0}))
+    assert "50%" not in cells(narrow, "0")[:3] and "96" not in " ".join(narrow)
+
+
+def test_a_wide_terminal_shows_as_many_keys_as_fit() -> None:
+    for name in shipped():
+        lines = rendered(console(160), trial_table(trials_of(load_space(name)), 70, 160))
+        assert max(map(len, lines)) <= 160, name
+        assert all(f"{10 ** (number % 4 + 4) * 3 - 1:,}" in " ".join(lines) for number in range(4)), "nothing is cut"
 
 
 def test_the_footer_says_how_long_it_will_take(ledger: Ledger) -> None:

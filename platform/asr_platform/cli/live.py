@@ -49,6 +49,7 @@ class LiveDisplay(Display):
         self.folder = Path()
         self.explained: list[Cause] = []  # causes of failures that have been explained
         self.waiting: set[int] = set()  # numbers of unfinished trials that no worker trains
+        self.latest: dict[int, float] = {}  # when trials last started or ended an epoch (time.monotonic), by number
 
     @contextmanager
     def sweep(self, name: str, dashboard: str, ledger: Ledger, epochs: int, folder: Path) -> Iterator[None]:
@@ -93,7 +94,9 @@ class LiveDisplay(Display):
         footer += f"{len(trials)} of {about['trials']} trials begun.\n"
         left = time_left(about, trials, self.epochs or 0, time.time())
         footer += f"Time left: {in_words(left)}. Ctrl-C stops cleanly."
-        table = trial_table(shown, self.epochs, self.console.width, self.waiting)
+        now = time.monotonic()
+        since = {number: now - self.latest[number] for number in trained if number in self.latest}
+        table = trial_table(shown, self.epochs, self.console.width, self.waiting, since)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
@@ -101,15 +104,17 @@ class LiveDisplay(Display):
 
     def on_trial_start(self, trial: TrialRecord) -> None:
         self.waiting.discard(trial.number)
+        self.latest[trial.number] = time.monotonic()
         varied = " ".join(f"{key}={short_value(value)}" for key, value in trial.params.items())
         went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
         self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
         row = trial.curve[-1]
+        self.latest[trial.number] = time.monotonic()
         self.line(
             f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
-            f"{OBJECTIVES[objective(row)]} {objective_text(row)}"
+            f"{OBJECTIVES[objective(row)]} {objective_text(row)}{self._best_so_far()}"
             + (f" CTC {row['val_ctc_cer']:.2%}" if "val_ctc_cer" in row else "")
             + f" train loss {row['train_loss']:.3f}"
         )
@@ -118,6 +123,11 @@ class LiveDisplay(Display):
                 f"trial {trial.number}: {row['infeasible_ctc']} training utterances have more tokens than states, "
                 "so CTC leaves them out: a smaller reduction_factor or larger tokens would not"
             )
+
+    def _best_so_far(self) -> str:
+        """The best epoch of all trials, such as ` (best 2.12%, trial 3)`; empty before the sweep is shown."""
+        best = next((one for one in ranked(self.ledger.trials() if self.ledger else []) if one.best), None)
+        return f" (best {objective_text(best.best)}, trial {best.number})" if best and best.best else ""
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
         """Prints that a trial has lost a process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -16,45 +17,83 @@ from asr_platform.analysis.text import short_value
 from asr_platform.cli.printing import say
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
+from asr_platform.study.spending import epoch_seconds
 from trainables.evaluation.metrics import objective_text
 
 COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
+WIDE, OTHERS = 160, 110  # columns of a terminal that has room for searched keys, and those of all other cells
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = ("val_cer_interval", "parameters", "epochs", "state")  # columns left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
 
 
 def trial_table(
-    trials: list[TrialRecord], epochs: int | None, width: int, waiting: Collection[int] = frozenset()
+    trials: list[TrialRecord],
+    epochs: int | None,
+    width: int,
+    waiting: Collection[int] = frozenset(),
+    since: Mapping[int, float] = MappingProxyType({}),
 ) -> Table:
     """A table of trials in the order given, one row for each.
+
+    From `WIDE` columns on, it has the training time, the share of the present epoch that is over, estimated from the
+    trial's epochs so far, and as many of the keys in which the trials differ as fit.
 
     Args:
         epochs: length of a full trial.
         width: width of the terminal in columns.
         waiting: numbers of unfinished trials that no worker trains.
+        since: seconds since the last epoch or the start of trials in training, by number.
     """
     table = Table(box=SIMPLE)
+    timed = width >= WIDE
+    keys = _differing(trials, width - OTHERS) if timed else []
     wide, narrow = width >= NARROW, width < NARROWER
     sizes, ctc = ([] if narrow else ["parameters"]), (["CTC CER"] if wide else [])
-    for heading in ("trial", "epoch", *sizes, ranking_name(trials), *ctc):
+    times = ["this epoch", "minutes"] if timed else []
+    for heading in ("trial", "epoch", *times, *sizes, ranking_name(trials), *ctc):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     if not narrow:
         table.add_column("what stopped it")
+    for key in keys:
+        table.add_column(_heading(key, keys), justify="right", no_wrap=True)
     for trial in trials:
         best = trial.best or {}
         state = "waiting" if trial.number in waiting else trial.state
         table.add_row(
             str(trial.number),
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
+            *(_times(trial, since.get(trial.number)) if timed else []),
             *([] if narrow else [f"{trial.about.get('parameters', 0):,}"]),
             objective_text(best) if best else "",
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(state, style=COLOURS[state]),
             *([] if narrow else [Text(_why(trial), no_wrap=True, overflow="ellipsis")]),
+            *(_value(trial, key) for key in keys),
         )
     return table
+
+
+def _times(trial: TrialRecord, since: float | None) -> tuple[str, str]:
+    """Estimated share of the present epoch that is over, and the minutes of training, of a trial."""
+    total = sum(epoch_seconds(row) for row in trial.curve)
+    share = min(0.99, since * trial.epochs / total) if since is not None and total > 0 else None
+    return "" if share is None else f"{share:.0%}", f"{(total + (since or 0)) / 60:.1f}"
+
+
+def _differing(trials: Sequence[TrialRecord], room: int) -> list[str]:
+    """Keys with several values among the trials, in the order of the space, as many as fit in `room` columns."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    keys = [key for key in keys if len({str(trial.params.get(key)) for trial in trials}) > 1]
+    found: list[str] = []
+    for key in keys:
+        texts = [*_heading(key, keys).split("\n"), *(_value(trial, key).plain for trial in trials)]
+        room -= 2 + max(map(len, texts))
+        if room < 0:
+            break
+        found.append(key)
+    return found
 
 
 def _why(trial: TrialRecord) -> str:
