@@ -32,7 +32,7 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from asr_platform.tuning.sweep import Outcome
+    from asr_platform.tuning.sweep_run import Outcome
 
 # Methods import Ray and MLflow when they are called: importing either takes seconds.
 

@@ -22,7 +22,7 @@ from asr_platform.analysis.learning import REMEDIES
 from asr_platform.cli import main as cli
 from asr_platform.cli import sweeps
 from asr_platform.storage.home import Home, trial_name
-from asr_platform.tuning.sweep import Outcome
+from asr_platform.tuning.sweep_run import Outcome
 from trainables.data.corpus import Corpus
 
 

@@ -228,7 +228,7 @@ import records
 from asr_platform.cli import main as cli
 from asr_platform.cli import sweeps
 from asr_platform.cli import options as cli_shared
-from asr_platform.tuning.sweep import Outcome
+from asr_platform.tuning.sweep_run import Outcome
 
 @cli.cli.command("watched")
 def watched():

@@ -20,9 +20,10 @@ from ray.tune.utils import flatten_dict
 from workers import Message, Speech, Worker, pickled
 
 from asr_platform.tuning.callbacks.background import Background
-from asr_platform.tuning.execution import RETRIES, Proposer, Recorder
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.scheduler import RungStopper
+from asr_platform.tuning.loop.execution import RETRIES, Recorder
+from asr_platform.tuning.loop.proposer import Proposer
+from asr_platform.tuning.loop.scheduler import RungStopper
 
 MOST_STEPS = 1000  # of one run, which needs fewer than a hundred
 TWICE, LOST, BEHIND = 0.1, 0.03, 0.5  # how likely: a report comes twice, a process is lost, a background job is done

@@ -42,12 +42,13 @@ from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.ledger_copies import restore
 from asr_platform.tracking import runs as tracking
-from asr_platform.tuning import best_model, sweep, watch
+from asr_platform.tuning import best_model, sweep, sweep_run
 from asr_platform.tuning.callbacks import meter
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.interrupts import Interrupt
+from asr_platform.tuning.loop import watch
 from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import Space
@@ -173,8 +174,8 @@ class World:
         full = ""
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sweep, "execute", hands.execute)
-                patch.setattr(sweep, "Background", hands.beside)
+                patch.setattr(sweep_run, "execute", hands.execute)
+                patch.setattr(sweep_run, "Background", hands.beside)
                 outcome = self._live()
             self.told.append(outcome.state)
         except Crash:
@@ -189,7 +190,7 @@ class World:
         self.began = hands.steps > 0
         self._log(f"driver {number} {self.told[-1]}{full} after {self.writes.count} writes, {hands.steps} steps")
 
-    def _live(self) -> sweep.Outcome:
+    def _live(self) -> sweep_run.Outcome:
         """What `sweep.start` and `sweep.resume` do between reading their arguments and telling the outcome."""
         schedule = self.schedule
         feasibility = self.templates.feasibility(schedule.shape)
@@ -197,7 +198,7 @@ class World:
             ledger = self.open() or Ledger.create(self.home.studies, NAME, self._about(feasibility.space))
             if self.told[-1:] == ["capped"]:
                 ledger.note("limits", Limits().model_dump())
-            running = sweep.RunningSweep(
+            running = sweep_run.RunningSweep(
                 self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri, tune_decoding=False)
             )
             view = LiveDisplay(Console(file=self.printed, width=200))
@@ -244,7 +245,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for module in (meter, mlflow_callback, run_on_record, tracking, watch):
                 patch.setattr(module, "time", self.clock)
-            patch.setattr(sweep, "PlacementGroupCleaner", nullcontext)
+            patch.setattr(sweep_run, "PlacementGroupCleaner", nullcontext)
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
             patch.setattr(recorded_space, "parse_space", _parse)
@@ -254,8 +255,8 @@ class World:
                 patch.setattr(module, "draw_sweep", _draw)
             patch.setattr("tempfile.tempdir", str(self.temporary))
             if self.schedule.store == "memory":
-                patch.setattr(sweep, "CopyKeeper", lambda home, name: Callback())
-                patch.setattr(sweep, "keep_copy", lambda home, name: None)
+                patch.setattr(sweep_run, "CopyKeeper", lambda home, name: Callback())
+                patch.setattr(sweep_run, "keep_copy", lambda home, name: None)
             watch_files_and_databases(patch, self.writes)
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints tracebacks of its own
             yield

@@ -18,7 +18,7 @@ from ray.tune.utils import flatten_dict
 
 from asr_platform.study.halving import HALF, Rungs
 from asr_platform.study.ledger import TrialRecord, TrialStatus
-from asr_platform.tuning.scheduler import RungStopper
+from asr_platform.tuning.loop.scheduler import RungStopper
 from search_spaces.settings import Asha, Settings
 from trainables.config import Config, Optimizer
 

@@ -10,7 +10,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
 from asr_platform.study.failures import LONGEST_REASON, UNKNOWN, diagnose
-from asr_platform.tuning.execution import reason_in, reason_of
+from asr_platform.tuning.loop.failure_reasons import reason_in, reason_of
 from trainables.errors import DivergedError, InputError
 
 

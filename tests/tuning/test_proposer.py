@@ -12,7 +12,7 @@ from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record, recorded_space
-from asr_platform.tuning.execution import Proposer
+from asr_platform.tuning.loop.proposer import Proposer
 from search_spaces.settings import Asha, Settings
 from trainables.data.corpus import Corpus
 

@@ -16,10 +16,10 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
-from asr_platform.tuning.execution import RETRIES, Recorder
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.scheduler import RungStopper
-from asr_platform.tuning.watch import Watch
+from asr_platform.tuning.loop.execution import RETRIES, Recorder
+from asr_platform.tuning.loop.scheduler import RungStopper
+from asr_platform.tuning.loop.watch import Watch
 from search_spaces.settings import Limits
 from trainables.config import Config, Training
 

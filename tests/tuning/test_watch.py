@@ -11,10 +11,10 @@ import pytest
 from command import unused_port
 from ray.tune.experiment import Trial
 
-from asr_platform.tuning import watch as watches
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.watch import Watch
+from asr_platform.tuning.loop import watch as watches
+from asr_platform.tuning.loop.watch import Watch
 
 
 class Watched:

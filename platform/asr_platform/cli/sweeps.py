@@ -36,7 +36,7 @@ from trainables.bounds import MOST_WORKERS
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
-    from asr_platform.tuning.sweep import Outcome
+    from asr_platform.tuning.sweep_run import Outcome
     from search_spaces.space import Space
     from trainables.data.corpus import Corpus
 

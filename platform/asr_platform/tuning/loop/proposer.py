@@ -1,0 +1,126 @@
+"""Ray Tune's searcher: unfinished trials first, then the ledger's proposals."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from asr_platform.storage.database import LedgerError
+from asr_platform.study import recorded_space as recorded
+from asr_platform.study.feasibility import Feasibility
+from asr_platform.study.halving import Promotions
+from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.tuning.interrupts import NotPickled
+from asr_platform.tuning.trial import Settings
+from trainables.errors import InputError
+
+
+class Proposer(NotPickled, Searcher):
+    """Ray Tune's searcher: gives the next trial, unfinished trials first, then the ledger's proposals.
+
+    With promotions, Tune gets a trial up to the next epoch of promotion, and again once the trial continues.
+
+    Args:
+        settings: settings common to all trials; number, configuration and progress of the trial are added.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(metric="objective", mode="min")
+        self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
+        self.space = feasibility.space
+        self.exhausted = False  # the space has no further proposal
+        self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
+        self._sort_unfinished()
+
+    def _sort_unfinished(self) -> None:
+        """Sorts the unfinished trials that are not in training into those that wait and those that continue first."""
+        self.promotions, self.unfinished = Promotions(self.space.settings), deque[int]()
+        for trial in self.ledger.trials():
+            for row in trial.curve:
+                self.promotions.record(trial.number, row)
+            if trial.state != "running" or trial.number in self.training.values():
+                continue
+            if not self.promotions.wait(trial.number, trial.epochs):
+                self.unfinished.append(trial.number)
+
+    def suggest(self, trial_id: str) -> Settings | str | None:
+        """The next trial's settings; None if there is none yet; `Searcher.FINISHED` if there will be none.
+
+        Interrupted trials come first, then promoted ones, new ones, and at last all other trials that wait.
+        """
+        trials, waiting = self.ledger.trials(), self.promotions.waiting
+        for number in [one for one in waiting if trials[one].state != "running"]:
+            del waiting[number]  # pruned at the epoch of promotion
+        self.unfinished = deque(number for number in self.unfinished if trials[number].state == "running")
+        ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
+        trial = self._new(len(trials)) if ahead is None else trials[ahead]
+        until = None
+        if trial is not None:
+            until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
+        elif (last := self.promotions.best()) is not None:
+            trial = trials[last]
+        else:
+            return None if self.training else str(Searcher.FINISHED)  # trials in training may become waiting ones
+        waiting.pop(trial.number, None)
+        self.training[trial_id] = trial.number
+        config = self.space.config(trial.params)
+        own = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
+        return {**self.settings, **own, "config": config}
+
+    def _new(self, begun: int) -> TrialRecord | None:
+        """Next proposal of the ledger; None if the sweep has `begun` all its trials, or the space is exhausted."""
+        if self.exhausted or begun >= self.ledger.about["trials"]:
+            return None
+        try:
+            return self.ledger.propose(self.space, self.feasibility)
+        except LedgerError:
+            raise
+        except InputError as error:  # running trials continue
+            self.exhausted = True
+            self.say(str(error))
+            return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Marks a trial that has reached an epoch of promotion as waiting."""
+        number = self.training.pop(trial_id, None)
+        if number is None or error:
+            return
+        trial = self.ledger.trial(number)
+        if trial.curve:
+            self.promotions.record(number, trial.curve[-1])
+            waits = self.promotions.wait(number, trial.epochs)
+            if not waits and trial.state == "running" and trial.epochs < self.space.settings.epochs:
+                self.unfinished.append(number)  # stopped at an epoch of promotion that is none since `measure`
+
+    def measure(self, start: float, epoch: float) -> None:
+        """Chooses the first epoch of promotion (`asha.promotion: auto`) once, from the sweep's first measurement.
+
+        Args:
+            start: seconds from the start of a trial's processes until its training began.
+            epoch: seconds of an epoch.
+        """
+        if recorded.MEASURED in self.ledger.about:
+            return
+        first = self.space.settings.longer_promotion(start, epoch)
+        self.ledger.note(recorded.MEASURED, {"start": start, "epoch": epoch, "promotion": first})
+        if first is not None:
+            self.space = recorded.measured_space(self.ledger.about, self.space)
+            self._sort_unfinished()
+            times = f"a trial's start took {start:.1f} s, an epoch {epoch:.1f} s"
+            self.say(f"trials first wait to be promoted after {first} epochs: {times}")
+
+    def retry(self, number: int) -> None:
+        """Makes a trial the next one that Tune gets."""
+        self.unfinished.appendleft(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing (see `NotPickled`)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing (see `NotPickled`)."""
