@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.distributions import Choice, Fit, Float, Variable, as_text, from_text
+from search_spaces.distributions import Choice, Fit, Float, Variable, from_text
 from search_spaces.kinds import KIND, conflicts, refused_values
 from search_spaces.rules import Facts, violations
 from search_spaces.settings import RENAMED, Settings
-from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space
+from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space, plain
 from search_spaces.vary import check_condition, is_fit, read_distribution, read_fit, read_when
 from trainables.config import Config
 from trainables.config_parsing import flatten, known_keys, problems, unflatten
@@ -284,7 +284,7 @@ class _Reader:
                 elif key in leaves:
                     self.mistake(f"{place}.{key}", "given twice, once by its path and once in its section")
                 try:
-                    leaves[key] = self._located(key, _plain(key, value))
+                    leaves[key] = self._located(key, plain(key, value))
                 except TypeError as error:  # a date, say
                     self.mistake(f"{place}.{key}", str(error))
             entries.append((place, leaves))
@@ -292,10 +292,7 @@ class _Reader:
 
     def _completed(self, space: Space, place: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         """An entry of `start` as a proposal; active keys that are missing in it have the value of the base."""
-        active = [key for key in space.vary if key not in entry and space.is_active(key, entry)]
-        if space.fit and space.fit.key not in entry and space.fit.key in space.base:
-            active.append(space.fit.key)  # else the width is computed
-        values, wrong = space.take({**{key: _plain(key, space.value(key, entry)) for key in active}, **entry})
+        values, wrong = space.with_base(entry)
         for key, reason in wrong.items():
             remedy = "; it is the base's: give the key a value in this entry, or widen what varies"
             self.mistake(f"{place}.{key}", reason if key in entry else reason + remedy)
@@ -309,11 +306,6 @@ class _Reader:
                     if key in entry:  # else the base breaks the rule
                         self.mistake(f"{place}.{key}", reason)
         return values
-
-
-def _plain(key: str, value: Any) -> Any:
-    """`value` of a key as samplers need it: a list or mapping, and whatever else stands for one, as its JSON text."""
-    return as_text(value) if key in STRUCTURED or isinstance(value, list | tuple) else value
 
 
 def _within(key: str, section: str) -> bool:

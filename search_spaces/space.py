@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from search_spaces.distributions import Choice, Distribution, Fit, Suggest, Variable, from_text, is_structured
+from search_spaces.distributions import Choice, Distribution, Fit, Suggest, Variable, as_text, from_text, is_structured
 from search_spaces.kinds import KIND, has_meaning, kinds_of
 from search_spaces.settings import Limits, Settings
 from trainables.config import Config
@@ -150,6 +150,17 @@ class Space:
             values[self.fit.key] = _take(self.fit, self.fit.key, given[self.fit.key], wrong)
         return values, wrong
 
+    def with_base(self, entry: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Completes values to a proposal: active keys that are missing have the value of the base; see `take`.
+
+        Args:
+            entry: values by key, lists as JSON texts. The width `fit` is computed if missing here and in the base.
+        """
+        active = [key for key in self.vary if key not in entry and self.is_active(key, entry)]
+        if self.fit and self.fit.key not in entry and self.fit.key in self.base:
+            active.append(self.fit.key)
+        return self.take({**{key: plain(key, self.value(key, entry)) for key in active}, **entry})
+
     def is_active(self, key: str, values: Mapping[str, Any]) -> bool:
         """Whether the condition of `key` holds, and also the conditions of the keys in that condition.
 
@@ -184,6 +195,11 @@ class Space:
         kind = self._kind(values)
         unused = {key: value for key, value in self.base.items() if not has_meaning(key, kind)}
         return parse_config(unflatten({**active, **unused}), f"{self.source}: proposal")
+
+
+def plain(key: str, value: Any) -> Any:
+    """`value` of a key as samplers need it: a list or mapping, and whatever else stands for one, as its JSON text."""
+    return as_text(value) if key in STRUCTURED or isinstance(value, list | tuple) else value
 
 
 def _take(distribution: Distribution | Fit, key: str, value: Any, wrong: dict[str, str]) -> Any:

@@ -25,9 +25,11 @@ from asr_platform.cli.options import WIDE, Caps, Continuation, Ending, Repetitio
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
+from asr_platform.study.steering import asking
+from asr_platform.study.steering.requests import Request, outcome
 from search_spaces.reader import load_space, parse_space
 from search_spaces.space import Space
-from trainables.config_parsing import problems
+from trainables.config_parsing import flatten, problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
@@ -107,6 +109,34 @@ class Sweep:
             self.home, self.name, asked.trials, asked.limits, asked.address, view, wider, store, asked.tune_decoding
         )
         return self._ran(self.home, ended)
+
+    def stop(self, trial: int) -> str:
+        """Asks the running sweep to end a trial, as `platform stop` does; returns what became of it, in words."""
+        return self._asked(asking.stop(self._ledger, trial))
+
+    def pause(self, trial: int) -> str:
+        """Asks the running sweep to pause a trial, as `platform pause` does; returns what became of it, in words."""
+        return self._asked(asking.pause(self._ledger, trial))
+
+    def unpause(self, trial: int) -> str:
+        """Asks that a paused trial goes on, as `platform unpause` does; returns what became of it, in words."""
+        return self._asked(asking.unpause(self._ledger, trial))
+
+    def add(self, values: Mapping[str, Any]) -> str:
+        """Asks for a trial with these values by key, as `platform add` does; returns what became of it, in words."""
+        return self._asked(asking.add(self._ledger, dict(flatten(values))))
+
+    def change(self, *, trials: int | None = None, **caps: Any) -> str:
+        """Asks for another number of trials or other caps, as `platform change` does; returns what became of it.
+
+        Args:
+            caps: max_hours, max_device_hours, max_disk_gb (fields of `Caps`).
+        """
+        size, limits = checked(Continuation, {"trials": trials}), checked(Caps, caps).limits
+        return self._asked(asking.change(self._ledger, self.home.sweep(self.name), size.trials, limits))
+
+    def _asked(self, request: Request) -> str:
+        return outcome(self.home, self._ledger, request)
 
     @staticmethod
     def plan(

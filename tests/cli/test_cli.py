@@ -136,7 +136,7 @@ def test_how_sweeps_stand(run: Run) -> None:
     assert [one["sweep"] for one in found] == ["small", "moved", "changed", "latest"]
     assert json.loads(run("status", "small", "--json").out) == found[0]
     assert found[0]["trials"] == {
-        "asked": 20, "begun": 2, "running": 0, "waiting": 0, "complete": 1, "pruned": 1, "failed": 0,
+        "asked": 20, "begun": 2, "running": 0, "waiting": 0, "paused": 0, "complete": 1, "pruned": 1, "failed": 0,
     }  # fmt: skip
     assert found[0]["best"] == {"trial": 1, "val_cer": 0.25}
 

@@ -68,7 +68,7 @@ def test_a_sweep_that_runs(place: Place) -> None:
     found = status(place.home, "small")
     assert (found.state, found.process, found.dashboard) == ("running", os.getpid(), "http://127.0.0.1:8265")
     assert found.counts == {
-        "asked": 4, "begun": 4, "running": 2, "waiting": 1, "complete": 0, "pruned": 1, "failed": 0,
+        "asked": 4, "begun": 4, "running": 2, "waiting": 1, "paused": 0, "complete": 0, "pruned": 1, "failed": 0,
     }  # fmt: skip
     assert [trial.number for trial in found.unfinished] == [0, 3, 1], "those in training first"
     assert found.best is not None and found.best.number == 0

@@ -38,6 +38,9 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
     def monotonic(self) -> float:
         return self.now
 
@@ -79,14 +82,16 @@ class Hands:
         tell_apart: makes names of checkpoints, in the order of time.
         interrupt_at: the step at which a signal asks for an end; None: never.
         ended: numbers of trials that had ended before.
+        steer: asks for something in the place of another process, or not.
     """
 
     def __init__(
         self, random: Random, writes: Writes, clock: Clock, speech: Speech, tell_apart: Callable[[], str],
-        errors: Path, interrupt_at: int | None, ended: set[int],
+        errors: Path, interrupt_at: int | None, ended: set[int], steer: Callable[[Random], None],
     ) -> None:  # fmt: skip
         self.random, self.writes, self.clock, self.speech = random, writes, clock, speech
         self.tell_apart, self.errors, self.interrupt_at, self.ended = tell_apart, errors, interrupt_at, ended
+        self.steer = steer
         self.background: Later | None = None
         self.trials: list[Trial] = []
         self.stopping: list[Worker] = []  # that still write
@@ -133,9 +138,9 @@ class Hands:
         recorded = {rung: values for rung, values in self.stopper.rungs.recorded.items() if values}
         assert recorded == RungStopper(settings, trials).rungs.recorded, "rungs differ from those of the ledger"
         if not self.interrupt.requested:
-            left = [trial.number for trial in trials if trial.state == "running"]
+            left = [trial.number for trial in trials if trial.state == "running" and not trial.paused]
             assert all(self.recorder.losses[number] > RETRIES for number in left), f"given up: {left}"
-            assert left or len(trials) == self.proposer.ledger.about["trials"], "trials are left out"
+            assert left or len(trials) >= self.proposer.ledger.about["trials"], "trials are left out"
 
     def let_linger(self) -> None:
         """Whatever runs on without a driver comes to its end."""
@@ -160,7 +165,10 @@ class Hands:
             left = told["until"] - told["reported_epochs"]
             assert left > 0 or self.recorder.losses[number], f"trial {number} has all its epochs, and is run again"
             assert number not in [trial.config["number"] for trial in self.live], f"trial {number} runs already"
+            now = self.proposer.ledger.trial(number)
+            assert now.state == "running" and not now.paused, f"trial {number} is stopped or paused, and is run"
             self.trials.append(Trial(name, told, Worker(told, self.speech, self.tell_apart)))
+            self.stopper.on_trial_add(self, self.trials[-1])  # type: ignore[arg-type]
 
     def _meanwhile(self) -> None:
         """Time passes: workers train, ahead of what has been heard of them, or are lost; background work is done."""
@@ -176,6 +184,7 @@ class Hands:
                         worker.step()
             if self.stopping and random.random() < 0.5:
                 self.stopping.pop(0).linger(random)
+            self.steer(random)
         while self.background is not None and random.random() < BEHIND and self.background.do_next():
             pass
 
@@ -209,10 +218,21 @@ class Hands:
         self.recorder.on_trial_result(self.steps, self.trials, trial, result)
         trial.last_result = result
         if decision == TrialScheduler.STOP:
+            self.stop_trial(trial)
+
+    def stop_trial(self, trial: Trial) -> None:
+        """What Tune's controller has under this name, which schedulers may call."""
+        if trial.is_finished():
+            return
+        flat = flatten_dict(trial.last_result)
+        if trial.status == "PENDING":
+            self.stopper.on_trial_remove(None, trial)
+            self.proposer.on_trial_complete(trial.trial_id)
+        else:
             self.stopper.on_trial_complete(None, trial, flat)
             self.proposer.on_trial_complete(trial.trial_id, result=flat)
-            self.recorder.on_trial_complete(self.steps, self.trials, trial)
-            self._end_worker(trial, "TERMINATED")
+        self.recorder.on_trial_complete(self.steps, self.trials, trial)
+        self._end_worker(trial, "TERMINATED")
 
     def _failed(self, trial: Trial, error: BaseException) -> None:
         with self.writes.aside():

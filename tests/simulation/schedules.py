@@ -81,6 +81,7 @@ class Schedule:
         diverging: the epoch at which a trial diverges, by its number.
         ends: of the drivers, one after the other; the last driver lives to the sweep's end.
         hours: of virtual time, a cap that is taken away once it has been reached; None: there is none.
+        steering: how likely another process asks for something at each step of the event loop.
     """
 
     seed: int
@@ -91,6 +92,7 @@ class Schedule:
     diverging: dict[int, int]
     ends: tuple[End, ...]
     hours: float | None
+    steering: float
 
     @classmethod
     def of(cls, seed: int, store: Store) -> Schedule:
@@ -106,6 +108,7 @@ class Schedule:
             diverging={number: random.randint(1, shape.epochs) for number in range(trials) if random.random() < 0.15},
             ends=ends,
             hours=random.uniform(0.01, 0.1) if random.random() < 0.15 else None,
+            steering=random.choice([0.0, 0.05, 0.2]),
         )
 
     def __str__(self) -> str:
@@ -114,7 +117,8 @@ class Schedule:
             *(f"  trial {number} diverges in epoch {epoch}" for number, epoch in self.diverging.items()),
             *(f"  driver {number}: {end}" for number, end in enumerate(self.ends)),
         ]
-        return "\n".join(lines + ([f"  {self.hours:.2f} hours at most"] if self.hours else []))
+        lines += [f"  {self.hours:.2f} hours at most"] if self.hours else []
+        return "\n".join([*lines, f"  a request in {self.steering:.0%} of the steps"])
 
 
 def _end(random: Random, store: Store) -> End:

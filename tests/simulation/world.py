@@ -15,6 +15,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import others
 import pytest
 import tiny
 import torch
@@ -41,6 +42,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.ledger_copies import restore
+from asr_platform.study.steering import requests
 from asr_platform.tracking import runs as tracking
 from asr_platform.tuning import best_model, sweep, sweep_run
 from asr_platform.tuning.callbacks import meter
@@ -48,7 +50,7 @@ from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.loop import watch
+from asr_platform.tuning.loop import steering, watch
 from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import Space
@@ -125,6 +127,7 @@ class World:
         self.before: list[TrialRecord] = []
         self.told: list[str] = []  # how each driver ended
         self.began = False  # whether the latest one began to train
+        self.steered = True  # whether other processes ask for something
         self.errors, self.temporary = folder / "errors", folder / "tmp"
         self.uri = f"sqlite:///{folder / 'away' / STORE}"
         home = folder / "home"
@@ -150,6 +153,7 @@ class World:
         ends = [*self.schedule.ends, *[None] * MOST_DRIVERS]
         with self._patched():
             for number, end in enumerate(ends):
+                self.steered = number < len(self.schedule.ends)
                 self._drive(number, end.fault if end else None, end.interrupt if end else None)
                 self._check_between()
                 if self.told[-1] == "finished":
@@ -169,7 +173,9 @@ class World:
         """One driver's life."""
         ended = {trial.number for trial in self.before if trial.state != "running"}
         random = Random(f"{self.schedule.seed} {number}")
-        hands = Hands(random, self.writes, self.clock, self.speech, self._stamp, self.errors, interrupt_at, ended)
+        hands = Hands(
+            random, self.writes, self.clock, self.speech, self._stamp, self.errors, interrupt_at, ended, self._steer
+        )
         self.writes.begin(fault)
         full = ""
         try:
@@ -190,6 +196,12 @@ class World:
         self.began = hands.steps > 0
         self._log(f"driver {number} {self.told[-1]}{full} after {self.writes.count} writes, {hands.steps} steps")
 
+    def _steer(self, random: Random) -> None:
+        """Another process asks for something, if its turn has come."""
+        if self.steered and random.random() < self.schedule.steering and (ledger := self.open()) is not None:
+            with self.writes.aside():
+                others.ask(random, ledger, self.home.sweep(NAME), self.schedule.trials)
+
     def _live(self) -> sweep_run.Outcome:
         """What `sweep.start` and `sweep.resume` do between reading their arguments and telling the outcome."""
         schedule = self.schedule
@@ -198,6 +210,9 @@ class World:
             ledger = self.open() or Ledger.create(self.home.studies, NAME, self._about(feasibility.space))
             if self.told[-1:] == ["capped"]:
                 ledger.note("limits", Limits().model_dump())
+            if self.told[-1:] == ["paused"]:
+                with self.writes.aside():
+                    others.ask_for_the_paused(ledger, self.clock)
             running = sweep_run.RunningSweep(
                 self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri, tune_decoding=False)
             )
@@ -243,7 +258,7 @@ class World:
         means.
         """
         with pytest.MonkeyPatch.context() as patch:
-            for module in (meter, mlflow_callback, run_on_record, tracking, watch):
+            for module in (meter, mlflow_callback, requests, run_on_record, steering, tracking, watch):
                 patch.setattr(module, "time", self.clock)
             patch.setattr(sweep_run, "PlacementGroupCleaner", nullcontext)
             patch.setattr(provenance, "_git", _git)
@@ -303,7 +318,9 @@ class World:
     def _check_end(self) -> None:
         """Everything is on record once, and nothing else is left."""
         trials, epochs = self.before, self.schedule.shape.epochs
-        assert len(trials) == self.schedule.trials
+        ledger = self.open()
+        assert ledger is not None and len(trials) == ledger.about["trials"] >= self.schedule.trials
+        stopped = others.check_requests(ledger)
         for trial in trials:
             fate = self.schedule.diverging.get(trial.number)
             assert [row["epoch"] for row in trial.curve] == list(range(1, trial.epochs + 1))
@@ -315,7 +332,8 @@ class World:
             elif trial.state == "complete":
                 assert fate is None and trial.epochs == epochs
             else:
-                assert trial.state == "pruned" and trial.reason.startswith("rung at epoch"), trial
+                assert trial.state == "pruned", trial
+                assert trial.reason.startswith("rung at epoch") or trial.number in stopped, trial
                 assert trial.epochs < epochs
         left = sorted(str(path.relative_to(self.home.path)) for path in self._unexpected())
         assert not left, f"left behind: {left}"
@@ -336,8 +354,8 @@ class World:
             home / "sweeps": {NAME},
             home / "models": {NAME},
             sweeps: {TRIALS, LOCK, COPY, "errors", "record"},
-            sweeps / TRIALS: {f"trial-{number:04}" for number in range(self.schedule.trials)},
-            sweeps / "errors": {f"trial-{number:04}.json" for number in range(self.schedule.trials)},
+            sweeps / TRIALS: {f"trial-{trial.number:04}" for trial in self.before},
+            sweeps / "errors": {f"trial-{trial.number:04}.json" for trial in self.before},
         }
         for folder, names in known.items():
             if folder.is_dir():

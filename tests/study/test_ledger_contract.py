@@ -6,7 +6,7 @@ In each test a driver lives through a sweep; it is killed at one write after the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ import records
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialStatus
+from asr_platform.study.steering import acts, requests
+from search_spaces.space import Proposal
 
 WRITES = (
     "create_new_study", "set_study_user_attr", "create_new_trial", "_create_new_trial",
@@ -152,3 +155,49 @@ def test_doing_it_all_again_changes_nothing(empty: Callable[[], Open]) -> None:
     ledger = Ledger.open(storage(), "small")
     assert not ledger.record(0, records.row(2, 0.1))
     assert told(ledger) == before
+
+
+def steer(storage: BaseStorage) -> None:
+    """A driver's life that is steered: it acts on all that it is asked for."""
+    acts.act_on_pending(Ledger.open(storage, "small"), Made())
+
+
+class Made(Feasibility):
+    """All that is asked for is feasible, with a made-up parameter count."""
+
+    def __init__(self) -> None:
+        self.space = records.space()
+
+    def trial(self, values: Mapping[str, Any]) -> Proposal:
+        return records.counting(1000)
+
+
+def test_a_driver_may_die_before_any_write_about_a_request(empty: Callable[[], Open]) -> None:
+    """The next one does what was asked for, and nothing twice: each killed one is asked the same."""
+    write, expected = -1, None
+    while True:
+        storage = empty()
+        ledger = Ledger.create(storage(), "small", {**records.ABOUT, "trials": 3})
+        records.add(ledger, "running", [0.5])
+        records.add(ledger, "running")
+        values = {"tokenizer.kind": "char", "model.d_model": 32, "model.dropout": 0.125, "optimizer.lr": 0.003}
+        for kind, content in (
+            ("pause", {"trial": 0}), ("stop", {"trial": 1}), ("add", {"values": values}), ("unpause", {"trial": 0}),
+            ("change", {"trials": 7, "limits": {"hours": 2.0}}), ("add", {"values": values | {"model.d_model": 64}}),
+        ):  # fmt: skip
+            requests.write(ledger, kind, content)  # type: ignore[arg-type]
+        lived = False
+        try:
+            steer(killed_at(storage(), write) if write >= 0 else storage())
+            lived = True
+        except KilledError:
+            steer(storage())
+        ended = Ledger.open(storage(), "small")
+        trials = [(trial.params, trial.state, trial.paused, trial.reason) for trial in ended.trials()[1:]]
+        found = trials, ended.about, [request.answer for request in requests.read(ended)]
+        expected = expected or found
+        assert found == expected, f"killed before write {write}"
+        if lived and write >= 0:
+            break
+        write += 1
+    assert ended.about["trials"] == 8 and len(trials) == 3 and write > 10

@@ -13,12 +13,14 @@ from ray.exceptions import ActorDiedError
 
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.run_record import RunRecord
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop.execution import RETRIES, Recorder
 from asr_platform.tuning.loop.scheduler import RungStopper
+from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from search_spaces.settings import Limits
 from trainables.config import Config, Training
@@ -52,7 +54,9 @@ class Sweep:
         meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
         proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append)
-        self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, [self.steps])
+        feasible: Any = records.parameters_of
+        steering = Steering(ledger, feasible, meter, RunRecord(ledger, 1, 1, "", ""))
+        self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, steering, [self.steps])
 
     def trial(self, number: int) -> Any:
         config = {"number": number, "until": 9, "config": Config(training=Training(epochs=9))}

@@ -137,7 +137,8 @@ class LiveDisplay(Display):
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)
-        self.line(f"trial {trial.number} waits at epoch {trial.epochs}: more promising and new ones go first")
+        why = "until it is unpaused" if trial.paused else "more promising and new ones go first"
+        self.line(f"trial {trial.number} {'is paused' if trial.paused else 'waits'} at epoch {trial.epochs}: {why}")
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         """Prints that a trial has ended; a failure also above the live table, which cuts the reason."""

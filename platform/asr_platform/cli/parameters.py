@@ -12,6 +12,7 @@ import click
 from asr_platform.storage.home import local_path
 from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 from trainables.bounds import MOST_UTTERANCES
+from trainables.document import Document
 
 
 class Finite(click.FloatRange):
@@ -52,6 +53,22 @@ class ModelDirectory(LocalPath):
         return super().convert(value, param, ctx)
 
 
+class Value(click.ParamType[tuple[str, Any]]):
+    """A key of a configuration with its value, such as `model.dropout=0.1`; the value is YAML."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not (key and equals and text):
+            self.fail(f"{value!r} is not KEY=VALUE, such as model.dropout=0.1.", param, ctx)
+        document = Document(text, value)
+        document.check()
+        return key, document.tree
+
+
 class Keys(click.ParamType[dict[str, str]]):
     """Pairs such as `text=sentence`, with commas between them, as a dictionary."""
 
@@ -82,6 +99,7 @@ class Speakers(click.ParamType[int | tuple[str, ...]]):
 
 
 PATH_OR_NAME = PathOrName()
+VALUE = Value()
 FOLDER = LocalPath(path_type=Path, file_okay=False)
 FILE_OR_FOLDER = LocalPath(path_type=Path)
 FILE = LocalPath(path_type=Path, dir_okay=False)

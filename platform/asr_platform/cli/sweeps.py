@@ -250,6 +250,8 @@ def _close(outcome: Outcome) -> None:
         ]
         if unlearned := nothing_learned(ranked(outcome.trials)[0].best):
             lines = [f"nothing learned: {unlearned}", *lines[:2], *(f"try:             {one}" for one in REMEDIES)]
+    if outcome.state == "paused":
+        lines.append(f"{outcome.reason}; {platform()} unpause {outcome.name} TRIAL, then {go_on}")
     if outcome.state == "capped":
         lines.append(f"stopped: {outcome.reason}; with more of them, go on: {go_on}")
     if outcome.state == "failed":

@@ -21,10 +21,11 @@ from asr_platform.storage.home import SWEEP, Home, folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
 from asr_platform.study.spending import Cap, caps, device_seconds
+from asr_platform.study.steering.requests import pending
 from search_spaces.settings import Limits
 from trainables.evaluation.metrics import objective, objective_value
 
-State = Literal["running", "finished", "capped", "stopped", "failed", "died"]
+State = Literal["running", "finished", "capped", "paused", "stopped", "failed", "died"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Status:
     """Status of one sweep.
 
     Args:
-        state: `running`; `finished` (all trials have ended); or `stopped` (Ctrl-C), `capped` (spending limit), `failed`
-            (error of the platform) or `died` (the driver was killed), from which a sweep can be resumed.
+        state: `running`; `finished` (all trials have ended); or `stopped` (Ctrl-C), `capped` (spending limit), `paused`
+            (only paused trials are left), `failed` (error of the platform) or `died` (the driver was killed), from
+            which a sweep can be resumed.
         reason: reason for the state, in words.
         asked: number of trials of the finished sweep.
         epochs: length of a full trial in epochs.
         training: numbers of the trials that workers train now.
+        requests: what other processes have asked for, and the driver has not done yet, such as `pause 3`.
         left: estimated seconds until the end of the sweep; None if it is not running, or has no finished epoch.
         last_heartbeat: time of the latest recorded epoch or of the run's end, in seconds since 1970; None if unknown.
     """
@@ -49,6 +52,7 @@ class Status:
     asked: int
     epochs: int
     training: frozenset[int]
+    requests: list[str]
     left: float | None
     last_heartbeat: float | None
     caps: list[Cap]
@@ -68,12 +72,20 @@ class Status:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Numbers of trials by state: asked, begun, running, waiting, complete, pruned and failed."""
+        """Numbers of trials by state: asked, begun, running, waiting, paused, complete, pruned and failed."""
         ended = Counter(trial.state for trial in self.trials)
-        waiting = ended.pop("running", 0) - len(self.training)
-        return {"asked": self.asked, "begun": len(self.trials), "running": len(self.training), "waiting": waiting} | {
-            state: ended[state] for state in ("complete", "pruned", "failed")
-        }
+        paused = sum(trial.paused for trial in self.trials)
+        waiting = ended.pop("running", 0) - len(self.training) - paused
+        unfinished = {"running": len(self.training), "waiting": waiting, "paused": paused}
+        return (
+            {"asked": self.asked, "begun": len(self.trials)}
+            | unfinished
+            | {state: ended[state] for state in ("complete", "pruned", "failed")}
+        )
+
+    def _state_of(self, trial: TrialRecord) -> str:
+        """State of an unfinished trial."""
+        return "paused" if trial.paused else "running" if trial.number in self.training else "waiting"
 
     def as_tree(self) -> dict[str, Any]:
         """The status as a JSON object; error rates are fractions, times are in seconds."""
@@ -91,10 +103,11 @@ class Status:
             "caps": {cap.name.partition(" (")[0]: {"spent": cap.spent, "most": cap.most} for cap in self.caps},
             "process": self.process,
             "dashboard": self.dashboard or None,
+            "requests": self.requests,
             "unfinished": [
                 {
                     "trial": trial.number,
-                    "state": "running" if trial.number in self.training else "waiting",
+                    "state": self._state_of(trial),
                     "epoch": trial.epochs,
                     "parameters": trial.about.get("parameters"),
                     **_figure(trial),
@@ -138,6 +151,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
         asked=about["trials"],
         epochs=about["epochs"],
         training=frozenset(unfinished & set(run["training"] if own else [])),
+        requests=[f"{one.kind} {one.shown}" for one in pending(ledger)],
         left=time_left(about, trials, about["epochs"], now) if own else None,
         last_heartbeat=last_heartbeat(run) or _latest_end(ledger),
         caps=caps(limits, float(about.get(SPENT, 0.0)), device_seconds(rows, workers), disk),

@@ -30,7 +30,7 @@ class Callback:
         """
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
-        """A trial waits to be promoted: other trials continue before it."""
+        """A trial waits to be promoted, since other trials continue before it, or is paused on request."""
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         """A trial is complete, pruned or failed."""

@@ -6,26 +6,33 @@ The study is the only record: Ray runs trials, MLflow shows them, and samplers p
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.compat.optuna import running_trial
 from asr_platform.storage.database import decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
-from asr_platform.study.samplers import SAMPLER_NOTES, Feasible, Observation, distributions_of, observe, propose
-from search_spaces.space import Space
+from asr_platform.study.samplers import (
+    NEXT_CHOICES,
+    SAMPLER_NOTES,
+    Feasible,
+    Observation,
+    distributions_of,
+    observe,
+    parameter_name,
+    propose,
+)
+from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
 
@@ -40,12 +47,14 @@ OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or an open storage
 ABOUT = "about"  # facts from the start of a sweep, which later ones override
 OF_TRIAL = "trial:"  # prefix of facts about a trial; its number follows
+OF_REQUEST = "request:"  # prefix of what other processes ask of the driver (`steering/requests.py`); a key follows
 CORPUS, FOLDER = "corpus", "folder"  # keys of paths in `ABOUT`; paths in the space are relative to the latter
 CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
 FITTED = "fitted"  # key of the width that fills the budget, which the sampler does not propose
 REMOVED = "model_removed"  # fact about a trial whose model was removed by checkpoint retention
+PAUSED = "paused"  # fact about an unfinished trial: whether it is paused on request
+REQUEST = "request"  # fact about a trial that was added on request: its key, and the number of trials with it
 WARM_START = "warm_start"  # in `ABOUT`: finished trials of earlier sweeps, as observations
-NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 WIDENED = "widened"  # a wider space that replaces the first one, and the values of earlier trials in it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # it recommends packages that make it a little faster
@@ -89,6 +98,11 @@ class TrialRecord:
     @property
     def epochs(self) -> int:
         return len(self.curve)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the trial is unfinished, and is not trained until somebody asks for it."""
+        return self.state == "running" and bool(self.about.get(PAUSED))
 
 
 class Ledger:
@@ -148,7 +162,8 @@ class Ledger:
     def about(self) -> dict[str, Any]:
         """Facts about the sweep by key, as recorded at its start or updated later."""
         with decoding(self.file):
-            attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(OF_TRIAL)}
+            of_others = (OF_TRIAL, OF_REQUEST)
+            attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(of_others)}
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
             widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
             about = {**begun, **attributes, **widened}
@@ -207,18 +222,32 @@ class Ledger:
         # Earlier versions noted a generation in warm-start observations, always 0.
         known = self.about.get(WARM_START, [])
         others = [Observation(**{key: trial[key] for key in trial if key != "generation"}) for trial in known]
-        suggestion, proposal = propose(space, seen, feasible, others)
-        distributions = {key: each for key, each in distributions_of(space).items() if key in suggestion.params}
-        names = {key: _stored_name(key, each, trials) for key, each in distributions.items()}
-        facts = {"parameters": proposal.parameters, FITTED: dict(proposal.fitted)}
-        if suggestion.notes:
-            facts[SAMPLER_NOTES] = dict(suggestion.notes)
+        added = sum(REQUEST in trial.user_attrs for trial in trials)
+        suggestion, proposal = propose(space, seen, feasible, others, added)
+        return self._begin(space, suggestion.params, proposal, {SAMPLER_NOTES: dict(suggestion.notes)})
+
+    def add(
+        self, space: Space, values: Mapping[str, Any], proposal: Proposal, request: Mapping[str, Any]
+    ) -> TrialRecord:
+        """Adds a running trial with the `values` of a proposal; `request` is recorded with it, in the same write."""
+        return self._begin(space, values, proposal, {REQUEST: dict(request)})
+
+    def _begin(
+        self, space: Space, values: Mapping[str, Any], proposal: Proposal, facts: Mapping[str, Any]
+    ) -> TrialRecord:
+        trials = self.frozen()
+        distributions = {key: each for key, each in distributions_of(space).items() if key in values}
+        names = {key: parameter_name(key, each, trials) for key, each in distributions.items()}
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
-                params={names[key]: value for key, value in suggestion.params.items()},
+                params={names[key]: values[key] for key in distributions},
                 distributions={names[key]: each for key, each in distributions.items()},
-                user_attrs=facts,
+                user_attrs={
+                    "parameters": proposal.parameters,
+                    FITTED: dict(proposal.fitted),
+                    **{key: fact for key, fact in facts.items() if fact},
+                },
             )
         )
         return self.trial(len(trials))
@@ -314,20 +343,3 @@ def _params(trial: FrozenTrial, notes: Mapping[str, Any]) -> dict[str, Any]:
         return dict(widened)
     own = {name.partition(NEXT_CHOICES)[0]: value for name, value in trial.params.items()}
     return {**own, **trial.user_attrs.get(FITTED, {})}
-
-
-def _stored_name(key: str, distribution: BaseDistribution, trials: Sequence[FrozenTrial]) -> str:
-    """Name of a key's parameter in the study; new if the choices changed, since Optuna refuses to change them."""
-    names = itertools.chain([key], (f"{key}{NEXT_CHOICES}{number}" for number in itertools.count(2)))
-    recorded = [trial.distributions for trial in trials]
-    return next(
-        name for name in names if all(_compatible(each.get(name, distribution), distribution) for each in recorded)
-    )
-
-
-def _compatible(recorded: BaseDistribution, distribution: BaseDistribution) -> bool:
-    try:
-        optuna.distributions.check_distribution_compatibility(recorded, distribution)
-    except ValueError:
-        return False
-    return True

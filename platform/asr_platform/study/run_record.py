@@ -19,7 +19,7 @@ SPENT = "wall_seconds"  # wall time of all runs, updated after every epoch
 STOPPED = "stopped"  # the cap at which the latest run ended; empty if it did not end at one
 MLFLOW_VIEW = "mlflow_view"  # path of the view of the trials below the address of the MLflow server
 
-RunState = Literal["running", "finished", "stopped", "capped", "failed"]
+RunState = Literal["running", "finished", "stopped", "capped", "paused", "failed"]
 
 
 class RunRecord(Callback):
@@ -64,6 +64,10 @@ class RunRecord(Callback):
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         self.on_trial_paused(trial)
+
+    def ask_for(self, trials: int) -> None:
+        """Records another number of trials of the finished sweep."""
+        self._note(trials=trials)
 
     def end(self, state: RunState, reason: str = "") -> None:
         """Records how the run ended, and why in words."""

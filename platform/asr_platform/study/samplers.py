@@ -9,6 +9,7 @@ differences between samplers are listed in `search_spaces/samplers.py`.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import random
@@ -34,6 +35,7 @@ Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where values cann
 PROPOSALS = 2000  # tried before a space counts as exhausted
 OF_THE_SAMPLER = 30  # of these are proposed by the space's sampler; the others are drawn at random
 LARGEST_GRID = 100_000  # points; each proposal iterates over all points before it
+NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 SAMPLER_NOTES = "sampler_notes"  # in a trial's attributes: `Observation.notes`
 SOME_TIME = datetime(2000, 1, 1)  # Optuna requires a start time, which no sampler reads
 
@@ -92,7 +94,7 @@ def observe(trial: FrozenTrial, params: Mapping[str, Any], promotions: Sequence[
 
 
 def propose(
-    space: Space, trials: Sequence[Observation], feasible: Feasible, others: Sequence[Observation] = ()
+    space: Space, trials: Sequence[Observation], feasible: Feasible, others: Sequence[Observation] = (), added: int = 0
 ) -> tuple[Suggestion, Proposal]:
     """The next feasible proposal of the space's sampler: its values, and the trial that it becomes.
 
@@ -102,20 +104,21 @@ def propose(
         trials: trials of the sweep so far.
         feasible: returns the trial for proposed values; None if they are not feasible.
         others: trials of other sweeps, from which the sampler also learns.
+        added: number of trials that were added on request, which take the place of no entry of `start`.
 
     Raises:
         InputError: no feasible proposal was found.
     """
-    if len(trials) < len(space.start):
-        values = dict(space.start[len(trials)])
-        proposal = feasible(values)
+    # Training is deterministic: repeating a trial is useless. Only if nothing varies, a failed trial may be repeated.
+    tried = {identity(space, trial.params) for trial in trials} if space.vary else set()
+    if (number := len(trials) - added) < len(space.start):
+        values = dict(space.start[number])
+        proposal = feasible(values) if not added or identity(space, values) not in tried else None
         if proposal is not None:
             return Suggestion({key: values[key] for key in space.vary if key in values}, {}), proposal
-    # Training is deterministic: repeating a trial is useless. Only if nothing varies, a failed trial may be repeated.
-    tried = {_identity(space, trial.params) for trial in trials} if space.vary else set()
     repeated = 0
     for suggestion in _grid(space) if space.settings.sampler == "grid" else _sampled(space, trials, others):
-        if _identity(space, suggestion.params) in tried:
+        if identity(space, suggestion.params) in tried:
             repeated += 1
             continue
         proposal = feasible(dict(suggestion.params))
@@ -124,7 +127,8 @@ def propose(
     raise _nothing(space, repeated)
 
 
-def _identity(space: Space, params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def identity(space: Space, params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What two trials of a space have in common if one repeats the other: the values of the searched keys."""
     return tuple(sorted((key, value) for key, value in params.items() if key in space.vary))
 
 
@@ -272,6 +276,23 @@ def _distribution(distribution: Distribution) -> BaseDistribution:
             return IntDistribution(distribution.low, distribution.high, step=distribution.step)
         case Float():
             return FloatDistribution(distribution.low, distribution.high, distribution.log, distribution.step)
+
+
+def parameter_name(key: str, distribution: BaseDistribution, trials: Sequence[FrozenTrial]) -> str:
+    """Name of a key's parameter in the study; new if the choices changed, since Optuna refuses to change them."""
+    names = itertools.chain([key], (f"{key}{NEXT_CHOICES}{number}" for number in itertools.count(2)))
+    recorded = [trial.distributions for trial in trials]
+    return next(
+        name for name in names if all(_compatible(each.get(name, distribution), distribution) for each in recorded)
+    )
+
+
+def _compatible(recorded: BaseDistribution, distribution: BaseDistribution) -> bool:
+    try:
+        optuna.distributions.check_distribution_compatibility(recorded, distribution)
+    except ValueError:
+        return False
+    return True
 
 
 # The grid

@@ -33,7 +33,7 @@ class Interrupt(NotPickled, tune.Stopper):
     """Request to end the run early; the first reason counts.
 
     Attributes:
-        state: `stopped` by a signal, `capped` by a spending limit, or `failed`; `finished` without a request.
+        state: `stopped` by a signal, `capped` by a spending limit, `paused`, or `failed`; `finished` without a request.
         reason: spending limit or failure in words.
     """
 

@@ -19,6 +19,8 @@ from asr_platform.study.ledger import WARM_START, Ledger
 from asr_platform.study.migration import check_widening, earlier_trials
 from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.run_record import SPENT, RunRecord, RunState
+from asr_platform.study.steering.acts import act_on_pending
+from asr_platform.study.steering.requests import pending
 from asr_platform.tuning.callbacks.notify import message, notify
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.connection import check_address, connect
@@ -104,6 +106,9 @@ def resume(
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
         space = recorded.recorded_space(about)
+        if pending(ledger):  # older than what is asked for here
+            act_on_pending(ledger, Feasibility(space, corpus))
+            about = ledger.about
         if wider is not None:
             trials = trials or recorded.changed_trials(about, wider)
             wider = recorded.wider_space(about, wider)

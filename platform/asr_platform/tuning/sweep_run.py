@@ -30,12 +30,15 @@ from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop.execution import Recorder, execute
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
+from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
-MLFLOW_STATUS = {"finished": "FINISHED", "capped": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
+MLFLOW_STATUS: dict[RunState, str] = {
+    "finished": "FINISHED", "capped": "KILLED", "paused": "KILLED", "stopped": "KILLED", "failed": "FAILED"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Outcome:
         split: name of the validation split.
         model: the best trial's model directory; None if no trial finished an epoch, or after a signal.
         registered: address of the model in MLflow's registry; empty if it could not be registered.
-        state: `finished`; or `stopped` by a signal, `capped`, `failed`, after which --resume continues.
+        state: `finished`; or `stopped` by a signal, `capped`, `paused` (only paused trials are left), `failed`, after
+            which --resume continues.
         reason: the spending limit or the failure in words.
         intervals: CER intervals by trial number.
         objectives: metrics that the sweep minimises.
@@ -120,6 +124,7 @@ class SweepRun:
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
         self.retention = Retention(self.ledger, self.folder, models, is_plotted)
         self.meter = Meter(self.ledger, recorded.recorded_limits(self.ledger.about), self.workers.count, self.retention)
+        self.steering = Steering(self.ledger, sweep.feasibility, self.meter, record)
         self.copies = CopyKeeper(sweep.home, sweep.name)
         self.background = Background(display.say)
 
@@ -146,6 +151,7 @@ class SweepRun:
         except OSError as error:
             self.display.say(f"what this run rests on cannot be written down: {error}")
         self.ledger.complete_trials(self.space.settings.epochs)
+        self.steering.act()
         trials = self.ledger.trials()
         callbacks: list[Callback] = [self.record, self.errors, self.mlflow, self.display, self.copies, self.retention]
         for callback in [*callbacks, self.meter]:
@@ -169,7 +175,7 @@ class SweepRun:
         proposer = Proposer(self.ledger, self.sweep.feasibility, settings, self.display.say)
         stopper = RungStopper(self.space.comparable_settings, self.ledger.trials())
         watch = Watch(self.folder, interrupt, self.background, self.cluster.parts, self.display.say)
-        recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, callbacks)
+        recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, self.steering, callbacks)
         if cap := self.meter.reached():
             interrupt.stop("capped", cap)
         if not interrupt.requested:
@@ -192,8 +198,10 @@ class SweepRun:
         if interrupt.state != "stopped":
             with tolerating_failures(interrupt.state, display):
                 model = make_best_model(self.sweep.home, ledger, self.space, self.sweep.corpus, display.say)
-        if lost := [str(trial.number) for trial in trials if trial.state == "running"]:
+        if lost := [str(trial.number) for trial in trials if trial.state == "running" and not trial.paused]:
             interrupt.stop("failed", f"trials that lost their processes again and again: {', '.join(lost)}")
+        if paused := [str(trial.number) for trial in trials if trial.paused]:
+            interrupt.stop("paused", f"all other trials have ended, and these are paused: {', '.join(paused)}")
         state, reason = interrupt.state, interrupt.reason
         if model and best and state == "finished" and self.sweep.options.tune_decoding:
             tune_best_model(model, best, self.sweep.corpus, display.say, lambda: interrupt.requested)

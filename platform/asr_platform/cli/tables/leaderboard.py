@@ -20,7 +20,14 @@ from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.spending import epoch_seconds
 from trainables.evaluation.metrics import objective_text
 
-COLOURS = {"running": "cyan", "waiting": "blue", "complete": "green", "pruned": "yellow", "failed": "red"}
+COLOURS = {
+    "running": "cyan",
+    "waiting": "blue",
+    "paused": "blue",
+    "complete": "green",
+    "pruned": "yellow",
+    "failed": "red",
+}
 WIDE, OTHERS = 160, 110  # columns of a terminal that has room for searched keys, and those of all other cells
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = ("val_cer_interval", "parameters", "epochs", "state")  # columns left out of a narrow leaderboard, in order
@@ -60,7 +67,7 @@ def trial_table(
         table.add_column(_heading(key, keys), justify="right", no_wrap=True)
     for trial in trials:
         best = trial.best or {}
-        state = "waiting" if trial.number in waiting else trial.state
+        state = "paused" if trial.paused else "waiting" if trial.number in waiting else trial.state
         table.add_row(
             str(trial.number),
             f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),

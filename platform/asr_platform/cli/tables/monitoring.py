@@ -60,7 +60,7 @@ def _size(count: int) -> str:
 
 
 WHEN = {"running": "time left", "died": "last heartbeat"}
-COLOURS = {"running": "cyan", "finished": "green", "capped": "yellow", "stopped": "yellow"}
+COLOURS = {"running": "cyan", "finished": "green", "capped": "yellow", "paused": "yellow", "stopped": "yellow"}
 
 
 def print_statuses(console: Console, statuses: Sequence[Status], platform: str) -> None:
@@ -89,6 +89,7 @@ def print_status(console: Console, one: Status, platform: str) -> None:
         WHEN.get(one.state, "ended"): when(one),
         "spent": ", ".join(_spent(cap) for cap in one.caps if cap.spent),
         "driver": f"process {one.process}" if one.process else "none",
+        "asked for": "; ".join(one.requests),
         "dashboard": one.dashboard,
     }  # fmt: skip
     say(console, f"sweep {one.name}")

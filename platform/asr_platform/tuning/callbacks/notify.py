@@ -67,8 +67,8 @@ def message(
     """Notification, as JSON, that a run of a sweep has ended; error rates are fractions.
 
     Args:
-        state: `finished`, `capped`, `stopped` or `failed`.
-        reason: reason for `capped`, `stopped` or `failed` in words.
+        state: `finished`, `capped`, `paused`, `stopped` or `failed`.
+        reason: reason for a state other than `finished`, in words.
         seconds: wall-clock time of all of the sweep's runs.
     """
     best = next(iter(rows(trials, intervals)), None)

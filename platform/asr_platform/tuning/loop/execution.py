@@ -23,12 +23,15 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.failures import Streak, blame
 from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.study.spending import epoch_seconds
+from asr_platform.study.steering.acts import STOPPED_ON_REQUEST, added_for
+from asr_platform.study.steering.requests import Request
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.interrupts import Interrupt, NotPickled
 from asr_platform.tuning.loop.failure_reasons import reason_in
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
+from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from asr_platform.tuning.trial import SweepTrial
 
@@ -89,10 +92,10 @@ class Recorder(NotPickled, tune.Callback):
 
     def __init__(
         self, proposer: Proposer, stopper: RungStopper, interrupt: Interrupt, meter: Meter, watch: Watch,
-        callbacks: Sequence[Callback],
+        steering: Steering, callbacks: Sequence[Callback],
     ) -> None:  # fmt: skip
         self.ledger, self.proposer, self.stopper, self.interrupt = proposer.ledger, proposer, stopper, interrupt
-        self.meter, self.watch, self.callbacks = meter, watch, callbacks
+        self.meter, self.watch, self.steering, self.callbacks = meter, watch, steering, callbacks
         self.began: dict[int, float] = {}  # when trials were started, until their first report; by number
         self.losses: Counter[int] = Counter()
         self.streak = Streak()
@@ -100,6 +103,9 @@ class Recorder(NotPickled, tune.Callback):
     @_stops_on_ledger_error
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.watch.trials = trials
+        if not self.interrupt.requested:
+            for request in self.steering.act():
+                self._follow(request, trials)
         if cap := self.meter.reached():
             self.interrupt.stop("capped", cap)
 
@@ -128,6 +134,11 @@ class Recorder(NotPickled, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
         now, reported = self.ledger.trial(number), (trial.last_result or {}).get("epoch", 0)
+        if now.state != "running":
+            return  # stopped on request
+        if now.paused:
+            self._call("on_trial_paused", now)
+            return
         if self.interrupt.requested and now.epochs < reported:
             return  # the last epoch came too late to be recorded: it is reported again when the sweep is resumed
         if number in self.stopper.stopped:
@@ -151,6 +162,22 @@ class Recorder(NotPickled, tune.Callback):
             self._lose(number, reason)
         else:
             self.interrupt.stop("failed", f"{reason} (trial {number}, which goes on with --resume)")
+
+    def _follow(self, request: Request, trials: list[Trial]) -> None:
+        """Has Ray Tune and the callbacks follow what was done in the ledger on request."""
+        if request.kind in ("stop", "pause"):
+            number = request.content["trial"]
+            in_training = number in self.proposer.training.values()
+            self.stopper.end(trials, number)  # calls `on_trial_complete`
+            now = self.ledger.trial(number)
+            if request.kind == "stop" and now.reason == STOPPED_ON_REQUEST:
+                self._call("on_trial_end", now)
+            elif now.paused and not in_training:
+                self._call("on_trial_paused", now)
+        elif request.kind == "unpause":
+            self.proposer.admit(request.content["trial"])
+        elif request.kind == "add" and (added := added_for(self.ledger, request)):
+            self.proposer.admit(added.number)
 
     def _lose(self, number: int, reason: str) -> None:
         """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished."""

@@ -44,7 +44,7 @@ class Proposer(NotPickled, Searcher):
         for trial in self.ledger.trials():
             for row in trial.curve:
                 self.promotions.record(trial.number, row)
-            if trial.state != "running" or trial.number in self.training.values():
+            if trial.state != "running" or trial.paused or trial.number in self.training.values():
                 continue
             if not self.promotions.wait(trial.number, trial.epochs):
                 self.unfinished.append(trial.number)
@@ -55,9 +55,9 @@ class Proposer(NotPickled, Searcher):
         Interrupted trials come first, then promoted ones, new ones, and at last all other trials that wait.
         """
         trials, waiting = self.ledger.trials(), self.promotions.waiting
-        for number in [one for one in waiting if trials[one].state != "running"]:
-            del waiting[number]  # pruned at the epoch of promotion
-        self.unfinished = deque(number for number in self.unfinished if trials[number].state == "running")
+        for number in [one for one in waiting if not _goes_on(trials[one])]:
+            del waiting[number]  # pruned at the epoch of promotion, stopped or paused
+        self.unfinished = deque(number for number in self.unfinished if _goes_on(trials[number]))
         ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
         until = None
@@ -95,7 +95,7 @@ class Proposer(NotPickled, Searcher):
         if trial.curve:
             self.promotions.record(number, trial.curve[-1])
             waits = self.promotions.wait(number, trial.epochs)
-            if not waits and trial.state == "running" and trial.epochs < self.space.settings.epochs:
+            if not waits and _goes_on(trial) and trial.epochs < self.space.settings.epochs:
                 self.unfinished.append(number)  # stopped at an epoch of promotion that is none since `measure`
 
     def measure(self, start: float, epoch: float) -> None:
@@ -115,6 +115,16 @@ class Proposer(NotPickled, Searcher):
             times = f"a trial's start took {start:.1f} s, an epoch {epoch:.1f} s"
             self.say(f"trials first wait to be promoted after {first} epochs: {times}")
 
+    def admit(self, number: int) -> None:
+        """Lets a trial that was added or resumed on request go on: next, or once it is promoted if it waited for that.
+
+        Does nothing if the trial is paused again, or has ended.
+        """
+        trial = self.ledger.trial(number)
+        known = number in self.unfinished or number in self.training.values()
+        if _goes_on(trial) and not known and not self.promotions.wait(number, trial.epochs):
+            self.unfinished.append(number)
+
     def retry(self, number: int) -> None:
         """Makes a trial the next one that Tune gets."""
         self.unfinished.appendleft(number)
@@ -124,3 +134,7 @@ class Proposer(NotPickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Does nothing (see `NotPickled`)."""
+
+
+def _goes_on(trial: TrialRecord) -> bool:
+    return trial.state == "running" and not trial.paused

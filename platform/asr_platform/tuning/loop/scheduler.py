@@ -1,7 +1,11 @@
-"""Ray Tune scheduler for asynchronous successive halving; the decisions are in `study/halving.py`."""
+"""Ray Tune scheduler that prunes trials by asynchronous successive halving, and ends them on request.
+
+The decisions are in `study/halving.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -9,12 +13,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from asr_platform.study.halving import Rungs
 from asr_platform.study.ledger import TrialRecord
+from asr_platform.tuning.interrupts import NotPickled
 from search_spaces.settings import Settings
 
 METRICS = "metrics/"
 
 
-class RungStopper(FIFOScheduler):
+class RungStopper(NotPickled, FIFOScheduler):
     """Prunes trials at the rungs of a space.
 
     Args:
@@ -28,9 +33,26 @@ class RungStopper(FIFOScheduler):
         super().__init__()
         self.rungs = Rungs(settings)
         self.stopped: dict[int, str] = {}
+        self.controller: Any = None  # Ray Tune's, once it has a trial
         for trial in recorded:
             for row in trial.curve:
                 self.rungs.record(trial.number, row)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self.controller = tune_controller
+
+    def end(self, trials: Sequence[Trial], number: int) -> None:
+        """Ends the training of a trial at once, if it is in training; for Ray Tune, the trial is then complete.
+
+        Must be called between two events of Ray Tune's loop.
+
+        Args:
+            trials: Ray Tune's trials.
+            number: number of the trial in the ledger.
+        """
+        for trial in trials:
+            if trial.config["number"] == number and not trial.is_finished():
+                self.controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, warmup = trial.config["number"], trial.config["config"].optimizer.warmup
