@@ -135,6 +135,18 @@ class Sweep:
         size, limits = checked(Continuation, {"trials": trials}), checked(Caps, caps).limits
         return self._asked(asking.change(self._ledger, self.home.sweep(self.name), size.trials, limits))
 
+    def delete(self) -> list[str]:
+        """Deletes the sweep with its MLflow runs, models and files, without asking; returns what was deleted, in words.
+
+        `platform delete` asks first. A sweep that runs is not deleted.
+        """
+        from asr_platform.tracking.deletion import Deletion
+
+        found = Deletion.of(self.home, self.name)
+        lines = found.lines
+        found.delete()
+        return lines
+
     def _asked(self, request: Request) -> str:
         return outcome(self.home, self._ledger, request)
 

@@ -20,8 +20,8 @@ Every command explains itself, with an example: platform sweep --help.
 """
 SECTIONS = {
     "Begin": ["prepare", "inspect", "schema", "plan"],
-    "Search": ["sweep", "train", "status", "logs"],
-    "Steer": ["stop", "pause", "unpause", "add", "change"],
+    "Search": ["sweep", "train", "status", "logs", "watch"],
+    "Steer": ["stop", "pause", "unpause", "add", "change", "delete"],
     "Look": ["leaderboard", "compare", "confirm", "importances", "report", "ui", "doctor"],
     "Use": ["evaluate", "tune-decoding", "transcribe", "export", "submit", "check"],
     "This command": ["completion"],

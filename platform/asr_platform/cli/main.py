@@ -15,11 +15,11 @@ from asr_platform.cli.completion import completion
 from asr_platform.cli.data import prepare
 from asr_platform.cli.help import INTRODUCTION, Introduction
 from asr_platform.cli.models import check, evaluate, export, submit, transcribe, tune_decoding
-from asr_platform.cli.monitoring import doctor, inspect_, logs, status
+from asr_platform.cli.monitoring import doctor, inspect_, logs, status, watch
 from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
 from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
-from asr_platform.cli.steering import add, change, pause, stop, unpause
+from asr_platform.cli.steering import add, change, delete, pause, stop, unpause
 from asr_platform.cli.sweeps import plan, schema, sweep, train
 from asr_platform.compat import mlflow
 from asr_platform.compat.environment import ENVIRONMENT, set_environment
@@ -47,9 +47,9 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 COMMANDS = (
-    prepare, inspect_, schema, plan, sweep, train, status, logs, stop, pause, unpause, add, change, leaderboard,
-    compare, confirm, importances, report, ui, doctor, evaluate, tune_decoding, transcribe, export, submit, check,
-    completion,
+    prepare, inspect_, schema, plan, sweep, train, status, logs, watch, stop, pause, unpause, add, change, delete,
+    leaderboard, compare, confirm, importances, report, ui, doctor, evaluate, tune_decoding, transcribe, export, submit,
+    check, completion,
 )  # fmt: skip
 for _command in COMMANDS:
     cli.add_command(_command)

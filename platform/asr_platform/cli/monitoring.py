@@ -1,4 +1,4 @@
-"""The commands `platform status`, `logs` and `doctor`, which look at sweeps, and `inspect`, at a corpus."""
+"""The commands `platform status`, `logs`, `watch` and `doctor`, which look at sweeps, and `inspect`, at a corpus."""
 
 from __future__ import annotations
 
@@ -90,6 +90,27 @@ def logs(home: Path, name: str, trial: int, follow: bool) -> None:
         click.echo(f"trial {trial} {ended.state}" + (f": {ended.reason}" if ended.reason else ""))
     if ended.state == "failed" and (cause := diagnose(ended.reason)):
         click.echo(f"cause: {cause.words}\ntry:   {cause.remedy}")
+
+
+@click.command()
+@SWEEP_OR_LATEST
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Default: 5000, or the next free one.")
+@click.pass_obj
+def watch(home: Path, name: str | None, host: str, port: int | None) -> None:
+    """Serves Optuna Dashboard for the sweep NAME until Ctrl-C.
+
+    Without NAME, for the latest sweep. The pages follow the sweep as it runs: learning curves, importances, the trials
+    with notes that can be written there. The address is printed.
+
+    \b
+    For example:
+      platform watch digits-1
+    """
+    from asr_platform.monitoring.dashboard import watch as serve
+    from asr_platform.storage.home import Home
+
+    sys.exit(serve(Home.existing(home), name, host, port, click.echo))
 
 
 UNSOUND = 1

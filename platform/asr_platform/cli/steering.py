@@ -1,7 +1,8 @@
-"""The commands that steer a sweep from another terminal: `platform stop`, `pause`, `unpause`, `add` and `change`."""
+"""The commands that steer a sweep from another terminal: `stop`, `pause`, `unpause`, `add`, `change` and `delete`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import click
 from asr_platform.cli.completion import trial_numbers
 from asr_platform.cli.options import SWEEP, Caps, Continuation, options, platform
 from asr_platform.cli.parameters import VALUE
+from asr_platform.storage.home import SWEEP as RUNS
+from trainables.errors import InputError
 
 TRIAL = click.argument("trial", type=click.IntRange(0), shell_complete=trial_numbers)
 
@@ -98,6 +101,37 @@ def change(home: Path, name: str, trials: int | None, **caps: Any) -> None:
     from asr_platform.storage.home import Home
 
     _ask(home, name, "change", Home(home).sweep(name), trials, Caps(**caps).limits)
+
+
+@click.command()
+@SWEEP
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def delete(home: Path, name: str, yes: bool) -> None:
+    """Deletes the sweep NAME with its MLflow runs, models and files.
+
+    What will be deleted is listed with its size, and asked about. A sweep that runs is not deleted. If the command is
+    interrupted, repeat it.
+
+    \b
+    For example:
+      platform delete digits-1
+    """
+    from asr_platform.storage.home import Home
+    from asr_platform.tracking.deletion import Deletion
+
+    place = Home.existing(home)
+    found = Deletion.of(place, name)
+    if place.holder(name).startswith(RUNS):
+        raise InputError(f"sweep {name} is running", "Stop it with Ctrl-C, then delete it.")
+    if not yes and not sys.stdin.isatty():
+        raise InputError("delete asks first, and there is no terminal", "Give it --yes.")
+    for line in found.lines:
+        click.echo(line)
+    if not yes:
+        click.confirm(f"Delete all of this of the sweep {name}?", abort=True)
+    found.delete()
+    click.echo(f"sweep {name} is deleted")
 
 
 def _ask(home: Path, name: str, kind: str, *content: Any) -> None:

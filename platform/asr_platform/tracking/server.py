@@ -68,7 +68,7 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
     ]  # fmt: skip
     # Jobs evaluate language models: several more processes, slow to start, which print as they end.
     environment = {**ENVIRONMENT, **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+    with interrupted_by():
         server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         try:
             code = server.wait()
@@ -81,9 +81,11 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
 
 
 @contextmanager
-def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Raises KeyboardInterrupt within the block when one of the signals arrives, as Python does for Ctrl-C."""
-    handled = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+def interrupted_by() -> Iterator[None]:
+    """Raises KeyboardInterrupt within the block when SIGTERM or SIGHUP arrives, as Python does for Ctrl-C."""
+    handled = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]  # nohup ignores SIGHUP
     before = {number: signal.signal(number, signal.default_int_handler) for number in handled}
     try:
         yield

@@ -1,0 +1,172 @@
+"""Deletes a sweep: its MLflow runs, registered and logged models, its files, and its ledger last.
+
+The ledger says what belongs to the sweep. So a deletion that was killed is completed by repeating it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import optuna
+from mlflow.entities import ViewType
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from asr_platform.storage.database import database_file
+from asr_platform.storage.home import Home, folder_size
+from asr_platform.study.ledger import Ledger
+from asr_platform.tracking.runs import ACTIVE, PARENT
+from asr_platform.tracking.store import FAILURES, is_missing, one_line, open_client
+from trainables.errors import InputError
+
+HOLDER = "delete"  # purpose of the sweep's lock
+
+
+@dataclass
+class Deletion:
+    """What belongs to a sweep, found at the time of construction.
+
+    Args:
+        runs: the sweep's and its trials' MLflow runs, deleted ones included.
+        versions: versions of the registered model that are the sweep's.
+        is_whole: whether these are all versions of the registered model.
+        logged: ids of the logged models of the runs.
+        artifacts: folders of runs and logged models on this machine.
+    """
+
+    home: Home
+    ledger: Ledger
+    client: MlflowClient | None
+    runs: list[Any] = field(default_factory=list)
+    versions: list[ModelVersion] = field(default_factory=list)
+    is_whole: bool = False
+    logged: list[str] = field(default_factory=list)
+    artifacts: list[Path] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, home: Home, name: str) -> Deletion:
+        """What would be deleted with the sweep `name`.
+
+        Raises:
+            InputError: there is no such sweep, or its MLflow store cannot be read.
+        """
+        ledger = Ledger.open(home.studies, name)
+        store = home.store(ledger.about)
+        path = None if store.is_server else database_file(store.uri)
+        found = cls(home, ledger, None)
+        if path is not None and not path.is_file():  # nothing was ever logged
+            return found
+        try:
+            found.client = open_client(store.uri)
+            found._find(found.client)
+        except FAILURES as error:
+            raise InputError(
+                f"{store.uri}: MLflow cannot be read: {one_line(error)}", "Start its server, then try again."
+            ) from None
+        return found
+
+    @property
+    def lines(self) -> list[str]:
+        """What will be deleted, one line for each kind of thing, with sizes of files."""
+        name, trials = self.ledger.name, len(self.ledger.trials())
+        active = sum(run.info.lifecycle_stage == ACTIVE for run in self.runs)
+        lines = [
+            f"{trials} trials in the ledger",
+            *self._sized("checkpoints and logs", [self.home.sweep(name)]),
+            *self._sized("model", [self.home.model(name)]),
+            *([f"{active} MLflow runs"] if active else []),
+            *self._sized("files of MLflow", self.artifacts),
+        ]
+        if self.versions:
+            lines.append(f"{len(self.versions)} versions of the registered model {name}")
+        return lines
+
+    def delete(self) -> None:
+        """Deletes everything; the sweep's lock is held meanwhile.
+
+        Raises:
+            RunningError: the sweep is running.
+            InputError: MLflow cannot be written.
+        """
+        name = self.ledger.name
+        with self.home.lock(name, HOLDER):
+            try:
+                self._delete_in_mlflow()
+            except FAILURES as error:
+                raise InputError(f"MLflow cannot be written: {one_line(error)}", "Repeat the command.") from None
+            for folder in (*self.artifacts, self.home.model(name), self.home.sweep(name)):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+            optuna.delete_study(study_name=name, storage=self.ledger.study._storage)
+
+    def _sized(self, what: str, folders: list[Path]) -> list[str]:
+        there = [folder for folder in folders if folder.is_dir()]
+        size = sum(map(folder_size, there)) / 1e6
+        where = there[0] if len(there) == 1 else f"{len(there)} folders"
+        return [f"{what}: {where} ({size:,.1f} MB)"] if there else []
+
+    def _find(self, client: MlflowClient) -> None:
+        parent = self.ledger.about.get("mlflow_run_id")
+        if parent is None:
+            return
+        try:
+            own = client.get_run(parent)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return
+        experiment = own.info.experiment_id
+        self.runs = [*_pages(lambda token: client.search_runs(
+            [experiment], f"tags.`{PARENT}` = '{parent}'", ViewType.ALL, page_token=token
+        )), own]  # fmt: skip
+        models = [
+            model
+            for run in self.runs
+            for model in client.search_logged_models([experiment], f"source_run_id='{run.info.run_id}'")
+        ]
+        self.logged = [model.model_id for model in models]
+        places = [run.info.artifact_uri for run in self.runs] + [model.artifact_location for model in models]
+        self.artifacts = [folder for place in places if (folder := self._folder(place)) is not None]
+        found = list(client.search_model_versions(f"name='{self.ledger.name}'"))
+        self.versions = [version for version in found if version.tags.get("ledger") == self.ledger.id]
+        self.is_whole = len(self.versions) == len(found)
+
+    def _folder(self, place: str) -> Path | None:
+        """Folder of an artifact location in the home; None for one elsewhere, which is the store's to keep."""
+        split = urlsplit(place)
+        folder = Path(unquote(split.path)) if split.scheme == "file" else Path(place)
+        if split.scheme not in ("file", ""):
+            return None
+        run = folder.parent if folder.name == "artifacts" else folder
+        return run if self.home.artifacts in run.parents and run.is_dir() else None
+
+    def _delete_in_mlflow(self) -> None:
+        if self.client is None:
+            return
+        name = self.ledger.name
+        if self.versions and self.is_whole:
+            self.client.delete_registered_model(name)
+        else:
+            for version in self.versions:
+                self.client.delete_model_version(name, str(version.version))
+        for model in self.logged:
+            self.client.delete_logged_model(model)
+        for run in self.runs:  # the sweep's own last: it leads to the others
+            if run.info.lifecycle_stage == ACTIVE:
+                self.client.delete_run(run.info.run_id)
+
+
+def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    token: str | None = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token or None
+        if token is None:
+            return
