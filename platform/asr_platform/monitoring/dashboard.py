@@ -49,7 +49,7 @@ def watch(home: Home, name: str | None, host: str, port: int | None, say: Callab
     Raises:
         InputError: there is no such sweep, or no port is free.
     """
-    ledger = Ledger.open(home.studies, latest(home.studies, name))
+    ledger = latest(home.studies, name)
     chosen = free_port(host, port)
     with make_server(host, chosen, application(home, host), _Server, _Quiet) as server:
         say(f"{ledger.name}: http://{host}:{chosen}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
