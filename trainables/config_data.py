@@ -34,6 +34,12 @@ class Features(ConfigSection):
         "global_mvn",
         description="mean and variance per mel bin: of the training split, of the utterance, or none",
     )
+    dynamic_range: float | None = Field(
+        None,
+        gt=0,
+        le=200,
+        description="dB below the utterance's peak that are kept, so that quiet noise is equal; default: all",
+    )
     num_feats: int | None = Field(
         None, ge=1, le=LARGEST_WIDTH, description="mel bins to keep, lowest first; default: all"
     )

@@ -16,6 +16,7 @@ from trainables.config import Tokenizer as TokenizerConfig
 from trainables.config_data import Features, SpecAugment
 from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, in_batches, worker_share
 from trainables.data.corpus import Corpus
+from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
 
@@ -120,6 +121,8 @@ def reference(corpus: Corpus, config: Features, index: int) -> npt.NDArray[np.fl
     split, bins = corpus.training_split(), config.num_feats or corpus.recipe.bins
     start = split.offsets[index]
     x = split.features[start : start + split.frames[index], :bins].numpy().astype(np.float64)
+    if config.dynamic_range is not None:
+        x = np.maximum(x, x.max() - config.dynamic_range)
     if config.normalization == "global_mvn":
         assert corpus.mean is not None and corpus.std is not None
         return (x - corpus.mean.numpy()[:bins]) / corpus.std.numpy()[:bins]
@@ -129,11 +132,13 @@ def reference(corpus: Corpus, config: Features, index: int) -> npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("num_feats", [None, 5])
+@pytest.mark.parametrize("dynamic_range", [None, 40.0])
 @pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "none"])
 def test_gathering_equals_a_reference_for_each_utterance(
-    normalization: str, num_feats: int | None, tiny_corpus: Corpus
+    normalization: str, dynamic_range: float | None, num_feats: int | None, tiny_corpus: Corpus
 ) -> None:
-    config = Features.model_validate({"normalization": normalization, "num_feats": num_feats})
+    keys = {"normalization": normalization, "dynamic_range": dynamic_range, "num_feats": num_feats}
+    config = Features.model_validate(keys)
     data = device_split(tiny_corpus, config)
     indices = np.array([3, 0, 17, 3])
     edge = int(data.split.frames.max()) + 2
@@ -176,6 +181,21 @@ def test_a_split_without_texts_is_gathered(tmp_path_factory: pytest.TempPathFact
     assert batch.targets_BU.tolist() == [[EOS], [EOS]]
 
 
+@pytest.mark.parametrize("name", ["hw4", "kaldi"])
+def test_the_range_is_in_decibels(name: str) -> None:
+    """In both recipes a noise 60 dB below a tone is cut off at 50 dB and kept at 70 dB."""
+    recipe = FeatureRecipe(name=name)  # type: ignore[arg-type]
+    time = np.arange(16_000) / 16_000
+    tone = np.where(time < 0.5, 0.5 * np.sin(2 * np.pi * 1000 * time), 0.0)
+    noise = 0.5e-3 * np.sin(2 * np.pi * 1000 * time)
+    x_BTF = torch.from_numpy(recipe.compute((tone + noise).astype(np.float32)))[None]
+    mean, std, quiet = torch.zeros(recipe.bins), torch.ones(recipe.bins), slice(-30, -10)
+    for limit, kept in ((50.0, False), (70.0, True)):
+        config = Features(normalization="none", dynamic_range=limit)
+        found = Normalizer(config, mean, std, CPU, recipe.decibel)(x_BTF, torch.tensor([x_BTF.shape[1]]))
+        assert (found[0, quiet].max() > found.max() - limit * recipe.decibel + 1e-3) == kept
+
+
 @pytest.mark.parametrize("normalization", ["cepstral", "global_mvn"])
 def test_a_bin_that_never_changes_stays_near_zero(normalization: str) -> None:
     """Band-limited audio has such bins: their rounding errors must not be divided by almost nothing."""
@@ -191,9 +211,8 @@ def test_a_bin_that_never_changes_stays_near_zero(normalization: str) -> None:
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 30), st.sampled_from(["cepstral", "none"]))
 def test_normalising_does_not_see_padding(lengths: list[int], extra: int, normalization: str) -> None:
-    normalizer = Normalizer(
-        Features.model_validate({"normalization": normalization}), torch.zeros(3), torch.ones(3), CPU
-    )
+    keys = {"normalization": normalization, "dynamic_range": 60.0}
+    normalizer = Normalizer(Features.model_validate(keys), torch.zeros(3), torch.ones(3), CPU)
     random = torch.Generator().manual_seed(sum(lengths))
     x_BTF = torch.randn(len(lengths), max(lengths) + extra, 3, generator=random) * 10
     together = normalizer(x_BTF, torch.tensor(lengths))

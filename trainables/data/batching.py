@@ -112,10 +112,12 @@ class Normalizer:
     Args:
         mean: mean of each mel bin (F,) over the training split, for `global_mvn`.
         std: standard deviation of each mel bin (F,) over the training split, for `global_mvn`.
+        decibel: a decibel in the unit of the features.
     """
 
-    def __init__(self, config: Features, mean: Tensor, std: Tensor, device: torch.device) -> None:
+    def __init__(self, config: Features, mean: Tensor, std: Tensor, device: torch.device, decibel: float = 1.0) -> None:
         self.kind = config.normalization
+        self.range = None if config.dynamic_range is None else config.dynamic_range * decibel
         self.num_feats = config.num_feats or len(mean)
         self.mean = mean[: self.num_feats].to(device)
         self.std = std[: self.num_feats].clamp(min=SMALLEST_STD).to(device)
@@ -126,6 +128,9 @@ class Normalizer:
         """Selects the first F mel bins and normalises, (B, T, bins) -> (B, T, F) float32; padded frames become 0."""
         x_BTF = features_BTF[..., : self.num_feats].float()
         valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
+        if self.range is not None:
+            peak_B11 = x_BTF.masked_fill(~valid_BT1, -torch.inf).amax((1, 2), keepdim=True)
+            x_BTF = torch.maximum(x_BTF, peak_B11 - self.range)
         if self.kind == "global_mvn":
             x_BTF = (x_BTF - self.mean) / self.std
         elif self.kind == "cepstral":

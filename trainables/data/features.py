@@ -58,9 +58,9 @@ class FeatureRecipe(BaseModel):
         return self.sample_rate / self.hop_length
 
     @property
-    def in_decibels(self) -> bool:
-        """Whether features are in decibels; else they are natural logarithms of powers."""
-        return self.name == "hw4"
+    def decibel(self) -> float:
+        """A decibel in the unit of the features: 1, or ln(10) / 10 if they are natural logarithms of powers."""
+        return 1.0 if self.name == "hw4" else math.log(10) / 10
 
     def bin_centers(self) -> npt.NDArray[np.float64]:
         """Frequency in Hz of the peak of each mel filter, (F,)."""

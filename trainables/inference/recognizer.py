@@ -119,7 +119,7 @@ class Recognizer(TrainedModel):
 
     def normalizer(self) -> Normalizer:
         """Feature normalisation as in training."""
-        return Normalizer(self.config.features, self.mean, self.std, self.device)
+        return Normalizer(self.config.features, self.mean, self.std, self.device, self.recipe.decibel)
 
     @property
     def ctc_weight(self) -> str:

@@ -37,7 +37,7 @@ class Split:
         self.recipe = recipe
         self.lengths = torch.tensor(random.integers(3, 60, UTTERANCES))
         self.offsets = self.lengths.cumsum(0) - self.lengths
-        rows = random.uniform(-HW4_RANGE if recipe.in_decibels else -16, 0, (int(self.lengths.sum()), BINS))
+        rows = random.uniform(-HW4_RANGE if recipe.name == "hw4" else -16, 0, (int(self.lengths.sum()), BINS))
         self.features = torch.tensor(rows, dtype=torch.float32)
         self.features[self.offsets] = 0.0  # the peak of each utterance
 
@@ -75,7 +75,7 @@ def test_an_utterance_does_not_depend_on_batch_and_padding(
         (expected,) = split.changed(config, [index])
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)
         assert found.isfinite().all()
-        if split.recipe.in_decibels:
+        if split.recipe.name == "hw4":
             assert found.min() >= -HW4_RANGE and found.max() == 0
 
 
@@ -141,7 +141,7 @@ def test_reverberation_of_a_click(seconds: float, ratio: float) -> None:
 def test_noise_of_features_is_like_noise_of_samples(name: str, ratio: float) -> None:
     """White noise at a signal-to-noise ratio, mixed as powers, and as samples before the features are computed."""
     recipe = FeatureRecipe(name=name, bins=40)  # type: ignore[arg-type]
-    unit = NEPERS_PER_DECIBEL if recipe.in_decibels else 1.0
+    unit = NEPERS_PER_DECIBEL / recipe.decibel
     speech = np.concatenate([tone(hertz) * loud for hertz, loud in ((400, 1), (900, 0.3), (2500, 0.6))])
     noise = np.random.default_rng(2).normal(0, 1, len(speech)).astype(np.float32)
     together = recipe.compute(np.concatenate([speech, noise]))  # relative to one peak, where features are
@@ -155,7 +155,7 @@ def test_noise_of_features_is_like_noise_of_samples(name: str, ratio: float) -> 
     white = Noise.of(recipe, frames, torch.tensor([0]), count).epoch(config, 1, torch.Generator().manual_seed(0))
     white.draws_N5[:, 3] = 1.0  # the slope of white noise
     mixed = white.mixed(frames[None] * unit, count, torch.tensor([0]))[0] / unit
-    if recipe.in_decibels:
+    if recipe.name == "hw4":
         mixed = (mixed - mixed.max()).clamp(min=-HW4_RANGE)
     difference = (mixed.numpy() - expected) * unit / NEPERS_PER_DECIBEL
     assert abs(difference.mean()) < 1.5 and np.abs(difference).mean() < 6  # dB; two draws of one noise differ by 5

@@ -59,7 +59,7 @@ class EpochAcoustics:
         What lies behind an utterance's end has no meaning, before and after.
         """
         config, draws_BD = self.config, self.draws_ND[indices_B]
-        unit = NEPERS_PER_DECIBEL if self.recipe.in_decibels else 1.0
+        unit = NEPERS_PER_DECIBEL / self.recipe.decibel
         x_BTF = features_BTF.float() * unit
         if config.vocal_tract:
             x_BTF = warped(x_BTF, self.warps_AF[(draws_BD[:, LENGTH] * WARPS).long()])

@@ -46,7 +46,7 @@ class Noise:
     def of(cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor) -> Noise:
         """Noise for features of a recipe; other arguments as above. White noise is made with the recipe."""
         samples = np.random.default_rng(0).normal(0, 0.1, int(BANK_SECONDS * recipe.sample_rate)).astype(np.float32)
-        unit = NEPERS_PER_DECIBEL if recipe.in_decibels else 1.0
+        unit = NEPERS_PER_DECIBEL / recipe.decibel
         bank_LF = torch.from_numpy(recipe.compute(samples) * unit).to(speech.device)
         octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
         return cls(bank_LF, octaves_F, speech, offsets_N, lengths_N, unit)
