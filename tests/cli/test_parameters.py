@@ -10,7 +10,8 @@ import pytest
 from asr_platform.cli.main import cli
 from asr_platform.cli.parameters import Finite
 
-COUNTLESS = {("logs", "trial")}  # looked up among the trials that there are
+# Looked up among the trials that there are.
+COUNTLESS = {(command, "trial") for command in ("logs", "stop", "pause", "unpause")}
 
 
 def numbers(command: click.Command = cli, path: str = "") -> Iterator[tuple[str, click.Parameter]]:
