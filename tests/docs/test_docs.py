@@ -41,7 +41,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
 LONGEST_README = 150  # lines
 HW4 = "hw4_data/hw4p2_data"
-# Commands that take long, or need a model of this corpus: other tests run them, on smaller data. Here their options and
+# Commands that take long, or need a model of this corpus or a running sweep: other tests run them, on smaller data. Here their options and
 # files are checked.
 SLOW = {
     "check",
@@ -50,6 +50,13 @@ SLOW = {
     "confirm",
     "plan",
     "ui",
+    "watch",
+    "stop",
+    "pause",
+    "unpause",
+    "add",
+    "change",
+    "delete",
     "export",
     "submit",
     "prepare common-voice",

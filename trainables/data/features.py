@@ -29,6 +29,7 @@ HW4_FFT = 512  # samples of the window and of the transform
 HW4_FLOOR = 1e-10  # smaller powers count as this
 HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
 HW4_TOP_FREQUENCY = 8_000.0  # Hz
+KALDI_EMPHASIS = 0.97
 KALDI_LOW_FREQUENCY = 20.0  # Hz; the highest is half the sample rate, both Kaldi's defaults
 HW4_BLOCK = 1024  # frames transformed at once: an hour of audio needs no more memory than a minute
 
@@ -68,6 +69,19 @@ class FeatureRecipe(BaseModel):
             return _mel_to_hertz(np.linspace(0.0, _hertz_to_mel(HW4_TOP_FREQUENCY), self.bins + 2))[1:-1]
         low, high = (1127.0 * math.log(1 + hertz / 700.0) for hertz in (KALDI_LOW_FREQUENCY, SAMPLE_RATE / 2))
         return 700.0 * np.expm1(np.linspace(low, high, self.bins + 2)[1:-1] / 1127.0)
+
+    def power_weights(self) -> npt.NDArray[np.float64]:
+        """Weights (F,) with which the powers of the mel bins sum up to a multiple of the samples' power.
+
+        Filters of `hw4` have equal areas, so that a bin counts as its width in Hz; those of `kaldi` overlap to a sum of
+        1, but the samples are pre-emphasised, which the weights undo.
+        """
+        centers_F = self.bin_centers()
+        if self.name == "hw4":
+            return np.gradient(centers_F) if self.bins > 1 else np.ones(1)
+        angle_F = 2 * np.pi * centers_F / self.sample_rate
+        weights_F: npt.NDArray[np.float64] = 1 / (1 + KALDI_EMPHASIS**2 - 2 * KALDI_EMPHASIS * np.cos(angle_F))
+        return weights_F
 
     def frame_count(self, samples: int) -> int:
         """Number of frames T that `compute` returns for a number of samples."""

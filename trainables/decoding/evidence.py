@@ -20,7 +20,7 @@ LEAST = math.log(1e-6)  # log-probability that stands for all smaller ones
 
 
 def heads(model: SpeechModel) -> tuple[str, ...]:
-    """Heads of a model that give evidence of its words."""
+    """Names of the heads that score the words of a model: `ctc`, and `decoder` if there is one."""
     return ("ctc", "decoder") if isinstance(model, SpeechTransformer) else ("ctc",)
 
 

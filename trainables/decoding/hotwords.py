@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.data.text.tokenizer import EOS, UNK, Tokenizer
+from trainables.data.text.tokenizer import EOS, SPECIAL_IDS, UNK, Tokenizer
 from trainables.errors import InputError
 
 MOST_ENTRIES = 50_000_000  # of the table, nodes x vocabulary: 600 MB
@@ -42,7 +42,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class Hotwords:
-    """The automaton of some hotwords. A hotword is matched from the start of a word to the end of a word.
+    """An automaton that finds hotwords in a text token by token, from the start of a word to the end of a word.
 
     Args:
         next_NV: node after each token.
@@ -66,7 +66,7 @@ class Hotwords:
         tokens = tokenizer.encode(phrases)
         for phrase, row in zip(phrases, tokens, strict=True):
             if UNK in row:
-                letters = "".join(sorted(set(phrase) - set("".join(tokenizer.texts))))
+                letters = "".join(sorted(set(phrase) - set("".join(tokenizer.texts[len(SPECIAL_IDS) :]))))
                 raise InputError(
                     f"hotwords: {phrase!r} has {letters!r}, which the model never writes", "Spell it as transcripts do."
                 )
@@ -79,7 +79,7 @@ class Hotwords:
 
     @classmethod
     def of_tokens(cls, paths: Sequence[tuple[int, ...]], begins_word_V: Tensor, lead: tuple[int, ...] = ()) -> Hotwords:
-        """The automaton of phrases that are given as tokens.
+        """The automaton that finds sequences of tokens.
 
         Args:
             begins_word_V: whether a token ends the word before it.

@@ -35,6 +35,8 @@ SEARCHED: dict[str, tuple[str, ...]] = {
 """Options that each method uses, those of all kinds of model."""
 WITH_HYPOTHESES = ("beam", "ctc_beam", "joint")
 """Methods that find several hypotheses."""
+WITH_HOTWORDS = ("beam", "joint")
+"""Methods that favour hotwords."""
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 
 
@@ -118,7 +120,7 @@ def decoding_with(config: Config, changes: Mapping[str, Any]) -> Decoding:
         raise InputError(problem, "Leave it out, or search for the draft with method ctc_beam.")
     if changes.get("method") in ("ctc", "ctc_beam"):  # neither uses a language model; both give an editor's draft
         changes = {"editing_steps": 1, **changes, **(NO_LANGUAGE_MODEL if "lm_weight" not in changes else {})}
-    if changes.get("method") in ("greedy", "ctc", "ctc_beam"):
+    if "method" in changes and changes["method"] not in WITH_HOTWORDS:
         changes = {"hotwords": "", **changes}
     decoding = checked(config, {**config.decoding.model_dump(), **changes})
     if changes.get("language_model") is not None and not decoding.lm_weight:

@@ -33,6 +33,7 @@ class RequestLimits(BaseModel):
         rate: sample rate of a recording in Hz.
         characters: length of a text for a language model.
         megabytes_at_once: total size of concurrent requests; others wait, unread. MLflow needs 16 times as much memory.
+        hotwords: length of the decoding option `hotwords`, in characters.
         beam, editing_steps: the largest values of these decoding options that a request may ask for.
         values: commas, quotes, braces and brackets in the JSON; each may need 400 bytes of memory.
     """
@@ -44,6 +45,7 @@ class RequestLimits(BaseModel):
     channels: float = Field(8, ge=1)
     rate: float = Field(192_000, ge=1)
     characters: float = Field(10_000, ge=1)
+    hotwords: float = Field(1_000, ge=1)
     beam: float = Field(32, ge=1)
     editing_steps: float = Field(10, ge=1)
     megabytes_at_once: float = Field(60.0, ge=1)

@@ -65,7 +65,7 @@ def read_confidence(folder: Path) -> Confidence | None:
 
 
 def confidence_of(folder: Path, model: SpeechModel) -> Confidence | None:
-    """What `read_confidence` gives of the model directory of a loaded model.
+    """Calibration of a loaded model's word confidences; None if its directory has none.
 
     Raises:
         DamagedError: the file cannot be read, has mistakes, or is of a model with other heads.

@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from asr_platform.inference.decoding_study import Batch
-from trainables.decoding import Search
 from trainables.evaluation.metrics import align_words
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.words import Confidence, aligned_words
@@ -29,12 +28,15 @@ Right = npt.NDArray[np.bool_]
 
 
 def calibrate(
-    recognizer: Recognizer, search: Search, batches: Sequence[Batch], corpus_hash: str, split: str
+    recognizer: Recognizer, batches: Sequence[Batch], texts: Sequence[str], corpus_hash: str, split: str
 ) -> Confidence | None:
     """Fits the confidence of words on utterances with known texts.
 
     A word is right if the word alignment with the reference says so. The calibration error comes from five-fold
     cross-validation, whose folds are of whole utterances.
+
+    Args:
+        texts: what the recogniser wrote, for the utterances of all batches in order.
 
     Returns:
         None if the model has no CTC head, or wrote words in fewer than five utterances.
@@ -43,13 +45,14 @@ def calibrate(
         return None
     evidence: list[list[float]] = []
     right: list[bool] = []
+    names: list[str] = []
     utterances: list[str] = []
     for batch in batches:
-        with recognizer.autocast():
-            texts = recognizer.decode(search, batch.encoded, batch.frames_B)
-        rows = [text.split() for text in texts]
+        written = texts[len(names) : len(names) + len(batch.ids)]
+        names += batch.ids
+        rows = [text.split() for text in written]
         aligned = aligned_words(recognizer, rows, batch.encoded, True)
-        for name, pairs, found in zip(batch.ids, align_words(batch.references, texts), aligned, strict=True):
+        for name, pairs, found in zip(batch.ids, align_words(batch.references, written), aligned, strict=True):
             evidence += found.evidence
             right += [pair.reference == pair.hypothesis for pair in pairs if pair.hypothesis]
             utterances += [name] * len(found.evidence)

@@ -27,7 +27,7 @@ from trainables.config import Decoding
 from trainables.data.corpus import Split
 from trainables.decoding import Search
 from trainables.evaluation.utterance_errors import UtteranceErrors
-from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, in_words
+from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, WITH_HOTWORDS, checked, in_words
 from trainables.inference.recognizer import BATCH_FRAMES, Recognizer
 from trainables.models.speech_transformer import Encoded
 
@@ -200,7 +200,13 @@ class Study:
         return values
 
     def options(self, values: Mapping[str, Any]) -> Decoding:
-        """Default options with these values; without a language model, `lm_weight` is left out."""
+        """Default options with these values, and the model's own hotwords where the method uses them.
+
+        Without a language model, `lm_weight` is left out.
+        """
+        own = self.recognizer.config.decoding
+        if values["method"] in WITH_HOTWORDS:
+            values = {"hotwords": own.hotwords, "hotword_weight": own.hotword_weight, **values}
         fused = self.language_model is not None and values.get("lm_weight")
         added = {"language_model": self.folder} if fused else NO_LANGUAGE_MODEL
         return checked(self.recognizer.config, {**Decoding().model_dump(), **values, **added})

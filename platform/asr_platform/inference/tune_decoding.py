@@ -20,6 +20,7 @@ from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.decoding_options import Measured, OwnDecoding, Tuning
 from trainables.inference.model_directory import read_info, write_decoding
+from trainables.inference.model_files import CONFIDENCE
 from trainables.inference.words import Confidence, write_confidence
 
 MINUTES = 5.0  # default length of a study
@@ -92,8 +93,9 @@ def tune_decoding(
         tuned=_measured(best.errors),
     )
     own = OwnDecoding(decoding=best.decoding, tuning=tuning)
-    confidence = calibrate(recognizer, study.ready(best.decoding), study.batches, corpus.hash, split)
     write_decoding(model, own)
+    (model / CONFIDENCE).unlink(missing_ok=True)  # it was fitted for other options
+    confidence = calibrate(recognizer, study.batches, best.errors.hypotheses, corpus.hash, split)
     if confidence is not None:
         write_confidence(model, confidence)
     if (model / CARD).is_file():

@@ -22,6 +22,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.inspection.speakers import heard_voices
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
+from trainables.decoding.hotwords import Hotwords
 from trainables.document import Document
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
@@ -146,6 +147,8 @@ class Feasibility:
         if config.decoding.language_model is not None:
             language = self.language_model(config.decoding.language_model, LANGUAGE_MODEL)
             check_tokenizers(tokenizer, language.tokenizer, config.decoding.language_model, LANGUAGE_MODEL)
+        if phrases := config.decoding.hotword_phrases:
+            Hotwords.of(self.corpus.preparation.text.apply(phrases), tokenizer)
         if config.data.text is not None:
             self.texts(Path(config.data.text))
         if config.optimizer.groups or config.training.stages or pretrained:

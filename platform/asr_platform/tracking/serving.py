@@ -133,6 +133,8 @@ class Texts:
         for name in ("beam", "editing_steps"):
             if name in options and options[name] > getattr(self.limits, name):
                 raise RequestError(f"{name}: {options[name]} is above the limit of {getattr(self.limits, name):g}")
+        if len(options.get("hotwords", "")) > self.limits.hotwords:
+            raise RequestError(f"hotwords: longer than the limit of {self.limits.hotwords:g} characters")
         try:
             decoding = decoding_with(self.recognizer.config, options)
             search = self.recognizer.search_with(decoding, self.search.language_model)

@@ -1,4 +1,4 @@
-"""Other voices, rooms and noise, made from log-mel features: what a recording could have been.
+"""Other voices, rooms and noise, made from log-mel features.
 
 In this order: another length of the vocal tract (a warp of the mel axis), reverberation, noise, gain and tilt. They
 change the features as the corpus has them, before normalisation, since corpora may have no audio. Powers are natural
@@ -54,9 +54,9 @@ class EpochAcoustics:
         self.warps_AF = vocal_tract_warps(recipe, config.vocal_tract).to(device)
 
     def apply(self, features_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
-        """Features (B, T, F) of the utterances `indices_B` (numbers in the split) as they could have been.
+        """Augmented features (B, T, F) of the utterances `indices_B` (numbers in the split).
 
-        What lies behind an utterance's end has no meaning, before and after.
+        Frames after an utterance's end are undefined, in the input and in the result.
         """
         config, draws_BD = self.config, self.draws_ND[indices_B]
         unit = NEPERS_PER_DECIBEL / self.recipe.decibel

@@ -1,6 +1,6 @@
 """Noise for training features: coloured noise, babble of other utterances, and recordings.
 
-Powers of speech and noise are added, so that only the signal-to-noise ratio and the noise's features matter.
+Powers of speech and noise are added. The signal-to-noise ratio is that of the samples, as far as the features tell it.
 
 Shapes: N utterances of the split, B batch, T frames, F mel bins, L frames of the bank, K voices of a babble.
 """
@@ -31,12 +31,14 @@ class Noise:
     Args:
         bank_LF: log-powers of white noise.
         octaves_F: octaves of each mel bin above 1 kHz, by which it is coloured.
-        speech: log-mel features of the split, all utterances in a row, in units of `unit` nepers.
+        weights_F: logarithms of the weights with which bins sum up to the power of the samples.
+        speech: log-mel features of the split, concatenated; times `unit` they are in nepers.
         offsets_N, lengths_N: first frame, and number of frames, of each utterance there.
     """
 
     bank_LF: Tensor
     octaves_F: Tensor
+    weights_F: Tensor
     speech: Tensor
     offsets_N: Tensor
     lengths_N: Tensor
@@ -49,13 +51,15 @@ class Noise:
         unit = NEPERS_PER_DECIBEL / recipe.decibel
         bank_LF = torch.from_numpy(recipe.compute(samples) * unit).to(speech.device)
         octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
-        return cls(bank_LF, octaves_F, speech, offsets_N, lengths_N, unit)
+        weights_F = torch.tensor(np.log(recipe.power_weights()), dtype=torch.float32, device=speech.device)
+        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, unit)
 
     def epoch(self, config: Augmentation, utterances: int, random: torch.Generator) -> EpochNoise:
         """The noise of every utterance in one epoch."""
         device = self.bank_LF.device
         draws_N5 = torch.rand(utterances, 5, generator=random).to(device)
-        others_NK = torch.randint(utterances, (utterances, VOICES), generator=random).to(device)
+        further_NK = torch.randint(1, max(utterances, 2), (utterances, VOICES), generator=random).to(device)
+        others_NK = (torch.arange(utterances, device=device)[:, None] + further_NK) % utterances
         return EpochNoise(self, config, draws_N5, others_NK)
 
 
@@ -78,7 +82,7 @@ class EpochNoise:
             noise_BTF = voices_BTF.where((babble_B < config.babble_share)[:, None, None], noise_BTF)
         valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
         ratio_B = config.noise_snr_low + (config.noise_snr_high - config.noise_snr_low) * ratio_B
-        speech_B11, level_B11 = (_level(one, valid_BT1) for one in (x_BTF, noise_BTF))
+        speech_B11, level_B11 = (_level(one + self.noise.weights_F, valid_BT1) for one in (x_BTF, noise_BTF))
         shift_B11 = speech_B11 - level_B11 - ratio_B[:, None, None] * NEPERS_PER_DECIBEL
         noisy_BTF = torch.logaddexp(x_BTF, noise_BTF + shift_B11)
         return noisy_BTF.where((chosen_B < config.noise_share)[:, None, None], x_BTF)

@@ -18,13 +18,11 @@ def heard_voices(corpus: Corpus, split: str, training: Sequence[str]) -> str | N
     heard = speakers & {speaker for name in training for speaker in corpus.split(name).speakers or ()}
     if not heard:
         return None
-    of = (
-        f"{len(heard):,} of its {len(speakers):,} speakers are"
-        if len(heard) < len(speakers)
-        else "all its speakers are"
-    )
     remedy = "; platform prepare --dev-speakers N holds N of them out of training" if validates(split) else ""
-    return f"CER on {split} is of voices that training has heard: {of} in {' and '.join(training)}{remedy}"
+    return (
+        f"{split} has speakers of {' and '.join(training)} ({len(heard):,} of {len(speakers):,}), "
+        f"so its CER is lower than on new speakers{remedy}"
+    )
 
 
 def heard_in_tests(corpus: Corpus) -> list[str]:

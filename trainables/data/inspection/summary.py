@@ -176,7 +176,10 @@ def _audio_facts(split: Split) -> AudioFacts | None:
     known = [place for place in evenly_spaced(len(split), MOST_HEARD) if split.recordings(place)]
     if not known:
         return None
-    audio = {place: audio_of(split, place) for place in known}
-    clipped = [place for place, samples in audio.items() if samples is not None and is_clipped(samples)]
-    missing = sum(samples is None for samples in audio.values())
+    clipped, missing = [], 0
+    for place in known:
+        samples = audio_of(split, place)
+        missing += samples is None
+        if samples is not None and is_clipped(samples):
+            clipped.append(place)
     return AudioFacts(len(known), missing, len(clipped), [split.ids[place] for place in clipped[:EXTREMES]])

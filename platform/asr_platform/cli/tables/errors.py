@@ -23,10 +23,11 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         scores: as `inference.evaluate.evaluate_model` returns them; nothing is printed of those of a language model.
     """
     if speakers := scores.get("speakers"):
-        mean = {rate: sum(one[rate] for one in speakers) / len(speakers) for rate in ("cer", "wer")}
-        worst = speakers[0]
+        known = [one for one in speakers if one["speaker"] is not None]
+        mean = {rate: sum(one[rate] for one in known) / len(known) for rate in ("cer", "wer")}
+        worst = known[0]
         say(console, f"worst speaker: {_name(worst)}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}")
-        say(console, f"mean of speakers: CER {mean['cer']:.2%}, WER {mean['wer']:.2%} ({len(speakers):,} speakers)")
+        say(console, f"mean of speakers: CER {mean['cer']:.2%}, WER {mean['wer']:.2%} ({len(known):,} speakers)")
         console.print(speaker_table(speakers))
     lengths = scores.get("lengths", [])
     if len(lengths) > 1:
