@@ -6,11 +6,14 @@ onnx_transcribe.py).
 An encoder-decoder has two graphs:
 
 - `encoder.onnx`: `features` (batch, frames, bins), log-mel features of the recipe, and `lengths` (batch) in frames ->
-  `states` (batch, states, width), `state_lengths` (batch), `ctc_logits` (batch, states, vocabulary). The graph
+  `states` (batch, states, width), `state_lengths` (batch), `ctc_logits` (batch, states, vocabulary), and `cross` (2 x
+  layers, batch, heads, states, head width): keys, then values, of each decoder layer's cross-attention. The graph
   normalises the features.
-- `decoder.onnx`: `tokens` (batch, tokens), which are the start token and the tokens so far, `states` and
-  `state_lengths` -> `logits` (batch, tokens, vocabulary) of the token that follows each. There is no cache: each step
-  computes all tokens again, which keeps the interface to one call.
+- `decoder.onnx`, one step of a search: `tokens` (batch, hypotheses), the latest token of each hypothesis, at first the
+  start token; `cache` (2 x layers, batch, hypotheses, heads, tokens, head width), keys and values of the tokens before
+  it, at first of 0 tokens; `cross` and `state_lengths` -> `logits` (batch, hypotheses, vocabulary) of the token that
+  follows, and `extended_cache`, the cache of the next step. If hypotheses of the next step continue others, index its
+  third axis by them.
 
 A transcript editor has three. The first two run once for an utterance, the last once for an editing step:
 
@@ -36,8 +39,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from trainables.config import Decoding
 from trainables.data.corpus_writer import check_free
-from trainables.data.text.tokenizer import EOS, SOS
+from trainables.data.text.tokenizer import BLANK, EOS, SOS
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
@@ -56,7 +60,7 @@ from trainables.models.editing.transcript_editor import TranscriptEditor
 
 ENCODER, DECODER, PROJECTOR, EDITOR = "encoder.onnx", "decoder.onnx", "projector.onnx", "editor.onnx"
 ABOUT, SCRIPT = "recognizer.json", "transcribe.py"
-FORMAT = 1  # of `recognizer.json`; a new key leaves it as it is
+FORMAT = 2  # of `recognizer.json` and the graphs; new keys and outputs leave it as it is. 1: a decoder without a cache
 PACKAGES = ("onnx", "onnxscript")  # used by torch's exporter
 GRAPHS: dict[str, dict[str, Callable[[Recognizer, Path], None]]] = {
     "encoder_decoder": {ENCODER: write_encoder, DECODER: write_decoder},
@@ -92,12 +96,22 @@ def export(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = Mapp
         shutil.copyfile(onnx_transcribe.__file__, partial / SCRIPT)
 
 
+def missing_in_script(decoding: Decoding) -> list[str]:
+    """What decoding options ask for and the example script does not have, such as `hotwords`; empty: it has all."""
+    missing = {
+        "method ctc_beam": decoding.method == "ctc_beam",
+        "the language model": decoding.lm_weight > 0,
+        "hotwords": bool(decoding.hotword_phrases),
+    }
+    return [name for name, asked in missing.items() if asked]
+
+
 def about(recognizer: Recognizer) -> dict[str, Any]:
     """Content of `recognizer.json`: what a program needs besides the graphs and the tokenizer.
 
-    A search, or an editing step, gives at most `tokens_per_frame` x frames + `spare_tokens` tokens, as in
-    `Recognizer.decode`. A transcript editor takes `editing_steps` steps, whose tokens and slots fill `fewest_positions`
-    at least.
+    The section `decoding` of `config` says how to search; `blank` is the blank of CTC. A search, or an editing step,
+    gives at most `tokens_per_frame` x frames + `spare_tokens` tokens, as in `Recognizer.decode`. A transcript editor
+    takes `editing_steps` steps, whose tokens and slots fill `fewest_positions` at least.
     """
     model = recognizer.model
     if isinstance(model, TranscriptEditor):
@@ -111,8 +125,8 @@ def about(recognizer: Recognizer) -> dict[str, Any]:
         search = {
             "start": SOS,
             "end": EOS,
+            "blank": BLANK,
             "suppress_tokens": SUPPRESSED_TOKENS,
-            "never_said": SUPPRESSED_TOKENS,  # former name, for programs written for earlier exports
         }
     return {
         "format": FORMAT,

@@ -3,7 +3,8 @@
 Every shape in a graph follows from the shapes of its inputs, never from their values.
 
 Shapes: B batch, T frames, S encoder states, P pooled states, A audio positions, U tokens, N positions of audio and
-text, F mel bins, D width, K encoder layers read by a projector, V vocabulary.
+text, F mel bins, D width, V vocabulary; of a transcript editor: K encoder layers read by its projector; of a decoder:
+K hypotheses of an utterance, L twice its layers (keys, then values of each), H heads, E head width.
 """
 
 from __future__ import annotations
@@ -18,29 +19,72 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.data.text.tokenizer import SOS
 from trainables.inference.recognizer import Recognizer
+from trainables.masking import length_mask
+from trainables.models.decoder import Decoder
 from trainables.models.editing.editor import Editor, attend_to_all
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import SpeechTransformer
 
-BATCH, FRAMES, TOKENS = 2, 50, 5  # sizes of the traced example
+BATCH, FRAMES, TOKENS, HYPOTHESES = 2, 50, 5, 3  # sizes of the traced example
 
 
 class EncoderGraph(nn.Module):
-    """Normalisation, encoder and CTC head of an encoder-decoder as one module."""
+    """Normalisation, encoder and CTC head of an encoder-decoder, and the decoder's projections of the states."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
         self.normalize = recognizer.normalizer()
         self.encoder, self.ctc_head = with_onnx_lstms(recognizer.model.encoder), recognizer.model.ctc_head
+        self.decoder = cast(SpeechTransformer, recognizer.model).decoder
 
-    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features and lengths in frames -> states, their lengths and CTC logits (B, S, V)."""
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features and lengths in frames -> states, their lengths, CTC logits (B, S, V), and keys and values of the
+        decoder's cross-attention (L, B, H, S, E)."""
         states_BSD, state_lengths_B = self.encoder(self.normalize(features_BTF, lengths_B), lengths_B)
-        return states_BSD, state_lengths_B, self.ctc_head(states_BSD)
+        projections = [layer.cross_attention for layer in self.decoder.stack if layer.cross_attention is not None]
+        cross = [part for projection in projections for part in projection.project(states_BSD)]
+        return states_BSD, state_lengths_B, self.ctc_head(states_BSD), torch.stack(cross)
+
+
+class StepGraph(nn.Module):
+    """One step of a decoder: the latest token of each hypothesis, with a cache of the tokens before it."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, tokens_BK: Tensor, cache_LBKHUE: Tensor, cross_LBHSE: Tensor, state_lengths_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Latest tokens, keys and values of the tokens before, those of the states and number of these -> logits of
+        the next token (B, K, V), and the cache with one token more."""
+        decoder, position = self.decoder, cache_LBKHUE.shape[4]
+        mask_B11S = length_mask(state_lengths_B, cross_LBHSE.shape[3])[:, None, None]
+        x_BKD = decoder.embedding(tokens_BK) * decoder.scale
+        positions_1D, rotation = decoder.positions(1, position), decoder.rotation(1, position)
+        if positions_1D is not None:
+            x_BKD = x_BKD + positions_1D
+        extended: list[Tensor] = []
+
+        def attend(query_BHKE: Tensor, key_BHKE: Tensor, value_BHKE: Tensor) -> Tensor:
+            if rotation is not None:
+                query_BHKE, key_BHKE = rotation(query_BHKE), rotation(key_BHKE)
+            for latest_BHKE in (key_BHKE, value_BHKE):
+                before_BKHUE = cache_LBKHUE[len(extended)]
+                extended.append(torch.cat([before_BKHUE, latest_BHKE.transpose(1, 2)[..., None, :]], dim=3))
+            query_NH1E = query_BHKE.transpose(1, 2).flatten(0, 1)[:, :, None]
+            key_NHUE, value_NHUE = (each.flatten(0, 1) for each in extended[-2:])
+            found_NH1E = F.scaled_dot_product_attention(query_NH1E, key_NHUE, value_NHUE)
+            return found_NH1E[:, :, 0].unflatten(0, tokens_BK.shape).transpose(1, 2)
+
+        for index, layer in enumerate(decoder.stack):
+            x_BKD = layer(x_BKD, attend, (cross_LBHSE[2 * index], cross_LBHSE[2 * index + 1]), mask_B11S)
+        return decoder.logits(x_BKD), torch.stack(extended)
 
 
 class DraftGraph(nn.Module):
@@ -132,15 +176,27 @@ def with_onnx_lstms(module: nn.Module) -> nn.Module:
 
 
 def write_encoder(recognizer: Recognizer, path: Path) -> None:
-    """Writes the graph of an encoder-decoder from features and their lengths to states, their lengths, CTC logits."""
-    _write(EncoderGraph(recognizer), _features(recognizer), ["states", "state_lengths", "ctc_logits"], path)
+    """Writes the graph of an encoder-decoder from features and their lengths to states, their lengths, CTC logits, and
+    the keys and values of the decoder's cross-attention."""
+    outputs = ["states", "state_lengths", "ctc_logits", "cross"]
+    _write(EncoderGraph(recognizer), _features(recognizer), outputs, path)
 
 
 def write_decoder(recognizer: Recognizer, path: Path) -> None:
-    """Writes the graph from tokens, states and their lengths to the logits of the token that follows each token."""
-    inputs = {"tokens": (torch.full((BATCH, TOKENS), SOS), ["batch", "tokens"])}
-    inputs |= _states(recognizer.config.model.states_width)
-    _write(cast(SpeechTransformer, recognizer.model).decoder, inputs, ["logits"], path)
+    """Writes the graph of a step from the latest tokens, the cache, and `cross` and `state_lengths` of the encoder to
+    the logits of the tokens that follow, and the cache after the step."""
+    decoder = cast(SpeechTransformer, recognizer.model).decoder
+    config, parts = decoder.config, 2 * len(decoder.stack)
+    heads, width = config.heads, config.head_width
+    inputs = {
+        "tokens": (torch.full((BATCH, HYPOTHESES), SOS), ["batch", "hypotheses"]),
+        "cache": (
+            torch.zeros(parts, BATCH, HYPOTHESES, heads, TOKENS, width), ["", "batch", "hypotheses", "", "tokens"]
+        ),
+        "cross": (torch.zeros(parts, BATCH, heads, FRAMES, width), ["", "batch", "", "states"]),
+        "state_lengths": (torch.full((BATCH,), FRAMES), ["batch"]),
+    }  # fmt: skip
+    _write(StepGraph(decoder), inputs, ["logits", "extended_cache"], path)
 
 
 def write_drafter(recognizer: Recognizer, path: Path) -> None:

@@ -120,15 +120,15 @@ class Decoder(nn.Module):
         """The active layers."""
         return cast(list[DecoderLayer], list(self.layers)[: self.active_layers])
 
-    def positions(self, length: int) -> Tensor | None:
-        """Position embeddings of the first `length` tokens, (length, D); None: no positions are added."""
+    def positions(self, length: int, start: int = 0) -> Tensor | None:
+        """Position embeddings of `length` tokens from number `start` on, (length, D); None: no positions are added."""
         weight = self.embedding.weight
-        table_UD = position_table(self.config.decoder_positions, length, self.config, weight.device)
+        table_UD = position_table(self.config.decoder_positions, length, self.config, weight.device, start)
         return None if table_UD is None else table_UD.to(weight.dtype)
 
-    def rotation(self, length: int) -> Rotation | None:
-        """Rotary positions of the first `length` tokens; None: there are none."""
-        return make_rotation(self.config.decoder_positions, length, self.config, self.embedding.weight.device)
+    def rotation(self, length: int, start: int = 0) -> Rotation | None:
+        """Rotary positions of `length` tokens from number `start` on; None: there are none."""
+        return make_rotation(self.config.decoder_positions, length, self.config, self.embedding.weight.device, start)
 
     def forward(
         self, tokens_BU: Tensor, states_BSD: Tensor | None = None, state_lengths_B: Tensor | None = None

@@ -23,19 +23,19 @@ BUCKETS = 32  # of distances, half of them to each side
 FARTHEST = 800  # states: distances beyond it share a bucket; 800 are 26 to 51 s at reductions 4 and 8
 
 
-def position_table(kind: str, length: int, config: Model, device: torch.device) -> Tensor | None:
-    """Embeddings (length, D) of the first `length` positions, to add to the input; None unless sinusoidal."""
+def position_table(kind: str, length: int, config: Model, device: torch.device, start: int = 0) -> Tensor | None:
+    """Embeddings (length, D) of positions from `start` on, to add to the input; None unless sinusoidal."""
     if kind != "sinusoidal":
         return None
-    position_S = torch.arange(config.first_position, config.first_position + length, device=device)
+    position_S = torch.arange(start, start + length, device=device) + config.first_position
     return sinusoids(position_S, config.d_model, config.sinusoids)
 
 
-def make_rotation(kind: str, length: int, config: Blocks, device: torch.device) -> Rotation | None:
-    """Rotary embedding of queries and keys for the first `length` positions; None unless `kind` is rotary."""
+def make_rotation(kind: str, length: int, config: Blocks, device: torch.device, start: int = 0) -> Rotation | None:
+    """Rotary embedding of queries and keys for `length` positions from `start` on; None unless `kind` is rotary."""
     if kind != "rotary":
         return None
-    return Rotation(torch.arange(length, device=device), config.head_width, config.rotary_base)
+    return Rotation(torch.arange(start, start + length, device=device), config.head_width, config.rotary_base)
 
 
 def make_distances(config: Model) -> RelativeKeys | RelativeSinusoids | None:

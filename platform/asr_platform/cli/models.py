@@ -166,22 +166,21 @@ def export(model: Path, out: Path, **decoding: Any) -> None:
     """Writes MODEL as ONNX graphs, for use without torch.
 
     The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
-    program must know, and a script that transcribes with numpy, onnxruntime and sentencepiece alone, by greedy search
-    or by editing.
+    program must know, and a script that transcribes WAV files with numpy, onnxruntime and sentencepiece alone, with the
+    decoding options given (except method ctc_beam, language models and hotwords).
 
     \b
     For example:
       platform export mlruns/models/digits-1 --out digits.onnx
     """
-    from trainables.inference.decoding_options import decoding_with, in_words
-    from trainables.inference.export import SCRIPT, export
+    from trainables.inference.decoding_options import decoding_with
+    from trainables.inference.export import SCRIPT, export, missing_in_script
     from trainables.inference.recognizer import Recognizer
 
     recognizer, changes = Recognizer.load(model), decoding_changes(decoding)
     export(recognizer, out, changes)
-    chosen = decoding_with(recognizer.config, changes)
-    if chosen.method != "greedy" or chosen.lm_weight:
-        click.echo(f"the script searches greedily, not as asked ({in_words(chosen)})", err=True)
+    if missing := missing_in_script(decoding_with(recognizer.config, changes)):
+        click.echo(f"the script does not have {' and '.join(missing)}, so its texts may differ", err=True)
     click.echo(f"model:       {out}")
     click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")
 

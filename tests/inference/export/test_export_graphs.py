@@ -30,7 +30,7 @@ from trainables.training.tasks import build_recognizer
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX graphs need it to run (a test dependency)")
 pytest.importorskip("onnxscript", reason="torch exports to ONNX with it (a test dependency)")
 
-LAYERS = {"model.encoder_layers": 1, "model.decoder_layers": 1}
+LAYERS = {"model.encoder_layers": 1, "model.decoder_layers": 2}
 # Together they have every choice that changes a graph; the exporter takes seconds for each.
 ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {"model.encoder_positions": "rotary", "features.normalization": "cepstral"},
@@ -74,13 +74,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
 DECODERS: dict[str, dict[str, Any]] = {
     "rms": {
         "model.norm": "rms", "model.qk_norm": "rms", "model.activation": "silu", "model.gated": True,
-        "model.decoder_positions": "none", "model.qkv_bias": False,
+        "model.decoder_positions": "none", "model.qkv_bias": False, "model.attention_multiplier": 0.3,
+        "model.logits_scaling": 2.0,
     },
     "layer": {
         "model.norm": "layer", "model.qk_norm": "layer", "model.activation": "relu", "model.first_position": 3,
-        "model.tied_embeddings": True, "model.scale_embeddings": False,
+        "model.tied_embeddings": True, "model.scale_embeddings": False, "model.residual_multiplier": 0.5,
     },
-    "rotary": {"model.decoder_positions": "rotary", "model.output_bias": True, "model.sinusoids": "concatenated"},
+    "rotary": {
+        "model.decoder_positions": "rotary", "model.output_bias": True, "model.kv_heads": 1, "model.head_size": 10,
+        "model.embedding_multiplier": 3.0, "model.rotary_base": 100.0,
+    },
+    "concatenated": {"model.sinusoids": "concatenated", "model.encoder_output": 24},
 }  # fmt: skip
 # Neither has the traced batch size, nor its lengths.
 LENGTHS = [[37, 81, 3, 54], [1], [64, 64]]
@@ -117,26 +122,43 @@ def test_every_encoder_is_the_same_in_onnxruntime(kind: str, tiny_corpus: Corpus
     for lengths in LENGTHS:
         features_BTF, lengths_B = 20 * torch.randn(len(lengths), max(lengths), tiny.BINS) - 40, torch.tensor(lengths)
         states_BSD, state_lengths_B = recognizer.model.encoder(normalize(features_BTF, lengths_B), lengths_B)
-        found_BSD, found_B, found_BSV = run(tmp_path / ENCODER, features_BTF, lengths_B)
+        found_BSD, found_B, found_BSV, cross_LBHSE = run(tmp_path / ENCODER, features_BTF, lengths_B)
         assert torch.equal(found_B, state_lengths_B)
         for row, states in enumerate(state_lengths_B.tolist()):
             close(found_BSD[row, :states], states_BSD[row, :states])
             close(found_BSV[row, :states], recognizer.model.ctc_head(states_BSD[row, :states]))
+            cache = recognizer.model.decoder.start(states_BSD[[row], :states], state_lengths_B[[row]], 1)
+            close(cross_LBHSE[:, [row], :, :states], stacked(cache.cross))
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
-def test_every_decoder_is_the_same_in_onnxruntime(kind: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
+def test_every_decoder_takes_the_same_steps_in_onnxruntime(kind: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
+    """Steps with a cache, whose hypotheses follow others, give the logits of whole hypotheses without one."""
     recognizer = recognizer_of(DECODERS[kind], tiny_corpus)
-    recognizer.model.decoder.lay_out_for_steps()  # as a loaded model's
+    decoder, config = recognizer.model.decoder, recognizer.config.model
+    decoder.lay_out_for_steps()  # as a loaded model's
     write_decoder(recognizer, tmp_path / DECODER)
-    for lengths in LENGTHS:
-        lengths_B = torch.tensor(lengths)
-        states_BSD = torch.randn(len(lengths), max(lengths), recognizer.config.model.d_model)
-        for count in (1, 7):
-            tokens_BU = torch.randint(recognizer.tokenizer.vocab_size, (len(lengths), count))
-            (found_BUV,) = run(tmp_path / DECODER, tokens_BU, states_BSD, lengths_B)
-            close(found_BUV, recognizer.model.decoder(tokens_BU, states_BSD, lengths_B))
+    for lengths, beam in zip(LENGTHS, (2, 4, 1), strict=True):
+        lengths_B, batch = torch.tensor(lengths), len(lengths)
+        states_BSD = torch.randn(batch, max(lengths), config.states_width)
+        cross_LBHSE = stacked(decoder.start(states_BSD, lengths_B, 1).cross)
+        cache_LBKHUE = torch.zeros(len(cross_LBHSE), batch, beam, config.heads, 0, config.head_width)
+        said_BKU = torch.empty(batch, beam, 0, dtype=torch.long)
+        row_B1 = torch.arange(batch)[:, None]
+        for _ in range(4):
+            parents_BK, tokens_BK = (torch.randint(n, (batch, beam)) for n in (beam, recognizer.tokenizer.vocab_size))
+            said_BKU = torch.cat([said_BKU[row_B1, parents_BK], tokens_BK[..., None]], -1)
+            cache_LBKHUE = cache_LBKHUE[:, row_B1, parents_BK]
+            logits_BKV, cache_LBKHUE = run(tmp_path / DECODER, tokens_BK, cache_LBKHUE, cross_LBHSE, lengths_B)
+            repeated_NSD, repeated_N = states_BSD.repeat_interleave(beam, 0), lengths_B.repeat_interleave(beam)
+            expected_NUV = decoder(said_BKU.flatten(0, 1), repeated_NSD, repeated_N)
+            close(logits_BKV.flatten(0, 1), expected_NUV[:, -1])
+
+
+def stacked(cross: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Keys and values of each layer in one tensor, as the graphs have them."""
+    return torch.stack([part for pair in cross for part in pair])
 
 
 # An editor's graphs: together they have every choice of its own keys; its encoder's positions are those above.
