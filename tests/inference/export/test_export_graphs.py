@@ -14,7 +14,7 @@ from trainables.config_data import Features
 from trainables.config_model import Editor, MidHead, Model, Pooling, Projector
 from trainables.data.corpus import Corpus
 from trainables.inference.export import DECODER, EDITOR, ENCODER, PROJECTOR
-from trainables.inference.export_graphs import (
+from trainables.inference.export.graphs import (
     write_decoder,
     write_drafter,
     write_editor,

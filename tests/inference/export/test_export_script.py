@@ -29,8 +29,7 @@ from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import BLANK, EOS, Tokenizer
 from trainables.errors import InputError
 from trainables.inference import export as exporting
-from trainables.inference import onnx_transcribe
-from trainables.inference.export import ENCODER, GRAPHS, SCRIPT, export, missing_in_script
+from trainables.inference.export import ENCODER, GRAPHS, SCRIPT, export, missing_in_script, onnx_transcribe
 from trainables.inference.recognizer import Recognizer
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 

@@ -13,7 +13,7 @@ from trainables.config import Decoding
 from trainables.data.text.tokenizer import BLANK, EOS, SOS
 from trainables.decoding import Search
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
-from trainables.inference import onnx_transcribe
+from trainables.inference.export import onnx_transcribe
 from trainables.models.speech_transformer import SpeechTransformer, States
 
 SEARCHES: list[dict[str, Any]] = [

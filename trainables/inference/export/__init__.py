@@ -45,9 +45,9 @@ from trainables.data.text.tokenizer import BLANK, EOS, SOS
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
-from trainables.inference import onnx_transcribe
 from trainables.inference.decoding_options import decoding_with
-from trainables.inference.export_graphs import (
+from trainables.inference.export import onnx_transcribe
+from trainables.inference.export.graphs import (
     write_decoder,
     write_drafter,
     write_editor,
