@@ -75,9 +75,6 @@ def test_the_best_model_is_registered_with_all_that_it_needs(found: Found) -> No
     assert found.end() == Registered("small", "1")
     version = found.client.get_model_version_by_alias("small", "champion")
     assert version.run_id == found.parent
-    for run in (found.parent, found.run(0)):
-        outputs = found.client.get_run(run).outputs
-        assert outputs and len(outputs.model_outputs) == 1, "the sweep's page and the trial's have the model"
     assert version.description == (found.home.model("small") / "README.md").read_text()
     errors = {"split": "dev", "val_cer": str(found.ledger.trial(0).curve[0]["val_cer"]), "trial": "0", "epoch": "1"}
     assert errors.items() <= version.tags.items() and version.tags["corpus_hash"] == found.corpus.hash

@@ -46,7 +46,6 @@ class BestModel:
         tags: the tags IDENTITY and VALIDATION, the number of parameters and the objective's value.
         params: values of the searched keys.
         unlearned: why the model has learned nothing, and is no champion; empty if it has learned something.
-        trial_run_id: id of the trial's run, whose page shows the model too; empty if the trial has none.
     """
 
     name: str
@@ -54,7 +53,6 @@ class BestModel:
     tags: Mapping[str, str]
     params: Mapping[str, Any]
     unlearned: str = ""
-    trial_run_id: str = ""
 
     @classmethod
     def of(cls, ledger: Ledger, best: TrialRecord, folder: Path) -> BestModel:
@@ -77,8 +75,7 @@ class BestModel:
             objective(row): objective_value(row),
         }
         texts = {key: str(value) for key, value in tags.items()}
-        run_id = str(best.about.get("mlflow_run_id", ""))
-        return cls(ledger.name, folder, texts, best.params, nothing_learned(row), run_id)
+        return cls(ledger.name, folder, texts, best.params, nothing_learned(row))
 
     def has(self, tags: Mapping[str, str]) -> bool:
         """Whether `tags` of an MLflow model version or logged model identify it as this model."""
@@ -159,10 +156,9 @@ class Registry:
 
     def _add(self, model: BestModel, run_id: str) -> ModelVersion:
         logged = self._logged(model, run_id)
-        for run in filter(None, (run_id, model.trial_run_id)):
-            outputs = self.client.get_run(run).outputs
-            if logged.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
-                self.client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=int(model.tags["epoch"]))])
+        outputs = self.client.get_run(run_id).outputs
+        if logged.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(model.tags["epoch"]))])
         version = self.client.create_model_version(
             model.name, logged.artifact_location, run_id, dict(model.tags), model_id=logged.model_id
         )
