@@ -64,7 +64,7 @@ def check(home: Path, before: Found) -> None:
         assert model.is_relative_to(home)
         assert (model / WEIGHTS).read_bytes() == (home / "models" / "small" / WEIGHTS).read_bytes()
     scores = run(home, "evaluate", CHAMPION, "--data", str(home / "corpora/babble"), "--split", "dev")
-    assert "cer" in scores
+    assert "CER" in scores
 
 
 def test_a_copy_is_as_the_original_and_stays_apart_from_it(original: Found, tmp_path: Path) -> None:
