@@ -34,6 +34,12 @@ def test_one_trial_after_another() -> None:
     assert seconds_left(done, 6, 3, 1, 12 * SECONDS) == pytest.approx(2 * 3 * SECONDS)
 
 
+def test_paused_trials_take_no_time() -> None:
+    """They are trained only when somebody asks for it."""
+    paused = records.trial(1, "running", [0.5], paused=True)
+    assert seconds_left([trial(0, "running", 1), paused], 2, 3, 1, 2 * SECONDS) == pytest.approx(2 * SECONDS)
+
+
 def test_side_by_side_it_takes_as_long_as_the_longest() -> None:
     """Four slots share 6 trials of 9 epochs; the last trial alone takes its own time, however many slots there are."""
     done = [trial(number, "complete", EPOCHS) for number in range(4)]

@@ -43,7 +43,8 @@ def seconds_left(
 
     The expected length of unfinished and future trials is a Kaplan-Meier estimate, with running trials censored. So
     until a trial is pruned, all are expected to reach their last epoch. Time outside epochs, such as the start of
-    processes, is averaged over the trials that have begun, and added for each start of a new or waiting trial.
+    processes, is averaged over the trials that have begun, and added for each start of a new or waiting trial. Paused
+    trials take no time.
 
     Args:
         asked: number of trials of the finished sweep.
@@ -56,7 +57,7 @@ def seconds_left(
         return None
     usual = float(np.mean(list(pace.values())))
     survival = surviving(trials, epochs)
-    unfinished = [trial for trial in trials if trial.state == "running"]
+    unfinished = [trial for trial in trials if trial.state == "running" and not trial.paused]
     left = [
         float(pace.get(trial.number, usual) * survival[trial.epochs : epochs].sum() / survival[trial.epochs])
         for trial in unfinished

@@ -108,8 +108,9 @@ class TrialRecord:
 class Ledger:
     """The study of one sweep, open for reading and writing.
 
-    One process writes at a time: the sweep's driver, which holds the sweep's lock. Paths in the home, the folder of the
-    SQLite database, are stored relative to it and returned as absolute ones: a home may be moved.
+    Only the sweep's driver, which holds the sweep's lock, changes trials; other processes may write requests to it
+    (`steering/requests.py`). Paths in the home, the folder of the SQLite database, are stored relative to it and
+    returned as absolute ones: a home may be moved.
 
     Args:
         file: the SQLite database; None for other databases, in which paths are stored as they are.

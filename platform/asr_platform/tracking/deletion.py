@@ -138,7 +138,7 @@ class Deletion:
         self.is_whole = len(self.versions) == len(found)
 
     def _folder(self, place: str) -> Path | None:
-        """Folder of an artifact location in the home; None for one elsewhere, which is the store's to keep."""
+        """Folder of an artifact location in the home; None if it is outside the home; the store removes it."""
         split = urlsplit(place)
         folder = Path(unquote(split.path)) if split.scheme == "file" else Path(place)
         if split.scheme not in ("file", ""):

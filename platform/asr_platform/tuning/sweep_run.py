@@ -149,7 +149,7 @@ class SweepRun:
         try:
             write_record(self.folder, text, self.sweep.home.plan(text, corpus.hash))
         except OSError as error:
-            self.display.say(f"what this run rests on cannot be written down: {error}")
+            self.display.say(f"the record of this run cannot be written: {error}")
         self.ledger.complete_trials(self.space.settings.epochs)
         self.steering.act()
         trials = self.ledger.trials()

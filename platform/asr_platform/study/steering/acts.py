@@ -43,7 +43,7 @@ def _act(ledger: Ledger, feasibility: Feasibility, request: Request) -> str:
             return _change(ledger, request)
     number = int(request.content["trial"])
     trial = ledger.trial(number)
-    has_all_epochs = trial.epochs >= ledger.about["epochs"]  # the driver has yet to hear that it is complete
+    has_all_epochs = trial.epochs >= ledger.about["epochs"]  # not yet recorded as complete
     stopped = trial.state != "running" and trial.reason == STOPPED_ON_REQUEST  # before the last driver was killed
     if not stopped and (trial.state != "running" or has_all_epochs):
         return f"trial {number} has ended: {'complete' if has_all_epochs else trial.state}"
