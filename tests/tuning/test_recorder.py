@@ -12,18 +12,22 @@ import records
 from ray.exceptions import ActorDiedError
 
 from asr_platform.study.callbacks import Callback
+from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RunRecord
+from asr_platform.study.steering import requests
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop.execution import RETRIES, Recorder
+from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from search_spaces.settings import Limits
 from trainables.config import Config, Training
+from trainables.data.corpus import Corpus
 
 LOST = f"ActorDiedError: {ActorDiedError.BASE_ERROR_MSG}"
 
@@ -151,3 +155,42 @@ def test_a_ledger_that_cannot_be_written_stops_the_sweep(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sweep.interrupt.state == "failed" and "Free space" in sweep.interrupt.reason
     assert sweep.ledger.trial(0).epochs == 0
+
+
+def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Path, tiny_corpus: Corpus) -> None:
+    sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
+    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    sweep.recorder.proposer = proposer
+    told: Any = proposer.suggest("tune1")
+    assert told["number"] == 0
+    trial, stopped = sweep.trial(0), list[int]()
+    trial.is_finished, trial.temporary_state = (lambda: bool(stopped)), SimpleNamespace(ray_actor=None)
+
+    def stop_trial(trial: Any) -> None:
+        stopped.append(trial.config["number"])
+        proposer.on_trial_complete("tune1")
+        sweep.recorder.on_trial_complete(1, [trial], trial)
+
+    sweep.recorder.stopper.controller = SimpleNamespace(stop_trial=stop_trial)
+    requests.write(sweep.ledger, "pause", {"trial": 0})
+    requests.write(sweep.ledger, "unpause", {"trial": 0})
+    sweep.recorder.on_step_end(1, [trial])
+    assert requests.pending(sweep.ledger) == []
+    assert stopped == [] and sweep.steps.lost_trials == []
+    after: Any = proposer.suggest("tune2")
+    assert after["number"] == 1, "the first one is in training still"
+
+    sweep.recorder.steering.next_look = 0.0
+    requests.write(sweep.ledger, "pause", {"trial": 0})
+    sweep.recorder.on_step_end(2, [trial])
+    assert stopped == [0] and sweep.ledger.trial(0).paused
+
+
+def test_a_trial_that_is_put_back_twice_is_given_out_once(tmp_path: Path, tiny_corpus: Corpus) -> None:
+    sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
+    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    proposer.suggest("tune1")
+    proposer.on_trial_complete("tune1")  # before its last epoch
+    proposer.retry(0)
+    given: list[Any] = [proposer.suggest(f"tune{number}") for number in (2, 3)]
+    assert [one["number"] for one in given] == [0, 1]

@@ -167,9 +167,11 @@ class Recorder(NotPickled, tune.Callback):
         """Has Ray Tune and the callbacks follow what was done in the ledger on request."""
         if request.kind in ("stop", "pause"):
             number = request.content["trial"]
+            now = self.ledger.trial(number)
+            if now.state == "running" and not now.paused:
+                return  # unpaused by a later request of the same look, or about to be recorded as complete
             in_training = number in self.proposer.training.values()
             self.stopper.end(trials, number)  # calls `on_trial_complete`
-            now = self.ledger.trial(number)
             if request.kind == "stop" and now.reason == STOPPED_ON_REQUEST:
                 self._call("on_trial_end", now)
             elif now.paused and not in_training:

@@ -57,7 +57,10 @@ class Proposer(NotPickled, Searcher):
         trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if not _goes_on(trials[one])]:
             del waiting[number]  # pruned at the epoch of promotion, stopped or paused
-        self.unfinished = deque(number for number in self.unfinished if _goes_on(trials[number]))
+        in_training = set(self.training.values())
+        self.unfinished = deque(
+            number for number in self.unfinished if _goes_on(trials[number]) and number not in in_training
+        )
         ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
         until = None
@@ -127,7 +130,7 @@ class Proposer(NotPickled, Searcher):
 
     def retry(self, number: int) -> None:
         """Makes a trial the next one that Tune gets."""
-        self.unfinished.appendleft(number)
+        self.unfinished = deque([number, *(other for other in self.unfinished if other != number)])
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing (see `NotPickled`)."""
