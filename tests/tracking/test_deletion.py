@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
@@ -37,6 +38,9 @@ def sweep(home: Home, name: str) -> Ledger:
     home.model(name).mkdir(parents=True)
     (home.model(name) / "weights").write_bytes(b"x")
     logged = tracker.client.create_logged_model(run_experiment(tracker), "model", own.id)
+    weights = Path(unquote(urlsplit(logged.artifact_location).path)) / "weights"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"x" * 1000)
     tracker.client.create_registered_model(name)
     tracker.client.create_model_version(name, logged.artifact_location, own.id, {"ledger": ledger.id})
     return ledger
@@ -85,7 +89,7 @@ def test_nothing_is_left_and_other_sweeps_stay(home: Home) -> None:
         f"checkpoints and logs: {home.sweep('small')} (4.0 MB)",
         f"model: {home.model('small')} (0.0 MB)",
         "3 MLflow runs",
-        "files of MLflow: 2 folders (0.0 MB)",
+        "files of MLflow: 3 folders (0.0 MB)",
         "1 versions of the registered model small",
     ]
     found.delete()
@@ -110,7 +114,38 @@ def test_a_sweep_that_runs_is_not_deleted(home: Home) -> None:
     assert left(home)[:3] == before[:3]
 
 
-@pytest.mark.parametrize("step", ["delete_run", "delete_logged_model", "rmtree", "delete_study"])
+def test_versions_that_are_registered_after_the_question_stay_or_go_by_whose_they_are(home: Home) -> None:
+    ours = sweep(home, "small").id
+    found, client = Deletion.of(home, "small"), MlflowClient(home.tracking)
+    client.create_model_version("small", "/late", tags={"ledger": ours})
+    client.create_model_version("small", "/elsewhere", tags={"ledger": "another's"})
+    found.delete()
+    (kept,) = client.search_model_versions("name='small'")
+    assert kept.tags["ledger"] == "another's"
+
+
+def test_a_sweep_that_took_the_name_since_the_question_is_not_deleted(home: Home) -> None:
+    sweep(home, "small")
+    found = Deletion.of(home, "small")
+    Deletion.of(home, "small").delete()
+    new = records.ledger_in(home.path, "small", corpus="/corpus", options={})
+    with pytest.raises(InputError, match="has been replaced by a new one"):
+        found.delete()
+    assert Ledger.open(home.studies, "small").id == new.id
+
+
+def test_registered_versions_are_found_where_the_run_was_purged(home: Home) -> None:
+    """As `mlflow gc` does with deleted runs."""
+    before = left(home)[2]
+    sweep(home, "small").note("mlflow_run_id", "0" * 32)
+    Deletion.of(home, "small").delete()
+    assert left(home)[2] == before
+
+
+KILLED = ["delete_run", "delete_logged_model", "delete_registered_model", "rmtree", "delete_study"]
+
+
+@pytest.mark.parametrize("step", KILLED)
 def test_a_deletion_that_was_killed_is_repeated(step: str, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     before = left(home)
     sweep(home, "small")
@@ -119,9 +154,11 @@ def test_a_deletion_that_was_killed_is_repeated(step: str, home: Home, monkeypat
 
     def killed(*arguments: object, **options: object) -> None:
         calls.append(arguments)
-        if len(calls) > 1 or step in ("delete_study", "delete_logged_model"):
+        if len(calls) > 1 or step in ("delete_study", "delete_registered_model"):
             raise KeyboardInterrupt
         function(*arguments, **options)
+        if step == "delete_logged_model":  # MLflow does not find it any more
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, killed)

@@ -6,7 +6,7 @@ The ledger says what belongs to the sweep. So a deletion that was killed is comp
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ class Deletion:
     """What belongs to a sweep, found at the time of construction.
 
     Args:
+        id: the ledger's, when this was constructed.
         runs: the sweep's and its trials' MLflow runs, deleted ones included.
         versions: versions of the registered model that are the sweep's.
-        is_whole: whether these are all versions of the registered model.
         logged: ids of the logged models of the runs.
         artifacts: folders of runs and logged models on this machine.
     """
@@ -43,9 +43,9 @@ class Deletion:
     home: Home
     ledger: Ledger
     client: MlflowClient | None
+    id: str
     runs: list[Any] = field(default_factory=list)
     versions: list[ModelVersion] = field(default_factory=list)
-    is_whole: bool = False
     logged: list[str] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ class Deletion:
         ledger = Ledger.open(home.studies, name)
         store = home.store(ledger.about)
         path = None if store.is_server else database_file(store.uri)
-        found = cls(home, ledger, None)
+        found = cls(home, ledger, None, ledger.id)
         if path is not None and not path.is_file():  # nothing was ever logged
             return found
         try:
@@ -88,22 +88,28 @@ class Deletion:
         return lines
 
     def delete(self) -> None:
-        """Deletes everything; the sweep's lock is held meanwhile.
+        """Deletes all that belongs to the sweep now; the sweep's lock is held meanwhile.
 
         Raises:
             RunningError: the sweep is running.
-            InputError: MLflow cannot be written.
+            InputError: MLflow cannot be read or written, or another sweep has the name by now.
         """
         name = self.ledger.name
         with self.home.lock(name, HOLDER):
-            try:
-                self._delete_in_mlflow()
-            except FAILURES as error:
-                raise InputError(f"MLflow cannot be written: {one_line(error)}", "Repeat the command.") from None
-            for folder in (*self.artifacts, self.home.model(name), self.home.sweep(name)):
-                if folder.is_dir():
-                    shutil.rmtree(folder)
-            optuna.delete_study(study_name=name, storage=self.ledger.study._storage)
+            now = Deletion.of(self.home, name)  # the sweep may have gone on since `self` was made
+            if now.id != self.id:
+                raise InputError(f"sweep {name} has been replaced by a new one", "Repeat the command to delete that.")
+            now._delete()
+
+    def _delete(self) -> None:
+        name = self.ledger.name
+        _remove(self.artifacts)  # before MLflow's rows, by which they are found
+        try:
+            self._delete_in_mlflow()
+        except FAILURES as error:
+            raise InputError(f"MLflow cannot be written: {one_line(error)}", "Repeat the command.") from None
+        _remove([self.home.model(name), self.home.sweep(name)])
+        optuna.delete_study(study_name=name, storage=self.ledger.study._storage)
 
     def _sized(self, what: str, folders: list[Path]) -> list[str]:
         there = [folder for folder in folders if folder.is_dir()]
@@ -112,6 +118,7 @@ class Deletion:
         return [f"{what}: {where} ({size:,.1f} MB)"] if there else []
 
     def _find(self, client: MlflowClient) -> None:
+        self.versions = [one for one in self._all_versions(client) if one.tags.get("ledger") == self.id]
         parent = self.ledger.about.get("mlflow_run_id")
         if parent is None:
             return
@@ -133,9 +140,10 @@ class Deletion:
         self.logged = [model.model_id for model in models]
         places = [run.info.artifact_uri for run in self.runs] + [model.artifact_location for model in models]
         self.artifacts = [folder for place in places if (folder := self._folder(place)) is not None]
-        found = list(client.search_model_versions(f"name='{self.ledger.name}'"))
-        self.versions = [version for version in found if version.tags.get("ledger") == self.ledger.id]
-        self.is_whole = len(self.versions) == len(found)
+
+    def _all_versions(self, client: MlflowClient) -> list[ModelVersion]:
+        """All versions of the registered model with the sweep's name; other homes may have added some."""
+        return list(client.search_model_versions(f"name='{self.ledger.name}'"))
 
     def _folder(self, place: str) -> Path | None:
         """Folder of an artifact location in the home; None if it is outside the home; the store removes it."""
@@ -150,16 +158,21 @@ class Deletion:
         if self.client is None:
             return
         name = self.ledger.name
-        if self.versions and self.is_whole:
+        for version in self.versions:
+            self.client.delete_model_version(name, str(version.version))
+        if not self._all_versions(self.client) and self.client.search_registered_models(f"name='{name}'"):
             self.client.delete_registered_model(name)
-        else:
-            for version in self.versions:
-                self.client.delete_model_version(name, str(version.version))
         for model in self.logged:
             self.client.delete_logged_model(model)
         for run in self.runs:  # the sweep's own last: it leads to the others
             if run.info.lifecycle_stage == ACTIVE:
                 self.client.delete_run(run.info.run_id)
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
