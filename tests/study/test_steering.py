@@ -12,7 +12,7 @@ import records
 from asr_platform.storage.home import Home
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import REQUEST, Ledger
-from asr_platform.study.run_record import SPENT
+from asr_platform.study.run_record import SPENT, RunRecord
 from asr_platform.study.steering import acts, asking, requests
 from search_spaces.settings import Limits
 from trainables.data.corpus import Corpus
@@ -180,3 +180,16 @@ def test_what_becomes_of_a_request(ledger: Ledger, feasibility: Feasibility, tmp
         driver.start()
         assert requests.outcome(home, ledger, request) == "trial 0 is stopped after epoch 2"
         driver.join()
+
+
+def test_a_request_at_the_end_of_a_run_waits_for_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
+    """While the best model is made, the lock is held, and nothing is trained any more."""
+    home, record = Home(tmp_path), RunRecord(ledger, 1, 1, "", "")
+    request = asking.stop(ledger, 0)
+    with home.lock("small"):
+        assert requests.outcome(home, ledger, request, seconds=0).startswith("the driver is busy")
+        record.begin_end()
+        told = requests.outcome(home, ledger, request)
+        assert told.startswith("this run of the sweep is ending: this is done when the sweep goes on: ")
+        RunRecord(ledger, 1, 1, "", "")
+        assert requests.outcome(home, ledger, request, seconds=0).startswith("the driver is busy"), "resumed"

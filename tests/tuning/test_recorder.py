@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import records
 from ray.exceptions import ActorDiedError
+from ray.tune.search import Searcher
 
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.ledger import PAUSED, Ledger, TrialRecord
 from asr_platform.study.run_record import RunRecord
 from asr_platform.study.steering import requests
 from asr_platform.tuning.callbacks.background import Background
@@ -57,7 +58,7 @@ class Sweep:
         watch = Watch(folder, self.interrupt, Background(print), {}, print)
         meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
-        proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append)
+        proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append, finished=False)
         feasible: Any = records.parameters_of
         steering = Steering(ledger, feasible, meter, RunRecord(ledger, 1, 1, "", ""))
         self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, steering, [self.steps])
@@ -184,6 +185,16 @@ def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Pat
     requests.write(sweep.ledger, "pause", {"trial": 0})
     sweep.recorder.on_step_end(2, [trial])
     assert stopped == [0] and sweep.ledger.trial(0).paused
+
+
+def test_requests_wait_once_tune_asks_for_no_more_trials(tmp_path: Path, tiny_corpus: Corpus) -> None:
+    sweep = Sweep(tmp_path, records.ledger_in(tmp_path, trials=1), 1)
+    sweep.recorder.proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    sweep.ledger.describe(0, PAUSED, True)
+    assert sweep.recorder.proposer.suggest("tune1") == Searcher.FINISHED
+    requests.write(sweep.ledger, "unpause", {"trial": 0})
+    sweep.recorder.on_step_end(1, [])
+    assert sweep.ledger.trial(0).paused and len(requests.pending(sweep.ledger)) == 1
 
 
 def test_a_trial_that_is_put_back_twice_is_given_out_once(tmp_path: Path, tiny_corpus: Corpus) -> None:

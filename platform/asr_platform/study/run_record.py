@@ -43,6 +43,7 @@ class RunRecord(Callback):
             "last_heartbeat": now,
             "trials": ledger.about["trials"],
             "training": [],
+            "ending": False,
             "concurrency": concurrency,
             "workers": workers,
             "dashboard": dashboard,
@@ -68,6 +69,10 @@ class RunRecord(Callback):
     def ask_for(self, trials: int) -> None:
         """Records another number of trials of the finished sweep."""
         self._note(trials=trials)
+
+    def begin_end(self) -> None:
+        """Records that the run trains no more trials and acts on no more requests."""
+        self._note(ending=True)
 
     def end(self, state: RunState, reason: str = "") -> None:
         """Records how the run ended, and why in words."""

@@ -185,6 +185,8 @@ class SweepRun:
                     watch.run(partial(execute, proposer, stopper, recorder, interrupt, concurrency, self.folder))
             except LedgerError as error:
                 interrupt.stop("failed", f"{error.problem}. {error.remedy}")
+        with tolerating_failures(interrupt.state, self.display):
+            self.record.begin_end()
         self.background.drain()
 
     def conclude(self) -> Outcome:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from asr_platform.storage.database import decoding
 from asr_platform.storage.home import SWEEP, Home
 from asr_platform.study.ledger import OF_REQUEST, Ledger
+from asr_platform.study.run_record import RUN
 
 Kind = Literal["stop", "pause", "unpause", "add", "change"]
 WAIT_SECONDS = 30.0  # for a driver's answer; the driver reads the requests every two seconds
@@ -81,12 +82,17 @@ def outcome(
         seconds: how long to wait while a driver runs.
     """
     for _ in range(max(1, round(seconds / WAIT_INTERVAL))):
-        driven = home.holder(ledger.name).startswith(SWEEP)  # before the ledger is read: the driver may have just ended
+        # Both are read before the answer, which the driver may just have given as its last.
+        holder = home.holder(ledger.name)
+        run = ledger.about.get(RUN, {})
         found = next((one.answer for one in read(ledger) if one.key == request.key), "")
         if found:
             return found
-        if not driven:
-            return f"no driver runs: this is done when the sweep goes on: {platform} sweep --resume {ledger.name}"
+        later = f"this is done when the sweep goes on: {platform} sweep --resume {ledger.name}"
+        if not holder.startswith(SWEEP):
+            return f"no driver runs: {later}"
+        if run.get("ending") and holder == f"{SWEEP} {run['process']}":
+            return f"this run of the sweep is ending: {later}"
         time.sleep(WAIT_INTERVAL)
     return f"the driver is busy, and does this as soon as it can; {platform} status {ledger.name} shows it"
 

@@ -103,7 +103,8 @@ class Recorder(NotPickled, tune.Callback):
     @_stops_on_ledger_error
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.watch.trials = trials
-        if not self.interrupt.requested:
+        # Tune still takes a step after the last trial: a trial that was added then would never be trained.
+        if not self.interrupt.requested and not self.proposer.finished:
             for request in self.steering.act():
                 self._follow(request, trials)
         if cap := self.meter.reached():

@@ -35,6 +35,7 @@ class Proposer(NotPickled, Searcher):
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
         self.space = feasibility.space
         self.exhausted = False  # the space has no further proposal
+        self.finished = False  # Tune was told that no further trial will come, and asks no more
         self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
         self._sort_unfinished()
 
@@ -68,8 +69,11 @@ class Proposer(NotPickled, Searcher):
             until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
         elif (last := self.promotions.best()) is not None:
             trial = trials[last]
+        elif self.training:
+            return None  # trials in training may become waiting ones
         else:
-            return None if self.training else str(Searcher.FINISHED)  # trials in training may become waiting ones
+            self.finished = True
+            return str(Searcher.FINISHED)
         waiting.pop(trial.number, None)
         self.training[trial_id] = trial.number
         config = self.space.config(trial.params)
