@@ -239,16 +239,13 @@ class Ledger:
         trials = self.frozen()
         distributions = {key: each for key, each in distributions_of(space).items() if key in values}
         names = {key: parameter_name(key, each, trials) for key, each in distributions.items()}
+        own = {"parameters": proposal.parameters, FITTED: dict(proposal.fitted)}
         self.study.add_trial(
             optuna.create_trial(
                 state=TrialState.RUNNING,
                 params={names[key]: values[key] for key in distributions},
                 distributions={names[key]: each for key, each in distributions.items()},
-                user_attrs={
-                    "parameters": proposal.parameters,
-                    FITTED: dict(proposal.fitted),
-                    **{key: fact for key, fact in facts.items() if fact},
-                },
+                user_attrs=own | {key: fact for key, fact in facts.items() if fact},
             )
         )
         return self.trial(len(trials))
@@ -276,7 +273,11 @@ class Ledger:
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def complete_trials(self, epochs: int) -> None:
-        """Marks running trials with `epochs` epochs as complete, if the driver was killed before it did."""
+        """Completes what a killed driver has written by half: epochs, and running trials that have `epochs` epochs."""
+        for frozen in (frozen for frozen in self.frozen() if frozen.state == TrialState.RUNNING):
+            rows = {int(key[6:]): text for key, text in frozen.user_attrs.items() if key.startswith("epoch:")}
+            for epoch in sorted(rows.keys() - frozen.intermediate_values.keys()):
+                self._live(frozen.number).report(objective_value(json.loads(rows[epoch])), epoch)
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")

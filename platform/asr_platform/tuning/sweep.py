@@ -107,6 +107,7 @@ def resume(
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
         space = recorded.recorded_space(about)
         if pending(ledger):  # older than what is asked for here
+            ledger.complete_trials(about["epochs"])
             act_on_pending(ledger, Feasibility(space, corpus))
             about = ledger.about
         if wider is not None:
