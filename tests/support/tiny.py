@@ -78,14 +78,17 @@ EDITING: dict[str, Any] = {
     "model.projector.reduction_factor": 3,
 }
 CONFORMER: dict[str, Any] = {"model.encoder_block": "conformer", "model.conv_kernel": 5}
-# Everything that draws random numbers in training.
-RANDOM: dict[str, Any] = {
+# What draws random numbers in training; with other voices, rooms and noise, all that does.
+MASKED: dict[str, Any] = {
     "model.dropout": 0.1,
     "model.layer_drop": 0.2,
     "specaugment.frequency_masks": 1,
     "specaugment.frequency_width": 2,
     "specaugment.time_masks": 2,
     "specaugment.time_width": 0.1,
+}
+RANDOM: dict[str, Any] = {
+    **MASKED,
     "augmentation.vocal_tract": 0.1,
     "augmentation.gain": 3.0,
     "augmentation.noise_share": 0.5,

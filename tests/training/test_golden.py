@@ -26,9 +26,9 @@ RECORDED = (
 )  # fmt: skip
 FORMER = {"model.sinusoids": "concatenated"}  # the layout when the losses were recorded
 RUNS: dict[str, dict[str, Any]] = {
-    "masks_and_layer_drop": {**tiny.RANDOM, **FORMER, "model.dropout": 0.0},
-    "masks_layer_drop_and_dropout": {**tiny.RANDOM, **FORMER},
-    "editor": {**tiny.RANDOM, **tiny.EDITING, **tiny.CONFORMER, "model.dropout": 0.0, "drafts.threshold": 1.0},
+    "masks_and_layer_drop": {**tiny.MASKED, **FORMER, "model.dropout": 0.0},
+    "masks_layer_drop_and_dropout": {**tiny.MASKED, **FORMER},
+    "editor": {**tiny.MASKED, **tiny.EDITING, **tiny.CONFORMER, "model.dropout": 0.0, "drafts.threshold": 1.0},
 }
 
 
