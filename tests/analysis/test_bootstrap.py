@@ -63,7 +63,7 @@ def test_every_draw_is_as_likely() -> None:
 
 
 def test_speakers_are_drawn_and_then_their_utterances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of speaker a with two utterances and b with one there are, equally likely, aa, ab, ba and bb."""
+    """Resamples of a speaker a with two utterances and b with one draw aa, ab, ba and bb equally often."""
     errors, lengths, speakers = [1, 0, 5], [2, 10, 5], ["a", "a", "b"]
     pairs = [[(0, 0), (0, 1), (1, 0), (1, 1)], [(2,)] * 4]  # utterances drawn of each speaker, equally likely
     expected: Counter[float] = Counter()
@@ -87,7 +87,7 @@ def test_without_two_known_speakers_utterances_are_drawn(speakers: list[str | No
 
 
 def test_the_mean_of_new_speakers_lies_in_intervals_by_speaker_but_not_in_others() -> None:
-    """Of twenty speakers, each with a rate of its own between 2% and 18%, 30 utterances."""
+    """Errors of twenty speakers with 30 utterances each, whose error rates lie between 2% and 18%."""
     inside = {"speakers": 0, "utterances": 0}
     names = [f"s{number // 30:02}" for number in range(600)]
     for seed in range(200):

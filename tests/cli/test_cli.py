@@ -98,7 +98,7 @@ def test_a_terminal_of_any_encoding(
 
 @pytest.mark.parametrize("words", ["leaderboard", "status", "status small", "compare small:0 small:1"])
 def test_what_reads_a_sweep_imports_nothing_slow(words: str, loud: Path) -> None:
-    """Of these, some take seconds to import, and alembic a quarter of one."""
+    """Commands that read a sweep import no package whose import takes a quarter of a second or more."""
     code = "import sys; from asr_platform.cli.main import cli; cli.main(standalone_mode=False); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "--home", loud, *words.split()],

@@ -118,7 +118,7 @@ def test_other_utterances_of_the_same_names_are_no_pairs(place: Path, tmp_path: 
 
 
 def test_models_whose_training_texts_were_normalised_differently_are_told_so(place: Path, tmp_path: Path) -> None:
-    """They have the same utterances, but each has references of its own."""
+    """Two models with the same utterances, whose references differ since their corpora were normalised differently."""
     rule = TextRule(case="lower", punctuation="remove")
     (tmp_path / "model").mkdir()
     replace(Recognizer.load(place / "babbler"), text=rule).save(tmp_path / "model")

@@ -49,7 +49,7 @@ def test_the_first_hypothesis_is_the_text(learned: Learned, speech: list[np.ndar
 
 
 def test_scores_are_log_probabilities(learned: Learned, speech: list[np.ndarray]) -> None:
-    """Of a beam search: those of the decoder, which sum up to at most 1."""
+    """Scores of a beam search are log-probabilities of the decoder, whose probabilities sum up to at most 1."""
     recognizer = learned.recognizer
     (found,) = recognizer.transcribe_timed(speech[:1], recognizer.search(Decoding(method="beam", beam=40)), nbest=40)
     assert 0.5 < sum(np.exp(one.score) for one in found.alternatives) <= 1.0001

@@ -45,13 +45,13 @@ def batches(recognizer: Recognizer, texts: list[str], frames: list[np.ndarray]) 
 
 
 def written(recognizer: Recognizer, found: list[Batch]) -> list[str]:
-    """What the recogniser writes, for the utterances of all batches in order."""
+    """Texts that the recogniser gives for the utterances of all batches, in order."""
     search = recognizer.search()
     return [text for batch in found for text in recognizer.decode(search, batch.encoded, batch.frames_B)]
 
 
 def test_right_words_are_surer_than_wrong_ones(either: Recognizer) -> None:
-    """The same speech with the words that were said, and with others in their place."""
+    """Evidence of the words that were said is higher than that of other words aligned with the same speech."""
     said, others = ["BAD CAB", "BEAD"], ["DAB FEE", "CAFE"]
     with torch.no_grad():
         for indices, encoded, _ in either.encode(speech(said)):

@@ -25,7 +25,7 @@ from trainables.data.corpus import Split
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
 from trainables.data.text.tokenizer import Tokenizer
-from trainables.masking import length_mask
+from trainables.masking import largest, length_mask
 
 MAX_BUCKETS = 32
 SMALLEST_STD = 1e-2  # dB or nepers: a bin with a smaller deviation is constant, up to rounding
@@ -129,8 +129,7 @@ class Normalizer:
         x_BTF = features_BTF[..., : self.num_feats].float()
         valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
         if self.range is not None:
-            peak_B11 = x_BTF.masked_fill(~valid_BT1, -torch.inf).amax((1, 2), keepdim=True)
-            x_BTF = torch.maximum(x_BTF, peak_B11 - self.range)
+            x_BTF = torch.maximum(x_BTF, largest(x_BTF, valid_BT1) - self.range)
         if self.kind == "global_mvn":
             x_BTF = (x_BTF - self.mean) / self.std
         elif self.kind == "cepstral":

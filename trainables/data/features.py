@@ -31,6 +31,7 @@ HW4_RANGE = 80.0  # dB below the utterance's peak that are kept
 HW4_TOP_FREQUENCY = 8_000.0  # Hz
 KALDI_EMPHASIS = 0.97
 KALDI_LOW_FREQUENCY = 20.0  # Hz; the highest is half the sample rate, both Kaldi's defaults
+NEPERS_PER_DECIBEL = math.log(10) / 10  # of powers
 HW4_BLOCK = 1024  # frames transformed at once: an hour of audio needs no more memory than a minute
 
 
@@ -61,7 +62,12 @@ class FeatureRecipe(BaseModel):
     @property
     def decibel(self) -> float:
         """A decibel in the unit of the features: 1, or ln(10) / 10 if they are natural logarithms of powers."""
-        return 1.0 if self.name == "hw4" else math.log(10) / 10
+        return 1.0 if self.name == "hw4" else NEPERS_PER_DECIBEL
+
+    @property
+    def nepers(self) -> float:
+        """A unit of the features in nepers: 1, or ln(10) / 10 if they are decibels."""
+        return NEPERS_PER_DECIBEL / self.decibel
 
     def bin_centers(self) -> npt.NDArray[np.float64]:
         """Frequency in Hz of the peak of each mel filter, (F,)."""

@@ -33,10 +33,6 @@ SEARCHED: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Options that each method uses, those of all kinds of model."""
-WITH_HYPOTHESES = ("beam", "ctc_beam", "joint")
-"""Methods that find several hypotheses."""
-WITH_HOTWORDS = ("beam", "joint")
-"""Methods that favour hotwords."""
 NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 
 
@@ -120,14 +116,19 @@ def decoding_with(config: Config, changes: Mapping[str, Any]) -> Decoding:
         raise InputError(problem, "Leave it out, or search for the draft with method ctc_beam.")
     if changes.get("method") in ("ctc", "ctc_beam"):  # neither uses a language model; both give an editor's draft
         changes = {"editing_steps": 1, **changes, **(NO_LANGUAGE_MODEL if "lm_weight" not in changes else {})}
-    if "method" in changes and changes["method"] not in WITH_HOTWORDS:
-        changes = {"hotwords": "", **changes}
+    if "method" in changes:
+        changes = {**of_method(changes["method"]), **changes}
     decoding = checked(config, {**config.decoding.model_dump(), **changes})
     if changes.get("language_model") is not None and not decoding.lm_weight:
         raise InputError(
             f"--language-model {changes['language_model']} has no weight", "Give --lm-weight, such as 0.3."
         )
     return decoding
+
+
+def of_method(method: str) -> dict[str, Any]:
+    """Changes of decoding options to another method: the method, and no hotwords if it does not use them."""
+    return {"method": method, **({} if "hotwords" in SEARCHED.get(method, ()) else {"hotwords": ""})}
 
 
 def check_nbest(decoding: Decoding, count: int) -> None:
@@ -138,7 +139,7 @@ def check_nbest(decoding: Decoding, count: int) -> None:
     """
     if count < 1:
         raise InputError(f"nbest must be 1 or more, but got {count}", "Correct it, or leave it out.")
-    if decoding.method not in WITH_HYPOTHESES:
+    if "beam" not in SEARCHED[decoding.method]:
         raise InputError(
             f"nbest={count}: method={decoding.method} finds one hypothesis", "Search with a beam, such as method joint."
         )

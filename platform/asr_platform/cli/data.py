@@ -261,9 +261,9 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
     from trainables.data.importers.fsdd import fsdd_utterances
 
     names = [name.strip() for name in held_out_speakers.split(",") if name.strip()]
-    strangers, dev_seed = output["dev_speakers"], output["dev_seed"]
-    utterances = fsdd_utterances(root, names, train, seed=seed, dev_speakers=strangers, dev_seed=dev_seed)
-    write_corpus(utterances, "fsdd", **{**output, "dev_speakers": None})
+    dev_speakers, dev_seed = output.pop("dev_speakers"), output["dev_seed"]
+    utterances = fsdd_utterances(root, names, train, seed=seed, dev_speakers=dev_speakers, dev_seed=dev_seed)
+    write_corpus(utterances, "fsdd", dev_speakers=None, **output)
 
 
 @prepare.command()

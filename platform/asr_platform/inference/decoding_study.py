@@ -27,7 +27,7 @@ from trainables.config import Decoding
 from trainables.data.corpus import Split
 from trainables.decoding import Search
 from trainables.evaluation.utterance_errors import UtteranceErrors
-from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, WITH_HOTWORDS, checked, in_words
+from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, SEARCHED, checked, in_words
 from trainables.inference.recognizer import BATCH_FRAMES, Recognizer
 from trainables.models.speech_transformer import Encoded
 
@@ -205,7 +205,7 @@ class Study:
         Without a language model, `lm_weight` is left out.
         """
         own = self.recognizer.config.decoding
-        if values["method"] in WITH_HOTWORDS:
+        if "hotwords" in SEARCHED[values["method"]]:
             values = {"hotwords": own.hotwords, "hotword_weight": own.hotword_weight, **values}
         fused = self.language_model is not None and values.get("lm_weight")
         added = {"language_model": self.folder} if fused else NO_LANGUAGE_MODEL

@@ -22,7 +22,7 @@ from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
-from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, WITH_HOTWORDS, checked, decoding_with
+from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with, of_method
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import read_info
 from trainables.inference.model_files import CONFIG
@@ -107,13 +107,9 @@ def _compared(recognizer: Recognizer, changes: Mapping[str, Any]) -> dict[str, D
             name: _changed(config, own, change) for name, change in rows.items()
         }
     own = decoding_with(config, {**changes, "method": "beam"})
-
-    def without(method: str) -> dict[str, Any]:
-        return {"method": method, **({} if method in WITH_HOTWORDS else {"hotwords": ""})}
-
-    searches = {method: _changed(config, own, {**without(method), **NO_LANGUAGE_MODEL}) for method in METHODS}
+    searches = {method: _changed(config, own, {**of_method(method), **NO_LANGUAGE_MODEL}) for method in METHODS}
     if own.lm_weight:
-        fused = {f"{method} + language model": _changed(config, own, without(method)) for method in FUSED}
+        fused = {f"{method} + language model": _changed(config, own, of_method(method)) for method in FUSED}
         return searches | fused
     return searches
 

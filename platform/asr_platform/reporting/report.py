@@ -14,6 +14,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from asr_platform.analysis.bootstrap import METHOD
 from asr_platform.analysis.leaderboard import latest
 from asr_platform.analysis.learning import REMEDIES, nothing_learned
 from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves, losses
@@ -84,6 +85,7 @@ def report_page(data: ReportData) -> str:
         "report.html.jinja",
         data=data,
         sections=SECTIONS,
+        method=METHOD,
         keys_of=keys_of,
         value_of=value_of,
         aligned_words=aligned_words,

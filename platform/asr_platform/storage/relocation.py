@@ -69,11 +69,12 @@ def _vanished(database: Path) -> list[str]:
     with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as opened:
         table, column = EXPERIMENT_ARTIFACTS
         rows = opened.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
-    places = [_path(address).parent for (address,) in rows if address and address.endswith(f"/{ARTIFACTS}")]
+    places = [local_folder(address).parent for (address,) in rows if address and address.endswith(f"/{ARTIFACTS}")]
     return [str(place) for place in places if place.is_absolute() and not place.exists()]
 
 
-def _path(address: str) -> Path:
+def local_folder(address: str) -> Path:
+    """Path of an artifact location of MLflow on this machine: a `file:` URI, or a path."""
     from urllib.parse import unquote, urlsplit
 
     return Path(unquote(urlsplit(address).path)) if address.startswith("file:") else Path(address)

@@ -128,7 +128,7 @@ def propose(
 
 
 def identity(space: Space, params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What two trials of a space have in common if one repeats the other: the values of the searched keys."""
+    """The searched keys and their values, sorted: equal for two trials of which one repeats the other."""
     return tuple(sorted((key, value) for key, value in params.items() if key in space.vary))
 
 

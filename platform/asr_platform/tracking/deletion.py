@@ -6,11 +6,11 @@ The ledger says what belongs to the sweep. So a deletion that was killed is comp
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import optuna
 from mlflow.entities import ViewType
@@ -20,9 +20,10 @@ from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.database import database_file
 from asr_platform.storage.home import Home, folder_size
+from asr_platform.storage.relocation import local_folder
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking.runs import ACTIVE, PARENT
-from asr_platform.tracking.store import FAILURES, is_missing, one_line, open_client
+from asr_platform.tracking.store import FAILURES, is_missing, one_line, open_client, paged
 from trainables.errors import InputError
 
 HOLDER = "delete"  # purpose of the sweep's lock
@@ -30,10 +31,10 @@ HOLDER = "delete"  # purpose of the sweep's lock
 
 @dataclass
 class Deletion:
-    """What belongs to a sweep, found at the time of construction.
+    """The runs, models and files of a sweep that a deletion removes, as they were when it was constructed.
 
     Args:
-        id: the ledger's, when this was constructed.
+        id: the ledger's, then.
         runs: the sweep's and its trials' MLflow runs, deleted ones included.
         versions: versions of the registered model that are the sweep's.
         logged: ids of the logged models of the runs.
@@ -51,7 +52,7 @@ class Deletion:
 
     @classmethod
     def of(cls, home: Home, name: str) -> Deletion:
-        """What would be deleted with the sweep `name`.
+        """The deletion of the sweep `name`, which nothing has been done for yet.
 
         Raises:
             InputError: there is no such sweep, or its MLflow store cannot be read.
@@ -73,7 +74,7 @@ class Deletion:
 
     @property
     def lines(self) -> list[str]:
-        """What will be deleted, one line for each kind of thing, with sizes of files."""
+        """Everything that `delete` removes, one line for each kind of thing, with sizes of files."""
         name, trials = self.ledger.name, len(self.ledger.trials())
         active = sum(run.info.lifecycle_stage == ACTIVE for run in self.runs)
         lines = [
@@ -129,9 +130,8 @@ class Deletion:
                 raise
             return
         experiment = own.info.experiment_id
-        self.runs = [*_pages(lambda token: client.search_runs(
-            [experiment], f"tags.`{PARENT}` = '{parent}'", ViewType.ALL, page_token=token
-        )), own]  # fmt: skip
+        children = paged(client.search_runs, [experiment], f"tags.`{PARENT}` = '{parent}'", ViewType.ALL)
+        self.runs = [*children, own]
         models = [
             model
             for run in self.runs
@@ -147,10 +147,9 @@ class Deletion:
 
     def _folder(self, place: str) -> Path | None:
         """Folder of an artifact location in the home; None if it is outside the home; the store removes it."""
-        split = urlsplit(place)
-        folder = Path(unquote(split.path)) if split.scheme == "file" else Path(place)
-        if split.scheme not in ("file", ""):
+        if urlsplit(place).scheme not in ("file", ""):
             return None
+        folder = local_folder(place)
         run = folder.parent if folder.name == "artifacts" else folder
         return run if self.home.artifacts in run.parents and run.is_dir() else None
 
@@ -173,13 +172,3 @@ def _remove(folders: Iterable[Path]) -> None:
     for folder in folders:
         if folder.is_dir():
             shutil.rmtree(folder)
-
-
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = search(token)
-        yield from page
-        token = page.token or None
-        if token is None:
-            return

@@ -22,7 +22,7 @@ from asr_platform.storage.database import make_database
 from asr_platform.storage.home import Store
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.tracking.metrics import METRICS, LoggedMetric, best_metrics, logged_metrics
-from asr_platform.tracking.store import is_missing, open_client
+from asr_platform.tracking.store import is_missing, open_client, paged
 from trainables.evaluation.metrics import objective
 
 if TYPE_CHECKING:
@@ -106,15 +106,8 @@ class Tracker:
         return sorted((metric.step, metric.value) for metric in self.client.get_metric_history(run_id, name))
 
     def _search(self, condition: str) -> list[Run]:
-        found: list[Run] = []
-        token: str | None = ""
-        while token is not None:
-            page = self.client.search_runs(
-                [self.experiment], condition, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            found += map(_run, page)
-            token = page.token or None
-        return found
+        order = ["attributes.start_time ASC"]
+        return [_run(found) for found in paged(self.client.search_runs, [self.experiment], condition, order_by=order)]
 
     # A run's life
 

@@ -83,9 +83,8 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
 @contextmanager
 def interrupted_by() -> Iterator[None]:
     """Raises KeyboardInterrupt within the block when SIGTERM or SIGHUP arrives, as Python does for Ctrl-C."""
-    handled = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
-    ]  # nohup ignores SIGHUP
+    signals = signal.SIGTERM, signal.SIGHUP
+    handled = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
     before = {number: signal.signal(number, signal.default_int_handler) for number in handled}
     try:
         yield

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlflow
 import requests
@@ -50,6 +51,17 @@ def check_readable(uri: str) -> None:
         raise InputError(
             f"{uri}: cannot be read: {one_line(error, 400)}", "Repair the database, or name another one."
         ) from None
+
+
+def paged(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """Yields all results of a search of a client, such as `search_runs`, which returns one page of them at a time."""
+    token: str | None = None
+    while True:
+        page = search(*arguments, **options, page_token=token)
+        yield from page
+        token = page.token or None
+        if token is None:
+            return
 
 
 def is_deleted(error: BaseException) -> bool:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from trainables.config_data import Augmentation
 from trainables.data.augmentation import EpochAcoustics
-from trainables.data.augmentation.acoustics import NEPERS_PER_DECIBEL, reverberant, vocal_tract_warps, warped
+from trainables.data.augmentation.acoustics import reverberant, vocal_tract_warps, warped
 from trainables.data.augmentation.noise import Noise
-from trainables.data.features import HW4_RANGE, SAMPLE_RATE, FeatureRecipe
+from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, SAMPLE_RATE, FeatureRecipe
 
 CPU = torch.device("cpu")
 UTTERANCES, BINS = 12, 16

@@ -9,7 +9,6 @@ Shapes: N utterances of the split, B batch, T frames, F mel bins, D draws, A war
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,12 +18,11 @@ from torch import Tensor
 from trainables.config_data import Augmentation
 from trainables.data.augmentation.draws import generator
 from trainables.data.augmentation.noise import Noise
-from trainables.data.features import HW4_RANGE, FeatureRecipe
-from trainables.masking import length_mask
+from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, FeatureRecipe
+from trainables.masking import largest, length_mask
 
 ACOUSTICS = -3  # last part of the key of the generator
 WARPS = 64  # different factors of the vocal tract's length
-NEPERS_PER_DECIBEL = math.log(10) / 10
 SIXTY_DECIBELS = 60 * NEPERS_PER_DECIBEL
 SHORTEST_REVERBERATION = 0.1  # seconds
 DIRECT_TO_REVERBERANT = (-3.0, 12.0)  # dB, of the energies
@@ -59,8 +57,7 @@ class EpochAcoustics:
         Frames after an utterance's end are undefined, in the input and in the result.
         """
         config, draws_BD = self.config, self.draws_ND[indices_B]
-        unit = NEPERS_PER_DECIBEL / self.recipe.decibel
-        x_BTF = features_BTF.float() * unit
+        x_BTF = features_BTF.float() * self.recipe.nepers
         if config.vocal_tract:
             x_BTF = warped(x_BTF, self.warps_AF[(draws_BD[:, LENGTH] * WARPS).long()])
         if config.reverberation_share:
@@ -78,15 +75,14 @@ class EpochAcoustics:
             slope_F = torch.linspace(-1, 1, x_BTF.shape[2], device=x_BTF.device)
             level_BF = gain_B[:, None] + config.tilt * (2 * draws_BD[:, TILT] - 1)[:, None] * slope_F
             x_BTF = x_BTF + level_BF[:, None] * NEPERS_PER_DECIBEL
-        return self._in_range(x_BTF / unit, lengths_B)
+        return self._in_range(x_BTF / self.recipe.nepers, lengths_B)
 
     def _in_range(self, features_BTF: Tensor, lengths_B: Tensor) -> Tensor:
         """Features as the recipe gives them: the course's are decibels below the utterance's peak, -80 at least."""
         if self.recipe.name != "hw4":
             return features_BTF
         valid_BT1 = length_mask(lengths_B, features_BTF.shape[1])[..., None]
-        peak_B11 = features_BTF.masked_fill(~valid_BT1, -torch.inf).amax((1, 2), keepdim=True)
-        return (features_BTF - peak_B11).clamp(min=-HW4_RANGE)
+        return (features_BTF - largest(features_BTF, valid_BT1)).clamp(min=-HW4_RANGE)
 
 
 def warped(x_BTF: Tensor, place_BF: Tensor) -> Tensor:

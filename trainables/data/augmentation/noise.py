@@ -7,7 +7,6 @@ Shapes: N utterances of the split, B batch, T frames, F mel bins, L frames of th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +14,12 @@ import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation
-from trainables.data.features import FeatureRecipe
+from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.masking import length_mask
 
 BANK_SECONDS = 30.0
 VOICES = 3  # of a babble
 SLOPES = (-6.0, 0.0)  # dB an octave: from brown over pink to white noise
-NEPERS_PER_DECIBEL = math.log(10) / 10
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,10 @@ class Noise:
     def of(cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor) -> Noise:
         """Noise for features of a recipe; other arguments as above. White noise is made with the recipe."""
         samples = np.random.default_rng(0).normal(0, 0.1, int(BANK_SECONDS * recipe.sample_rate)).astype(np.float32)
-        unit = NEPERS_PER_DECIBEL / recipe.decibel
-        bank_LF = torch.from_numpy(recipe.compute(samples) * unit).to(speech.device)
+        bank_LF = torch.from_numpy(recipe.compute(samples) * recipe.nepers).to(speech.device)
         octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
         weights_F = torch.tensor(np.log(recipe.power_weights()), dtype=torch.float32, device=speech.device)
-        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, unit)
+        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, recipe.nepers)
 
     def epoch(self, config: Augmentation, utterances: int, random: torch.Generator) -> EpochNoise:
         """The noise of every utterance in one epoch."""

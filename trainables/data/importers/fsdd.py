@@ -97,14 +97,12 @@ def fsdd_utterances(
     seen = [name for name in speakers if name not in held_out_speakers]
     if not seen:
         raise InputError(f"{root}: every speaker is held out, so none is left for training", "Hold out fewer speakers.")
-    strangers = chosen_speakers(seen, dev_speakers, dev_seed)
-    seen = [name for name in seen if name not in strangers]
+    new = chosen_speakers(seen, dev_speakers, dev_seed)
+    seen = [name for name in seen if name not in new]
     training = [recording for recording in recordings if recording.take >= FIRST_TRAINING_TAKE]
     validation = [recording for recording in recordings if recording.take < FIRST_TRAINING_TAKE]
-    plan = [
-        ("train", train, training, seen),
-        ("dev", dev, *((recordings, sorted(strangers)) if strangers else (validation, seen))),
-    ]
+    validated = ("dev", dev, recordings, sorted(new)) if new else ("dev", dev, validation, seen)
+    plan = [("train", train, training, seen), validated]
     if held_out_speakers:
         plan.append(("test", test, recordings, sorted(set(held_out_speakers))))
     utterances = []

@@ -19,10 +19,12 @@ import pyarrow as pa
 from trainables.data.features import Samples
 from trainables.data.importers.tools.paths import TRAINING, located
 from trainables.data.mistakes import Mistakes
+from trainables.data.packages import optional
 from trainables.data.text.transcripts import single_spaced
 from trainables.data.utterance import AudioSegment, AudioSource, Utterance
 from trainables.errors import InputError
 
+NEED = "data sets of Hugging Face are read by"
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
 # Usual names of the columns; the first one that is there is taken.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -76,22 +78,10 @@ def hugging_face_utterances(
         raise InputError(f"{root}: no such folder", "Give the folder of a data set that was saved or downloaded.")
     bad = bad or Mistakes(skippable=0)
     utterances: list[Utterance] = []
-    for split, part in _splits(_package(), root, config).items():
+    for split, part in _splits(optional("datasets", NEED), root, config).items():
         utterances += _rows(split, part, _columns(part, keys, f"{root}: {split}"), bad)
     bad.check("Correct these rows, or remove them.")
     return utterances
-
-
-def _package() -> ModuleType:
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise InputError(
-            "data sets of Hugging Face are read by the package datasets, which is not installed",
-            "Run `pip install datasets`.",
-        ) from None
-    module: ModuleType = datasets
-    return module
 
 
 def _splits(datasets: ModuleType, root: Path, config: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.data.files import visible
 from trainables.data.importers.tools.paths import TRAINING, located, names_split, not_a_file
 from trainables.data.mistakes import Mistakes
+from trainables.data.packages import optional
 from trainables.data.text.transcripts import single_spaced
 from trainables.data.utterance import AudioSegment, AudioSource, Utterance
 from trainables.errors import InputError
@@ -72,7 +73,7 @@ def lhotse_utterances(path: Path, bad: Mistakes | None = None) -> list[Utterance
             may be left out.
     """
     files = _files(path)
-    lhotse = _package()
+    lhotse = optional("lhotse", "Lhotse's manifests are read by")
     bad = bad or Mistakes(skippable=0)
     utterances: list[Utterance] = []
     for file, supervisions in files:
@@ -82,17 +83,6 @@ def lhotse_utterances(path: Path, bad: Mistakes | None = None) -> list[Utterance
     if not utterances:
         raise InputError(f"{path}: no supervisions", "Give cuts with supervisions that have a text.")
     return utterances
-
-
-def _package() -> ModuleType:
-    try:
-        import lhotse
-    except ModuleNotFoundError:
-        raise InputError(
-            "Lhotse's manifests are read by the package lhotse, which is not installed", "Run `pip install lhotse`."
-        ) from None
-    module: ModuleType = lhotse
-    return module
 
 
 def _files(path: Path) -> list[tuple[Path, Path | None]]:

@@ -1,4 +1,4 @@
-"""What two splits of a corpus have in common: recordings, texts, speakers."""
+"""Recordings, texts and speakers that two splits of a corpus share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 10  # pairs of utterances
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the split `other` has in common with the split `split`; both may be the same one.
+    """Recordings, texts and speakers of the split `other` that the split `split` has too; both may be the same one.
 
     Args:
         recordings: utterances of `other` whose features are equal to those of an utterance of `split`; within one
@@ -40,8 +40,8 @@ def overlaps(corpus: Corpus) -> list[Overlap]:
     names = [*corpus.training_splits, *(name for name in corpus.splits if name not in corpus.training_splits)]
     splits = {name: corpus.split(name) for name in names}
     places = {name: _by_fingerprint(split) for name, split in splits.items()}
-    found = [_overlap(splits[name], splits[name], places[name]) for name in names]
-    return found + [_overlap(splits[one], splits[two], places[one]) for one, two in combinations(names, 2)]
+    pairs = [*((name, name) for name in names), *combinations(names, 2)]
+    return [_overlap(splits[one], splits[other], places[one], places[other]) for one, other in pairs]
 
 
 Places = dict[tuple[int, bytes], list[int]]  # utterances by number of frames and content of the middle frame
@@ -55,21 +55,21 @@ def _by_fingerprint(split: Split) -> Places:
 
 
 def _fingerprint(split: Split, place: int) -> tuple[int, bytes]:
-    """What equal utterances have in common, from one frame alone, so that few frames are read from the disk."""
+    """Number of frames and content of the middle one: equal for equal utterances, and cheap to read."""
     frames = int(split.frames[place])
     return frames, split.features[int(split.offsets[place]) + frames // 2].numpy().tobytes()
 
 
-def _overlap(one: Split, other: Split, places: Places) -> Overlap:
+def _overlap(one: Split, other: Split, ours: Places, theirs: Places) -> Overlap:
     same = one.name == other.name
-    pairs = []
-    for place in range(len(other)):
-        for candidate in places.get(_fingerprint(other, place), []):
-            if same and candidate >= place:
-                break
-            if torch.equal(one.utterance(candidate), other.utterance(place)):
-                pairs.append((candidate, place))
-                break
+    equal: dict[int, int] = {}  # the first equal utterance of `one`, by utterance of `other`
+    for fingerprint in ours.keys() & theirs.keys():
+        for place in theirs[fingerprint]:
+            earlier = (candidate for candidate in ours[fingerprint] if not same or candidate < place)
+            first = next((each for each in earlier if torch.equal(one.utterance(each), other.utterance(place))), None)
+            if first is not None:
+                equal[place] = first
+    pairs = [(first, place) for place, first in sorted(equal.items())]
     texts = set() if same else set(one.texts or ())
     speakers = set() if same else set(one.speakers or ()) & set(other.speakers or ()) - {None}
     relabelled = sum(one.texts[a] != other.texts[b] for a, b in pairs) if one.texts and other.texts else 0

@@ -19,7 +19,6 @@ LOUD, QUIET = 95, 5  # percentiles of the frames of an utterance
 FULL_SCALE = 0.99  # samples from here on are at full scale
 CLIPPED_RUN = 3  # samples in a row at full scale, of one sign: a peak that was cut off, rather than one that just fits
 
-DECIBELS = {"hw4": 1.0, "kaldi": 10 / math.log(10)}  # in a unit of the features: dB or natural logarithm
 FLOOR = {"hw4": -HW4_RANGE, "kaldi": math.log(np.finfo(np.float32).eps)}  # lowest value that features have
 FLOOR_TOLERANCE = 0.05  # of float16
 
@@ -61,7 +60,7 @@ def frame_levels(features_TF: npt.ArrayLike, recipe: FeatureRecipe) -> Floats:
 
     Decibels of the recipe hw4 are relative to the loudest bin of the utterance; those of kaldi are absolute.
     """
-    decibels_TF = np.asarray(features_TF, dtype=np.float64) * DECIBELS[recipe.name]
+    decibels_TF = np.asarray(features_TF, dtype=np.float64) / recipe.decibel
     level: Floats = 10 * np.log10(np.mean(10 ** (decibels_TF / 10), axis=1))
     return level
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainables.data.packages import optional
 from trainables.data.text.transcripts import single_spaced
 from trainables.errors import InputError
 
@@ -116,17 +117,11 @@ def speller(language: str) -> Callable[..., str]:
     Raises:
         InputError: the package is not installed, or does not know the language.
     """
-    try:
-        from num2words import CONVERTER_CLASSES, num2words
-    except ModuleNotFoundError:
-        raise InputError(
-            "--numbers needs the package num2words, which is not installed", "Run `pip install num2words`."
-        ) from None
-    if language not in CONVERTER_CLASSES:
-        raise InputError(
-            f"--numbers {language}: num2words has no such language", f"It has {', '.join(sorted(CONVERTER_CLASSES))}."
-        )
-    function: Callable[..., str] = num2words
+    num2words = optional("num2words", "--numbers needs")
+    if language not in num2words.CONVERTER_CLASSES:
+        languages = ", ".join(sorted(num2words.CONVERTER_CLASSES))
+        raise InputError(f"--numbers {language}: num2words has no such language", f"It has {languages}.")
+    function: Callable[..., str] = num2words.num2words
     return function
 
 

@@ -71,7 +71,7 @@ def signal_table(splits: Sequence[SplitFacts]) -> Table:
 
 
 def overlap_table(overlaps: Iterable[Overlap]) -> Table:
-    """What splits have in common."""
+    """Numbers of recordings, texts and speakers that two splits share, with an example."""
     table = _table("in common", "equal recordings", "with another text", "equal texts", "speakers", "for example")
     for one in overlaps:
         within = one.split == one.other

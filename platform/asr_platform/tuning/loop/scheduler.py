@@ -42,7 +42,7 @@ class RungStopper(NotPickled, FIFOScheduler):
         self.controller = tune_controller
 
     def end(self, trials: Sequence[Trial], number: int) -> None:
-        """Ends the training of a trial at once, if it is in training; for Ray Tune, the trial is then complete.
+        """Ends a trial for Ray Tune, as complete, if it is in training; its workers end after their present epoch.
 
         Must be called between two events of Ray Tune's loop.
 
