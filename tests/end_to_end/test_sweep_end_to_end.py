@@ -179,8 +179,8 @@ def test_the_best_model_is_whole_and_learned_something(
 ) -> None:
     model = platform.home / "models" / NAME
     assert sorted(path.name for path in model.iterdir()) == [
-        "README.md", "checksums.json", "confidence.json", "config.json", "decoding.json", "errors.json", "features.json",
-        "model.safetensors", "plots", "tokenizer.model",
+        "README.md", "checksums.json", "confidence.json", "config.json", "decoding.json", "errors.json",
+        "features.json", "model.safetensors", "plots", "tokenizer.model",
     ]  # fmt: skip
     assert {path.name for path in (model / "plots").iterdir()} == {
         "cross_attention.png", "examples.html", "examples.txt", "learning_curves.png", "self_attention.png",
