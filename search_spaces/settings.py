@@ -14,7 +14,8 @@ from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
 from trainables.config_model import ConfigSection
 
 GRACE_SHARE = 0.2  # grace period as a share of a full trial, by default
-LATE_SHARE = 0.5  # share of a full trial after which trials on the plateau can be pruned
+LATE_SHARE = 0.5  # share of a full trial after which rungs prune trials on the plateau, and a trial waits at the latest
+PROMOTION_RATIO = 1.5  # of epochs after which a trial waits again to those after which it waited before
 TRAINED_PER_START = 0.2  # least training before a trial first waits, as a share of the time of its start
 DEFAULT_BUDGET = 30_000_000  # parameters
 RENAMED = {"asha.look": "promotion", "asha.click": "plateau"}
@@ -34,7 +35,7 @@ Objective = Literal["val_cer", "parameters", "real_time_factor"]
 
 
 class Asha(ConfigSection):
-    """Asynchronous successive halving: which trials are pruned, and which are promoted first."""
+    """Early stopping: which trials are pruned, and which are promoted first."""
 
     metric: Literal["val_cer", "val_ctc_cer"] | None = Field(
         None,
@@ -49,27 +50,27 @@ class Asha(ConfigSection):
     grace: Number | None = Field(
         None,
         gt=0,
-        description="grace period: length of training before the first rung, in unit; default: a fifth of a full "
-        "trial, and at least the trial's own warm-up and two epochs",
+        description="grace period: length of training before the first rung, in unit; default: with promotion no "
+        "rungs, else a fifth of a full trial, and at least the trial's own warm-up and two epochs",
     )
     promotion: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)] | Literal["auto"] | None = Field(
         "auto",
-        description="number of epochs after which each trial waits to be promoted: the best 1/reduction of the trials "
-        "that have come so far continue before new trials, the others once no new trial is left. Trials wait again "
-        "after reduction times as many epochs, and so on; auto: 1, or more where an epoch takes less than a fifth of "
-        "the time of a trial's start; null: no trial waits",
+        description="number of epochs after which each trial waits to be promoted; it waits again after half as many "
+        "epochs more, and so on. What has the highest chance per second of beating the best goes next, a waiting trial "
+        "or a new one; once no new trial is left, those whose chances are negligible are pruned. auto: 1, or more "
+        "where an epoch takes less than a fifth of the time of a trial's start; null: no trial waits, and rungs prune",
     )
     reduction: Number = Field(
         4.0,
         gt=1,
         le=1000,
-        description="reduction factor: at each rung, and of the trials that wait, the best 1/reduction continue",
+        description="reduction factor: at each rung, the best 1/reduction of the trials continue",
     )
     plateau: Number | None = Field(
         0.6,
         gt=0,
-        description="plateau threshold: a trial whose validation CER has never been below it is not pruned in its "
-        "first half, because attention decoders start to learn late; null: no trial is exempt",
+        description="plateau threshold: no rung prunes a trial in its first half whose validation CER has never been "
+        "below it, because attention decoders start to learn late; null: no trial is exempt",
     )
 
 
@@ -132,9 +133,12 @@ class Settings(ConfigSection):
             found.append(("asha.grace", f"must be a whole number of epochs, but got {grace:g}"))
         if unit == "epochs" and grace is not None and grace > self.epochs:
             found.append(("asha.grace", f"grace <= epochs must hold, but got grace={grace:g}, epochs={self.epochs}"))
-        if isinstance(self.asha.promotion, int) and self.asha.promotion >= self._promotion_bound:
-            reason = f"must be below the {self._promotion_bound:g} epochs before the first rung"
-            found.append(("asha.promotion", f"{reason}, but got {self.asha.promotion}"))
+        bound = self._promotion_bound
+        if isinstance(self.asha.promotion, int) and self.asha.promotion >= bound:
+            what = "before the first rung" if self.has_rungs else "of a full trial"
+            found.append(
+                ("asha.promotion", f"must be below the {bound:g} epochs {what}, but got {self.asha.promotion}")
+            )
         return found
 
     @property
@@ -142,23 +146,30 @@ class Settings(ConfigSection):
         """Position of the first rung in `asha.unit` (epochs, updates or hours of audio)."""
         return self.asha.grace or math.ceil(GRACE_SHARE * self.epochs)
 
+    @property
+    def has_rungs(self) -> bool:
+        """Whether rungs prune trials: where no trial waits to be promoted, or there is a grace period."""
+        return self.asha.promotion is None or self.asha.grace is not None
+
     def longer_promotion(self, start: float, epoch: float) -> int | None:
         """Number of epochs of the first promotion where `asha.promotion` is auto and one epoch is too short; else None.
 
-        A trial trains for at least `TRAINED_PER_START` of the time that its start takes before it waits, so that a
-        sweep of short epochs is not mostly starts.
+        A trial trains for at least `TRAINED_PER_START` of the time that its start takes before it waits, but for half
+        of its length at most, so that a sweep of short epochs is not mostly starts.
 
         Args:
             start: seconds from the decision to start a trial until its training begins.
             epoch: seconds of an epoch.
         """
-        epochs = min(math.ceil(TRAINED_PER_START * start / epoch), math.ceil(self._promotion_bound) - 1)
+        longest = min(int(LATE_SHARE * self.epochs), math.ceil(self._promotion_bound) - 1)
+        epochs = min(math.ceil(TRAINED_PER_START * start / epoch), longest)
         return epochs if self.asha.promotion == "auto" and epochs > 1 else None
 
     @property
     def _promotion_bound(self) -> float:
-        """Exclusive upper bound of `asha.promotion`: the first rung if `asha.unit` is epochs, else a full trial."""
-        return self.first_rung if self.asha.unit == "epochs" else self.epochs
+        """Exclusive upper bound of `asha.promotion`: the first rung if there is one in epochs, else a full trial."""
+        in_epochs = self.has_rungs and self.asha.unit == "epochs"
+        return self.first_rung if in_epochs else self.epochs
 
     def with_promotion(self, epochs: int | None) -> Settings:
         """Copy in which trials first wait to be promoted after `epochs` epochs; None: no trial waits."""
@@ -166,23 +177,17 @@ class Settings(ConfigSection):
 
     @property
     def promotions(self) -> list[int]:
-        """Epochs after which trials wait to be promoted: `asha.promotion`, then each times `asha.reduction`.
+        """Epochs after which trials wait to be promoted: `asha.promotion`, then each times `PROMOTION_RATIO`.
 
         With `auto`, the first is 1 until a sweep has measured how long a start takes (`longer_promotion`).
-
-        Epochs beyond the first are below half of a full trial, from which on trials on the plateau can be pruned, or
-        without a plateau threshold below the first rung.
         """
         first = self.asha.promotion
         if first == "auto":
             first = 1 if self._promotion_bound > 1 else None
         if first is None:
             return []
-        limit = LATE_SHARE * self.epochs
-        if self.asha.plateau is None and self.asha.unit == "epochs":
-            limit = self.first_rung
-        later = (math.ceil(first * self.asha.reduction**number) for number in itertools.count(1))
-        return sorted({first, *itertools.takewhile(lambda end: end < limit, later)})
+        ends = (round(first * PROMOTION_RATIO**number) for number in itertools.count())
+        return sorted(set(itertools.takewhile(lambda end: end < self.epochs, ends)))
 
     def with_epochs(self, epochs: int) -> Settings:
         """Copy with another number of epochs; `asha.grace` is shortened, and `asha.promotion` removed, if too long."""

@@ -221,7 +221,7 @@ def test_every_known_failure_has_a_remedy_in_troubleshooting() -> None:
 
 
 def test_files_that_pages_name_exist() -> None:
-    """Paths in backticks such as `study/halving.py`, from the repository, a package of it, or tests."""
+    """Paths in backticks such as `study/allocation/rungs.py`, from the repository, a package of it, or tests."""
     roots = [REPOSITORY, REPOSITORY / "platform" / "asr_platform", REPOSITORY / "trainables", REPOSITORY / "tests"]
     for page in PAGES:
         if page.name in ("CHANGELOG.md", "BENCHMARKS.md", "tutorial.md", "decoding.md", "search.md"):

@@ -130,6 +130,10 @@ class _Cluster:
             self.now, _, curve, seconds = heapq.heappop(self.busy)
             if self._finish(curve, seconds):
                 points.append(self._point())
+        if self.best > target:  # nothing continues: trials that wait are as good as stopped
+            self.stopped += [
+                curve for curve in self.case.table.curves if 0 < self.done.get(curve.number, 0) < len(curve.epochs)
+            ]
         goal = max(target, self.case.table.best)
         return Run(points, self._point(), any(curve.best <= goal for curve in self.stopped))
 

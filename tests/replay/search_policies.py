@@ -14,7 +14,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from replayed_search import Case, Decision, Outcome, Policy
 
-from asr_platform.study.halving import Promotions, Rungs
+from asr_platform.study.allocation.promotions import Promotions
+from asr_platform.study.allocation.rungs import Rungs
 from asr_platform.study.samplers import Observation, distributions_of, observe, propose
 from search_spaces.samplers import SamplerName
 from search_spaces.space import Proposal
@@ -60,12 +61,13 @@ class Ours(Policy):
         if number is None and (curve := self.new(left)) is not None:
             number = curve.number
             self.begun[number], self.progress[number] = curve, (0, TrialState.RUNNING)
-        if number is not None:
-            self.until[number] = self.promotions.next_epoch(self.progress[number][0])
-        elif (number := self.promotions.best()) is not None:
-            self.until[number] = None
-        else:
+        if number is None:
+            for hopeless in self.promotions.give_up():
+                self.ended(self.begun[hopeless], self.progress[hopeless][0], "pruned")
+            number = self.promotions.best()
+        if number is None:
             return None
+        self.until[number] = self.promotions.next_epoch(self.progress[number][0])
         self.promotions.waiting.pop(number, None)
         return self.begun[number]
 
@@ -98,7 +100,7 @@ class Ours(Policy):
         first = self.space.settings.longer_promotion(self.case.start_seconds, epoch_seconds)
         if first is not None:
             self.space = replace(self.space, settings=self.space.settings.with_promotion(first))
-            self.promotions = Promotions(self.space.settings)
+        self.promotions = Promotions(self.space.settings, self.case.start_seconds / epoch_seconds)
 
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -219,7 +221,6 @@ class Entry:
 
 POLICIES: dict[str, Entry] = {
     OURS: Entry("the platform, a plain space", Ours, minds_starts=True),
-    "reduction_3": Entry("the same, reduction 3", lambda case: Ours(case, reduction=3.0)),
     "former": Entry(
         "a plain space before: no promotion, reduction 3", lambda case: Ours(case, promotion=None, reduction=3.0)
     ),

@@ -117,6 +117,7 @@ class Hands:
             assert self.steps < MOST_STEPS, "the sweep gets nowhere"
             self._ask(concurrency)
             if self.finished and not self.live:
+                recorder.on_step_end(self.steps, self.trials)  # of the step in which the searcher was asked
                 break
             self._meanwhile()
             self._event()

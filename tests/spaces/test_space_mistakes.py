@@ -176,7 +176,7 @@ def test_mistakes_in_a_varied_key(entry: str, reason: str) -> None:
         "{objectives: [val_cer, parameters], sampler: gp}",
         "asha: {grace: 21}",
         "asha: {grace: 3, promotion: 3}",
-        "asha: {promotion: 4}",
+        "asha: {promotion: 20}",
         "asha: {unit: hours, grace: 1.5, promotion: 20}",
         "asha: {grace: 2.5}",
         "asha: {unit: hours}",

@@ -19,9 +19,9 @@ import optuna
 import torch
 
 from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
+from asr_platform.study.allocation.rungs import Rungs
 from asr_platform.study.failures import LONGEST_REASON
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.halving import Rungs
 from asr_platform.study.spending import HOUR
 from asr_platform.tuning import cluster
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL
@@ -35,7 +35,7 @@ from trainables.training.workload import Workload, Workloads
 PROPOSALS = 1000
 PRICED = 32  # of the feasible proposals; counting the operations of one takes a quarter of a second
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
-SIMULATIONS = 50
+SIMULATIONS = 20
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times
 # Time outside epochs is mostly processes that start and import, which a busy machine slows. So it is counted in starts
 # of a profile's process: of a trial (17 s on an idle machine, reports and end included), and of a sweep (Ray, MLflow,
@@ -82,7 +82,8 @@ class Plan:
 
     Args:
         parameters: quantiles of the parameter counts of the feasible proposals, by name.
-        rungs: rungs in order of epochs; the last one is the end of a full trial.
+        rungs: epochs after which trials wait to be promoted or may be pruned, in order; the last one is the end of a
+            full trial.
         expense: expected cost; None if no configuration was profiled.
     """
 
@@ -132,7 +133,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         simulations.append(simulate(drawn, settings, concurrency, random, length, plateau=space.is_recogniser))
     reached = {
         epoch: np.mean([np.count_nonzero(one.lengths >= epoch) for one in simulations])
-        for epoch in [*rungs(settings, length), settings.epochs]
+        for epoch in sorted({*settings.promotions, *rungs(settings, length), settings.epochs})
     }
     return Plan(
         space=space.source,
@@ -237,8 +238,9 @@ def trial_cost(
         return float(np.interp(workload.flops, [flops for flops, _ in alike], known))
 
     epoch = workload.batches * figure("batch") + figure("validation") / workers + figure("checkpoint")
-    starts = STARTS_OF_A_TRIAL * (2 if settings.promotions else 1)  # a trial that waits to be promoted starts again
-    return TrialCost(starts * figure("start"), np.full(settings.epochs, epoch), workload.config.optimizer.warmup)
+    return TrialCost(
+        STARTS_OF_A_TRIAL * figure("start"), np.full(settings.epochs, epoch), workload.config.optimizer.warmup
+    )
 
 
 def expense(

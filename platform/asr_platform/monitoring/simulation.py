@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr_platform.study.halving import PROGRESS, Rungs
+from asr_platform.study.allocation.promotions import Promotions
+from asr_platform.study.allocation.rungs import PROGRESS, Rungs
 from search_spaces.settings import LATE_SHARE, Settings
 
 
@@ -50,44 +51,83 @@ def simulate(
     epoch_length: float = 1.0,
     plateau: bool = True,
 ) -> Simulation:
-    """Simulates a sweep that runs `trials` in order, `concurrency` at a time, and prunes them with `Rungs`.
-
-    Each trial has a quality, a uniform random number from 0 to 1, which is its metric after every epoch.
+    """Simulates a sweep that runs `trials`, `concurrency` at a time, promotes them and prunes them by `settings`.
 
     Args:
         epoch_length: length of an epoch in the unit of `asha.grace` (epochs, updates or hours of audio).
         plateau: whether each trial begins on the plateau (`asha.plateau`), and leaves it at an epoch that is uniform
             over the first half of the trial; else no trial is ever on the plateau.
     """
-    # Rungs compare the quality, given as val_ctc_cer, so that val_cer can tell whether a trial is on the plateau.
-    asha = settings.asha.model_copy(update={"metric": "val_ctc_cer"})
-    rungs = Rungs(settings.model_copy(update={"asha": asha}))
-    quality = random.random(len(trials))
-    leaves_at = plateau * LATE_SHARE * settings.epochs * random.random(len(trials))
-    lengths = np.zeros(len(trials), dtype=int)
-    events: list[tuple[float, int, int]] = []  # end of an epoch: time, trial, epoch
-    waiting = iter(range(len(trials)))
+    return _Sweep(trials, settings, concurrency, random, epoch_length, plateau).run()
 
-    def start_next(now: float) -> None:
-        number = next(waiting, None)
-        if number is not None:
-            heapq.heappush(events, (now + trials[number].start + trials[number].epochs[0], number, 1))
 
-    for _ in range(concurrency):
-        start_next(0.0)
-    wall = 0.0
-    while events:
-        wall, number, epoch = heapq.heappop(events)
-        trial, lengths[number] = trials[number], epoch
-        row = {
+class _Sweep:
+    """A simulated sweep.
+
+    Each trial has a quality, a uniform random number from 0 to 1, which is its metric after every epoch. Where trials
+    wait to be promoted, the metric begins at another such number, moves to the quality and falls to a twentieth of it:
+    promotions extrapolate curves, and would see at once which trial is the best if none changed.
+    """
+
+    def __init__(
+        self, trials: Sequence[TrialCost], settings: Settings, concurrency: int, random: np.random.Generator,
+        epoch_length: float, plateau: bool,
+    ) -> None:  # fmt: skip
+        # Rungs compare the quality, given as val_ctc_cer, so that val_cer can tell whether a trial is on the plateau.
+        asha = settings.asha.model_copy(update={"metric": "val_ctc_cer"})
+        self.trials, self.settings = trials, settings.model_copy(update={"asha": asha})
+        self.concurrency, self.epoch_length = concurrency, epoch_length
+        self.quality = random.random(len(trials))
+        self.leaves_at = plateau * LATE_SHARE * settings.epochs * random.random(len(trials))
+        self.at_first = random.random(len(trials)) if settings.promotions else self.quality
+        costs = [(trial.start / float(trial.epochs.mean())) for trial in trials]
+        self.rungs, self.promotions = Rungs(self.settings), Promotions(self.settings, float(np.mean(costs)))
+        self.lengths = np.zeros(len(trials), dtype=int)
+        self.begun = 0
+        self.events: list[tuple[float, int, int | None]] = []  # end of an epoch: time, trial, last epoch of this stage
+
+    def run(self) -> Simulation:
+        wall = 0.0
+        while self._fill(wall):
+            wall, number, until = heapq.heappop(self.events)
+            self.lengths[number] += 1
+            epoch, row = int(self.lengths[number]), self._row(number)
+            self.promotions.record(number, row)
+            ends = epoch == self.settings.epochs or self.rungs.verdict(number, row, self.trials[number].warmup)
+            if ends or (epoch == until and self.promotions.wait(number, epoch)):
+                continue
+            self._train(wall, number, until)
+        costs = zip(self.trials, self.lengths, strict=True)
+        trained = sum(float(trial.epochs[:length].sum()) for trial, length in costs)
+        return Simulation(float(wall), trained, self.lengths)
+
+    def _fill(self, now: float) -> bool:
+        """Gives every free place a trial, if there is one; returns whether any place has one."""
+        while len(self.events) < self.concurrency:
+            number = self.promotions.promoted()
+            if number is None and self.begun < len(self.trials):
+                number, self.begun = self.begun, self.begun + 1
+            elif number is None:
+                self.promotions.give_up()
+                number = self.promotions.best()
+            if number is None:
+                break
+            self.promotions.waiting.pop(number, None)
+            self._train(now + self.trials[number].start, number, self.promotions.next_epoch(int(self.lengths[number])))
+        return bool(self.events)
+
+    def _train(self, now: float, number: int, until: int | None) -> None:
+        """Begins the next epoch of a trial."""
+        heapq.heappush(self.events, (now + self.trials[number].epochs[self.lengths[number]], number, until))
+
+    def _row(self, number: int) -> dict[str, float]:
+        """Metrics of a trial's last epoch."""
+        epoch = int(self.lengths[number])
+        share = epoch / self.settings.epochs
+        metric = self.quality[number] ** share * self.at_first[number] ** (1 - share)
+        return {
             "epoch": epoch,
-            PROGRESS[asha.unit]: epoch * epoch_length,
-            "val_cer": 0.0 if epoch >= leaves_at[number] else np.inf,
-            "val_ctc_cer": quality[number],
+            PROGRESS[self.settings.asha.unit]: epoch * self.epoch_length,
+            "val_cer": 0.0 if epoch >= self.leaves_at[number] else np.inf,
+            "val_ctc_cer": float(metric * (0.05**share if self.settings.promotions else 1.0)),
         }
-        if rungs.verdict(number, row, trial.warmup) or epoch == settings.epochs:
-            start_next(wall)
-        else:
-            heapq.heappush(events, (wall + trial.epochs[epoch], number, epoch + 1))
-    trained = sum(float(trial.epochs[:length].sum()) for trial, length in zip(trials, lengths, strict=True))
-    return Simulation(float(wall), trained, lengths)

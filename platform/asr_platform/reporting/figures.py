@@ -23,7 +23,7 @@ from asr_platform.analysis.text import counted, enumerated
 from asr_platform.reporting.page import Figure
 from asr_platform.reporting.plots import COLOURS, GREY, HIGHEST, LOWEST
 from asr_platform.reporting.report_data import ReportData
-from asr_platform.study.halving import PROGRESS
+from asr_platform.study.allocation.rungs import PROGRESS
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective_text, objective_value
 

@@ -20,7 +20,7 @@ from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.text import counted, enumerated, short_value
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
 from asr_platform.storage.home import SWEEP, Home
-from asr_platform.study.halving import PROGRESS, Rungs
+from asr_platform.study.allocation.rungs import PROGRESS, Rungs
 from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.recorded_space import INIT_FROM, recorded_space
@@ -42,6 +42,7 @@ EDITOR_CAPTIONS = {
     SELF_ATTENTION: "From each text position of the draft to all others",
 }
 SHOWN_TRANSCRIPTS = 8
+PROMOTED = "what has the highest chance per second of beating the best goes next"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class ReportData:
     def search(self) -> list[tuple[str, str]]:
         """Settings of the search, and the time that the sweep took, as (name, value)."""
         settings, about, asha = self.space.settings, self.about, self.space.comparable_settings.asha
-        rungs = enumerated(f"{rung:,.4g}" for rung in self.rungs) or "none"
+        rungs = enumerated(f"{rung:,.4g}" for rung in self.rungs)
         limits = [f"{value:g} {name.replace('_', ' ')}" for name, value in about.get("limits", {}).items() if value]
         spent = about.get(SPENT)
         trained = device_seconds(row for trial in self.trials for row in trial.curve)
@@ -187,9 +188,9 @@ class ReportData:
             "length of a trial": counted(settings.epochs, "epoch"),
             "sampler": f"{settings.sampler}, seed {settings.seed}",
             "minimised": enumerated(self.objective_names),
-            "rungs": f"{rungs} ({asha.unit}); at each, the best 1/{asha.reduction:g} continue",
-            "plateau": plateau if asha.plateau is not None and self.transcribes else "",
-            "promotions": settings.promotions and f"after {enumerated(settings.promotions)} epochs",
+            "promotions": settings.promotions and f"after {enumerated(settings.promotions)} epochs: {PROMOTED}",
+            "rungs": rungs and f"{rungs} ({asha.unit}); at each, the best 1/{asha.reduction:g} continue",
+            "plateau": plateau if rungs and asha.plateau is not None and self.transcribes else "",
             "start": self.space.start and f"{counted(len(self.space.start), 'configuration')}, tried first",
             "warm start": about.get(WARM_START) and f"{counted(len(about[WARM_START]), 'trial')} of earlier sweeps",
             "limits": enumerated(limits),

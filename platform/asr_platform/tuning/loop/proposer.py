@@ -10,8 +10,8 @@ from ray.tune.search import Searcher
 
 from asr_platform.storage.database import LedgerError
 from asr_platform.study import recorded_space as recorded
+from asr_platform.study.allocation.promotions import Promotions
 from asr_platform.study.feasibility import Feasibility
-from asr_platform.study.halving import Promotions
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import Settings
@@ -22,6 +22,9 @@ class Proposer(NotPickled, Searcher):
     """Ray Tune's searcher: gives the next trial, unfinished trials first, then the ledger's proposals.
 
     With promotions, Tune gets a trial up to the next epoch of promotion, and again once the trial continues.
+
+    Attributes:
+        given_up: chance to beat the best of each trial that promotions have given up and that has not ended yet.
 
     Args:
         settings: settings common to all trials; number, configuration and progress of the trial are added.
@@ -41,7 +44,12 @@ class Proposer(NotPickled, Searcher):
 
     def _sort_unfinished(self) -> None:
         """Sorts the unfinished trials that are not in training into those that wait and those that continue first."""
-        self.promotions, self.unfinished = Promotions(self.space.settings), deque[int]()
+        start, self.unfinished, self.given_up = (
+            self.ledger.about.get(recorded.MEASURED),
+            deque[int](),
+            dict[int, float](),
+        )
+        self.promotions = Promotions(self.space.settings, *([start["start"] / start["epoch"]] if start else []))
         for trial in self.ledger.trials():
             for row in trial.curve:
                 self.promotions.record(trial.number, row)
@@ -53,7 +61,7 @@ class Proposer(NotPickled, Searcher):
     def suggest(self, trial_id: str) -> Settings | str | None:
         """The next trial's settings; None if there is none yet; `Searcher.FINISHED` if there will be none.
 
-        Interrupted trials come first, then promoted ones, new ones, and at last all other trials that wait.
+        Interrupted trials come first, then promoted or new ones, and at last other trials that wait.
         """
         trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if not _goes_on(trials[one])]:
@@ -64,16 +72,16 @@ class Proposer(NotPickled, Searcher):
         )
         ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
         trial = self._new(len(trials)) if ahead is None else trials[ahead]
-        until = None
-        if trial is not None:
-            until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
-        elif (last := self.promotions.best()) is not None:
-            trial = trials[last]
-        elif self.training:
-            return None  # trials in training may become waiting ones
-        else:
-            self.finished = True
-            return str(Searcher.FINISHED)
+        if trial is None:
+            self.given_up |= self.promotions.give_up()
+            if (last := self.promotions.best()) is not None:
+                trial = trials[last]
+            elif self.training:
+                return None  # trials in training may become waiting ones
+            else:
+                self.finished = True
+                return str(Searcher.FINISHED)
+        until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
         waiting.pop(trial.number, None)
         self.training[trial_id] = trial.number
         config = self.space.config(trial.params)
@@ -100,7 +108,8 @@ class Proposer(NotPickled, Searcher):
             return
         trial = self.ledger.trial(number)
         if trial.curve:
-            self.promotions.record(number, trial.curve[-1])
+            for row in trial.curve:
+                self.promotions.record(number, row)
             waits = self.promotions.wait(number, trial.epochs)
             if not waits and _goes_on(trial) and trial.epochs < self.space.settings.epochs:
                 self.unfinished.append(number)  # stopped at an epoch of promotion that is none since `measure`
@@ -116,9 +125,9 @@ class Proposer(NotPickled, Searcher):
             return
         first = self.space.settings.longer_promotion(start, epoch)
         self.ledger.note(recorded.MEASURED, {"start": start, "epoch": epoch, "promotion": first})
+        self.space = recorded.measured_space(self.ledger.about, self.space)
+        self._sort_unfinished()
         if first is not None:
-            self.space = recorded.measured_space(self.ledger.about, self.space)
-            self._sort_unfinished()
             times = f"a trial's start took {start:.1f} s, an epoch {epoch:.1f} s"
             self.say(f"trials first wait to be promoted after {first} epochs: {times}")
 

@@ -1,6 +1,6 @@
 """Ray Tune scheduler that prunes trials by asynchronous successive halving, and ends them on request.
 
-The decisions are in `study/halving.py`.
+The decisions are in `study/allocation/rungs.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from asr_platform.study.halving import Rungs
+from asr_platform.study.allocation.rungs import Rungs
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.tuning.interrupts import NotPickled
 from search_spaces.settings import Settings

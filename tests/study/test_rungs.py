@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from asr_platform.study.halving import HALF, Rungs
+from asr_platform.study.allocation.rungs import HALF, Rungs
 from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.tuning.loop.scheduler import RungStopper
 from search_spaces.settings import Asha, Settings
@@ -70,7 +70,8 @@ def sweeps(draw: st.DrawFn) -> Sweep:
 
 def rungs(grace: float | None, reduction: float, epochs: int, **asha: Any) -> Settings:
     """Plain ASHA, but for what is said."""
-    return Settings(epochs=epochs, asha=Asha(grace=grace, reduction=reduction, **{"plateau": None, **asha}))
+    plain: dict[str, Any] = {"plateau": None, "promotion": None}
+    return Settings(epochs=epochs, asha=Asha(grace=grace, reduction=reduction, **{**plain, **asha}))
 
 
 def trial(number: int, warmup: float = 0.0) -> Trial:
@@ -267,3 +268,8 @@ def test_a_language_model_is_judged_by_its_perplexity() -> None:
         row = {"epoch": 1, "updates": 10, "val_character_perplexity": perplexity}
         stopper.on_trial_result(None, trial(number), flatten_dict({"epoch": 1, "metrics": row}))
     assert stopper.stopped == {1: "rung at epoch 1: val perplexity 5.500 against a cutoff of 4.000"}
+
+
+def test_without_a_grace_period_trials_that_wait_have_no_rungs() -> None:
+    assert not Rungs(Settings(epochs=20)).places(20) and Rungs(Settings(epochs=20, asha=Asha(grace=4))).places(20)
+    assert verdicts(Settings(epochs=12), GOOD, BAD) == [0, 0]

@@ -1,10 +1,8 @@
-"""Asynchronous successive halving (Li et al., 2020, arXiv 1810.05934): promotions, and rungs in its stopping form.
+"""Rungs: which trials are pruned, by asynchronous successive halving (Li et al., 2020, arXiv 1810.05934).
 
 Two things are added for attention decoders, which stay above 60% CER for long and then fall within a few epochs: no
 trial is pruned before its own warm-up and two epochs have passed, and none on the plateau before half of its length.
-
-`Promotions` decides which trials continue first, `Rungs` which trials are pruned. After a restart, both are rebuilt
-from the recorded epochs.
+After a restart, rungs are rebuilt from the recorded epochs.
 """
 
 from __future__ import annotations
@@ -30,53 +28,6 @@ def ranking_value(asha: Asha, row: Mapping[str, Any]) -> float:
     return float(row[asha.metric]) if asha.metric else objective_value(row)
 
 
-class Promotions:
-    """Decides which trials continue first, from their values at the epochs of `Settings.promotions`.
-
-    Unlike pruned trials, waiting ones lose nothing but time. A trial is promoted if its value is among the best
-    1 / reduction of all trials at that epoch.
-
-    Attributes:
-        values: value of each trial at each epoch of promotion, by epoch and number of the trial.
-        waiting: number of epochs of each waiting trial, by number of the trial.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.asha = settings.asha
-        self.values: dict[int, dict[int, float]] = {epoch: {} for epoch in settings.promotions}
-        self.waiting: dict[int, int] = {}
-
-    def next_epoch(self, epochs: int) -> int | None:
-        """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
-        return next((epoch for epoch in self.values if epoch > epochs), None)
-
-    def record(self, number: int, row: Mapping[str, Any]) -> None:
-        """Adds the metrics `row` of an epoch of trial `number`."""
-        if row["epoch"] in self.values:
-            self.values[row["epoch"]][number] = ranking_value(self.asha, row)
-
-    def wait(self, number: int, epochs: int) -> bool:
-        """Marks a trial as waiting if `epochs` is an epoch of promotion; returns whether it waits."""
-        if epochs in self.values:
-            self.waiting[number] = epochs
-        return epochs in self.values
-
-    def promoted(self) -> int | None:
-        """Number of a waiting trial among the best 1 / reduction at its epoch, the latest epoch first; None without."""
-        for epoch, values in reversed(self.values.items()):
-            ranked = sorted(values, key=lambda number: (values[number], number))
-            for number in ranked[: int(len(ranked) / self.asha.reduction)]:
-                if self.waiting.get(number) == epoch:
-                    return number
-        return None
-
-    def best(self) -> int | None:
-        """Number of the best one among the waiting trials with the most epochs; None if no trial waits."""
-        return min(
-            self.waiting, key=lambda one: (-self.waiting[one], self.values[self.waiting[one]][one]), default=None
-        )
-
-
 class Rungs:
     """Decides, epoch by epoch, which trials of a sweep are pruned.
 
@@ -87,7 +38,7 @@ class Rungs:
 
     def __init__(self, settings: Settings) -> None:
         self.asha, self.epochs = settings.asha, settings.epochs
-        self.first = settings.first_rung
+        self.are_used, self.first = settings.has_rungs, settings.first_rung
         self.recorded: dict[int, dict[int, float]] = {}
         self.off_plateau: set[int] = set()
 
@@ -101,6 +52,8 @@ class Rungs:
         Args:
             length: length of a full trial in the unit of `asha.grace`.
         """
+        if not self.are_used:
+            return {}
         steps = (self.first * self.asha.reduction**index for index in itertools.count())
         places = dict(enumerate(itertools.takewhile(lambda place: place < length, steps)))
         half = LATE_SHARE * length

@@ -1,0 +1,169 @@
+"""A model of a sweep's learning curves, and what it says a trial is worth.
+
+The one idea: a free worker goes to what has the highest chance per second of beating the best. As in freeze-thaw
+optimisation (Swersky, Snoek and Adams, 2014, arXiv 1406.3896), trials wait at several epochs, here called levels, and
+their curves are extrapolated from those of the trials that went on. The chance per second is a Gittins index (Gittins,
+1979, J. R. Stat. Soc. B 41): the highest ratio of chance to expected cost among all rules for giving up on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+POINTS = 40  # of the grid of values at a level
+RATES = 40  # of the grid of chances per unit of cost
+HIGHEST_SHARE = 0.9  # worse values than those of this share of the trials count as equal: they can be without bound
+LOWEST_SPREADS = 2.5  # from the lowest value at a level down to the end of its grid
+SMALLEST_SPREAD = 0.01  # 1% of a value, since values are logarithms
+SHRINKAGE = 0.3  # least spread at a level, as a share of that at the level before
+UNSEEN_TRIALS = 3.0  # number of trials that the wide component of a transition counts as
+UNSEEN_GAIN = 0.5  # spreads by which a value falls between two levels, where no trial has been seen to pass
+UNSEEN_DEVIATION = 1.5  # spreads: standard deviation of the wide component
+SLOPE_DEVIATION = 0.5  # of the slope of gain on value, before trials are seen
+NEIGHBOURHOOD = 0.5  # spreads: standard deviation of the weights of trials whose values are near
+SMOOTHING = 0.5  # standard deviation of a trial's own component, as a share of that of the residuals
+NEW_SMOOTHING = 0.3  # spreads: the same for values of new trials at the first level
+NOTHING = 1e-9  # chance of what has not been seen at all
+
+
+class Grid(NamedTuple):
+    """Values at a level, from the lowest, and the trials' spread there (standard deviation)."""
+
+    values_G: np.ndarray
+    spread: float
+
+    @property
+    def step(self) -> float:
+        return float(self.values_G[1] - self.values_G[0])
+
+
+class CurveModel:
+    """Predicts the values of trials at later levels.
+
+    Args:
+        curves: for each trial the logarithms of its lowest value so far, at the levels that it has reached (at least
+            one), from the first on.
+        levels: number of levels; the last one is the end of a trial.
+    """
+
+    def __init__(self, curves: Sequence[Sequence[float]], levels: int) -> None:
+        self.curves = curves
+        self.grids: list[Grid] = []
+        for level in range(levels):
+            values = np.array([curve[level] for curve in curves if len(curve) > level])
+            self.grids.append(_grid(values, self.grids[-1] if self.grids else None))
+        self.transitions = [self._transition(level) for level in range(levels - 1)]
+
+    def _transition(self, level: int) -> np.ndarray:
+        """Chances (POINTS, POINTS) of the values at the next level, given each value at `level`."""
+        (before_G, spread), after = self.grids[level], self.grids[level + 1]
+        after_G = after.values_G
+        pairs = np.array([curve[level : level + 2] for curve in self.curves if len(curve) > level + 1]).reshape(-1, 2)
+        x_N, y_N = np.minimum(pairs[:, 0], before_G[-1]), np.minimum(pairs[:, 1], after_G[-1])
+        gain_N, wide = y_N - x_N, UNSEEN_DEVIATION * spread
+        deviation, slope, expected_G = wide, 0.0, before_G - UNSEEN_GAIN * spread
+        if len(pairs):
+            centred_N = x_N - x_N.mean()
+            slope = centred_N @ gain_N / (centred_N @ centred_N + (wide / SLOPE_DEVIATION) ** 2)
+            residual_N = gain_N - gain_N.mean() - slope * centred_N
+            squares = UNSEEN_TRIALS * wide**2 + residual_N @ residual_N
+            deviation = math.sqrt(squares / (UNSEEN_TRIALS + len(pairs)))
+            expected_G = before_G + gain_N.mean() + slope * (before_G - x_N.mean())
+        chances_GG = UNSEEN_TRIALS * _bell(after_G - expected_G[:, None], deviation, after.step)
+        if len(pairs):
+            distance_GN = before_G[:, None] - x_N
+            weight_GN = _bell(distance_GN, NEIGHBOURHOOD * spread, NEIGHBOURHOOD * spread)
+            own_GN = np.clip(y_N + (1 + slope) * distance_GN, after_G[0], after_G[-1])
+            width = max(SMOOTHING * deviation, 0.7 * after.step)
+            chances_GG += np.einsum("gn,gnf->gf", weight_GN, _bell(after_G - own_GN[..., None], width, after.step))
+        chances_GG += NOTHING
+        rises_GG = after_G > np.maximum(before_G[:, None], after_G[0]) + after.step  # the lowest value so far cannot
+        chances_GG[rises_GG] = 0.0
+        return np.asarray(chances_GG / chances_GG.sum(axis=1, keepdims=True))
+
+    def expected_finals(self) -> np.ndarray:
+        """Expected value of each trial (N,) at the last level."""
+        expected = [self.grids[-1].values_G]
+        for chances_GG in reversed(self.transitions):
+            expected.insert(0, chances_GG @ expected[0])
+        return np.array([self._at(curve, expected) for curve in self.curves])
+
+    def _at(self, curve: Sequence[float], by_level: Sequence[np.ndarray]) -> float:
+        """What `by_level` (POINTS,) has for a trial: at its level and value."""
+        level = len(curve) - 1
+        return float(np.interp(curve[-1], self.grids[level].values_G, by_level[level]))
+
+    def chances_per_cost(self, costs: Sequence[float], new: float) -> tuple[np.ndarray, float]:
+        """Chance of beating the best, per unit of cost: of each trial (N,), and of a new one.
+
+        To beat the best is to end below the lowest value that is reached or expected of any trial.
+
+        Args:
+            costs: cost of going on from each level but the last to the next one.
+            new: cost of a new trial up to the first level.
+        """
+        success_G = self._success()
+        rates_R = np.geomspace(1e-5, 1, RATES) * success_G.max() / new
+        worth_RG, indices = np.broadcast_to(success_G, (RATES, POINTS)), [np.zeros(POINTS)]
+        for chances_GG, cost in zip(reversed(self.transitions), reversed(costs), strict=True):
+            gain_RG = worth_RG @ chances_GG.T - rates_R[:, None] * cost
+            indices.insert(0, _break_even(gain_RG, rates_R))
+            worth_RG = np.maximum(gain_RG, 0.0)
+        gain_R = worth_RG @ self._first_values() - rates_R * new
+        return np.array([self._at(curve, indices) for curve in self.curves]), float(
+            _break_even(gain_R[:, None], rates_R)[0]
+        )
+
+    def chances(self) -> np.ndarray:
+        """Chance (N,) of each trial to beat the best, if it goes on to its end."""
+        chances = [self._success()]
+        for chances_GG in reversed(self.transitions):
+            chances.insert(0, chances_GG @ chances[0])
+        return np.array([self._at(curve, chances) for curve in self.curves])
+
+    def _success(self) -> np.ndarray:
+        """Chance (POINTS,) that a value at the last level beats the best, between 0 and 1 near it."""
+        last, best = self.grids[-1], min(*(curve[-1] for curve in self.curves), *self.expected_finals())
+        return np.asarray(1 / (1 + np.exp(np.clip(2 * (last.values_G - best) / last.step, -50, 50))))
+
+    def _first_values(self) -> np.ndarray:
+        """Chances (POINTS,) of a new trial's values at the first level."""
+        first = self.grids[0]
+        values_N = np.minimum([curve[0] for curve in self.curves], first.values_G[-1])
+        width = max(NEW_SMOOTHING * first.spread, 0.7 * first.step)
+        chances_G = _bell(first.values_G - values_N[:, None], width, 1.0).sum(axis=0)
+        return np.asarray(chances_G / chances_G.sum())
+
+
+def _grid(values: np.ndarray, before: Grid | None) -> Grid:
+    """The grid of a level, from the trials' values there; of one that few have reached, from the level before."""
+    if before is not None and len(values) < 3:
+        low = min(before.values_G[0] - before.spread, *(values - LOWEST_SPREADS * before.spread), math.inf)
+        return Grid(np.linspace(low, before.values_G[-1], POINTS), before.spread)
+    high = np.quantile(values, HIGHEST_SHARE) + 1e-3
+    least = SMALLEST_SPREAD if before is None else max(SHRINKAGE * before.spread, SMALLEST_SPREAD)
+    spread = max(float(np.minimum(values, high).std()), least)
+    high = max(high, values.min() + spread)
+    if before is not None and len(values) < 10:
+        high = max(high, before.values_G[-1] - before.spread)
+    return Grid(np.linspace(values.min() - LOWEST_SPREADS * spread, high, POINTS), spread)
+
+
+def _bell(distance: np.ndarray, deviation: float, scale: float) -> np.ndarray:
+    """Normal densities, up to a factor that all densities have, times `scale`."""
+    return np.asarray(np.exp(-0.5 * (distance / deviation) ** 2) * (scale / deviation))
+
+
+def _break_even(gain_RG: np.ndarray, rates_R: np.ndarray) -> np.ndarray:
+    """The rate (G,) at which a gain, which falls with the rate, becomes 0: between grid points on a log scale."""
+    count_G = (gain_RG > 0).sum(axis=0)
+    below_G = np.clip(count_G - 1, 0, len(rates_R) - 2)
+    columns = np.arange(gain_RG.shape[1])
+    at_G, next_G = gain_RG[below_G, columns], gain_RG[below_G + 1, columns]
+    share_G = np.clip(at_G / np.maximum(at_G - next_G, 1e-300), 0, 1)
+    step = rates_R[1] / rates_R[0]
+    return np.asarray(np.where(count_G > 0, rates_R[below_G] * step**share_G, 0.0))

@@ -1,0 +1,114 @@
+"""Promotions: which waiting trial continues, and when a new one begins instead.
+
+Trials wait at the epochs of `Settings.promotions`. What goes next is what has the highest chance per second of beating
+the best (`learning_curves.py`). After a restart, promotions are rebuilt from the recorded epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from asr_platform.study.allocation.learning_curves import CurveModel
+from asr_platform.study.allocation.rungs import ranking_value
+from search_spaces.settings import Settings
+
+LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
+NEGLIGIBLE = 0.05  # chance that one of the trials that are given up at a time would have become the best
+START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
+
+
+class Promotions:
+    """Decides which trials continue first, from their lowest values up to each epoch of promotion.
+
+    Unlike pruned trials, waiting ones lose nothing but time.
+
+    Args:
+        start: time of a trial's start, as a multiple of an epoch's.
+
+    Attributes:
+        levels: the epochs of promotion, and the last epoch.
+        curves: logarithm of the lowest value of each trial up to each of these, by number and epoch.
+        waiting: number of epochs of each waiting trial, by number of the trial.
+    """
+
+    def __init__(self, settings: Settings, start: float = START) -> None:
+        self.asha, self.start = settings.asha, start
+        self.levels = [*settings.promotions, settings.epochs]
+        self.lowest: dict[int, float] = {}
+        self.curves: dict[int, dict[int, float]] = {}
+        self.waiting: dict[int, int] = {}
+
+    def next_epoch(self, epochs: int) -> int | None:
+        """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
+        return next((level for level in self.levels[:-1] if level > epochs), None)
+
+    def record(self, number: int, row: Mapping[str, Any]) -> None:
+        """Adds the metrics `row` of an epoch of trial `number`; a trial's epochs must be added in order."""
+        lowest = min(ranking_value(self.asha, row), self.lowest.get(number, math.inf))
+        self.lowest[number] = lowest
+        if row["epoch"] in self.levels:
+            self.curves.setdefault(number, {})[row["epoch"]] = math.log(max(lowest, LOWEST_VALUE))
+
+    def wait(self, number: int, epochs: int) -> bool:
+        """Marks a trial as waiting if `epochs` is an epoch of promotion; returns whether it waits."""
+        if waits := epochs in self.levels[:-1]:
+            self.waiting[number] = epochs
+        return waits
+
+    def promoted(self) -> int | None:
+        """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one."""
+        if not self.waiting:
+            return None
+        chances, new = self._chances_per_epoch()
+        number = max(chances, key=lambda one: chances[one])
+        return number if chances[number][0] >= new else None
+
+    def best(self) -> int | None:
+        """Number of the waiting trial with the highest chance per second; None if no trial waits."""
+        if not self.waiting:
+            return None
+        chances, _ = self._chances_per_epoch()
+        return max(chances, key=lambda one: chances[one])
+
+    def give_up(self) -> dict[int, float]:
+        """Gives up the least promising waiting trials: the chance to beat the best of each, by number.
+
+        As many are given up as have a chance of `NEGLIGIBLE` at most that one of them does.
+        """
+        if not self.waiting:
+            return {}
+        numbers, model = self._model()
+        chances = {number: float(chance) for number, chance in zip(numbers, model.chances(), strict=True)}
+        none_beats, found = 1.0, {}
+        for number in sorted(self.waiting, key=lambda one: (chances[one], one)):
+            none_beats *= 1 - chances[number]
+            if 1 - none_beats > NEGLIGIBLE:
+                break
+            found[number] = chances[number]
+        for number in found:
+            del self.waiting[number]
+        return found
+
+    def _chances_per_epoch(self) -> tuple[dict[int, tuple[float, int, float]], float]:
+        """Chance per time of an epoch of each waiting trial, and of a new one.
+
+        Each comes with what decides between equal ones: the number of epochs, then the lowest value.
+        """
+        numbers, model = self._model()
+        costs = [self.start + (later - earlier) for earlier, later in pairwise(self.levels)]
+        chances_N, new = model.chances_per_cost(costs, self.start + self.levels[0])
+        found = {
+            number: (float(chance), self.waiting[number], -self.lowest[number])
+            for number, chance in zip(numbers, chances_N, strict=True)
+            if number in self.waiting
+        }
+        return found, new
+
+    def _model(self) -> tuple[list[int], CurveModel]:
+        """The trials that have reached an epoch of promotion, by number, and the model of their curves."""
+        numbers = sorted(self.curves)
+        curves = [[value for _, value in sorted(self.curves[number].items())] for number in numbers]
+        return numbers, CurveModel(curves, len(self.levels))

@@ -1,0 +1,130 @@
+"""Promotions and the model of learning curves: what is worth an epoch, and what is given up."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import records
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_platform.study.allocation.learning_curves import CurveModel
+from asr_platform.study.allocation.promotions import LOWEST_VALUE, NEGLIGIBLE, Promotions
+from search_spaces.settings import Asha, Settings
+
+LEVELS = 5
+falling = st.lists(st.floats(0, 1), min_size=LEVELS, max_size=LEVELS).map(
+    lambda values: sorted(map(float, np.log(np.array(values) + 0.01)), reverse=True)
+)
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> list[list[float]]:
+    """Trials that have come to different levels."""
+    whole = draw(st.lists(falling, min_size=1, max_size=12))
+    return [curve[: draw(st.integers(1, LEVELS))] for curve in whole]
+
+
+def promotions(cers: list[list[float]], epochs: int = 12, start: float = 0.2) -> Promotions:
+    """Of trials with these CERs at the epochs of promotion, all of which wait, unless they have come to their end."""
+    found = Promotions(Settings(epochs=epochs), start)
+    for number, curve in enumerate(cers):
+        reached = 0
+        for level, cer in zip(found.levels, curve, strict=False):
+            for epoch in range(reached + 1, level + 1):
+                found.record(number, records.row(epoch, cer))
+            reached = level
+        found.wait(number, reached)
+    return found
+
+
+@given(curves())
+def test_chances_add_up_and_no_lowest_value_rises(known: list[list[float]]) -> None:
+    model = CurveModel(known, LEVELS)
+    for (before, after), chances_GG in zip(itertools.pairwise(model.grids), model.transitions, strict=True):
+        assert chances_GG.min() >= 0 and chances_GG.sum(axis=1) == pytest.approx(1)
+        rises = after.values_G > np.maximum(before.values_G[:, None], after.values_G[0]) + after.step
+        assert not chances_GG[rises].any()
+    assert ((model.chances() >= 0) & (model.chances() <= 1)).all()
+    steps = [grid.step for grid in model.grids]
+    inside = [min(curve[-1], model.grids[len(curve) - 1].values_G[-1]) for curve in known]
+    assert (model.expected_finals() <= np.array(inside) + sum(steps) + 1e-6).all()
+
+
+@given(curves(), st.floats(0.1, 100))
+def test_chances_are_per_cost(known: list[list[float]], factor: float) -> None:
+    model, costs = CurveModel(known, LEVELS), [1.0, 2.0, 3.0, 4.0]
+    chances_N, new = model.chances_per_cost(costs, 0.5)
+    scaled_N, scaled = model.chances_per_cost([factor * cost for cost in costs], factor * 0.5)
+    assert scaled_N * factor == pytest.approx(chances_N) and scaled * factor == pytest.approx(new)
+
+
+def test_a_chance_per_cost_is_that_of_the_best_rule_for_giving_up() -> None:
+    """Gittins' index of a trial two levels before its end, against all rules "go on from what promises most"."""
+    random = np.random.default_rng(0)
+    known = [sorted(random.normal(0, 1, 3), reverse=True)[: 1 + number % 3] for number in range(12)]
+    model, first, second = CurveModel(known, 3), 1.0, 4.0
+    found, _ = model.chances_per_cost([first, second], 1.0)
+    success_G = model.transitions[1] @ model._success()
+    order = np.argsort(-success_G)
+    for number in (number for number, curve in enumerate(known) if len(curve) == 1):
+        reach_G = [np.interp(known[number][0], model.grids[0].values_G, column) for column in model.transitions[0].T]
+        chance_G, goes_on_G = np.cumsum((np.array(reach_G) * success_G)[order]), np.cumsum(np.array(reach_G)[order])
+        assert found[number] == pytest.approx(max(chance_G / (first + second * goes_on_G)), rel=0.2)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.floats(0.01, 1.2), min_size=1, max_size=7), min_size=1, max_size=10), st.randoms())
+def test_decisions_depend_on_the_values_alone(cers: list[list[float]], random: object) -> None:
+    """Not on the order in which trials were recorded: a resumed sweep reads them by number."""
+    cers = [sorted(curve, reverse=True) for curve in cers]
+    one, other = promotions(cers), promotions(cers)
+    other.curves = dict(reversed(other.curves.items()))
+    other.waiting = dict(reversed(other.waiting.items()))
+    assert one.promoted() == other.promoted() and one.promoted() in {None, *one.waiting}
+    assert one.best() == other.best() and (one.best() in one.waiting or not one.waiting)
+    waiting = set(one.waiting)
+    gone = one.give_up()
+    assert gone == other.give_up() and gone.keys() | one.waiting.keys() == waiting
+    assert 1 - math.prod(1 - chance for chance in gone.values()) <= NEGLIGIBLE
+
+
+def test_a_trial_far_ahead_goes_on_and_one_far_behind_does_not() -> None:
+    ahead = promotions([[0.9], [0.9], [0.85], [0.2], [0.95], [0.9]])
+    assert ahead.promoted() == 3 == ahead.best()
+    whole = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.09]
+    worse = [[value * (1 + rank / 20) for value in whole] for rank in range(1, 6)]
+    behind = promotions([whole, *worse, [0.95, 0.93, 0.92, 0.91], [0.95, 0.94]])
+    assert behind.promoted() is None, "a new trial has a better chance"
+    assert behind.give_up().keys() == {6, 7}
+
+
+def test_where_nothing_is_told_apart_early_trials_go_on_to_where_it_is() -> None:
+    """All are on a plateau for 3 of 12 epochs, and then some fall: to begin more of them would tell nothing."""
+    plateau = [1.0, 1.0, 1.0]
+    ends = [[0.6, 0.2, 0.1, 0.1], [1.0, 0.9, 0.9, 0.9], [0.5, 0.15, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]]
+    late = [[*plateau, *end] for end in ends]
+    early = [[value / 3 for value in (1.0, 0.9, 0.85, 0.8, 0.8, 0.8, 0.8)]] * 4
+    assert promotions([*late, [1.0, 1.0], [1.0]], start=1.0).promoted() in (4, 5)
+    assert promotions([*early, [1.0, 1.0], [1.0]], start=1.0).promoted() is None
+
+
+def test_a_longer_start_is_paid_at_every_stage() -> None:
+    """The chance per second of going on falls with the time of a start, and so does that of a new trial."""
+    cers = [[0.9, 0.8], [0.5], [0.7]]
+    rates = []
+    for start in (0.0, 1.0, 10.0):
+        found, new = promotions(cers, start=start)._chances_per_epoch()
+        rates.append(np.array([*(chance for chance, _, _ in found.values()), new]))
+    assert (rates[0] > rates[1]).all() and (rates[1] > rates[2]).all()
+
+
+def test_promotions_compare_what_rungs_compare() -> None:
+    found = Promotions(Settings(epochs=4, asha=Asha(promotion=1, metric="val_ctc_cer")))
+    found.record(0, {**records.row(1, 0.5), "val_ctc_cer": 0.9})
+    found.record(1, {**records.row(1, 0.8), "val_ctc_cer": 0.0})
+    assert found.wait(0, 1) and found.wait(1, 1) and not found.wait(2, 4)
+    assert found.best() == 1 and found.curves[1] == {1: math.log(LOWEST_VALUE)}
