@@ -21,7 +21,7 @@ from rich.console import Console, RenderableType
 
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.leaderboard import rows
-from asr_platform.cli.live import LiveDisplay
+from asr_platform.cli.live import WHY_TRIALS_WAIT, LiveDisplay
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.corpus import corpus_table
 from asr_platform.cli.tables.leaderboard import print_leaderboard, ranking_table, trial_table
@@ -117,21 +117,32 @@ def test_a_log_has_one_whole_line_an_event(ledger: Ledger, tmp_path: Path) -> No
     """And a few lines more of a failure."""
     target = console(60)
     follow(LiveDisplay(target), ledger, tmp_path)
-    params = ledger.trial(0).params
     lines = text_of(target).splitlines()
     token = "(token, if it asks: ray get-auth-token)"
     assert lines[0] == f"sweep small   MLflow: platform ui   Ray dashboard: http://127.0.0.1:8265 {token}"
-    assert lines[1].startswith("trial 0 started, going on after epoch 1: ")
-    assert f"{ledger.trial(0).about['parameters']:,} parameters" in lines[1]
-    assert f"model.d_model={params['model.d_model']}" in lines[1]
-    assert f"optimizer.lr={params['optimizer.lr']:.3g}" in lines[1]
-    assert lines[2:] == [
+    assert lines[1:] == [
+        "trial 0 goes on after epoch 1",
         "trial 0 epoch 2/9: val CER 25.00% (best 25.00%, trial 0) CTC 26.00% train loss 1.500",
         "trial 0 complete",
         f"trial 1 pruned: {REASONS['pruned']}",
         f"trial 2 failed: {REASONS['failed']}",
         *explanation(tmp_path),
     ]
+
+
+def test_a_log_has_the_values_of_a_trial_that_starts_and_says_once_why_trials_wait(ledger: Ledger) -> None:
+    target = console(60)
+    view = LiveDisplay(target)
+    new = ledger.trial(records.add(ledger, "running", []))
+    view.on_trial_start(new)
+    ledger.record(new.number, records.row(1, 0.5))
+    for _ in range(2):
+        view.on_trial_paused(ledger.trial(new.number))
+    lines = text_of(target).splitlines()
+    assert lines[0].startswith(f"trial {new.number} started: {new.about['parameters']:,} parameters ")
+    assert f"model.d_model={new.params['model.d_model']}" in lines[0]
+    assert f"optimizer.lr={new.params['optimizer.lr']:.3g}" in lines[0]
+    assert lines[1:] == [f"trial {new.number} waits at epoch 1: {WHY_TRIALS_WAIT}"]
 
 
 def test_a_log_warns_once_of_utterances_that_ctc_leaves_out(ledger: Ledger) -> None:

@@ -65,7 +65,7 @@ def test_what_the_machine_took_goes_on_and_what_the_configuration_did_fails(prin
     assert all("goes on from its checkpoint: " in line for line in losses[:-1])
     assert "lost too often, it waits for --resume: " in losses[-1]
     assert "trial 0 complete" in lines
-    again = [line for line in lines if line.startswith("trial 0 started, going on after epoch ")]
+    again = [line for line in lines if line.startswith("trial 0 goes on after epoch ")]
     assert len(again) == 1, "from its checkpoint, not anew"
     assert "stopped: trials that lost their processes again and again: 2" in lines
     assert lines[-1] == f"go on with: platform sweep --resume {NAME}"

@@ -28,6 +28,7 @@ from trainables.output import ERR, output_in
 LINES_AROUND_TABLE = 11
 DRIVER_LOG = "driver.log"  # in the sweep's folder: output of the driver's process while the live table is shown
 LAST_LINES = 5  # of a failed trial's log
+WHY_TRIALS_WAIT = "what has the highest chance per second of beating the best goes next"
 
 
 class LiveDisplay(Display):
@@ -49,6 +50,7 @@ class LiveDisplay(Display):
         self.folder = Path()
         self.explained: list[Cause] = []  # causes of failures that have been explained
         self.waiting: set[int] = set()  # numbers of unfinished trials that no worker trains
+        self.said_why = False  # WHY_TRIALS_WAIT
         self.latest: dict[int, float] = {}  # when trials last started or ended an epoch (time.monotonic), by number
 
     @contextmanager
@@ -105,9 +107,11 @@ class LiveDisplay(Display):
     def on_trial_start(self, trial: TrialRecord) -> None:
         self.waiting.discard(trial.number)
         self.latest[trial.number] = time.monotonic()
+        if trial.epochs:
+            self.line(f"trial {trial.number} goes on after epoch {trial.epochs}")
+            return
         varied = " ".join(f"{key}={short_value(value)}" for key, value in trial.params.items())
-        went_on = f", going on after epoch {trial.epochs}" if trial.epochs else ""
-        self.line(f"trial {trial.number} started{went_on}: {trial.about['parameters']:,} parameters {varied}")
+        self.line(f"trial {trial.number} started: {trial.about['parameters']:,} parameters {varied}")
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
         row = trial.curve[-1]
@@ -137,8 +141,11 @@ class LiveDisplay(Display):
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)
-        why = "until it is unpaused" if trial.paused else "more promising and new ones go first"
-        self.line(f"trial {trial.number} {'is paused' if trial.paused else 'waits'} at epoch {trial.epochs}: {why}")
+        if trial.paused:
+            self.line(f"trial {trial.number} is paused at epoch {trial.epochs}: until it is unpaused")
+        elif not self.said_why:  # trials wait every few epochs
+            self.line(f"trial {trial.number} waits at epoch {trial.epochs}: {WHY_TRIALS_WAIT}")
+            self.said_why = True
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         """Prints that a trial has ended; a failure also above the live table, which cuts the reason."""
