@@ -71,7 +71,9 @@ def read(given: Sequence[Path], epoch_seconds: float | None, forests: bool) -> N
             TABLES[f"{name}, forest"] = forest.table, forest
 
 
-def search(job: Job, size: int | None, promoted_start: float | None) -> list[tuple[Job, Run, float, float]]:
+def search(
+    job: Job, size: int | None, promoted_start: float | None, whole_sweep: bool
+) -> list[tuple[Job, Run, float, float]]:
     """Runs of a job, each with its job of one start, the lowest CER of its table, and the seconds to train it all."""
     table, answers = TABLES[job.table]
     drawn = table.subset(job.seed, size)
@@ -81,7 +83,8 @@ def search(job: Job, size: int | None, promoted_start: float | None) -> list[tup
         promoted = start if promoted_start is None else min(start, promoted_start)
         case = Case(drawn, answers, job.seed, job.workers, start, promoted)
         if run is None or job.workers > 1 or POLICIES[job.policy].minds_starts:
-            run = replay(case, POLICIES[job.policy].make(case), NEAREST * drawn.best)
+            target = -math.inf if whole_sweep else NEAREST * drawn.best
+            run = replay(case, POLICIES[job.policy].make(case), target)
         timed = run.with_starts(start, promoted) if job.workers == 1 else run
         whole = (drawn.seconds + start * len(drawn.curves)) / job.workers
         found.append((job._replace(starts=(start,)), timed, drawn.best, whole))
@@ -98,9 +101,9 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for table, policy, seed in product(TABLES, options.policies, seeds)
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        sizes, promoted = [options.subset] * len(jobs), [options.promoted_start] * len(jobs)
+        sizes, promoted, whole = ([one] * len(jobs) for one in (options.subset, options.promoted_start, options.whole))
         searched: list[tuple[Job, Run, float, float]] = []
-        for number, found in enumerate(pool.map(search, jobs, sizes, promoted, chunksize=5), start=1):
+        for number, found in enumerate(pool.map(search, jobs, sizes, promoted, whole, chunksize=5), start=1):
             searched += found
             if sys.stderr.isatty():
                 print(f"\r{number:,} of {len(jobs):,} searches", end="", file=sys.stderr)
@@ -123,7 +126,7 @@ def _scores(
 def print_rows(found: Sequence[dict[str, Any]]) -> None:
     """Tables in Markdown, one for each number of workers and time for a start."""
     heads = ["table", "policy", "found", "s to 1.05 x best [95%]", "/ Ray's [95%]", "s to 1.01 x best", "/ Ray's [95%]"]
-    heads += ["best stopped", *(f"regret at {share:.0%}" for share in BUDGETS)]
+    heads += ["best stopped", "time / that of all", *(f"regret at {share:.0%}" for share in BUDGETS)]
     for workers, start in dict.fromkeys((row["workers"], row["start_seconds"]) for row in found):
         print(f"\n{workers} {'worker' if workers == 1 else 'workers'}, {start:g} s a start\n")
         print("| " + " | ".join(heads) + " |")
@@ -145,6 +148,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["table"], POLICIES[row["policy"]].name, of("found", ".0%"), expected,
             f"{of('ratio_to_ray', '.2f')} {ends('ratio', '.2f')}", of("ert_1", ",.0f"),
             f"{of('ratio_1_to_ray', '.2f')} {ends('ratio_1', '.2f')}", of("best_stopped", ".0%"),
+            of("share_of_all", ".2f"),
             *(of(f"regret_{share:g}", ".1%") for share in BUDGETS)]  # fmt: skip
 
 
@@ -162,6 +166,7 @@ def main() -> None:
     parser.add_argument("--forests", action="store_true", help="also search what a forest has learned from a .npz")
     parser.add_argument("--first-seed", type=int, default=0, help="of these runs: tune on some and judge by others")
     parser.add_argument("--subset", type=int, help="configurations of a run; default: 2/3 of the table, at most 200")
+    parser.add_argument("--whole", action="store_true", help="go on after the target, until the sweep ends")
     parser.add_argument("--json", action="store_true", help="one JSON object a table and policy; null: never")
     options = parser.parse_args()
     try:

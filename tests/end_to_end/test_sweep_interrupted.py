@@ -36,7 +36,7 @@ vary:
   optimizer.lr: {log: [1.0e-3, 1.0e-2]}
 trials: 2
 epochs: 12
-asha: {grace: 12, promotion: 2} # the second trial waits for the first one's end
+asha: {grace: 12, promotion: null} # one trial after the other, each to its end
 """
 EPOCHS = list(range(1, 13))
 SEED = 0

@@ -119,6 +119,8 @@ def _row(table: str, policy: str, scores: Scores, seed: int, rival: Scores | Non
             ends = interval(ratio(samples, resampled(rival, near, seed, least_ert)))
             row[f"ratio{suffix}_low"], row[f"ratio{suffix}_high"] = ends
     row["best_stopped"] = float(np.mean([run.best_stopped for run in scores.runs]))
+    shares = [run.end.seconds / whole for run, whole in zip(scores.runs, scores.whole, strict=True)]
+    row["share_of_all"] = float(np.mean(shares))
     row["starts"] = float(np.mean([run.end.new + run.end.promoted for run in scores.runs]))
     return row | {f"regret_{share:g}": scores.regret(share) for share in BUDGETS}
 

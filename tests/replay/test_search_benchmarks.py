@@ -26,12 +26,12 @@ def benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("options", [["--json"], []])
+@pytest.mark.parametrize("options", [["--json"], ["--whole"]])
 def test_the_benchmark_prints_a_row_a_table_and_policy(options: list[str]) -> None:
     size = ["--seeds", "2", "--subset", "6", "--workers", "1", "2", "--start-seconds", "2"]
     done = benchmark("policies.py", *size, "--policies", "ours", "ray", "--table", str(DIGITS), *options)
     assert done.returncode == 0, done.stderr
-    if not options:
+    if "--json" not in options:
         assert "2 workers, 2 s a start" in done.stdout and "Ray: OptunaSearch + ASHAScheduler" in done.stdout
         return
     found = [json.loads(line) for line in done.stdout.splitlines()]
@@ -39,6 +39,7 @@ def test_the_benchmark_prints_a_row_a_table_and_policy(options: list[str]) -> No
         ("digits", policy, workers) for workers in (1, 2) for policy in ("ours", "ray")
     ]
     keys = {"table", "policy", "workers", "start_seconds", "runs", "ert", "ert_low", "ert_high", "ratio_to_ray"}
+    assert all(0 < row["share_of_all"] <= 1.5 for row in found)
     assert all(keys <= set(row) for row in found) and {row["start_seconds"] for row in found} == {2.0}
 
 
