@@ -89,19 +89,20 @@ def build(folder: Path, trials: int, epochs: int) -> None:
     pattern = ledger.propose(parse_space(SPACE, "space.yaml"), lambda values: Proposal(Config(), 1_000_000, {}))
     ledger.study._storage.remove_session()
     with closing(sqlite3.connect(home.path / STUDIES)) as database:
-        fill(database, random.Random(0), trials - 1, epochs)
+        best = fill(database, random.Random(0), trials - 1, epochs)
     for number in range(trials - 1):
-        write_files(home, number)
+        write_files(home, number, best[number])
     Ledger.create(home.studies, EMPTY, about)
     assert pattern.number == 0
 
 
-def fill(database: sqlite3.Connection, draw: random.Random, trials: int, epochs: int) -> None:
-    """Adds complete trials before the running one, whose rows they resemble; it becomes the last."""
+def fill(database: sqlite3.Connection, draw: random.Random, trials: int, epochs: int) -> list[int]:
+    """Adds complete trials before the running one, whose rows they resemble; returns the best epoch of each."""
     (first,), (study,) = (database.execute(f"SELECT {key} FROM trials").fetchone() for key in ("trial_id", "study_id"))
     database.execute("UPDATE trials SET number = ? WHERE trial_id = ?", (trials, first))
-    for number in range(trials):
-        trial, best = first + 1 + number, draw.randint(1, epochs)
+    found = [draw.randint(1, epochs) for _ in range(trials)]
+    for number, best in enumerate(found):
+        trial = first + 1 + number
         rows = [epoch_row(draw, number, epoch, best) for epoch in range(1, epochs + 1)]
         add(database, "trials", (trial, number, study, "COMPLETE", "2026-11-29", "2026-11-29"))
         copied = "param_name, param_value, distribution_json FROM trial_params"
@@ -120,6 +121,7 @@ def fill(database: sqlite3.Connection, draw: random.Random, trials: int, epochs:
         notes = ((None, study, f"{OF_TRIAL}{number}:{key}", json.dumps(fact)) for key, fact in facts.items())
         add(database, "study_user_attributes", *notes)
     database.commit()
+    return found
 
 
 def add(database: sqlite3.Connection, table: str, *rows: Sequence[Any]) -> None:
@@ -134,14 +136,13 @@ def epoch_row(draw: random.Random, number: int, epoch: int, best: int) -> dict[s
     return {**row, "val_cer": cer, CHECKPOINT: place}
 
 
-def write_files(home: Home, number: int) -> None:
+def write_files(home: Home, number: int, epoch: int) -> None:
     """What retention leaves of an ended trial, and the errors that are kept beside it."""
     folder, draw = home.trial(LARGE, number) / BEST, random.Random(number)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     ids, texts = [f"{utterance:04d}" for utterance in range(UTTERANCES)], ["SEVEN TWO THREE NINE"] * UTTERANCES
     wrong = [int(draw.random() < 0.3) for _ in ids]
-    epoch = 1 + number % 70
     errors = UtteranceErrors("dev", epoch, ids, texts, texts, wrong, [20] * UTTERANCES, wrong, [4] * UTTERANCES)
     errors.save(folder / ERRORS)
     recorded = home.sweep(LARGE) / "errors" / f"{trial_name(number)}.json"

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 Rows = dict[int, list[Any]]  # rows of a table by the id of their trial
 TRIAL, STUDY, NOTE = models.TrialModel, models.StudyModel, models.StudyUserAttributeModel
 STEP, PARAM, VALUE = models.TrialIntermediateValueModel, models.TrialParamModel, models.TrialValueModel
-TABLES: tuple[tuple[Any, ...], ...] = (  # columns of the other tables, in the order of reading
-    (STEP.step, STEP.intermediate_value, STEP.intermediate_value_type),
-    *((table.key, table.value_json) for table in (models.TrialUserAttributeModel, models.TrialSystemAttributeModel)),
-    (PARAM.param_id, PARAM.param_name, PARAM.param_value, PARAM.distribution_json),
-    (VALUE.objective, VALUE.value, VALUE.value_type),
-)
+TABLES = [  # columns of the other tables, in the order of reading
+    [model.__table__.c[name] for name in names]
+    for model, names in (
+        (STEP, ("step", "intermediate_value", "intermediate_value_type")),
+        (models.TrialUserAttributeModel, ("key", "value_json")),
+        (models.TrialSystemAttributeModel, ("key", "value_json")),
+        (PARAM, ("param_id", "param_name", "param_value", "distribution_json")),
+        (VALUE, ("objective", "value", "value_type")),
+    )
+]
 
 
 class BulkStorage(RDBStorage):
@@ -62,13 +66,13 @@ class BulkStorage(RDBStorage):
         written before them: an epoch that has a value has metrics.
         """
         with rdb._create_scoped_session(self.scoped_session) as session:
-            trials = session.scalars(select(TRIAL).where(*conditions).order_by(TRIAL.trial_id)).all()
+            trials: Sequence[Any] = session.scalars(select(TRIAL).where(*conditions).order_by(TRIAL.trial_id)).all()
             tables: list[Rows] = []
             for columns in TABLES:
-                table = columns[0].class_
-                query = select(table.trial_id, *columns).join(TRIAL, TRIAL.trial_id == table.trial_id)
+                trial_id = columns[0].table.c.trial_id
+                query = select(trial_id, *columns).join(TRIAL, TRIAL.trial_id == trial_id).where(*conditions)
                 rows: Rows = defaultdict(list)
-                for trial, *cells in session.execute(query.where(*conditions)):
+                for trial, *cells in session.connection().execute(query):
                     rows[trial].append(cells)
                 tables.append(rows)
             distribution = cache(json_to_distribution)
