@@ -231,7 +231,8 @@ def test_a_fact_about_a_trial_that_has_ended_is_kept(ledger: Ledger) -> None:
 def test_an_epoch_half_recorded_is_recorded_again(ledger: Ledger, tmp_path: Path) -> None:
     """As a kill between the two steps of recording leaves it: the row is there, its value is not reported."""
     number = records.add(ledger, "running", [0.5])
-    ledger._live(number).set_user_attr("epoch:2", json.dumps(records.row(2, 0.1)))
+    storage, trial = ledger.study._storage, ledger.frozen()[number]._trial_id
+    storage.set_trial_user_attr(trial, "epoch:2", json.dumps(records.row(2, 0.1)))
     reopened = Ledger.open(records.storage_in(tmp_path), "small")
     assert reopened.trial(number).curve == [records.row(1, 0.5)]
     assert reopened.trial(number).about == {"parameters": reopened.trial(number).about["parameters"]}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from command import unused_port
+import records
+import tiny
+from command import PLATFORM, unused_port
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.tuning.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers
+from asr_platform.tuning.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers, chosen_address, resources
 from asr_platform.tuning.connection import OWNER, check_address, connect, remove_old_sessions
 from trainables.errors import InputError
 from trainables.folders import this_process
@@ -141,6 +144,33 @@ def test_nobody_at_an_address_is_an_error_at_once() -> None:
     address = f"127.0.0.1:{unused_port()}"
     with pytest.raises(InputError, match=f"--address {address}: nobody answers"), connect(address):
         pass
+
+
+def test_the_address_is_that_of_rays_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which `ray job submit` sets; an option takes precedence, and `local` stands for this machine."""
+    assert [chosen_address(address) for address in (None, "local", "auto")] == [None, None, "auto"]
+    address = f"127.0.0.1:{unused_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert [chosen_address(given) for given in (None, "local", "auto")] == [address, None, "auto"]
+    with pytest.raises(InputError, match=f"RAY_ADDRESS={address}: nobody answers"), connect(None):
+        pass
+    with resources("local") as machine:
+        assert machine.cpus >= 1
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(InputError, match=r"RAY_ADDRESS=http://127.0.0.1:8265: a sweep's driver") as error:
+        check_address(None)
+    assert "ray job submit" in error.value.remedy and "--address local" in error.value.remedy
+
+
+def test_an_address_where_nobody_says_a_word_does_not_hold_a_command_up(tmp_path: Path) -> None:
+    tiny.write_corpus(tmp_path / "corpus", {"train": ["A"], "dev": ["A"]})
+    (tmp_path / "small.yaml").write_text(records.SPACE)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        words = (PLATFORM, "sweep", "small.yaml", "--data", "corpus", "--address", address)
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--address {address}: nobody answers (timed out)" in done.stderr
 
 
 def test_another_server_at_an_address_is_refused_at_once(webhook: Webhook) -> None:

@@ -192,6 +192,27 @@ def test_the_sweeps_run_has_its_record_and_leads_to_its_trials(sweep: Sweep) -> 
     assert {f"params.`{key}`" for key in records.space().vary} <= set(view["selectedColumns"])
 
 
+def test_a_new_driver_tells_mlflow_only_what_it_does_not_know(sweep: Sweep) -> None:
+    """Runs that lack nothing are not asked about one by one, which takes minutes for thousands of trials."""
+    numbers = [records.add(sweep.ledger, state, cers) for state, cers in (
+        ("complete", [0.9, 0.5, 0.7]), ("failed", []), ("running", [0.9]), ("running", [0.9, 0.5]), ("running", []),
+    )]  # fmt: skip
+    for number in numbers[:-1]:
+        sweep.mlflow_callback.log_trials(number)
+    interrupted = sweep.runs()["trial-0002"].info.run_id
+    sweep.tracker().client.set_terminated(interrupted, "KILLED")
+    sweep.ledger.record(numbers[3], records.row(3, 0.5))
+    parent, trials = sweep.ledger.about["mlflow_run_id"], sweep.ledger.trials()
+    assert sweep.tracker().lacking(parent, trials) == numbers[2:]
+    sweep.tracker().client.delete_run(trials[0].about["mlflow_run_id"])
+    assert sweep.tracker().lacking(parent, trials) == [0, *numbers[2:]]
+    sweep.another_driver().on_sweep_start(trials)
+    assert sweep.tracker().lacking(parent, sweep.ledger.trials()) == [] == sweep.said
+    assert sweep.curve(sweep.runs()["trial-0000"]) == [(1, 0.9), (2, 0.5), (3, 0.7)]
+    assert sweep.curve(sweep.runs()["trial-0003"]) == [(1, 0.9), (2, 0.5), (3, 0.5)]
+    assert sweep.runs()["trial-0002"].info.status == "RUNNING"
+
+
 def test_a_description_that_a_person_has_written_stays(sweep: Sweep) -> None:
     """The platform's own description is updated, for example with the dashboard's new port."""
 

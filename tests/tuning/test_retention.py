@@ -221,3 +221,22 @@ def test_what_pictures_are_drawn_from_stays_until_they_are_drawn(sweep: Sweep) -
     assert sweep.files() == expected_files() | {f"trial-0000/checkpoint_2/{ATTENTION}"}
     sweep.apply()
     assert sweep.files() == expected_files()
+
+
+def test_only_trials_whose_files_may_still_change_are_visited_in_a_run(sweep: Sweep) -> None:
+    """The end of a run visits all, and so does a new run."""
+    retention = Retention(sweep.ledger, sweep.folder, 2)
+    retention.on_sweep_start(sweep.ledger.trials())
+    strays = [sweep.checkpoint(number, 9) for number in (0, 4)]
+    for stray in strays:
+        stray.mkdir()
+    sweep.ledger.finish(4, "complete")
+    retention.on_trial_end(sweep.ledger.trial(4))
+    assert [stray.exists() for stray in strays] == [True, False], "trial 0 had ended before the run began"
+    assert [trial.number for trial in sweep.ledger.trials() if trial.model] == [1, 4]
+    assert not (sweep.checkpoint(3, 2) / "model.safetensors").exists(), "trial 3 was kept until now"
+    strays[1].mkdir()
+    retention.on_trial_end(sweep.ledger.trial(4))
+    assert not strays[1].exists(), "a worker may write for a while after its trial has ended"
+    retention.apply()
+    assert not strays[0].exists()

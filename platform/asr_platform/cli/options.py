@@ -45,7 +45,9 @@ class Continuation(ConfigSection):
     """Settings of a sweep that may change when it is resumed; None keeps the former value."""
 
     trials: Trials | None = Field(None, description="Number of trials; default: the space's.")
-    address: str | None = Field(None, description="Address of a running Ray cluster; default: this machine.")
+    address: str | None = Field(
+        None, description="Address of a running Ray cluster; default: $RAY_ADDRESS, else local: this machine."
+    )
 
 
 class SweepSize(Continuation):

@@ -1,18 +1,11 @@
 """Tables and private names of Optuna (5.0) that its documentation does not promise, each with the reason for its use.
 
 One more is used by `Sampler.notes` in `search_spaces/samplers.py`.
-`tests/compat/test_optuna.py` fails when one of these is gone. Optuna takes a second to import, so it is imported when
-a function is called.
+`tests/compat/test_optuna.py` fails when one of these is gone. Optuna takes a second to import: what needs it is in
+`optuna_storage.py`.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial
 
 # SQL tables. `study/ledger_copies.py` copies the changed rows of one study, which no function of Optuna does.
 STUDY_TABLES = ("studies", "study_directions", "study_user_attributes", "study_system_attributes")
@@ -23,29 +16,3 @@ TRIAL_TABLES = (
 LAST_TABLE = "alembic_version"  # the last one to be filled when Optuna makes a database
 VERSION_TABLES = ("version_info", LAST_TABLE)
 SCHEMA = "v3.2.0.a"  # revision in `LAST_TABLE`; of other revisions, Optuna itself says whether it can read them
-
-
-def open_current(address: str, options: dict[str, Any]) -> RDBStorage:
-    """A storage whose tables are known to be whole and of the revision `SCHEMA`.
-
-    Optuna's version manager would find the same, and import Alembic and all migrations for it: a quarter of a second,
-    a third of what it takes to read a sweep.
-
-    Args:
-        options: options of SQLAlchemy's engine.
-    """
-    from optuna.storages._rdb import storage
-
-    manager = storage._VersionManager
-    storage._VersionManager = lambda *_: None  # type: ignore[assignment, misc]
-    try:
-        return storage.RDBStorage(address, options, skip_compatibility_check=True, skip_table_creation=True)
-    finally:
-        storage._VersionManager = manager  # type: ignore[misc]
-
-
-def running_trial(study: Study, trial: FrozenTrial) -> Trial:
-    """A writable trial for the running `trial`; Optuna gives it only to the process that created the trial."""
-    from optuna import Trial
-
-    return Trial(study, trial._trial_id)

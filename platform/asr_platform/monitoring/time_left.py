@@ -9,7 +9,7 @@ import numpy as np
 
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, last_heartbeat
-from asr_platform.study.spending import HOUR, device_seconds, epoch_seconds
+from asr_platform.study.spending import HOUR
 
 MINUTE, DAY = 60, 24 * HOUR  # seconds
 UNKNOWN = "not known before the first epoch"
@@ -52,7 +52,7 @@ def seconds_left(
         concurrency: number of trials that run at once.
         elapsed: wall time of all runs of the sweep, in seconds.
     """
-    pace = {trial.number: np.mean([epoch_seconds(row) for row in trial.curve]) for trial in trials if trial.curve}
+    pace = {trial.number: trial.seconds / trial.epochs for trial in trials if trial.epochs}
     if not pace:
         return None
     usual = float(np.mean(list(pace.values())))
@@ -67,7 +67,7 @@ def seconds_left(
     left += [usual * float(survival[:epochs].sum())] * new
     running = min(concurrency, len(unfinished))
     starts = new + len(unfinished) - running
-    trained = device_seconds(row for trial in trials for row in trial.curve)
+    trained = sum(trial.seconds for trial in trials)
     unrecorded = usual / 2 * max(0, running - 1)  # one has just reported; the others are halfway through an epoch
     start = max(0.0, elapsed * min(concurrency, len(trials)) - trained - unrecorded) / len(trials)
     longest = max(left, default=0.0) + (start if starts else 0.0)

@@ -120,7 +120,7 @@ def draw_learning_curves(
 
 def _epoch_text(trial: TrialRecord, row: Mapping[str, Any]) -> str:
     text = f"trial {trial.number}, epoch {row['epoch']}: {objective_text(row)}"
-    if row is not trial.curve[-1]:
+    if row["epoch"] != trial.curve[-1]["epoch"]:
         return text
     end = ENDS[trial.state][1] + (f": {trial.reason}" if trial.reason else "")
     return f"{text}<br>{html.escape(shortened(end, LONGEST_REASON), quote=False)}"

@@ -25,7 +25,7 @@ from asr_platform.study.ledger import WARM_START, Ledger, TrialRecord
 from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.recorded_space import INIT_FROM, recorded_space
 from asr_platform.study.run_record import SPENT
-from asr_platform.study.spending import HOUR, device_seconds
+from asr_platform.study.spending import HOUR
 from search_spaces.distributions import Choice, Float, Variable
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -180,7 +180,7 @@ class ReportData:
         rungs = enumerated(f"{rung:,.4g}" for rung in self.rungs)
         limits = [f"{value:g} {name.replace('_', ' ')}" for name, value in about.get("limits", {}).items() if value]
         spent = about.get(SPENT)
-        trained = device_seconds(row for trial in self.trials for row in trial.curve)
+        trained = sum(trial.seconds for trial in self.trials)
         plateau = f"trials that have not been below {asha.plateau or 0:.0%} are not pruned in their first half"
         facts = {
             "budget": f"{settings.budget:,} parameters at most",

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_platform.compat.optuna import LAST_TABLE, SCHEMA, open_current
+from asr_platform.compat.optuna import LAST_TABLE, SCHEMA
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
     if not isinstance(storage, str):
         engine = getattr(storage, "engine", None)
         return storage, database_file(engine.url.render_as_string()) if engine is not None else None
+    from asr_platform.compat.optuna_storage import BulkStorage, open_current
+
     path = database_file(storage)
     if path is None:
-        return optuna.storages.RDBStorage(storage), None
+        return BulkStorage(storage), None
     from sqlalchemy import event
     from sqlalchemy.exc import DBAPIError
 
@@ -93,7 +95,7 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
         if whole and _revision(path) == SCHEMA:
             opened = open_current(storage, options)
         else:
-            opened = optuna.storages.RDBStorage(storage, options, skip_table_creation=whole)
+            opened = BulkStorage(storage, options, skip_table_creation=whole)
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise explained(path, getattr(error.__cause__, "orig", error.__cause__)) or error from None
     except RuntimeError as error:  # Optuna refuses tables of another version

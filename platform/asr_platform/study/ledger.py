@@ -11,19 +11,17 @@ import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.compat.optuna import running_trial
+from asr_platform.compat.optuna_storage import study_attributes, study_names
 from asr_platform.storage.database import decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
 from asr_platform.study.samplers import (
-    NEXT_CHOICES,
     SAMPLER_NOTES,
     Feasible,
     Observation,
@@ -32,77 +30,26 @@ from asr_platform.study.samplers import (
     parameter_name,
     propose,
 )
+from asr_platform.study.trials.reading import EPOCH, FITTED, OF_TRIAL, REASON, STATES, RecordReader, by_trial, params_in
+from asr_platform.study.trials.record import CHECKPOINT as CHECKPOINT
+from asr_platform.study.trials.record import PAUSED as PAUSED
+from asr_platform.study.trials.record import REMOVED as REMOVED
+from asr_platform.study.trials.record import TrialRecord as TrialRecord
+from asr_platform.study.trials.record import TrialStatus as TrialStatus
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
 
-TrialStatus = Literal["running", "complete", "pruned", "failed"]
-STATES: dict[TrialState, TrialStatus] = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage  # an address, or an open storage
 ABOUT = "about"  # facts from the start of a sweep, which later ones override
-OF_TRIAL = "trial:"  # prefix of facts about a trial; its number follows
 OF_REQUEST = "request:"  # prefix of what other processes ask of the driver (`steering/requests.py`); a key follows
 CORPUS, FOLDER = "corpus", "folder"  # keys of paths in `ABOUT`; paths in the space are relative to the latter
-CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
-FITTED = "fitted"  # key of the width that fills the budget, which the sampler does not propose
-REMOVED = "model_removed"  # fact about a trial whose model was removed by checkpoint retention
-PAUSED = "paused"  # fact about an unfinished trial: whether it is paused on request
 REQUEST = "request"  # fact about a trial that was added on request: its key, and the number of trials with it
 WARM_START = "warm_start"  # in `ABOUT`: finished trials of earlier sweeps, as observations
 WIDENED = "widened"  # a wider space that replaces the first one, and the values of earlier trials in it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # it recommends packages that make it a little faster
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial in the ledger.
-
-    Args:
-        number: number in the sweep, from 0.
-        params: values of the searched keys, and the width that fills the budget.
-        curve: metrics of each epoch in order; `checkpoint` is the path of the epoch's checkpoint.
-        about: facts by key: `parameters`, `mlflow_run_id`, `model_removed`.
-        reason: reason why the trial ended.
-    """
-
-    number: int
-    state: TrialStatus
-    params: dict[str, Any]
-    curve: list[dict[str, Any]]
-    about: dict[str, Any]
-    reason: str
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
-        return min(reversed(self.curve), key=objective_value, default=None)
-
-    @property
-    def checkpoint(self) -> str | None:
-        """Path of the best checkpoint that exists on disk; None if there is none."""
-        rows = sorted(reversed(self.curve), key=objective_value)
-        return next((row["checkpoint"] for row in rows if _exists(row["checkpoint"])), None)
-
-    @property
-    def model(self) -> str | None:
-        """Path of the trial's model directory (its best checkpoint); None if there is none or it was removed."""
-        return None if self.about.get(REMOVED) else self.checkpoint
-
-    @property
-    def epochs(self) -> int:
-        return len(self.curve)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the trial is unfinished, and is not trained until somebody asks for it."""
-        return self.state == "running" and bool(self.about.get(PAUSED))
 
 
 class Ledger:
@@ -118,6 +65,7 @@ class Ledger:
 
     def __init__(self, study: optuna.Study, file: Path | None = None) -> None:
         self.study, self.file = study, file
+        self._reader = RecordReader(self._located)
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
@@ -163,8 +111,7 @@ class Ledger:
     def about(self) -> dict[str, Any]:
         """Facts about the sweep by key, as recorded at its start or updated later."""
         with decoding(self.file):
-            of_others = (OF_TRIAL, OF_REQUEST)
-            attributes = {key: value for key, value in self.study.user_attrs.items() if not key.startswith(of_others)}
+            attributes = study_attributes(self.study, without=(OF_TRIAL, OF_REQUEST))
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
             widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
             about = {**begun, **attributes, **widened}
@@ -181,7 +128,7 @@ class Ledger:
     @property
     def id(self) -> str:
         """Unique identifier of the ledger; a later sweep with the same name has another one."""
-        return str(self.study.user_attrs.get(ABOUT, {}).get("id", self.study.study_name))
+        return str(self.notes(ABOUT).get(ABOUT, {}).get("id", self.study.study_name))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -193,6 +140,11 @@ class Ledger:
         """Whether all trials of the sweep have ended."""
         trials = self.frozen()
         return len(trials) >= self.about["trials"] and all(trial.state != TrialState.RUNNING for trial in trials)
+
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """Facts whose keys begin with `prefix`, as recorded."""
+        with decoding(self.file):
+            return study_attributes(self.study, prefix)
 
     def note(self, key: str, value: Any) -> None:
         """Records a fact about the sweep."""
@@ -206,11 +158,11 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials of the sweep, ordered by number."""
-        return self._records(self.frozen())
+        return self._records(self.frozen(), OF_TRIAL)
 
     def trial(self, number: int) -> TrialRecord:
         """The trial with this number."""
-        return self._records([self.frozen()[number]])[0]
+        return self._records([self._frozen(number)], f"{OF_TRIAL}{number}:")[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
         """Adds the sampler's next feasible proposal as a running trial, with its parameter count.
@@ -218,8 +170,8 @@ class Ledger:
         Raises:
             InputError: there is no further feasible proposal.
         """
-        trials, notes = self.frozen(), self.study.user_attrs
-        seen = [observe(trial, _params(trial, notes), space.settings.promotions) for trial in trials]
+        trials, widened = self.frozen(), self._widened()
+        seen = [observe(trial, params_in(trial, widened), space.settings.promotions) for trial in trials]
         # Earlier versions noted a generation in warm-start observations, always 0.
         known = self.about.get(WARM_START, [])
         others = [Observation(**{key: trial[key] for key in trial if key != "generation"}) for trial in known]
@@ -257,47 +209,52 @@ class Ledger:
     def record(self, number: int, row: Mapping[str, Any]) -> bool:
         """Records an epoch's metrics; returns False if the epoch is recorded already."""
         epoch = int(row["epoch"])
-        if epoch in self.frozen()[number].intermediate_values:
+        known = self._frozen(number)
+        if epoch in known.intermediate_values:
             return False
-        live = self._live(number)
         stored = {**row, CHECKPOINT: self._stored(row[CHECKPOINT])} if CHECKPOINT in row else dict(row)
-        live.set_user_attr(f"epoch:{epoch}", json.dumps(stored))
-        live.report(objective_value(row), epoch)
+        storage = self.study._storage
+        storage.set_trial_user_attr(known._trial_id, f"{EPOCH}{epoch}", json.dumps(stored))
+        storage.set_trial_intermediate_value(known._trial_id, epoch, objective_value(row))
         return True
 
     def finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
         """Ends a trial. The value of a complete trial is its lowest validation CER (or perplexity)."""
         best = self.trial(number).best
-        self._live(number).set_user_attr("reason", reason)
+        self.study._storage.set_trial_user_attr(self._frozen(number)._trial_id, REASON, reason)
         value = objective_value(best) if best and state == "complete" else None
         self.study.tell(number, value, state=OPTUNA_STATES[state])
 
     def complete_trials(self, epochs: int) -> None:
         """Completes what a killed driver has written by half: epochs, and running trials that have `epochs` epochs."""
         for frozen in (frozen for frozen in self.frozen() if frozen.state == TrialState.RUNNING):
-            rows = {int(key[6:]): text for key, text in frozen.user_attrs.items() if key.startswith("epoch:")}
+            rows = {int(key[6:]): text for key, text in frozen.user_attrs.items() if key.startswith(EPOCH)}
             for epoch in sorted(rows.keys() - frozen.intermediate_values.keys()):
-                self._live(frozen.number).report(objective_value(json.loads(rows[epoch])), epoch)
+                value = objective_value(json.loads(rows[epoch]))
+                self.study._storage.set_trial_intermediate_value(frozen._trial_id, epoch, value)
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")
-
-    def _live(self, number: int) -> optuna.Trial:
-        return running_trial(self.study, self.frozen()[number])
 
     def frozen(self) -> list[FrozenTrial]:
         """All trials as Optuna's records, ordered by number; the records must not be changed."""
         with decoding(self.file):
             return self.study.get_trials(deepcopy=False)
 
-    def _records(self, trials: list[FrozenTrial]) -> list[TrialRecord]:
+    def _frozen(self, number: int) -> FrozenTrial:
+        """The trial with this number as Optuna's record; other trials are not read."""
+        storage = self.study._storage
         with decoding(self.file):
-            notes = self.study.user_attrs
-            found = [_record(trial, notes) for trial in trials]
-            for row in (row for trial in found for row in trial.curve):
-                if row.get(CHECKPOINT):
-                    row[CHECKPOINT] = self._located(row[CHECKPOINT])
-            return found
+            return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+
+    def _records(self, trials: list[FrozenTrial], prefix: str) -> list[TrialRecord]:
+        """Records of trials; notes about them have keys that begin with `prefix`."""
+        with decoding(self.file):
+            return self._reader.records(trials, by_trial(self.notes(prefix)), self._widened())
+
+    def _widened(self) -> dict[str, dict[str, Any]]:
+        """Values of earlier trials in a wider space, by number."""
+        return dict(self.notes(WIDENED).get(WIDENED, {}).get("params", {}))
 
     def _stored(self, path: str | None) -> str | None:
         """Converts a path for the ledger: paths in the home become relative to the home."""
@@ -317,31 +274,4 @@ class Ledger:
 
 def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]:
     with decoding(file):
-        return [study.study_name for study in storage.get_all_studies() if ABOUT in study.user_attrs]
-
-
-def _exists(checkpoint: str | None) -> bool:
-    """Whether a checkpoint exists; True for checkpoints on remote storage."""
-    return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
-
-
-def _record(trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
-    """The trial as a TrialRecord; `notes` are the study's attributes, which include facts about the trial."""
-    attributes = dict(trial.user_attrs)
-    reason = attributes.pop("reason", "")
-    attributes.pop(FITTED, None)
-    rows = {key: json.loads(attributes.pop(key)) for key in list(attributes) if key.startswith("epoch:")}
-    # An epoch counts once its value is reported, the last step of `Ledger.record`. Optuna reads attributes first, so a
-    # value may be seen whose metrics were written in between.
-    curve = [rows[f"epoch:{epoch}"] for epoch in sorted(trial.intermediate_values) if f"epoch:{epoch}" in rows]
-    own = f"{OF_TRIAL}{trial.number}:"
-    about = attributes | {key.removeprefix(own): value for key, value in notes.items() if key.startswith(own)}
-    return TrialRecord(trial.number, STATES[trial.state], _params(trial, notes), curve, about, reason)
-
-
-def _params(trial: FrozenTrial, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's values in its sweep's space, the width that fills the budget included; `notes`: study attributes."""
-    if widened := notes.get(WIDENED, {}).get("params", {}).get(str(trial.number)):
-        return dict(widened)
-    own = {name.partition(NEXT_CHOICES)[0]: value for name, value in trial.params.items()}
-    return {**own, **trial.user_attrs.get(FITTED, {})}
+        return study_names(storage, ABOUT)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from asr_platform.study.ledger import FITTED, Ledger
+from asr_platform.study.ledger import Ledger
 from asr_platform.study.samplers import NotComparableError, check_objectives, observe, values_in
+from asr_platform.study.trials.reading import FITTED
 from search_spaces.distributions import as_text
 from search_spaces.kinds import KIND, has_meaning
 from search_spaces.samplers import SAMPLERS

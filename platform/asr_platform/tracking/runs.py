@@ -46,6 +46,7 @@ class Run:
     """A run as the store has it.
 
     Args:
+        metrics: latest values of the metrics by name, as they were when the run was read.
         epochs: numbers of the logged epochs; None: not read yet.
     """
 
@@ -53,6 +54,7 @@ class Run:
     name: str
     status: str
     tags: dict[str, str]
+    metrics: dict[str, float]
     epochs: set[int] | None = None
 
 
@@ -108,6 +110,21 @@ class Tracker:
     def _search(self, condition: str) -> list[Run]:
         order = ["attributes.start_time ASC"]
         return [_run(found) for found in paged(self.client.search_runs, [self.experiment], condition, order_by=order)]
+
+    def lacking(self, parent: str, trials: Sequence[TrialRecord]) -> list[int]:
+        """Numbers of the trials whose runs, nested in the run `parent`, are missing or lack something.
+
+        All runs are read at once. Epochs are logged in their order: a run that has the metrics of the last one has all.
+        """
+        self.known.update((run.id, run) for run in self.children(parent))
+        return [trial.number for trial in trials if not self._is_whole(trial)]
+
+    def _is_whole(self, trial: TrialRecord) -> bool:
+        run = self.known.get(trial.about.get("mlflow_run_id", ""))
+        if run is None or run.status != STATUS[trial.state] or run.tags.get("state") != trial.state:
+            return False
+        rows = [trial.best, trial.curve[-1]] if trial.best else []
+        return {name: value for name, _, value in logged_metrics(rows)}.items() <= run.metrics.items()
 
     # A run's life
 
@@ -268,4 +285,4 @@ def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _run(run: Any) -> Run:
-    return Run(run.info.run_id, run.info.run_name, run.info.status, dict(run.data.tags))
+    return Run(run.info.run_id, run.info.run_name, run.info.status, dict(run.data.tags), dict(run.data.metrics))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from trainables.errors import InputError
 
 Address = tuple[str, int]
 """Host and port."""
+RAY_ADDRESS = "RAY_ADDRESS"  # the variable in which Ray's own commands find a cluster's address
+LOCAL = "local"  # the address that stands for a cluster on this machine
 UNITS = 10_000  # Ray counts resources in ten-thousandths, rounded to the nearest
 TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
 
@@ -113,10 +116,16 @@ class Cluster:
         return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (UNITS // round(gpus * UNITS))
 
 
+def chosen_address(address: str | None) -> str | None:
+    """Address of the cluster to join: `address`, else $RAY_ADDRESS; None (for `local`): one is started here."""
+    found = address or os.environ.get(RAY_ADDRESS) or LOCAL
+    return None if found == LOCAL else found
+
+
 @contextmanager
 def resources(address: str | None) -> Iterator[Cluster]:
-    """The cluster at `address`, or for None the one that `connect` would start on this machine."""
-    if address:
+    """The cluster that `connect` would join (`chosen_address`), or the one that it would start on this machine."""
+    if chosen_address(address):
         from asr_platform.tuning.connection import connect
 
         with connect(address) as cluster:

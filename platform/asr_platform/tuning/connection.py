@@ -24,7 +24,7 @@ from ray.util.state.exception import RayStateApiException
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
 from asr_platform.compat.ray import LOOPBACK_OPTIONS, loopback_only, silence_workers
 from asr_platform.compat.ray_workers import SYSTEM_CONFIG
-from asr_platform.tuning.cluster import Address, Cluster
+from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Address, Cluster, chosen_address
 from asr_platform.tuning.processes.forking import fork_server
 from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
@@ -46,7 +46,7 @@ STATE_API = {"limit": 10_000, "timeout": 5}  # most entries in an answer; second
 
 @contextmanager
 def connect(address: str | None) -> Iterator[Cluster]:
-    """A connection to the cluster at `address`, or to one started here that ends with the block.
+    """A connection to the cluster at `address` or $RAY_ADDRESS, or to one started here that ends with the block.
 
     Ray prints nothing: its logs are files in the folder `Cluster.logs`. The dashboard of a cluster started here
     listens on 127.0.0.1 unless $ASR_PLATFORM_DASHBOARD_HOST names another host. It always runs: without it, Ray (2.60)
@@ -55,6 +55,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
     Raises:
         InputError: no cluster is at the address, or none can be started.
     """
+    address = chosen_address(address)
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     silence_workers()
@@ -154,22 +155,25 @@ def accepts(address: Address) -> bool:
     return True
 
 
-def check_address(address: str) -> None:
-    """Checks within seconds that a Ray cluster listens at `address`.
+def check_address(address: str | None) -> None:
+    """Checks within seconds that a Ray cluster listens at `address` or $RAY_ADDRESS, if one is to be joined.
 
     Raises:
         InputError: the address is malformed or for Ray's client (ray://), or no Ray cluster listens there.
     """
-    if address == "auto":
+    address = chosen_address(address)
+    if address in (None, "auto"):
         return
+    named = f"{RAY_ADDRESS}={address}" if address == os.environ.get(RAY_ADDRESS) else f"--address {address}"
     if "://" in address:
         raise InputError(
-            f"--address {address}: a sweep's driver runs within the cluster",
-            "Give HOST:PORT of Ray's head, on one of its machines; or ray job submit -- platform ... --address auto",
+            f"{named}: a sweep's driver runs within the cluster",
+            "Give HOST:PORT of Ray's head, on one of its machines; or ray job submit -- platform ... --address auto; "
+            f"or --address {LOCAL} for this machine.",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"--address {address}: not HOST:PORT", "For example: --address 10.0.0.1:6379, or auto.")
+        raise InputError(f"{named}: not HOST:PORT", "For example: --address 10.0.0.1:6379, or auto.")
     encrypted = os.environ.get("RAY_USE_TLS", "0") != "0"  # then only Ray can ask
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_TIMEOUT) as connection:
@@ -177,10 +181,10 @@ def check_address(address: str) -> None:
             answer = b"" if encrypted else connection.recv(4, socket.MSG_WAITALL)
     except OSError as error:
         raise InputError(
-            f"--address {address}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
+            f"{named}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
         ) from None
     if not encrypted and answer[3:] != SETTINGS_FRAME:
-        raise InputError(f"--address {address}: not Ray's head", "ray status, on the head, says where that listens.")
+        raise InputError(f"{named}: not Ray's head", "ray status, on the head, says where that listens.")
 
 
 class PlacementGroupCleaner:

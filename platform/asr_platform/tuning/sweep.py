@@ -46,8 +46,7 @@ def start(
         InputError: the name is taken, no model of the space fits its budget and this corpus, or an earlier sweep does
             not exist.
     """
-    if options.address:
-        check_address(options.address)
+    check_address(options.address)
     if name is not None:
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
@@ -105,6 +104,7 @@ def resume(
         if corpus.hash != about["corpus_hash"]:
             raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
+        check_address(options.address)
         space = recorded.recorded_space(about)
         if pending(ledger):  # older than what is asked for here
             ledger.complete_trials(about["epochs"])

@@ -17,7 +17,6 @@ from asr_platform.analysis.text import short_value
 from asr_platform.cli.printing import say
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
-from asr_platform.study.spending import epoch_seconds
 from trainables.evaluation.metrics import objective_text
 
 COLOURS = {
@@ -84,7 +83,7 @@ def trial_table(
 
 def _times(trial: TrialRecord, since: float | None) -> tuple[str, str]:
     """Estimated share of the present epoch that is over, and the minutes of training, of a trial."""
-    total = sum(epoch_seconds(row) for row in trial.curve)
+    total = trial.seconds
     share = min(0.99, since * trial.epochs / total) if since is not None and total > 0 else None
     return "" if share is None else f"{share:.0%}", f"{(total + (since or 0)) / 60:.1f}"
 
@@ -164,10 +163,13 @@ def ranking_table(
         table.add_column(column.heading, justify="left" if column.key == "state" else "right", no_wrap=True)
     for key in keys:
         table.add_column(_heading(key, keys), justify="right", no_wrap=True)
+    rows = []
     for entry in board:
         style = {"state": COLOURS[entry.trial.state]}
         cells = (Text(column.cell(entry), style=style.get(column.key, "")) for column in shown)
-        table.add_row(entry.marked_rank, *cells, *(_value(entry.trial, key) for key in keys))
+        rows.append([Text(entry.marked_rank), *cells, *(_value(entry.trial, key) for key in keys)])
+    if rows:  # in one row, which Rich lays out several times as fast as thousands
+        table.add_row(*(Text("\n").join(column) for column in zip(*rows, strict=True)))
     return table
 
 

@@ -57,9 +57,8 @@ def write(ledger: Ledger, kind: Kind, content: Mapping[str, Any]) -> Request:
 def read(ledger: Ledger) -> list[Request]:
     """All requests of a sweep, in the order of their writing."""
     with decoding(ledger.file):
-        notes = ledger.study.user_attrs
-        keys = sorted(key for key in notes if key.startswith(OF_REQUEST))
-        return [Request(key.removeprefix(OF_REQUEST), **notes[key]) for key in keys]
+        notes = ledger.notes(OF_REQUEST)
+        return [Request(key.removeprefix(OF_REQUEST), **notes[key]) for key in sorted(notes)]
 
 
 def pending(ledger: Ledger) -> list[Request]:

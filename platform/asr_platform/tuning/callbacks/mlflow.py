@@ -64,7 +64,15 @@ class MLflowCallback(Callback):
         self.paused_until = 0.0
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
-        self.log_all()
+        """Logs the data that runs lack; of runs that lack nothing, the store is asked once for all."""
+        lacking = [trial.number for trial in trials]
+
+        def compare(tracker: Tracker, sweep_run: Run) -> None:
+            lacking[:] = tracker.lacking(sweep_run.id, trials)
+
+        self.attempt(compare)
+        self.log_trials(*lacking)
+        self.attempt(self._log_record)
 
     def on_trial_start(self, trial: TrialRecord) -> None:
         self.log_trials(trial.number)

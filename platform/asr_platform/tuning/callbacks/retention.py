@@ -1,14 +1,18 @@
 """Checkpoint retention: removes checkpoints and models of ended trials that are no longer needed.
 
 Every step may be killed and repeated. A removal is recorded in the ledger first. A folder is renamed before its files
-are deleted, so that no reader finds half a checkpoint. Each call visits all trials that have ended, and also removes
-the leftovers of earlier calls and of workers that wrote after they were stopped.
+are deleted, so that no reader finds half a checkpoint. At the start and the end of a run, all trials that have ended
+are visited; in between those whose files may still change. Leftovers of earlier calls, and of workers that wrote after
+they were stopped, are removed as well.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +29,7 @@ CHECKPOINTS_PER_TRIAL = 2
 """Number of best checkpoints that Ray Train keeps of a trial, beside the latest. The second best is the best that the
 ledger knows while the report of the best is on its way, which a stop or a kill can make forever. The number of models
 per sweep is the key `keep` of a space."""
+LATEST_WRITE = 120  # seconds after which the worker of a trial that has ended writes no more
 REMOVING = ".removed-"  # prefix of the names of folders whose removal has begun
 
 
@@ -44,16 +49,24 @@ class Retention(Callback):
     ) -> None:
         self.ledger, self.folder, self.trials, self.models = ledger, folder, folder / TRIALS, models
         self.is_plotted = is_plotted
+        self._settled = frozenset[int]()  # numbers of trials whose files do not change any more
+        self._first_visits: dict[int, float] = {}  # after the end of a trial (time.monotonic), by number
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
+        self._first_visits = {trial.number: -math.inf for trial in trials if trial.state != "running"}
         self.apply()
 
     def on_trial_end(self, trial: TrialRecord) -> None:
-        self.apply()
+        self._apply(self._settled)
 
     def apply(self) -> None:
         """Removes all that ended trials no longer need; running trials are left alone."""
-        ended = [trial for trial in self.ledger.trials() if trial.state != "running" and self._is_here(trial)]
+        self._apply(frozenset())
+
+    def _apply(self, settled: frozenset[int]) -> None:
+        """Removes all that ended trials no longer need; trials in `settled` are not visited."""
+        unsettled = [one for one in self.ledger.trials() if one.state != "running" and one.number not in settled]
+        ended = [trial for trial in unsettled if self._is_here(trial)]
         with_model = [trial for trial in ranked(ended) if trial.model]
         objectives = self.ledger.objectives
         kept = {trial.number for trial in with_model[: self.models]}
@@ -62,35 +75,50 @@ class Retention(Callback):
             if (trial.model or _is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
                 self.ledger.describe(trial.number, REMOVED, True)
             self._reduce(trial, trial.number in kept)
-        for leftover in self.leftovers():
+        for leftover in self.leftovers(settled):
             _remove(leftover)
+        self._settled = settled | {one.number for one in unsettled if one.number not in kept and self._settles(one)}
 
-    def leftovers(self) -> list[Path]:
-        """Folders whose removal has begun, and folders of no trial in the ledger."""
+    def _settles(self, trial: TrialRecord) -> bool:
+        """Whether the files of an ended trial, whose model is not kept, have changed for the last time."""
+        now = time.monotonic()
+        since = now - self._first_visits.setdefault(trial.number, now)
+        return since > LATEST_WRITE and self.is_plotted(trial.number)
+
+    def leftovers(self, settled: Collection[int] = ()) -> list[Path]:
+        """Folders whose removal has begun, and folders of no trial in the ledger.
+
+        Args:
+            settled: numbers of trials whose folders are not searched.
+        """
         folders = list(_folders(self.trials))  # before the ledger is read, so that it has a trial for each
-        names = {trial_name(trial.number) for trial in self.ledger.trials()}
-        strays = [path for path in folders if path.name not in names]
-        return strays + [path for path in self.trials.glob(f"*/{REMOVING}*") if path.is_dir()]
+        numbers = {trial_name(trial.number): trial.number for trial in self.ledger.trials()}
+        strays = [path for path in folders if path.name not in numbers]
+        searched = [path for path in folders if path.name in numbers and numbers[path.name] not in settled]
+        return strays + [path for folder in searched for path in _folders(folder) if path.name.startswith(REMOVING)]
 
     def superfluous(self, trial: TrialRecord) -> list[Path]:
         """Checkpoints of an ended trial except for the best one; empty if the best one is missing."""
-        lost = bool(trial.curve) and not trial.checkpoint
-        if not self._is_here(trial) or (lost and not _is_overtaken(trial)):
+        return self._superfluous(trial) if self._is_here(trial) else []
+
+    def _superfluous(self, trial: TrialRecord) -> list[Path]:
+        checkpoint = trial.checkpoint
+        if trial.curve and not checkpoint and not _is_overtaken(trial):
             return []
-        best = Path(trial.checkpoint).name if trial.checkpoint else None
+        best = Path(checkpoint).name if checkpoint else None
         folders = _folders(self.trials / trial_name(trial.number))
         return [path for path in folders if path.name.startswith("checkpoint_") and path.name != best]
 
     def _is_here(self, trial: TrialRecord) -> bool:
         """Whether all recorded checkpoints are in the sweep's folder, not on remote storage or at a former path."""
-        recorded = [row["checkpoint"] for row in trial.curve if row["checkpoint"]]
-        return all(Path(checkpoint).parent == self.trials / trial_name(trial.number) for checkpoint in recorded)
+        place = str(self.trials / trial_name(trial.number))
+        return all(os.path.dirname(row["checkpoint"]) == place for row in trial.curve if row["checkpoint"])
 
     def _reduce(self, trial: TrialRecord, keep_model: bool) -> None:
         """Reduces a trial's folder to its best checkpoint, of which only the model or the JSON files are kept."""
         for name in (CHECKPOINT_LIST, DAMAGED_LIST):
             (self.trials / trial_name(trial.number) / name).unlink(missing_ok=True)
-        for folder in self.superfluous(trial):
+        for folder in self._superfluous(trial):
             _remove(folder)
         if trial.checkpoint:
             for name in TRAINING_FILES:
@@ -110,7 +138,8 @@ def _is_overtaken(trial: TrialRecord) -> bool:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else iter(())
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        yield from [folder / entry.name for entry in found if entry.is_dir()]
 
 
 def _remove(folder: Path) -> None:

@@ -1,0 +1,136 @@
+"""A trial as the ledger tells of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from asr_platform.study.spending import device_seconds
+from trainables.evaluation.metrics import objective_value
+
+TrialStatus = Literal["running", "complete", "pruned", "failed"]
+CHECKPOINT = "checkpoint"  # key of a path in an epoch's metrics
+REMOVED = "model_removed"  # fact about a trial whose model was removed by checkpoint retention
+PAUSED = "paused"  # fact about an unfinished trial: whether it is paused on request
+
+
+class Curve(Sequence[dict[str, Any]]):
+    """Metrics of a trial's epochs in order, decoded when they are read: of thousands of trials, most never are.
+
+    Args:
+        texts: the metrics of each epoch as JSON.
+        values: the objective of each epoch.
+        located: returns the absolute path for a recorded path of a checkpoint.
+    """
+
+    def __init__(self, texts: Sequence[str], values: Sequence[float], located: Callable[[str], str]) -> None:
+        self.texts, self.values, self.located = texts, values, located
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        if places not in self._rows:
+            self._rows[places] = self._decoded(places)
+        return self._rows[places]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The metrics of all epochs; they are not kept, since of thousands of trials they would fill the memory."""
+        return map(self._decoded, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def _decoded(self, place: int) -> dict[str, Any]:
+        if place in self._rows:
+            return self._rows[place]
+        row: dict[str, Any] = json.loads(self.texts[place])
+        if row.get(CHECKPOINT):
+            row[CHECKPOINT] = self.located(row[CHECKPOINT])
+        return row
+
+    @cached_property
+    def seconds(self) -> float:
+        """Seconds of training and validation in all epochs."""
+        return device_seconds(map(json.loads, self.texts))
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial in the ledger.
+
+    Args:
+        number: number in the sweep, from 0.
+        params: values of the searched keys, and the width that fills the budget.
+        curve: metrics of each epoch in order; `checkpoint` is the path of the epoch's checkpoint.
+        about: facts by key: `parameters`, `mlflow_run_id`, `model_removed`.
+        reason: reason why the trial ended.
+    """
+
+    number: int
+    state: TrialStatus
+    params: dict[str, Any]
+    curve: Sequence[dict[str, Any]]
+    about: dict[str, Any]
+    reason: str
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
+        values = self._values
+        return self.curve[min(range(len(values) - 1, -1, -1), key=values.__getitem__)] if values else None
+
+    @property
+    def best_first(self) -> Iterator[dict[str, Any]]:
+        """Metrics of the epochs, those of the best epoch first (of equal ones the last)."""
+        values = self._values
+        return (self.curve[place] for place in sorted(range(len(values) - 1, -1, -1), key=values.__getitem__))
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Path of the best checkpoint that exists on disk; None if there is none."""
+        return next((row[CHECKPOINT] for row in self.best_first if _exists(row[CHECKPOINT])), None)
+
+    @property
+    def model(self) -> str | None:
+        """Path of the trial's model directory (its best checkpoint); None if there is none or it was removed."""
+        return None if self.about.get(REMOVED) else self.checkpoint
+
+    @property
+    def epochs(self) -> int:
+        return len(self.curve)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and validation in all epochs, of one worker."""
+        return self.curve.seconds if isinstance(self.curve, Curve) else device_seconds(self.curve)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the trial is unfinished, and is not trained until somebody asks for it."""
+        return self.state == "running" and bool(self.about.get(PAUSED))
+
+    @property
+    def _values(self) -> Sequence[float]:
+        """The objective of each epoch."""
+        return self.curve.values if isinstance(self.curve, Curve) else [objective_value(row) for row in self.curve]
+
+
+def _exists(checkpoint: str | None) -> bool:
+    """Whether a checkpoint exists; True for checkpoints on remote storage."""
+    return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
