@@ -49,3 +49,24 @@ def running_trial(study: Study, trial: FrozenTrial) -> Trial:
     from optuna import Trial
 
     return Trial(study, trial._trial_id)
+
+
+def dashboard_note(text: str, version: int, trial_id: int) -> dict[str, Any]:
+    """A note on a trial as Optuna Dashboard (0.21) keeps it: system attributes of the study, by the trial's id."""
+    from optuna_dashboard import _note
+
+    return {_note.note_ver_key(trial_id): version, **_note.split_body(text, trial_id)}
+
+
+def is_dashboard_note(key: str, trial_id: int) -> bool:
+    """Whether a system attribute of a study is a part of Optuna Dashboard's note on a trial."""
+    from optuna_dashboard import _note
+
+    return key == _note.note_ver_key(trial_id) or key.startswith(_note.note_str_key_prefix(trial_id))
+
+
+def note_in_dashboard(attributes: dict[str, Any], trial_id: int) -> dict[str, Any]:
+    """The note on a trial, `version` (0: none) and `body`, in a study's system attributes."""
+    from optuna_dashboard import _note
+
+    return dict(_note.get_note_from_system_attrs(attributes, trial_id))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from asr_platform.cli import data
+from asr_platform.cli.main import cli
 from asr_platform.cli.tables.corpus import facts
 from asr_platform.notebook.inputs import Place
 from trainables.data.corpus import Corpus
@@ -35,7 +35,7 @@ def prepare(source: str, path: Place | None = None, *, out: Place, **options: An
     given = [word for name, value in {"out": out, **options}.items() for word in _option(name, value)]
     words = [source, *given, *(["--", str(path)] if path is not None else [])]
     try:
-        made = data.prepare.main(words, prog_name="platform prepare", standalone_mode=False)
+        made = cli.main(["prepare", *words], prog_name="platform", standalone_mode=False)
     except click.ClickException as error:
         raise InputError(error.format_message(), f"What there is: platform prepare {source} --help.") from None
     return facts(*made)

@@ -15,7 +15,7 @@ import yaml
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.error_breakdown import EditCounts, WordBreakdown, by_word, edits
 from asr_platform.analysis.importances import Importances, importances
-from asr_platform.analysis.leaderboard import columns, entries, ranked, ranking_name
+from asr_platform.analysis.leaderboard import Column, columns, entries, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.text import counted, enumerated, short_value
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
@@ -26,6 +26,7 @@ from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.recorded_space import INIT_FROM, recorded_space
 from asr_platform.study.run_record import SPENT
 from asr_platform.study.spending import HOUR, device_seconds
+from asr_platform.study.steering.notes import NOTE, note_of
 from search_spaces.distributions import Choice, Float, Variable
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -201,15 +202,26 @@ class ReportData:
     @property
     def headings(self) -> list[str]:
         """Headings of the leaderboard."""
-        names = [column.name for column in columns(self.trials, self.objectives) if column.heading]
-        return ["rank", *names, "why it ended"]
+        return ["rank", *(column.name for column in self._shown), "why it ended", *([NOTE] if self._noted else [])]
 
     @property
     def leaderboard(self) -> list[list[str]]:
-        """Rows of the leaderboard, with the reason why each trial ended."""
-        shown = [column for column in columns(self.trials, self.objectives) if column.heading]
-        board = entries(self.trials, self.intervals, self.objectives)
-        return [[one.marked_rank, *(column.cell(one) for column in shown), one.trial.reason] for one in board]
+        """Rows of the leaderboard, with the reason why each trial ended, and notes if a trial has one."""
+        shown, board = self._shown, entries(self.trials, self.intervals, self.objectives)
+        return [
+            [one.marked_rank, *(column.cell(one) for column in shown), one.trial.reason]
+            + ([note_of(one.trial)] if self._noted else [])
+            for one in board
+        ]
+
+    @property
+    def _shown(self) -> list[Column]:
+        found = columns(self.trials, self.objectives)
+        return [column for column in found if column.heading and column.key != NOTE]  # which is there as a whole
+
+    @property
+    def _noted(self) -> bool:
+        return any(map(note_of, self.trials))
 
     @property
     def word_errors(self) -> WordBreakdown | None:
