@@ -42,7 +42,6 @@ EDITOR_CAPTIONS = {
     CROSS_ATTENTION: "From each text position of the draft to the speech",
     SELF_ATTENTION: "From each text position of the draft to all others",
 }
-SHOWN_TRANSCRIPTS = 8
 
 
 @dataclass(frozen=True)
@@ -232,16 +231,6 @@ class ReportData:
     def character_edits(self) -> EditCounts | None:
         """Edits that the CER of the best trial counts; None if its errors are not recorded."""
         return edits(self.errors) if self.errors else None
-
-    @property
-    def worst(self) -> list[tuple[str, str, str, int]]:
-        """Utterances with the most errors of the best trial, as (id, reference, hypothesis, character errors)."""
-        if self.errors is None:
-            return []
-        found = zip(
-            self.errors.ids, self.errors.references, self.errors.hypotheses, self.errors.character_errors, strict=True
-        )
-        return sorted((one for one in found if one[3]), key=lambda one: -one[3])[:SHOWN_TRANSCRIPTS]
 
     @property
     def no_errors(self) -> str:
