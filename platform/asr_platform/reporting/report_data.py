@@ -15,6 +15,7 @@ import yaml
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.error_breakdown import EditCounts, WordBreakdown, by_word, edits
 from asr_platform.analysis.importances import Importances, importances
+from asr_platform.analysis.kept_scores import Score, is_test, test_scores
 from asr_platform.analysis.leaderboard import Column, columns, entries, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.text import counted, enumerated, short_value
@@ -233,6 +234,11 @@ class ReportData:
         return edits(self.errors) if self.errors else None
 
     @property
+    def test_scores(self) -> list[Score]:
+        """What `platform evaluate` found of the best model on test splits of the sweep's corpus."""
+        return test_scores(Path(self.model), self.about["corpus_hash"]) if self.model else []
+
+    @property
     def no_errors(self) -> str:
         """Reason why there are no utterance errors."""
         if not self.transcribes:
@@ -256,8 +262,11 @@ class ReportData:
             found.append(("train the best trial again", train))
         if self.model and self.corpus:
             model = shlex.quote(os.path.relpath(self.model) if "://" not in self.model else self.model)
-            split = self.corpus.validation_split(self.space.config({}).data.validation).name
-            found.append(("evaluate the best model", f"{platform} evaluate {model} --data {corpus} --split {split}"))
+            own = self.corpus.validation_split(self.space.config({}).data.validation).name
+            tests = [name for name, one in self.corpus.splits.items() if one.characters and is_test(name)]
+            purposes = {own: "evaluate the best model"} | {name: f"the report's score on {name}" for name in tests}
+            for split, purpose in purposes.items():
+                found.append((purpose, f"{platform} evaluate {model} --data {corpus} --split {split}"))
         return found
 
     @property
