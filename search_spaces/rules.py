@@ -9,7 +9,7 @@ The rules of `hw4p2` are the restrictions in section 4.1 of the write-up of CMU 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -125,6 +125,10 @@ class Finding:
     @property
     def holds(self) -> bool:
         return not self.violations
+
+    def as_tree(self) -> dict[str, Any]:
+        """The verdict as `platform check --json` prints it."""
+        return {**asdict(self), "holds": self.holds}
 
 
 def violations(name: RuleSetName | None, config: Config, facts: Facts) -> list[Violation]:

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asr_platform.inference.loaded_model import load_model
-    from asr_platform.notebook import Sweep
+    from asr_platform.notebook.corpora import inspect, prepare
+    from asr_platform.notebook.sweep import Sweep
     from trainables.errors import InputError
 
-__all__ = ["InputError", "Sweep", "load_model"]
+__all__ = ["InputError", "Sweep", "inspect", "load_model", "prepare"]
 
 MODULES = {
     "InputError": "trainables.errors",
-    "Sweep": "asr_platform.notebook",
+    "Sweep": "asr_platform.notebook.sweep",
+    "inspect": "asr_platform.notebook.corpora",
     "load_model": "asr_platform.inference.loaded_model",
+    "prepare": "asr_platform.notebook.corpora",
 }
 
 

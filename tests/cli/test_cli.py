@@ -17,6 +17,7 @@ from command import OTHERS, PLATFORM
 from place import Ended, Run
 from test_mistakes import manifest
 
+from asr_platform import Sweep
 from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
 from asr_platform.analysis.learning import REMEDIES
 from asr_platform.cli import main as cli
@@ -37,6 +38,7 @@ def test_the_leaderboard_for_machines(run: Run) -> None:
         "parameters",
         "epochs",
         "state",
+        "note",
         "tied",
         "params",
         "mlflow_run_id",
@@ -139,6 +141,23 @@ def test_how_sweeps_stand(run: Run) -> None:
         "asked": 20, "begun": 2, "running": 0, "waiting": 0, "paused": 0, "complete": 1, "pruned": 1, "failed": 0,
     }  # fmt: skip
     assert found[0]["best"] == {"trial": 1, "val_cer": 0.25}
+
+
+def test_a_note_on_a_trial(run: Run, place: Path) -> None:
+    """It is where trials are listed, in the report as a whole."""
+    text = "too **slow**:\na <b>second</b> line, and more than a table has room for"
+    ended = run("note", "small", "0", text)
+    assert (ended.code, ended.out, ended.err) == (0, f"trial 0: {text}\n", "")
+    assert "too **slow**: a <b>second</b> line, and…" in run("leaderboard", "small").out
+    assert [row["note"] for row in json.loads(run("leaderboard", "small", "--json").out)] == [None, text]
+    assert f"note on 0:      {' '.join(text.split())}" in run("status", "small").out
+    assert json.loads(run("status", "small", "--json").out)["notes"] == {"0": text}
+    assert run("report", "small", "--out", "note.html").code == 0
+    assert text.replace("<", "&lt;").replace(">", "&gt;") in (place / "note.html").read_text()
+    Sweep.open("small", home=place / "mlruns").note(0, "")
+    assert "note" not in run("leaderboard", "small").out + run("status", "small").out
+    (place / "note.html").unlink()
+    shutil.rmtree(place / "mlruns/sweeps")
 
 
 def test_what_a_trial_printed(run: Run, place: Path) -> None:

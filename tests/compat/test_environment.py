@@ -88,7 +88,7 @@ def test_mlflow_sends_no_telemetry_unless_it_is_asked_to(said: str | None, expec
     assert done.stdout == f"{expected}\n"
 
 
-@pytest.mark.parametrize("imported", ["asr_platform", "asr_platform.notebook", "Sweep, load_model, InputError"])
+@pytest.mark.parametrize("imported", ["asr_platform", "asr_platform.notebook.sweep", "Sweep, load_model, InputError"])
 def test_importing_the_package_changes_no_variable(imported: str) -> None:
     code = f"from asr_platform import {imported}" if "," in imported else f"import {imported}"
     program = f"import os; before = dict(os.environ); {code}; print(before == dict(os.environ))"

@@ -12,8 +12,8 @@ import ray.cloudpickle
 import ray.train
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.util.state import list_actors
 
-from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.connection import connect
 from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import SweepTrial
@@ -34,14 +34,17 @@ class Quick(SweepTrial):
 class Busy(NotPickled, tune.Callback):
     """Holds up Tune's event loop at every report."""
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard: str) -> None:
+        self.dashboard = dashboard
         self.epochs: defaultdict[int, list[int]] = defaultdict(list)
         self.ended: list[int] = []
+        self.names: set[tuple[str, str]] = set()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         time.sleep(STALL)
+        self.names |= {(actor.class_name, actor.repr_name) for actor in list_actors(self.dashboard, detail=True)}
         if "metrics" in result:
             self.epochs[trial.config["number"]].append(result["epoch"])
 
@@ -52,11 +55,11 @@ class Busy(NotPickled, tune.Callback):
 def test_two_trials_end_together_while_the_driver_is_busy(tmp_path: Path) -> None:
     """Ray's own callback (2.60) loses the last report in a queue of one place, and its trial never ends."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes do not find this file
-    busy = Busy()
     settings = {"folder": str(tmp_path / "sweep"), "workers": 1, "checkpoints": 2, "resources": {"CPU": 0.4}}
-    with connect(None):
+    with connect(None) as cluster:
+        busy = Busy(cluster.dashboard)
         tune.Tuner(
-            tune.with_resources(Quick, {"CPU": TRIAL_CPUS}),
+            Quick,
             param_space={**settings, "number": tune.grid_search([0, 1])},
             tune_config=tune.TuneConfig(max_concurrent_trials=2),
             run_config=tune.RunConfig(
@@ -66,3 +69,4 @@ def test_two_trials_end_together_while_the_driver_is_busy(tmp_path: Path) -> Non
         ).fit()  # fmt: skip
     assert dict(busy.epochs) == {0: [1, 2, 3], 1: [1, 2, 3]}
     assert sorted(busy.ended) == [0, 1]
+    assert {("Quick", f"sweep/trial-000{number}") for number in (0, 1)} <= busy.names, "as Ray lists the actors"

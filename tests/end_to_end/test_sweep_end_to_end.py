@@ -301,6 +301,9 @@ def test_the_example_notebook_does_the_same(
     )
     assert set(board.columns) >= {"model.feed_forward", "optimizer.lr", "tied"} and "params" not in board
     assert shown["sweep.best['params']"] == own[0]["params"]
+    assert shown["sweep.status()['state']"] == "finished"
+    assert shown["sweep.logs(0)"] == platform.run("logs", "notebook", "0")
+    assert "Sweep notebook" in shown["sweep.report()"].read_text(encoding="utf-8")
     assert own[0]["state"] == own[1]["state"] == "complete"
     assert shown["sweep.compare(0, 1)['cer']['tied']"] == own[0]["tied"]
     assert shown["sweep.compare(0, 1, data='corpus', split='test')['utterances']"] == 3

@@ -39,6 +39,18 @@ sweep = Sweep.start(space, "corpus", name="notebook", trials=2)
 # %%
 sweep.leaderboard()
 
+# %% [markdown]
+# How it is, what a trial printed, and one page about all of it.
+
+# %%
+sweep.status()["state"]
+
+# %%
+sweep.logs(0)
+
+# %%
+sweep.report()
+
 # %%
 sweep.best["params"]
 

@@ -15,6 +15,7 @@ import pytest
 import tiny
 from place import Run
 
+from asr_platform.analysis.kept_scores import scores_of
 from asr_platform.inference.evaluate import (
     METHODS,
     compare_methods,
@@ -84,6 +85,10 @@ def language_model(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_scores_are_those_of_the_whole_split(made: Made) -> None:
     texts, hypotheses = made.corpus.split("dev").texts or [], list(made.texts("dev").values())
     scores = evaluate_model(made.model, made.corpus.path, "dev")
+    (kept,) = [one for one in scores_of(made.model) if one.split == "dev"]
+    assert (kept.cer, list(kept.wer_interval), kept.corpus_hash) == (
+        scores["cer"], scores["wer_interval"], made.corpus.hash,
+    )  # fmt: skip
     assert [group["utterances"] for group in scores.pop("lengths")] == [3]
     for rate, found, unit in (("cer", character_error_rate, "character"), ("wer", word_error_rate, "word")):
         assert scores[rate] == found(texts, hypotheses) == sum(scores[f"{unit}_edits"].values()) / scores[f"{unit}s"]

@@ -14,10 +14,12 @@ import records
 from browser import Browser
 from command import PLATFORM, ServerProcess, unused_port
 
+from asr_platform.compat import optuna as compat
 from asr_platform.monitoring.dashboard import application
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import PAUSED, Ledger
 from asr_platform.study.run_record import RunRecord
+from asr_platform.study.steering.notes import LONGEST, note_of, version_of, write_note
 
 WIDER = records.SPACE.replace("[char, bpe]", "[char, bpe, unigram]")
 
@@ -92,8 +94,43 @@ def test_pages_change_notes_alone(ledger: Ledger, tmp_path: Path) -> None:
         assert status == 403 and "platform stop" in told["reason"]
     assert (ledger.about, ledger.trials()) == before
     note = {"body": "too **slow**", "version": 1}
-    assert asks(home, f"/api/studies/{study}/{trial}/note", "PUT", note)[0] == 204
-    assert asks(home, f"/api/studies/{study}")[1]["trials"][3]["note"] == note
+    assert asks(home, f"/api/studies/{study}/note", "PUT", note)[0] == 204
+    assert asks(home, f"/api/studies/{study}")[1]["note"] == note
+
+
+def test_notes_on_trials_are_the_platforms_and_go_both_ways(ledger: Ledger, tmp_path: Path) -> None:
+    home, study = Home(tmp_path), ledger.study._study_id
+    trial = ledger.frozen()[3]._trial_id
+    path = f"/api/studies/{study}/{trial}/note"
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = asks(home, f"/api/studies/{study}")[1]["trials"][3]["note"]
+        return found
+
+    note = {"body": "too **slow** " * 300, "version": 1}
+    assert asks(home, path, "PUT", note)[0] == 204
+    assert (note_of(ledger.trial(3)), version_of(ledger.trial(3))) == (note["body"].strip(), 1)
+    write_note(home, ledger, 3, "by command")
+    assert shown() == {"body": "by command", "version": 2}
+    status, told = asks(home, path, "PUT", {"body": "of an old page", "version": 2})
+    assert (status, told["note"]) == (409, {"body": "by command", "version": 2})
+    assert asks(home, path, "PUT", {"body": "", "version": 3})[0] == 204
+    assert (note_of(ledger.trial(3)), shown()) == ("", {"body": "", "version": 3})
+    for wrong, status in (({"body": "x"}, 400), ({"body": "x" * (LONGEST + 1), "version": 4}, 400)):
+        assert asks(home, path, "PUT", wrong)[0] == status
+    assert asks(home, f"/api/studies/{study}/99999/note", "PUT", note)[0] == 404
+
+
+def test_a_note_of_an_earlier_version_is_shown_until_it_is_replaced(ledger: Ledger, tmp_path: Path) -> None:
+    """It is kept by Optuna's id of the trial."""
+    home, study = Home(tmp_path), ledger.study._study_id
+    trial = ledger.frozen()[3]._trial_id
+    for key, value in compat.dashboard_note("of before", 4, trial).items():
+        ledger.study._storage.set_study_system_attr(study, key, value)
+    assert asks(home, f"/api/studies/{study}")[1]["trials"][3]["note"] == {"body": "of before", "version": 4}
+    assert asks(home, f"/api/studies/{study}/{trial}/note", "PUT", {"body": "new", "version": 5})[0] == 204
+    assert asks(home, f"/api/studies/{study}")[1]["trials"][3]["note"] == {"body": "new", "version": 5}
+    assert note_of(ledger.trial(3)) == "new"
 
 
 def test_names_that_lead_here_from_the_internet_are_refused(ledger: Ledger, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from asr_platform.cli.tables.monitoring import print_plan
-from asr_platform.monitoring.plan import PROPOSALS, ends_of_kinds, expense, plan, rungs, trial_cost
+from asr_platform.monitoring import plan as plans
+from asr_platform.monitoring.plan import (
+    LEAST_PRICED,
+    PROPOSALS,
+    ends_of_kinds,
+    expense,
+    plan,
+    price,
+    rungs,
+    trial_cost,
+)
 from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
 from asr_platform.tuning.cluster import Options
 from search_spaces.reader import parse_space
@@ -146,6 +156,15 @@ def test_the_cost_of_a_trial_is_interpolated_by_the_operations_of_a_batch() -> N
     assert trial_cost(workload(100), profiles, settings(4), 1).epochs == pytest.approx([10 * 0.1 + 1 + 0.01] * 4)
 
 
+def test_pricing_that_takes_long_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [tiny.config()] * (LEAST_PRICED + 3)
+    flops = iter(range(len(configs), 0, -1))
+    found = price(configs, lambda config: workload(next(flops)))
+    assert [one.flops for one in found] == list(range(1, len(configs) + 1))
+    monkeypatch.setattr(plans, "PRICING_SECONDS", -1.0)
+    assert len(price(configs, lambda config: workload(1))) == LEAST_PRICED
+
+
 def test_each_kind_of_model_is_profiled_and_priced_by_itself() -> None:
     kinds = ["transcript_editor", "encoder_decoder", "transcript_editor", "transcript_editor"]
     priced = [workload(100 * place, kind=kind) for place, kind in enumerate(kinds, start=1)]
@@ -194,7 +213,7 @@ def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
     console = Console(width=100, record=True)
     print_plan(console, found)
     printed = console.export_text()
-    assert "1,000 of 1,000 random proposals are feasible" in printed
+    assert f"{PROPOSALS} of {PROPOSALS} random proposals are feasible" in printed
     assert f"{found.parameters['max']:,}" in printed
     assert "of 7 trials reach it" in printed
     assert "device time" in printed and "disk" in printed

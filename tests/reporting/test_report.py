@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_platform.analysis.error_breakdown import edits
+from asr_platform.analysis.kept_scores import Score, keep_score
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.cli.main import cli
 from asr_platform.reporting.report import SECTIONS, report_page, write_report
@@ -193,6 +194,16 @@ def test_it_says_who_won_and_whether_that_is_certain(whole: ReportData, pages: d
     unknown = Page(report_page(replace(whole, intervals={}))).texts[""]
     assert "The errors of its utterances are not on record" in unknown
     assert "nothing to compare it with" in pages["alone"].texts[""]
+
+
+def test_a_score_on_a_test_split_is_told(whole: ReportData, tmp_path: Path) -> None:
+    """Of the sweep's corpus, and of no split that decided anything."""
+    own = Score(whole.about["corpus_hash"], "test", 9, 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), "method=greedy")
+    for score in (own, replace(own, split="dev", cer=0.111), replace(own, corpus_hash="another", cer=0.222)):
+        keep_score(tmp_path, score)
+    text = Page(report_page(replace(whole, model=str(tmp_path)))).texts[""]
+    assert f"Its model has {own}." in text
+    assert "11.10%" not in text and "22.20%" not in text
 
 
 def test_it_says_how_far_the_sweep_has_come(home: Home, pages: dict[str, Page]) -> None:

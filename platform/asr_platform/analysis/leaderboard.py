@@ -8,8 +8,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
+from asr_platform.analysis.text import one_line
 from asr_platform.storage.database import open_storage
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
+from asr_platform.study.steering.notes import NOTE, note_of
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 
@@ -66,7 +68,7 @@ class Column:
 def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer",)) -> list[Column]:
     """Columns of the leaderboard: columns of tables and JSON in this order, then columns of JSON only.
 
-    In JSON, rates are fractions. Metrics are from each trial's best epoch.
+    In JSON, rates are fractions. Metrics are from each trial's best epoch. Tables have notes if a trial has one.
     """
     ranking = ranking_metric(trials)
     found = [
@@ -81,6 +83,7 @@ def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer
     found += [
         Column("epochs", lambda entry: entry.trial.epochs, "epochs"),
         Column("state", lambda entry: entry.trial.state, "state"),
+        Column(NOTE, lambda entry: note_of(entry.trial) or None, NOTE if any(map(note_of, trials)) else "", one_line),
         # Whether the trial does not differ significantly from the best; for the best, whether any other does not.
         Column("tied", lambda entry: entry.cer.tied if entry.cer else None),
         Column("params", lambda entry: entry.trial.params),

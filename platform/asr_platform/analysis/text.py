@@ -22,6 +22,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def one_line(text: str, width: int = 40) -> str:
+    """A text of several lines as one, cut off after `width` characters."""
+    words = " ".join(text.split())
+    return words if len(words) <= width else f"{words[: width - 1]}…"
+
+
 def short_value(value: object) -> str:
     """Value of a configuration key with at most three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

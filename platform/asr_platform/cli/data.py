@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,15 +14,18 @@ import click
 from asr_platform.cli.options import Command, json_option
 from asr_platform.cli.parameters import FILE, FILE_OR_FOLDER, FOLDER, Finite, Keys, Speakers
 from asr_platform.cli.printing import progress_bar
-from asr_platform.cli.tables.corpus import print_json, print_tables
+from asr_platform.cli.tables.corpus import facts, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from trainables.data.corpus import Corpus
     from trainables.data.mistakes import Mistakes
     from trainables.data.utterance import Utterance
+
+    Made = tuple[Corpus, Mistakes]  # what commands return, for the Python interface: the corpus, and what was left out
 
 MOST_DEV = 0.3  # share of the training utterances
 SEED = click.option(
@@ -87,7 +91,7 @@ def prepare() -> None:
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @output_options
-def hw4(root: Path, **output: Any) -> None:
+def hw4(root: Path, **output: Any) -> Made:
     """Features and texts of homework 4 of CMU 11-785.
 
     \b
@@ -100,7 +104,7 @@ def hw4(root: Path, **output: Any) -> None:
     """
     from trainables.data.importers.hw4 import hw4_utterances
 
-    write_corpus(hw4_utterances(root, output["bad"]), "hw4", **output)
+    return write_corpus(hw4_utterances(root, output["bad"]), "hw4", **output)
 
 
 @prepare.command()
@@ -110,7 +114,7 @@ def hw4(root: Path, **output: Any) -> None:
               "stopped.")  # fmt: skip
 @click.option("--base-url", help="Address of the archives; default: the corpus's public address.")
 @output_options
-def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> None:
+def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **output: Any) -> Made:
     """LibriSpeech's folders, downloaded if need be.
 
     ROOT holds {split}/{speaker}/{chapter}/ with FLAC files beside their .trans.txt.
@@ -127,7 +131,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
     for split in downloads:
         with ended_by_signals(), progress_bar(f"fetching {split}", DownloadColumn()) as show:
             download(split, root, base_url or BASE_URL, show)
-    write_corpus(librispeech_utterances(root, bad=output["bad"]), "librispeech", **output)
+    return write_corpus(librispeech_utterances(root, bad=output["bad"]), "librispeech", **output)
 
 
 @prepare.command()
@@ -136,7 +140,7 @@ def librispeech(root: Path, downloads: Sequence[str], base_url: str | None, **ou
               help="The speaker is the first group of this regular expression in the path; default: the first "
               "folder in the split.")  # fmt: skip
 @output_options
-def folder(root: Path, speaker: str | None, **output: Any) -> None:
+def folder(root: Path, speaker: str | None, **output: Any) -> Made:
     """Recordings with their texts beside them: a.wav and a.txt.
 
     Folders named train, dev, val, test or eval (or beginning so) in ROOT are splits.
@@ -147,7 +151,7 @@ def folder(root: Path, speaker: str | None, **output: Any) -> None:
     """
     from trainables.data.importers.folder import folder_utterances
 
-    write_corpus(folder_utterances(root, output["bad"], speaker), "folder", **output)
+    return write_corpus(folder_utterances(root, output["bad"], speaker), "folder", **output)
 
 
 @prepare.command()
@@ -155,7 +159,7 @@ def folder(root: Path, speaker: str | None, **output: Any) -> None:
 @click.option("--keys", metavar="OURS=THEIRS,OURS=THEIRS", type=Keys(), default={},
               help="Other names of the keys, such as audio_filepath=path,text=sentence.")  # fmt: skip
 @output_options
-def manifest(file: Path, keys: dict[str, str], **output: Any) -> None:
+def manifest(file: Path, keys: dict[str, str], **output: Any) -> Made:
     """Audio files listed in a JSONL manifest.
 
     Each line is an utterance: audio_filepath and text; optionally offset and duration (seconds), split, speaker, id.
@@ -166,13 +170,13 @@ def manifest(file: Path, keys: dict[str, str], **output: Any) -> None:
     """
     from trainables.data.importers.manifest import manifest_utterances
 
-    write_corpus(manifest_utterances(file, output["bad"], keys), "manifest", **output)
+    return write_corpus(manifest_utterances(file, output["bad"], keys), "manifest", **output)
 
 
 @prepare.command()
 @click.argument("root", type=FOLDER)
 @output_options
-def kaldi(root: Path, **output: Any) -> None:
+def kaldi(root: Path, **output: Any) -> Made:
     """Kaldi data folders: wav.scp, text, segments, utt2spk.
 
     ROOT is one, or holds one for each split, such as data/train and data/dev. Commands in wav.scp are not run.
@@ -183,7 +187,7 @@ def kaldi(root: Path, **output: Any) -> None:
     """
     from trainables.data.importers.kaldi import kaldi_utterances
 
-    write_corpus(kaldi_utterances(root, output["bad"]), "kaldi", **output)
+    return write_corpus(kaldi_utterances(root, output["bad"]), "kaldi", **output)
 
 
 @prepare.command()
@@ -192,7 +196,7 @@ def kaldi(root: Path, **output: Any) -> None:
               help="Names of the columns audio, text, speaker and id, such as text=sentence.")  # fmt: skip
 @click.option("--config", metavar="NAME", help="One of several data sets in ROOT, such as a language.")
 @output_options
-def hugging_face(root: Path, keys: dict[str, str], config: str | None, **output: Any) -> None:
+def hugging_face(root: Path, keys: dict[str, str], config: str | None, **output: Any) -> Made:
     """A data set of Hugging Face on disk (package datasets).
 
     ROOT is a folder that save_to_disk wrote, or a downloaded one with Parquet files.
@@ -203,13 +207,13 @@ def hugging_face(root: Path, keys: dict[str, str], config: str | None, **output:
     """
     from trainables.data.importers.hugging_face import hugging_face_utterances
 
-    write_corpus(hugging_face_utterances(root, output["bad"], keys, config), "hugging_face", **output)
+    return write_corpus(hugging_face_utterances(root, output["bad"], keys, config), "hugging_face", **output)
 
 
 @prepare.command()
 @click.argument("path", type=FILE_OR_FOLDER)
 @output_options
-def lhotse(path: Path, **output: Any) -> None:
+def lhotse(path: Path, **output: Any) -> Made:
     """Lhotse's cuts, or recordings and supervisions.
 
     PATH is a file such as cuts_train.jsonl.gz, or a folder of such files, or of recordings and supervisions. Each
@@ -221,7 +225,7 @@ def lhotse(path: Path, **output: Any) -> None:
     """
     from trainables.data.importers.lhotse import lhotse_utterances
 
-    write_corpus(lhotse_utterances(path, output["bad"]), "lhotse", **output)
+    return write_corpus(lhotse_utterances(path, output["bad"]), "lhotse", **output)
 
 
 @prepare.command()
@@ -229,7 +233,7 @@ def lhotse(path: Path, **output: Any) -> None:
 @click.option("--validated", is_flag=True,
               help="Train on validated.tsv, without the speakers of dev and test, instead of train.tsv.")  # fmt: skip
 @output_options
-def common_voice(root: Path, validated: bool, **output: Any) -> None:
+def common_voice(root: Path, validated: bool, **output: Any) -> Made:
     """Tables and clips of Mozilla Common Voice.
 
     ROOT is a language's folder: train.tsv, dev.tsv, test.tsv, validated.tsv and clips/.
@@ -240,7 +244,7 @@ def common_voice(root: Path, validated: bool, **output: Any) -> None:
     """
     from trainables.data.importers.common_voice import common_voice_utterances
 
-    write_corpus(common_voice_utterances(root, output["bad"], validated), "common_voice", **output)
+    return write_corpus(common_voice_utterances(root, output["bad"], validated), "common_voice", **output)
 
 
 @prepare.command()
@@ -249,7 +253,7 @@ def common_voice(root: Path, validated: bool, **output: Any) -> None:
 @train_option(3000)
 @SEED
 @output_options
-def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> None:
+def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: Any) -> Made:
     """Connected digits joined from the Free Spoken Digit Dataset.
 
     The recordings are real, the joins synthetic.
@@ -263,14 +267,14 @@ def fsdd(root: Path, held_out_speakers: str, train: int, seed: int, **output: An
     names = [name.strip() for name in held_out_speakers.split(",") if name.strip()]
     dev_speakers, dev_seed = output.pop("dev_speakers"), output["dev_seed"]
     utterances = fsdd_utterances(root, names, train, seed=seed, dev_speakers=dev_speakers, dev_seed=dev_seed)
-    write_corpus(utterances, "fsdd", dev_speakers=None, **output)
+    return write_corpus(utterances, "fsdd", dev_speakers=None, **output)
 
 
 @prepare.command()
 @train_option(1500)
 @SEED
 @output_options
-def synthetic(train: int, seed: int, **output: Any) -> None:
+def synthetic(train: int, seed: int, **output: Any) -> Made:
     """Digits and commands spoken by espeak-ng.
 
     The test split has voices of its own.
@@ -281,7 +285,7 @@ def synthetic(train: int, seed: int, **output: Any) -> None:
     """
     from trainables.data.importers.synthetic import synthetic_utterances
 
-    write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
+    return write_corpus(synthetic_utterances(train=train, seed=seed), "synthetic", **output)
 
 
 def write_corpus(
@@ -296,8 +300,8 @@ def write_corpus(
     dev_speakers: int | tuple[str, ...] | None,
     dev_seed: int,
     **text: str,
-) -> None:
-    """Writes a corpus of the utterances under a progress bar, and prints a summary of it.
+) -> Made:
+    """Writes a corpus of the utterances under a progress bar, prints a summary of it.
 
     Args:
         text: the options `text`, `punctuation` and `numbers`.
@@ -318,7 +322,11 @@ def write_corpus(
         except OSError as error:
             error.filename = error.filename or str(out)  # a full disk does not say where it is
             raise
-    (print_json if as_json else print_tables)(corpus, bad)
+    if as_json:
+        click.echo(json.dumps(facts(corpus, bad), indent=2))
+    else:
+        print_tables(corpus, bad)
+    return corpus, bad
 
 
 @contextmanager
@@ -328,7 +336,7 @@ def ended_by_signals() -> Iterator[None]:
     A SIGHUP that is ignored, as under nohup, stays ignored.
     """
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> Made:
         raise SystemExit(128 + number)
 
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]

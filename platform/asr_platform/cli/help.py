@@ -21,7 +21,7 @@ Every command explains itself, with an example: platform sweep --help.
 SECTIONS = {
     "Begin": ["prepare", "inspect", "schema", "plan"],
     "Search": ["sweep", "train", "status", "logs", "watch"],
-    "Steer": ["stop", "pause", "unpause", "add", "change", "delete"],
+    "Steer": ["stop", "pause", "unpause", "note", "add", "change", "delete"],
     "Look": ["leaderboard", "compare", "confirm", "importances", "report", "ui", "doctor"],
     "Use": ["evaluate", "tune-decoding", "transcribe", "export", "submit", "check"],
     "This command": ["completion"],

@@ -19,7 +19,7 @@ from asr_platform.cli.monitoring import doctor, inspect_, logs, status, watch
 from asr_platform.cli.options import INTERRUPTED
 from asr_platform.cli.parameters import FOLDER
 from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
-from asr_platform.cli.steering import add, change, delete, pause, stop, unpause
+from asr_platform.cli.steering import add, change, delete, note, pause, stop, unpause
 from asr_platform.cli.sweeps import plan, schema, sweep, train
 from asr_platform.compat import mlflow
 from asr_platform.compat.environment import ENVIRONMENT, set_environment
@@ -47,7 +47,7 @@ def cli(context: click.Context, home: Path) -> None:
 
 
 COMMANDS = (
-    prepare, inspect_, schema, plan, sweep, train, status, logs, watch, stop, pause, unpause, add, change, delete,
+    prepare, inspect_, schema, plan, sweep, train, status, logs, watch, stop, pause, unpause, note, add, change, delete,
     leaderboard, compare, confirm, importances, report, ui, doctor, evaluate, tune_decoding, transcribe, export, submit,
     check, completion,
 )  # fmt: skip

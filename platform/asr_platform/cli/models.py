@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -231,14 +230,12 @@ def check(
     For example:
       platform check mlruns/models/hw4p2-1 --rules hw4p2 --data corpora/hw4
     """
-    from asr_platform.inference.rule_check import check_model, check_submission, utterances
+    from asr_platform.inference import rule_check
 
-    found = check_model(model, rules, data)
-    if submission is not None:
-        found.append(check_submission(submission, utterances(data, split) if data else None))
+    found = rule_check.check(model, rules, data, submission, split)
     broken = [finding.rule for finding in found if not finding.holds]
     if as_json:
-        click.echo(json.dumps([{**asdict(finding), "holds": finding.holds} for finding in found], indent=2))
+        click.echo(json.dumps([finding.as_tree() for finding in found], indent=2))
     else:
         for finding in found:
             click.echo(f"{'holds' if finding.holds else 'BROKEN':<8}{finding.rule:<14}{finding.text}")

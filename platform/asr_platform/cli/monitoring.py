@@ -13,7 +13,6 @@ from asr_platform.cli.completion import trial_numbers
 from asr_platform.cli.options import SWEEP, SWEEP_OR_LATEST, console, json_option, platform
 from asr_platform.cli.parameters import FILE, FOLDER
 from asr_platform.cli.printing import progress_bar, say
-from trainables.errors import InputError
 
 
 @click.command()
@@ -64,32 +63,11 @@ def logs(home: Path, name: str, trial: int, follow: bool) -> None:
       platform logs digits-1 3
       platform logs digits-1 3 --follow
     """
-    from asr_platform.analysis.leaderboard import pick
-    from asr_platform.monitoring.status import training
+    from asr_platform.monitoring.logs import trial_log
     from asr_platform.storage.home import Home
-    from asr_platform.storage.trial_logs import log_files, printed
-    from asr_platform.study.failures import diagnose
-    from asr_platform.study.ledger import Ledger
 
-    place = Home.existing(home)
-    ledger = Ledger.open(place.studies, name)
-    pick(ledger, trial)  # raises InputError if there is no such trial
-    folder = place.trial(name, trial)
-
-    def in_training() -> bool:
-        return trial in training(place, ledger)
-
-    if not log_files(folder) and not (follow and in_training()):
-        raise InputError(
-            f"trial {trial} of {name} has no log in {folder}", "Its workers have not begun, or were not logged."
-        )
-    for text in printed(folder, in_training if follow else lambda: False):
+    for text in trial_log(Home.existing(home), name, trial, follow):
         click.echo(text, nl=False)
-    ended = ledger.trial(trial)
-    if ended.state != "running":
-        click.echo(f"trial {trial} {ended.state}" + (f": {ended.reason}" if ended.reason else ""))
-    if ended.state == "failed" and (cause := diagnose(ended.reason)):
-        click.echo(f"cause: {cause.words}\ntry:   {cause.remedy}")
 
 
 @click.command()
@@ -134,27 +112,22 @@ def doctor(home: Path, name: str | None, repair: bool, tracking_uri: str | None,
     from asr_platform.storage.home import Home
     from asr_platform.storage.store_address import checked_uri
     from asr_platform.study.ledger import Ledger
-    from asr_platform.study.ledger_copies import keep_copy, restore
-    from asr_platform.tuning.doctor import Doctor
+    from asr_platform.study.ledger_copies import restore
+    from asr_platform.tuning.doctor import examine
+
+    def echo(line: str) -> None:
+        click.echo(line, err=as_json)
 
     if repair:
         for line in restore(Home(home.resolve())):
-            click.echo(line, err=as_json)
+            echo(line)
     place = Home.existing(home)
     if name is None:
         click.echo(json.dumps([]) if as_json else f"the ledger is sound: {', '.join(Ledger.names(place.studies))}")
         return
-    opened = Doctor(place, name, checked_uri(tracking_uri) if tracking_uri else None)
-    with place.lock(name, "doctor"):
-        findings = opened.audit()
-        if repair:
-            for line in opened.repair(findings):
-                click.echo(line, err=as_json)
-            keep_copy(place, name)
-            findings = opened.audit()
+    findings = examine(place, name, repair, checked_uri(tracking_uri) if tracking_uri else None, echo)
     if as_json:
-        rows = [{"kind": one.kind, "trial": one.trial, "finding": str(one), "sound": one.sound} for one in findings]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([finding.as_tree() for finding in findings], indent=2))
     else:
         for finding in findings:
             click.echo(str(finding))

@@ -1,4 +1,4 @@
-"""The commands that steer a sweep from another terminal: `stop`, `pause`, `unpause`, `add`, `change` and `delete`."""
+"""The commands that steer a sweep from another terminal: stop, pause, unpause, note, add, change and delete."""
 
 from __future__ import annotations
 
@@ -67,6 +67,33 @@ def unpause(home: Path, name: str, trial: int) -> None:
       platform unpause digits-1 3
     """
     _ask(home, name, "unpause", trial)
+
+
+@click.command()
+@SWEEP
+@TRIAL
+@click.argument("text")
+@click.pass_obj
+def note(home: Path, name: str, trial: int, text: str) -> None:
+    """Writes TEXT as the note on a trial of the sweep NAME.
+
+    The leaderboard, the status, the report and Optuna Dashboard (`platform watch`) show it, where it can be written as
+    well. A new note replaces the old one; an empty TEXT removes it. The trial may have ended, and no driver needs to
+    run.
+
+    \b
+    For example:
+      platform note digits-1 3 "diverges after the warm-up"
+    """
+    from asr_platform.storage.home import Home
+    from asr_platform.study.ledger import Ledger
+    from asr_platform.study.steering.notes import note_of, write_note
+
+    place = Home.existing(home)
+    ledger = Ledger.open(place.studies, name)
+    write_note(place, ledger, trial, text)
+    found = note_of(ledger.trial(trial))
+    click.echo(f"trial {trial}: {found}" if found else f"trial {trial} has no note")
 
 
 @click.command()

@@ -7,6 +7,8 @@ One more is used by `Sampler.notes` in `search_spaces/samplers.py`.
 
 from __future__ import annotations
 
+from typing import Any
+
 # SQL tables. `study/ledger_copies.py` copies the changed rows of one study, which no function of Optuna does.
 STUDY_TABLES = ("studies", "study_directions", "study_user_attributes", "study_system_attributes")
 TRIAL_TABLES = (
@@ -16,3 +18,24 @@ TRIAL_TABLES = (
 LAST_TABLE = "alembic_version"  # the last one to be filled when Optuna makes a database
 VERSION_TABLES = ("version_info", LAST_TABLE)
 SCHEMA = "v3.2.0.a"  # revision in `LAST_TABLE`; of other revisions, Optuna itself says whether it can read them
+
+
+def dashboard_note(text: str, version: int, trial_id: int) -> dict[str, Any]:
+    """A note on a trial as Optuna Dashboard (0.21) keeps it: system attributes of the study, by the trial's id."""
+    from optuna_dashboard import _note
+
+    return {_note.note_ver_key(trial_id): version, **_note.split_body(text, trial_id)}
+
+
+def is_dashboard_note(key: str, trial_id: int) -> bool:
+    """Whether a system attribute of a study is a part of Optuna Dashboard's note on a trial."""
+    from optuna_dashboard import _note
+
+    return key == _note.note_ver_key(trial_id) or key.startswith(_note.note_str_key_prefix(trial_id))
+
+
+def note_in_dashboard(attributes: dict[str, Any], trial_id: int) -> dict[str, Any]:
+    """The note on a trial, `version` (0: none) and `body`, in a study's system attributes."""
+    from optuna_dashboard import _note
+
+    return dict(_note.get_note_from_system_attrs(attributes, trial_id))

@@ -15,6 +15,7 @@ import torch
 
 from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.error_breakdown import by_length, by_speaker, edits
+from asr_platform.analysis.kept_scores import Score, keep_score
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
@@ -22,7 +23,7 @@ from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
-from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with, of_method
+from trainables.inference.decoding_options import NO_LANGUAGE_MODEL, checked, decoding_with, in_words, of_method
 from trainables.inference.language_model import TextModel
 from trainables.inference.model_directory import read_info
 from trainables.inference.model_files import CONFIG
@@ -54,7 +55,8 @@ def evaluate_model(
     of substitutions, deletions and insertions. `speakers` has the error rates by speaker, the worst first, where
     speakers are known, and `lengths` by the number of characters in the reference.
 
-    References are normalised as the texts that the model was trained on.
+    References are normalised as the texts that the model was trained on. The rates are kept in the model directory,
+    where the report of a sweep finds them.
 
     Args:
         decoding: decoding options that replace those of the model.
@@ -66,8 +68,12 @@ def evaluate_model(
     if (model / CONFIG).is_file() and not read_info(model).config.model.is_recogniser:
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = open_scored(model, data, split)
-    errors = _errors(recognizer, utterances, recognizer.search(decoding_with(recognizer.config, decoding)))
-    return _scores(errors) | _breakdown(errors)
+    options = decoding_with(recognizer.config, decoding)
+    errors = _errors(recognizer, utterances, recognizer.search(options))
+    scores = _scores(errors)
+    kept = {key: scores[key] for key in ("utterances", "cer", "cer_interval", "wer", "wer_interval")}
+    keep_score(model, Score(Corpus.open(data).hash, split, decoding=in_words(options), **kept))
+    return scores | _breakdown(errors)
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:

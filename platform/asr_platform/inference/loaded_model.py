@@ -1,4 +1,4 @@
-"""Python interface of a model: `platform transcribe`, `evaluate`, `submit` and `export` as methods."""
+"""Python interface of a model: the commands that use a model, as methods."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr_platform.inference.evaluate import evaluate_model, load, write_submission
+from asr_platform.inference.evaluate import compare_methods, evaluate_model, load, write_submission
 from asr_platform.inference.formats import Transcript, as_tree
 from asr_platform.inference.recordings import Recording
 from asr_platform.inference.transcribe import transcribe
 from asr_platform.storage.home import where_runs_live
 from asr_platform.tracking.resolving import resolve_model
+from search_spaces.rules import RuleSetName
 from trainables.bounds import LONGEST_PIECE
 from trainables.data.audio import mono
 from trainables.data.features import SAMPLE_RATE
@@ -99,6 +100,14 @@ class LoadedModel:
         """
         return evaluate_model(self.folder, Path(data), split, decoding)
 
+    def compare_methods(self, data: str | Path, split: str, **decoding: Any) -> list[dict[str, Any]]:
+        """CER, WER and real-time factors of every decoding method, as `platform evaluate --compare`; a row for each.
+
+        Args:
+            decoding: decoding options that replace those of the model.
+        """
+        return compare_methods(self.folder, Path(data), split, decoding)
+
     def tune_decoding(
         self, data: str | Path, split: str | None = None, *, minutes: float = 5.0,
         language_model: str | Path | None = None,
@@ -128,6 +137,26 @@ class LoadedModel:
             decoding: decoding options that replace those of the model.
         """
         return write_submission(self.folder, Path(data), split, Path(out), decoding)
+
+    def check(
+        self, rules: RuleSetName, data: str | Path | None = None, *, submission: str | Path | None = None,
+        split: str = "test-clean",
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Verdicts of the rules of a competition, as `platform check --json` prints them; `holds` says which hold.
+
+        Args:
+            rules: "hw4p2" for those of CMU 11-785.
+            data: the corpus that the model was trained on; None: it is not examined.
+            submission: also check the format of this CSV file of transcripts.
+            split: the split of `submission`, whose utterances are counted if there is `data`.
+
+        Raises:
+            InputError: there is no such corpus, split or file, or the model is damaged.
+        """
+        from asr_platform.inference.rule_check import check
+
+        found = check(self.folder, rules, Path(data) if data else None, Path(submission) if submission else None, split)
+        return [finding.as_tree() for finding in found]
 
     def export(self, out: str | Path, **decoding: Any) -> None:
         """Writes the model as ONNX graphs into a new folder.

@@ -17,6 +17,22 @@ SUBMISSION = "submission"  # name of the rule
 MOST_LINES = 5  # with mistakes that are named, of a submission
 
 
+def check(model: Path, rules: RuleSetName, data: Path | None, submission: Path | None, split: str) -> list[Finding]:
+    """Verdicts of all rules of a rule set on a model, and on a submission if there is one.
+
+    Args:
+        data: the corpus that the model was trained on; None: it is not examined.
+        split: the split of `submission`, whose utterances are counted if there is `data`.
+
+    Raises:
+        InputError: there is no model, corpus, split or file, or one is damaged.
+    """
+    found = check_model(model, rules, data)
+    if submission is not None:
+        found.append(check_submission(submission, utterances(data, split) if data else None))
+    return found
+
+
 def check_model(model: Path, rules: RuleSetName, data: Path | None = None) -> list[Finding]:
     """Verdicts of all rules of a rule set on a model directory.
 

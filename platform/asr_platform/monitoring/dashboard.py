@@ -6,7 +6,8 @@ The pages change nothing but notes: other changes would go past the sweep's driv
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,15 +20,20 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.analysis.leaderboard import latest
+from asr_platform.compat.optuna import dashboard_note, is_dashboard_note, note_in_dashboard
 from asr_platform.monitoring.status import training
 from asr_platform.storage.database import open_storage
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import distributions_of
+from asr_platform.study.steering.notes import note_of, version_of, write_note
 from asr_platform.tracking.server import free_port, interrupted_by
+from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
 
+NOTE_ON_TRIAL = re.compile(r"/api/studies/(?P<study>\d+)/(?P<trial>\d+)/note")
+CHANGED = "The text you are editing has changed. Please copy your edits and refresh the page."
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 READING = ("GET", "HEAD")
 METRIC_NAMES = "study:metric_names"  # the attribute that Optuna's `Study.set_metric_names` sets
@@ -70,7 +76,8 @@ def application(home: Home, host: str = "127.0.0.1") -> Application:
     """
     from optuna_dashboard import wsgi
 
-    pages: Application = wsgi(Pages(home))
+    storage = Pages(home)
+    pages: Application = wsgi(storage)
 
     def guarded(environment: Environment, start: Start) -> Iterable[bytes]:
         asked = urlsplit(f"//{environment.get('HTTP_HOST', '')}").hostname
@@ -78,6 +85,9 @@ def application(home: Home, host: str = "127.0.0.1") -> Application:
             return _refuse(start, f"This server answers to {host} alone.")
         if not _is_allowed(environment["REQUEST_METHOD"], environment["PATH_INFO"]):
             return _refuse(start, MANAGED)
+        trial = NOTE_ON_TRIAL.fullmatch(environment["PATH_INFO"])
+        if trial and environment["REQUEST_METHOD"] == "PUT":
+            return storage.note(int(trial["study"]), int(trial["trial"]), environment, start)
         return pages(environment, start)
 
     return guarded
@@ -88,8 +98,12 @@ def _is_allowed(method: str, path: str) -> bool:
 
 
 def _refuse(start: Start, reason: str) -> list[bytes]:
-    start("403 Forbidden", [("Content-Type", "application/json")])
-    return [json.dumps({"reason": reason}).encode()]
+    return _answer(start, "403 Forbidden", {"reason": reason})
+
+
+def _answer(start: Start, status: str, content: Mapping[str, Any]) -> list[bytes]:
+    start(status, [("Content-Type", "application/json")])
+    return [json.dumps(content).encode()] if content else []
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -136,7 +150,7 @@ class Pages(BaseStorage):
         return self.storage.get_study_name_from_id(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.storage.get_study_system_attrs(study_id)
+        return self._with_notes(self._ledger(self.storage.get_study_name_from_id(study_id)))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         return self.storage.get_study_user_attrs(study_id)
@@ -159,6 +173,36 @@ class Pages(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self.storage.get_trial(trial_id)
 
+    def note(self, study_id: int, trial_id: int, environment: Environment, start: Start) -> list[bytes]:
+        """Answers a page that writes the note on a trial; as Optuna Dashboard does, unless another has written it."""
+        try:
+            ledger = self._ledger(self.storage.get_study_name_from_id(study_id))
+            number = next(trial.number for trial in ledger.frozen() if trial._trial_id == trial_id)
+        except (KeyError, StopIteration):
+            return _answer(start, "404 Not Found", {"reason": f"no trial {trial_id} of a study {study_id}"})
+        try:
+            asked = json.loads(environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0)))
+            text, version = str(asked["body"]), int(asked["version"])
+        except (ValueError, KeyError, TypeError):
+            return _answer(start, "400 Bad Request", {"reason": "Invalid request."})
+        known = note_in_dashboard(self._with_notes(ledger), trial_id)
+        if version != known["version"] + 1:
+            return _answer(start, "409 Conflict", {"reason": CHANGED, "note": known})
+        try:
+            write_note(self.home, ledger, number, text, version)
+        except InputError as error:
+            return _answer(start, "400 Bad Request", {"reason": f"{error.problem}. {error.remedy}"})
+        return _answer(start, "204 No Content", {})
+
+    def _with_notes(self, ledger: Ledger) -> dict[str, Any]:
+        """System attributes of a study, with the notes on its trials as Optuna Dashboard keeps them: by trial's id."""
+        found = dict(self.storage.get_study_system_attrs(ledger.study._study_id))
+        for trial, record in zip(ledger.frozen(), ledger.trials(), strict=False):
+            if version := version_of(record):
+                found = {key: value for key, value in found.items() if not is_dashboard_note(key, trial._trial_id)}
+                found |= dashboard_note(note_of(record), version, trial._trial_id)
+        return found
+
     def _ledger(self, name: str) -> Ledger:
         return Ledger(optuna.load_study(storage=self.storage, study_name=name), self.file)
 
@@ -172,7 +216,7 @@ class Pages(BaseStorage):
         }  # fmt: skip
         named = {METRIC_NAMES: [_metric(row)]} if row else {}
         return FrozenStudy(
-            study.study_name, None, facts, {**study.system_attrs, **named}, study._study_id,
+            study.study_name, None, facts, {**self._with_notes(ledger), **named}, study._study_id,
             directions=study.directions,
         )  # fmt: skip
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from asr_platform.tuning import cluster
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL
 from search_spaces.settings import Settings
 from search_spaces.space import Proposal, Space
+from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.training.profile import Profile, profile
 from trainables.training.workload import Workload, Workloads
 
-PROPOSALS = 1000
-PRICED = 32  # of the feasible proposals; counting the operations of one takes a quarter of a second
+PROPOSALS = 300
+# Of the feasible proposals; counting the operations of one takes a third of a second, and more on a busy machine.
+PRICED, LEAST_PRICED, PRICING_SECONDS = 32, 8, 8.0
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 SIMULATIONS = 20
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times
@@ -123,7 +126,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     length = {"epochs": 1.0, "updates": float(usual.updates), "hours": hours}[settings.asha.unit]
     costs, profiles = [TrialCost(0.0, np.ones(settings.epochs))], None
     if profiled:
-        priced = sorted((workloads(one.config) for one in found[:PRICED]), key=lambda workload: workload.flops)
+        priced = price([one.config for one in found[:PRICED]], workloads)
         profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
     random = np.random.default_rng(settings.seed)
@@ -174,6 +177,16 @@ def random_proposals(space: Space, feasibility: Feasibility) -> list[Proposal]:
             "Raise the budget, or add smaller models to the space.",
         )
     return feasible
+
+
+def price(configs: Sequence[Config], workloads: Callable[[Config], Workload]) -> list[Workload]:
+    """Workloads of the first configurations, as many as are ready in `PRICING_SECONDS`, in the order of operations."""
+    began, found = time.monotonic(), list[Workload]()
+    for config in configs:
+        if len(found) >= LEAST_PRICED and time.monotonic() - began > PRICING_SECONDS:
+            break
+        found.append(workloads(config))
+    return sorted(found, key=lambda workload: workload.flops)
 
 
 def ends_of_kinds(workloads: Sequence[Workload]) -> list[Workload]:

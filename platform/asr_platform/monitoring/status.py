@@ -21,6 +21,7 @@ from asr_platform.storage.home import SWEEP, Home, folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
 from asr_platform.study.spending import Cap, caps
+from asr_platform.study.steering.notes import note_of
 from asr_platform.study.steering.requests import pending
 from search_spaces.settings import Limits
 from trainables.evaluation.metrics import objective, objective_value
@@ -104,6 +105,7 @@ class Status:
             "process": self.process,
             "dashboard": self.dashboard or None,
             "requests": self.requests,
+            "notes": {str(trial.number): text for trial in self.trials if (text := note_of(trial))},
             "unfinished": [
                 {
                     "trial": trial.number,

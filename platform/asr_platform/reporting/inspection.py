@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from matplotlib.image import imsave
 
+from asr_platform.reporting.data_uri import data_uri, mp3
 from asr_platform.reporting.page import rendered
 from trainables.data.corpus import Corpus, Split
-from trainables.data.features import SAMPLE_RATE, Samples
+from trainables.data.features import SAMPLE_RATE
 from trainables.data.inspection.signals import audio_of
 from trainables.data.inspection.summary import Inspection, SplitFacts, UtteranceFacts, evenly_spaced, utterance_facts
 from trainables.folders import written_whole
@@ -65,7 +64,7 @@ def _cards(corpus: Corpus, facts: SplitFacts) -> Iterable[Card]:
         reasons.setdefault(place, ["sample"])
     for place, why in reasons.items():
         samples = audio_of(split, place)
-        sound = "" if samples is None else _sound(samples)
+        sound = "" if samples is None else mp3(samples[: MOST_HEARD_SECONDS * SAMPLE_RATE])
         yield Card(utterance_facts(corpus, split, place), why, _picture(split, place), sound)
 
 
@@ -75,14 +74,4 @@ def _picture(split: Split, place: int) -> str:
     image_FT = np.stack([column.mean(axis=0) for column in columns], axis=1)
     content = io.BytesIO()
     imsave(content, image_FT, origin="lower", cmap="magma", format="png")
-    return _uri("image/png", content)
-
-
-def _sound(samples: Samples) -> str:
-    content = io.BytesIO()
-    soundfile.write(content, samples[: MOST_HEARD_SECONDS * SAMPLE_RATE], SAMPLE_RATE, format="MP3")
-    return _uri("audio/mpeg", content)
-
-
-def _uri(kind: str, content: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri("image/png", content.getvalue())

@@ -23,6 +23,7 @@ from asr_platform.reporting.parallel import parallel_coordinates
 from asr_platform.reporting.pareto import against_parameters, against_real_time_factor
 from asr_platform.reporting.report_data import ReportData, keys_of, value_of
 from asr_platform.reporting.transcripts import aligned_words
+from asr_platform.reporting.worst_transcripts import worst_transcripts
 from asr_platform.storage.home import Home
 from trainables.folders import written_whole
 
@@ -89,6 +90,7 @@ def report_page(data: ReportData) -> str:
         keys_of=keys_of,
         value_of=value_of,
         aligned_words=aligned_words,
+        worst=worst_transcripts(data.errors, data.corpus),
         base64=lambda content: base64.b64encode(content).decode(),
         unlearned=nothing_learned(data.best.best) if data.best else "",
         remedies=REMEDIES,

@@ -15,7 +15,8 @@ import yaml
 from asr_platform.analysis.bootstrap import CerInterval
 from asr_platform.analysis.error_breakdown import EditCounts, WordBreakdown, by_word, edits
 from asr_platform.analysis.importances import Importances, importances
-from asr_platform.analysis.leaderboard import columns, entries, ranked, ranking_name
+from asr_platform.analysis.kept_scores import Score, is_test, test_scores
+from asr_platform.analysis.leaderboard import Column, columns, entries, ranked, ranking_name
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.analysis.text import counted, enumerated, short_value
 from asr_platform.reporting.plots import CROSS_ATTENTION, PLOTS, SELF_ATTENTION, draw_trial
@@ -26,6 +27,7 @@ from asr_platform.study.provenance import PROVENANCE, provenance
 from asr_platform.study.recorded_space import INIT_FROM, recorded_space
 from asr_platform.study.run_record import SPENT
 from asr_platform.study.spending import HOUR
+from asr_platform.study.steering.notes import NOTE, note_of
 from search_spaces.distributions import Choice, Float, Variable
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -41,7 +43,6 @@ EDITOR_CAPTIONS = {
     CROSS_ATTENTION: "From each text position of the draft to the speech",
     SELF_ATTENTION: "From each text position of the draft to all others",
 }
-SHOWN_TRANSCRIPTS = 8
 PROMOTED = "what has the highest chance per second of beating the best goes next"
 
 
@@ -202,15 +203,26 @@ class ReportData:
     @property
     def headings(self) -> list[str]:
         """Headings of the leaderboard."""
-        names = [column.name for column in columns(self.trials, self.objectives) if column.heading]
-        return ["rank", *names, "why it ended"]
+        return ["rank", *(column.name for column in self._shown), "why it ended", *([NOTE] if self._noted else [])]
 
     @property
     def leaderboard(self) -> list[list[str]]:
-        """Rows of the leaderboard, with the reason why each trial ended."""
-        shown = [column for column in columns(self.trials, self.objectives) if column.heading]
-        board = entries(self.trials, self.intervals, self.objectives)
-        return [[one.marked_rank, *(column.cell(one) for column in shown), one.trial.reason] for one in board]
+        """Rows of the leaderboard, with the reason why each trial ended, and notes if a trial has one."""
+        shown, board = self._shown, entries(self.trials, self.intervals, self.objectives)
+        return [
+            [one.marked_rank, *(column.cell(one) for column in shown), one.trial.reason]
+            + ([note_of(one.trial)] if self._noted else [])
+            for one in board
+        ]
+
+    @property
+    def _shown(self) -> list[Column]:
+        found = columns(self.trials, self.objectives)
+        return [column for column in found if column.heading and column.key != NOTE]  # which is there as a whole
+
+    @property
+    def _noted(self) -> bool:
+        return any(map(note_of, self.trials))
 
     @property
     def word_errors(self) -> WordBreakdown | None:
@@ -223,14 +235,9 @@ class ReportData:
         return edits(self.errors) if self.errors else None
 
     @property
-    def worst(self) -> list[tuple[str, str, str, int]]:
-        """Utterances with the most errors of the best trial, as (id, reference, hypothesis, character errors)."""
-        if self.errors is None:
-            return []
-        found = zip(
-            self.errors.ids, self.errors.references, self.errors.hypotheses, self.errors.character_errors, strict=True
-        )
-        return sorted((one for one in found if one[3]), key=lambda one: -one[3])[:SHOWN_TRANSCRIPTS]
+    def test_scores(self) -> list[Score]:
+        """What `platform evaluate` found of the best model on test splits of the sweep's corpus."""
+        return test_scores(Path(self.model), self.about["corpus_hash"]) if self.model else []
 
     @property
     def no_errors(self) -> str:
@@ -256,8 +263,11 @@ class ReportData:
             found.append(("train the best trial again", train))
         if self.model and self.corpus:
             model = shlex.quote(os.path.relpath(self.model) if "://" not in self.model else self.model)
-            split = self.corpus.validation_split(self.space.config({}).data.validation).name
-            found.append(("evaluate the best model", f"{platform} evaluate {model} --data {corpus} --split {split}"))
+            own = self.corpus.validation_split(self.space.config({}).data.validation).name
+            tests = [name for name, one in self.corpus.splits.items() if one.characters and is_test(name)]
+            purposes = {own: "evaluate the best model"} | {name: f"the report's score on {name}" for name in tests}
+            for split, purpose in purposes.items():
+                found.append((purpose, f"{platform} evaluate {model} --data {corpus} --split {split}"))
         return found
 
     @property

@@ -6,16 +6,18 @@ MLflow and the files can be repaired from the ledger. Mistakes in the ledger its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.storage.home import Home, trial_name
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
+from asr_platform.study.ledger_copies import keep_copy
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.metrics import METRICS, metric_histories
@@ -74,6 +76,34 @@ class Finding:
     def __str__(self) -> str:
         where = f"trial {self.trial}: " if self.trial is not None else ""
         return f"{where}{self.text}: {REMEDIES[self.kind]}"
+
+    def as_tree(self) -> dict[str, Any]:
+        """The finding as `platform doctor --json` prints it."""
+        return {"kind": self.kind, "trial": self.trial, "finding": str(self), "sound": self.sound}
+
+
+def examine(
+    home: Home, name: str, repair: bool, tracking_uri: str | None = None, say: Callable[[str], None] = print
+) -> list[Finding]:
+    """Audits a sweep; returns what is found, with `repair` what is still found after it.
+
+    Args:
+        tracking_uri: address of the MLflow store to audit; None for the sweep's.
+        say: takes a line for each repair.
+
+    Raises:
+        InputError: there is no such sweep, or its corpus is missing.
+        RunningError: another process runs or audits the sweep.
+    """
+    doctor = Doctor(home, name, tracking_uri)
+    with home.lock(name, "doctor"):
+        findings = doctor.audit()
+        if repair:
+            for line in doctor.repair(findings):
+                say(line)
+            keep_copy(home, name)
+            findings = doctor.audit()
+    return findings
 
 
 class Doctor:

@@ -25,6 +25,7 @@ from ray.train import UserCallback
 from asr_platform.compat.environment import set_environment
 from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
+from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.mailbox import Mailbox, Report
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
@@ -45,8 +46,13 @@ class SweepTrial(tune.Trainable):
     loop: Callable[[Settings], None] = staticmethod(train_worker)
 
     def __repr__(self) -> str:
-        """Name of the class on Ray's dashboard; `execute` names the class after the sweep."""
-        return type(self).__name__
+        """Sweep and trial, such as `digits-1/trial-0003`, by which Ray lists the trial's actor."""
+        return f"{Path(self.config['folder']).name}/{trial_name(self.config['number'])}"
+
+    @classmethod
+    def default_resource_request(cls, config: Settings) -> tune.PlacementGroupFactory:
+        """Resources of the trial's own process; its workers ask for theirs."""
+        return tune.PlacementGroupFactory([{"CPU": TRIAL_CPUS}])
 
     def setup(self, config: Settings) -> None:
         set_environment()  # of the trial's own process, for the processes that Ray Train starts from here

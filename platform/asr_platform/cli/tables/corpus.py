@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -25,12 +23,12 @@ SHOWN_CHARACTERS = 20
 SHOWN_TEXT = 40  # characters of an example
 
 
-def print_json(corpus: Corpus, bad: Mistakes) -> None:
-    """Prints the corpus that was made as JSON."""
+def facts(corpus: Corpus, bad: Mistakes) -> dict[str, Any]:
+    """Facts about the corpus that was made, as `--json` prints them."""
     from trainables.data.inspection.speakers import heard_in_tests
     from trainables.data.text.transcripts import unseen_characters
 
-    tree = {
+    return {
         "corpus": str(corpus.path),
         "hash": corpus.hash,
         "splits": {name: split.model_dump() for name, split in corpus.splits.items()},
@@ -43,7 +41,6 @@ def print_json(corpus: Corpus, bad: Mistakes) -> None:
         "unseen_characters": {name: dict(counts) for name, counts in unseen_characters(corpus).items()},
         "skipped": bad.problems,
     }
-    click.echo(json.dumps(tree, indent=2))
 
 
 def print_tables(corpus: Corpus, bad: Mistakes) -> None:

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from asr_platform.analysis.bootstrap import METHOD, CerInterval
 from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, entries, ranked, ranking_name
-from asr_platform.analysis.text import short_value
+from asr_platform.analysis.text import one_line, short_value
 from asr_platform.cli.printing import say
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
+from asr_platform.study.steering.notes import NOTE, note_of
 from trainables.evaluation.metrics import objective_text
 
 COLOURS = {
@@ -29,7 +30,7 @@ COLOURS = {
 }
 WIDE, OTHERS = 160, 110  # columns of a terminal that has room for searched keys, and those of all other cells
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
-EXPENDABLE = ("val_cer_interval", "parameters", "epochs", "state")  # columns left out of a narrow leaderboard, in order
+EXPENDABLE = (NOTE, "val_cer_interval", "parameters", "epochs", "state")  # left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
 
 
@@ -42,8 +43,9 @@ def trial_table(
 ) -> Table:
     """A table of trials in the order given, one row for each.
 
-    From `WIDE` columns on, it has the training time, the share of the present epoch that is over, estimated from the
-    trial's epochs so far, and as many of the keys in which the trials differ as fit.
+    From `NARROW` columns on, it has the notes on trials, if there are any. From `WIDE` columns on, it has the training
+    time, the share of the present epoch that is over, estimated from the trial's epochs so far, and as many of the keys
+    in which the trials differ as fit.
 
     Args:
         epochs: length of a full trial.
@@ -62,6 +64,8 @@ def trial_table(
     table.add_column("state", no_wrap=True)
     if not narrow:
         table.add_column("what stopped it")
+    if noted := wide and any(map(note_of, trials)):
+        table.add_column(NOTE)
     for key in keys:
         table.add_column(_heading(key, keys), justify="right", no_wrap=True)
     for trial in trials:
@@ -76,6 +80,7 @@ def trial_table(
             *([_percent(best.get("val_ctc_cer"))] if wide else []),
             Text(state, style=COLOURS[state]),
             *([] if narrow else [Text(_why(trial), no_wrap=True, overflow="ellipsis")]),
+            *([Text(one_line(note_of(trial)), no_wrap=True, overflow="ellipsis")] if noted else []),
             *(_value(trial, key) for key in keys),
         )
     return table
@@ -160,7 +165,7 @@ def ranking_table(
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
     table.add_column("rank", justify="right", no_wrap=True)
     for column in shown:
-        table.add_column(column.heading, justify="left" if column.key == "state" else "right", no_wrap=True)
+        table.add_column(column.heading, justify="left" if column.key in ("state", NOTE) else "right", no_wrap=True)
     for key in keys:
         table.add_column(_heading(key, keys), justify="right", no_wrap=True)
     rows = []

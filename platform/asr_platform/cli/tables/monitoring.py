@@ -16,6 +16,7 @@ from asr_platform.cli.tables.leaderboard import trial_table
 from asr_platform.monitoring.status import Status
 from asr_platform.monitoring.time_left import in_words
 from asr_platform.study.spending import Cap
+from asr_platform.study.steering.notes import note_of
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def print_status(console: Console, one: Status, platform: str) -> None:
     for name, text in lines.items():
         if text:
             say(console, f"  {name + ':':16}{text}")
+    for trial in one.trials:  # of the others, the table has it
+        if trial.state != "running" and (text := note_of(trial)):
+            say(console, f"  {f'note on {trial.number}:':16}{' '.join(text.split())}")
     if one.unfinished:
         waiting = {trial.number for trial in one.unfinished} - one.training
         console.print(trial_table(one.unfinished, one.epochs, console.width, waiting))

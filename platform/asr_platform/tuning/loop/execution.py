@@ -26,7 +26,6 @@ from asr_platform.study.spending import epoch_seconds
 from asr_platform.study.steering.acts import STOPPED_ON_REQUEST, added_for
 from asr_platform.study.steering.requests import Request
 from asr_platform.tuning.callbacks.meter import Meter
-from asr_platform.tuning.cluster import TRIAL_CPUS
 from asr_platform.tuning.interrupts import Interrupt, NotPickled
 from asr_platform.tuning.loop.failure_reasons import reason_in
 from asr_platform.tuning.loop.proposer import Proposer
@@ -46,8 +45,8 @@ def execute(
     Trials that the interrupt stops stay running in the ledger: they continue when the sweep is resumed.
     """
     tuner = tune.Tuner(
-        # A class with the name of the sweep: Ray's dashboard shows it for the process of each trial.
-        tune.with_resources(type(folder.name, (SweepTrial,), {}), {"CPU": TRIAL_CPUS}),
+        # A class with the name of the sweep, which Ray shows for the actor of each trial.
+        type(folder.name, (SweepTrial,), {}),
         tune_config=tune.TuneConfig(
             search_alg=proposer,
             scheduler=stopper,

@@ -6,30 +6,37 @@ rates are fractions. A running sweep prints a line for each event, and stops cle
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas
-import yaml
-from pydantic import BaseModel, ValidationError
-from rich.console import Console
 
 from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
-from asr_platform.cli.live import LiveDisplay
-from asr_platform.cli.options import WIDE, Caps, Continuation, Ending, Repetitions, SweepSize, store_of_new
+from asr_platform.cli.options import Caps, Continuation, Repetitions, SweepSize, store_of_new
+from asr_platform.notebook.inputs import (
+    AnySpace,
+    NewSweep,
+    Place,
+    ResumedSweep,
+    Training,
+    checked,
+    command_of,
+    display,
+    model_folder,
+    read_space,
+    space_and_corpus,
+)
 from asr_platform.storage.home import Home, where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering import asking
+from asr_platform.study.steering.notes import write_note
 from asr_platform.study.steering.requests import Request, outcome
-from search_spaces.reader import load_space, parse_space
-from search_spaces.space import Space
-from trainables.config_parsing import flatten, problems
+from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
@@ -37,19 +44,6 @@ if TYPE_CHECKING:
     from asr_platform.tuning.sweep_run import Outcome
 
 # Methods import Ray and MLflow when they are called: importing either takes seconds.
-
-Place = str | Path
-AnySpace = str | Path | Mapping[str, Any]
-"""A YAML file, the name of a shipped space, or the content of such a file."""
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-class NewSweep(SweepSize, Caps, Ending):
-    """Size, caps and ending of a new sweep."""
-
-
-class ResumedSweep(Continuation, Caps, Ending):
-    """Changed size, caps and ending of a resumed sweep."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +81,43 @@ class Sweep:
         return cls._ran(place, start(place, searched, corpus, name, asked.trials, how, display(place), warm_start))
 
     @classmethod
+    def train(
+        cls, source: Place | None, data: Place, *, origin: str | None = None, home: Place | None = None,
+        name: str | None = None, init_from: Place | None = None, tracking_uri: str | None = None, **how: Any,
+    ) -> Self:  # fmt: skip
+        """Trains one model at full length on the whole machine, as `platform train` does: a sweep of one trial.
+
+        Args:
+            source: a configuration file, or a space, whose base is trained; None with `origin`.
+            origin: `NAME` or `NAME:TRIAL`, a sweep whose best trial's or whose trial's configuration is trained.
+            home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
+            init_from: model directory, or name of a model in MLflow, with whose weights the training begins.
+            how: options of the command by name: epochs, workers, gpus_per_worker, address, tune_decoding.
+        """
+        from asr_platform.tuning.single import single
+        from asr_platform.tuning.sweep import start
+
+        asked = checked(Training, how)
+        if bool(source) == bool(origin):
+            raise InputError("train needs a source or an origin, one of the two", "Give None for the other.")
+        place = Home.at(where_runs_live(home))
+        space = single(place.path, str(source) if source else None, origin, asked.epochs)
+        space = space.with_initial_model(model_folder(init_from, place))
+        options = asked.cluster_options(store_of_new(tracking_uri))
+        return cls._ran(place, start(place, space, Corpus.open(Path(data)), name, None, options, display(place)))
+
+    @classmethod
     def open(cls, name: str | None = None, *, home: Place | None = None) -> Self:
         """The sweep `name` in a home; without a name, the latest one."""
         place = Home.existing(where_runs_live(home))
         return cls(place, leaderboard.latest(place.studies, name).name)
+
+    @staticmethod
+    def overview(*, home: Place | None = None) -> pandas.DataFrame:
+        """All sweeps of a home, the latest last: a row for each, as `platform status --json` prints them."""
+        from asr_platform.monitoring.status import all_statuses
+
+        return pandas.DataFrame([one.as_tree() for one in all_statuses(Home.existing(where_runs_live(home)))])
 
     def resume(self, space: AnySpace | None = None, *, tracking_uri: str | None = None, **size: Any) -> Self:
         """Continues the sweep, as `platform sweep --resume` does.
@@ -121,6 +148,10 @@ class Sweep:
     def unpause(self, trial: int) -> str:
         """Asks that a paused trial goes on, as `platform unpause` does; returns what became of it, in words."""
         return self._asked(asking.unpause(self._ledger, trial))
+
+    def note(self, trial: int, text: str) -> None:
+        """Writes the note on a trial of any state, as `platform note` does; an empty text removes it."""
+        write_note(self.home, self._ledger, trial, text)
 
     def add(self, values: Mapping[str, Any]) -> str:
         """Asks for a trial with these values by key, as `platform add` does; returns what became of it, in words."""
@@ -167,6 +198,65 @@ class Sweep:
         asked = checked(SweepSize, size)
         searched, corpus = space_and_corpus(space, data, asked, Home(where_runs_live(None)), init_from)
         return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile))
+
+    def status(self) -> dict[str, Any]:
+        """State, trials, hours spent and time left of the sweep, as `platform status NAME --json` prints them."""
+        from asr_platform.monitoring.status import status
+
+        return status(self.home, self.name).as_tree()
+
+    def logs(self, trial: int) -> str:
+        """What a trial's workers have printed, tracebacks included, and how the trial ended, as `platform logs`."""
+        from asr_platform.monitoring.logs import trial_log
+
+        return "".join(trial_log(self.home, self.name, trial))
+
+    def report(self, out: Place | None = None) -> Path:
+        """Writes a report of the sweep as an HTML page, as `platform report` does; returns its path.
+
+        Args:
+            out: default: NAME.html in the current folder.
+        """
+        from asr_platform.reporting.report import write_report
+
+        return write_report(self.home, self.name, Path(out) if out else None, command_of(self.home))
+
+    def doctor(self, *, repair: bool = False, tracking_uri: str | None = None) -> pandas.DataFrame:
+        """Audits the sweep, as `platform doctor` does: a row for each finding, `sound` where nothing is wrong.
+
+        Args:
+            repair: restore what can be restored, and say what that was; the rows are what is still found. A ledger that
+                is itself damaged is restored by the command alone.
+            tracking_uri: the MLflow store to audit; default: the sweep's.
+        """
+        from asr_platform.tuning.doctor import examine
+
+        findings = examine(self.home, self.name, repair, checked_uri(tracking_uri) if tracking_uri else None)
+        return pandas.DataFrame([one.as_tree() for one in findings], columns=["kind", "trial", "finding", "sound"])
+
+    def watch(self, *, host: str = "127.0.0.1", port: int | None = None) -> None:
+        """Serves Optuna Dashboard for the sweep, as `platform watch` does, until the kernel is interrupted.
+
+        Args:
+            host: address to listen on.
+            port: default: the first free one from 5000 on. The page's address is printed.
+        """
+        from asr_platform.monitoring.dashboard import watch
+
+        watch(self.home, self.name, host, port, print)
+
+    def ui(self, *, host: str = "127.0.0.1", port: int | None = None, tracking_uri: str | None = None) -> None:
+        """Serves MLflow's UI for the sweep, as `platform ui` does, until the kernel is interrupted.
+
+        Args:
+            host: address to listen on.
+            port: default: the first free one from 5000 on. The pages' addresses are printed.
+            tracking_uri: an MLflow server or database; default: the sweep's.
+        """
+        from asr_platform.tracking.server import open_pages
+
+        uri = checked_uri(tracking_uri, existing=True) if tracking_uri else None
+        open_pages(self.home, self.name, uri, host, port, print)
 
     def leaderboard(self) -> pandas.DataFrame:
         """Trials, best first: the columns of `analysis.leaderboard.rows`, and one for each searched key."""
@@ -233,62 +323,3 @@ class Sweep:
         if outcome.state in ("stopped", "failed"):
             display(home).say("; ".join(filter(None, ["stopped", outcome.reason, "go on with resume()"])))
         return cls(home, outcome.name)
-
-
-def checked(model: type[Checked], given: Mapping[str, Any]) -> Checked:
-    """An instance of a pydantic model with the values `given`.
-
-    Raises:
-        InputError: a name is unknown, or a value is of another type or out of bounds; the message names all of them.
-    """
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        raise InputError("; ".join(problems(error, model)), "Correct them, or leave them out.") from None
-
-
-def display(home: Home) -> LiveDisplay:
-    """Display of a running sweep; commands in its hints name the home by its absolute path."""
-    console = Console()
-    command = shlex.join(["platform", "--home", str(home.path)])
-    return LiveDisplay(console if console.is_terminal else Console(width=WIDE), command)
-
-
-def space_and_corpus(
-    space: AnySpace | None, data: Place, size: SweepSize, home: Home, init_from: Place | None
-) -> tuple[Space, Corpus]:
-    """A space and a corpus; without a space, one for the corpus, the cluster and `init_from`: a line says why.
-
-    Raises:
-        InputError: there is no such space or corpus, or one has mistakes.
-    """
-    from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
-    from asr_platform.tuning.first_space import space_for
-
-    folder = None
-    if init_from is not None:
-        in_mlflow = str(init_from).startswith(IN_MLFLOW)
-        folder = resolve_model(home.path, str(init_from)) if in_mlflow else Path(init_from)
-    named, corpus = None if space is None else read_space(space), Corpus.open(Path(data))
-    if named is None:
-        selected = space_for(corpus, size.address, folder)
-        display(home).say(f"space {selected.space.name}: {selected.reason}")
-        named = selected.space
-    return named.with_epochs(size.epochs).with_initial_model(folder), corpus
-
-
-def read_space(space: AnySpace) -> Space:
-    """A space from a file, a shipped name or a mapping.
-
-    Raises:
-        InputError: there is no such space, or it has mistakes.
-    """
-    if not isinstance(space, Mapping):
-        return load_space(str(space))
-    try:
-        text = yaml.safe_dump(dict(space), sort_keys=False)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"the space holds more than plain values: {error}", "Give what a YAML file could hold."
-        ) from None
-    return parse_space(text, "notebook.yaml")

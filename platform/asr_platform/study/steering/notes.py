@@ -1,0 +1,57 @@
+"""Notes on trials: text that anybody may write at any time, whether a driver runs or not.
+
+Unlike a request (`requests.py`), a note asks nothing of the driver, which never writes one. So it is one attribute of
+the sweep's study, written at once, and a kill leaves the old note or the new one. It belongs to the trial's number:
+Optuna's ids change when the ledger is restored from its copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asr_platform.storage.home import Home, RunningError
+from asr_platform.study.ledger import Ledger, TrialRecord
+from asr_platform.study.ledger_copies import keep_copy
+from trainables.errors import InputError
+
+NOTE = "note"  # fact about a trial: `text` and `version`, the number of times that it was written
+LONGEST = 10_000  # characters
+
+
+def note_of(trial: TrialRecord) -> str:
+    """Text of the note on a trial; empty if there is none."""
+    return str(_fact(trial).get("text", ""))
+
+
+def version_of(trial: TrialRecord) -> int:
+    """Number of times that the note on a trial was written."""
+    return int(_fact(trial).get("version", 0))
+
+
+def write_note(home: Home, ledger: Ledger, number: int, text: str, version: int | None = None) -> None:
+    """Replaces the note on a trial of any state; an empty text removes it.
+
+    Args:
+        version: version of the new note; default: one more than that of the old one.
+
+    Raises:
+        InputError: there is no such trial, or the text is too long.
+        LedgerError: the ledger cannot be written.
+    """
+    trials = ledger.trials()
+    if not 0 <= number < len(trials):
+        raise InputError(f"no trial {number} in the sweep {ledger.name}", f"It has {len(trials)}, counted from 0.")
+    if len(text) > LONGEST:
+        raise InputError(f"a note of {len(text):,} characters", f"Shorten it to {LONGEST:,}.")
+    following = version_of(trials[number]) + 1 if version is None else version
+    ledger.describe(number, NOTE, {"text": text.strip(), "version": following})
+    try:
+        with home.lock(ledger.name, "note"):
+            keep_copy(home, ledger.name)
+    except RunningError:
+        pass  # its driver keeps a copy at its next event
+
+
+def _fact(trial: TrialRecord) -> dict[str, Any]:
+    found: dict[str, Any] = trial.about.get(NOTE) or {}
+    return found
