@@ -53,9 +53,11 @@ class CurveModel:
     def __init__(self, curves: Sequence[Sequence[float]], levels: int) -> None:
         self.curves = curves
         self.grids: list[Grid] = []
+        lowest = math.inf
         for level in range(levels):
             values = np.array([curve[level] for curve in curves if len(curve) > level])
-            self.grids.append(_grid(values, self.grids[-1] if self.grids else None))
+            lowest = float(values.min(initial=lowest))  # trials that have come less far may bring it along
+            self.grids.append(_grid(values, lowest, self.grids[-1] if self.grids else None))
         self.transitions = [self._transition(level) for level in range(levels - 1)]
 
     def _transition(self, level: int) -> np.ndarray:
@@ -139,10 +141,14 @@ class CurveModel:
         return np.asarray(chances_G / chances_G.sum())
 
 
-def _grid(values: np.ndarray, before: Grid | None) -> Grid:
-    """The grid of a level, from the trials' values there; of one that few have reached, from the level before."""
+def _grid(values: np.ndarray, lowest: float, before: Grid | None) -> Grid:
+    """The grid of a level, from the trials' values there; of one that few have reached, from the level before.
+
+    Args:
+        lowest: lowest value at this level and those before.
+    """
     if before is not None and len(values) < 3:
-        low = min(before.values_G[0] - before.spread, *(values - LOWEST_SPREADS * before.spread), math.inf)
+        low = min(before.values_G[0] - before.spread, lowest - LOWEST_SPREADS * before.spread)
         return Grid(np.linspace(low, before.values_G[-1], POINTS), before.spread)
     high = np.quantile(values, HIGHEST_SHARE) + 1e-3
     least = SMALLEST_SPREAD if before is None else max(SHRINKAGE * before.spread, SMALLEST_SPREAD)
@@ -150,7 +156,7 @@ def _grid(values: np.ndarray, before: Grid | None) -> Grid:
     high = max(high, values.min() + spread)
     if before is not None and len(values) < 10:
         high = max(high, before.values_G[-1] - before.spread)
-    return Grid(np.linspace(values.min() - LOWEST_SPREADS * spread, high, POINTS), spread)
+    return Grid(np.linspace(lowest - LOWEST_SPREADS * spread, high, POINTS), spread)
 
 
 def _bell(distance: np.ndarray, deviation: float, scale: float) -> np.ndarray:
