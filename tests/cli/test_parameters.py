@@ -11,7 +11,7 @@ from asr_platform.cli.main import cli
 from asr_platform.cli.parameters import Finite
 
 # Looked up among the trials that there are.
-COUNTLESS = {(command, "trial") for command in ("logs", "stop", "pause", "unpause")}
+COUNTLESS = {(command, "trial") for command in ("logs", "stop", "pause", "unpause", "note")}
 
 
 def numbers(command: click.Command = cli, path: str = "") -> Iterator[tuple[str, click.Parameter]]:

@@ -90,7 +90,7 @@ def test_the_leaderboard_has_every_trial_best_first(rows: list[dict[str, Any]]) 
     for row in rows:
         assert set(row) == {
             "trial", "state", "val_cer", "val_cer_interval", "tied", "parameters", "epochs", "params", "mlflow_run_id",
-            "model", "model_removed",
+            "model", "model_removed", "note",
         }  # fmt: skip
         assert 0 < row["parameters"] <= 100_000
         assert set(row["params"]) == {"optimizer.lr", "model.encoder_layers"}

@@ -115,7 +115,7 @@ def check_dashboard(platform: Platform, name: str, trial: int) -> None:
     *states, train = json.loads(asked.stdout.splitlines()[-1])
     actors, jobs = (state["data"]["result"]["result"] for state in states)
     assert any(f"--name {name}" in job["entrypoint"] for job in jobs)
-    assert name in {actor["repr_name"] for actor in actors}
+    assert f"{name}/trial-{trial:04}" in {actor["repr_name"] for actor in actors}
     run = next(run for run in train["train_runs"] if run["name"] == f"{name}/trials/trial-{trial:04}")
     workers = {worker["actor_id"] for attempt in run["attempts"] for worker in attempt["workers"]}
     assert workers and workers <= {actor["actor_id"] for actor in actors}

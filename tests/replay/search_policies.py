@@ -221,9 +221,7 @@ class Entry:
 
 POLICIES: dict[str, Entry] = {
     OURS: Entry("the platform, a plain space", Ours, minds_starts=True),
-    "former": Entry(
-        "a plain space before: no promotion, reduction 3", lambda case: Ours(case, promotion=None, reduction=3.0)
-    ),
+    "rungs": Entry("rungs: no promotion, reduction 3", lambda case: Ours(case, promotion=None, reduction=3.0)),
     "ours_random": Entry("the same, random proposals", lambda case: Ours(case, sampler="random"), minds_starts=True),
     RAY: Entry("Ray: OptunaSearch + ASHAScheduler", RayPair),
     "tpe_hyperband": Entry(
