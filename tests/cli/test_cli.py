@@ -144,7 +144,7 @@ def test_how_sweeps_stand(run: Run) -> None:
 
 
 def test_a_note_on_a_trial(run: Run, place: Path) -> None:
-    """It is where trials are listed, in the report as a whole."""
+    """The leaderboard, status and report have the note on a trial; the report has all of it."""
     text = "too **slow**:\na <b>second</b> line, and more than a table has room for"
     ended = run("note", "small", "0", text)
     assert (ended.code, ended.out, ended.err) == (0, f"trial 0: {text}\n", "")

@@ -122,7 +122,7 @@ def test_notes_on_trials_are_the_platforms_and_go_both_ways(ledger: Ledger, tmp_
 
 
 def test_a_note_of_an_earlier_version_is_shown_until_it_is_replaced(ledger: Ledger, tmp_path: Path) -> None:
-    """It is kept by Optuna's id of the trial."""
+    """Optuna Dashboard keeps a note by Optuna's id of the trial."""
     home, study = Home(tmp_path), ledger.study._study_id
     trial = ledger.frozen()[3]._trial_id
     for key, value in compat.dashboard_note("of before", 4, trial).items():

@@ -29,7 +29,7 @@ def curves(draw: st.DrawFn) -> list[list[float]]:
 
 
 def promotions(cers: list[list[float]], epochs: int = 12, start: float = 0.2) -> Promotions:
-    """Of trials with these CERs at the epochs of promotion, all of which wait, unless they have come to their end."""
+    """Promotions that know trials with these CERs at the epochs of promotion; all wait that are not at their end."""
     found = Promotions(Settings(epochs=epochs), start)
     for number, curve in enumerate(cers):
         reached = 0

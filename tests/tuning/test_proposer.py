@@ -202,5 +202,5 @@ def test_a_space_with_nothing_new_lets_the_waiting_go_on(tiny_corpus: Corpus) ->
     ],
 )
 def test_trials_wait_again_after_half_as_many_epochs_more(asha: dict[str, Any], ends: list[int]) -> None:
-    """Of 20 epochs; before the first rung, where a grace period sets one."""
+    """A trial of 20 epochs; the first wait is before the first rung, where a grace period sets one."""
     assert Settings(epochs=20, asha=Asha(**asha)).promotions == ends

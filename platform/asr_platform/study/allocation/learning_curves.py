@@ -95,7 +95,7 @@ class CurveModel:
         return np.array([self._at(curve, expected) for curve in self.curves])
 
     def _at(self, curve: Sequence[float], by_level: Sequence[np.ndarray]) -> float:
-        """What `by_level` (POINTS,) has for a trial: at its level and value."""
+        """Entry of `by_level`, of shape (POINTS,) at each level, for a trial's level, interpolated at its value."""
         level = len(curve) - 1
         return float(np.interp(curve[-1], self.grids[level].values_G, by_level[level]))
 
