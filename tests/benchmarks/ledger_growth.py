@@ -137,7 +137,7 @@ def epoch_row(draw: random.Random, number: int, epoch: int, best: int) -> dict[s
 
 
 def write_files(home: Home, number: int, epoch: int) -> None:
-    """What retention leaves of an ended trial, and the errors that are kept beside it."""
+    """Writes the files that retention leaves of an ended trial, and the errors that are kept beside it."""
     folder, draw = home.trial(LARGE, number) / BEST, random.Random(number)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")

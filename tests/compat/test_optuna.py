@@ -19,7 +19,7 @@ from search_spaces.samplers import SAMPLERS, SamplerName
 
 
 def test_trials_and_notes_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
-    """Of every state, with every kind of value; and notes whose keys have the wildcards of SQL."""
+    """Trials of every state, with every kind of value, and notes whose keys have the wildcards of SQL."""
     address = f"sqlite:///{tmp_path}/studies.db"
     study = optuna.create_study(storage=optuna.storages.RDBStorage(address), study_name="one")
     optuna.create_study(storage=address, study_name="other").add_trial(optuna.create_trial(value=1.0))

@@ -57,19 +57,22 @@ class Ours(Policy):
         self.until: dict[int, int | None] = {}  # epoch up to which each trial is trained before it is left
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
-        number = self.unfinished.pop(0) if self.unfinished else self.promotions.promoted()
-        if number is None and (curve := self.new(left)) is not None:
-            number = curve.number
-            self.begun[number], self.progress[number] = curve, (0, TrialState.RUNNING)
-        if number is None:
-            for hopeless in self.promotions.give_up():
-                self.ended(self.begun[hopeless], self.progress[hopeless][0], "pruned")
-            number = self.promotions.best()
+        number = self.unfinished.pop(0) if self.unfinished else self.promotions.next(lambda: self._begin(left))
+        while self.promotions.given_up:
+            hopeless, _ = self.promotions.given_up.popitem()
+            self.ended(self.begun[hopeless], self.progress[hopeless][0], "pruned")
         if number is None:
             return None
         self.until[number] = self.promotions.next_epoch(self.progress[number][0])
-        self.promotions.waiting.pop(number, None)
         return self.begun[number]
+
+    def _begin(self, left: Sequence[Curve]) -> int | None:
+        """Begins the next new trial and returns its number; None if none is left."""
+        curve = self.new(left)
+        if curve is None:
+            return None
+        self.begun[curve.number], self.progress[curve.number] = curve, (0, TrialState.RUNNING)
+        return curve.number
 
     def new(self, left: Sequence[Curve]) -> Curve | None:
         """The next new trial; None if none is left."""

@@ -197,7 +197,7 @@ def test_it_says_who_won_and_whether_that_is_certain(whole: ReportData, pages: d
 
 
 def test_a_score_on_a_test_split_is_told(whole: ReportData, tmp_path: Path) -> None:
-    """Of the sweep's corpus, and of no split that decided anything."""
+    """Scores on other corpora, and on splits that the model was chosen by, are not told."""
     own = Score(whole.about["corpus_hash"], "test", 9, 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), "method=greedy")
     for score in (own, replace(own, split="dev", cer=0.111), replace(own, corpus_hash="another", cer=0.222)):
         keep_score(tmp_path, score)

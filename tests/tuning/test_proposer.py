@@ -36,8 +36,9 @@ class Hands:
         self.asked += 1
         name = f"tune{self.asked}"
         told = self.proposer.suggest(name)
-        while self.proposer.given_up:
-            self.ledger.finish(self.proposer.given_up.popitem()[0], "pruned", "no chance")
+        given_up = self.proposer.promotions.given_up
+        while given_up:
+            self.ledger.finish(given_up.popitem()[0], "pruned", "no chance")
         return name, told
 
     def train(self, name: str, told: dict[str, Any], cer: float) -> None:

@@ -104,17 +104,18 @@ class _Sweep:
     def _fill(self, now: float) -> bool:
         """Gives every free place a trial, if there is one; returns whether any place has one."""
         while len(self.events) < self.concurrency:
-            number = self.promotions.promoted()
-            if number is None and self.begun < len(self.trials):
-                number, self.begun = self.begun, self.begun + 1
-            elif number is None:
-                self.promotions.give_up()
-                number = self.promotions.best()
+            number = self.promotions.next(self._begin)
             if number is None:
                 break
-            self.promotions.waiting.pop(number, None)
             self._train(now + self.trials[number].start, number, self.promotions.next_epoch(int(self.lengths[number])))
         return bool(self.events)
+
+    def _begin(self) -> int | None:
+        """Number of the next new trial; None if none is left."""
+        if self.begun == len(self.trials):
+            return None
+        self.begun += 1
+        return self.begun - 1
 
     def _train(self, now: float, number: int, until: int | None) -> None:
         """Begins the next epoch of a trial."""

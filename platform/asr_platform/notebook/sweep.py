@@ -206,7 +206,7 @@ class Sweep:
         return status(self.home, self.name).as_tree()
 
     def logs(self, trial: int) -> str:
-        """What a trial's workers have printed, tracebacks included, and how the trial ended, as `platform logs`."""
+        """Log of a trial as `platform logs` prints it: output of its workers, with tracebacks, and how it ended."""
         from asr_platform.monitoring.logs import trial_log
 
         return "".join(trial_log(self.home, self.name, trial))

@@ -236,7 +236,7 @@ class ReportData:
 
     @property
     def test_scores(self) -> list[Score]:
-        """What `platform evaluate` found of the best model on test splits of the sweep's corpus."""
+        """Scores of the best model on test splits of the sweep's corpus, from `platform evaluate`."""
         return test_scores(Path(self.model), self.about["corpus_hash"]) if self.model else []
 
     @property

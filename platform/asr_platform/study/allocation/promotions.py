@@ -7,7 +7,7 @@ the best (`learning_curves.py`). After a restart, promotions are rebuilt from th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,7 @@ class Promotions:
         levels: the epochs of promotion, and the last epoch.
         curves: logarithm of the lowest value of each trial up to each of these, by number and epoch.
         waiting: number of epochs of each waiting trial, by number of the trial.
+        given_up: chance to beat the best of each trial that `next` has given up; whoever ends the trial removes it.
     """
 
     def __init__(self, settings: Settings, start: float = START) -> None:
@@ -40,6 +41,7 @@ class Promotions:
         self.lowest: dict[int, float] = {}
         self.curves: dict[int, dict[int, float]] = {}
         self.waiting: dict[int, int] = {}
+        self.given_up: dict[int, float] = {}
 
     def next_epoch(self, epochs: int) -> int | None:
         """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
@@ -58,20 +60,39 @@ class Promotions:
             self.waiting[number] = epochs
         return waits
 
+    def next(self, begin: Callable[[], int | None]) -> int | None:
+        """Number of the trial that goes next, and waits no longer; None if there is none.
+
+        Args:
+            begin: begins a new trial and returns its number; None if no new trial is left. Then trials are given up.
+        """
+        number = self.promoted()
+        if number is None:
+            number = begin()
+        if number is None:
+            self.given_up |= self.give_up()
+            number = self.best()
+        if number is not None:
+            self.waiting.pop(number, None)
+        return number
+
     def promoted(self) -> int | None:
         """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one."""
-        if not self.waiting:
-            return None
-        chances, new = self._chances_per_epoch()
-        number = max(chances, key=lambda one: chances[one])
-        return number if chances[number][0] >= new else None
+        number, is_ahead = self._most_promising()
+        return number if is_ahead else None
 
     def best(self) -> int | None:
         """Number of the waiting trial with the highest chance per second; None if no trial waits."""
+        number, _ = self._most_promising()
+        return number
+
+    def _most_promising(self) -> tuple[int | None, bool]:
+        """Number of the waiting trial with the highest chance per second, and whether a new trial has none higher."""
         if not self.waiting:
-            return None
-        chances, _ = self._chances_per_epoch()
-        return max(chances, key=lambda one: chances[one])
+            return None, False
+        chances, new = self._chances_per_epoch()
+        number = max(chances, key=lambda one: chances[one])
+        return number, chances[number][0] >= new
 
     def give_up(self) -> dict[int, float]:
         """Gives up the least promising waiting trials: the chance to beat the best of each, by number.

@@ -102,8 +102,9 @@ class Recorder(NotPickled, tune.Callback):
     @_stops_on_ledger_error
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.watch.trials = trials
-        while self.proposer.given_up:
-            number, chance = self.proposer.given_up.popitem()
+        given_up = self.proposer.promotions.given_up
+        while given_up:
+            number, chance = given_up.popitem()
             self._finish(number, "pruned", f"chance of becoming the best: {chance:.1%}")
         # Tune still takes a step after the last trial: a trial that was added then would never be trained.
         if not self.interrupt.requested and not self.proposer.finished:

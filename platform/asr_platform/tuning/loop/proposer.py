@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from asr_platform.storage.database import LedgerError
 from asr_platform.study import recorded_space as recorded
-from asr_platform.study.allocation.promotions import Promotions
+from asr_platform.study.allocation.promotions import START, Promotions
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tuning.interrupts import NotPickled
@@ -22,9 +22,6 @@ class Proposer(NotPickled, Searcher):
     """Ray Tune's searcher: gives the next trial, unfinished trials first, then the ledger's proposals.
 
     With promotions, Tune gets a trial up to the next epoch of promotion, and again once the trial continues.
-
-    Attributes:
-        given_up: chance to beat the best of each trial that promotions have given up and that has not ended yet.
 
     Args:
         settings: settings common to all trials; number, configuration and progress of the trial are added.
@@ -44,12 +41,9 @@ class Proposer(NotPickled, Searcher):
 
     def _sort_unfinished(self) -> None:
         """Sorts the unfinished trials that are not in training into those that wait and those that continue first."""
-        start, self.unfinished, self.given_up = (
-            self.ledger.about.get(recorded.MEASURED),
-            deque[int](),
-            dict[int, float](),
-        )
-        self.promotions = Promotions(self.space.settings, *([start["start"] / start["epoch"]] if start else []))
+        measured = self.ledger.about.get(recorded.MEASURED)
+        start = measured["start"] / measured["epoch"] if measured else START
+        self.promotions, self.unfinished = Promotions(self.space.settings, start), deque[int]()
         for trial in self.ledger.trials():
             for row in trial.curve:
                 self.promotions.record(trial.number, row)
@@ -70,30 +64,25 @@ class Proposer(NotPickled, Searcher):
         self.unfinished = deque(
             number for number in self.unfinished if _goes_on(trials[number]) and number not in in_training
         )
-        ahead = self.unfinished.popleft() if self.unfinished else self.promotions.promoted()
-        trial = self._new(len(trials)) if ahead is None else trials[ahead]
-        if trial is None:
-            self.given_up |= self.promotions.give_up()
-            if (last := self.promotions.best()) is not None:
-                trial = trials[last]
-            elif self.training:
+        chosen = self.unfinished.popleft() if self.unfinished else self.promotions.next(lambda: self._new(len(trials)))
+        if chosen is None:
+            if self.training:
                 return None  # trials in training may become waiting ones
-            else:
-                self.finished = True
-                return str(Searcher.FINISHED)
+            self.finished = True
+            return str(Searcher.FINISHED)
+        trial = self.ledger.trial(chosen)
         until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
-        waiting.pop(trial.number, None)
         self.training[trial_id] = trial.number
         config = self.space.config(trial.params)
         own = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
         return {**self.settings, **own, "config": config}
 
-    def _new(self, begun: int) -> TrialRecord | None:
-        """Next proposal of the ledger; None if the sweep has `begun` all its trials, or the space is exhausted."""
+    def _new(self, begun: int) -> int | None:
+        """Number of the ledger's next proposal; None if all trials have `begun`, or the space is exhausted."""
         if self.exhausted or begun >= self.ledger.about["trials"]:
             return None
         try:
-            return self.ledger.propose(self.space, self.feasibility)
+            return self.ledger.propose(self.space, self.feasibility).number
         except LedgerError:
             raise
         except InputError as error:  # running trials continue
