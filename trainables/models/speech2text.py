@@ -41,6 +41,12 @@ PARAMETER_NAMES = [  # ours, theirs, the parts of a fused projection
     (rf"{LAYER}feed_forward_norm\.", r"model.\1.layers.\2.final_layer_norm.", [""]),
 ]
 CTC_HEAD = "ctc_head."
+SMALLEST_PAD = 1  # with 0, Speech2Text's encoder takes every valid frame for padding
+WITHOUT_EFFECT = {
+    "attention", "input_dropout", "position_dropout", "conv_kernel", "conv_expansion", "conv_norm", "max_distance",
+    "rotary_base",
+}  # fmt: skip
+"""Keys without an effect on the outputs of a network in which all others are as Speech2Text has them."""
 REQUIRED = (  # attributes of a Speech2TextConfig
     "activation_function", "conv_channels", "conv_kernel_sizes", "d_model", "decoder_attention_heads",
     "decoder_ffn_dim", "decoder_layerdrop", "decoder_layers", "dropout", "encoder_attention_heads", "encoder_ffn_dim",
@@ -92,6 +98,50 @@ def speech2text_shape(theirs: Any) -> Model:
         "layer_drop": theirs.encoder_layerdrop,
     }
     return parse_config({"model": shape}, "Speech2TextConfig").model
+
+
+def speech2text_fields(model: Model, tokens: int, bins: int) -> dict[str, Any]:
+    """Fields of the `Speech2TextConfig` that is nearest to a network; see `unlike_speech2text`.
+
+    Args:
+        tokens: number of tokens of the vocabulary.
+        bins: number of mel bins.
+    """
+    return {
+        "vocab_size": tokens,
+        "input_feat_per_channel": bins,
+        "d_model": model.d_model,
+        "encoder_attention_heads": model.heads,
+        "decoder_attention_heads": model.heads,
+        "encoder_layers": model.encoder_layers,
+        "decoder_layers": model.decoder_layers,
+        "encoder_ffn_dim": model.inner_width,
+        "decoder_ffn_dim": model.inner_width,
+        "activation_function": model.activation,
+        "conv_channels": 2 * model.conv_channels,
+        "conv_kernel_sizes": [KERNEL, KERNEL],
+        "pad_token_id": max(model.first_position - 1, SMALLEST_PAD),
+        "scale_embedding": model.scale_states,
+        "tie_word_embeddings": model.tied_embeddings,
+        "dropout": model.dropout,
+        "encoder_layerdrop": model.layer_drop,
+        "decoder_layerdrop": model.layer_drop,
+    }
+
+
+def unlike_speech2text(model: Model, theirs: Any) -> list[str]:
+    """Keys whose values give other outputs than a `Speech2TextConfig`, such as `reduction=stack, not conv`."""
+    ours = model.model_copy(update={"feed_forward": model.inner_width, "ff_expansion": None})
+    if model.head_size is not None and model.head_size * model.heads == model.d_model:
+        ours = ours.model_copy(update={"head_size": None})
+    if model.kv_heads == model.heads:
+        ours = ours.model_copy(update={"kv_heads": None})
+    there = speech2text_shape(theirs).model_dump()
+    return [
+        f"{key}={value}, not {there[key]}"
+        for key, value in ours.model_dump().items()
+        if key not in WITHOUT_EFFECT and not isinstance(value, dict) and value != there[key]
+    ]
 
 
 def to_speech2text(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

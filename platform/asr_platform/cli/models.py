@@ -19,6 +19,7 @@ from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY
 from trainables.config import Decoding
 from trainables.errors import InputError
 
+EXPORTS = ("onnx", "transformers")
 MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
 
 
@@ -160,26 +161,37 @@ def transcribe(
 @click.command(epilog=MODEL_IS)
 @click.argument("model", type=MODEL)
 @click.option("--out", type=FOLDER, required=True, help="The folder to write; it must not hold anything yet.")
+@click.option(
+    "--format",
+    type=click.Choice(EXPORTS),
+    default=EXPORTS[0],
+    show_default=True,
+    help="transformers: a Speech2Text model, where the architecture allows it.",
+)
 @decoding_options
-def export(model: Path, out: Path, **decoding: Any) -> None:
-    """Writes MODEL as ONNX graphs, for use without torch.
+def export(model: Path, out: Path, format: str, **decoding: Any) -> None:
+    """Writes MODEL for other programs: as ONNX graphs, for use without torch, or for transformers.
 
     The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
     program must know, and a script that transcribes WAV files with numpy, onnxruntime and sentencepiece alone, with the
     decoding options given (except method ctc_beam, language models and hotwords).
+
+    With --format transformers it has what Speech2TextForConditionalGeneration.from_pretrained reads; generate then
+    searches with a beam where MODEL searches jointly with CTC.
 
     \b
     For example:
       platform export mlruns/models/digits-1 --out digits.onnx
     """
     from trainables.inference.decoding_options import decoding_with
-    from trainables.inference.export import SCRIPT, export, missing_in_script
+    from trainables.inference.export import SCRIPT
+    from trainables.inference.export.formats import EXPORTERS
     from trainables.inference.recognizer import Recognizer
 
-    recognizer, changes = Recognizer.load(model), decoding_changes(decoding)
-    export(recognizer, out, changes)
-    if missing := missing_in_script(decoding_with(recognizer.config, changes)):
-        click.echo(f"the script does not have {' and '.join(missing)}, so its texts may differ", err=True)
+    recognizer, changes, exporter = Recognizer.load(model), decoding_changes(decoding), EXPORTERS[format]
+    exporter.export(recognizer, out, changes)
+    if missing := exporter.missing(decoding_with(recognizer.config, changes)):
+        click.echo(f"{exporter.searcher} does not have {' and '.join(missing)}, so its texts may differ", err=True)
     click.echo(f"model:       {out}")
     click.echo(f"transcribe:  python {shlex.quote(str(out / SCRIPT))} FILE.wav")
 

@@ -158,15 +158,19 @@ class LoadedModel:
         found = check(self.folder, rules, Path(data) if data else None, Path(submission) if submission else None, split)
         return [finding.as_tree() for finding in found]
 
-    def export(self, out: str | Path, **decoding: Any) -> None:
-        """Writes the model as ONNX graphs into a new folder.
+    def export(self, out: str | Path, format: str = "onnx", **decoding: Any) -> None:
+        """Writes the model for other programs into a new folder.
 
         Args:
-            decoding: decoding options that replace those of the model in the exported script.
+            format: onnx: graphs for use without torch; transformers: a Speech2Text model, where the architecture
+                allows it.
+            decoding: decoding options that replace those of the model in the export.
         """
-        from trainables.inference.export import export
+        from trainables.inference.export.formats import EXPORTERS
 
-        export(Recognizer.load(self.folder), Path(out), decoding)
+        if format not in EXPORTERS:
+            raise InputError(f"format must be one of {', '.join(EXPORTERS)}, but got {format!r}", "Give one of them.")
+        EXPORTERS[format].export(Recognizer.load(self.folder), Path(out), decoding)
 
     def _transcripts(
         self, audio: Audio | Sequence[Audio], sample_rate: int, piece_seconds: float | None, timed: bool,

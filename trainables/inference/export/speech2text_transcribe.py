@@ -1,0 +1,89 @@
+"""Transcribes WAV files with an exported recogniser: python transcribe.py FILE.wav ...
+
+An example to copy from, beside the model that `platform export --format transformers` wrote. It needs torch,
+transformers, sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`); the features are
+computed in `features.py`. A file is transcribed as one utterance. How `generate` searches is said in
+`generation_config.json`.
+
+Shapes: T frames, F mel bins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+SMALLEST_STD = 1e-2  # bins with a smaller deviation count as constant
+
+
+class Recognizer:
+    """An exported recogniser."""
+
+    def __init__(self, folder: Path) -> None:
+        import features  # type: ignore[import-not-found]  # beside this script, once exported
+        import sentencepiece
+        from transformers import Speech2TextForConditionalGeneration
+        from transformers.utils import logging
+
+        self.about = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
+        logging.disable_progress_bar()
+        self.model = Speech2TextForConditionalGeneration.from_pretrained(folder).eval()
+        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        recipe = self.about["recipe"]
+        self.compute = features.hw4_features if recipe["name"] == "hw4" else features.kaldi_features
+
+    def features(self, samples: Floats) -> Floats:
+        """Log-mel features (T, F) of samples in [-1, 1] at 16 kHz, by the recipe of the recogniser's training."""
+        return self.compute(samples, self.about["recipe"]["bins"])
+
+    def normalized(self, features_TF: Floats) -> Floats:
+        """Features (T, F) as the model reads them."""
+        config = self.about["config"]["features"]
+        bins = config["num_feats"] or self.about["recipe"]["bins"]
+        x_TF = features_TF[:, :bins].astype(np.float64)
+        if config["dynamic_range"] is not None:
+            decibel = 1.0 if self.about["recipe"]["name"] == "hw4" else math.log(10) / 10
+            x_TF = np.maximum(x_TF, x_TF.max() - config["dynamic_range"] * decibel)
+        if config["normalization"] == "global_mvn":
+            mean_F, std_F = np.array(self.about["mean"])[:bins], np.array(self.about["std"])[:bins]
+            return (x_TF - mean_F) / np.maximum(std_F, SMALLEST_STD)
+        if config["normalization"] == "cepstral":
+            return (x_TF - x_TF.mean(axis=0)) / np.maximum(x_TF.std(axis=0), SMALLEST_STD)
+        return x_TF
+
+    def transcribe(self, features_TF: Floats) -> str:
+        """Text of log-mel features (T, F)."""
+        import torch
+
+        longest = math.ceil(len(features_TF) * self.about["tokens_per_frame"]) + self.about["spare_tokens"]
+        inputs_1TF = torch.tensor(self.normalized(features_TF)[None], dtype=torch.float32)
+        with torch.inference_mode():
+            (tokens,) = self.model.generate(inputs_1TF, max_new_tokens=longest).tolist()
+        return self.text(tokens)
+
+    def text(self, tokens: list[int]) -> str:
+        """Text that a sequence of tokens, with the start and end tokens, stands for."""
+        special = {0, self.about["start"], self.about["end"]}  # 0 pads
+        text = "".join(self.tokenizer.id_to_piece(token) for token in tokens if token not in special)
+        text = text.replace("▁", " ")
+        return text if self.about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
+
+
+def main(paths: list[str]) -> None:
+    """Prints each file's name and text."""
+    from features import read_wav
+
+    recognizer: Any = Recognizer(Path(__file__).parent)
+    for path in paths:
+        print(path, recognizer.transcribe(recognizer.features(read_wav(path))), sep="\t")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
