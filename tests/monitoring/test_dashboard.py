@@ -11,6 +11,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 import records
+import seen
 from browser import Browser
 from command import PLATFORM, ServerProcess, unused_port
 
@@ -131,6 +132,31 @@ def test_a_note_of_an_earlier_version_is_shown_until_it_is_replaced(ledger: Ledg
     assert asks(home, f"/api/studies/{study}/{trial}/note", "PUT", {"body": "new", "version": 5})[0] == 204
     assert asks(home, f"/api/studies/{study}")[1]["trials"][3]["note"] == {"body": "new", "version": 5}
     assert note_of(ledger.trial(3)) == "new"
+
+
+def test_pictures_are_artifacts_drawn_when_they_are_opened(ledger: Ledger, tmp_path: Path) -> None:
+    """Curves of every trial with an epoch, attention where a checkpoint has it; nothing is stored."""
+    home, study = Home(tmp_path), ledger.study._study_id
+    ledger.record(3, {**records.row(2, 0.1), "checkpoint": seen.checkpoint(tmp_path / "checkpoint")})
+    before = ledger.study._storage.get_study_system_attrs(study)
+    told = asks(home, f"/api/studies/{study}")[1]
+    names = [[one["filename"] for one in trial["artifacts"]] for trial in told["trials"]]
+    curves, attention = "learning_curves.png", ["cross_attention.png", "self_attention.png"]
+    assert names == [[curves], [curves], [], [curves, *attention], [curves]]
+    assert [one["filename"] for one in told["artifacts"]] == ["sweep.png"]
+    for trial in told["trials"]:
+        for one in trial["artifacts"]:
+            assert shows_a_picture(home, f"/artifacts/{study}/{trial['trial_id']}/{one['artifact_id']}")
+    assert shows_a_picture(home, f"/artifacts/{study}/{told['artifacts'][0]['artifact_id']}")
+    assert asks(home, f"/api/artifacts/{study}/{told['artifacts'][0]['artifact_id']}", "DELETE")[0] == 403
+    assert ledger.study._storage.get_study_system_attrs(study) == before
+
+
+def shows_a_picture(home: Home, path: str) -> bool:
+    environment: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "127.0.0.1:5000"}
+    setup_testing_defaults(environment)
+    content = b"".join(application(home)(environment, lambda status, headers, error=None: None))
+    return content.startswith(b"\x89PNG")
 
 
 def test_names_that_lead_here_from_the_internet_are_refused(ledger: Ledger, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ One more is used by `Sampler.notes` in `search_spaces/samplers.py`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 # SQL tables. `study/ledger_copies.py` copies the changed rows of one study, which no function of Optuna does.
@@ -39,3 +40,16 @@ def note_in_dashboard(attributes: dict[str, Any], trial_id: int) -> dict[str, An
     from optuna_dashboard import _note
 
     return dict(_note.get_note_from_system_attrs(attributes, trial_id))
+
+
+def dashboard_picture(id: str, name: str, trial_id: int | None) -> dict[str, str]:
+    """A PNG picture as Optuna Dashboard (0.21) lists it: a system attribute of the study.
+
+    Args:
+        id: id by which the artifact store knows it: hexadecimal digits and hyphens.
+        trial_id: Optuna's id of the trial that it belongs to; None: the study.
+    """
+    from optuna_dashboard.artifact import _backend
+
+    prefix = _backend.ARTIFACTS_ATTR_PREFIX if trial_id is None else _backend._dashboard_artifact_prefix(trial_id)
+    return {f"{prefix}{id}": json.dumps({"artifact_id": id, "filename": name, "mimetype": "image/png"})}

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.analysis.leaderboard import latest
 from asr_platform.compat.optuna import dashboard_note, is_dashboard_note, note_in_dashboard
+from asr_platform.monitoring.pictures import Pictures, pictures_of
 from asr_platform.monitoring.status import training
 from asr_platform.storage.database import open_storage
 from asr_platform.storage.home import Home
@@ -77,7 +78,7 @@ def application(home: Home, host: str = "127.0.0.1") -> Application:
     from optuna_dashboard import wsgi
 
     storage = Pages(home)
-    pages: Application = wsgi(storage)
+    pages: Application = wsgi(storage, Pictures(storage.ledger_of))
 
     def guarded(environment: Environment, start: Start) -> Iterable[bytes]:
         asked = urlsplit(f"//{environment.get('HTTP_HOST', '')}").hostname
@@ -150,7 +151,7 @@ class Pages(BaseStorage):
         return self.storage.get_study_name_from_id(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._with_notes(self._ledger(self.storage.get_study_name_from_id(study_id)))
+        return self._attributes(self.ledger_of(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         return self.storage.get_study_user_attrs(study_id)
@@ -164,7 +165,7 @@ class Pages(BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        ledger = self._ledger(self.storage.get_study_name_from_id(study_id))
+        ledger = self.ledger_of(study_id)
         known, busy = distributions_of(recorded_space(ledger.about)), training(self.home, ledger)
         pairs = zip(ledger.frozen(), ledger.trials(), strict=False)  # a trial may begin in between
         found = [_shown(trial, record, known, record.number in busy) for trial, record in pairs]
@@ -176,7 +177,7 @@ class Pages(BaseStorage):
     def note(self, study_id: int, trial_id: int, environment: Environment, start: Start) -> list[bytes]:
         """Answers a page that writes the note on a trial; as Optuna Dashboard does, unless another has written it."""
         try:
-            ledger = self._ledger(self.storage.get_study_name_from_id(study_id))
+            ledger = self.ledger_of(study_id)
             number = next(trial.number for trial in ledger.frozen() if trial._trial_id == trial_id)
         except (KeyError, StopIteration):
             return _answer(start, "404 Not Found", {"reason": f"no trial {trial_id} of a study {study_id}"})
@@ -185,7 +186,7 @@ class Pages(BaseStorage):
             text, version = str(asked["body"]), int(asked["version"])
         except (ValueError, KeyError, TypeError):
             return _answer(start, "400 Bad Request", {"reason": "Invalid request."})
-        known = note_in_dashboard(self._with_notes(ledger), trial_id)
+        known = note_in_dashboard(self._attributes(ledger), trial_id)
         if version != known["version"] + 1:
             return _answer(start, "409 Conflict", {"reason": CHANGED, "note": known})
         try:
@@ -194,14 +195,20 @@ class Pages(BaseStorage):
             return _answer(start, "400 Bad Request", {"reason": f"{error.problem}. {error.remedy}"})
         return _answer(start, "204 No Content", {})
 
-    def _with_notes(self, ledger: Ledger) -> dict[str, Any]:
-        """System attributes of a study, with the notes on its trials as Optuna Dashboard keeps them: by trial's id."""
+    def _attributes(self, ledger: Ledger) -> dict[str, Any]:
+        """System attributes of a study, with pictures and the notes on trials as Optuna Dashboard keeps them."""
         found = dict(self.storage.get_study_system_attrs(ledger.study._study_id))
-        for trial, record in zip(ledger.frozen(), ledger.trials(), strict=False):
+        trials = list(zip(ledger.frozen(), ledger.trials(), strict=False))
+        found |= pictures_of(ledger, [(trial._trial_id, record) for trial, record in trials])
+        for trial, record in trials:
             if version := version_of(record):
                 found = {key: value for key, value in found.items() if not is_dashboard_note(key, trial._trial_id)}
                 found |= dashboard_note(note_of(record), version, trial._trial_id)
         return found
+
+    def ledger_of(self, study_id: int) -> Ledger:
+        """The ledger of a study; raises KeyError if there is none."""
+        return self._ledger(self.storage.get_study_name_from_id(study_id))
 
     def _ledger(self, name: str) -> Ledger:
         return Ledger(optuna.load_study(storage=self.storage, study_name=name), self.file)
@@ -216,7 +223,7 @@ class Pages(BaseStorage):
         }  # fmt: skip
         named = {METRIC_NAMES: [_metric(row)]} if row else {}
         return FrozenStudy(
-            study.study_name, None, facts, {**self._with_notes(ledger), **named}, study._study_id,
+            study.study_name, None, facts, {**self._attributes(ledger), **named}, study._study_id,
             directions=study.directions,
         )  # fmt: skip
 

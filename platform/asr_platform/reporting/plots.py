@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +75,8 @@ def draw_sweep(trials: Sequence[TrialRecord], folder: Path) -> None:
         save(sweep_curves(trials), folder / SWEEP_CURVES)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG; if it cannot be drawn (too large, for example), the error is logged."""
+def save(figure: Figure, path: Path | BinaryIO) -> None:
+    """Writes a figure as PNG to a file; if it cannot be drawn (too large, for example), the error is logged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn instead
         try:
