@@ -17,6 +17,7 @@ from asr_platform.analysis.error_breakdown import (
     MOST_GROUPS,
     EditCounts,
     by_length,
+    by_noise,
     by_speaker,
     by_word,
     edits,
@@ -55,6 +56,17 @@ def test_groups_are_about_as_large_and_have_the_interval_of_their_own_utterances
 
 def test_utterances_of_one_length_are_one_group() -> None:
     assert [group.utterances for group in by_length(errors_of([1] * 200))] == [200]
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.integers(0, 5)), min_size=1, max_size=150))
+def test_every_utterance_is_in_one_group_of_its_noise(pairs: list[tuple[float, int]]) -> None:
+    ratios, counts = zip(*pairs, strict=True)
+    groups = by_noise(errors_of(counts, [10] * len(pairs)), ratios)
+    assert sum(group.utterances for group in groups) == len(pairs)
+    assert all(one.highest < other.lowest for one, other in pairwise(groups))
+    for group in groups:
+        there = [count for ratio, count in pairs if group.lowest <= ratio <= group.highest]
+        assert group.cer == pytest.approx(sum(there) / (10 * len(there)))
 
 
 def test_errors_of_each_speaker_and_of_the_unknown() -> None:

@@ -28,6 +28,7 @@ from trainables.config import Decoding
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
+from trainables.data.inspection.signals import loudness
 from trainables.data.text.normalization import TextRule
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
@@ -118,6 +119,9 @@ def test_errors_by_speaker_and_by_length(made: Made, run: Run, tmp_path: Path) -
     assert len(rates) == 2 and rates == sorted(rates, reverse=True)
     low, high = scores["lengths"][0]["interval"]
     assert low <= min(rates) + 1e-9 and max(rates) <= high + 1e-9, "either speaker may be drawn twice"
+    (noise,) = scores["noise"]
+    ratios = [loudness(split.utterance(place), made.corpus.recipe).range_db for place in range(3)]
+    assert (noise["lowest"], noise["highest"], noise["utterances"]) == (min(ratios), max(ratios), 3)
     shown = run(*command).out
     worst = scores["speakers"][0]
     assert f"worst speaker: {worst['speaker']}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}\n" in shown

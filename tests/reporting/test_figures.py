@@ -14,12 +14,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.error_breakdown import LengthGroup
 from asr_platform.analysis.leaderboard import pareto_front
+from asr_platform.reporting.error_figures import draw_groups
 from asr_platform.reporting.figures import (
     ENDS,
     draw_history,
     draw_importances,
     draw_learning_curves,
-    draw_lengths,
     draw_losses,
 )
 from asr_platform.reporting.parallel import MISSING, Scale, draw_parallel_coordinates
@@ -240,7 +240,7 @@ def test_bars_are_the_figures_they_stand_for() -> None:
         LengthGroup(1, 9, 30, 0.01, ConfidenceInterval(0.005, 0.02)),
         LengthGroup(10, 10, 31, 0.02, ConfidenceInterval(0.01, 0.05)),
     ]
-    bars = draw_lengths(groups).data[0]
+    bars = draw_groups(groups, ["1–9", "10"], "characters").data[0]
     assert (list(bars.x), list(bars.y)) == (["1–9", "10"], [1, 2])
     assert list(bars.error_y.array) == pytest.approx([1, 3])
     assert list(bars.error_y.arrayminus) == pytest.approx([0.5, 1])

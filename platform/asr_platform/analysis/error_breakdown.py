@@ -1,11 +1,14 @@
-"""Where a model's errors lie: by kind of error, by speaker, by length of the utterance, and by word."""
+"""Where a model's errors lie: by kind of error, speaker, length and noise of the utterance, and by word."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from asr_platform.analysis.bootstrap import ConfidenceInterval, resampled_rates
 from trainables.evaluation.metrics import align_characters, align_words
@@ -35,6 +38,17 @@ class LengthGroup:
 
     shortest: int
     longest: int
+    utterances: int
+    cer: float
+    interval: ConfidenceInterval
+
+
+@dataclass(frozen=True)
+class NoiseGroup:
+    """Utterances with a signal-to-noise ratio of `lowest` to `highest` dB, with their CER (a fraction)."""
+
+    lowest: float
+    highest: float
     utterances: int
     cer: float
     interval: ConfidenceInterval
@@ -101,22 +115,41 @@ def edits(errors: UtteranceErrors, words: bool = False) -> EditCounts:
 
 def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
     """Groups of about equally many utterances, the shortest first; utterances of equal length share a group."""
-    lengths, counts = np.array(errors.characters), np.array(errors.character_errors)
-    groups = max(1, min(MOST_GROUPS, len(lengths) // FEWEST_IN_A_GROUP))
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))
-    group_N = np.searchsorted(edges, lengths, side="right")
-    found = []
+    lengths = np.array(errors.characters)
+    return [
+        LengthGroup(int(lengths[places].min()), int(lengths[places].max()), len(places), *_cer_of(errors, places))
+        for places in _alike(lengths)
+    ]
+
+
+def by_noise(errors: UtteranceErrors, ratios: npt.ArrayLike) -> list[NoiseGroup]:
+    """Groups of about equally many utterances, the noisiest first.
+
+    Args:
+        ratios: signal-to-noise ratio (N,) of each utterance in dB.
+    """
+    ratios_N = np.asarray(ratios)
+    return [
+        NoiseGroup(float(ratios_N[places].min()), float(ratios_N[places].max()), len(places), *_cer_of(errors, places))
+        for places in _alike(ratios_N)
+    ]
+
+
+def _alike(values_N: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields the places of utterances in groups of similar values, the lowest first; equal values share a group."""
+    groups = max(1, min(MOST_GROUPS, len(values_N) // FEWEST_IN_A_GROUP))
+    edges = np.unique(np.quantile(values_N, np.linspace(0, 1, groups + 1)[1:-1], method="higher"))
+    group_N = np.searchsorted(edges, values_N, side="right")
     for group in np.unique(group_N):
-        (places,) = np.nonzero(group_N == group)
-        speakers = errors.speakers and [errors.speakers[place] for place in places]
-        found.append(_group(lengths[places], counts[places], speakers))
-    return found
+        yield np.nonzero(group_N == group)[0]
 
 
-def _group(lengths: np.ndarray, counts: np.ndarray, speakers: list[str | None] | None) -> LengthGroup:
-    cer = float(counts.sum() / max(1, lengths.sum()))
+def _cer_of(errors: UtteranceErrors, places: npt.NDArray[np.int64]) -> tuple[float, ConfidenceInterval]:
+    """CER of some utterances, and its interval."""
+    counts, lengths = np.array(errors.character_errors)[places], np.array(errors.characters)[places]
+    speakers = errors.speakers and [errors.speakers[place] for place in places]
     interval = ConfidenceInterval.of(resampled_rates(counts[:, None], lengths, speakers)[:, 0])
-    return LengthGroup(int(lengths.min()), int(lengths.max()), len(lengths), cer, interval)
+    return float(counts.sum() / max(1, lengths.sum())), interval
 
 
 def by_speaker(errors: UtteranceErrors) -> list[SpeakerGroup]:

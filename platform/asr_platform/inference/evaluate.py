@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from asr_platform.analysis.bootstrap import error_interval
-from asr_platform.analysis.error_breakdown import by_length, by_speaker, edits
+from asr_platform.analysis.error_breakdown import by_length, by_noise, by_speaker, edits
 from asr_platform.analysis.kept_scores import Score, keep_score
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
+from trainables.data.features import FeatureRecipe
+from trainables.data.inspection.signals import signal_to_noise
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
@@ -53,7 +55,8 @@ def evaluate_model(
 
     `cer_interval` and `wer_interval` are 95% bootstrap intervals; `character_edits` and `word_edits` have the numbers
     of substitutions, deletions and insertions. `speakers` has the error rates by speaker, the worst first, where
-    speakers are known, and `lengths` by the number of characters in the reference.
+    speakers are known, `lengths` by the number of characters in the reference, and `noise` by the signal-to-noise ratio
+    in dB, estimated as the level of loud frames above that of quiet ones.
 
     References are normalised as the texts that the model was trained on. The rates are kept in the model directory,
     where the report of a sweep finds them.
@@ -73,7 +76,7 @@ def evaluate_model(
     scores = _scores(errors)
     kept = {key: scores[key] for key in ("utterances", "cer", "cer_interval", "wer", "wer_interval")}
     keep_score(model, Score(Corpus.open(data).hash, split, decoding=in_words(options), **kept))
-    return scores | _breakdown(errors)
+    return scores | _breakdown(errors, utterances, recognizer.recipe)
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -174,11 +177,12 @@ def _scores(errors: UtteranceErrors) -> dict[str, Any]:
     }
 
 
-def _breakdown(errors: UtteranceErrors) -> dict[str, Any]:
-    """Error rates by speaker, where speakers are known, and by length."""
+def _breakdown(errors: UtteranceErrors, utterances: Split, recipe: FeatureRecipe) -> dict[str, Any]:
+    """Error rates by speaker, where speakers are known, by length, and by estimated signal-to-noise ratio."""
     speakers = [asdict(group) for group in by_speaker(errors)]
-    lengths = [{**asdict(group), "interval": list(group.interval)} for group in by_length(errors)]
-    return {**({"speakers": speakers} if speakers else {}), "lengths": lengths}
+    groups = {"lengths": by_length(errors), "noise": by_noise(errors, signal_to_noise(utterances, recipe))}
+    rows = {key: [{**asdict(one), "interval": list(one.interval)} for one in found] for key, found in groups.items()}
+    return {**({"speakers": speakers} if speakers else {}), **rows}
 
 
 def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from asr_platform.analysis.bootstrap import CerInterval
-from asr_platform.analysis.error_breakdown import LengthGroup, by_length
 from asr_platform.analysis.leaderboard import NO_INTERVALS, ranked, ranking_metric, ranking_name
 from asr_platform.analysis.text import counted, enumerated
 from asr_platform.reporting.page import Figure
@@ -225,38 +224,6 @@ def draw_importances(shares: Mapping[str, float]) -> go.Figure:
     figure.update_traces(textposition="outside", marker_color=ACCENT, width=0.6)
     x = {"title": "share of variance", "ticksuffix": "%", "range": [0, 1.4 * max(values)]}
     return styled(figure, 90 + 34 * len(keys), x, {"title": "", "automargin": True})
-
-
-# Errors by length
-
-
-def errors_by_length(data: ReportData) -> Figure | str:
-    """Figure with the CER of the best model on short and long utterances."""
-    if data.errors is None:
-        return data.no_errors
-    groups = by_length(data.errors)
-    if len(groups) < 2:
-        return f"{counted(len(data.errors.ids), 'utterance')} of too few lengths to compare."
-    first, last = groups[0], groups[-1]
-    apart = first.interval.high < last.interval.low or last.interval.high < first.interval.low
-    verdict = "do not overlap, so length seems to matter" if apart else "overlap, so length need not matter"
-    caption = f"CER of the best model on {data.errors.split}, in groups of similar size; bars are 95% intervals."
-    rates = f"The shortest utterances have {first.cer:.2%}, the longest {last.cer:.2%}:"
-    return Figure(draw_lengths(groups), caption, f"{rates} their intervals {verdict}.")
-
-
-def draw_lengths(groups: Sequence[LengthGroup]) -> go.Figure:
-    """CER of each group of utterances with its 95% interval."""
-    figure = px.bar(
-        x=[f"{one.shortest}–{one.longest}" if one.longest > one.shortest else str(one.longest) for one in groups],
-        y=[100 * group.cer for group in groups],
-        error_y=[100 * (group.interval.high - group.cer) for group in groups],
-        error_y_minus=[100 * (group.cer - group.interval.low) for group in groups],
-        hover_name=[f"CER {group.cer:.2%}, {group.utterances:,} utterances" for group in groups],
-    )
-    figure.update_traces(width=0.6, marker_color=ACCENT, error_y={"color": INK, "thickness": 1.2})
-    x = {"title": "characters in the reference", "type": "category"}
-    return styled(figure, 360, x, {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"})
 
 
 # Shared by all figures

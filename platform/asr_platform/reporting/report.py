@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 from asr_platform.analysis.bootstrap import METHOD
 from asr_platform.analysis.leaderboard import latest
 from asr_platform.analysis.learning import REMEDIES, nothing_learned
-from asr_platform.reporting.figures import errors_by_length, history, importances, learning_curves, losses
+from asr_platform.reporting.error_figures import errors_by_length, errors_by_noise, errors_by_speaker
+from asr_platform.reporting.figures import history, importances, learning_curves, losses
 from asr_platform.reporting.page import Figure, rendered
 from asr_platform.reporting.parallel import parallel_coordinates
 from asr_platform.reporting.pareto import against_parameters, against_real_time_factor
@@ -55,6 +56,8 @@ SECTIONS = [
     Section("size", "{metric} against parameters", against_parameters),
     Section("speed", "{metric} against real-time factor", against_real_time_factor),
     Section("lengths", "Errors by length", errors_by_length),
+    Section("noise", "Errors by signal-to-noise ratio", errors_by_noise),
+    Section("speakers", "Errors by speaker", errors_by_speaker),
     Section("words", "Errors by word", "word_errors.html.jinja"),
     Section("transcripts", "Worst transcripts", "transcripts.html.jinja"),
     Section("attention", "Attention of the best model", "attention.html.jinja"),

@@ -73,6 +73,11 @@ def loudness(features_TF: npt.ArrayLike, recipe: FeatureRecipe) -> Loudness:
     return Loudness(float(np.mean(level_T < level_T.max() - SILENCE_DB)), float(at_floor_T.mean()), float(loud - quiet))
 
 
+def signal_to_noise(split: Split, recipe: FeatureRecipe) -> Floats:
+    """Estimated signal-to-noise ratio (N,) of each utterance in dB: `Loudness.range_db`."""
+    return np.array([loudness(split.utterance(place), recipe).range_db for place in range(len(split))])
+
+
 def is_clipped(samples: Samples) -> bool:
     """Whether samples (N,) in [-1, 1] stay at full scale for at least 3 samples in a row, on one side of zero."""
     for side in (samples >= FULL_SCALE, samples <= -FULL_SCALE):

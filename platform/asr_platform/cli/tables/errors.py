@@ -1,4 +1,4 @@
-"""Tables of a model's errors by speaker and by length, which `platform evaluate` prints."""
+"""Tables of a model's errors by speaker, length and noise, which `platform evaluate` prints."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
 from asr_platform.cli.printing import say
 
 SHOWN_SPEAKERS = 10
+GROUPS = [  # heading, key of the scores, keys of a group's lowest and highest value
+    ("characters", "lengths", "shortest", "longest"),
+    ("signal-to-noise (dB)", "noise", "lowest", "highest"),
+]
 
 
 def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
-    """Prints the worst speaker beside the mean of all, and error rates by speaker and by length.
+    """Prints the worst speaker beside the mean of all, and error rates by speaker, length and noise.
 
     Args:
         scores: as `inference.evaluate.evaluate_model` returns them; nothing is printed of those of a language model.
@@ -29,9 +33,10 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         say(console, f"worst speaker: {_name(worst)}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}")
         say(console, f"mean of speakers: CER {mean['cer']:.2%}, WER {mean['wer']:.2%} ({len(known):,} speakers)")
         console.print(speaker_table(speakers))
-    lengths = scores.get("lengths", [])
-    if len(lengths) > 1:
-        console.print(length_table(lengths))
+    for heading, key, lowest, highest in GROUPS:
+        if len(groups := scores.get(key, [])) > 1:
+            rows = [(f"{one[lowest]:.0f}–{one[highest]:.0f}", one) for one in groups]
+            console.print(group_table(heading, rows))
 
 
 def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:
@@ -46,16 +51,14 @@ def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def length_table(lengths: Sequence[Mapping[str, Any]]) -> Table:
-    """CER of utterances of similar length, with 95% intervals."""
-    table = Table("characters", box=SIMPLE, caption=f"interval: 95%, {METHOD}", caption_justify="left")
-    for heading in ("utterances", "CER", "interval"):
-        table.add_column(heading, justify="right")
-    for one in lengths:
+def group_table(heading: str, groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """CER of groups of utterances, each after its name, with 95% intervals."""
+    table = Table(heading, box=SIMPLE, caption=f"interval: 95%, {METHOD}", caption_justify="left")
+    for column in ("utterances", "CER", "interval"):
+        table.add_column(column, justify="right")
+    for name, one in groups:
         interval = ConfidenceInterval(*one["interval"])
-        table.add_row(
-            f"{one['shortest']}–{one['longest']}", f"{one['utterances']:,}", f"{one['cer']:.2%}", str(interval)
-        )
+        table.add_row(name, f"{one['utterances']:,}", f"{one['cer']:.2%}", str(interval))
     return table
 
 
