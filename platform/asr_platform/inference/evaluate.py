@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from asr_platform.analysis.bootstrap import error_interval
-from asr_platform.analysis.error_breakdown import by_length, by_noise, by_speaker, edits
+from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, edits
 from asr_platform.analysis.kept_scores import Score, keep_score
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
@@ -180,7 +180,10 @@ def _scores(errors: UtteranceErrors) -> dict[str, Any]:
 def _breakdown(errors: UtteranceErrors, utterances: Split, recipe: FeatureRecipe) -> dict[str, Any]:
     """Error rates by speaker, where speakers are known, by length, and by estimated signal-to-noise ratio."""
     speakers = [asdict(group) for group in by_speaker(errors)]
-    groups = {"lengths": by_length(errors), "noise": by_noise(errors, signal_to_noise(utterances, recipe))}
+    groups: dict[str, Sequence[LengthGroup | NoiseGroup]] = {
+        "lengths": by_length(errors),
+        "noise": by_noise(errors, signal_to_noise(utterances, recipe)),
+    }
     rows = {key: [{**asdict(one), "interval": list(one.interval)} for one in found] for key, found in groups.items()}
     return {**({"speakers": speakers} if speakers else {}), **rows}
 
