@@ -28,7 +28,9 @@ FIXED = {
 }
 """Keys that a sweep's trials must share, and why."""
 
-PATHS = ("data.text", "pretrained.model", "pretrained.decoder", "decoding.language_model")
+PATHS = (
+    "data.text", "augmentation.noise_folder", "pretrained.model", "pretrained.decoder", "decoding.language_model",
+)  # fmt: skip
 
 KEYS = (
     "base",  # a configuration; what it leaves out has the default

@@ -69,6 +69,9 @@ class Augmentation(ConfigSection):
     babble_share: Share = Field(
         0.3, description="share of the noise that is babble of three other utterances; the rest is coloured noise"
     )
+    noise_folder: str | None = Field(
+        None, description="a folder with recordings of noise, which half of the noise that is no babble is taken from"
+    )
     reverberation_share: Share = Field(0.0, description="share of the utterances with reverberation, in each epoch")
     reverberation_seconds: float = Field(
         0.6, ge=0.1, le=10, description="longest time in which reverberation decays by 60 dB; the shortest is 0.1"

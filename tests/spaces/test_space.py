@@ -198,6 +198,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "data.train": ["train-clean-100"],
     "data.validation": ["dev-clean"],
     "data.text": ["/more.txt"],
+    "augmentation.noise_folder": ["/noise"],
     "pretrained.model": ["/models/recogniser"],
     "pretrained.decoder": ["/models/lm"],
     "decoding.language_model": ["/models/lm"],

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -169,7 +170,8 @@ class DeviceSplit:
         """Noise for the utterances; None where the configuration has none."""
         if not config.noise_share:
             return None
-        return Noise.of(recipe, self.features, self.frame_offsets, self.frames)
+        folder = None if config.noise_folder is None else Path(config.noise_folder)
+        return Noise.of(recipe, self.features, self.frame_offsets, self.frames, folder)
 
     def acoustics(
         self, config: Augmentation, recipe: FeatureRecipe, noise: Noise | None, seed: int, epoch: int

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,9 @@ from torch import Tensor
 from trainables.config_data import Augmentation
 from trainables.data.augmentation import EpochAcoustics
 from trainables.data.augmentation.acoustics import reverberant, vocal_tract_warps, warped
-from trainables.data.augmentation.noise import Noise
+from trainables.data.augmentation.noise import Noise, recorded_noise
 from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, SAMPLE_RATE, FeatureRecipe
+from trainables.errors import InputError
 
 CPU = torch.device("cpu")
 UTTERANCES, BINS = 12, 16
@@ -157,6 +160,35 @@ def test_noise_of_features_is_like_noise_of_samples(name: str, ratio: float) -> 
         mixed = (mixed - mixed.max()).clamp(min=-HW4_RANGE)
     difference = (mixed.numpy() - expected) * unit / NEPERS_PER_DECIBEL
     assert abs(difference.mean()) < 1.5 and np.abs(difference).mean() < 6  # dB; two draws of one noise differ by 5
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recordings_of_noise_are_mixed_in_at_the_ratio_asked_for(name: str, tmp_path: Path) -> None:
+    """Half of the utterances have a part of the recordings, which a later draw chooses; the others as without them."""
+    recipe = FeatureRecipe(name=name, bins=40)  # type: ignore[arg-type]
+    (tmp_path / "sub").mkdir()
+    soundfile.write(tmp_path / "sub" / "hum.wav", 0.2 * tone(440), SAMPLE_RATE)
+    soundfile.write(tmp_path / "hum.flac", 0.2 * tone(440), SAMPLE_RATE)
+    (tmp_path / "notes.txt").write_text("no recording")
+    frames = torch.from_numpy(recipe.compute(tone(2000)))
+    count, ones = torch.tensor([len(frames)] * 40), torch.zeros(40, dtype=torch.long)
+    config = Augmentation(noise_share=1, babble_share=0, noise_snr_low=0, noise_snr_high=0)
+    x_BTF = (frames * recipe.nepers)[None].expand(40, -1, -1)
+    mixed = []
+    for folder in (None, tmp_path):
+        noise = Noise.of(recipe, frames, ones, count, folder).epoch(config, 40, torch.Generator().manual_seed(0))
+        mixed.append(noise.mixed(x_BTF, count, torch.arange(40)))
+    same_B = (mixed[0] == mixed[1]).all((1, 2))
+    assert 8 < int(same_B.sum()) < 32
+    hum_F = recipe.bin_centers() - 440
+    near, far = int(np.abs(hum_F).argmin()), int(np.abs(recipe.bin_centers() - 6000).argmin())
+    added_BF = (mixed[1] - x_BTF)[~same_B].mean(1) / NEPERS_PER_DECIBEL
+    assert added_BF[:, near].min() > 50 and added_BF[:, far].max() < 30
+
+
+def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"augmentation\.noise_folder: .*: no recordings there"):
+        recorded_noise(tmp_path, RECIPES["kaldi"])
 
 
 def test_gain_and_tilt_are_level_and_slope() -> None:

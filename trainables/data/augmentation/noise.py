@@ -8,17 +8,22 @@ Shapes: N utterances of the split, B batch, T frames, F mel bins, L frames of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation
+from trainables.data.audio import read_audio
 from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
+from trainables.data.importers.tools.paths import AUDIO_SUFFIXES
+from trainables.errors import InputError
 from trainables.masking import length_mask
 
 BANK_SECONDS = 30.0
 VOICES = 3  # of a babble
+RECORDED_SHARE = 0.5  # of the noise that is no babble, where there are recordings
 SLOPES = (-6.0, 0.0)  # dB an octave: from brown over pink to white noise
 
 
@@ -32,6 +37,7 @@ class Noise:
         weights_F: logarithms of the weights with which bins sum up to the power of the samples.
         speech: log-mel features of the split, concatenated; times `unit` they are in nepers.
         offsets_N, lengths_N: first frame, and number of frames, of each utterance there.
+        recorded_LF: log-powers of recordings of noise, concatenated; None: there are none.
     """
 
     bank_LF: Tensor
@@ -41,15 +47,26 @@ class Noise:
     offsets_N: Tensor
     lengths_N: Tensor
     unit: float
+    recorded_LF: Tensor | None = None
 
     @classmethod
-    def of(cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor) -> Noise:
-        """Noise for features of a recipe; other arguments as above. White noise is made with the recipe."""
+    def of(
+        cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor, folder: Path | None = None
+    ) -> Noise:
+        """Noise for features of a recipe; other arguments as above. White noise is made with the recipe.
+
+        Args:
+            folder: a folder with recordings of noise.
+
+        Raises:
+            InputError: the folder has no recordings, or one that cannot be read.
+        """
         samples = np.random.default_rng(0).normal(0, 0.1, int(BANK_SECONDS * recipe.sample_rate)).astype(np.float32)
         bank_LF = torch.from_numpy(recipe.compute(samples) * recipe.nepers).to(speech.device)
         octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
         weights_F = torch.tensor(np.log(recipe.power_weights()), dtype=torch.float32, device=speech.device)
-        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, recipe.nepers)
+        recorded_LF = None if folder is None else recorded_noise(folder, recipe).to(speech.device)
+        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, recipe.nepers, recorded_LF)
 
     def epoch(self, config: Augmentation, utterances: int, random: torch.Generator) -> EpochNoise:
         """The noise of every utterance in one epoch."""
@@ -57,23 +74,34 @@ class Noise:
         draws_N5 = torch.rand(utterances, 5, generator=random).to(device)
         further_NK = torch.randint(1, max(utterances, 2), (utterances, VOICES), generator=random).to(device)
         others_NK = (torch.arange(utterances, device=device)[:, None] + further_NK) % utterances
-        return EpochNoise(self, config, draws_N5, others_NK)
+        recorded_N = None
+        if self.recorded_LF is not None:
+            recorded_N = torch.rand(utterances, generator=random).to(device) < RECORDED_SHARE
+        return EpochNoise(self, config, draws_N5, others_NK, recorded_N)
 
 
 @dataclass(frozen=True)
 class EpochNoise:
-    """The noise of every utterance of a split in one epoch; see `Noise`."""
+    """The noise of every utterance of a split in one epoch; see `Noise`.
+
+    Args:
+        recorded_N: whether noise is taken from the recordings where it is no babble; None: there are none.
+    """
 
     noise: Noise
     config: Augmentation
     draws_N5: Tensor
     others_NK: Tensor
+    recorded_N: Tensor | None
 
     def mixed(self, x_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
         """Log-powers of the utterances `indices_B` with noise, (B, T, F); of some as they are."""
         config, draws_B5 = self.config, self.draws_N5[indices_B]
         chosen_B, babble_B, place_B, slope_B, ratio_B = draws_B5.unbind(1)
-        noise_BTF = self._from_bank(x_BTF.shape[1], place_B, slope_B)
+        noise_BTF = self._coloured(x_BTF.shape[1], place_B, slope_B)
+        if self.recorded_N is not None and self.noise.recorded_LF is not None:
+            recorded_BTF = _part(self.noise.recorded_LF, x_BTF.shape[1], place_B)
+            noise_BTF = recorded_BTF.where(self.recorded_N[indices_B][:, None, None], noise_BTF)
         if config.babble_share:
             voices_BTF = self._babble(x_BTF.shape[1], self.others_NK[indices_B])
             noise_BTF = voices_BTF.where((babble_B < config.babble_share)[:, None, None], noise_BTF)
@@ -84,14 +112,10 @@ class EpochNoise:
         noisy_BTF = torch.logaddexp(x_BTF, noise_BTF + shift_B11)
         return noisy_BTF.where((chosen_B < config.noise_share)[:, None, None], x_BTF)
 
-    def _from_bank(self, frames: int, place_B: Tensor, slope_B: Tensor) -> Tensor:
-        bank_LF = self.noise.bank_LF
-        start_B = (place_B * len(bank_LF)).long()
-        time_T = torch.arange(frames, device=bank_LF.device)
-        noise_BTF = bank_LF[(start_B[:, None] + time_T) % len(bank_LF)]
+    def _coloured(self, frames: int, place_B: Tensor, slope_B: Tensor) -> Tensor:
         low, high = SLOPES
         slope_B = (low + (high - low) * slope_B) * NEPERS_PER_DECIBEL
-        return noise_BTF + (slope_B[:, None] * self.noise.octaves_F)[:, None]
+        return _part(self.noise.bank_LF, frames, place_B) + (slope_B[:, None] * self.noise.octaves_F)[:, None]
 
     def _babble(self, frames: int, others_BK: Tensor) -> Tensor:
         """Sum of the powers of other utterances, each repeated to the length of the batch."""
@@ -102,6 +126,26 @@ class EpochNoise:
             place_BT = noise.offsets_N[other_B, None] + time_T % noise.lengths_N[other_B, None]
             found.append(noise.speech[place_BT].float() * noise.unit)
         return torch.stack(found).logsumexp(0)
+
+
+def recorded_noise(folder: Path, recipe: FeatureRecipe) -> Tensor:
+    """Log-powers (L, F) of all recordings in a folder and those below it, one after the other, in the order of names.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    if not files:
+        raise InputError(
+            f"augmentation.noise_folder: {folder}: no recordings there", f"They end with {', '.join(AUDIO_SUFFIXES)}."
+        )
+    return torch.cat([torch.from_numpy(recipe.compute(read_audio(path)) * recipe.nepers) for path in files])
+
+
+def _part(bank_LF: Tensor, frames: int, place_B: Tensor) -> Tensor:
+    """Parts (B, T, F) of a bank, each of T = `frames`, from a place in it (0 to 1) on; its start follows its end."""
+    start_B = (place_B * len(bank_LF)).long()
+    return bank_LF[(start_B[:, None] + torch.arange(frames, device=bank_LF.device)) % len(bank_LF)]
 
 
 def _level(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:
