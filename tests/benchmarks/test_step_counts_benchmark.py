@@ -1,0 +1,38 @@
+"""What a pass asks of a GPU stays within the limits that the design of the fast path sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from noise_corpus import noise_corpus
+from step_counts import Kernels, Uploads, counts
+
+from search_spaces.reader import load_space
+from trainables.config import Config, Tokenizer
+
+MOST_LAUNCHES = 1_860
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    """The base of `hw4p2`, with tokens that a small corpus can give."""
+    return load_space("hw4p2").config({}).model_copy(update={"tokenizer": Tokenizer()})
+
+
+def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tmp_path: Path) -> None:
+    found = counts(config, noise_corpus(tmp_path / "noise", 0.05), scale=0.1)
+    assert 500 < found["launches"] <= MOST_LAUNCHES
+    assert found["launches"] == sum(found["kernels"].values())
+
+
+def test_kernels_uploads_and_waits_are_counted() -> None:
+    x, chosen = torch.ones(3, 4), torch.tensor([True, False, True])
+    with Uploads() as uploads, Kernels() as kernels:
+        (x.view(12) + torch.tensor(2.0)).sum().item()
+        x[chosen]
+        torch.nn.functional.dropout(x, 0.5)
+    assert dict(kernels.launches) == {"add": 1, "sum": 1, "native_dropout": 1}
+    assert uploads.uploads.total() == 1
+    assert kernels.waits == {"_local_scalar_dense": 1, "index": 1}
