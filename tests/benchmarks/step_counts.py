@@ -19,20 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from librispeech_lengths import DEV_CLEAN, TRAIN_CLEAN_100, Lengths
+from librispeech_lengths import DEV_CLEAN, FRAMES_PER_SECOND, TRAIN_CLEAN_100, Lengths
 from noise_corpus import noise_corpus
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
 from trainables.config import Config
-from trainables.data.batching import BatchPlan
+from trainables.data.augmentation import drawn_lengths, speeds
+from trainables.data.batch_plan import BatchPlan, placed, possible_lengths
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Trainer
 
-FRAMES_PER_SECOND = 100
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive"}
 UPLOADS = ("tensor", "as_tensor", "from_numpy")
@@ -123,14 +122,13 @@ def pass_counts(trainer: Trainer) -> dict[str, Any]:
 
 def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
     """Different shapes (B, T, U) of an epoch's batches, and the share of their frames that is padding."""
-    speed, random = config.data.speed_perturbation, np.random.default_rng(1)
-    slowest = np.rint(lengths.frames / (1 - speed)).astype(np.int64)
-    rates = random.choice([1 - speed, 1.0, 1 + speed], len(lengths.frames))
-    frames = np.rint(lengths.frames / rates).astype(np.int64)
-    batches = BatchPlan(slowest, config.training.batch_seconds * FRAMES_PER_SECOND).epoch(1)
-    shapes = {(len(rows), edge, int(lengths.tokens[rows].max()) + 1) for rows, edge in batches}
-    padded = sum(len(rows) * edge for rows, edge in batches)
-    return {"passes": len(batches), "shapes": len(shapes), "padded_share": 1 - int(frames.sum()) / padded}
+    speed = config.data.speed_perturbation
+    expected = possible_lengths(lengths.frames, speeds(speed))
+    plan = BatchPlan(lengths.frames, config.training.batch_seconds * FRAMES_PER_SECOND, expected=expected)
+    plan = plan.at(drawn_lengths(lengths.frames, speed, (0, 1)))
+    batches = placed(plan.epoch(1), lengths.tokens + 1, rank=0, world=1, device=torch.device("cpu"))
+    shapes = {(len(batch.indices), batch.edge, batch.tokens) for batch in batches}
+    return {"passes": len(batches), "shapes": len(shapes), "padded_share": plan.padding_share()}
 
 
 def decode_steps(config: Config, lengths: Lengths) -> int:

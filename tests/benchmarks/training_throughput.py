@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from noise_corpus import noise_corpus
 from torch import Tensor, nn
@@ -37,6 +36,7 @@ from search_spaces.reader import load_space
 from trainables.config import Config, Model, Tokenizer
 from trainables.config_model import STRIDES
 from trainables.config_parsing import load_config
+from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
@@ -88,13 +88,13 @@ class Ours(Trainer):
     def network(self) -> nn.Module:
         return self.model
 
-    def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
+    def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         hop = self.task.trained.recipe.hop_seconds
         for update in itertools.islice(super().updates_of(epoch), self.wanted):
             self.lap.updates += 1
-            for indices, edge in update:
-                self.lap.audio += float(self.task.train_data.split.frames[indices].sum()) * hop
-                self.lap.padded += len(indices) * edge * hop
+            for batch in update:
+                self.lap.audio += float(self.task.train_data.split.frames[batch.indices].sum()) * hop
+                self.lap.padded += len(batch.indices) * batch.edge * hop
             yield update
 
     def run(self, updates: int) -> Lap:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,86 +12,14 @@ from hypothesis import strategies as st
 
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.config_data import Features, SpecAugment
-from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, in_batches, worker_share
+from trainables.data.batch_plan import Rows
+from trainables.data.batching import DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
 
 CPU = torch.device("cpu")
-
-lengths = st.lists(st.integers(1, 3000), min_size=1, max_size=150).map(np.array)
-budgets = st.floats(1, 50_000)
-seeds = st.integers(0, 2**31)
-epochs = st.integers(1, 1000)
-
-
-@given(lengths, budgets, seeds, epochs | st.none())
-def test_an_epoch_covers_every_utterance_once(frames: npt.NDArray, budget: float, seed: int, epoch: int | None) -> None:
-    batches = BatchPlan(frames, budget, seed).epoch(epoch)
-    assert sorted(np.concatenate([indices for indices, _ in batches])) == list(range(len(frames)))
-
-
-@given(lengths, budgets, seeds, epochs | st.none())
-def test_a_batch_keeps_its_budget_unless_it_is_one_long_utterance(
-    frames: npt.NDArray, budget: float, seed: int, epoch: int | None
-) -> None:
-    for indices, edge in BatchPlan(frames, budget, seed).epoch(epoch):
-        assert len(indices)
-        assert frames[indices].max() <= edge
-        assert len(indices) * edge <= budget or len(indices) == 1
-
-
-@given(lengths, budgets, seeds, epochs, epochs)
-def test_number_and_shapes_of_batches_are_the_same_in_every_epoch(
-    frames: npt.NDArray, budget: float, seed: int, one: int, other: int
-) -> None:
-    plan = BatchPlan(frames, budget, seed)
-    shapes = [Counter((len(indices), edge) for indices, edge in plan.epoch(epoch)) for epoch in (one, other, None)]
-    assert shapes[0] == shapes[1] == shapes[2]
-
-
-def test_order_and_members_depend_on_seed_and_epoch_alone() -> None:
-    frames = np.random.default_rng(0).integers(100, 2000, 500)
-
-    def members(seed: int, epoch: int) -> list[list[int]]:
-        return [indices.tolist() for indices, _ in BatchPlan(frames, 20_000, seed).epoch(epoch)]
-
-    assert members(1, 2) == members(1, 2)
-    assert members(1, 2) != members(1, 3) != members(2, 2)
-    together = {frozenset(batch) for batch in members(1, 2)}
-    assert not together & {frozenset(batch) for batch in members(1, 3)}
-
-
-@given(lengths, budgets)
-def test_padding_share_counts_padded_frames(frames: npt.NDArray, budget: float) -> None:
-    plan = BatchPlan(frames, budget)
-    padding = sum(edge - frames[index] for indices, edge in plan.epoch() for index in indices)
-    assert plan.padding_share() == pytest.approx(padding / (padding + frames.sum()))
-
-
-def test_similar_lengths_share_a_batch() -> None:
-    frames = np.random.default_rng(0).integers(200, 3000, 2000)
-    assert BatchPlan(frames, 40_000).padding_share() < 0.08
-
-
-@given(st.integers(1, 50), st.integers(1, 9))
-def test_workers_share_a_batch_without_counting_anything_twice(size: int, world: int) -> None:
-    indices = np.arange(100, 100 + size)
-    shares = [worker_share(indices, rank, world) for rank in range(world)]
-    assert len({len(share) for share, _ in shares}) == 1
-    counted = np.concatenate([share[weights == 1] for share, weights in shares])
-    assert sorted(counted) == indices.tolist()
-    for share, weights in shares:
-        assert set(share) <= set(indices)
-        assert set(weights) <= {0.0, 1.0}
-
-
-@given(st.lists(st.integers(1, 500), max_size=60), st.floats(1, 5000))
-def test_in_batches_yields_every_item_once(lengths: list[int], budget: float) -> None:
-    batches = list(in_batches(lengths, budget))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
 
 
 @given(st.data())
@@ -142,7 +68,7 @@ def test_gathering_equals_a_reference_for_each_utterance(
     data = device_split(tiny_corpus, config)
     indices = np.array([3, 0, 17, 3])
     edge = int(data.split.frames.max()) + 2
-    batch = data.gather(indices, edge, np.ones(4, dtype=np.float32))
+    batch = data.gather(Rows.of(indices), edge)
     assert batch.features_BTF.dtype == torch.float32
     assert batch.features_BTF.shape == (4, edge, num_feats or tiny.BINS)
     assert batch.lengths_B.tolist() == data.split.frames[indices].tolist()
@@ -155,7 +81,7 @@ def test_gathering_equals_a_reference_for_each_utterance(
 def test_tokens_are_shifted_and_golden(tiny_corpus: Corpus) -> None:
     data = device_split(tiny_corpus, Features())
     indices, weights = np.array([1, 0, 9]), np.array([1, 0, 1], dtype=np.float32)
-    batch = data.gather(indices, 200, weights)
+    batch = data.gather(Rows.of(indices, weights=weights), 200)
     texts = data.split.texts or []
     expected = tokenizer(tiny_corpus).encode([texts[index] for index in indices])
     longest = max(map(len, expected))
@@ -176,7 +102,7 @@ def test_a_split_without_texts_is_gathered(tmp_path_factory: pytest.TempPathFact
         type(split)("test", split.ids, None, split.seconds, split.frames, split.offsets, split.features),
         tokenizer(tiny_corpus), normalizer, CPU,
     )  # fmt: skip
-    batch = silent.gather(np.array([9, 2]), 200, np.ones(2, dtype=np.float32))
+    batch = silent.gather(Rows.of(np.array([9, 2])), 200)
     assert batch.inputs_BU.tolist() == [[SOS], [SOS]]
     assert batch.targets_BU.tolist() == [[EOS], [EOS]]
 
@@ -228,8 +154,8 @@ def test_a_masked_cell_becomes_the_mean(tiny_corpus: Corpus) -> None:
         data = device_split(tiny_corpus, Features.model_validate({"normalization": normalization}))
         masks = data.masks(everything, seed=0, epoch=1)
         indices, weights = np.arange(4), np.ones(4, dtype=np.float32)
-        masked = data.gather(indices, 200, weights, masks).features_BTF
-        plain = data.gather(indices, 200, weights).features_BTF
+        masked = data.gather(Rows.of(indices), 200, masks=masks).features_BTF
+        plain = data.gather(Rows.of(indices, weights=weights), 200).features_BTF
         changed = masked != plain
         fill = torch.as_tensor(data.normalizer.fill).expand_as(masked)
         assert changed.any()

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts, read_texts
 from trainables.data.text.tokenizer import EOS, PAD, SOS
@@ -129,7 +130,7 @@ def test_text_that_is_none_is_named(tmp_path: Path) -> None:
 def test_texts_are_shifted_and_padded(tiny_corpus: Corpus) -> None:
     tokenizer = trained(tiny_corpus, {"training.epochs": 1})[0].tokenizer
     data = DeviceTexts(["CAB", "A"], tokenizer, torch.device("cpu"))
-    batch = data.gather(np.array([1, 0]), 5, np.ones(2, dtype=np.float32))
+    batch = data.gather(Rows.of(np.array([1, 0])), 5)
     (a,), cab = tokenizer.encode(["A"])[0], tokenizer.encode(["CAB"])[0]
     assert batch.inputs_BU.tolist() == [[SOS, a, PAD, PAD, PAD], [SOS, *cab, PAD]]
     assert batch.targets_BU.tolist() == [[a, EOS, PAD, PAD, PAD], [*cab, EOS, PAD]]

@@ -13,7 +13,7 @@ import tiny
 import torch
 import torch.distributed as dist
 
-from trainables.data.batching import BatchPlan
+from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, Save, train
 

@@ -12,6 +12,7 @@ import torch
 
 from trainables.config import Decoding
 from trainables.config_data import Features, SpecAugment
+from trainables.data.batch_plan import Rows
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ def gathered(corpus: Corpus, device: str, normalization: str) -> Batch:
     data = DeviceSplit(split, Tokenizer.train(split.texts or [], tiny.config().tokenizer), normalizer, place)
     masks = data.masks(MASKS, seed=0, epoch=1)
     timing = data.timing(speed=0.1, warp=5, seed=0, epoch=1)
-    return data.gather(np.array([4, 0, 11]), 100, np.ones(3, dtype=np.float32), masks, timing)
+    return data.gather(Rows.of(np.array([4, 0, 11]), place), 100, None, masks, timing)
 
 
 @pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "none"])

@@ -154,9 +154,9 @@ def test_the_schedule_spans_all_stages(tiny_corpus: Corpus) -> None:
     leaves = {**STAGED, "training.batch_seconds": 1.0, "optimizer.final_lr": 0.1}
     trainer = Trainer(tiny.config(leaves), tiny_corpus, CPU)
     made = [len(list(trainer.updates_of(epoch))) for epoch in range(1, 6)]
-    assert made == [trainer.updates_in(phase) for phase in trainer.phases]
+    assert made == trainer.updates
     assert made[0] < made[1] == made[4]
-    found = {index for update in trainer.updates_of(1) for indices, _ in update for index in indices}
+    found = {index for update in trainer.updates_of(1) for batch in update for index in batch.indices}
     assert found == set(subset(0.5, 20, 0))
     recorder = Recorder()
     train(tiny.config(leaves), tiny_corpus, recorder)

@@ -1,7 +1,7 @@
 """Batches as index lists, gathered into tensors on the device of the features.
 
 A split is two flat buffers (feature frames and tokens) with offsets. A batch is a list of utterance numbers with a
-padded length from a small fixed set. Gathering, normalising and masking are tensor operations on the buffers' device:
+padded length (batch_plan.py). Gathering, normalising and masking are tensor operations on the buffers' device:
 GPU memory, or the memory map on a CPU. Nothing is done per utterance in Python.
 
 Shapes: N utterances, B batch, T frames, U tokens, F mel bins.
@@ -9,94 +9,23 @@ Shapes: N utterances, B batch, T frames, U tokens, F mel bins.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming
 from trainables.data.augmentation.noise import Noise
+from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Split
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.masking import largest, length_mask
 
-MAX_BUCKETS = 32
 SMALLEST_STD = 1e-2  # dB or nepers: a bin with a smaller deviation is constant, up to rounding
-BATCHES_PER_BUCKET = 4  # with fewer, the same utterances would always share a batch
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Batches of every epoch: utterances sorted into length buckets and shuffled by (seed, epoch).
-
-    The number of batches and their shapes are equal in all epochs; members and order differ.
-
-    Args:
-        frames: lengths (N,) of the utterances.
-        budget: largest number of frames in a batch of all workers, padding included.
-        members: indices of the utterances to train on; None: all.
-    """
-
-    frames: np.ndarray
-    budget: float
-    seed: int = 0
-    members: np.ndarray | None = None
-
-    def buckets(self) -> list[np.ndarray]:
-        """Utterance indices by decreasing length, in buckets of equally many utterances."""
-        members = np.arange(len(self.frames)) if self.members is None else self.members
-        order = members[np.argsort(-self.frames[members], kind="stable")]
-        batches = self.frames[order].sum() / self.budget
-        count = int(np.clip(batches / BATCHES_PER_BUCKET, 1, min(MAX_BUCKETS, len(order))))
-        return np.array_split(order, count)
-
-    def epoch(self, epoch: int | None = None) -> list[tuple[np.ndarray, int]]:
-        """Batches of one epoch as (utterance indices, padded length in frames); None: unshuffled, longest first.
-
-        A batch is padded to the longest utterance of the bucket in which it begins.
-        """
-        random = None if epoch is None else np.random.default_rng([self.seed, epoch])
-        buckets = self.buckets()
-        edges = np.concatenate([np.full(len(bucket), self.frames[bucket].max()) for bucket in buckets])
-        order = np.concatenate([bucket if random is None else random.permutation(bucket) for bucket in buckets])
-        batches, start = [], 0
-        while start < len(order):
-            edge = int(edges[start])
-            size = max(1, int(self.budget // edge))
-            batches.append((order[start : start + size], edge))
-            start += size
-        if random is not None:
-            random.shuffle(batches)
-        return batches
-
-    @cached_property
-    def batches(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self.epoch())
-
-    def padding_share(self) -> float:
-        """Share of the gathered frames that are padding."""
-        batches = self.epoch()
-        padded = sum(len(indices) * edge for indices, edge in batches)
-        return 1 - sum(float(self.frames[indices].sum()) for indices, _ in batches) / padded
-
-
-def worker_share(indices: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
-    """Utterances of a batch for worker number `rank` of `world`, and their weights in the loss.
-
-    All workers get equally many utterances. If the batch cannot be divided, some are repeated with weight 0.
-    """
-    size = math.ceil(len(indices) / world)
-    places = np.arange(rank * size, (rank + 1) * size)
-    return indices[places % len(indices)], (places < len(indices)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -183,22 +112,22 @@ class DeviceSplit:
 
     def gather(
         self,
-        indices: np.ndarray,
+        rows: Rows,
         edge: int,
-        weights: np.ndarray,
+        tokens: int | None = None,
         masks: EpochMasks | None = None,
         timing: EpochTiming | None = None,
         acoustics: EpochAcoustics | None = None,
     ) -> Batch:
-        """The batch of the utterances `indices`, padded to `edge` frames.
+        """The batch of the utterances `rows`, padded to `edge` frames and `tokens` tokens.
 
         Args:
-            weights: weight (B,) of each utterance in the loss; 0 for an utterance that only fills the batch.
+            tokens: padded length of the texts, EOS included; None: that of the longest.
             masks: SpecAugment masks of the epoch; None: no masking.
             timing: speed perturbation and time warp of the epoch; None: the features keep their timing.
             acoustics: voices, rooms and noise of the epoch; None: the features keep theirs.
         """
-        index_B = torch.from_numpy(indices).to(self.device)
+        index_B = rows.index_B
         lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
         if timing is None:
             features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
@@ -211,7 +140,7 @@ class DeviceSplit:
         features_BTF = self.normalizer(features_BTF, lengths_B)
         if masks is not None:
             features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)
-        text = self.texts.gather(indices, int(self.token_counts[indices].max()) + 1, weights)
+        text = self.texts.gather(rows, tokens or int(self.token_counts[rows.indices].max()) + 1)
         return Batch(**vars(text), features_BTF=features_BTF, lengths_B=lengths_B)
 
 
@@ -228,9 +157,3 @@ def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_
     return torch.lerp(
         flat[offsets_B[:, None] + before_BW].float(), flat[offsets_B[:, None] + after_BW].float(), share_BW1
     )
-
-
-def in_batches(lengths: Sequence[int], budget: float) -> Iterator[np.ndarray]:
-    """Yields the indices of items, longest first, in batches whose padded length stays within `budget`."""
-    if lengths:
-        yield from (indices for indices, _ in BatchPlan(np.asarray(lengths), budget).epoch())

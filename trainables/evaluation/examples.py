@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trainables.data.batch_plan import Rows
 from trainables.data.batching import DeviceSplit
 from trainables.data.text.tokenizer import EOS, SOS
 from trainables.evaluation.metrics import Alignment, align_words
@@ -210,7 +211,7 @@ def most_frequent(alignments: list[Alignment]) -> list[WordError]:
 def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> Attention:
     """Attention weights for utterance number `index` of a split; the model must be in evaluation mode."""
     edge = int(data.split.frames[index])
-    batch = data.gather(np.array([index]), edge, np.ones(1, dtype=np.float32))
+    batch = data.gather(Rows.of(np.array([index]), data.device), edge)
     model = cast(SpeechTransformer, recognizer.model)
     with recognizer.autocast(), captured_attention(model.decoder) as (to_tokens, to_states):
         states_BSD, state_lengths_B = model.encoder(batch.features_BTF, batch.lengths_B)
@@ -234,7 +235,7 @@ def editor_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> A
     A row is a text position: `inputs` are tokens of the draft and slots (`SLOT`), `targets` what the editor writes
     there. The weights of a row, those over text and those over audio positions together, sum to 1.
     """
-    batch = data.gather(np.array([index]), int(data.split.frames[index]), np.ones(1, dtype=np.float32))
+    batch = data.gather(Rows.of(np.array([index]), data.device), int(data.split.frames[index]))
     model, weights = cast(TranscriptEditor, recognizer.model), []
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

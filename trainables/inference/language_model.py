@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.data.batching import BatchPlan
+from trainables.data.batch_plan import BatchPlan, Rows
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import InputError
@@ -60,7 +60,7 @@ class TextModel(TrainedModel):
         self.model.eval()
         totals = torch.zeros(2, device=self.device, dtype=torch.float64)
         for indices, edge in batches:
-            batch = data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+            batch = data.gather(Rows.of(indices, self.device), edge)
             with self.autocast():
                 logits_BUV = self.model(batch.inputs_BU)
             sums = cross_entropy_sums(0.0, logits_BUV, batch.targets_BU, batch.weights_B)

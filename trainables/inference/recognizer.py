@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from trainables.config import Decoding
-from trainables.data.batching import Normalizer, in_batches
+from trainables.data.batch_plan import in_batches
+from trainables.data.batching import Normalizer
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search, Word, ctc_greedy

@@ -11,18 +11,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.config import Config, Loss
-from trainables.data.augmentation import generator
-from trainables.data.batching import BatchPlan, worker_share
+from trainables.data.augmentation import drawn_lengths, generator, speeds
+from trainables.data.batch_plan import BatchPlan, PassBatch, placed, possible_lengths
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError
 from trainables.evaluation.metrics import objective
@@ -87,7 +87,7 @@ class Trainer:
     Attributes:
         task: the model and its data.
         phases: settings of each epoch.
-        plans: batch plan for each share of the training data (`Phase.data`).
+        plans: batch plan for each share of the training data (`Phase.data`), with all utterances at their own speed.
         history: metrics of each finished epoch.
     """
 
@@ -100,9 +100,12 @@ class Trainer:
 
         self.task: Task = TASKS[config.model.kind](config, corpus, device)
         self.phases = [phase_of(config, epoch) for epoch in range(1, config.training.epochs + 1)]
-        lengths, seed = self.task.lengths, config.training.seed
+        lengths, speed, seed = self.task.lengths, self.task.speed, config.training.seed
         shares = {share: subset(share, len(lengths), seed) for share in {phase.data for phase in self.phases}}
-        self.plans = {share: BatchPlan(lengths, self.task.budget, seed, items) for share, items in shares.items()}
+        self.plans = {
+            share: BatchPlan(lengths, self.task.budget, seed, items, possible_lengths(lengths[items], speeds(speed)))
+            for share, items in shares.items()
+        }
         self.amounts = {share: float(self.task.amounts[items].sum()) for share, items in shares.items()}
 
         names = [name for name, _ in self.model.named_parameters()]
@@ -146,7 +149,7 @@ class Trainer:
             "epoch": epoch,
             **metrics,
             **self.task.progress([self.amounts[phase.data] for phase in self.phases[:epoch]], train_seconds),
-            "padding_share": self.plans[phase.data].padding_share(),
+            "padding_share": self.plan_of(epoch).padding_share(),
             "train_seconds": train_seconds,
             "validation_seconds": time.perf_counter() - start - train_seconds,
             **self.usage.metrics(),
@@ -162,7 +165,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> Metrics:
         """Runs all updates of an epoch and returns its training metrics; losses are means over tokens."""
         config, phase = self.config, self.phases[epoch - 1]
-        first, total = (sum(map(self.updates_in, phases)) for phases in (self.phases[: epoch - 1], self.phases))
+        first, total = sum(self.updates[: epoch - 1]), sum(self.updates)
         validation_losses = [row["val_loss"] for row in self.history]
         loss = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
         sums = torch.zeros(len(self.task.SUMS), device=self.device, dtype=torch.float64)
@@ -184,7 +187,7 @@ class Trainer:
             dist.all_reduce(sums)
         metrics = {
             **self.task.training_metrics(dict(zip(self.task.SUMS, sums.tolist(), strict=True))),
-            "updates": first + self.updates_in(phase),
+            "updates": first + self.updates[epoch - 1],
             "gradient_norm": norm.item(),
             "learning_rate": rate,
         }
@@ -192,29 +195,38 @@ class Trainer:
             check_finite(name, metrics[name], epoch)
         return metrics
 
-    def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
-        """Yields for each update of the epoch its batches as (utterance indices, padded length in frames or tokens)."""
-        batches = self.plans[self.phases[epoch - 1].data].epoch(epoch)
+    def plan_of(self, epoch: int) -> BatchPlan:
+        """Batches of an epoch, whose utterances have the lengths of the speeds that are drawn for it."""
+        plan, key = self.plans[self.phases[epoch - 1].data], (self.config.training.seed, epoch)
+        if not self.task.speed:
+            return plan
+        return plan.at(drawn_lengths(self.task.lengths, self.task.speed, key))
+
+    def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
+        """Yields the batches of each update of the epoch."""
+        tokens = self.task.target_tokens
+        batches = placed(self.plan_of(epoch).epoch(epoch), tokens, self.rank, self.world, self.device)
         size = self.config.training.accumulation
         for start in range(0, len(batches), size):
             yield batches[start : start + size]
 
-    def updates_in(self, phase: Phase) -> int:
-        """Number of optimizer updates in an epoch with the settings of `phase`."""
-        return math.ceil(self.plans[phase.data].batches / self.config.training.accumulation)
+    @cached_property
+    def updates(self) -> list[int]:
+        """Number of optimizer updates in each epoch."""
+        epochs = range(1, len(self.phases) + 1)
+        return [math.ceil(self.plan_of(epoch).batches / self.config.training.accumulation) for epoch in epochs]
 
-    def accumulate_gradients(self, batches: list[tuple[np.ndarray, int]], loss_config: Loss, totals: Tensor) -> None:
+    def accumulate_gradients(self, batches: list[PassBatch], loss_config: Loss, totals: Tensor) -> None:
         """Adds up the gradients of one update's mean loss per token.
 
         Args:
-            batches: (utterance indices, padded length) of each batch of all workers.
+            batches: all batches of the update.
             totals: sums of the epoch in the order of `Task.SUMS`; this worker's sums are added.
         """
-        tokens = sum(int(self.task.target_tokens[indices].sum()) for indices, _ in batches)
-        for place, (indices, edge) in enumerate(batches):
-            share, weights = worker_share(indices, self.rank, self.world)
+        tokens = sum(int(self.task.target_tokens[batch.indices].sum()) for batch in batches)
+        for place, batch in enumerate(batches):
             with self.synchronize(place == len(batches) - 1):
-                loss, sums = self.task.losses(self.parallel, loss_config, share, edge, weights)
+                loss, sums = self.task.losses(self.parallel, loss_config, batch)
                 # DDP takes the mean over workers; the loss is a sum over them.
                 (loss * (self.world / tokens)).backward()
             totals += sums

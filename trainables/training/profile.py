@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from trainables.config import Config
+from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
@@ -87,7 +88,7 @@ class TimedTrainer(Trainer):
         (start, before), *_, (end, after) = self.marks[1:] if len(self.marks) > 2 else self.marks
         return (end - start) / (after - before)
 
-    def updates_of(self, epoch: int) -> Iterator[list[tuple[np.ndarray, int]]]:
+    def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         for update in super().updates_of(epoch):
             yield update
             self.marks.append((self.now(), self.marks[-1][1] + len(update)))
@@ -100,7 +101,7 @@ class TimedTrainer(Trainer):
         task = self.task
         plan = task.validation_plan
         order = np.argsort(-plan.frames, kind="stable")
-        task.validation_plan = part = replace(plan, members=order[:: plan.batches])
+        task.validation_plan = part = replace(plan, members=order[:: len(plan.epoch())])
         if isinstance(task, RecognitionTask):
             data = task.validation_data
             task.trained.tokens_per_frame = float((data.token_counts / data.split.frames).mean())
@@ -110,7 +111,7 @@ class TimedTrainer(Trainer):
         start = self.now()
         with contextlib.suppress(DivergedError):
             self.validate()
-        return (self.now() - start) * plan.batches / part.batches
+        return (self.now() - start) * len(plan.epoch()) / len(part.epoch())
 
     def now(self) -> float:
         """Clock time in seconds, after the device has finished all of its work."""

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import Config
 from trainables.config import Tokenizer as TokenizerConfig
-from trainables.data.augmentation import stretched
-from trainables.data.batching import BatchPlan
+from trainables.data.augmentation import speeds
+from trainables.data.batch_plan import BatchPlan, possible_lengths
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer, Vocabulary
@@ -65,16 +65,16 @@ class Workloads:
     def __call__(self, config: Config) -> Workload:
         tokens_N = self.token_counts(config.tokenizer, config.data.text)
         if config.model.is_recogniser:
-            slowest = 1 - config.data.speed_perturbation
-            lengths_N = stretched(torch.from_numpy(self.split.frames), slowest).numpy()
+            lengths_N, speed = self.split.frames, config.data.speed_perturbation
             budget = config.training.batch_seconds * self.recipe.frames_per_second
         else:
-            lengths_N, budget = tokens_N, float(config.training.batch_tokens)
+            lengths_N, speed, budget = tokens_N, 0.0, float(config.training.batch_tokens)
+        plan = BatchPlan(lengths_N, budget, expected=possible_lengths(lengths_N, speeds(speed)))
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
         vocabulary = self.tokenizer_of(config.tokenizer).vocabulary
         bins = config.features.num_feats or self.recipe.bins
         of_one = forward_flops(config, vocabulary, (1, length, bins), (1, tokens))
-        return Workload(config, BatchPlan(lengths_N, budget).batches, of_one * budget / self.workers / length)
+        return Workload(config, plan.batches, of_one * budget / self.workers / length)
 
     def _token_counts(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
         """Number of tokens of each training text, EOS included, (N,)."""

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from trainables.config_data import Features
 from trainables.data.augmentation import EpochTiming, stretched
-from trainables.data.batching import BatchPlan, DeviceSplit, Normalizer, gather_between
+from trainables.data.batch_plan import Rows
+from trainables.data.batching import DeviceSplit, Normalizer, gather_between
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import corpus_tokenizer
@@ -137,11 +138,11 @@ def data(request: pytest.FixtureRequest, tiny_corpus: Corpus) -> DeviceSplit:
 
 def test_gathered_utterances_have_their_ends_and_no_padding(data: DeviceSplit) -> None:
     """The neighbours in the flat buffer are far from zero and from each other: what leaks would show."""
-    indices, weights = np.arange(20), np.ones(20, dtype=np.float32)
+    indices = np.arange(20)
     edge = int(stretched(torch.from_numpy(data.split.frames), 0.7).max()) + 5
     timing = data.timing(0.3, 10, 0, 1)
-    batch = data.gather(indices, edge, weights, None, timing)
-    plain = data.gather(indices, edge, weights)
+    batch = data.gather(Rows.of(indices), edge, timing=timing)
+    plain = data.gather(Rows.of(indices), edge)
     assert len(set((batch.lengths_B / plain.lengths_B).round(decimals=1).tolist())) == 3
     for row, length, was, frames in zip(
         batch.features_BTF, batch.lengths_B, plain.features_BTF, plain.lengths_B, strict=True
@@ -159,8 +160,8 @@ def test_gathered_utterances_have_their_ends_and_no_padding(data: DeviceSplit) -
 def test_timing_is_off_where_nothing_asks_for_it(data: DeviceSplit) -> None:
     assert data.timing(0.0, 0, 0, 1) is None
     still = EpochTiming(0.0, 0, len(data.split.ids), KEY, CPU)
-    indices, weights = np.array([4, 0, 11]), np.ones(3, dtype=np.float32)
-    one, other = data.gather(indices, 100, weights, None, still), data.gather(indices, 100, weights)
+    rows = Rows.of(np.array([4, 0, 11]))
+    one, other = data.gather(rows, 100, timing=still), data.gather(rows, 100)
     for name, value in vars(other).items():
         assert torch.equal(getattr(one, name), value), name
 
@@ -169,25 +170,27 @@ def trainer(corpus: Corpus, leaves: dict[str, Any]) -> Trainer:
     return Trainer(tiny.config({"training.batch_seconds": 1.5, **leaves}), corpus, CPU)
 
 
-def test_a_plan_has_room_for_the_slowest_speed(tiny_corpus: Corpus) -> None:
+def test_a_batch_has_room_for_the_speeds_of_its_epoch(tiny_corpus: Corpus) -> None:
     run = trainer(tiny_corpus, {"data.speed_perturbation": 0.2, "specaugment.time_warp": 4, "training.epochs": 8})
     budget = 1.5 * tiny_corpus.recipe.frames_per_second
-    shapes = []
+    edges: set[int] = set()
     for epoch in range(1, 9):
         timing = run.task.train_data.timing(0.2, 4, 0, epoch)
         batches = [batch for update in run.updates_of(epoch) for batch in update]
-        shapes.append(Counter((len(indices), edge) for indices, edge in batches))
-        for indices, edge in batches:
+        assert len(list(run.updates_of(epoch))) == run.updates[epoch - 1]
+        edges |= {batch.edge for batch in batches}
+        for indices, edge, tokens, rows in batches:
             assert len(indices) * edge <= budget or len(indices) == 1
-            gathered = run.task.train_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32), None, timing)
+            gathered = run.task.train_data.gather(rows, edge, tokens, timing=timing)
             assert gathered.lengths_B.max() <= edge == gathered.features_BTF.shape[1]
-    assert all(shape == shapes[0] for shape in shapes)
+            assert gathered.target_lengths_B.max() <= tokens == gathered.targets_BU.shape[1]
+    assert edges <= set(run.plans[1.0].edges)
 
 
 def test_a_warp_alone_leaves_the_plan_as_it_is(tiny_corpus: Corpus) -> None:
     plain, warped = trainer(tiny_corpus, {}), trainer(tiny_corpus, {"specaugment.time_warp": 4})
-    assert np.array_equal(plain.plans[1.0].frames, warped.plans[1.0].frames)
-    assert plain.plans[1.0].frames.tolist() == BatchPlan(tiny_corpus.training_split().frames, 1).frames.tolist()
+    for one, other in zip(plain.plan_of(1).epoch(1), warped.plan_of(1).epoch(1), strict=True):
+        assert np.array_equal(one[0], other[0]) and one[1] == other[1]
 
 
 @pytest.mark.parametrize("leaves", [{"data.speed_perturbation": 0.2}, {"specaugment.time_warp": 8}])

@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from trainables.config import Drafts
+from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import SPECIAL_IDS
@@ -36,7 +37,7 @@ def corruption(texts: DeviceTexts, key: tuple[int, int] = (0, 1), **fields: floa
 
 def rows_of(texts: DeviceTexts, indices: np.ndarray) -> TokenRows:
     """The texts of some utterances, padded to the longest of them."""
-    batch = texts.gather(indices, int(texts.token_counts[indices].max()) + 1, np.ones(len(indices), dtype=np.float32))
+    batch = texts.gather(Rows.of(indices), int(texts.token_counts[indices].max()) + 1)
     return TokenRows(batch.targets_BU, batch.target_lengths_B - 1)
 
 

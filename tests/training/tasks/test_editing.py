@@ -13,6 +13,7 @@ import torch
 from tiny import Recorder, assert_same_weights
 
 from trainables.config import Config, Decoding
+from trainables.data.batch_plan import PassBatch, Rows
 from trainables.data.corpus import Corpus
 from trainables.evaluation.metrics import character_error_rate
 from trainables.inference.language_model import TextModel
@@ -84,12 +85,13 @@ def test_it_edits_corrupted_references_until_drafts_are_below_the_threshold(tiny
     assert isinstance(task, EditingTask)
     edited: list[TokenRows] = []
     task.network.editor.join = _noting(edited, task.network.editor.join)  # type: ignore[method-assign]
-    indices, weights = np.arange(4), np.ones(4, dtype=np.float32)
+    rows = Rows.of(np.arange(4))
     edge = int(tiny_corpus.training_split().frames[:4].max())
     for rates, own in [([], False), ([0.5], False), ([0.49], True), ([0.49, 0.7], True), ([0.7], False)]:
         task.start_epoch(2, [{"val_ctc_cer": rate} for rate in rates])
-        task.losses(trainer.model.eval(), trainer.config.loss, indices, edge, weights)
-        batch = task.train_data.gather(indices, edge, weights)
+        batch = task.train_data.gather(rows, edge)
+        planned = PassBatch(rows.indices, edge, batch.targets_BU.shape[1], rows)
+        task.losses(trainer.model.eval(), trainer.config.loss, planned)
         draft = task.network.tokens(task.network.encode(batch.features_BTF, batch.lengths_B))
         references = TokenRows(batch.targets_BU, batch.target_lengths_B - 1)
         assert draft.lists() != references.lists()
@@ -188,9 +190,9 @@ def test_an_update_of_several_batches_is_the_mean_of_their_losses_by_tokens(tiny
     trainer.accumulate_gradients(batches, loss, sums)
     found = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters()}
     trainer.optimizer.zero_grad()
-    tokens = [int(trainer.task.target_tokens[indices].sum()) for indices, _ in batches]
-    for (indices, edge), count in zip(batches, tokens, strict=True):
-        batch, task = trainer.task.train_data.gather(indices, edge, np.ones(len(indices), np.float32)), trainer.task
+    tokens = [int(trainer.task.target_tokens[batch.indices].sum()) for batch in batches]
+    for (indices, edge, _, rows), count in zip(batches, tokens, strict=True):
+        batch, task = trainer.task.train_data.gather(rows, edge), trainer.task
         references = TokenRows(batch.targets_BU, batch.target_lengths_B - 1)
         corrupted = task.corruption.corrupt(references, torch.from_numpy(indices))
         edited = trainer.model(batch.features_BTF, batch.lengths_B, lambda own, texts=corrupted: texts)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,9 +33,8 @@ class EpochTiming:
     """
 
     def __init__(self, speed: float, warp: int, utterances: int, key: Sequence[int], device: torch.device) -> None:
-        draws_N3 = torch.rand(utterances, 3, generator=generator(*key, TIMING), dtype=torch.float64)
-        rates = torch.tensor([1 - speed, 1.0, 1 + speed], dtype=torch.float64)
-        self.rates_N = rates[(draws_N3[:, 0] * 3).long()].to(device)
+        draws_N3 = timing_draws(utterances, key)
+        self.rates_N = torch.tensor(speeds(speed), dtype=torch.float64)[(draws_N3[:, 0] * 3).long()].to(device)
         self.draws_N2 = draws_N3[:, 1:].to(device)
         self.warp = warp
 
@@ -58,6 +59,24 @@ class EpochTiming:
         left_BT = time_BT * point_B1 / moved_B1
         right_BT = point_B1 + (time_BT - moved_B1) * (last_B1 - point_B1) / (last_B1 - moved_B1).clamp(min=1)
         return torch.where(shift_B1 == 0, time_BT, torch.where(time_BT < moved_B1, left_BT, right_BT))
+
+
+def timing_draws(utterances: int, key: Sequence[int]) -> Tensor:
+    """Uniform random numbers (N, 3) of each utterance in one epoch: for its speed, and for its time warp."""
+    return torch.rand(utterances, 3, generator=generator(*key, TIMING), dtype=torch.float64)
+
+
+def speeds(speed: float) -> list[float]:
+    """The equally likely speeds of a speed perturbation: 0.1 means 0.9, 1.0 and 1.1."""
+    return [1 - speed, 1.0, 1 + speed] if speed else [1.0] * 3
+
+
+def drawn_lengths(frames: npt.NDArray[np.int64], speed: float, key: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Lengths (N,) of a split's utterances in one epoch, at the speeds that `EpochTiming` draws."""
+    if not speed:
+        return frames
+    rates_N = torch.tensor(speeds(speed), dtype=torch.float64)[(timing_draws(len(frames), key)[:, 0] * 3).long()]
+    return stretched(torch.from_numpy(frames), rates_N).numpy()
 
 
 def stretched(lengths_B: Tensor, rate: Tensor | float) -> Tensor:

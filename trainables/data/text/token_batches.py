@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.data.batch_plan import Rows
 from trainables.data.files import load_array, read_lines, visible
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
 from trainables.data.text.transcripts import normalized, single_spaced, unusable
@@ -85,9 +86,9 @@ class DeviceTexts:
         self.counts = torch.from_numpy(self.token_counts).to(device)
         self.offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
 
-    def gather(self, indices: np.ndarray, edge: int, weights: np.ndarray) -> TextBatch:
-        """Batch of the texts `indices`, padded to `edge` tokens including EOS; `weights` (B,) are for the loss."""
-        index_B = torch.from_numpy(indices).to(self.device)
+    def gather(self, rows: Rows, edge: int) -> TextBatch:
+        """Batch of the texts `rows`, padded to `edge` tokens including EOS."""
+        index_B = rows.index_B
         counts_B = self.counts[index_B]
         tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, edge)
         tokens_BU = torch.where(length_mask(counts_B, edge), tokens_BU, PAD)
@@ -96,7 +97,7 @@ class DeviceTexts:
             inputs_BU=torch.cat([sos_B1, tokens_BU[:, :-1]], dim=1),
             targets_BU=tokens_BU.scatter(1, counts_B[:, None], EOS),
             target_lengths_B=counts_B + 1,
-            weights_B=torch.from_numpy(weights).to(self.device),
+            weights_B=rows.weights_B,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from trainables.config import Config, Loss
+from trainables.data.batch_plan import PassBatch
 from trainables.data.batching import Batch
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Attention, editor_attention
@@ -60,9 +61,9 @@ class EditingTask(RecognitionTask):
         key = (self.config.training.seed, epoch)
         self.corruption = EpochCorruption(config, texts, self.trained.tokenizer.vocab_size, key)
 
-    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing, self.acoustics)
-        references, index_B = references_of(batch), torch.from_numpy(indices).to(self.device)
+    def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
+        batch = self.training_batch(planned)
+        references, index_B = references_of(batch), planned.rows.index_B
 
         def drafts(own: TokenRows) -> TokenRows:
             if not self.own_drafts:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from trainables.config import Config, Loss
-from trainables.data.batching import BatchPlan
+from trainables.data.batch_plan import BatchPlan, PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts, read_texts
 from trainables.data.text.tokenizer import corpus_tokenizer
@@ -50,8 +49,8 @@ class LanguageTask(Task):
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
 
-    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        batch = self.train_data.gather(indices, edge, weights)
+    def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
+        batch = self.train_data.gather(planned.rows, planned.edge)
         with self.trained.autocast():
             logits_BUV = model(batch.inputs_BU)
         sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)

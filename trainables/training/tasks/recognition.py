@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import Config, Loss
-from trainables.data.augmentation import stretched
-from trainables.data.batching import Batch, BatchPlan, DeviceSplit
+from trainables.data.batch_plan import BatchPlan, PassBatch, Rows
+from trainables.data.batching import Batch, DeviceSplit
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
@@ -55,8 +55,7 @@ class RecognitionTask(Task):
         rates = self.train_data.token_counts / train_split.frames
         self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
         self.trained.usual_seconds = float(np.quantile(self.amounts, USUAL_LENGTH))
-        # At the slowest speed, so that a batch has one shape in every epoch.
-        self.lengths = stretched(torch.from_numpy(train_split.frames), 1 - config.data.speed_perturbation).numpy()
+        self.lengths, self.speed = train_split.frames, config.data.speed_perturbation
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
         self.validation_plan = BatchPlan(validation_split.frames, self.budget)
         if config.pretrained.model is not None:
@@ -75,8 +74,13 @@ class RecognitionTask(Task):
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
         self.acoustics = self.train_data.acoustics(config.augmentation, self.trained.recipe, self.noise, seed, epoch)
 
-    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        batch = self.train_data.gather(indices, edge, weights, self.masks, self.timing, self.acoustics)
+    def training_batch(self, planned: PassBatch) -> Batch:
+        """This worker's share of a batch of the training split, augmented."""
+        parts = planned.rows, planned.edge, planned.tokens
+        return self.train_data.gather(*parts, self.masks, self.timing, self.acoustics)
+
+    def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
+        batch = self.training_batch(planned)
         with self.trained.autocast():
             inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
             logits_BUV, ctc_logits_BSV, state_lengths_B = model(*inputs)
@@ -130,7 +134,7 @@ class RecognitionTask(Task):
 
     def validation_batch(self, indices: np.ndarray, edge: int) -> Batch:
         """Batch of the validation split, with all earlier work of the device done, so that a clock can start."""
-        batch = self.validation_data.gather(indices, edge, np.ones(len(indices), dtype=np.float32))
+        batch = self.validation_data.gather(Rows.of(indices, self.device), edge)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return batch

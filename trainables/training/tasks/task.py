@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainables.config import Config, Loss
-from trainables.data.batching import BatchPlan
+from trainables.data.batch_plan import BatchPlan, PassBatch
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples
 from trainables.inference.model_directory import TrainedModel
@@ -41,7 +41,8 @@ class Task(ABC):
     Attributes:
         SUMS: names of the sums over batches from which the metrics of an epoch are computed.
         trained: the model with its tokenizer and configuration.
-        lengths: (N,) of the training items, in frames or tokens.
+        lengths: (N,) of the training items, in frames or tokens, unperturbed.
+        speed: speed perturbation of the items, `data.speed_perturbation`.
         budget: padded length that a batch of all workers may hold.
         target_tokens: (N,) with EOS, by which an update's loss is divided.
         amounts: (N,) of data in the items, in seconds of audio or tokens.
@@ -55,6 +56,7 @@ class Task(ABC):
 
     trained: TrainedModel
     lengths: np.ndarray
+    speed: float = 0.0
     budget: float
     target_tokens: np.ndarray
     amounts: np.ndarray
@@ -76,14 +78,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def losses(self, model: nn.Module, config: Loss, indices: np.ndarray, edge: int, weights: np.ndarray) -> BatchLoss:
-        """The loss of a batch.
-
-        Args:
-            indices: indices of the items in the split.
-            edge: padded length in frames or tokens.
-            weights: weight of each item (B,); 0 for items that only fill the batch.
-        """
+    def losses(self, model: nn.Module, config: Loss, batch: PassBatch) -> BatchLoss:
+        """The loss of this worker's share of a batch."""
 
     @abstractmethod
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, Any]:
