@@ -5,10 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ALIGNED = 16  # numbers; torch's kernels of attention need 8 at least
+
 
 def length_mask(lengths_B: Tensor, width: int) -> Tensor:
     """Mask (B, width), True at the first `length` positions of each row."""
     return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]
+
+
+def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores of padded keys, (B, 1, 1, width): 0 at the first `length` keys, then -inf.
+
+    Of the queries' type and with rows in memory that begin at multiples of `ALIGNED`, it is what the kernels take: a
+    mask of truth values would be converted anew in every layer.
+    """
+    hidden_BS = ~length_mask(lengths_B, width + -width % ALIGNED)
+    mask_BS = torch.zeros(hidden_BS.shape, dtype=dtype, device=lengths_B.device).masked_fill_(hidden_BS, -torch.inf)
+    return mask_BS[:, None, None, :width]
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Type of the products of `x` with weights: autocast's where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def largest(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:

@@ -298,7 +298,7 @@ def test_flex_attention_equals_sdpa(bias: bool, is_causal: bool) -> None:
     table = torch.randn(1, 2, 10, 10) if bias else None
     with torch.no_grad():
         expected = attend_to_valid("sdpa", lengths_B, 10, None, table, is_causal)(query, key, value)
-        found = _flex(lengths_B, 10, table, is_causal)(query, key, value)
+        found = _flex(lengths_B, 10, table, is_causal, torch.float32)(query, key, value)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainables.config import Loss
 from trainables.data.batching import Batch
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
-from trainables.models.losses import LossSums, ctc_frames_needed, loss_sums
+from trainables.models.losses import CTCLengths, LossSums, ctc_frames_needed, loss_sums
 
 VOCABULARY = 7
 A, B = 5, 6
@@ -138,3 +138,10 @@ def test_exactly_the_transcripts_that_have_no_alignment_are_counted(transcript: 
 
 def test_a_batch_of_empty_transcripts_needs_no_states() -> None:
     assert ctc_frames_needed(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long)).tolist() == [0, 0]
+
+
+def test_ctc_with_lengths_known_on_the_cpu_is_the_same() -> None:
+    batch = make_batch([[A, B, B], [A]])
+    found = outputs(batch, [6, 3])
+    known = CTCLengths([6, 3], [3, 1])
+    assert numbers(loss_sums(Loss(), *found, batch, known)) == numbers(loss_sums(Loss(), *found, batch))

@@ -98,7 +98,7 @@ class BatchPlan:
         batches = [
             (order[start : start + size], edge) for start, (size, edge) in zip(starts[:-1], self.shapes, strict=True)
         ]
-        random.shuffle(batches)  # type: ignore[arg-type]
+        random.shuffle(batches)
         return batches
 
     def _unshuffled(self) -> list[tuple[Integers, int]]:
@@ -168,7 +168,7 @@ class Rows(NamedTuple):
     weights_B: Tensor
 
     @classmethod
-    def of(cls, indices: Integers, device: torch.device | str = "cpu", weights: Sequence[float] | None = None) -> Rows:
+    def of(cls, indices: Integers, device: torch.device | str = "cpu", weights: npt.ArrayLike | None = None) -> Rows:
         """Rows of utterances, all of weight 1 unless `weights` are given."""
         given = np.ones(len(indices)) if weights is None else np.asarray(weights)
         return cls(indices, torch.from_numpy(indices).to(device), torch.from_numpy(given.astype(np.float32)).to(device))
@@ -208,7 +208,8 @@ def placed(
     found, start = [], 0
     for (indices, edge), (share, _) in zip(batches, shares, strict=True):
         part = slice(start, start + len(share))
-        found.append(PassBatch(indices, edge, longest[edge], Rows(*(values[part] for values in every))))
+        rows = Rows(every.indices[part], every.index_B[part], every.weights_B[part])
+        found.append(PassBatch(indices, edge, longest[edge], rows))
         start += len(share)
     return found
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from trainables.config_model import Blocks
-from trainables.masking import length_mask
+from trainables.masking import score_mask
 from trainables.models.layers import FusedLinear, make_norm
 from trainables.models.positions import Rotation
 
@@ -32,7 +32,7 @@ causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
 def attend_to_valid(
     kernel: str, lengths_B: Tensor, width: int, rotation: Rotation | None = None, bias_1HSS: Tensor | None = None,
-    is_causal: bool = False,
+    is_causal: bool = False, dtype: torch.dtype = torch.float32,
 ) -> Attend:  # fmt: skip
     """Self-attention of a padded batch: every query sees the first `length` keys of its utterance.
 
@@ -42,6 +42,7 @@ def attend_to_valid(
         rotation: rotary embedding of queries and keys.
         bias_1HSS: bias that is added to the scores.
         is_causal: whether a query sees no key after its own position.
+        dtype: type of the queries.
 
     Raises:
         ValueError: `kernel` is unknown.
@@ -49,7 +50,7 @@ def attend_to_valid(
     kernels = {"sdpa": _sdpa, "flex": _flex if lengths_B.is_cuda else _sdpa}
     if kernel not in kernels:
         raise ValueError(f"attention {kernel!r}: the kernels are {', '.join(kernels)}")
-    attend = kernels[kernel](lengths_B, width, bias_1HSS, is_causal)
+    attend = kernels[kernel](lengths_B, width, bias_1HSS, is_causal, dtype)
     return rotated(attend, rotation)
 
 
@@ -60,23 +61,26 @@ def rotated(attend: Attend, rotation: Rotation | None) -> Attend:
     return lambda query, key, value, *bias: attend(rotation(query), rotation(key), value, *bias)
 
 
-def _sdpa(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool) -> Attend:
-    mask = length_mask(lengths_B, width)[:, None, None]
+def _sdpa(
+    lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool, dtype: torch.dtype
+) -> Attend:  # fmt: skip
+    mask = score_mask(lengths_B, width, dtype)
     if is_causal:
-        mask = mask & torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
+        later_SS = torch.ones(width, width, dtype=torch.bool, device=mask.device).triu(1)
+        mask = mask.masked_fill(later_SS, -torch.inf)
     if bias_1HSS is not None:
-        mask = torch.where(mask, bias_1HSS, -torch.inf)
+        mask = mask + bias_1HSS.to(dtype)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, bias_BHSS: Tensor | None = None) -> Tensor:
-        fitting = mask if bias_BHSS is None else torch.where(mask, bias_BHSS, -torch.inf)
-        if fitting.dtype != torch.bool:
-            fitting = fitting.to(query.dtype)
+        fitting = mask if bias_BHSS is None else mask + bias_BHSS
         return F.scaled_dot_product_attention(query, key, value, fitting)
 
     return attend
 
 
-def _flex(lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool) -> Attend:
+def _flex(
+    lengths_B: Tensor, width: int, bias_1HSS: Tensor | None, is_causal: bool, dtype: torch.dtype
+) -> Attend:  # fmt: skip
     """FlexAttention (Dong et al., 2024, arXiv 2412.05496), which skips blocks of padding."""
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -259,7 +263,7 @@ class CrossAttention(nn.Module):
         """Attends to the keys and values of `project`.
 
         Args:
-            mask: True at the visible states, broadcastable to (B, H, Q, S); None: all states.
+            mask: added to the scores, broadcastable to (B, H, Q, S), such as `score_mask`; None: all are visible.
         """
         query = self.project_query(x_BQD)
         return self.output(join_heads(F.scaled_dot_product_attention(query, *key_value, mask)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config_model import Model
-from trainables.masking import length_mask
+from trainables.masking import length_mask, matmul_dtype, score_mask
 from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
 from trainables.models.layers import FeedForward, Residual, TokenEmbedding, make_norm
 from trainables.models.positions import Rotation, make_rotation, position_table
@@ -26,7 +26,7 @@ class DecoderCache:
 
     Attributes:
         cross: keys and values of the encoder's states, for each layer; empty in a language model.
-        cross_mask: True at valid states, (B, 1, 1, S); None: all are valid.
+        cross_mask: added to the scores of states, (B, 1, 1, S), 0 at valid ones; None: all are valid.
         positions_UD: position embeddings of all steps; None: no positions are added.
         rotation: rotary positions of all steps; None: there are none.
         layers: keys and values of the tokens, for each layer.
@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
         Args:
             attend: kernel of the self-attention.
             key_value: from `CrossAttention.project`; None in a language model and in an editor.
-            mask_B11S: True at valid states; None: all are valid.
+            mask_B11S: added to the scores of states, 0 at valid ones; None: all are valid.
             item_Q: number of the utterance of each position of an editor's flat batch; None: a row is an utterance.
         """
         keep = self.residual.draw(x_BQD, item_Q)
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         """
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
-            mask_B11S = length_mask(state_lengths_B, states_BSD.shape[1])[:, None, None]
+            mask_B11S = score_mask(state_lengths_B, states_BSD.shape[1], matmul_dtype(states_BSD))
         x_BUD = self.embedding(tokens_BU) * self.scale
         positions_UD = self.positions(tokens_BU.shape[1])
         x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
@@ -170,7 +170,7 @@ class Decoder(nn.Module):
             cross = [(key.contiguous(), value.contiguous()) for key, value in projected]
             valid_BS = length_mask(state_lengths_B, states_BSD.shape[1])
             if not bool(valid_BS.all()):  # a mask costs time at every step
-                mask_B11S = valid_BS[:, None, None]
+                mask_B11S = score_mask(state_lengths_B, states_BSD.shape[1], matmul_dtype(states_BSD))
         layers = [KeyValueCache(length) for _ in self.stack]
         return DecoderCache(cross, mask_B11S, self.positions(length), self.rotation(length), layers)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config_model import Model
+from trainables.masking import matmul_dtype
 from trainables.models.attention import Context, SelfAttention, attend_to_valid
 from trainables.models.conformer import ConformerLayer
 from trainables.models.layers import FeedForward, OwnDropout, Residual, make_norm
@@ -92,10 +93,16 @@ class Encoder(nn.Module):
         x_BSD = self.dropout(x_BSD)
         if self.config.norm_positions:
             x_BSD = self.embedding_norm(x_BSD)
-        return x_BSD, self.context(lengths_B, width, weights_B)
+        return x_BSD, self.context(lengths_B, width, matmul_dtype(x_BSD), weights_B)
 
-    def context(self, lengths_B: Tensor, width: int, weights_B: Tensor | None = None) -> Context:
-        """Masks, positions and kernel of the attention of utterances with `lengths_B` states, padded to `width`."""
+    def context(
+        self, lengths_B: Tensor, width: int, dtype: torch.dtype = torch.float32, weights_B: Tensor | None = None
+    ) -> Context:
+        """Masks, positions and kernel of the attention of utterances with `lengths_B` states, padded to `width`.
+
+        Args:
+            dtype: type of the queries.
+        """
         block, attended_B = self.config.context_size, lengths_B
         if block is not None:
             if not torch.compiler.is_exporting():  # where the width is a symbol
@@ -107,6 +114,6 @@ class Encoder(nn.Module):
         rotation = make_rotation(self.config.encoder_positions, width, self.config, lengths_B.device)
         bias_1HSS = None if self.relative_bias is None else self.relative_bias(width)
         attend = attend_to_valid(
-            self.config.attention, attended_B, width, rotation, bias_1HSS, self.config.encoder_causal
+            self.config.attention, attended_B, width, rotation, bias_1HSS, self.config.encoder_causal, dtype
         )
         return Context(lengths_B, attend, block, weights_B)

@@ -9,6 +9,7 @@ Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,21 +30,37 @@ class LossSums:
     infeasible: Tensor
 
 
+class CTCLengths(NamedTuple):
+    """Encoder states and tokens of the transcript, without EOS, of each utterance of a batch, on the CPU."""
+
+    states: list[int]
+    tokens: list[int]
+
+
 def loss_sums(
-    config: Loss, logits_BUV: Tensor, ctc_logits_BSV: Tensor, state_lengths_B: Tensor, batch: Batch
+    config: Loss,
+    logits_BUV: Tensor,
+    ctc_logits_BSV: Tensor,
+    state_lengths_B: Tensor,
+    batch: Batch,
+    known: CTCLengths | None = None,
 ) -> LossSums:
     """Cross-entropy against the target tokens (EOS included) and CTC against the transcript (EOS excluded).
 
     A transcript with more tokens (and blanks between repeated tokens) than the utterance has states has no CTC
     alignment: it adds 0 to the CTC sum and 1 to `infeasible`.
+
+    Args:
+        known: the lengths of states and transcripts on the CPU, where they are known there; None: CTC copies them from
+            the device, and the CPU waits until the device has got there.
     """
     sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
     transcript_lengths_B = batch.target_lengths_B - 1
     ctc_B = F.ctc_loss(
         ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),
         batch.targets_BU,
-        state_lengths_B,
-        transcript_lengths_B,
+        known.states if known else state_lengths_B,
+        known.tokens if known else transcript_lengths_B,
         blank=BLANK,
         reduction="none",
         zero_infinity=True,

@@ -16,6 +16,7 @@ from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.encoder import Encoder
 from trainables.models.layers import initialize
+from trainables.models.mixed_precision import converted_weights
 
 
 class States(NamedTuple):
@@ -46,8 +47,9 @@ class SpeechTransformer(nn.Module):
         Returns:
             Decoder logits (B, U, V), CTC logits (B, S, V) and states per utterance (B,).
         """
-        states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B, weights_B)
-        return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
+        with converted_weights(self):
+            states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B, weights_B)
+            return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> States:
         """Normalised features and frames per utterance -> encoder states, from which a search starts."""

@@ -228,8 +228,27 @@ class Trainer:
             with self.synchronize(place == len(batches) - 1):
                 loss, sums = self.task.losses(self.parallel, loss_config, batch)
                 # DDP takes the mean over workers; the loss is a sum over them.
-                (loss * (self.world / tokens)).backward()
+                with self.added_to_gradients():
+                    (loss * (self.world / tokens)).backward()
             totals += sums
+
+    @contextlib.contextmanager
+    def added_to_gradients(self) -> Iterator[None]:
+        """Adds the gradients of a backward pass to those before, all in one kernel; torch takes one a parameter.
+
+        DDP adds up gradients itself, where it exchanges them.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        before = [parameter.grad for parameter in parameters]
+        if self.world == 1:
+            for parameter in parameters:
+                parameter.grad = None
+        yield
+        if self.world == 1 and before:
+            for parameter, gradient in zip(parameters, before, strict=True):
+                if parameter.grad is None:  # not part of this pass
+                    parameter.grad = torch.zeros_like(gradient)
+            torch._foreach_add_([parameter.grad for parameter in parameters], before)
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""

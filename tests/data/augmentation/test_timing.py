@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.training.loop import Trainer
+from trainables.training.tasks import RecognitionTask
 
 CPU = torch.device("cpu")
 UTTERANCES = 60
@@ -198,3 +200,15 @@ def test_training_is_perturbed_and_validation_is_not(leaves: dict[str, Any], tin
     plain, perturbed = trainer(tiny_corpus, {}), trainer(tiny_corpus, leaves)
     assert tiny.timeless(plain.validate()) == tiny.timeless(perturbed.validate())
     assert plain.epoch(1)["train_loss"] != perturbed.epoch(1)["train_loss"]
+
+
+def test_lengths_for_ctc_are_known_before_the_pass(tiny_corpus: Corpus) -> None:
+    run = trainer(tiny_corpus, {"data.speed_perturbation": 0.2})
+    task = run.task
+    assert isinstance(task, RecognitionTask)
+    task.start_epoch(1, [])
+    for batch in itertools.chain.from_iterable(run.updates_of(1)):
+        gathered = task.training_batch(batch)
+        states, tokens = task.ctc_lengths(batch.rows.indices)
+        assert states == run.model.encode(gathered.features_BTF, gathered.lengths_B).lengths_B.tolist()
+        assert tokens == (gathered.target_lengths_B - 1).tolist()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trainables.data.text.tokenizer import SOS
 from trainables.inference.recognizer import Recognizer
-from trainables.masking import length_mask
+from trainables.masking import score_mask
 from trainables.models.decoder import Decoder
 from trainables.models.editing.editor import Editor, attend_to_all
 from trainables.models.editing.transcript_editor import TranscriptEditor
@@ -64,7 +64,7 @@ class StepGraph(nn.Module):
         """Latest tokens, keys and values of the tokens before, those of the states and number of these -> logits of
         the next token (B, K, V), and the cache with one token more."""
         decoder, position = self.decoder, cache_LBKHUE.shape[4]
-        mask_B11S = length_mask(state_lengths_B, cross_LBHSE.shape[3])[:, None, None]
+        mask_B11S = score_mask(state_lengths_B, cross_LBHSE.shape[3], cross_LBHSE.dtype)
         x_BKD = decoder.embedding(tokens_BK) * decoder.scale
         positions_1D, rotation = decoder.positions(1, position), decoder.rotation(1, position)
         if positions_1D is not None:

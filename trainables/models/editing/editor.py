@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
 from trainables.config_model import Model
-from trainables.masking import length_mask
+from trainables.masking import length_mask, score_mask
 from trainables.models.attention import Attend, compiled_flex, rotated
 from trainables.models.decoder import Decoder
 from trainables.models.editing.slots import TokenRows
@@ -123,13 +123,16 @@ def within_items(kernel: str, layout: Layout) -> Attend:
         return lambda query, key, value: compiled_flex()(query, key, value, block_mask=blocks)
     longest = int(lengths_B.max())
     place_N = item_N * longest + position_N
-    mask_B11L = length_mask(lengths_B, longest)[:, None, None]
+    mask_B11L: Tensor | None = None
 
     def padded(x_1HNE: Tensor) -> Tensor:
         rows = x_1HNE.new_zeros(len(lengths_B) * longest, x_1HNE.shape[1], x_1HNE.shape[3])
         return rows.index_copy(0, place_N, x_1HNE[0].transpose(0, 1)).unflatten(0, (-1, longest)).transpose(1, 2)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        nonlocal mask_B11L
+        if mask_B11L is None:  # the same for all layers
+            mask_B11L = score_mask(lengths_B, longest, query.dtype)
         y_BHLE = F.scaled_dot_product_attention(padded(query), padded(key), padded(value), mask_B11L)
         return y_BHLE.transpose(1, 2).flatten(0, 1)[place_N].transpose(0, 1)[None]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import Config, Loss
+from trainables.data.augmentation import drawn_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, Rows
 from trainables.data.batching import Batch, DeviceSplit
 from trainables.data.corpus import Corpus, Split
@@ -23,7 +24,7 @@ from trainables.evaluation.examples import Attention, collect, decoder_attention
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.inference.language_model import load_language_model
 from trainables.inference.recognizer import Recognizer
-from trainables.models.losses import LossSums, loss_sums
+from trainables.models.losses import CTCLengths, LossSums, loss_sums
 from trainables.models.speech_transformer import SpeechTransformer, make_speech_model
 from trainables.training.pretrained import KEY, check_pretrained, copy_weights, fitting_weights, load_initial_model
 from trainables.training.tasks.task import BatchLoss, Task, gathered
@@ -70,6 +71,7 @@ class RecognitionTask(Task):
 
     def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
         config, seed = self.config, self.config.training.seed
+        self.epoch_frames = drawn_lengths(self.lengths, self.speed, (seed, epoch))
         self.masks = self.train_data.masks(config.specaugment, seed, epoch)
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
         self.acoustics = self.train_data.acoustics(config.augmentation, self.trained.recipe, self.noise, seed, epoch)
@@ -84,8 +86,14 @@ class RecognitionTask(Task):
         with self.trained.autocast():
             inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
             logits_BUV, ctc_logits_BSV, state_lengths_B = model(*inputs)
-        sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
+        known = self.ctc_lengths(planned.rows.indices)
+        sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch, known)
         return BatchLoss(sums.cross_entropy + config.ctc_weight * sums.ctc, in_order(sums))
+
+    def ctc_lengths(self, indices: np.ndarray) -> CTCLengths:
+        """Lengths of the states and of the transcripts of utterances in this epoch, known before the pass."""
+        states = -(-self.epoch_frames[indices] // self.config.model.reduction_factor)
+        return CTCLengths(states.tolist(), self.train_data.token_counts[indices].tolist())
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, Any]:
         count = sums["tokens"]
