@@ -31,6 +31,7 @@ from trainables.data.augmentation import drawn_lengths, speeds
 from trainables.data.batch_plan import BatchPlan, placed, possible_lengths
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Trainer
+from trainables.training.tasks.recognition import VALIDATION_SECONDS
 
 NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_consecutive"}
@@ -133,7 +134,8 @@ def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
 
 def decode_steps(config: Config, lengths: Lengths) -> int:
     """Decoding steps of a validation whose hypotheses are as long as the references."""
-    plan = BatchPlan(lengths.frames, config.training.batch_seconds * FRAMES_PER_SECOND)
+    seconds = max(config.training.batch_seconds, VALIDATION_SECONDS[True])
+    plan = BatchPlan(lengths.frames, seconds * FRAMES_PER_SECOND)
     return sum(int(lengths.tokens[rows].max()) + 1 for rows, _ in plan.epoch())
 
 

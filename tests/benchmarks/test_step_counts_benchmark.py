@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from librispeech_lengths import DEV_CLEAN
 from noise_corpus import noise_corpus
-from step_counts import Kernels, Uploads, counts
+from step_counts import Kernels, Uploads, counts, decode_steps
 
 from search_spaces.reader import load_space
 from trainables.config import Config, Tokenizer
@@ -27,6 +28,11 @@ def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tm
     assert found["shapes"] <= 32 and found["padded_share"] <= 0.05
     assert found["uploads"] == found["waits"] == 0
     assert found["launches"] == sum(found["kernels"].values())
+
+
+def test_a_validation_takes_few_decoding_steps(config: Config) -> None:
+    """A twentieth of the 6,634 of batches of 180 s that are padded to the edges of buckets."""
+    assert decode_steps(config, DEV_CLEAN.lengths()) <= 330
 
 
 def test_kernels_uploads_and_waits_are_counted() -> None:

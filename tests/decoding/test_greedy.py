@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
+from tiny import Learned
 from torch import Tensor
 
+from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK
 from trainables.decoding import greedy
+from trainables.decoding.tokens import repeats
 from trainables.models.decoder import Decoder
 
 LENGTHS = torch.tensor([40, 9, 25, 1])
@@ -71,3 +76,48 @@ def test_no_token_that_stands_for_no_text_is_said() -> None:
         decoder.output.weight[[PAD, UNK, SOS, BLANK]] = 10 * decoder.norm.bias
     found = greedy(decoder, states_BSD, lengths_B, torch.tensor([10] * 4))
     assert not {PAD, UNK, SOS, BLANK, EOS} & {token for ids in found for token in ids}
+
+
+SPELLED = [8, 9, 10, 9, 8, 11]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([7] * 16, True),
+        ([9, 8, *[7] * 16], True),
+        ([7] * 15, False),
+        ([7] * 15 + [8], False),
+        ([5, 6] * 8, True),
+        ([5, 6, 7] * 7, False),
+        ([5, 6, 7] * 8, True),
+        (SPELLED * 7, False),
+        (SPELLED * 8, True),
+        (list(range(5, 14)) * 8, False),
+    ],
+)
+def test_a_sequence_repeats_after_eight_times_the_same(tokens: list[int], expected: bool) -> None:
+    other = [5 + number % 11 for number in range(len(tokens))]
+    assert repeats(torch.tensor([tokens, other])).tolist() == [expected, False]
+
+
+def test_transcripts_of_a_trained_model_do_not_depend_on_the_end_of_repetition(
+    learned: Learned, tiny_corpus: Corpus
+) -> None:
+    split = tiny_corpus.validation_split()
+    features = [split.utterance(place) for place in range(len(split))]
+    trained, search = learned.recognizer, learned.recognizer.search()
+    endless = replace(search, ends_repetition=False)
+    assert trained.transcribe(features, search) == trained.transcribe(features, endless) != [""] * len(split)
+
+
+@torch.no_grad()
+def test_an_untrained_model_is_not_followed_to_its_limit() -> None:
+    decoder, states_BSD, lengths_B = encoded(0)
+    decoder.norm.weight.zero_()  # whatever the input is, the same token is the likeliest
+    decoder.output.weight[EOS] = -1.0
+    limits = torch.tensor([60, 12, 60, 60])
+    endless = greedy(decoder, states_BSD, lengths_B, limits)
+    found = greedy(decoder, states_BSD, lengths_B, limits, ends_repetition=True)
+    assert [len(row) for row in endless] == limits.tolist()
+    assert [len(row) for row in found] == [16, 12, 16, 16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +130,17 @@ def test_validation_is_never_masked(tiny_corpus: Corpus) -> None:
     assert found[0] == found[1] == found[2]
 
 
-def validated(config: Config, corpus: Corpus, recognizer: Recognizer) -> Metrics:
+def validated(config: Config, corpus: Corpus, recognizer: Recognizer, budget: float | None = None) -> Metrics:
     trainer = Trainer(config, corpus, CPU)
+    if budget is not None:
+        trainer.task.validation_plan = replace(trainer.task.validation_plan, budget=budget)
     trainer.model.load_state_dict(recognizer.model.state_dict())
     return tiny.timeless(trainer.validate())
 
 
 def test_validation_scores_the_whole_split_however_it_is_batched(learned: Learned, tiny_corpus: Corpus) -> None:
     config = learned.recognizer.config
-    tree = config.model_dump()
-    tree["training"]["batch_seconds"] = 0.01  # one utterance at a time
-    single = validated(Config.model_validate(tree), tiny_corpus, learned.recognizer)
+    single = validated(config, tiny_corpus, learned.recognizer, budget=1)  # one utterance at a time
     for name, value in validated(config, tiny_corpus, learned.recognizer).items():
         assert value == pytest.approx(learned.history[-1][name], rel=1e-4)
         assert value == pytest.approx(single[name], rel=1e-4)

@@ -30,11 +30,13 @@ class Search:
     Args:
         language_model: the loaded `decoding.language_model`; None: it has no weight in the search.
         hotwords: the automaton of `decoding.hotwords`; None: there are none.
+        ends_repetition: whether greedy search ends hypotheses that do nothing but repeat.
     """
 
     config: Decoding
     language_model: LanguageModel | None = None
     hotwords: Hotwords | None = None
+    ends_repetition: bool = False
 
     @torch.inference_mode()
     def __call__(self, model: SpeechModel, encoded: Encoded, max_tokens_B: Tensor) -> list[list[int]]:
@@ -50,7 +52,8 @@ class Search:
             return edit(model, encoded, config.editing_steps, max_tokens_B).lists()
         if isinstance(model, SpeechTransformer) and config.method == "greedy" and self.language_model is None:
             states_BSD, state_lengths_B = encoded
-            return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, config.repeat_penalty)
+            about = config.repeat_penalty, self.ends_repetition
+            return greedy(model.decoder, states_BSD, state_lengths_B, max_tokens_B, *about)
         return self._hypotheses(model, encoded, max_tokens_B).best()
 
     @torch.inference_mode()

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from trainables.data.text.tokenizer import EOS, SOS
-from trainables.decoding.tokens import SUPPRESSED_TOKENS, penalize, steps_between_checks, until_eos
+from trainables.decoding.tokens import (
+    STEPS_BETWEEN_REPETITIONS,
+    SUPPRESSED_TOKENS,
+    penalize,
+    repeats,
+    steps_between_checks,
+    until_eos,
+)
 from trainables.models.decoder import Decoder
 
 
@@ -20,12 +27,14 @@ def greedy(
     state_lengths_B: Tensor,
     max_tokens_B: Tensor,
     repeat_penalty: float = 1.0,
+    ends_repetition: bool = False,
 ) -> list[list[int]]:
     """Takes the likeliest next token until EOS; returns one sequence for each utterance, without SOS and EOS.
 
     Args:
         max_tokens_B: the largest number of tokens of each utterance, EOS included.
         repeat_penalty: on the logits of tokens that the hypothesis already has (see `penalize`).
+        ends_repetition: whether a hypothesis ends when it does nothing but repeat (see `repeats`).
     """
     steps = int(max_tokens_B.max())
     cache = decoder.start(states_BSD, state_lengths_B, steps)
@@ -41,4 +50,6 @@ def greedy(
         latest_B = torch.where(ended_B, EOS, logits_BV.index_fill_(-1, suppressed, -torch.inf).argmax(-1))
         tokens_BU[:, step] = latest_B
         ended_B = ended_B | (latest_B == EOS) | (step + 1 >= max_tokens_B)
+        if ends_repetition and (step + 1) % STEPS_BETWEEN_REPETITIONS == 0:
+            ended_B = ended_B | repeats(tokens_BU[:, : step + 1])
     return [until_eos(row) for row in tokens_BU.tolist()]

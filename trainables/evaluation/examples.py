@@ -171,12 +171,13 @@ def collect(
     rows, ordered = [index for index, *_ in order], [hypothesis for _, hypothesis, _ in order]
     texts = [(split.texts or [])[row] for row in rows]
     speakers = split.speakers and [split.speakers[row] for row in rows]
-    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered, speakers)
+    aligned = align_words(texts, ordered)
+    errors = UtteranceErrors.of(split.name, epoch, [split.ids[row] for row in rows], texts, ordered, speakers, aligned)
     return Examples(
         epoch,
         split.name,
         select(by_errors(errors, split.seconds[rows], [draft for *_, draft in order])),
-        most_frequent(align_words(texts, ordered)),
+        most_frequent(aligned),
         attention,
         errors,
     )

@@ -73,6 +73,38 @@ def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[Al
     return _alignments(jiwer.process_words(_normalized(references), _normalized(hypotheses)))
 
 
+class Counts(NamedTuple):
+    """Errors in each utterance (substitutions + deletions + insertions), and length of its reference."""
+
+    errors: list[int]
+    lengths: list[int]
+
+
+def count_characters(references: Sequence[str], hypotheses: Sequence[str]) -> Counts:
+    """Character errors of each utterance, as CER counts them."""
+    return _counts(jiwer.process_characters(_normalized(references), _normalized(hypotheses)))
+
+
+def count_words(alignments: Sequence[Alignment]) -> Counts:
+    """Word errors of utterances that `align_words` has aligned, as WER counts them."""
+    return Counts(
+        [sum(pair.operation != "equal" for pair in alignment) for alignment in alignments],
+        [sum(pair.operation != "insert" for pair in alignment) for alignment in alignments],
+    )
+
+
+def _counts(output: jiwer.CharacterOutput) -> Counts:
+    errors = [
+        sum(
+            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+            for chunk in chunks
+            if chunk.type != "equal"
+        )
+        for chunks in output.alignments
+    ]
+    return Counts(errors, [len(reference) for reference in output.references])
+
+
 def _normalized(texts: Sequence[str]) -> list[str]:
     """Texts in one Unicode normal form, so that letters that look alike count as equal."""
     return [normalized(text) for text in texts]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainables.evaluation.metrics import Alignment, align_characters, align_words
+from trainables.evaluation.metrics import Alignment, align_words, count_characters, count_words
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,15 @@ class UtteranceErrors:
     @classmethod
     def of(
         cls, split: str, epoch: int | None, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str],
-        speakers: Sequence[str | None] | None = None,
+        speakers: Sequence[str | None] | None = None, aligned: Sequence[Alignment] | None = None,
     ) -> UtteranceErrors:  # fmt: skip
-        """Counts the errors of hypotheses as `metrics.character_error_rate` and `metrics.word_error_rate` do."""
-        character_errors, characters = _counts(align_characters(references, hypotheses))
-        word_errors, words = _counts(align_words(references, hypotheses))
+        """Counts the errors of hypotheses as `metrics.character_error_rate` and `metrics.word_error_rate` do.
+
+        Args:
+            aligned: the utterances' words, aligned by `align_words`; None: they are aligned here.
+        """
+        character_errors, characters = count_characters(references, hypotheses)
+        word_errors, words = count_words(align_words(references, hypotheses) if aligned is None else aligned)
         texts = list(ids), list(references), list(hypotheses)
         known = list(speakers) if speakers and any(speakers) else None
         return cls(split, epoch, *texts, character_errors, characters, word_errors, words, known)
@@ -72,8 +76,3 @@ class UtteranceErrors:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-
-
-def _counts(alignments: list[Alignment]) -> tuple[list[int], list[int]]:
-    errors = [sum(pair.operation != "equal" for pair in alignment) for alignment in alignments]
-    return errors, [sum(pair.operation != "insert" for pair in alignment) for alignment in alignments]

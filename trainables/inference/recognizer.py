@@ -151,7 +151,7 @@ class Recognizer(TrainedModel):
         """
         phrases = self.text.apply(decoding.hotword_phrases)
         hotwords = Hotwords.of(phrases, self.tokenizer).to(self.device) if phrases else None
-        return Search(decoding, language_model if decoding.lm_weight else None, hotwords)
+        return Search(decoding, language_model if decoding.lm_weight else None, hotwords, ends_repetition=True)
 
     def language_model(self, folder: str) -> LanguageModel:
         """The language model of a model directory, for a search.

@@ -238,17 +238,18 @@ class Trainer:
 
         DDP adds up gradients itself, where it exchanges them.
         """
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        before = [parameter.grad for parameter in parameters]
-        if self.world == 1:
-            for parameter in parameters:
-                parameter.grad = None
+        if self.world > 1:
+            yield
+            return
+        before = [(parameter, parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
+        for parameter, _ in before:
+            parameter.grad = None
         yield
-        if self.world == 1 and before:
-            for parameter, gradient in zip(parameters, before, strict=True):
-                if parameter.grad is None:  # not part of this pass
-                    parameter.grad = torch.zeros_like(gradient)
-            torch._foreach_add_([parameter.grad for parameter in parameters], before)
+        for parameter, gradient in before:
+            if parameter.grad is None:  # not part of this pass
+                parameter.grad = torch.zeros_like(gradient)
+        if before:
+            torch._foreach_add_([parameter.grad for parameter, _ in before], [gradient for _, gradient in before])
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""

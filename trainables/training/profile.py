@@ -104,6 +104,7 @@ class TimedTrainer(Trainer):
         task.validation_plan = part = replace(plan, members=order[:: len(plan.epoch())])
         if isinstance(task, RecognitionTask):
             data = task.validation_data
+            task.search = replace(task.search, ends_repetition=False)
             task.trained.tokens_per_frame = float((data.token_counts / data.split.frames).mean())
             if isinstance(task.trained.model, SpeechTransformer):
                 with torch.no_grad():  # EOS never has the highest logit, so hypotheses have their largest length

@@ -21,7 +21,7 @@ from trainables.data.corpus import Corpus, Split
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.evaluation.examples import Attention, collect, decoder_attention, median_utterance
-from trainables.evaluation.metrics import character_error_rate, word_error_rate
+from trainables.evaluation.metrics import character_error_rate
 from trainables.inference.language_model import load_language_model
 from trainables.inference.recognizer import Recognizer
 from trainables.models.losses import CTCLengths, LossSums, loss_sums
@@ -30,6 +30,7 @@ from trainables.training.pretrained import KEY, check_pretrained, copy_weights, 
 from trainables.training.tasks.task import BatchLoss, Task, gathered
 
 FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
+VALIDATION_SECONDS = {False: 240.0, True: 6000.0}  # of audio in a batch of validation, at least; True: on a GPU
 USUAL_LENGTH = 0.9  # quantile of durations up to which a model is said to be trained
 
 
@@ -58,7 +59,9 @@ class RecognitionTask(Task):
         self.trained.usual_seconds = float(np.quantile(self.amounts, USUAL_LENGTH))
         self.lengths, self.speed = train_split.frames, config.data.speed_perturbation
         self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
-        self.validation_plan = BatchPlan(validation_split.frames, self.budget)
+        # Without a backward pass there is room for more, and a batch takes as many decoding steps as its longest text.
+        seconds = max(config.training.batch_seconds, VALIDATION_SECONDS[device.type == "cuda"])
+        self.validation_plan = BatchPlan(validation_split.frames, seconds * corpus.recipe.frames_per_second)
         if config.pretrained.model is not None:
             source, bins = load_initial_model(config.pretrained.model), corpus.kept_bins(config.features.num_feats)
             fitting = fitting_weights(source, config.pretrained.model, config.model, tokenizer, bins)
@@ -125,18 +128,19 @@ class RecognitionTask(Task):
         *sums_of_all, total_seconds = totals.tolist()
         order, (hypotheses, *others) = [index for index, _ in found], zip(*(texts for _, texts in found), strict=True)
         references = [(self.validation_data.split.texts or [])[index] for index in order]
+        attention = self.attention(median_utterance(self.validation_data))
+        drafts = others[0] if self.DRAFTS else None
+        examples = collect(self.validation_data, epoch, order, hypotheses, attention, drafts)
         if rank == 0:
-            attention = self.attention(median_utterance(self.validation_data))
-            drafts = others[0] if self.DRAFTS else None
-            self.examples = collect(self.validation_data, epoch, order, hypotheses, attention, drafts)
+            self.examples = examples
         rates = {
-            name: character_error_rate(references, texts)
-            for name, texts in zip(self.CERS, (hypotheses, *others), strict=True)
+            name: character_error_rate(references, texts) for name, texts in zip(self.CERS[1:], others, strict=True)
         }
         return {
             "val_loss": self.mean_loss(dict(zip(self.SUMS, sums_of_all, strict=True))),
+            self.CERS[0]: examples.errors.cer,
             **rates,
-            "val_wer": word_error_rate(references, hypotheses),
+            "val_wer": examples.errors.wer,
             "real_time_factor": total_seconds / float(self.validation_data.split.seconds.sum()),
         }
 
