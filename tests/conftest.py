@@ -6,20 +6,21 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
-import place as places
 import pytest
 import tiny
 import torch
 from browser import browser as browser
 from browser import pictures as pictures
-from command import Platform
-from place import Ended, Run
 from webhook import Webhook, listening
 
-from asr_platform.cli import main as cli
 from trainables.data.corpus import Corpus
+
+if TYPE_CHECKING:  # what they need, tests of `trainables` do without
+    from command import Platform
+    from place import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -62,6 +63,8 @@ def learned_editor(tiny_corpus: Corpus) -> tiny.Learned:
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    from command import Platform
+
     running = Platform(tmp_path_factory.mktemp("platform"))
     yield running
     running.stop()
@@ -70,6 +73,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus, a model, a home with a sweep, and much that is wrong."""
+    import place as places
+
     return places.furnish(tmp_path_factory.mktemp("place"))
 
 
@@ -82,6 +87,10 @@ def webhook() -> Iterator[Webhook]:
 @pytest.fixture
 def run(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Runs the command in this process, in the place."""
+    from place import Ended
+
+    from asr_platform.cli import main as cli
+
     monkeypatch.chdir(place)
     monkeypatch.delenv("ASR_PLATFORM_HOME", raising=False)
 

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from trainables.config import Config
-from trainables.document import Document
 from trainables.errors import InputError
 
 FORMER_VALUES = {"model.sinusoids": "concatenated"}
@@ -94,6 +93,8 @@ def load_config(path: Path) -> Config:
     Raises:
         InputError: the file cannot be read, or has mistakes; the message names the line or key of each.
     """
+    from trainables.document import Document  # YAML is for files: models and checkpoints are read without
+
     try:
         document = Document(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:

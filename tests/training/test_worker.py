@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import tiny
 
-from trainables import worker
 from trainables.errors import InputError
 from trainables.folders import this_process
+
+worker = pytest.importorskip("trainables.worker", exc_type=ModuleNotFoundError, reason="needs Ray")
 
 
 def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:

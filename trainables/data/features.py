@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import kaldi_native_fbank
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:  # training computes no features
+    import kaldi_native_fbank
 
 Samples = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.float32]
@@ -141,6 +143,8 @@ def kaldi_features(samples: Samples, bins: int = 80) -> Frames:
     deterministic), the signal mirrored at both ends (`snip_edges=False`, T = round(N / 160)).
     Silence is log(1.19e-7) = -15.9.
     """
+    import kaldi_native_fbank
+
     computer = kaldi_native_fbank.OnlineFbank(_kaldi_options(bins))
     computer.accept_waveform(SAMPLE_RATE, samples)
     computer.input_finished()
@@ -149,6 +153,8 @@ def kaldi_features(samples: Samples, bins: int = 80) -> Frames:
 
 @cache
 def _kaldi_options(bins: int) -> kaldi_native_fbank.FbankOptions:
+    import kaldi_native_fbank
+
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     options.frame_opts.frame_shift_ms = 1000 * HOP_LENGTH["kaldi"] / SAMPLE_RATE

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from trainables.config import Config
@@ -123,4 +122,6 @@ class TimedTrainer(Trainer):
 
 def process_age() -> float:
     """Seconds since the start of this process; on Linux up to 1 s too many, since psutil rounds the boot time down."""
+    import psutil
+
     return time.time() - psutil.Process().create_time()

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import torch
 
 GB = 10**9  # bytes
@@ -32,7 +31,8 @@ class ResourceUsage:
     def sample(self) -> None:
         """Records the GPU's utilisation at this moment."""
         if self.device.type == "cuda":
-            with suppress(pynvml.NVMLError, RuntimeError):  # a MIG slice, or a driver that does not report it
+            # Without the package, on a MIG slice, or with a driver that does not report it, there is none.
+            with suppress(ModuleNotFoundError, RuntimeError, *nvml_errors()):
                 self.gpu_percent.append(torch.cuda.utilization(self.device))
 
     def metrics(self) -> dict[str, Any]:
@@ -50,6 +50,15 @@ class ResourceUsage:
         if self.gpu_percent:
             found["gpu_utilization"] = sum(self.gpu_percent) / len(self.gpu_percent) / 100
         return found
+
+
+def nvml_errors() -> tuple[type[Exception], ...]:
+    """The errors of NVIDIA's management library, where it is installed."""
+    try:
+        from pynvml import NVMLError
+    except ModuleNotFoundError:
+        return ()
+    return (NVMLError,)
 
 
 def peak_memory() -> int:
