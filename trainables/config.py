@@ -155,6 +155,10 @@ class Training(ConfigSection):
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="float type of the forward pass; auto: bf16 on GPUs that have it"
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="compiled encoder and decoder layers in training; auto: on a GPU, for 10 epochs in a row or more",
+    )
     ema: Probability = Field(
         0.0,
         description="decay per update of the moving average of the weights, after a gradual rise; 0: no average",

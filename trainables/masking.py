@@ -17,9 +17,10 @@ def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """What is added to attention scores of padded keys, (B, 1, 1, width): 0 at the first `length` keys, then -inf.
 
     Of the queries' type and with rows in memory that begin at multiples of `ALIGNED`, it is what the kernels take: a
-    mask of truth values would be converted anew in every layer.
+    mask of truth values would be converted anew in every layer. Rows are longer than `width` for every width, so that
+    compiled layers do not take the two for the same number.
     """
-    hidden_BS = ~length_mask(lengths_B, width + -width % ALIGNED)
+    hidden_BS = ~length_mask(lengths_B, width + ALIGNED - width % ALIGNED)
     mask_BS = torch.zeros(hidden_BS.shape, dtype=dtype, device=lengths_B.device).masked_fill_(hidden_BS, -torch.inf)
     return mask_BS[:, None, None, :width]
 

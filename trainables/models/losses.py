@@ -9,7 +9,7 @@ Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +56,12 @@ def loss_sums(
     """
     sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
     transcript_lengths_B = batch.target_lengths_B - 1
-    lengths: Any = known or (state_lengths_B, transcript_lengths_B)  # torch's stubs know of tensors alone
+    states, tokens = cast(Any, known or (state_lengths_B, transcript_lengths_B))  # torch's stubs know of tensors alone
     ctc_B = F.ctc_loss(
         ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),
         batch.targets_BU,
-        *lengths,
+        states,
+        tokens,
         blank=BLANK,
         reduction="none",
         zero_infinity=True,

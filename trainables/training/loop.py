@@ -29,6 +29,7 @@ from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
 from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
+from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
 from trainables.training.optimizer import build_optimizer
 from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
@@ -116,6 +117,7 @@ class Trainer:
         self.optimizer = build_optimizer(config.optimizer, self.model, scales)
         self.averages = WeightAverages(config.training, self.model)
         self.parallel: nn.Module = self.model
+        self.compiled = False
         self.usage = ResourceUsage(device)
         self.history: list[Metrics] = []
 
@@ -128,7 +130,11 @@ class Trainer:
         known = len(self.history) if reported_epochs is None else reported_epochs
         for row in self.history[known:]:
             report(row, self.saver() if row is self.history[-1] else None)
-        for epoch in range(len(self.history) + 1, (until or self.config.training.epochs) + 1):
+        last = until or self.config.training.epochs
+        if wants_compilation(self.config.training, self.device, last - len(self.history)):
+            compile_layers(self.model)
+            self.compiled = True
+        for epoch in range(len(self.history) + 1, last + 1):
             self.history.append(self.epoch(epoch))
             if epoch > known:
                 report(self.history[-1], self.saver())
@@ -245,11 +251,12 @@ class Trainer:
         for parameter, _ in before:
             parameter.grad = None
         yield
+        sums: list[Tensor] = []
         for parameter, gradient in before:
-            if parameter.grad is None:  # not part of this pass
-                parameter.grad = torch.zeros_like(gradient)
-        if before:
-            torch._foreach_add_([parameter.grad for parameter, _ in before], [gradient for _, gradient in before])
+            sums.append(torch.zeros_like(gradient) if parameter.grad is None else parameter.grad)
+            parameter.grad = sums[-1]
+        if sums:
+            torch._foreach_add_(sums, [gradient for _, gradient in before])
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""
@@ -278,7 +285,8 @@ class Trainer:
         """Metrics of the model's current weights on the whole validation split."""
         self.model.eval()
         epoch = len(self.history) + 1
-        metrics = self.task.validate(epoch, self.rank, self.world)
+        with uncompiled() if self.compiled else contextlib.nullcontext():
+            metrics = self.task.validate(epoch, self.rank, self.world)
         check_finite("validation loss", metrics["val_loss"], epoch)
         return metrics
 

@@ -1,0 +1,66 @@
+"""Compiled layers give what layers give that are not, in two graphs, whatever the shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from trainables.config import Training
+from trainables.models.speech_transformer import SpeechTransformer
+from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+SHAPES = [(3, 40, 5), (2, 97, 7), (5, 64, 9)]  # B, T, U
+
+
+def results(model: SpeechTransformer) -> list[Tensor]:
+    """Logits of both branches and all gradients, for batches of several shapes."""
+    found: list[Tensor] = []
+    for batch, frames, tokens in SHAPES:
+        torch.manual_seed(frames)
+        features_BTF, tokens_BU = torch.randn(batch, frames, tiny.BINS), torch.randint(5, 20, (batch, tokens))
+        model.zero_grad()
+        logits_BUV, ctc_logits_BSV, _ = model(features_BTF, torch.arange(batch) + frames - batch, tokens_BU)
+        (logits_BUV.square().mean() + ctc_logits_BSV.square().mean()).backward()
+        found += [
+            logits_BUV,
+            ctc_logits_BSV,
+            *(weight.grad for weight in model.parameters() if weight.grad is not None),
+        ]
+    return found
+
+
+def test_compiled_layers_compute_the_same_in_two_graphs_for_all_shapes() -> None:
+    """The graphs are run by torch as they were traced; making kernels of them is torch's own matter."""
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = CompileCounterWithBackend("eager")
+    model = tiny.model(0).train()
+    expected = results(model)
+    names = list(model.state_dict())
+    compile_layers(model, graphs)
+    found = results(model)
+    assert graphs.frame_count == 2 and not counters["graph_break"]
+    assert list(model.state_dict()) == names
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    with uncompiled():
+        results(model.eval())
+    assert graphs.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "epochs", "expected"),
+    [
+        ("auto", GPU, 70, True), ("auto", GPU, 1, False), ("auto", CPU, 70, False), ("always", CPU, 1, True),
+        ("never", GPU, 70, False),
+    ],
+)  # fmt: skip
+def test_layers_are_compiled_where_it_is_repaid(choice: Any, device: torch.device, epochs: int, expected: bool) -> None:
+    assert wants_compilation(Training(compile=choice), device, epochs) == expected
