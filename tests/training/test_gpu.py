@@ -22,6 +22,14 @@ from trainables.training.loop import Metrics, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 has its own 24 bits of precision: TF32, torch's default for convolutions, has 11."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
 MASKS = SpecAugment(frequency_masks=1, frequency_width=3, time_masks=2, time_width=0.2)
 
 

@@ -1,0 +1,37 @@
+"""Scripts of measurement that have no test of their own run once with their smallest size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def started(*command: str, **variables: str) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, **variables}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(
+        "model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}\n"
+    )
+    sizes = ["--synthetic-hours", "0.1", "--updates", "1", "--rounds", "1", "--batch-seconds", "60", "--threads", "1"]
+    about = ["--config", str(tmp_path / "tiny.yaml"), *sizes]
+    found = started(sys.executable, str(HERE / "training_throughput.py"), *about)
+    assert "ours:" in found and "reference:" in found and "ratio:" in found
+
+
+def test_the_table_of_a_gpu_is_made_without_one() -> None:
+    sizes = ["--narrow", "--tokenizer", "char", "--hours", "0.03", "--updates", "1", "--seconds", "30", "60"]
+    found = started("bash", str(HERE / "gpu.sh"), *sizes, "--compile", "never", SKIP_TESTS="1", PYTHON=sys.executable)
+    rows = [line for line in found.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4  # the heading, the line below it, and a row for each pass
+    assert len({row.count("|") for row in rows}) == 1
