@@ -8,4 +8,4 @@ PYTHON=${PYTHON:-python3}
 if [ -z "${SKIP_TESTS:-}" ]; then
     timeout 120 "$PYTHON" -m pytest -q -m gpu tests/training/test_gpu.py || echo "Some tests on the GPU failed or were cut." >&2
 fi
-timeout 350 "$PYTHON" tests/benchmarks/gpu_table.py --limit 240 "$@"
+timeout "${LIMIT:-350}" "$PYTHON" tests/benchmarks/gpu_table.py --limit 240 "$@"

@@ -30,8 +30,9 @@ def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_the_table_of_a_gpu_is_made_without_one() -> None:
-    sizes = ["--narrow", "--tokenizer", "char", "--hours", "0.03", "--updates", "1", "--seconds", "30", "60"]
-    found = started("bash", str(HERE / "gpu.sh"), *sizes, "--compile", "never", SKIP_TESTS="1", PYTHON=sys.executable)
+    sizes = ["--space", "synthetic", "--narrow", "--hours", "0.01", "--updates", "1", "--seconds", "10", "20"]
+    about = {"SKIP_TESTS": "1", "PYTHON": sys.executable, "LIMIT": "480"}
+    found = started("bash", str(HERE / "gpu.sh"), *sizes, "--compile", "never", **about)
     rows = [line for line in found.splitlines() if line.startswith("| ")]
     assert len(rows) == 4  # the heading, the line below it, and a row for each pass
     assert len({row.count("|") for row in rows}) == 1

@@ -1,4 +1,4 @@
-"""Compiled layers: one graph for all layers of an encoder, and one for those of a decoder, for every shape.
+"""Compiled layers: all layers of an encoder share their graphs, and so do those of a decoder.
 
 Only training runs them: a search calls a decoder's layers token by token, which would compile anew for each. Time
 reduction, gathering and CTC stay as they are.
