@@ -24,7 +24,7 @@ import psutil
 import ray.train
 from ray import tune
 
-from asr_platform.tuning.cluster import TRIAL_CPUS
+from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.connection import connect
 from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import SweepTrial
@@ -106,9 +106,9 @@ class ProcessorTime:
 def measure(function: Any, folder: str, trials: int) -> list[float]:
     """Starts of `trials` trials, one after another."""
     watch = Stopwatch()
-    settings = {"folder": folder, "workers": 1, "checkpoints": 2, "threads": 1, "resources": {"CPU": 1 - TRIAL_CPUS}}
+    settings = {"folder": folder, "workers": 1, "checkpoints": 2, "threads": 1, "resources": {"CPU": 1}}
     tune.Tuner(
-        tune.with_resources(function, {"CPU": TRIAL_CPUS}),
+        tune.with_resources(function, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
         param_space={**settings, "number": tune.grid_search(list(range(trials)))},
         tune_config=tune.TuneConfig(max_concurrent_trials=1),
         run_config=tune.RunConfig(

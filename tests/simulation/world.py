@@ -47,7 +47,7 @@ from asr_platform.tracking import runs as tracking
 from asr_platform.tuning import best_model, sweep, sweep_run
 from asr_platform.tuning.callbacks import meter
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
-from asr_platform.tuning.cluster import Cluster, Options
+from asr_platform.tuning.cluster import Cluster, Node, Options
 from asr_platform.tuning.doctor import Doctor, Finding
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop import steering, watch
@@ -217,7 +217,7 @@ class World:
                 self.home, NAME, ledger, feasibility, Options(tracking_uri=self.uri, tune_decoding=False)
             )
             view = LiveDisplay(Console(file=self.printed, width=200))
-            machine = Cluster(cpus=float(schedule.concurrency), gpus=0.0, dashboard="")
+            machine = Cluster([Node(float(schedule.concurrency))])
             return sweep.run(running, machine, Interrupt(), view)
 
     def _about(self, space: Space) -> dict[str, Any]:

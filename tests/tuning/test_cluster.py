@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import records
 import tiny
 from command import PLATFORM, unused_port
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.tuning.cluster import TRIAL_CPUS, UNITS, Cluster, Options, Workers, chosen_address, resources
+from asr_platform.tuning.cluster import UNITS, Cluster, Node, Options, Workers, chosen_address, resources
 from asr_platform.tuning.connection import OWNER, check_address, connect, remove_old_sessions
 from trainables.errors import InputError
 from trainables.folders import this_process
 
 
 def cluster(cpus: float, gpus: float = 0) -> Cluster:
-    return Cluster(float(cpus), float(gpus), "http://127.0.0.1:8265")
+    return nodes((cpus, gpus))
+
+
+def nodes(*resources: tuple[float, float]) -> Cluster:
+    """A cluster of nodes with these CPUs and GPUs."""
+    return Cluster([Node(float(cpus), float(gpus)) for cpus, gpus in resources])
 
 
 def in_units(amount: float) -> int:
@@ -53,6 +62,17 @@ def in_units(amount: float) -> int:
         (cluster(16, 4), Options(alone=True, gpus_per_worker=2), Workers(2, 8, 2.0), 1),
         (cluster(16, 4), Options(alone=True, gpus_per_worker=0), Workers(1, 16, 0.0), 1),
         (cluster(2, 8), Options(alone=True), Workers(2, 1, 1.0), 1),
+        (nodes((1, 0), (1, 0)), Options(), Workers(1, 1, 0.0), 2),
+        (nodes((1, 0), (1, 0)), Options(workers_per_trial=2), Workers(2, 1, 0.0), 1),
+        (nodes((0, 0), (1.5, 0), (1.5, 0)), Options(), Workers(1, 1, 0.0), 2),
+        (nodes((8, 0), (2, 0)), Options(alone=True), Workers(1, 8, 0.0), 1),
+        (nodes((8, 0), (2, 0)), Options(alone=True, workers_per_trial=2), Workers(2, 4, 0.0), 1),
+        (nodes((8, 0), (6, 0)), Options(alone=True, workers_per_trial=2), Workers(2, 6, 0.0), 1),
+        (nodes((1, 0), (1, 0), (1, 0)), Options(alone=True), Workers(1, 1, 0.0), 1),
+        (nodes((16, 0), (8, 4), (4, 4)), Options(), Workers(1, 1, 1.0), 8),
+        (nodes((16, 0), (8, 4), (4, 4)), Options(alone=True), Workers(8, 1, 1.0), 1),
+        (nodes((16, 0), (8, 4), (4, 4)), Options(alone=True, workers_per_trial=2), Workers(2, 4, 1.0), 1),
+        (nodes((8, 3), (8, 3)), Options(gpus_per_worker=2), Workers(1, 1, 2.0), 2),
     ],
 )
 def test_workers_and_concurrency(machine: Cluster, options: Options, expected: Workers, concurrent: int) -> None:
@@ -72,11 +92,16 @@ def test_workers_and_concurrency(machine: Cluster, options: Options, expected: W
         (cluster(16, 1), Options(alone=True, gpus_per_worker=2)),
         (cluster(2), Options(alone=True, workers_per_trial=3)),
         (cluster(0.5), Options()),
+        (nodes((0.5, 0), (0.5, 0)), Options()),
+        (nodes((8, 1), (8, 1)), Options(gpus_per_worker=2)),
+        (nodes((8, 0), (0, 1)), Options(gpus_per_worker=1)),
+        (nodes(), Options()),
     ],
 )
 def test_a_trial_that_cannot_fit_is_refused(machine: Cluster, options: Options) -> None:
     """The message says what was asked for and what there is."""
-    with pytest.raises(InputError, match=f"does not fit: the cluster has {machine.cpus:g} CPUs") as error:
+    there_is = f"of {machine.nodes[-1].cpus:g} CPUs and " if machine.nodes else "no nodes"
+    with pytest.raises(InputError, match=rf"a trial of \d workers? of 1 CPU.* does not fit .*{there_is}") as error:
         machine.workers(options)
     assert "--workers-per-trial" in error.value.remedy and "--gpus-per-worker" in error.value.remedy
 
@@ -86,42 +111,72 @@ def test_parts_of_several_gpus_are_refused() -> None:
         cluster(16, 4).workers(Options(gpus_per_worker=1.5))
 
 
+def most_workers(machine: Cluster, workers: Workers) -> int:
+    """The most workers that any way of placing them finds room for, one after the other, in Ray's own counting.
+
+    A worker lies on one node, with whole GPUs or a share of a single one.
+    """
+    threads, gpus = in_units(workers.resources["CPU"]), in_units(workers.resources.get("GPU", 0.0))
+
+    @cache
+    def most(free: tuple[tuple[int, tuple[int, ...]], ...]) -> int:
+        found = 0
+        for place, (cpus, cards) in enumerate(free):
+            if cpus < threads:
+                continue
+            for taken in taken_cards(cards, gpus):
+                rest = tuple(sorted((*free[:place], (cpus - threads, taken), *free[place + 1 :])))
+                found = max(found, 1 + most(rest))
+        return found
+
+    return most(tuple(sorted((in_units(node.cpus), (UNITS,) * int(node.gpus)) for node in machine.nodes)))
+
+
+def taken_cards(cards: tuple[int, ...], gpus: int) -> Iterator[tuple[int, ...]]:
+    """What is left of each GPU of a node, for each way to take `gpus` of them: whole ones, or a share of one."""
+    if not gpus:
+        yield cards
+    elif gpus < UNITS:
+        for place, left in enumerate(cards):
+            if left >= gpus:
+                yield tuple(sorted((*cards[:place], left - gpus, *cards[place + 1 :])))
+    else:
+        whole = [place for place, left in enumerate(cards) if left == UNITS]
+        for chosen in combinations(whole, gpus // UNITS):
+            yield tuple(sorted(0 if place in chosen else left for place, left in enumerate(cards)))
+
+
 @given(
-    cpus=st.integers(1, 200),
-    gpus=st.integers(0, 16),
-    count=st.none() | st.integers(1, 120),
-    share=st.none() | st.integers(0, 4) | st.floats(0, 1),
+    resources=st.lists(
+        st.tuples(st.sampled_from([0, 0.5, 1, 1.5, 2, 3, 4]), st.integers(0, 3)), min_size=1, max_size=3
+    ),
+    count=st.none() | st.integers(1, 4),
+    share=st.none() | st.integers(0, 2) | st.floats(0.2, 1),
     alone=st.booleans(),
-    most=st.none() | st.integers(1, 50),
+    most=st.none() | st.integers(1, 5),
 )
-def test_concurrent_trials_never_ask_for_more_than_there_is(
-    cpus: int, gpus: int, count: int | None, share: float | None, alone: bool, most: int | None
+def test_as_many_trials_run_as_the_best_packing_has_room_for(
+    resources: list[tuple[float, int]], count: int | None, share: float | None, alone: bool, most: int | None
 ) -> None:
-    """In Ray's own counting, with the process that each trial is itself, and with shares of one GPU on one GPU."""
-    options = Options(most, count, share, None, alone)
-    machine = cluster(cpus, gpus)
+    """Against every way to place their workers; a trial that is refused has none. Threads are the most that fit."""
+    options, machine = Options(most, count, share, None, alone), nodes(*resources)
     try:
         workers = machine.workers(options)
     except InputError:
-        assume(False)
-    trials = machine.concurrency(workers, options)
-    assert trials >= 1
-    asked = workers.resources
-    assert asked["CPU"] > 0
-    of_a_trial = in_units(TRIAL_CPUS) + workers.count * in_units(asked["CPU"])
-    assert trials * of_a_trial <= in_units(cpus)
-    a_gpu = in_units(asked.get("GPU", 0.0))
-    if a_gpu >= UNITS:
-        assert a_gpu % UNITS == 0
-        assert trials * workers.count * a_gpu <= in_units(gpus)
-    elif a_gpu:
-        assert trials * workers.count <= gpus * (UNITS // a_gpu)
+        share = float(bool(machine.gpus)) if share is None else int(share * UNITS + 1e-6) / UNITS
+        assert most_workers(machine, Workers(1, 1, share)) < (count or 1)
+        return
+    fit = most_workers(machine, workers) // workers.count
+    assert fit >= 1
+    assert machine.concurrency(workers, options) == min(fit, 1 if alone else most or fit)
+    if alone:
+        assert most_workers(machine, replace(workers, threads=workers.threads + 1)) < workers.count
 
 
 def test_workers_without_a_gpu_ask_for_none() -> None:
     """To Ray, a share of 0 is still a wish for a GPU."""
-    assert Workers(2, 3, 0.0).resources == {"CPU": 3 - TRIAL_CPUS / 2}
-    assert Workers(1, 1, 0.5).resources == {"CPU": 1 - TRIAL_CPUS, "GPU": 0.5}
+    assert Workers(2, 3, 0.0).resources == {"CPU": 3}
+    assert Workers(1, 1, 0.5).resources == {"CPU": 1, "GPU": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""The resources of a Ray cluster, and the number of workers and trials that fit into it."""
+"""The resources of a Ray cluster's nodes, and the number of workers and trials that fit on them."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,9 @@ Address = tuple[str, int]
 RAY_ADDRESS = "RAY_ADDRESS"  # the variable in which Ray's own commands find a cluster's address
 LOCAL = "local"  # the address that stands for a cluster on this machine
 UNITS = 10_000  # Ray counts resources in ten-thousandths, rounded to the nearest
-TRIAL_CPUS = 0.01  # a trial's own process only waits for its workers, but Tune's bundle needs something above 0
+TRIAL_RESOURCES = {"memory": 1.0}
+"""Resources of a trial's own process: Ray Tune wants something above 0, and it takes no CPU that a worker needs. One
+byte, as Ray counts memory."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Options:
         alone: whether one trial at a time uses the whole machine.
         tracking_uri: address of the MLflow server or database to which the sweep is logged.
         tune_decoding: whether the decoding options of the best model are tuned at the end.
+        accelerator_type: Ray's name of the accelerators (such as A100) of the nodes that are used.
     """
 
     max_concurrent: int | None = None
@@ -35,6 +38,7 @@ class Options:
     alone: bool = False
     tracking_uri: str | None = None
     tune_decoding: bool = True
+    accelerator_type: str | None = None
 
     def changed(self, address: str | None, tracking_uri: str | None, tune_decoding: bool) -> Options:
         """The options with what is given; None, and True for `tune_decoding`, leave them as they are."""
@@ -56,64 +60,112 @@ class Workers:
 
     @property
     def resources(self) -> dict[str, float]:
-        """Ray resources of each worker, minus its share of the CPUs of the trial's own process."""
-        share = math.ceil(round(TRIAL_CPUS * UNITS) / self.count) / UNITS
-        cpus = {"CPU": self.threads - share}
+        """Ray resources of each worker."""
+        cpus = {"CPU": float(self.threads)}
         return {**cpus, "GPU": self.gpus} if self.gpus else cpus
+
+    def __str__(self) -> str:
+        each = f"{self.threads} CPU{'s' * (self.threads > 1)}" + f" and {self.gpus:g} GPU" * (self.gpus > 0)
+        return f"{self.count} worker{'s' * (self.count > 1)} of {each}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a Ray cluster.
+
+    Args:
+        accelerator: Ray's name of its accelerators, such as A100; empty without.
+        name: its address and host, for people.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    accelerator: str = ""
+    id: str = ""
+    name: str = ""
+
+    def room(self, threads: int, gpus: float) -> int:
+        """Number of workers that fit, each with CPU threads and GPUs; a share below 1 lies on a single GPU."""
+        most = int(self.cpus // threads)
+        if gpus >= 1:
+            return min(most, int(self.gpus // gpus))
+        return min(most, int(self.gpus) * (UNITS // round(gpus * UNITS))) if gpus else most
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster's resources, the address of its dashboard, and the folder of its logs.
+    """The nodes of a Ray cluster, the address of its dashboard, and the folder of its logs.
+
+    A worker lies on one node, and the workers of a trial may lie on several.
 
     Args:
         parts: addresses of the processes on which a driver depends, by name.
+        joined: whether the cluster was running before, and may have nodes on other machines.
     """
 
-    cpus: float
-    gpus: float
-    dashboard: str
+    nodes: Sequence[Node]
+    dashboard: str = ""
     logs: str = ""
     parts: Mapping[str, Address] = field(default_factory=dict)
+    joined: bool = False
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
 
     def workers(self, options: Options) -> Workers:
         """Workers of each trial: by default one, with a GPU if there are GPUs, else with one CPU thread.
 
-        A trial that runs alone has by default one worker on each GPU, and its workers share all CPUs.
+        A trial that runs alone has by default one worker on each GPU, and as many threads as all workers can have.
 
         Raises:
-            InputError: the cluster is too small for one such trial.
+            InputError: no such trial fits on the nodes.
         """
         gpus = float(bool(self.gpus)) if options.gpus_per_worker is None else options.gpus_per_worker
         if gpus > 1 and gpus != int(gpus):
             raise InputError(f"--gpus-per-worker {gpus:g}", "Give a whole number, or a share of one GPU below 1.")
         gpus = math.floor(gpus * UNITS + 1e-6) / UNITS
-        most = min(self._workers_on_gpus(gpus), int(self.cpus)) if options.alone and gpus else 1
+        most = self._room(1, gpus) if options.alone and gpus else 1
         count = options.workers_per_trial or max(1, most)
-        threads = max(1, int(self.cpus // count)) if options.alone else 1
-        workers = Workers(count, threads, gpus)
-        if not self._trials(workers):
+        workers = Workers(count, self._threads(count, gpus) if options.alone else 1, gpus)
+        if not self.room(workers):
             raise InputError(
-                f"a trial of {count} workers with {threads} CPUs and {gpus:g} GPUs each does not fit: "
-                f"the cluster has {self.cpus:g} CPUs and {self.gpus:g} GPUs",
+                f"a trial of {workers} does not fit on the cluster: {self._described()}",
                 "Lower --workers-per-trial (of train: --workers) or --gpus-per-worker.",
             )
         return workers
 
+    def room(self, workers: Workers) -> int:
+        """Number of trials with such workers that fit on the nodes."""
+        return self._room(workers.threads, workers.gpus) // workers.count
+
     def concurrency(self, workers: Workers, options: Options) -> int:
-        """Number of trials to run at once; with more, trials would wait for each other's workers forever."""
-        if options.alone:
-            return 1
-        most = self._trials(workers)
-        return min(most, options.max_concurrent or most)
+        """Number of trials to run at once: with more, trials would wait for each other's workers."""
+        most = self.room(workers)
+        return min(most, 1 if options.alone else options.max_concurrent or most)
 
-    def _trials(self, workers: Workers) -> int:
-        most = int(self.cpus // (workers.threads * workers.count))
-        return min(most, self._workers_on_gpus(workers.gpus) // workers.count) if workers.gpus else most
+    def _room(self, threads: int, gpus: float) -> int:
+        return sum(node.room(threads, gpus) for node in self.nodes)
 
-    def _workers_on_gpus(self, gpus: float) -> int:
-        """Number of workers that fit on the GPUs; a share of less than one GPU lies on a single GPU."""
-        return int(self.gpus // gpus) if gpus >= 1 else int(self.gpus) * (UNITS // round(gpus * UNITS))
+    def _threads(self, count: int, gpus: float) -> int:
+        """The most threads that each of `count` workers can have; 1 if the workers do not fit."""
+        most = int(max((node.cpus for node in self.nodes), default=1))
+        return next((threads for threads in range(most, 1, -1) if self._room(threads, gpus) >= count), 1)
+
+    def _described(self) -> str:
+        """The nodes by their resources, such as `3 nodes of 1 CPU and 0 GPUs`."""
+        kinds: dict[tuple[float, float], int] = {}
+        for node in self.nodes:
+            kinds[node.cpus, node.gpus] = kinds.get((node.cpus, node.gpus), 0) + 1
+        found = [
+            f"{number} node{'s' * (number > 1)} of {cpus:g} CPUs and {gpus:g} GPUs"
+            for (cpus, gpus), number in sorted(kinds.items())
+        ]
+        return ", ".join(found) or "no nodes"
 
 
 def chosen_address(address: str | None) -> str | None:
@@ -135,4 +187,4 @@ def resources(address: str | None) -> Iterator[Cluster]:
 
     from asr_platform.compat.ray import default_cpus
 
-    yield Cluster(default_cpus(), float(torch.cuda.device_count()), "")
+    yield Cluster([Node(default_cpus(), float(torch.cuda.device_count()))])

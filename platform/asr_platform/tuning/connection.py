@@ -24,7 +24,7 @@ from ray.util.state.exception import RayStateApiException
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
 from asr_platform.compat.ray import LOOPBACK_OPTIONS, loopback_only, silence_workers
 from asr_platform.compat.ray_workers import SYSTEM_CONFIG
-from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Address, Cluster, chosen_address
+from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Address, Cluster, Node, chosen_address
 from asr_platform.tuning.processes.forking import fork_server
 from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
@@ -41,6 +41,7 @@ HTTP2_PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 
 LONGEST_ERROR = 300  # characters of Ray's own message
 CHECK_INTERVAL = 5.0  # seconds
 CHECKS_BEFORE_REMOVAL = 6
+ACCELERATOR_LABEL = "ray.io/accelerator-type"  # label of a node: Ray's name of its accelerators
 STATE_API = {"limit": 10_000, "timeout": 5}  # most entries in an answer; seconds
 
 
@@ -131,7 +132,7 @@ def remove_old_sessions(folder: Path) -> None:
 
 
 def _described(context: Any) -> Cluster:
-    here, resources = ray.get_runtime_context(), ray.cluster_resources()
+    here = ray.get_runtime_context()
     host, _, port = here.gcs_address.rpartition(":")
     node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
     dashboard = urlsplit(f"http://{context.dashboard_url}")
@@ -143,7 +144,22 @@ def _described(context: Any) -> Cluster:
     if dashboard.hostname and dashboard.port and accepts((dashboard.hostname, dashboard.port)):
         parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
     logs = str(Path(context.address_info["session_dir"]) / "logs")
-    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard.geturl(), logs, parts)
+    return Cluster(living_nodes(), dashboard.geturl(), logs, parts)
+
+
+def living_nodes() -> list[Node]:
+    """The nodes of the connected cluster that are alive, and are not about to be taken away (drained)."""
+    return [
+        Node(
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            accelerator=node["Labels"].get(ACCELERATOR_LABEL, ""),
+            id=node["NodeID"],
+            name=node["NodeManagerAddress"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def accepts(address: Address) -> bool:

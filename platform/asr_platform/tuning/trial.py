@@ -25,7 +25,7 @@ from ray.train import UserCallback
 from asr_platform.compat.environment import set_environment
 from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
-from asr_platform.tuning.cluster import TRIAL_CPUS
+from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.mailbox import Mailbox, Report
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
@@ -52,7 +52,7 @@ class SweepTrial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: Settings) -> tune.PlacementGroupFactory:
         """Resources of the trial's own process; its workers ask for theirs."""
-        return tune.PlacementGroupFactory([{"CPU": TRIAL_CPUS}])
+        return tune.PlacementGroupFactory([TRIAL_RESOURCES])
 
     def setup(self, config: Settings) -> None:
         set_environment()  # of the trial's own process, for the processes that Ray Train starts from here
