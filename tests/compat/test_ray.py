@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import ray
 import ray.train
-from ray._private import node, ray_constants, worker
+from ray._private import node, ray_constants, state, worker
 from ray._private.runtime_env.context import RuntimeEnvContext
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import _AutoscalingCoordinatorActor
 from ray.exceptions import RayTaskError
 
 from asr_platform.compat import environment, ray_workers
@@ -42,6 +43,11 @@ def test_names_are_there() -> None:
     assert compat.CHECKPOINT_LIST.endswith(".json")
     assert compat.default_cpus() >= 1
     assert callable(compat.single_worker_trainer().fit)
+    assert compat.NODE_ID == ray._raylet.RAY_NODE_ID_KEY
+    assert compat.ACCELERATOR_TYPE == ray._raylet.RAY_NODE_ACCELERATOR_TYPE_KEY
+    assert callable(state.state.get_draining_nodes)
+    taken = inspect.signature(_AutoscalingCoordinatorActor.request_resources).parameters
+    assert {"requester_id", "resources", "label_selectors", "expire_after_s"} <= {*taken}
 
 
 def test_a_program_takes_the_place_of_rays_own() -> None:

@@ -55,7 +55,13 @@ class Busy(NotPickled, tune.Callback):
 def test_two_trials_end_together_while_the_driver_is_busy(tmp_path: Path) -> None:
     """Ray's own callback (2.60) loses the last report in a queue of one place, and its trial never ends."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes do not find this file
-    settings = {"folder": str(tmp_path / "sweep"), "workers": 1, "checkpoints": 2, "resources": {"CPU": 0.4}}
+    settings = {
+        "folder": str(tmp_path / "sweep"),
+        "workers": 1,
+        "checkpoints": 2,
+        "resources": {"CPU": 0.4},
+        "nodes": None,
+    }
     with connect(None) as cluster:
         busy = Busy(cluster.dashboard)
         tune.Tuner(

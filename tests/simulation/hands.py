@@ -108,14 +108,13 @@ class Hands:
         return [trial for trial in self.trials if not trial.is_finished()]
 
     def execute(
-        self, proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, concurrency: int,
-        folder: Path,
-    ) -> None:  # fmt: skip
+        self, proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, folder: Path
+    ) -> None:
         self.proposer, self.stopper, self.recorder, self.interrupt = proposer, stopper, recorder, interrupt
         while True:
             self.steps += 1
             assert self.steps < MOST_STEPS, "the sweep gets nowhere"
-            self._ask(concurrency)
+            self._ask()
             if self.finished and not self.live:
                 recorder.on_step_end(self.steps, self.trials)  # of the step in which the searcher was asked
                 break
@@ -140,7 +139,7 @@ class Hands:
         assert recorded == RungStopper(settings, trials).rungs.recorded, "rungs differ from those of the ledger"
         if not self.interrupt.requested:
             left = [trial.number for trial in trials if trial.state == "running" and not trial.paused]
-            assert all(self.recorder.losses[number] > RETRIES for number in left), f"given up: {left}"
+            assert all(self.recorder.counted_losses(number) > RETRIES for number in left), f"given up: {left}"
             assert left or len(trials) >= self.proposer.ledger.about["trials"], "trials are left out"
 
     def let_linger(self) -> None:
@@ -151,8 +150,8 @@ class Hands:
             while self.stopping:
                 self.stopping.pop().linger(self.random)
 
-    def _ask(self, concurrency: int) -> None:
-        while not self.finished and len(self.live) < concurrency:
+    def _ask(self) -> None:
+        while not self.finished:
             self.asked += 1
             name = f"tune{self.asked}"
             told = self.proposer.suggest(name)
@@ -164,7 +163,7 @@ class Hands:
             number = told["number"]
             assert number not in self.ended, f"trial {number} has ended, and is run again"
             left = told["until"] - told["reported_epochs"]
-            assert left > 0 or self.recorder.losses[number], f"trial {number} has all its epochs, and is run again"
+            assert left > 0 or self.recorder.losses.get(number), f"trial {number} has all its epochs, and is run again"
             assert number not in [trial.config["number"] for trial in self.live], f"trial {number} runs already"
             now = self.proposer.ledger.trial(number)
             assert now.state == "running" and not now.paused, f"trial {number} is stopped or paused, and is run"

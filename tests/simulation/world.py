@@ -218,7 +218,8 @@ class World:
             )
             view = LiveDisplay(Console(file=self.printed, width=200))
             machine = Cluster([Node(float(schedule.concurrency))])
-            return sweep.run(running, machine, Interrupt(), view)
+            nodes = sweep.gathered(machine, running.options, running.folder, running.corpus, view)
+            return sweep.run(running, nodes, Interrupt(), view)
 
     def _about(self, space: Space) -> dict[str, Any]:
         """What `sweep.start` begins a sweep with."""

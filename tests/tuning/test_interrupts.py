@@ -17,12 +17,20 @@ from asr_platform.tuning.interrupts import SIGNALS, stop_on_signals
 def test_the_first_signal_asks_and_the_second_acts(number: int) -> None:
     before = [signal.getsignal(one) for one in SIGNALS]
     with pytest.raises(KeyboardInterrupt), stop_on_signals() as interrupt:
+        interrupt.is_patient = True
         assert not interrupt.requested and not interrupt("trial", {})
         os.kill(os.getpid(), number)
         assert (interrupt.state, interrupt.reason) == ("stopped", "")
         assert interrupt.stop_all() and interrupt("trial", {})
         os.kill(os.getpid(), number)
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_acts_before_there_is_anything_to_stop(number: int) -> None:
+    """While a cluster is joined, or its nodes are waited for."""
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        os.kill(os.getpid(), number)
 
 
 def test_the_first_reason_counts() -> None:
@@ -35,6 +43,7 @@ def test_the_first_reason_counts() -> None:
 def test_the_first_signal_after_another_reason_is_still_the_first() -> None:
     """A cap is reached, the best model is being made, and Slurm sends its first SIGTERM."""
     with stop_on_signals() as interrupt:
+        interrupt.is_patient = True
         interrupt.stop("capped", "1 of 1 hours")
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.state == "capped"
@@ -76,6 +85,7 @@ def test_ray_leaves_our_handler_of_sigterm_alone() -> None:
         "from asr_platform.tuning.connection import connect\n"
         "from asr_platform.tuning.interrupts import stop_on_signals\n"
         "with stop_on_signals() as interrupt, connect(None):\n"
+        "    interrupt.is_patient = True\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(interrupt.state)\n"
     )

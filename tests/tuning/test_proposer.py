@@ -28,8 +28,12 @@ class Hands:
     def __init__(self, ledger: Ledger, corpus: Corpus, text: str) -> None:
         self.ledger, self.said = ledger, list[str]()
         feasibility = Feasibility(records.space(text), corpus)
-        self.proposer = Proposer(ledger, feasibility, {"threads": 1}, self.said.append)
+        self.most = 100  # trials at once
+        self.proposer = Proposer(ledger, feasibility, {"threads": 1}, self.place, self.said.append)
         self.asked = 0
+
+    def place(self, training: int) -> dict[str, Any] | None:
+        return {"nodes": f"for {training + 1}"} if training < self.most else None
 
     def ask(self) -> tuple[str, Any]:
         """Tune's name for the next trial, and what the proposer says it is."""
@@ -107,6 +111,24 @@ def test_nothing_is_finished_while_a_trial_is_in_training(tiny_corpus: Corpus) -
 def test_a_single_trial_waits_for_nobody(tiny_corpus: Corpus) -> None:
     hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
     assert hands.step(0.5) == (0, 0, EPOCHS)
+    assert hands.ask()[1] == Searcher.FINISHED
+
+
+def test_a_trial_begins_once_there_is_room_for_it(tiny_corpus: Corpus) -> None:
+    """However many trials are there; without room, none is proposed, and the end is told all the same."""
+    hands = Hands(records.ledger_in_memory(2), tiny_corpus, records.SPACE)
+    hands.most = 0
+    assert hands.ask()[1] is None and not hands.ledger.trials()
+    hands.most = 1
+    name, told = hands.ask()
+    assert told["nodes"] == "for 1"
+    assert hands.ask()[1] is None and len(hands.ledger.trials()) == 1
+    hands.most = 2
+    other, other_told = hands.ask()
+    assert other_told["nodes"] == "for 2"
+    hands.train(name, told, 0.5)
+    hands.train(other, other_told, 0.5)
+    hands.most = 0
     assert hands.ask()[1] == Searcher.FINISHED
 
 

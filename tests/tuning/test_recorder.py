@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +21,14 @@ from asr_platform.study.steering import requests
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
+from asr_platform.tuning.cluster import Cluster, Node, Options
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop.execution import RETRIES, Recorder
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
+from asr_platform.tuning.nodes.membership import Nodes
 from search_spaces.settings import Limits
 from trainables.config import Config, Training
 from trainables.data.corpus import Corpus
@@ -61,7 +64,10 @@ class Sweep:
         proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append, finished=False)
         feasible: Any = records.parameters_of
         steering = Steering(ledger, feasible, meter, RunRecord(ledger, 1, 1, "", ""))
-        self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, steering, [self.steps])
+        self.nodes = Nodes(
+            Cluster([Node(1.0)], joined=True), Options(), lambda node: pytest.fail("no node is looked at"), print
+        )
+        self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, steering, self.nodes, [self.steps])
 
     def trial(self, number: int) -> Any:
         config = {"number": number, "until": 9, "config": Config(training=Training(epochs=9))}
@@ -95,6 +101,15 @@ def test_what_the_machine_took_goes_on_twice_and_then_waits(sweep: Sweep) -> Non
     assert sweep.steps.lost_trials == [(0, True), (0, True), (0, False)]
     assert sweep.states()[0] == "running" and sweep.ledger.trial(0).epochs == 1
     assert not sweep.interrupt.requested, "the others go on"
+
+
+def test_what_a_lost_node_took_goes_on_however_often(sweep: Sweep) -> None:
+    """Ray knows that a node is lost some time after its processes have failed; until then no trial begins."""
+    for _ in range(RETRIES + 2):
+        sweep.fails(0, LOST)
+        assert sweep.nodes.suspicious_until > time.monotonic()
+        sweep.nodes.losses.append(time.monotonic())
+    assert sweep.steps.lost_trials == [(0, True)] * (RETRIES + 2)
 
 
 def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(sweep: Sweep) -> None:
@@ -160,7 +175,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_sweep(tmp_path: Path) -> None
 
 def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
-    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print)
     sweep.recorder.proposer = proposer
     told: Any = proposer.suggest("tune1")
     assert told["number"] == 0
@@ -189,7 +204,9 @@ def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Pat
 
 def test_requests_wait_once_tune_asks_for_no_more_trials(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path, trials=1), 1)
-    sweep.recorder.proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    sweep.recorder.proposer = Proposer(
+        sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print
+    )
     sweep.ledger.describe(0, PAUSED, True)
     assert sweep.recorder.proposer.suggest("tune1") == Searcher.FINISHED
     requests.write(sweep.ledger, "unpause", {"trial": 0})
@@ -199,7 +216,7 @@ def test_requests_wait_once_tune_asks_for_no_more_trials(tmp_path: Path, tiny_co
 
 def test_a_trial_that_is_put_back_twice_is_given_out_once(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
-    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, print)
+    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print)
     proposer.suggest("tune1")
     proposer.on_trial_complete("tune1")  # before its last epoch
     proposer.retry(0)

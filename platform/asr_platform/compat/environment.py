@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard lists no Train runs
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger has the results
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many run at once follows the nodes (tuning/nodes/membership.py)
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is never restored
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see tuning/interrupts.py
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

@@ -7,11 +7,12 @@ the environment variables are in `environment.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ray._private import ray_constants, worker
+import ray
+from ray._private import ray_constants, state, worker
 from ray._private.utils import get_num_cpus
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
@@ -23,6 +24,9 @@ leaves half a list, which `tuning/trial.py` mends."""
 
 LOOPBACK_OPTIONS = {"_node_ip_address": LOOPBACK}
 """Options of `ray.init` for a cluster that listens on this machine alone, within `loopback_only`."""
+
+NODE_ID, ACCELERATOR_TYPE = "ray.io/node-id", "ray.io/accelerator-type"
+"""Labels that Ray gives every node, and every node with accelerators."""
 
 INNER_ERRORS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 """Attributes in which the errors of Ray Tune, Ray Train's trainer, its controller and its workers hold their causes."""
@@ -52,6 +56,29 @@ def loopback_only() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def draining_nodes() -> Collection[str]:
+    """Ids of the nodes that are about to be taken away, by a notice of their cloud or `ray drain-node`."""
+    return set(state.state.get_draining_nodes())
+
+
+def ask_autoscaler(workers: int, resources: Mapping[str, float], labels: Mapping[str, str]) -> None:
+    """Asks the cluster's autoscaler, if it has one, for room for workers with these resources on nodes with labels.
+
+    Through the actor by which Ray Train asks, since it forgets after `expire_after_s`. The documented
+    `request_resources` is remembered for ever, even if the driver that asked is killed.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    get_or_create_autoscaling_coordinator().request_resources.remote(
+        requester_id=f"asr-platform-{ray.get_runtime_context().get_job_id()}",
+        resources=[{**resources}] * workers,
+        label_selectors=[{**labels}] * workers,
+        expire_after_s=180,
+    )
 
 
 def single_worker_trainer() -> type[Any]:

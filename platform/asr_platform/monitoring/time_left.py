@@ -29,7 +29,8 @@ def time_left(about: Mapping[str, Any], trials: Sequence[TrialRecord], epochs: i
     if run is None:
         return None
     elapsed = float(about.get(SPENT, 0.0))
-    left = seconds_left(trials, about["trials"], epochs, run["concurrency"], elapsed)
+    concurrency = run["concurrency"] or 1  # 0 while the cluster has no node
+    left = seconds_left(trials, about["trials"], epochs, concurrency, elapsed)
     cap = (about.get("limits") or {}).get("hours")
     if left is not None and cap:
         left = min(left, cap * HOUR - elapsed)

@@ -33,7 +33,7 @@ class RunRecord(Callback):
     """
 
     def __init__(self, ledger: Ledger, concurrency: int, workers: int, dashboard: str, logs: str) -> None:
-        self.ledger, self.concurrency = ledger, concurrency
+        self.ledger = ledger
         now = time.time()
         self.run: dict[str, Any] = {
             "state": "running",
@@ -69,6 +69,10 @@ class RunRecord(Callback):
     def ask_for(self, trials: int) -> None:
         """Records another number of trials of the finished sweep."""
         self._note(trials=trials)
+
+    def follow(self, concurrency: int) -> None:
+        """Records how many trials run at once from now on."""
+        self._note(concurrency=concurrency)
 
     def begin_end(self) -> None:
         """Records that the run trains no more trials and acts on no more requests."""

@@ -69,6 +69,10 @@ class Workers:
         return f"{self.count} worker{'s' * (self.count > 1)} of {each}"
 
 
+class NoRoom(InputError):
+    """No trial of the size asked for fits on the nodes that there are."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A node of a Ray cluster.
@@ -76,6 +80,7 @@ class Node:
     Args:
         accelerator: Ray's name of its accelerators, such as A100; empty without.
         name: its address and host, for people.
+        gone: why no trial may begin on it any more, as a predicate; empty if one may.
     """
 
     cpus: float
@@ -83,6 +88,7 @@ class Node:
     accelerator: str = ""
     id: str = ""
     name: str = ""
+    gone: str = ""
 
     def room(self, threads: int, gpus: float) -> int:
         """Number of workers that fit, each with CPU threads and GPUs; a share below 1 lies on a single GPU."""
@@ -123,7 +129,8 @@ class Cluster:
         A trial that runs alone has by default one worker on each GPU, and as many threads as all workers can have.
 
         Raises:
-            InputError: no such trial fits on the nodes.
+            NoRoom: no such trial fits on the nodes.
+            InputError: a share of several GPUs is asked for.
         """
         gpus = float(bool(self.gpus)) if options.gpus_per_worker is None else options.gpus_per_worker
         if gpus > 1 and gpus != int(gpus):
@@ -133,7 +140,7 @@ class Cluster:
         count = options.workers_per_trial or max(1, most)
         workers = Workers(count, self._threads(count, gpus) if options.alone else 1, gpus)
         if not self.room(workers):
-            raise InputError(
+            raise NoRoom(
                 f"a trial of {workers} does not fit on the cluster: {self._described()}",
                 "Lower --workers-per-trial (of train: --workers) or --gpus-per-worker.",
             )

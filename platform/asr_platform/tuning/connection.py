@@ -1,4 +1,4 @@
-"""Joins a Ray cluster or starts one on this machine, and frees resources there that Ray has left reserved."""
+"""Joins a Ray cluster, or starts one on this machine."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
-import requests
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_actors, list_placement_groups
-from ray.util.state.exception import RayStateApiException
 
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
-from asr_platform.compat.ray import LOOPBACK_OPTIONS, loopback_only, silence_workers
+from asr_platform.compat.ray import ACCELERATOR_TYPE, LOOPBACK_OPTIONS, draining_nodes, loopback_only, silence_workers
 from asr_platform.compat.ray_workers import SYSTEM_CONFIG
 from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Address, Cluster, Node, chosen_address
 from asr_platform.tuning.processes.forking import fork_server
@@ -39,10 +35,6 @@ CONNECT_TIMEOUT = 2.0  # seconds
 # would wait for minutes if another kind of server listened.
 HTTP2_PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 LONGEST_ERROR = 300  # characters of Ray's own message
-CHECK_INTERVAL = 5.0  # seconds
-CHECKS_BEFORE_REMOVAL = 6
-ACCELERATOR_LABEL = "ray.io/accelerator-type"  # label of a node: Ray's name of its accelerators
-STATE_API = {"limit": 10_000, "timeout": 5}  # most entries in an answer; seconds
 
 
 @contextmanager
@@ -83,7 +75,7 @@ def local() -> Iterator[Callable[[], None]]:
 def _join(address: str) -> Cluster:
     check_address(address)
     modules = [import_module(name) for name in PACKAGES]
-    return _described(_init(f"at {address}", address=address, runtime_env={"py_modules": modules}))
+    return _described(_init(f"at {address}", address=address, runtime_env={"py_modules": modules}), joined=True)
 
 
 def _start() -> Cluster:
@@ -93,7 +85,7 @@ def _start() -> Cluster:
     session = Path(context.address_info["session_dir"])
     (session / OWNER).write_text(this_process())
     remove_old_sessions(session.parent)
-    return _described(context)
+    return _described(context, joined=False)
 
 
 def _init(where: str, **options: Any) -> Any:
@@ -131,7 +123,7 @@ def remove_old_sessions(folder: Path) -> None:
                 shutil.rmtree(owner.parent, ignore_errors=True)
 
 
-def _described(context: Any) -> Cluster:
+def _described(context: Any, joined: bool) -> Cluster:
     here = ray.get_runtime_context()
     host, _, port = here.gcs_address.rpartition(":")
     node = next(node for node in ray.nodes() if node["NodeID"] == here.get_node_id())
@@ -144,22 +136,31 @@ def _described(context: Any) -> Cluster:
     if dashboard.hostname and dashboard.port and accepts((dashboard.hostname, dashboard.port)):
         parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
     logs = str(Path(context.address_info["session_dir"]) / "logs")
-    return Cluster(living_nodes(), dashboard.geturl(), logs, parts)
+    nodes = [node for node in present_nodes() if not node.gone]
+    return Cluster(nodes, dashboard.geturl(), logs, parts, joined)
 
 
-def living_nodes() -> list[Node]:
-    """The nodes of the connected cluster that are alive, and are not about to be taken away (drained)."""
+def present_nodes() -> list[Node]:
+    """The nodes that the connected cluster has or had."""
+    draining = draining_nodes()
     return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
-            accelerator=node["Labels"].get(ACCELERATOR_LABEL, ""),
+            accelerator=node["Labels"].get(ACCELERATOR_TYPE, ""),
             id=node["NodeID"],
-            name=node["NodeManagerAddress"],
+            name=f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})",
+            gone=_gone(node, draining),
         )
         for node in ray.nodes()
-        if node["Alive"]
     ]
+
+
+def _gone(node: Mapping[str, Any], draining: Collection[str]) -> str:
+    """`Node.gone` of an entry of Ray's list of nodes."""
+    if not node["Alive"]:
+        return f"is lost ({node['DeathReasonMessage'] or 'it was stopped'})"
+    return "is about to be taken away" if node["NodeID"] in draining else ""
 
 
 def accepts(address: Address) -> bool:
@@ -201,45 +202,3 @@ def check_address(address: str | None) -> None:
         ) from None
     if not encrypted and answer[3:] != SETTINGS_FRAME:
         raise InputError(f"{named}: not Ray's head", "ray status, on the head, says where that listens.")
-
-
-class PlacementGroupCleaner:
-    """Removes placement groups of stopped trials for as long as its block lasts, in a thread.
-
-    In Ray Train (2.60), a process of each trial should do so, but ends at the first failed call; then the next trial
-    may wait forever. A placement group of this job is removed if it has no living actor for half a minute.
-
-    Args:
-        dashboard: address of the cluster's dashboard.
-    """
-
-    def __init__(self, dashboard: str) -> None:
-        self.dashboard = dashboard
-        self.job = ray.get_runtime_context().get_job_id()
-        self.idle_checks: dict[str, int] = {}
-        self._done = threading.Event()
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="placement group cleaner", daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-
-    def _run(self) -> None:
-        while not self._done.wait(CHECK_INTERVAL):
-            self.check()
-
-    def check(self) -> None:
-        """Removes the placement groups that had no living actors at enough checks in a row, this one included."""
-        try:
-            groups = list_placement_groups(self.dashboard, filters=[("state", "=", "CREATED")], **STATE_API)
-            actors = list_actors(self.dashboard, filters=[("state", "!=", "DEAD")], detail=True, **STATE_API)
-        except (RayStateApiException, requests.RequestException, ConnectionError, RuntimeError, ValueError):
-            return  # the dashboard is busy: the next check is soon
-        used = {actor.placement_group_id for actor in actors}
-        own = {group.placement_group_id for group in groups if group.creator_job_id == self.job}
-        self.idle_checks = {group: self.idle_checks.get(group, 0) + 1 for group in own - used}
-        for group, checks in self.idle_checks.items():
-            if checks >= CHECKS_BEFORE_REMOVAL:
-                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

@@ -33,11 +33,13 @@ class Interrupt(NotPickled, tune.Stopper):
     """Request to end the run early; the first reason counts.
 
     Attributes:
+        is_patient: whether the first signal lets a run stop cleanly; before there is one, it ends the command at once.
         state: `stopped` by a signal, `capped` by a spending limit, `paused`, or `failed`; `finished` without a request.
         reason: spending limit or failure in words.
     """
 
     def __init__(self) -> None:
+        self.is_patient = False
         self.state: RunState = "finished"
         self.reason = ""
 
@@ -60,6 +62,8 @@ class Interrupt(NotPickled, tune.Stopper):
 def stop_on_signals() -> Iterator[Interrupt]:
     """Yields an interrupt that the first Ctrl-C, SIGTERM or SIGHUP stops; the second raises KeyboardInterrupt.
 
+    The first one does so too until the interrupt is patient.
+
     Ignored signals (nohup) stay ignored. Signals are only handled if the block is in the main thread.
     """
     interrupt = Interrupt()
@@ -71,7 +75,7 @@ def stop_on_signals() -> Iterator[Interrupt]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         interrupt.stop("stopped")
-        if next(signals) > 1:
+        if next(signals) > 1 or not interrupt.is_patient:
             raise KeyboardInterrupt
 
     handlers = {number: signal.getsignal(number) for number in SIGNALS}

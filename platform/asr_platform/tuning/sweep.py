@@ -25,6 +25,8 @@ from asr_platform.tuning.callbacks.notify import message, notify
 from asr_platform.tuning.cluster import Cluster, Options
 from asr_platform.tuning.connection import check_address, connect
 from asr_platform.tuning.interrupts import Interrupt, stop_on_signals
+from asr_platform.tuning.nodes.check import Check
+from asr_platform.tuning.nodes.membership import Nodes
 from asr_platform.tuning.sweep_run import Outcome, RunningSweep, SweepRun, tolerating_failures
 from search_spaces.settings import Limits
 from search_spaces.space import INITIAL_MODEL, Space
@@ -74,9 +76,11 @@ def start(
     }
     locked = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
     with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
-        cluster.workers(options)  # raises before the sweep is on record if no trial fits
+        nodes = gathered(
+            cluster, options, home.sweep(own), corpus, display
+        )  # first, so that what fails leaves no sweep
         sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
-        return run(sweep, cluster, interrupt, display)
+        return run(sweep, nodes, interrupt, display)
 
 
 def resume(
@@ -119,23 +123,30 @@ def resume(
         feasibility.check()
         sweep = RunningSweep(home, name, ledger, feasibility, options)
         with stop_on_signals() as interrupt, connect(options.address) as cluster:
-            cluster.workers(options)  # raises before the sweep is changed if no trial fits
+            nodes = gathered(cluster, options, home.sweep(name), corpus, display)  # first, as in `start`
             if trials is not None:
                 ledger.note("trials", trials)
             ledger.note("limits", recorded.recorded_limits(about).replaced_by(limits).model_dump())
             ledger.note("options", asdict(options))
             if wider is not None:
                 ledger.widen(space, Path.cwd(), values)
-            return run(sweep, cluster, interrupt, display)
+            return run(sweep, nodes, interrupt, display)
 
 
-def run(sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Display) -> Outcome:
+def gathered(cluster: Cluster, options: Options, folder: Path, corpus: Corpus, display: Display) -> Nodes:
+    """The nodes of a cluster on which the sweep in `folder` can be trained, once there is room for a trial."""
+    nodes = Nodes(cluster, options, lambda node: Check(node, folder, corpus), display.say)
+    nodes.gather()
+    return nodes
+
+
+def run(sweep: RunningSweep, nodes: Nodes, interrupt: Interrupt, display: Display) -> Outcome:
     """Trains the trials that a sweep lacks, records the end of the run, and sends notifications."""
-    workers = cluster.workers(sweep.options)
-    concurrency = cluster.concurrency(workers, sweep.options)
-    record = RunRecord(sweep.ledger, concurrency, workers.count, cluster.dashboard, cluster.logs)
+    interrupt.is_patient = True
+    cluster = nodes.cluster
+    record = RunRecord(sweep.ledger, nodes.concurrency, nodes.workers.count, cluster.dashboard, cluster.logs)
     try:
-        outcome = SweepRun(sweep, cluster, interrupt, display, record).execute()
+        outcome = SweepRun(sweep, nodes, interrupt, display, record).execute()
     except BaseException as error:
         state: RunState = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

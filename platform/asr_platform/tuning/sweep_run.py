@@ -24,14 +24,15 @@ from asr_platform.tuning.callbacks.background import Background, InBackground
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL, Retention
-from asr_platform.tuning.cluster import Cluster, Options
-from asr_platform.tuning.connection import PlacementGroupCleaner
+from asr_platform.tuning.cluster import Options
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop.execution import Recorder, execute
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
+from asr_platform.tuning.nodes.groups import PlacementGroupCleaner
+from asr_platform.tuning.nodes.membership import Nodes
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -114,11 +115,11 @@ class SweepRun:
     """
 
     def __init__(
-        self, sweep: RunningSweep, cluster: Cluster, interrupt: Interrupt, display: Display, record: RunRecord
+        self, sweep: RunningSweep, nodes: Nodes, interrupt: Interrupt, display: Display, record: RunRecord
     ) -> None:
-        self.sweep, self.cluster, self.interrupt, self.display, self.record = sweep, cluster, interrupt, display, record
+        self.sweep, self.nodes, self.interrupt, self.display, self.record = sweep, nodes, interrupt, display, record
         self.ledger, self.space, self.folder = sweep.ledger, sweep.space, sweep.folder
-        self.workers = cluster.workers(sweep.options)
+        self.workers, cluster = nodes.workers, nodes.cluster
         self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, display.say, cluster.dashboard)
         self.errors = RecordedErrors(self.folder)
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
@@ -133,7 +134,7 @@ class SweepRun:
         try:
             self.prepare()
             with self.display.sweep(
-                self.sweep.name, self.cluster.dashboard, self.ledger, self.space.settings.epochs, self.folder
+                self.sweep.name, self.nodes.cluster.dashboard, self.ledger, self.space.settings.epochs, self.folder
             ):
                 self.train()
             return self.conclude()
@@ -172,17 +173,18 @@ class SweepRun:
         slow: list[Callback] = [self.errors, self.mlflow, self.copies, self.retention, self.meter]
         callbacks = [self.record, self.display, InBackground(self.background, slow)]
         interrupt = self.interrupt
-        proposer = Proposer(self.ledger, self.sweep.feasibility, settings, self.display.say)
+        nodes, cluster = self.nodes, self.nodes.cluster
+        nodes.on_change = self.record.follow
+        proposer = Proposer(self.ledger, self.sweep.feasibility, settings, nodes.place, self.display.say)
         stopper = RungStopper(self.space.comparable_settings, self.ledger.trials())
-        watch = Watch(self.folder, interrupt, self.background, self.cluster.parts, self.display.say)
-        recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, self.steering, callbacks)
+        watch = Watch(self.folder, interrupt, self.background, cluster.parts, self.display.say)
+        recorder = Recorder(proposer, stopper, interrupt, self.meter, watch, self.steering, nodes, callbacks)
         if cap := self.meter.reached():
             interrupt.stop("capped", cap)
         if not interrupt.requested:
             try:
-                with PlacementGroupCleaner(self.cluster.dashboard):
-                    concurrency = self.record.concurrency
-                    watch.run(partial(execute, proposer, stopper, recorder, interrupt, concurrency, self.folder))
+                with PlacementGroupCleaner(cluster.dashboard):
+                    watch.run(partial(execute, proposer, stopper, recorder, interrupt, self.folder))
             except LedgerError as error:
                 interrupt.stop("failed", f"{error.problem}. {error.remedy}")
         with tolerating_failures(interrupt.state, self.display):

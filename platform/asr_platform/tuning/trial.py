@@ -51,8 +51,9 @@ class SweepTrial(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: Settings) -> tune.PlacementGroupFactory:
-        """Resources of the trial's own process; its workers ask for theirs."""
-        return tune.PlacementGroupFactory([TRIAL_RESOURCES])
+        """Resources of the trial's own process on a node that may be used; its workers ask for theirs."""
+        nodes = {"bundle_label_selector": [config["nodes"]]} if config["nodes"] else {}
+        return tune.PlacementGroupFactory([TRIAL_RESOURCES], **nodes)
 
     def setup(self, config: Settings) -> None:
         set_environment()  # of the trial's own process, for the processes that Ray Train starts from here
@@ -84,8 +85,9 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
     trial, and the dashboard shows the run.
 
     Args:
-        settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, the number
-            of best `checkpoints` to keep, and the settings of the training loop (see `trainables.worker.train_worker`).
+        settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, a label
+            selector of the `nodes` that may be used (None: any), the number of best `checkpoints` to keep, and the
+            settings of the training loop (see `trainables.worker.train_worker`).
         loop: the function that each worker runs.
         callbacks: called for each report.
     """
@@ -99,6 +101,7 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
             num_workers=settings["workers"],
             use_gpu="GPU" in settings["resources"],
             resources_per_worker=settings["resources"],
+            label_selector=settings["nodes"],
         ),
         run_config=ray.train.RunConfig(
             name=str(folder.relative_to(sweep.parent)),

@@ -7,12 +7,11 @@ have to be saved.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -32,14 +31,20 @@ from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
+from asr_platform.tuning.nodes.membership import Nodes
 from asr_platform.tuning.trial import SweepTrial
 
 RETRIES = 2  # retries of a trial that lost a process, in one run of a sweep
 
 
-def execute(
-    proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, concurrency: int, folder: Path
-) -> None:
+class Loss(NamedTuple):
+    """When a trial that lost a process had been started, and when it lost the process (time.monotonic)."""
+
+    since: float
+    until: float
+
+
+def execute(proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, folder: Path) -> None:
     """Runs trials with Ray Tune until the proposer has no more, or the interrupt is stopped.
 
     Trials that the interrupt stops stay running in the ledger: they continue when the sweep is resumed.
@@ -51,7 +56,6 @@ def execute(
             search_alg=proposer,
             scheduler=stopper,
             num_samples=-1,
-            max_concurrent_trials=concurrency,
             trial_name_creator=lambda trial: f"{folder.name}/{trial_name(trial.config['number'])}",
             trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.trial_id}",
         ),
@@ -91,12 +95,13 @@ class Recorder(NotPickled, tune.Callback):
 
     def __init__(
         self, proposer: Proposer, stopper: RungStopper, interrupt: Interrupt, meter: Meter, watch: Watch,
-        steering: Steering, callbacks: Sequence[Callback],
+        steering: Steering, nodes: Nodes, callbacks: Sequence[Callback],
     ) -> None:  # fmt: skip
         self.ledger, self.proposer, self.stopper, self.interrupt = proposer.ledger, proposer, stopper, interrupt
-        self.meter, self.watch, self.steering, self.callbacks = meter, watch, steering, callbacks
+        self.meter, self.watch, self.steering, self.nodes, self.callbacks = meter, watch, steering, nodes, callbacks
         self.began: dict[int, float] = {}  # when trials were started, until their first report; by number
-        self.losses: Counter[int] = Counter()
+        self.started: dict[int, float] = {}  # when trials were started last, by number
+        self.losses: dict[int, list[Loss]] = {}  # by number of the trial
         self.streak = Streak()
 
     @_stops_on_ledger_error
@@ -115,7 +120,7 @@ class Recorder(NotPickled, tune.Callback):
 
     @_stops_on_ledger_error
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.began[trial.config["number"]] = time.monotonic()
+        self.began[trial.config["number"]] = self.started[trial.config["number"]] = time.monotonic()
         self._call("on_trial_start", self.ledger.trial(trial.config["number"]))
 
     @_stops_on_ledger_error
@@ -186,9 +191,14 @@ class Recorder(NotPickled, tune.Callback):
             self.proposer.admit(added.number)
 
     def _lose(self, number: int, reason: str) -> None:
-        """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished."""
-        self.losses[number] += 1
-        retried = self.losses[number] <= RETRIES
+        """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished.
+
+        Losses together with a node do not count.
+        """
+        now = time.monotonic()
+        self.losses.setdefault(number, []).append(Loss(self.started.get(number, now), now))
+        retried = self.counted_losses(number) <= RETRIES
+        self.nodes.suspect()
         if retried:
             self.proposer.retry(number)
         self.watch.note_event()
@@ -197,6 +207,10 @@ class Recorder(NotPickled, tune.Callback):
             callback.on_worker_lost(lost, reason, retried)
         if not retried:
             self._stop_on_streak(replace(lost, state="failed", reason=reason))
+
+    def counted_losses(self, number: int) -> int:
+        """Number of processes that a trial has lost, but for those whose nodes were lost."""
+        return sum(not self.nodes.lost_between(*loss) for loss in self.losses.get(number, []))
 
     def _finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)

@@ -25,14 +25,17 @@ class Proposer(NotPickled, Searcher):
 
     Args:
         settings: settings common to all trials; number, configuration and progress of the trial are added.
+        place: settings of a trial beside a number of them in training, or None if there is no room (`Nodes.place`).
         say: prints a line for the user.
     """
 
     def __init__(
-        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, say: Callable[[str], None]
-    ) -> None:
+        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, place: Callable[[int], Settings | None],
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
         super().__init__(metric="objective", mode="min")
         self.ledger, self.feasibility, self.settings, self.say = ledger, feasibility, settings, say
+        self.place = place
         self.space = feasibility.space
         self.exhausted = False  # the space has no further proposal
         self.finished = False  # Tune was told that no further trial will come, and asks no more
@@ -53,10 +56,13 @@ class Proposer(NotPickled, Searcher):
                 self.unfinished.append(trial.number)
 
     def suggest(self, trial_id: str) -> Settings | str | None:
-        """The next trial's settings; None if there is none yet; `Searcher.FINISHED` if there will be none.
+        """The next trial's settings; None if there is none or no room yet; `Searcher.FINISHED` if there will be none.
 
         Interrupted trials come first, then promoted or new ones, and at last other trials that wait.
         """
+        place = self.place(len(self.training))
+        if place is None and self.training:
+            return None
         trials, waiting = self.ledger.trials(), self.promotions.waiting
         for number in [one for one in waiting if not _goes_on(trials[one])]:
             del waiting[number]  # pruned at the epoch of promotion, stopped or paused
@@ -64,6 +70,8 @@ class Proposer(NotPickled, Searcher):
         self.unfinished = deque(
             number for number in self.unfinished if _goes_on(trials[number]) and number not in in_training
         )
+        if place is None and (self.unfinished or waiting or self._may_begin(len(trials))):
+            return None
         chosen = self.unfinished.popleft() if self.unfinished else self.promotions.next(lambda: self._new(len(trials)))
         if chosen is None:
             if self.training:
@@ -75,11 +83,14 @@ class Proposer(NotPickled, Searcher):
         self.training[trial_id] = trial.number
         config = self.space.config(trial.params)
         own = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
-        return {**self.settings, **own, "config": config}
+        return {**self.settings, **(place or {}), **own, "config": config}
+
+    def _may_begin(self, begun: int) -> bool:
+        return not self.exhausted and begun < self.ledger.about["trials"]
 
     def _new(self, begun: int) -> int | None:
         """Number of the ledger's next proposal; None if all trials have `begun`, or the space is exhausted."""
-        if self.exhausted or begun >= self.ledger.about["trials"]:
+        if not self._may_begin(begun):
             return None
         try:
             return self.ledger.propose(self.space, self.feasibility).number
