@@ -11,7 +11,7 @@ import ray
 from ray.util.placement_group import placement_group
 
 from asr_platform.tuning import connection
-from asr_platform.tuning.nodes.groups import PlacementGroupCleaner
+from asr_platform.tuning.nodes.groups import PlacementGroupKeeper
 
 
 def test_placement_groups_without_actors_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def test_placement_groups_without_actors_are_removed(monkeypatch: pytest.MonkeyP
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(used)
         tenant = Tenant.options(scheduling_strategy=strategy).remote()
         assert ray.get(tenant.ready.remote())
-        cleaner = PlacementGroupCleaner(machine.dashboard)
+        cleaner = PlacementGroupKeeper(machine.dashboard, list, print)
         deadline = time.monotonic() + 60
         while (states := _states())[orphan.id.hex()] != "REMOVED":
             assert time.monotonic() < deadline, states

@@ -261,7 +261,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for module in (meter, mlflow_callback, requests, run_on_record, steering, tracking, watch):
                 patch.setattr(module, "time", self.clock)
-            patch.setattr(sweep_run, "PlacementGroupCleaner", nullcontext)
+            patch.setattr(sweep_run, "PlacementGroupKeeper", lambda *arguments: nullcontext())
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
             patch.setattr(recorded_space, "parse_space", _parse)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,9 +26,14 @@ PATIENCE = 900  # seconds after which a command hangs: a sweep of tiny models ta
 
 @dataclass
 class Platform:
-    """The command `platform` with a home of its own."""
+    """The command `platform` with a home of its own.
+
+    Args:
+        variables: further environment variables.
+    """
 
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -40,7 +45,7 @@ class Platform:
         process = subprocess.Popen(
             [str(PLATFORM), *map(str, words)],
             cwd=self.folder,
-            env={**OTHERS, "ASR_PLATFORM_HOME": str(self.home)},
+            env={**OTHERS, "ASR_PLATFORM_HOME": str(self.home), **self.variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -80,7 +80,7 @@ def test_silence_is_said_with_what_everybody_waits_for(tmp_path: Path) -> None:
         watched.watch.run(wait)
     assert watched.said[0].startswith("nothing has happened for ")
     assert watched.said[1:3] == [
-        "  trial 8: waits for room: 2 workers of 3 CPU and 1 GPU",
+        "  trial 8 waits for room: 2 workers of 3 CPU and 1 GPU",
         "  trial 7: in training; its log ends: epoch 3: val CER 50.00%",
     ]
     assert watched.said[3].startswith("  event loop: in wait (test_watch.py, line ")

@@ -21,6 +21,7 @@ from asr_platform.storage.store_address import checked_uri, named_uri
 from search_spaces.settings import Limits, refuse_words
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
 from trainables.config_model import ConfigSection
+from trainables.errors import InputError
 
 if TYPE_CHECKING:
     from asr_platform.cli.live import LiveDisplay
@@ -57,13 +58,25 @@ class SweepSize(Continuation):
     max_concurrent: Workers | None = Field(None, description="Trials at once; default: as many as fit.")
     workers_per_trial: Workers | None = Field(None, description="Ray Train workers; default: 1.")
     gpus_per_worker: Gpus | None = Field(None, description="Default: 1 where there are GPUs, else 0.")
+    accelerator_type: str | None = Field(None, description="Use the cluster's nodes with these alone, such as A100.")
 
     def cluster_options(self, tracking_uri: str | None = None) -> Options:
-        """Options of the cluster for a sweep of this size that is logged to the MLflow store at `tracking_uri`."""
-        from asr_platform.tuning.cluster import Options
+        """Options of the cluster for a sweep of this size that is logged to the MLflow store at `tracking_uri`.
 
+        Raises:
+            InputError: accelerators are to be chosen, and there is no cluster to join.
+        """
+        from asr_platform.tuning.cluster import Options, chosen_address
+
+        if self.accelerator_type and chosen_address(self.address) is None:
+            raise InputError(f"--accelerator-type {self.accelerator_type}: for nodes of a cluster", "Give --address.")
         return Options(
-            self.max_concurrent, self.workers_per_trial, self.gpus_per_worker, self.address, tracking_uri=tracking_uri
+            self.max_concurrent,
+            self.workers_per_trial,
+            self.gpus_per_worker,
+            self.address,
+            tracking_uri=tracking_uri,
+            accelerator_type=self.accelerator_type,
         )
 
 

@@ -139,8 +139,8 @@ def sweep(
     limits = Caps(**{key: given.pop(key) for key in Caps.model_fields}).limits
     size = SweepSize(**given)
     if resume is not None:
-        fixed = (data, name, init_from, size.epochs, size.max_concurrent, size.workers_per_trial, size.gpus_per_worker)
-        if warm_start or any(value is not None for value in fixed):
+        resources = (size.max_concurrent, size.workers_per_trial, size.gpus_per_worker, size.accelerator_type)
+        if warm_start or any(value is not None for value in (data, name, init_from, size.epochs, *resources)):
             raise InputError(
                 "--resume goes on as the sweep began",
                 "Give it at most --notify, SPACE, caps, --trials, --address and --tracking-uri.",
@@ -184,7 +184,7 @@ def _space_and_corpus(space: str | None, data: Path, size: SweepSize, init_from:
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
 @click.option("--workers", "workers_per_trial", metavar="N", type=click.IntRange(1, MOST_WORKERS),
               help="Ray Train workers; default: one for each GPU, or 1.")  # fmt: skip
-@options(SweepSize, ["epochs", "gpus_per_worker", "address"])
+@options(SweepSize, ["epochs", "gpus_per_worker", "accelerator_type", "address"])
 @options(Ending)
 @INIT_FROM
 @TRACKING_URI

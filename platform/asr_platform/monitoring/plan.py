@@ -115,6 +115,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     feasibility = Feasibility(space, corpus)
     feasibility.check()
     with cluster.resources(options.address) as machine:
+        machine = machine.of_type(options.accelerator_type)
         workers = machine.workers(options)
         concurrency = machine.concurrency(workers, options)
     settings, count = space.comparable_settings, trials or space.settings.trials

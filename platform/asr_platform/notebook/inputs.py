@@ -40,11 +40,15 @@ class Training(Ending):
     epochs: Epochs | None = None
     workers: Workers | None = None
     gpus_per_worker: Gpus | None = None
+    accelerator_type: str | None = None
     address: str | None = None
 
     def cluster_options(self, tracking_uri: str | None) -> Options:
         """Options of the cluster, which the training has to itself."""
-        size = SweepSize(workers_per_trial=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address)
+        size = SweepSize(
+            workers_per_trial=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
+            accelerator_type=self.accelerator_type,
+        )  # fmt: skip
         return replace(size.cluster_options(tracking_uri), alone=True, tune_decoding=self.tune_decoding)
 
 

@@ -69,7 +69,8 @@ class Sweep:
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
             init_from: model directory, or name of a model in MLflow, with whose weights the trials begin.
             size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker,
-                address, max_hours, max_device_hours, max_disk_gb, tune_decoding (fields of `NewSweep`).
+                accelerator_type, address, max_hours, max_device_hours, max_disk_gb, tune_decoding (fields of
+                `NewSweep`).
         """
         from asr_platform.tuning.sweep import start
 
@@ -92,7 +93,8 @@ class Sweep:
             origin: `NAME` or `NAME:TRIAL`, a sweep whose best trial's or whose trial's configuration is trained.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
             init_from: model directory, or name of a model in MLflow, with whose weights the training begins.
-            how: options of the command by name: epochs, workers, gpus_per_worker, address, tune_decoding.
+            how: options of the command by name: epochs, workers, gpus_per_worker, accelerator_type, address,
+                tune_decoding.
         """
         from asr_platform.tuning.single import single
         from asr_platform.tuning.sweep import start
@@ -191,7 +193,8 @@ class Sweep:
             space: None for the shipped space that suits the corpus and the machine.
             init_from: model directory with whose weights the trials would begin.
             profile: train two configurations for seconds; else hours, memory and disk are not estimated.
-            size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, address (fields of `SweepSize`).
+            size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, accelerator_type, address (fields
+                of `SweepSize`).
         """
         from asr_platform.monitoring import plan
 

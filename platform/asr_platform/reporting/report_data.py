@@ -251,8 +251,10 @@ class ReportData:
         """Commands that repeat the sweep, its best trial, and the evaluation of its model: (purpose, command line)."""
         about, platform = self.about, self.command
         corpus, options = shlex.quote(str(about["corpus"])), about.get("options", {})
-        given = [(key, options.get(key)) for key in ("max_concurrent", "workers_per_trial", "gpus_per_worker")]
-        flags = "".join(f" --{key.replace('_', '-')} {value:g}" for key, value in given if value is not None)
+        keys = ("max_concurrent", "workers_per_trial", "gpus_per_worker", "accelerator_type")
+        given = [(key, options[key]) for key in keys if options.get(key) is not None]
+        texts = [(key, shlex.quote(value) if isinstance(value, str) else f"{value:g}") for key, value in given]
+        flags = "".join(f" --{key.replace('_', '-')} {text}" for key, text in texts)
         sweep = f"{platform} sweep {shlex.quote(f'{self.space.name}.yaml')} --data {corpus} --name {self.name}-again"
         if initial := about.get(INIT_FROM):
             flags += f" --init-from {shlex.quote(initial)}"

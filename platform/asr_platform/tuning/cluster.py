@@ -123,6 +123,10 @@ class Cluster:
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
 
+    def of_type(self, accelerator: str | None) -> Cluster:
+        """The cluster with the nodes alone that have accelerators of this type (Ray's name); None: with all."""
+        return replace(self, nodes=[node for node in self.nodes if accelerator in (None, node.accelerator)])
+
     def workers(self, options: Options) -> Workers:
         """Workers of each trial: by default one, with a GPU if there are GPUs, else with one CPU thread.
 
@@ -141,7 +145,7 @@ class Cluster:
         workers = Workers(count, self._threads(count, gpus) if options.alone else 1, gpus)
         if not self.room(workers):
             raise NoRoom(
-                f"a trial of {workers} does not fit on the cluster: {self._described()}",
+                f"a trial of {workers} does not fit on the cluster: {self._described(options.accelerator_type)}",
                 "Lower --workers-per-trial (of train: --workers) or --gpus-per-worker.",
             )
         return workers
@@ -163,7 +167,7 @@ class Cluster:
         most = int(max((node.cpus for node in self.nodes), default=1))
         return next((threads for threads in range(most, 1, -1) if self._room(threads, gpus) >= count), 1)
 
-    def _described(self) -> str:
+    def _described(self, accelerator: str | None) -> str:
         """The nodes by their resources, such as `3 nodes of 1 CPU and 0 GPUs`."""
         kinds: dict[tuple[float, float], int] = {}
         for node in self.nodes:
@@ -172,7 +176,8 @@ class Cluster:
             f"{number} node{'s' * (number > 1)} of {cpus:g} CPUs and {gpus:g} GPUs"
             for (cpus, gpus), number in sorted(kinds.items())
         ]
-        return ", ".join(found) or "no nodes"
+        with_these = f" with {accelerator}" if accelerator else ""
+        return (", ".join(found) or "no nodes") + with_these
 
 
 def chosen_address(address: str | None) -> str | None:

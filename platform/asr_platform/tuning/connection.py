@@ -10,8 +10,10 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +61,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
                 begin_imports()
             yield cluster
         finally:
-            _shutdown()
+            if ray.is_initialized() or not address:
+                _shutdown()
 
 
 @contextmanager
@@ -75,7 +78,29 @@ def local() -> Iterator[Callable[[], None]]:
 def _join(address: str) -> Cluster:
     check_address(address)
     modules = [import_module(name) for name in PACKAGES]
-    return _described(_init(f"at {address}", address=address, runtime_env={"py_modules": modules}), joined=True)
+    join = partial(_init, f"at {address}", address=address, runtime_env={"py_modules": modules})
+    return _described(_in_thread(join), joined=True)
+
+
+def _in_thread(action: Callable[[], Any]) -> Any:
+    """Result of an action in a thread, which is left behind on Ctrl-C: Ray waits for a silent head, and is deaf to it.
+
+    Raises:
+        BaseException: the action's error.
+    """
+    ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def act() -> None:
+        try:
+            ended.put((action(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=act, name="joining the cluster", daemon=True).start()
+    result, error = ended.get()
+    if error:
+        raise error
+    return result
 
 
 def _start() -> Cluster:

@@ -31,7 +31,7 @@ from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
-from asr_platform.tuning.nodes.groups import PlacementGroupCleaner
+from asr_platform.tuning.nodes.groups import PlacementGroupKeeper
 from asr_platform.tuning.nodes.membership import Nodes
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
@@ -183,7 +183,7 @@ class SweepRun:
             interrupt.stop("capped", cap)
         if not interrupt.requested:
             try:
-                with PlacementGroupCleaner(cluster.dashboard):
+                with PlacementGroupKeeper(cluster.dashboard, watch.waiting, self.display.say):
                     watch.run(partial(execute, proposer, stopper, recorder, interrupt, self.folder))
             except LedgerError as error:
                 interrupt.stop("failed", f"{error.problem}. {error.remedy}")

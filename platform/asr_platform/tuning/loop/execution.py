@@ -121,6 +121,7 @@ class Recorder(NotPickled, tune.Callback):
     @_stops_on_ledger_error
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.began[trial.config["number"]] = self.started[trial.config["number"]] = time.monotonic()
+        self.watch.note_start(trial.config["number"])
         self._call("on_trial_start", self.ledger.trial(trial.config["number"]))
 
     @_stops_on_ledger_error

@@ -7,6 +7,7 @@ there were no events for long.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from ray.tune.experiment import Trial
 
-from asr_platform.storage.home import TRIALS, trial_name
+from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.storage.trial_logs import last_lines
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.cluster import Address
@@ -55,12 +56,30 @@ class Watch:
         self.last_event = time.monotonic()
         self.next_message = silence  # seconds after the last event; doubles with each message
         self.longest_epoch = 0.0
+        self.started: dict[int, float] = {}  # when trials were started last, in seconds since 1970, by number
 
     def note_event(self, epoch_seconds: float = 0.0) -> None:
         """Records an event: a trial began, ended, or reported an epoch that took `epoch_seconds`."""
         self.last_event = time.monotonic()
         self.longest_epoch = max(self.longest_epoch, epoch_seconds)
         self.next_message = max(self.silence, LONG_EPOCHS * self.longest_epoch)
+
+    def note_start(self, number: int) -> None:
+        """Records that a trial was started, or goes on."""
+        self.started[number] = time.time()
+
+    def waiting(self) -> list[str]:
+        """Lines on the trials that have been started and whose workers have not begun."""
+        unfinished = [trial for trial in self.trials if not trial.is_finished()]
+        return [self._wish(trial) for trial in unfinished if not self._has_begun(trial.config["number"])]
+
+    def _has_begun(self, number: int) -> bool:
+        """Whether the workers of a trial have begun since it was started: they write to its log at once."""
+        log = self.folder / TRIALS / trial_name(number) / LOG
+        try:
+            return log.stat().st_mtime >= self.started.get(number, math.inf)
+        except OSError:
+            return False
 
     def run(self, loop: Callable[[], None]) -> None:
         """Runs the event loop until it returns or a part of the cluster is gone.
@@ -121,10 +140,15 @@ class Watch:
     def _activity(self, trial: Trial) -> str:
         number = trial.config["number"]
         if trial.status == Trial.PENDING:
-            asked = " and ".join(f"{amount:g} {name}" for name, amount in trial.config["resources"].items())
-            return f"trial {number}: waits for room: {trial.config['workers']} workers of {asked}"
+            return self._wish(trial)
         _, lines = last_lines(self.folder / TRIALS / trial_name(number), 1)
         return f"trial {number}: in training; its log ends: {lines[0] if lines else 'nothing yet'}"
+
+    def _wish(self, trial: Trial) -> str:
+        """What a trial waits for."""
+        asked = " and ".join(f"{amount:g} {name}" for name, amount in trial.config["resources"].items())
+        count = trial.config["workers"]
+        return f"trial {trial.config['number']} waits for room: {count} worker{'s' * (count > 1)} of {asked}"
 
 
 def _catching(loop: Callable[[], None], raised: list[BaseException]) -> None:

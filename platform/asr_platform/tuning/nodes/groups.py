@@ -1,39 +1,48 @@
-"""Frees resources that Ray has left reserved, and finds trials that wait for resources."""
+"""The placement groups of a cluster, in which Ray reserves resources: frees those that nothing uses any more, and tells
+which trials wait for one."""
 
 from __future__ import annotations
 
 import threading
-from typing import Self
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Self
 
 import ray
 import requests
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_actors, list_placement_groups
+from ray.util.state import list_actors, list_jobs, list_placement_groups
 from ray.util.state.exception import RayStateApiException
 
 CHECK_INTERVAL = 5.0  # seconds
 CHECKS_BEFORE_REMOVAL = 6
+PATIENCE = 30.0  # seconds for which a placement group waits for room before that is said
 STATE_API = {"limit": 10_000, "timeout": 5}  # most entries in an answer; seconds
 
 
-class PlacementGroupCleaner:
-    """Removes placement groups of stopped trials for as long as its block lasts, in a thread.
+class PlacementGroupKeeper:
+    """Checks the placement groups for as long as its block lasts, in a thread.
 
-    In Ray Train (2.60), a process of each trial should do so, but ends at the first failed call; then the next trial
-    may wait forever. A placement group of this job is removed if it has no living actor for half a minute.
+    A placement group of this job is removed if it has no living actor for half a minute. In Ray Train (2.60), a process
+    of each trial should do so, but ends at the first failed call; then the next trial may wait forever. A placement
+    group of a driver that was killed is removed at once.
 
     Args:
         dashboard: address of the cluster's dashboard.
+        waiting_trials: lines on the trials whose workers have not begun (`Watch.waiting`).
+        say: prints a line for the user.
     """
 
-    def __init__(self, dashboard: str) -> None:
-        self.dashboard = dashboard
+    def __init__(self, dashboard: str, waiting_trials: Callable[[], Sequence[str]], say: Callable[[str], None]) -> None:
+        self.dashboard, self.waiting_trials, self.say = dashboard, waiting_trials, say
         self.job = ray.get_runtime_context().get_job_id()
         self.idle_checks: dict[str, int] = {}
+        self.waiting: dict[str, float] = {}  # since when placement groups have been waiting (time.monotonic)
+        self.said: list[str] = []  # on the trials that wait
         self._done = threading.Event()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="placement group cleaner", daemon=True).start()
+        threading.Thread(target=self._run, name="placement groups", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,15 +53,49 @@ class PlacementGroupCleaner:
             self.check()
 
     def check(self) -> None:
-        """Removes the placement groups that had no living actors at enough checks in a row, this one included."""
+        """Removes the groups that had no living actors at enough checks in a row, and says which trials wait."""
         try:
-            groups = list_placement_groups(self.dashboard, filters=[("state", "=", "CREATED")], **STATE_API)
+            groups = list_placement_groups(
+                self.dashboard, filters=[("state", "!=", "REMOVED")], detail=True, **STATE_API
+            )
             actors = list_actors(self.dashboard, filters=[("state", "!=", "DEAD")], detail=True, **STATE_API)
+            jobs = list_jobs(self.dashboard, detail=True, **STATE_API)
         except (RayStateApiException, requests.RequestException, ConnectionError, RuntimeError, ValueError):
             return  # the dashboard is busy: the next check is soon
         used = {actor.placement_group_id for actor in actors}
-        own = {group.placement_group_id for group in groups if group.creator_job_id == self.job}
-        self.idle_checks = {group: self.idle_checks.get(group, 0) + 1 for group in own - used}
-        for group, checks in self.idle_checks.items():
-            if checks >= CHECKS_BEFORE_REMOVAL:
-                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+        own = {group.placement_group_id: group.state for group in groups if group.creator_job_id == self.job}
+        created = {group for group, state in own.items() if state == "CREATED"}
+        self.idle_checks = {group: self.idle_checks.get(group, 0) + 1 for group in created - used}
+        idle = [group for group, checks in self.idle_checks.items() if checks >= CHECKS_BEFORE_REMOVAL]
+        for group in [*idle, *abandoned(groups, used, jobs)]:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
+        self._tell_waiting([group for group, state in own.items() if state != "CREATED"])
+
+    def _tell_waiting(self, groups: Collection[str]) -> None:
+        """Says which trials have been waiting for longer than `PATIENCE`, once each time that they wait."""
+        now = time.monotonic()
+        self.waiting = {group: self.waiting.get(group, now) for group in groups}
+        if not any(now - since > PATIENCE for since in self.waiting.values()):
+            self.said = [] if not groups else self.said
+            return
+        lines = self.waiting_trials()
+        for line in lines:
+            if line not in self.said:
+                self.say(line)
+        self.said = [*lines]
+
+
+def abandoned(groups: Sequence[Any], used: Collection[str], jobs: Sequence[Any]) -> list[str]:
+    """Ids of the placement groups that drivers have left behind which were killed.
+
+    Args:
+        groups: placement groups, as Ray's state API lists them.
+        used: ids of those that have living actors.
+        jobs: jobs, as Ray's state API lists them.
+    """
+    ended = {job.job_id for job in jobs if job.status not in ("PENDING", "RUNNING")}
+    return [
+        group.placement_group_id
+        for group in groups
+        if group.creator_job_id in ended and not group.is_detached and group.placement_group_id not in used
+    ]

@@ -69,7 +69,7 @@ class Nodes:
             InputError: `options` are wrong in themselves.
         """
         while True:
-            self._look()
+            present = self._look()
             if all(check.reason is not None for check in self.checks.values()):
                 try:
                     self._workers = self.cluster.workers(self.options)
@@ -77,7 +77,9 @@ class Nodes:
                 except NoRoom as error:
                     if not self.cluster.joined:
                         raise
-                    self._wait(f"{error.problem}; waiting for nodes (Ctrl-C ends)")
+                    kinds = sorted({node.accelerator for node in present if node.accelerator and not node.gone})
+                    there = f" (there are {', '.join(kinds)})" if kinds and self.options.accelerator_type else ""
+                    self._wait(f"{error.problem}{there}; waiting for nodes, Ctrl-C ends")
             time.sleep(LOOK_INTERVAL)
 
     def place(self, training: int) -> dict[str, Any] | None:

@@ -1,0 +1,81 @@
+"""A sweep on three real nodes: one lacks the corpus, one joins and is killed, and every trial comes to its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from command import PATIENCE, Platform, wait_for
+from ray_nodes import RealNodes, private_mounts
+from test_sweep_interrupted import curves, paused
+
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
+trials: 3
+epochs: 8
+asha: {grace: 8, promotion: null} # every trial to its end
+"""
+EPOCHS = list(range(1, 9))
+NAME = "nodes"
+
+
+@pytest.fixture
+def nodes() -> Iterator[RealNodes]:
+    with RealNodes() as started:
+        yield started
+
+
+def test_nodes_come_and_go_and_every_trial_is_whole(nodes: RealNodes, tmp_path: Path) -> None:
+    """The node without the corpus is named and left out, so no trial is blamed for it."""
+    if not private_mounts():
+        pytest.skip("this system lets nobody mount a folder for one process alone (unshare)")
+    corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES * 40, "dev": tiny.SENTENCES * 2})
+    (tmp_path / "space.yaml").write_text(SPACE)
+    platform = Platform(tmp_path, nodes.variables)
+    nodes.join(2)
+    without = nodes.join(3, hidden=corpus.path)
+    words = ("space.yaml", "--data", corpus.path, "--name", NAME, "--address", nodes.address, "--no-tune-decoding")
+    process = platform.start("sweep", *words)
+    try:
+        wait_for(lambda: any(curves(platform, NAME).values()), process)
+        (first,) = curves(platform, NAME)
+        with paused(platform, NAME, first):  # until another trial is on the other node
+            late = nodes.join(4)
+            wait_for(lambda: in_the_middle(platform, nodes, late) is not None, process)
+            lost = in_the_middle(platform, nodes, late)
+            before = curves(platform, NAME)
+            nodes.kill(late)
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        platform.stop()
+    assert process.returncode == 0, out + err
+    assert f"node {without} " in out and re.search(rf"node {without} .* is left out: it cannot read the corpus", out)
+    assert f"joined by node {late} " in out and "2 trials at once now" in out
+    assert re.search(rf"node {late} .* is lost .*; 1 trials at once now", out), out
+    whole = curves(platform, NAME)
+    assert {number: sorted(values) for number, values in whole.items()} == dict.fromkeys(range(3), EPOCHS)
+    assert all(before[number].items() <= whole[number].items() for number in before), "nothing recorded has changed"
+    assert [row["state"] for row in platform.leaderboard(NAME)] == ["complete"] * 3
+    begun = re.findall(r"begins, after epoch (\d+)", log_of(platform, lost))
+    assert len(begun) >= 2 and int(begun[-1]) >= max(before[lost]), "it went on from its checkpoint"
+
+
+def in_the_middle(platform: Platform, nodes: RealNodes, name: str) -> int | None:
+    """Number of a trial that is in the middle of its training on a node; None if there is none."""
+    for number, values in curves(platform, NAME).items():
+        workers = re.findall(r"process (\d+) on", log_of(platform, number))
+        if workers and 2 <= len(values) < len(EPOCHS) - 2 and nodes.has(name, int(workers[-1])):
+            return number
+    return None
+
+
+def log_of(platform: Platform, number: int | None) -> str:
+    path = platform.home / "sweeps" / NAME / "trials" / f"trial-{number:04}" / "log.txt"
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,99 @@
+"""Nodes of a Ray cluster on this machine, each with an address of its own (127.0.0.x)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+from command import OTHERS, PATIENCE, unused_port, wait_for
+
+RAY = Path(sys.executable).parent / "ray"
+
+
+class RealNodes:
+    """A cluster made with `ray start`: a head without CPUs, and the nodes that join it; all end with the block.
+
+    Attributes:
+        variables: environment variables with which a driver can join.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # paths of sockets must be short
+        self.variables = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": os.urandom(32).hex(),
+            "RAY_raylet_start_wait_time_s": str(PATIENCE),  # a busy machine is no failure
+        }
+        self.address = f"127.0.0.1:{unused_port()}"
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        port = self.address.rpartition(":")[2]
+        dashboard = ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(unused_port())]
+        try:
+            self._start("head", "--head", "--port", port, "--num-cpus", "0", "--temp-dir", self.folder, *dashboard)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for name in [*self.processes]:
+            self.kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def join(self, number: int, hidden: Path | None = None) -> str:
+        """Starts a node of one CPU at 127.0.0.NUMBER and returns its address, once it has joined.
+
+        Args:
+            hidden: folder that is empty on this node.
+        """
+        name = f"127.0.0.{number}"
+        prefix: list[str | Path] = []
+        if hidden is not None:
+            hide = 'mount -t tmpfs none "$0" && exec "$@"'
+            prefix = [*private_mounts(), "sh", "-c", hide, hidden]
+        self._start(name, "--address", self.address, "--node-ip-address", name, "--num-cpus", "1", prefix=prefix)
+        return name
+
+    def has(self, name: str, process: int) -> bool:
+        """Whether a process is one of the node's."""
+        with suppress(psutil.NoSuchProcess):
+            return any(parent.pid == self.processes[name].pid for parent in psutil.Process(process).parents())
+        return False
+
+    def kill(self, name: str) -> None:
+        """Kills all processes of a node at once, as if its machine had lost power."""
+        process = self.processes.pop(name)
+        with suppress(psutil.NoSuchProcess):
+            for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        process.wait()
+
+    def _start(self, name: str, *words: str | Path, prefix: list[str | Path] = []) -> None:  # noqa: B006 - only read
+        printed = self.folder / f"{name}.txt"
+        with printed.open("w") as file:
+            self.processes[name] = subprocess.Popen(
+                [*prefix, RAY, "start", *words, "--block", "--object-store-memory", "80000000"],
+                env={**OTHERS, **self.variables}, stdout=file, stderr=file, text=True, start_new_session=True,
+            )  # fmt: skip
+        started = "Ray runtime started"
+        wait_for(lambda: started in printed.read_text(), self.processes[name], printed.read_text)
+
+
+def private_mounts() -> list[str | Path]:
+    """The command before a command that may mount folders for itself alone; empty where the system forbids that."""
+    for words in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        with suppress(OSError):
+            tried = subprocess.run([*words, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+            if tried.returncode == 0:
+                return [*words]
+    return []
