@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,7 @@ from trainables.folders import has_ended, this_process
 PACKAGES = ("asr_platform", "search_spaces", "trainables")  # sent to workers on other machines
 DASHBOARD_HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a property of the machine, hence not an option of sweeps
 OWNER = "asr_platform.pid"  # file in the session folder of a cluster started here: the driver's process
+AUTH_MODE = "RAY_AUTH_MODE"  # variable with how Ray proves who it is: token, or disabled
 SHUTDOWN_TIMEOUT = 30  # seconds
 ADDRESS_TIMEOUT = 5  # seconds
 CONNECT_TIMEOUT = 2.0  # seconds
@@ -123,6 +125,12 @@ def _init(where: str, **options: Any) -> Any:
     try:
         return ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises a bare Exception after a slow start, and many kinds for a wrong address
+        if re.search("unauthenticated|auth.*token", f"{error} {error.__cause__}", re.IGNORECASE | re.DOTALL):
+            mode = os.environ.get(AUTH_MODE, "not set")
+            raise InputError(
+                f"the Ray cluster {where} refuses this driver's token ({AUTH_MODE} is {mode} here)",
+                f"Set {AUTH_MODE}=token, and RAY_AUTH_TOKEN to what ray get-auth-token prints on the head's machine.",
+            ) from None
         problem = " ".join(str(error).split())[:LONGEST_ERROR]
         raise InputError(
             f"no Ray cluster {where}: {type(error).__name__}: {problem}",
