@@ -1,0 +1,124 @@
+"""The nodes of a cluster as they come and go, and what Ray reserves on them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from asr_platform.compat.ray import NODE_ID
+from asr_platform.tuning.cluster import Cluster, Node, NoRoom, Options
+from asr_platform.tuning.nodes import membership
+from asr_platform.tuning.nodes.groups import abandoned
+from asr_platform.tuning.nodes.membership import Nodes
+
+
+class Check:
+    """A check whose result is known."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.reason, self.began = reason, time.monotonic()
+
+
+class Joined:
+    """Nodes of a joined cluster, whose list and checks are given."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *nodes: Node, **options: Any) -> None:
+        self.present, self.reasons, self.said = [*nodes], dict[str, str | None](), list[str]()
+        self.asked: list[tuple[int, Any]] = []
+        patch.setattr(membership, "present_nodes", lambda: self.present)
+        patch.setattr(membership, "ask_autoscaler", lambda count, *wish: self.asked.append((count, wish)))
+        patch.setattr(membership, "LOOK_INTERVAL", 0.0)
+        self.nodes = Nodes(Cluster((), joined=True), Options(**options), self.check, self.said.append)
+
+    def check(self, node: Node) -> Any:
+        return Check(self.reasons.get(node.id, ""))
+
+    def change(self, number: int, **fields: Any) -> None:
+        self.present[number] = replace(self.present[number], **fields)
+
+
+ONE, TWO, HEAD = (Node(1.0, id=name, name=name) for name in ("one", "two", "head"))
+
+
+def test_nodes_are_used_while_they_are_there_and_have_passed_their_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Joined(monkeypatch, replace(HEAD, cpus=0.0), ONE, TWO)
+    there.reasons["two"] = "it cannot read the corpus"
+    there.nodes.gather()
+    assert there.said == ["node two is left out: it cannot read the corpus"]
+    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(one)"}} and there.nodes.place(1) is None
+    changes: list[int] = []
+    there.nodes.on_change = changes.append
+    there.present.append(Node(2.0, id="three", name="three"))
+    assert there.nodes.place(1) == {"nodes": {NODE_ID: "in(one,three)"}} and there.nodes.place(3) is None
+    before = time.monotonic()
+    there.change(1, gone="is lost (no heartbeat)")
+    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(three)"}} and there.nodes.place(2) is None
+    assert there.nodes.lost_between(before - 9, before) and not there.nodes.lost_between(before + 9, before + 10)
+    there.change(3, gone="is about to be taken away")
+    assert there.nodes.place(0) is None and there.nodes.place(0) is None
+    assert there.said[1:] == [
+        "joined by node three: 3 trials at once now",
+        "node one is lost (no heartbeat): its trials go on elsewhere from their checkpoints; 2 trials at once now",
+        "node three is about to be taken away: its trials go on elsewhere from their checkpoints; 0 trials at once now",
+        "no node has room for a trial of 1 worker of 1 CPU: waiting for nodes",
+    ]
+    assert changes == [3, 2, 0] and there.asked == [(1, ({"CPU": 1.0}, {}))], "an autoscaler is asked once a minute"
+
+
+def test_a_node_whose_folders_come_late_is_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Joined(monkeypatch, ONE, TWO)
+    there.reasons["two"] = "it cannot use the home"
+    there.nodes.gather()
+    there.reasons.clear()
+    assert there.nodes.place(1) is None
+    monkeypatch.setattr(membership, "RECHECK_AFTER", 0.0)
+    assert there.nodes.place(1) is not None
+    assert there.said[1:] == ["joined by node two: 2 trials at once now"]
+
+
+def test_a_node_that_is_still_being_checked_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first trial, which else might not find the room that it asks for."""
+    there = Joined(monkeypatch, ONE, TWO, workers_per_trial=2)
+    checks = [Check(""), Check(None)]
+    there.nodes.begin_check = lambda node: checks[node.id == "two"]  # type: ignore[assignment, return-value]
+    monkeypatch.setattr(time, "sleep", lambda seconds: setattr(checks[1], "reason", ""))
+    there.nodes.gather()
+    assert there.nodes.concurrency == 1 and not there.said
+
+
+def test_gpus_that_are_to_come_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Joined(monkeypatch, ONE, gpus_per_worker=1.0, accelerator_type="A100", max_concurrent=4)
+
+    def comes(seconds: float) -> None:
+        kinds = {"H100": "three", "A100": "four"}
+        there.present += [Node(8.0, 2.0, kind, name, name) for kind, name in kinds.items()]
+
+    monkeypatch.setattr(time, "sleep", comes)
+    there.nodes.gather()
+    assert there.said == [
+        "a trial of 1 worker of 1 CPU and 1 GPU does not fit on the cluster: no nodes with A100; "
+        "waiting for nodes, Ctrl-C ends"
+    ]
+    assert there.asked == [(4, ({"CPU": 1.0, "GPU": 1.0}, {"ray.io/accelerator-type": "A100"}))]
+    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(four)"}} and there.nodes.place(2) is None
+
+
+def test_a_machine_that_is_too_small_is_an_error_at_once() -> None:
+    nodes = Nodes(Cluster([ONE]), Options(workers_per_trial=2), lambda node: pytest.fail("checked"), print)
+    with pytest.raises(NoRoom):
+        nodes.gather()
+
+
+def test_groups_of_killed_drivers_are_found() -> None:
+    jobs = [SimpleNamespace(job_id="dead", status="SUCCEEDED"), SimpleNamespace(job_id="alive", status="RUNNING")]
+    groups = [
+        SimpleNamespace(placement_group_id=name, creator_job_id=job, is_detached=detached)
+        for name, job, detached in (
+            ("left", "dead", False), ("used", "dead", False), ("kept", "dead", True), ("own", "alive", False),
+        )
+    ]  # fmt: skip
+    assert abandoned(groups, {"used"}, jobs) == ["left"]
