@@ -36,7 +36,7 @@ def test_nodes_come_and_go_and_every_trial_is_whole(nodes: RealNodes, tmp_path: 
     """The node without the corpus is named and left out, so no trial is blamed for it."""
     if not private_mounts():
         pytest.skip("this system lets nobody mount a folder for one process alone (unshare)")
-    corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES * 40, "dev": tiny.SENTENCES * 2})
+    corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
     (tmp_path / "space.yaml").write_text(SPACE)
     platform = Platform(tmp_path, nodes.variables)
     nodes.join(2)

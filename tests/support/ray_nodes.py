@@ -30,6 +30,7 @@ class RealNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": os.urandom(32).hex(),
             "RAY_raylet_start_wait_time_s": str(PATIENCE),  # a busy machine is no failure
+            "RAY_agent_register_timeout_ms": str(1000 * PATIENCE),
         }
         self.address = f"127.0.0.1:{unused_port()}"
         self.processes: dict[str, subprocess.Popen[str]] = {}
