@@ -15,6 +15,17 @@ from typing import Self, TextIO
 
 from trainables.errors import InputError
 
+CACHE = "ASR_PLATFORM_CACHE"  # variable with the folder of `cached_corpus`
+
+
+def cached_corpus(hash: str) -> Path:
+    """Folder of this machine's copy of the corpus with a hash (data/corpus_cache.py); it may be missing.
+
+    Copies are in $ASR_PLATFORM_CACHE, by default ~/.cache/asr-platform.
+    """
+    root = os.environ.get(CACHE) or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "asr-platform")
+    return Path(root).expanduser() / "corpora" / hash
+
 
 def check_decodable(path: Path) -> None:
     """Raises InputError if a path is not valid UTF-8: Arrow and safetensors cannot open such paths."""

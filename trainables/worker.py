@@ -14,16 +14,17 @@ import os
 import shutil
 import socket
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
 
-from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.folders import has_ended, this_process
 from trainables.output import output_in, say
+from trainables.remote import Remote, StorageError
 
 if TYPE_CHECKING:
     from trainables.training.loop import Metrics, Save
@@ -38,29 +39,57 @@ def train_worker(settings: dict[str, Any]) -> None:
         settings: `config`, the configuration; `corpus`, its folder, and the `corpus_hash` that it must have;
             `threads` for torch; `resources` of a worker; `reported_epochs`, the number of epochs in the ledger;
             `until`, the epoch to stop at; `lost_checkpoint`, one that Ray Train has lost, or None; `log`, the file
-            for the first worker's output (those of the other workers have their rank in their names).
+            for the first worker's output (those of the other workers have their rank in their names); `storage`,
+            the address of where corpora, checkpoints and logs are kept, or None.
 
     Raises:
         InputError: the corpus is not the one that the sweep began with.
     """
     rank, log = ray.train.get_context().get_world_rank(), Path(settings["log"])
-    with output_in(log.with_stem(f"{log.stem}-{rank}") if rank else log):
+    log = log.with_stem(f"{log.stem}-{rank}") if rank else log
+    with _stored(log, settings.get("storage")) as store_log, output_in(log):
         logging.getLogger().setLevel(logging.WARNING)  # Ray Train (2.60) logs the metrics of each report at INFO
         remove_temporary()
         say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
-        _train(settings)
+        _train(settings, store_log)
         say("the worker has ended")
 
 
-def _train(settings: dict[str, Any]) -> None:
+@contextmanager
+def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
+    """Context of a worker's log on a storage, from which the log of an earlier machine is fetched.
+
+    Yields a function that copies the log there, which is also done at the end. A log is not worth an error.
+    """
+    remote, name = Remote(storage) if storage else None, "/".join(["sweeps", *log.parts[-4:]])
+    if remote and not log.exists():
+        with suppress(OSError, StorageError):
+            remote.fetch(name, log)
+
+    def store() -> None:
+        if remote:
+            with suppress(OSError, StorageError):
+                remote.store(log, name)
+
+    try:
+        yield store
+    finally:
+        store()
+
+
+def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
     import torch
 
-    from trainables.data.corpus import Corpus
+    from trainables.data.corpus_cache import local_corpus
     from trainables.training.loop import train
 
-    corpus = Corpus.open(Path(settings["corpus"]))
-    if corpus.hash != settings["corpus_hash"]:
-        raise InputError(f"{corpus.path}: not the corpus that the sweep began with", "Put that one back.")
+    remote = Remote(settings["storage"]) if settings.get("storage") else None
+    corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
+
+    def report_and_store(metrics: Metrics, save: Save | None) -> None:
+        report(metrics, save)
+        store_log()
+
     torch.set_num_threads(settings["threads"])
     # A worker without a GPU of its own can see those of other workers.
     device = None if "GPU" in settings["resources"] else torch.device("cpu")
@@ -69,7 +98,7 @@ def _train(settings: dict[str, Any]) -> None:
         train(
             settings["config"],
             corpus,
-            report,
+            report_and_store,
             checkpoint=Path(folder) if folder else None,
             reported_epochs=settings["reported_epochs"],
             until=settings["until"],

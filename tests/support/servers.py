@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,22 +43,17 @@ def environment(port: int) -> dict[str, str]:
 
 
 class Postgres:
-    """A PostgreSQL server with one database, whose files are in `folder`."""
+    """A PostgreSQL server. Its files are in `folder`, which belongs to its user: PostgreSQL refuses to run as root."""
 
     def __init__(self, folder: Path) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         found = str(programs[-1]) if programs else shutil.which("initdb")
         if found is None:
             pytest.skip("PostgreSQL is not installed")
-        self.programs, self.data, self.port = Path(found).parent, folder / "postgres", unused_port()
-        # PostgreSQL refuses to run as root.
+        self.programs, self.data, self.port = Path(found).parent, folder, unused_port()
         self.user = "nobody" if os.geteuid() == 0 else None
-        self.data.mkdir(parents=True)
         if self.user:
-            shutil.chown(self.data, self.user)
-            for above in (folder, *folder.parents):  # pytest's folders are closed to others
-                if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
-                    above.chmod(above.stat().st_mode | 0o011)
+            shutil.chown(folder, self.user)
         self._run("initdb", "--auth=trust", "--username=test", "--no-sync", "--encoding=UTF8", "--locale=C")
         self.start()
 
@@ -68,6 +64,13 @@ class Postgres:
     def address_at(self, port: int) -> str:
         """Address of the database behind a proxy on this port."""
         return f"postgresql://test@127.0.0.1:{port}/postgres"
+
+    def create(self, database: str) -> str:
+        """Makes another database on the server; returns its address."""
+        subprocess.run(
+            [self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", database], check=True
+        )
+        return f"postgresql://test@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -c unix_socket_directories='' -c fsync=off"
@@ -84,12 +87,13 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
-    server = Postgres(folder)
-    try:
-        yield server
-    finally:
-        server.stop()
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 class Proxy:

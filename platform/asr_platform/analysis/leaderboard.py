@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from asr_platform.analysis.bootstrap import CerInterval, ConfidenceInterval
 from asr_platform.analysis.text import one_line
 from asr_platform.storage.database import open_storage
-from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
+from asr_platform.study.ledger import REMOVED, Ledger, Storage, TrialRecord
 from asr_platform.study.steering.notes import NOTE, note_of
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
@@ -160,7 +160,7 @@ def _point(trial: TrialRecord, objectives: Sequence[str]) -> list[float]:
     return [known.get(name, float("inf")) for name in objectives]
 
 
-def latest(storage: str, name: str | None) -> Ledger:
+def latest(storage: Storage, name: str | None) -> Ledger:
     """The ledger of the sweep `name`, or if that is None of the sweep that was started last.
 
     Raises:
@@ -175,7 +175,7 @@ def latest(storage: str, name: str | None) -> Ledger:
     return Ledger.open(opened, names[-1])
 
 
-def find(storage: str, origin: str) -> tuple[str, TrialRecord]:
+def find(storage: Storage, origin: str) -> tuple[str, TrialRecord]:
     """Name of the sweep and the trial for `NAME:TRIAL`, or for `NAME` its best trial.
 
     Raises:

@@ -23,6 +23,7 @@ from asr_platform.cli.steering import add, change, delete, note, pause, stop, un
 from asr_platform.cli.sweeps import plan, schema, sweep, train
 from asr_platform.compat import mlflow
 from asr_platform.compat.environment import ENVIRONMENT, set_environment
+from asr_platform.storage.addresses import LEDGER, STORAGE, VARIABLES, chosen_for
 from trainables.errors import InputError
 from trainables.output import escape_unencodable
 
@@ -40,10 +41,15 @@ REMEDIES = {
 @click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
               show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
+@click.option("--storage", metavar="URI", envvar=VARIABLES[STORAGE], show_envvar=True,
+              help="Keeps checkpoints and models: s3://BUCKET/FOLDER, or gs, or a shared folder.")  # fmt: skip
+@click.option("--ledger", metavar="URI", envvar=VARIABLES[LEDGER], show_envvar=True,
+              help="Keeps the records of sweeps: postgresql://USER@HOST/DATABASE.")  # fmt: skip
 @click.version_option(package_name="asr-platform", message="%(package)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, home: Path) -> None:
+def cli(context: click.Context, home: Path, storage: str | None, ledger: str | None) -> None:
     context.obj = home
+    context.with_resource(chosen_for(storage, ledger))
 
 
 COMMANDS = (

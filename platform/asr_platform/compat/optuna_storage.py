@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
@@ -39,7 +40,13 @@ TABLES = [  # columns of the other tables, in the order of reading
 
 
 class BulkStorage(RDBStorage):
-    """Optuna's storage in a database, which reads whole tables at once."""
+    """Optuna's storage in a database, which reads whole tables at once.
+
+    Attributes:
+        home: the home whose paths are relative in a database that is elsewhere; else None.
+    """
+
+    home: Path | None = None
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         found = self._read(TRIAL.trial_id == trial_id)

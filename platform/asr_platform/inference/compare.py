@@ -80,7 +80,8 @@ def _transcribed(home: Path, name: str, data: Path, split: str) -> UtteranceErro
 
     if directory := _directory(home, name):
         return utterance_errors(directory, data, split)
-    _, trial = find(Home.existing(home).studies, name)
+    place = Home.existing(home)
+    _, trial = find(place.studies, name)
     if trial.model is None:
         raise InputError(f"{name}: none of its checkpoints is there", "Compare without --data and --split.")
-    return utterance_errors(Path(trial.model), data, split)
+    return utterance_errors(place.whole_model(trial.model), data, split)

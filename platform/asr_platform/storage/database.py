@@ -8,6 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,14 @@ class DamagedLedgerError(LedgerError):
     def __init__(self, path: Path, how: str) -> None:
         Exception.__init__(self, path, how)  # the arguments for unpickling
         self.problem, self.remedy = f"{path}: the ledger is damaged ({how})", REPAIR
+
+
+@dataclass(frozen=True)
+class SharedLedger:
+    """A ledger in a PostgreSQL database, and the home that is its cache on this machine."""
+
+    address: str
+    home: Path
 
 
 def sqlite_address(path: Path) -> str:
@@ -65,17 +74,19 @@ def make_database(address: str) -> Path | None:
     return path
 
 
-def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
+def open_storage(storage: str | BaseStorage | SharedLedger) -> tuple[BaseStorage, Path | None]:
     """Opens an Optuna storage; returns it with the path of its SQLite file (made if missing; None if not SQLite).
 
     Args:
-        storage: address of a storage, or an open storage.
+        storage: address of a storage, a ledger on PostgreSQL, or an open storage.
 
     Raises:
         LedgerError: the database fails. Every later use of the storage can raise it too.
     """
     import optuna  # a second's import
 
+    if isinstance(storage, SharedLedger):
+        return _open_shared(storage), None
     if not isinstance(storage, str):
         engine = getattr(storage, "engine", None)
         return storage, database_file(engine.url.render_as_string()) if engine is not None else None
@@ -102,6 +113,38 @@ def open_storage(storage: str | BaseStorage) -> tuple[BaseStorage, Path | None]:
         raise LedgerError(f"{path}: {error}", "Install the Optuna that it was made with, or do as it says.") from None
     event.listen(opened.engine, "handle_error", lambda context: explained(path, context.original_exception))
     return opened, path
+
+
+def _open_shared(ledger: SharedLedger) -> BaseStorage:
+    """Opens a ledger on PostgreSQL, whose tables are made if they are missing."""
+    import optuna
+    from sqlalchemy import event, make_url
+    from sqlalchemy.exc import DBAPIError
+
+    from asr_platform.compat.optuna_storage import BulkStorage
+    from asr_platform.storage.postgresql import patient_connections, unreachable
+
+    url = make_url(ledger.address)
+    # A connection that was lost while nobody used it is made anew without an error.
+    options = {"creator": patient_connections(url), "pool_pre_ping": True}
+    try:
+        opened = BulkStorage(ledger.address, options)
+    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        raise unreachable(url, error.__cause__ or error) from None
+    except RuntimeError as error:  # Optuna refuses tables of another version
+        raise LedgerError(f"{url}: {error}", "Install the Optuna that it was made with, or do as it says.") from None
+    operational = url.get_dialect().import_dbapi().OperationalError
+    event.listen(
+        opened.engine,
+        "handle_error",
+        lambda context: (
+            unreachable(url, context.original_exception)
+            if isinstance(context.original_exception, operational) and not context.is_pre_ping
+            else None
+        ),
+    )
+    opened.home = ledger.home
+    return opened
 
 
 def explained(path: Path, error: BaseException | None) -> LedgerError | None:

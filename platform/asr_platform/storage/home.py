@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import stat
 import tempfile
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from asr_platform.storage.database import PRIVATE, DamagedLedgerError, check, is_whole, sqlite_address
+from asr_platform.storage.addresses import NONE, Addresses, addresses_of, keep_addresses
+from asr_platform.storage.database import PRIVATE, DamagedLedgerError, SharedLedger, check, is_whole, sqlite_address
+from asr_platform.storage.locks import DatabaseLock, file_holder, file_lock
+from asr_platform.storage.locks import RunningError as RunningError
 from asr_platform.storage.relocation import ARTIFACTS, locations, record_location
 from asr_platform.storage.store_address import SERVERS
 from trainables.errors import InputError
+from trainables.inference.model_files import WEIGHTS
+
+if TYPE_CHECKING:
+    from trainables.remote import Remote
 
 STUDIES, STORE = "studies.db", "mlflow.db"
 COPY = "ledger.db"  # in a sweep's folder: its copy of the ledger (study/ledger_copies.py)
@@ -29,11 +35,6 @@ LOCK, SWEEP = "lock", "sweep"
 TRIALS = "trials"  # in a sweep's folder: the folders of its trials
 LOG = "log.txt"  # in a trial's folder: the log of its first worker; that of the second is log-1.txt
 SHARED = stat.S_ISGID | stat.S_IWGRP | stat.S_IWOTH  # mode bits of a home that several users write to
-LOCK_TRIES, LOCK_INTERVAL = 10, 0.05  # seconds; `Home.holder` of another process holds a lock for a moment
-
-
-class RunningError(InputError):
-    """Another process runs or audits the sweep."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ class Store:
 
 @dataclass(frozen=True)
 class Home:
-    """Folders and databases of all runs, below one absolute path."""
+    """Folders and databases of all runs, below one absolute path.
+
+    Args:
+        addresses: of what is elsewhere; the home is a cache of it.
+    """
 
     path: Path
+    addresses: Addresses = NONE
 
     @classmethod
     def at(cls, path: Path) -> Home:
@@ -65,7 +71,7 @@ class Home:
             InputError: the folder cannot be written.
             DamagedLedgerError: the ledger is damaged.
         """
-        home = cls(_expressible(path).resolve())
+        home = cls._with_addresses(path)
         try:
             home.path.parent.mkdir(parents=True, exist_ok=True)
             home.path.mkdir(mode=0o700, exist_ok=True)
@@ -74,18 +80,28 @@ class Home:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
         _make_private(home.path)
         home.check()
+        if home.storage:
+            home.storage.check()
         home.relocate()
+        keep_addresses(home.path, home.addresses)
         return home
 
     @classmethod
+    def _with_addresses(cls, path: Path) -> Home:
+        place = _expressible(path).resolve()
+        return cls(place, addresses_of(place, owns_ledger=(place / STUDIES).exists()))
+
+    @classmethod
     def existing(cls, path: Path) -> Home:
-        """The home at `path`, which must have a ledger.
+        """The home at `path`, which must have a ledger; one whose ledger is elsewhere is made if it is missing.
 
         Raises:
             InputError: there is no ledger.
             DamagedLedgerError: the ledger is damaged.
         """
-        home = cls(_expressible(path).resolve())
+        home = cls._with_addresses(path)
+        if home.addresses.ledger:
+            return cls.at(path)
         home.check()
         if not home.begun:
             raise InputError(
@@ -97,8 +113,8 @@ class Home:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a ledger with all its tables."""
-        return (self.path / STUDIES).exists() and is_whole(self.path / STUDIES)
+        """Whether there is a ledger with all its tables; one that is elsewhere gets them when it is opened."""
+        return bool(self.addresses.ledger) or ((self.path / STUDIES).exists() and is_whole(self.path / STUDIES))
 
     def check(self) -> None:
         """Reads the whole ledger's database, if there is one.
@@ -107,6 +123,8 @@ class Home:
             DamagedLedgerError: the database is damaged, or missing although sweeps have copies of it.
             LedgerError: the database is locked, or its disk fails.
         """
+        if self.addresses.ledger:
+            return
         studies = self.path / STUDIES
         if studies.exists():
             check(studies)
@@ -122,14 +140,23 @@ class Home:
 
         Does nothing while a sweep runs: its process, in a container for example, may have another path for the home.
         """
-        running = (self.holder(lock.parent.name) for lock in self.path.glob(f"sweeps/*/{LOCK}"))
+        running = (file_holder(lock, SWEEP) for lock in self.path.glob(f"sweeps/*/{LOCK}"))
         if locations(self.path)[-1:] != [str(self.path)] and not any(running):
             record_location(self.path, self.path / STORE)
 
     @property
-    def studies(self) -> str:
-        """Address of the Optuna storage, which has a study for each sweep."""
+    def studies(self) -> str | SharedLedger:
+        """The Optuna storage, which has a study for each sweep."""
+        if self.addresses.ledger:
+            return SharedLedger(self.addresses.ledger, self.path)
         return sqlite_address(self.path / STUDIES)
+
+    @cached_property
+    def storage(self) -> Remote | None:
+        """The storage of checkpoints and models; None: this folder."""
+        from trainables.remote import Remote  # a quarter of a second's import
+
+        return Remote(self.addresses.storage) if self.addresses.storage else None
 
     @property
     def tracking(self) -> str:
@@ -169,6 +196,18 @@ class Home:
         """Model directory of a sweep's best trial."""
         return self.path / "models" / name
 
+    def whole_model(self, model: str | Path) -> Path:
+        """A trial's model directory, with its weights, which are fetched if they are on the storage alone.
+
+        Raises:
+            StorageError: the storage cannot be read.
+        """
+        weights = Path(model) / WEIGHTS
+        if self.storage and not weights.is_file():
+            with suppress(FileNotFoundError):  # removed meanwhile; whoever loads the model says so
+                self.storage.fetch(weights.relative_to(self.path).as_posix(), weights)
+        return Path(model)
+
     def trial(self, name: str, number: int) -> Path:
         """Folder of a trial."""
         return self.sweep(name) / TRIALS / trial_name(number)
@@ -185,20 +224,10 @@ class Home:
         """
         folder = self.sweep(name)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a+") as file:
-            for left in reversed(range(LOCK_TRIES)):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if not left:
-                        raise RunningError(
-                            f"sweep {name} is running", "Wait for it to end, or stop it with Ctrl-C."
-                        ) from None
-                    time.sleep(LOCK_INTERVAL)
-            file.truncate(0)
-            file.write(f"{holder} {os.getpid()}")
-            file.flush()
+        with ExitStack() as stack:
+            stack.enter_context(file_lock(folder / LOCK, name, holder))
+            if self.addresses.ledger:
+                stack.enter_context(DatabaseLock(self.addresses.ledger, name, holder))
             yield
 
     @contextmanager
@@ -230,12 +259,8 @@ class Home:
 
     def holder(self, name: str) -> str:
         """Purpose and process id of the holder of a sweep's lock, such as `sweep 4711`; empty if it is free."""
-        with suppress(FileNotFoundError), (self.sweep(name) / LOCK).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return file.read() or f"{SWEEP} 0"
-        return ""
+        found = file_holder(self.sweep(name) / LOCK, f"{SWEEP} 0")
+        return found or (DatabaseLock(self.addresses.ledger, name).holder() if self.addresses.ledger else "")
 
 
 def _make_private(home: Path) -> None:
@@ -265,7 +290,10 @@ def local_path(text: str | os.PathLike[str]) -> Path:
         InputError: an address such as `s3://BUCKET/FOLDER`.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(text)):
-        raise InputError(f"{os.fspath(text)}: an address, not a path", "Give a file or folder on this machine.")
+        raise InputError(
+            f"{os.fspath(text)}: an address, not a path",
+            "Give a file or folder on this machine; --storage takes addresses.",
+        )
     return Path(os.path.expanduser(text))
 
 

@@ -61,6 +61,16 @@ KNOWN = {
         "more room where --home and Ray's /tmp/ray are, or --max-disk-gb, at which a sweep stops in time",
         "sweep",
     ),
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)|QuotaExceeded": Cause(
+        "the storage refuses what the sweep writes",
+        "the credentials and the room that --storage has, then platform sweep --resume NAME",
+        "sweep",
+    ),
+    r"^StorageError\b|AWS Error|google::cloud": Cause(
+        "the storage is out of reach",
+        f"{RESUME}, once --storage answers",
+        "machine",
+    ),
     r"^InputError: .*not the corpus that": Cause(
         "the corpus is another than the sweep began with",
         "the corpus of before in its place, then platform sweep --resume NAME; or a new sweep",

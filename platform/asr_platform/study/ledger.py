@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.compat.optuna_storage import study_attributes, study_names
-from asr_platform.storage.database import decoding, open_storage
+from asr_platform.storage.database import SharedLedger, decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
 from asr_platform.study.samplers import (
@@ -39,9 +39,10 @@ from asr_platform.study.trials.record import TrialStatus as TrialStatus
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
+from trainables.folders import cached_corpus
 
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
-Storage = str | optuna.storages.BaseStorage  # an address, or an open storage
+Storage = str | optuna.storages.BaseStorage | SharedLedger  # an address, or an open storage
 ABOUT = "about"  # facts from the start of a sweep, which later ones override
 OF_REQUEST = "request:"  # prefix of what other processes ask of the driver (`steering/requests.py`); a key follows
 CORPUS, FOLDER = "corpus", "folder"  # keys of paths in `ABOUT`; paths in the space are relative to the latter
@@ -56,15 +57,16 @@ class Ledger:
     """The study of one sweep, open for reading and writing.
 
     Only the sweep's driver, which holds the sweep's lock, changes trials; other processes may write requests to it
-    (`steering/requests.py`). Paths in the home, the folder of the SQLite database, are stored relative to it and
-    returned as absolute ones: a home may be moved.
+    (`steering/requests.py`). Paths in the home, such as the folder of the SQLite database, are stored relative to it
+    and returned as absolute ones: a home may be moved, and homes on several machines may have one ledger.
 
     Args:
-        file: the SQLite database; None for other databases, in which paths are stored as they are.
+        file: the SQLite database; None for other databases.
+        home: the home; default: the folder of `file`. None: paths are stored as they are.
     """
 
-    def __init__(self, study: optuna.Study, file: Path | None = None) -> None:
-        self.study, self.file = study, file
+    def __init__(self, study: optuna.Study, file: Path | None = None, home: Path | None = None) -> None:
+        self.study, self.file, self.home = study, file, home or (file.parent if file else None)
         self._reader = RecordReader(self._located)
 
     @classmethod
@@ -80,7 +82,11 @@ class Ledger:
             raise name_taken(name)
         with suppress(KeyError):  # a process was killed between the next two steps
             optuna.delete_study(study_name=name, storage=opened)
-        ledger = cls(optuna.create_study(storage=opened, study_name=name, direction="minimize"), file)
+        ledger = cls(
+            optuna.create_study(storage=opened, study_name=name, direction="minimize"),
+            file,
+            getattr(opened, "home", None),
+        )
         begun = {"id": uuid.uuid4().hex, **about}
         if CORPUS in begun:
             begun[CORPUS] = ledger._stored(begun[CORPUS])
@@ -100,7 +106,7 @@ class Ledger:
         if name not in names:
             raise InputError(f"no sweep named {name}", f"The sweeps are: {', '.join(names) or 'none yet'}.")
         with decoding(file):
-            return cls(optuna.load_study(storage=opened, study_name=name), file)
+            return cls(optuna.load_study(storage=opened, study_name=name), file, getattr(opened, "home", None))
 
     @staticmethod
     def names(storage: Storage) -> list[str]:
@@ -115,9 +121,12 @@ class Ledger:
             begun = {key: value for key, value in attributes.pop(ABOUT, {}).items() if key != "id"}
             widened = {key: value for key, value in attributes.pop(WIDENED, {}).items() if key != "params"}
             about = {**begun, **attributes, **widened}
-            if self.file:
+            if self.home:
                 places = {key: self._located(about[key]) for key in (CORPUS, FOLDER) if key in about}
-                about |= {key: moved_along(place, self.file.parent) for key, place in places.items()}
+                about |= {key: moved_along(place, self.home) for key, place in places.items()}
+                copy = cached_corpus(about.get("corpus_hash", ""))
+                if CORPUS in about and not os.path.exists(about[CORPUS]) and copy.is_dir():
+                    about[CORPUS] = str(copy)
             return about
 
     @property
@@ -257,19 +266,22 @@ class Ledger:
         return dict(self.notes(WIDENED).get(WIDENED, {}).get("params", {}))
 
     def _stored(self, path: str | None) -> str | None:
-        """Converts a path for the ledger: paths in the home become relative to the home."""
-        home = f"{self.file.parent}/" if self.file else None
-        return path.removeprefix(home) if path and home else path
+        """Converts a path for the ledger: paths in the home or on its storage become relative to the home."""
+        if path is None or self.home is None:
+            return path
+        relative = path.removeprefix(f"{self.home}/")
+        _, trials, tail = relative.rpartition(f"/sweeps/{self.name}/trials/")
+        return trials[1:] + tail if trials else relative
 
     def _located(self, path: str) -> str:
         """Converts a path in the ledger to an absolute path; addresses stay as they are.
 
         Early ledgers have absolute paths, in which the home's path precedes `sweeps/NAME/trials/...`.
         """
-        if self.file is None or "://" in path:
+        if self.home is None or "://" in path:
             return path
         _, trials, tail = path.rpartition(f"/sweeps/{self.name}/trials/")
-        return os.path.join(self.file.parent, trials[1:] + tail if trials else path)
+        return os.path.join(self.home, trials[1:] + tail if trials else path)
 
 
 def _names(storage: optuna.storages.BaseStorage, file: Path | None) -> list[str]:

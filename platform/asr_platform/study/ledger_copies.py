@@ -35,11 +35,13 @@ def keep_copy(home: Home, name: str) -> None:
     """Copies the changes of a sweep's study since the last call into the sweep's copy, in one transaction.
 
     The caller must hold the sweep's lock and call from one thread at a time; it may be killed at any moment. A copy
-    that is missing, damaged, or of an earlier sweep with this name is made anew.
+    that is missing, damaged, or of an earlier sweep with this name is made anew. PostgreSQL has copies of its own.
 
     Raises:
         LedgerError: the ledger or the copy cannot be read or written; the copy stays as it was.
     """
+    if home.addresses.ledger:
+        return
     copy, ledger = home.sweep(name) / COPY, home.path / STUDIES
     try:
         with _transaction(copy, ledger) as database:

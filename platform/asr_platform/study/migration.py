@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from asr_platform.study.ledger import Ledger
+from asr_platform.study.ledger import Ledger, Storage
 from asr_platform.study.samplers import NotComparableError, check_objectives, observe, values_in
 from asr_platform.study.trials.reading import FITTED
 from search_spaces.distributions import as_text
@@ -85,7 +85,7 @@ def _leaves(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def earlier_trials(
-    storage: str, names: Iterable[str], space: Space, corpus_hash: str
+    storage: Storage, names: Iterable[str], space: Space, corpus_hash: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The finished trials of earlier sweeps that `space` could have proposed, for the sampler of a new sweep.
 

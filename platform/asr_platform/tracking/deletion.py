@@ -109,6 +109,9 @@ class Deletion:
             self._delete_in_mlflow()
         except FAILURES as error:
             raise InputError(f"MLflow cannot be written: {one_line(error)}", "Repeat the command.") from None
+        if self.home.storage:
+            for folder in (f"sweeps/{name}", f"models/{name}"):
+                self.home.storage.delete_folder(folder)
         _remove([self.home.model(name), self.home.sweep(name)])
         optuna.delete_study(study_name=name, storage=self.ledger.study._storage)
 

@@ -171,7 +171,7 @@ def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
         if ledger.id == ledger_id:
             for trial in ledger.trials():
                 if trial.about.get("mlflow_run_id") == run.info.run_id and trial.model:
-                    return trial.model
+                    return str(home.whole_model(trial.model))
     raise InputError(
         f"runs:/{run.info.run_id} ({run.info.run_name}): its model is not on disk",
         "Of each sweep the best models stay: platform leaderboard NAME --json lists them.",

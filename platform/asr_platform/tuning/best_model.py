@@ -48,7 +48,7 @@ def make_best_model(
     model, own, confidence = home.model(name), None, None
     if model.is_dir() and same_file(model, Path(best.model), WEIGHTS):
         own, confidence = read_decoding(model), read_confidence(model)
-    copy_model(Path(best.model), model)
+    copy_model(home.whole_model(best.model), model)
     if own is not None:
         write_decoding(model, own)
     if confidence is not None:

@@ -31,7 +31,7 @@ from asr_platform.tuning.sweep_run import Outcome, RunningSweep, SweepRun, toler
 from search_spaces.settings import Limits
 from search_spaces.space import INITIAL_MODEL, Space
 from trainables.data.corpus import Corpus
-from trainables.errors import InputError
+from trainables.data.corpus_cache import local_corpus, store_corpus
 
 
 def start(
@@ -75,6 +75,8 @@ def start(
         PROVENANCE: provenance(),
     }
     locked = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
+    if home.storage and store_corpus(home.storage, corpus):
+        display.say(f"the corpus is now on {home.storage.address}")
     with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
         nodes = gathered(
             cluster, options, home.sweep(own), corpus, display
@@ -104,9 +106,7 @@ def resume(
     ledger = Ledger.open(home.studies, name)
     with home.lock(name):
         about = ledger.about
-        corpus = Corpus.open(Path(about["corpus"]))
-        if corpus.hash != about["corpus_hash"]:
-            raise InputError(f"{corpus.path}: not the corpus that sweep {name} began with", "Start a new sweep.")
+        corpus = local_corpus(Path(about["corpus"]), about["corpus_hash"], home.storage)
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
         check_address(options.address)
         space = recorded.recorded_space(about)

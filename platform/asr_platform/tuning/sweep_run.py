@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from asr_platform.study.run_record import STOPPED, RunRecord, RunState
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model, tune_best_model
 from asr_platform.tuning.callbacks.background import Background, InBackground
 from asr_platform.tuning.callbacks.meter import Meter
+from asr_platform.tuning.callbacks.mirror import Mirror
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL, Retention
 from asr_platform.tuning.cluster import Options
@@ -122,8 +123,10 @@ class SweepRun:
         self.workers, cluster = nodes.workers, nodes.cluster
         self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, display.say, cluster.dashboard)
         self.errors = RecordedErrors(self.folder)
+        storage = sweep.home.storage
+        self.mirror = [Mirror(sweep.home, sweep.name, storage)] if storage else []
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
-        self.retention = Retention(self.ledger, self.folder, models, is_plotted)
+        self.retention = Retention(self.ledger, self.folder, models, is_plotted, *self.mirror)
         self.meter = Meter(self.ledger, recorded.recorded_limits(self.ledger.about), self.workers.count, self.retention)
         self.steering = Steering(self.ledger, sweep.feasibility, self.meter, record)
         self.copies = CopyKeeper(sweep.home, sweep.name)
@@ -154,14 +157,16 @@ class SweepRun:
         self.ledger.complete_trials(self.space.settings.epochs)
         self.steering.act()
         trials = self.ledger.trials()
-        callbacks: list[Callback] = [self.record, self.errors, self.mlflow, self.display, self.copies, self.retention]
-        for callback in [*callbacks, self.meter]:
+        # The mirror comes before callbacks that read checkpoints.
+        callbacks: list[Callback] = [self.record, *self.mirror, self.errors, self.mlflow, self.display, self.copies]
+        for callback in [*callbacks, self.retention, self.meter]:
             callback.on_sweep_start(trials)
 
     def train(self) -> None:
         """Trains trials with Ray Tune until none is left, or the interrupt is stopped."""
         settings = {
             "folder": str(self.folder),
+            "storage": self.sweep.home.addresses.storage,
             "corpus": str(self.sweep.corpus.path.resolve()),
             "corpus_hash": self.sweep.corpus.hash,
             "workers": self.workers.count,
@@ -170,7 +175,7 @@ class SweepRun:
             "checkpoints": CHECKPOINTS_PER_TRIAL,
         }
         # Retention runs after the callbacks that read checkpoints, and after the ledger's copy has been updated.
-        slow: list[Callback] = [self.errors, self.mlflow, self.copies, self.retention, self.meter]
+        slow: list[Callback] = [*self.mirror, self.errors, self.mlflow, self.copies, self.retention, self.meter]
         callbacks = [self.record, self.display, InBackground(self.background, slow)]
         interrupt = self.interrupt
         nodes, cluster = self.nodes, self.nodes.cluster
@@ -209,12 +214,13 @@ class SweepRun:
         state, reason = interrupt.state, interrupt.reason
         if model and best and state == "finished" and self.sweep.options.tune_decoding:
             tune_best_model(model, best, self.sweep.corpus, display.say, lambda: interrupt.requested)
-        steps = (
+        steps: tuple[Callable[[], object], ...] = (
             self.meter.note,
             partial(ledger.note, STOPPED, reason if state == "capped" else ""),
             partial(self.mlflow.end, MLFLOW_STATUS[state], best, reason),
             self.retention.apply,
             partial(keep_copy, self.sweep.home, self.sweep.name),
+            *(mirror.store_model for mirror in self.mirror),
         )
         for step in steps:
             with tolerating_failures(state, display):

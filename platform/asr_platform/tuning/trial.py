@@ -27,6 +27,7 @@ from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.mailbox import Mailbox, Report
+from trainables.remote import Remote
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
 
@@ -85,15 +86,18 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
     trial, and the dashboard shows the run.
 
     Args:
-        settings: `number` of the trial, `folder` of the sweep, `workers`, their `threads` and `resources`, a label
-            selector of the `nodes` that may be used (None: any), the number of best `checkpoints` to keep, and the
-            settings of the training loop (see `trainables.worker.train_worker`).
+        settings: `number` of the trial, `folder` of the sweep, `storage` (the address of the checkpoints, or None),
+            `workers`, their `threads` and `resources`, a label selector of the `nodes` that may be used (None: any),
+            the number of best `checkpoints` to keep, and the settings of the training loop (see
+            `trainables.worker.train_worker`).
         loop: the function that each worker runs.
         callbacks: called for each report.
     """
     sweep = Path(settings["folder"])
     folder = sweep / TRIALS / trial_name(settings["number"])
-    lost = repair_checkpoint_list(folder)
+    name = folder.relative_to(sweep.parent)
+    storage = Remote(settings["storage"]) if settings.get("storage") else None
+    lost = repair_checkpoint_list(Path(storage.path(f"sweeps/{name}")) if storage else folder)
     trainer = trainer_class(settings["workers"])(
         loop,
         train_loop_config={**settings, "lost_checkpoint": lost, "log": str(folder / LOG)},
@@ -104,8 +108,9 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
             label_selector=settings["nodes"],
         ),
         run_config=ray.train.RunConfig(
-            name=str(folder.relative_to(sweep.parent)),
-            storage_path=str(sweep.parent),
+            name=str(name),
+            storage_path=storage.path("sweeps") if storage else str(sweep.parent),
+            storage_filesystem=storage.filesystem if storage else None,
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=settings["checkpoints"],
                 checkpoint_score_attribute="objective",
@@ -124,7 +129,7 @@ def repair_checkpoint_list(folder: Path) -> str | None:
 
     Ray Train (2.60) writes its list in place. A kill or a full disk at that moment leaves half a list, with which Ray
     Train cannot start. The damaged list is kept until Ray Train has written a new one; if this run is killed earlier,
-    the next run returns the checkpoint again.
+    the next run returns the checkpoint again. S3 and GCS, whose paths are none of this machine, have no half files.
     """
     checkpoints = folder / CHECKPOINT_LIST
     try:

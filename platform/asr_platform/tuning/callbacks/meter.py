@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from asr_platform.storage.home import folder_size
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import SPENT
@@ -67,8 +66,6 @@ class Meter(Callback):
         cap = self.limits.disk_gb
         if cap is None:
             return
-        size = folder_size(self.retention.folder)
-        if size >= cap * GB:
+        if self.retention.size >= cap * GB:
             self.retention.apply()
-            size = folder_size(self.retention.folder)
-        self.disk_bytes = size
+        self.disk_bytes = self.retention.size

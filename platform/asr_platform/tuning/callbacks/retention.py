@@ -12,15 +12,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from asr_platform.analysis.leaderboard import pareto_front, ranked
 from asr_platform.compat.ray import CHECKPOINT_LIST
-from asr_platform.storage.home import TRIALS, trial_name
+from asr_platform.storage.home import TRIALS, folder_size, trial_name
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
+from asr_platform.tuning.callbacks.mirror import Mirror
 from asr_platform.tuning.trial import DAMAGED_LIST
 from trainables.evaluation.examples import ATTENTION
 from trainables.training.checkpoint_files import TRAINING_FILES
@@ -42,13 +43,15 @@ class Retention(Callback):
             keep their models.
         is_plotted: returns whether MLflow has the plots of a trial, given its number. Until then, the small file with
             the data of the plots is kept.
+        mirror: mirror of the storage of the checkpoints; None: they are in the folder.
     """
 
     def __init__(
-        self, ledger: Ledger, folder: Path, models: int, is_plotted: Callable[[int], bool] = lambda number: True
-    ) -> None:
+        self, ledger: Ledger, folder: Path, models: int, is_plotted: Callable[[int], bool] = lambda number: True,
+        mirror: Mirror | None = None,
+    ) -> None:  # fmt: skip
         self.ledger, self.folder, self.trials, self.models = ledger, folder, folder / TRIALS, models
-        self.is_plotted = is_plotted
+        self.is_plotted, self.mirror = is_plotted, mirror
         self._settled = frozenset[int]()  # numbers of trials whose files do not change any more
         self._first_visits: dict[int, float] = {}  # after the end of a trial (time.monotonic), by number
 
@@ -66,6 +69,8 @@ class Retention(Callback):
     def _apply(self, settled: frozenset[int]) -> None:
         """Removes all that ended trials no longer need; trials in `settled` are not visited."""
         unsettled = [one for one in self.ledger.trials() if one.state != "running" and one.number not in settled]
+        if self.mirror:  # raises if the storage is away: a checkpoint that is not seen is not one that is gone
+            stored = self.mirror.sync([one.number for one in unsettled] if settled else None)
         ended = [trial for trial in unsettled if self._is_here(trial)]
         with_model = [trial for trial in ranked(ended) if trial.model]
         objectives = self.ledger.objectives
@@ -74,8 +79,12 @@ class Retention(Callback):
         for trial in ended:
             if (trial.model or _is_overtaken(trial)) and trial.number not in kept and not trial.about.get(REMOVED):
                 self.ledger.describe(trial.number, REMOVED, True)
+            if self.mirror:
+                self.mirror.remove(trial.number, self._removable(trial, stored.get(trial_name(trial.number), {}), kept))
             self._reduce(trial, trial.number in kept)
         for leftover in self.leftovers(settled):
+            if self.mirror and leftover.parent == self.trials:
+                self.mirror.remove_trial(leftover.name)
             _remove(leftover)
         self._settled = settled | {one.number for one in unsettled if one.number not in kept and self._settles(one)}
 
@@ -113,6 +122,28 @@ class Retention(Callback):
         """Whether all recorded checkpoints are in the sweep's folder, not on remote storage or at a former path."""
         place = str(self.trials / trial_name(trial.number))
         return all(os.path.dirname(row["checkpoint"]) == place for row in trial.curve if row["checkpoint"])
+
+    def _removable(self, trial: TrialRecord, files: Iterable[str], kept: Collection[int]) -> list[str]:
+        """Those of a trial's files on the storage that `_reduce` removes in the folder."""
+        superfluous = {path.name for path in self._superfluous(trial)}
+        best = Path(trial.checkpoint).name if trial.checkpoint else None
+        spared = "" if self.is_plotted(trial.number) else ATTENTION
+        found = []
+        for path in files:
+            folder, _, name = path.rpartition("/")
+            bulky = not name.endswith(".json") and name != spared and trial.number not in kept
+            if (
+                path in (CHECKPOINT_LIST, DAMAGED_LIST)
+                or folder in superfluous
+                or (folder == best and (name in TRAINING_FILES or bulky))
+            ):
+                found.append(path)
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of the sweep's checkpoints where they are kept."""
+        return sum(self.mirror.sizes.values()) if self.mirror else folder_size(self.folder)
 
     def _reduce(self, trial: TrialRecord, keep_model: bool) -> None:
         """Reduces a trial's folder to its best checkpoint, of which only the model or the JSON files are kept."""

@@ -1,0 +1,142 @@
+"""Locks of sweeps: on a file of a home, and in the ledger's database for homes on other machines.
+
+The system, or the database, frees a lock when its process ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError
+
+TRIES, INTERVAL = 10, 0.05  # seconds; a look at the holder of a lock holds it for a moment
+CHECK_INTERVAL = 5.0  # seconds between looks at whether the database still holds a lock
+NAMESPACE = "asr-platform sweep "  # before the name of a sweep, of which the number of its lock is made
+# The database frees the lock of a machine that is gone after a minute.
+SERVER_OPTIONS = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+HELD = """
+SELECT activity.application_name FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
+AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+class RunningError(InputError):
+    """Another process runs or audits the sweep."""
+
+    def __init__(self, name: str, where: str = "") -> None:
+        super().__init__(f"sweep {name} is running{where}", "Wait for it to end, or stop it with Ctrl-C.")
+
+
+@contextmanager
+def file_lock(file: Path, name: str, holder: str) -> Iterator[None]:
+    """Holds the lock of the sweep `name` on a file, into which its holder is written.
+
+    Raises:
+        RunningError: another process holds it.
+    """
+    with file.open("a+") as opened:
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not left:
+                    raise RunningError(name) from None
+                time.sleep(INTERVAL)
+        opened.truncate(0)
+        opened.write(f"{holder} {os.getpid()}")
+        opened.flush()
+        yield
+
+
+def file_holder(file: Path, default: str) -> str:
+    """What the holder of a lock on a file wrote there, or `default` for nothing; empty if the lock is free."""
+    with suppress(FileNotFoundError), file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return opened.read() or default
+    return ""
+
+
+class DatabaseLock:
+    """The lock of a sweep in a PostgreSQL database, as a context.
+
+    A thread asks for the lock again where the connection was lost. If another driver has taken it meanwhile, this
+    process is stopped as with SIGTERM, since two drivers must never write one sweep.
+
+    Raises:
+        RunningError: another process holds it.
+        LedgerError: the database cannot be reached.
+    """
+
+    def __init__(self, address: str, name: str, holder: str = "") -> None:
+        from sqlalchemy import make_url
+
+        self.name, self.url = name, make_url(address)
+        self.label = f"{holder} {os.getpid()}@{socket.gethostname()}"[:63]
+        digest = hashlib.sha256(f"{NAMESPACE}{name}".encode()).digest()
+        self.number = int.from_bytes(digest[:8], "big", signed=True)
+        self.halves = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
+        self._ended = threading.Event()
+
+    def __enter__(self) -> None:
+        self.connection = self._connect()
+        if not self._taken():
+            held = self._held()
+            self.connection.close()
+            raise RunningError(self.name, f" (process {' on '.join(held.split()[-1].split('@'))})" if held else "")
+        threading.Thread(target=self._keep, name="ledger lock", daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        with suppress(Exception):  # a connection that is lost has freed the lock
+            self.connection.close()
+
+    def holder(self) -> str:
+        """Purpose and process id of the holder, such as `sweep 4711`; empty if the lock is free."""
+        self.connection = self._connect()
+        try:
+            return self._held().partition("@")[0]
+        finally:
+            self.connection.close()
+
+    def _connect(self) -> Any:
+        from asr_platform.storage.postgresql import connection
+
+        return connection(self.url, application_name=self.label, options=SERVER_OPTIONS)
+
+    def _taken(self) -> bool:
+        return bool(self._ask("SELECT pg_try_advisory_lock(%s)", [self.number]))
+
+    def _held(self) -> str:
+        return str(self._ask(HELD, self.halves) or "")
+
+    def _ask(self, query: str, values: Any) -> Any:
+        cursor = self.connection.cursor()
+        cursor.execute(query, values)
+        row = cursor.fetchone()
+        self.connection.commit()
+        return row and row[0]
+
+    def _keep(self) -> None:
+        while not self._ended.wait(CHECK_INTERVAL):
+            with suppress(Exception):
+                self._ask("SELECT 1", [])
+                continue
+            with suppress(Exception):  # the database is away: asked again
+                self.connection = self._connect()
+                if not self._taken() and self._held() != self.label:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return

@@ -1,0 +1,175 @@
+"""A sweep with PostgreSQL, S3 and an MLflow server: killed, it is taken up from another home by two addresses alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+import servers
+import tiny
+from command import OTHERS, Platform, ServerProcess, unused_port, wait_for
+from mlflow.tracking import MlflowClient
+
+from asr_platform.storage.database import SharedLedger, open_storage
+from asr_platform.study.ledger import Ledger, TrialRecord
+from trainables.data.corpus import Corpus
+from trainables.remote import Remote
+
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
+trials: 3
+epochs: 6
+keep: 1
+asha: {grace: 6, promotion: null}
+"""
+STORAGE = f"s3://{servers.BUCKET}/research"
+
+
+@dataclass
+class Cluster:
+    """Servers that every machine reaches, through proxies that can take them away, and machines with homes of theirs.
+
+    Attributes:
+        ledger, storage, tracking: the addresses.
+        variables: what a machine's environment has: the addresses' credentials and the server's endpoint.
+    """
+
+    folder: Path
+    database: servers.Postgres
+    s3: servers.Proxy
+    tracking: str
+    storage: str = STORAGE
+
+    @property
+    def ledger(self) -> str:
+        return self.database.address
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return servers.environment(self.s3.port)
+
+    def machine(self, name: str, **variables: str) -> Platform:
+        """A machine that has neither a home nor a cache nor a corpus yet."""
+        (self.folder / name).mkdir()
+        (self.folder / name / "space.yaml").write_text(SPACE)
+        own = {"ASR_PLATFORM_CACHE": str(self.folder / name / "cache")}
+        return Platform(self.folder / name, {**self.variables, **own, **variables})
+
+    def trials(self, machine: Platform, name: str) -> list[TrialRecord]:
+        storage = opened(SharedLedger(self.ledger, machine.home))
+        return Ledger.open(storage, name).trials() if name in Ledger.names(storage) else []
+
+
+@functools.cache
+def opened(ledger: SharedLedger) -> optuna.storages.BaseStorage:
+    """Opening it ten times a second would leave the sweep half a core."""
+    return open_storage(ledger)[0]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    with servers.postgres() as database, servers.s3() as port:
+        proxy, mlflow = servers.Proxy(port), unused_port()
+        address = f"http://127.0.0.1:{mlflow}"
+        words = [sys.executable, "-m", "mlflow", "server", "--port", str(mlflow), "--workers", "1"]
+        stores = [
+            "--backend-store-uri",
+            database.create("mlflow"),
+            "--artifacts-destination",
+            f"s3://{servers.BUCKET}/mlflow",
+        ]
+        environment = {**OTHERS, **servers.environment(port), "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        with ServerProcess([*words, *stores], f"{address}/health", env=environment, cwd=folder):
+            yield Cluster(folder, database, proxy, address)
+        proxy.close()
+
+
+def test_a_killed_sweep_is_taken_up_from_another_home(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cluster.machine("first")
+    corpus = tiny.write_corpus(first.folder / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
+    addresses = ["--storage", cluster.storage, "--ledger", cluster.ledger]
+    words = ["sweep", "space.yaml", "--data", "corpus", "--name", "moving", "--max-concurrent", "1"]
+    running = first.start(*addresses, *words, "--tracking-uri", cluster.tracking)
+    wait_for(lambda: _in_the_middle(cluster.trials(first, "moving")), running)
+    refused = cluster.machine("impatient").run(*addresses, "sweep", "--resume", "moving", code=2)
+    assert "sweep moving is running (process" in refused
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    before = [(trial.number, list(trial.curve)) for trial in cluster.trials(first, "moving")]
+    first.stop()
+    shutil.rmtree(first.folder)
+
+    second = cluster.machine("second")
+    printed = second.run(*addresses, "sweep", "--resume", "moving")
+    assert "in the registry" in printed, printed
+    trials = cluster.trials(second, "moving")
+    assert [(trial.state, trial.epochs) for trial in trials] == [("complete", 6)] * 3
+    for number, curve in before:  # nothing was trained twice, and nothing that was known has changed
+        known = [{**row, "checkpoint": None} for row in trials[number].curve]
+        assert known[: len(curve)] == [{**row, "checkpoint": None} for row in curve]
+    _check_home(second, corpus)
+    _check_storage(cluster, corpus, monkeypatch)
+    best = json.loads(second.run("leaderboard", "moving", "--json"))[0]  # the home keeps the addresses
+    run = MlflowClient(cluster.tracking).get_run(best["mlflow_run_id"])
+    assert run.info.status == "FINISHED" and run.data.tags["sweep"] == "moving"
+
+
+def _in_the_middle(trials: list[TrialRecord]) -> bool:
+    """One trial has ended, and another has a checkpoint."""
+    return any(trial.state == "complete" for trial in trials) and any(
+        trial.state == "running" and trial.epochs >= 2 for trial in trials
+    )
+
+
+def _check_home(machine: Platform, corpus: Corpus) -> None:
+    """The cache of the machine has what commands read, and of weights only the best model's."""
+    cached = machine.folder / "cache" / "corpora" / corpus.hash
+    assert Corpus.open(cached).hash == corpus.hash
+    assert (machine.home / "models" / "moving" / "model.safetensors").is_file()
+    logs = sorted((machine.home / "sweeps" / "moving" / "trials").glob("trial-000?/log.txt"))
+    assert len(logs) == 3 and "epoch 1:" in logs[0].read_text(), "the log of the other machine is here"
+    assert len(list((machine.home / "sweeps" / "moving" / "errors").glob("*.json"))) == 3
+    assert not (machine.home / "studies.db").exists()
+
+
+def _check_storage(cluster: Cluster, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each ended trial the JSON files of its best checkpoint stay, and the weights of one trial (`keep: 1`)."""
+    for name, value in cluster.variables.items():
+        monkeypatch.setenv(name, value)
+    files = Remote(cluster.storage).files()
+    weights = [path for path in files if path.endswith("model.safetensors")]
+    assert len([path for path in weights if path.startswith("sweeps/")]) == 1
+    assert "models/moving/model.safetensors" in files and "sweeps/moving/record/space.yaml" in files
+    assert f"corpora/{corpus.hash}/train.arrow" in files
+    assert not [path for path in files if "optimizer" in path or "training.json" in path]
+    assert len([path for path in files if path.endswith("/errors.json") and path.startswith("sweeps/")]) == 3
+
+
+def test_a_sweep_outlasts_a_storage_and_a_ledger_that_are_away(cluster: Cluster) -> None:
+    machine = cluster.machine("outage", ASR_PLATFORM_STORAGE=cluster.storage, ASR_PLATFORM_LEDGER=cluster.ledger)
+    tiny.write_corpus(machine.folder / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
+    running = machine.start("sweep", "space.yaml", "--data", "corpus", "--name", "outage", "--trials", "1")
+    wait_for(lambda: any(trial.epochs >= 2 for trial in cluster.trials(machine, "outage")), running)
+    cluster.s3.close()
+    cluster.database.stop()
+    for start in (cluster.s3.start, cluster.database.start):
+        threading.Timer(10, start).start()
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == 0, out + err
+    assert "trying again for 120 s" in err
+    assert [(trial.state, trial.epochs) for trial in cluster.trials(machine, "outage")] == [("complete", 6)]

@@ -1,0 +1,132 @@
+"""Corpora on a storage, and their copies on each machine: fetched once, checked, and removed when they fill the cache.
+
+A corpus is stored under the hash of its content, so every sweep that trains on it finds the same copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, Corpus
+from trainables.errors import InputError
+from trainables.folders import cached_corpus, replaced
+from trainables.output import say
+from trainables.remote import Remote
+
+MOST_GB = "ASR_PLATFORM_CACHE_GB"  # variable with the most 10^9 bytes of all copies together
+DEFAULT_GB = 200.0
+FOLDER = "corpora"  # on the storage
+_in_use: dict[Path, IO[str]] = {}  # locks of the copies that this process uses, until it ends
+
+
+def store_corpus(storage: Remote, corpus: Corpus) -> bool:
+    """Copies a corpus to the storage, its description last; returns False if it is there already."""
+    folder = f"{FOLDER}/{corpus.hash}"
+    if DESCRIPTION_FILE in storage.files(folder):
+        return False
+    for name in (*(f"{split}.arrow" for split in corpus.splits), DESCRIPTION_FILE):
+        storage.store(corpus.path / name, f"{folder}/{name}")
+    return True
+
+
+def local_corpus(path: Path, hash: str, storage: Remote | None) -> Corpus:
+    """The corpus at `path` on this machine; if another or none is there, a copy of the one with the hash.
+
+    Raises:
+        InputError: neither this machine nor the storage has it, or what was fetched is damaged.
+    """
+    try:
+        corpus = Corpus.open(path)
+        if corpus.hash == hash:
+            return corpus
+        missing = InputError(f"{path}: not the corpus that the sweep began with", "Put that one back.")
+    except InputError as error:
+        missing = error
+    if storage is None:
+        raise missing
+    folder = cached_corpus(hash)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = _in_use.get(folder) or _lock_file(folder).open("a")
+    while True:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # keeps the copy from being removed while this process lives
+        if folder.is_dir():
+            break
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of this machine fetches it, and the others wait
+        if not folder.is_dir():
+            _fetch(storage, hash, folder, missing)
+    _in_use[folder] = lock
+    with suppress(OSError):
+        os.utime(folder)  # used now
+    return Corpus.open(folder)
+
+
+def _fetch(storage: Remote, hash: str, folder: Path, missing: InputError) -> None:
+    files = storage.files(f"{FOLDER}/{hash}")
+    if DESCRIPTION_FILE not in files:
+        raise InputError(f"{missing.problem}; nor is it on {storage.address}", missing.remedy)
+    make_room(folder.parent, sum(files.values()))
+    say(f"fetching the corpus {hash[:12]} ({sum(files.values()) / 1e9:.1f} GB) from {storage.address}")
+    with replaced(folder) as partial:
+        storage.fetch_folder(f"{FOLDER}/{hash}", partial, files)
+        found = content_hash(Corpus.open(partial))
+        if found != hash:
+            raise InputError(
+                f"{storage.address}/{FOLDER}/{hash}: damaged: its content has the hash {found[:12]}",
+                "Delete it there; the next sweep that begins with the corpus stores it again.",
+            )
+
+
+def make_room(root: Path, size: int) -> None:
+    """Removes the copies that were not used for longest until `size` bytes fit below the cap; those in use stay."""
+    cap = float(os.environ.get(MOST_GB) or DEFAULT_GB) * 1e9
+    copies = sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in copies}
+    for path in copies:
+        if sum(sizes.values()) + size <= cap:
+            return
+        with suppress(BlockingIOError), _free(path):
+            shutil.rmtree(path, ignore_errors=True)
+            del sizes[path]
+
+
+def content_hash(corpus: Corpus) -> str:
+    """The hash of a corpus, computed from its content as when it was written (`CorpusWriter`)."""
+    total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{corpus.recipe.model_dump_json()}\n".encode())
+    for name in corpus.splits:
+        split = corpus.split(name)
+        texts, features = hashlib.sha256(), hashlib.sha256()
+        for place, id in enumerate(split.ids):
+            for word in (id, split.texts[place] if split.texts is not None else None):
+                encoded = b"" if word is None else word.encode()
+                texts.update(f"{-1 if word is None else len(encoded)}:".encode() + encoded)
+            half = split.utterance(place).numpy()
+            features.update(f"{len(half)}:".encode())
+            features.update(half.data)
+        total.update(f"{name}\n{texts.hexdigest()}\n{features.hexdigest()}\n".encode())
+        if any(split.speakers or ()):
+            total.update(json.dumps(split.speakers).encode())
+    return total.hexdigest()
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+@contextmanager
+def _free(folder: Path) -> Iterator[None]:
+    """Context in which nobody uses a copy.
+
+    Raises:
+        BlockingIOError: somebody does.
+    """
+    with _lock_file(folder).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
