@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -54,18 +54,27 @@ def local_corpus(path: Path, hash: str, storage: Remote | None) -> Corpus:
         raise missing
     folder = cached_corpus(hash)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = _in_use.get(folder) or _lock_file(folder).open("a")
-    while True:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # keeps the copy from being removed while this process lives
-        if folder.is_dir():
-            break
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process of this machine fetches it, and the others wait
-        if not folder.is_dir():
-            _fetch(storage, hash, folder, missing)
-    _in_use[folder] = lock
+    if folder not in _in_use:
+        _in_use[folder] = _locked(folder, lambda: _fetch(storage, hash, folder, missing))
     with suppress(OSError):
         os.utime(folder)  # used now
     return Corpus.open(folder)
+
+
+def _locked(folder: Path, fetch: Callable[[], None]) -> IO[str]:
+    """A lock that keeps a copy from being removed while it is open; one process fetches the copy, and others wait."""
+    lock = _lock_file(folder).open("a")
+    try:
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if folder.is_dir():
+                return lock
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                fetch()
+    except BaseException:
+        lock.close()
+        raise
 
 
 def _fetch(storage: Remote, hash: str, folder: Path, missing: InputError) -> None:

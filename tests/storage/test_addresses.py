@@ -1,0 +1,87 @@
+"""The addresses of a home: checked, kept, and never changed under sweeps that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import records
+
+from asr_platform.storage.addresses import Addresses, checked_ledger, checked_storage, chosen, chosen_for
+from asr_platform.storage.home import Home
+from trainables.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("s3://speech/research/", "s3://speech/research"),
+        ("s3://speech/r/?region=eu-west-1", "s3://speech/r?region=eu-west-1"),
+        ("gs://speech", "gs://speech"),
+        ("file:///shared", "file:///shared"),
+        ("/shared/../sweeps", "/sweeps"),
+    ],
+)
+def test_storages_are_known_by_one_address_each(given: str, kept: str) -> None:
+    assert checked_storage(given) == kept
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("http://host/folder", "--storage http://host/folder: no such kind of address"),
+        ("s3://", "--storage s3://: no such kind of address"),
+        ("s3://me:secret@speech/x", "--storage s3://...@speech/x: a user or key in the address would be kept"),
+        ("s3://speech/x?secret_key=a", "--storage s3://speech/x: a user or key in the address would be kept"),
+    ],
+)
+def test_storages_that_are_none_or_tell_a_secret_are_refused(address: str, problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        checked_storage(address)
+    assert error.value.problem.startswith(problem) and "me:secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("mysql://host/x", "--ledger mysql://host/x: no such kind of address"),
+        ("sqlite:////x.db", "--ledger sqlite:////x.db: no such kind of address"),
+        ("postgresql://me:secret@host/x", "--ledger: a password in the address would be kept in the home"),
+        ("postgresql+no://host/x", "--ledger postgresql+no://host/x"),
+    ],
+)
+def test_ledgers_that_are_none_or_tell_a_secret_are_refused(address: str, problem: str) -> None:
+    with pytest.raises(InputError) as error:
+        checked_ledger(address)
+    assert error.value.problem.startswith(problem) and "secret" not in str(error.value)
+    assert checked_ledger("postgres://me@host/x") == "postgresql://me@host/x"
+
+
+def test_a_home_keeps_its_addresses(tmp_path: Path) -> None:
+    storage = str(tmp_path / "shared")
+    with chosen_for(storage, None):
+        assert chosen() == Addresses(storage)
+        home = Home.at(tmp_path / "home")
+    assert chosen() == Addresses()
+    assert Home.at(tmp_path / "home") == home and home.storage
+    assert home.storage.address == storage and (tmp_path / "shared").is_dir()
+    with chosen_for(str(tmp_path / "other"), None), pytest.raises(InputError, match=r"its --storage is .*/shared, not"):
+        Home.at(tmp_path / "home")
+    with chosen_for(None, "postgresql://host/x"), pytest.raises(InputError, match="its --ledger is the home itself"):
+        Home.at(tmp_path / "home")
+
+
+def test_sweeps_of_a_home_of_its_own_are_not_moved(tmp_path: Path) -> None:
+    records.ledger_in(tmp_path)
+    for storage, ledger in ((str(tmp_path / "shared"), None), (None, "postgresql://host/x")):
+        with chosen_for(storage, ledger), pytest.raises(InputError, match="has sweeps of its own"):
+            Home.existing(tmp_path)
+    assert not (tmp_path / "shared").exists()
+    assert Home.existing(tmp_path).addresses == Addresses()
+
+
+def test_a_storage_that_takes_no_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with chosen_for(str(tmp_path / "file" / "storage"), None), pytest.raises(InputError, match="file/storage: "):
+        Home.at(tmp_path / "home")
+    assert Home.at(tmp_path / "home").storage is None, "the address was not kept"
