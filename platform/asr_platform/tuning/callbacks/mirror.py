@@ -29,13 +29,13 @@ class Mirror(Callback):
     """Mirrors one sweep.
 
     Attributes:
-        sizes: bytes on the storage of each trial, by the name of its folder, as they were last seen.
+        files: files of each trial on the storage, by the name of its folder, as they were last seen.
     """
 
     def __init__(self, home: Home, name: str, storage: Remote) -> None:
         self.home, self.name, self.storage = home, name, storage
         self.folder, self.remote = home.sweep(name), f"sweeps/{name}"
-        self.sizes: dict[str, int] = {}
+        self.files: dict[str, Files] = {}
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         """Copies what another home has left on the storage, and stores the record of this run."""
@@ -80,13 +80,21 @@ class Mirror(Callback):
     def remove(self, number: int, names: Collection[str]) -> None:
         """Deletes files of a trial on the storage."""
         self.storage.delete(f"{self.remote}/{TRIALS}/{trial_name(number)}", names)
+        known = self.files.get(trial_name(number), {})
+        self.files[trial_name(number)] = {name: size for name, size in known.items() if name not in names}
 
     def remove_trial(self, name: str) -> None:
         """Deletes a trial's folder on the storage."""
         self.storage.delete_folder(f"{self.remote}/{TRIALS}/{name}")
+        self.files.pop(name, None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all trials on the storage."""
+        return sum(sum(files.values()) for files in self.files.values())
 
     def _mirror(self, name: str, files: Files) -> None:
-        self.sizes[name] = sum(files.values())
+        self.files[name] = files
         here = self.folder / TRIALS / name
         missing = [path for path, size in files.items() if _is_mirrored(path) and _lacks(here / path, path, size)]
         self.storage.fetch_folder(f"{self.remote}/{TRIALS}/{name}", here, missing)
@@ -97,12 +105,10 @@ class Mirror(Callback):
 
 
 def _is_mirrored(path: str) -> bool:
-    name = PurePosixPath(path).name
-    if path.startswith(CHECKPOINTS):
-        return name != WEIGHTS and name not in TRAINING_FILES
-    return name.endswith(".txt")  # logs
+    folder, _, name = path.rpartition("/")
+    return name != WEIGHTS and name not in TRAINING_FILES if folder else name.endswith(".txt")  # logs
 
 
 def _lacks(file: Path, path: str, size: int) -> bool:
     """Whether a file is not here as a whole; a log that is longer here is being written on this machine."""
-    return not file.is_file() or (not path.startswith(CHECKPOINTS) and file.stat().st_size < size)
+    return not file.is_file() or ("/" not in path and file.stat().st_size < size)

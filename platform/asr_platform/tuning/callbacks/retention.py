@@ -143,7 +143,7 @@ class Retention(Callback):
     @property
     def size(self) -> int:
         """Bytes of the sweep's checkpoints where they are kept."""
-        return sum(self.mirror.sizes.values()) if self.mirror else folder_size(self.folder)
+        return self.mirror.size if self.mirror else folder_size(self.folder)
 
     def _reduce(self, trial: TrialRecord, keep_model: bool) -> None:
         """Reduces a trial's folder to its best checkpoint, of which only the model or the JSON files are kept."""
