@@ -1,0 +1,31 @@
+#!/bin/bash
+# A sweep on the nodes of a Slurm job:  sbatch deploy/slurm.sh digits-1 digits --data corpora/digits
+#
+# The first word is the name of the sweep, the others are those of `platform sweep`. Before its time is over, the job is
+# queued again, as after the loss of a node; it then goes on with the sweep. Export ASR_PLATFORM_STORAGE and
+# ASR_PLATFORM_LEDGER before sbatch; without them, the home must be in a folder that all nodes see. Nodes are asked for
+# as a whole: at its end, symmetric-run stops whatever Ray the user runs on them.
+#SBATCH --job-name=asr-platform
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+
+: "${2:?give a name and a space: sbatch deploy/slurm.sh NAME SPACE --data DIR}"
+export ASR_PLATFORM_CACHE="${ASR_PLATFORM_CACHE:-${TMPDIR:-/tmp}/asr-platform-$(id -un)}"  # each node's own disk
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address="$head:${RAY_PORT:-6379}"
+trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
+
+# Each node starts Ray; once all are there, the first runs the command. Its end is the end of the job.
+srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
+    --num-cpus "$SLURM_CPUS_PER_TASK" -- \
+    env RAY_ADDRESS="$address" "${SLURM_SUBMIT_DIR:-.}/deploy/asr-sweep" "$@" &
+wait "$!"
