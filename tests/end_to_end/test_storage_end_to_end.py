@@ -17,7 +17,7 @@ import optuna
 import pytest
 import servers
 import tiny
-from command import OTHERS, Platform, ServerProcess, unused_port, wait_for
+from command import OTHERS, PATIENCE, Platform, ServerProcess, unused_port, wait_for
 from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.database import SharedLedger, open_storage
@@ -36,6 +36,7 @@ epochs: 6
 keep: 1
 asha: {grace: 6, promotion: null}
 """
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
 STORAGE = f"s3://{servers.BUCKET}/research"
 
 
@@ -93,7 +94,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             "--artifacts-destination",
             f"s3://{servers.BUCKET}/mlflow",
         ]
-        environment = {**OTHERS, **servers.environment(port), "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        own = {"MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {**OTHERS, **servers.environment(port), **own}
         with ServerProcess([*words, *stores], f"{address}/health", env=environment, cwd=folder):
             yield Cluster(folder, database, proxy, address)
         proxy.close()
@@ -169,7 +171,7 @@ def test_a_sweep_outlasts_a_storage_and_a_ledger_that_are_away(cluster: Cluster)
     cluster.database.stop()
     for start in (cluster.s3.start, cluster.database.start):
         threading.Timer(10, start).start()
-    out, err = running.communicate(timeout=300)
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, out + err
     assert "trying again for 120 s" in err
     assert [(trial.state, trial.epochs) for trial in cluster.trials(machine, "outage")] == [("complete", 6)]

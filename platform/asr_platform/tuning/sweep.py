@@ -53,6 +53,8 @@ def start(
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
             raise name_taken(name)
+    if home.addresses.ledger:
+        Ledger.names(home.studies)  # raises if it cannot be reached, before what takes long
     earlier, lines = earlier_trials(home.studies, warm_start, space, corpus.hash)
     feasibility = Feasibility(space, corpus)
     lines += [*(f"not tried: {left_out}" for left_out in feasibility.check()), *feasibility.heard_voices()]
