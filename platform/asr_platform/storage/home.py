@@ -68,9 +68,17 @@ class Home:
         homes (setgid, or writable for group or others), keep their modes.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder or the storage cannot be written.
             DamagedLedgerError: the ledger is damaged.
         """
+        home = cls._made(path)
+        if home.storage:
+            home.storage.check()
+        keep_addresses(home.path, home.addresses)
+        return home
+
+    @classmethod
+    def _made(cls, path: Path) -> Home:
         home = cls._with_addresses(path)
         try:
             home.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,10 +88,7 @@ class Home:
             raise InputError(f"{path}: cannot be written to: {error.strerror}", "Choose another --home.") from None
         _make_private(home.path)
         home.check()
-        if home.storage:
-            home.storage.check()
         home.relocate()
-        keep_addresses(home.path, home.addresses)
         return home
 
     @classmethod
@@ -101,7 +106,9 @@ class Home:
         """
         home = cls._with_addresses(path)
         if home.addresses.ledger:
-            return cls.at(path)
+            home = cls._made(path)
+            keep_addresses(home.path, home.addresses)
+            return home
         home.check()
         if not home.begun:
             raise InputError(

@@ -131,12 +131,18 @@ class DatabaseLock:
         return row and row[0]
 
     def _keep(self) -> None:
+        owned = True
         while not self._ended.wait(CHECK_INTERVAL):
-            with suppress(Exception):
-                self._ask("SELECT 1", [])
-                continue
+            try:
+                if owned:
+                    self._ask("SELECT 1", [])
+                    continue
+            except Exception:
+                owned = False
             with suppress(Exception):  # the database is away: asked again
                 self.connection = self._connect()
-                if not self._taken() and self._held() != self.label:
+                owned = self._taken()
+                # A server that was merely out of reach may still hold the lock for the lost connection.
+                if not owned and self._held() not in ("", self.label):
                     os.kill(os.getpid(), signal.SIGTERM)
                     return

@@ -25,6 +25,7 @@ from asr_platform.tracking.registry import BestModel, Registry
 from asr_platform.tracking.runs import INTERRUPTED, STATUS, Run, Tracker, experiment_of
 from asr_platform.tracking.store import FAILURES, one_line
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
+from asr_platform.tuning.callbacks.mirror import Mirror
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.callbacks.retention import Retention
 from trainables.data.corpus import Corpus
@@ -121,7 +122,8 @@ class Doctor:
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
         self.corpus = Corpus.open(Path(self.ledger.about["corpus"]))
-        self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep)
+        self.mirror = Mirror(home, name, home.storage) if home.storage else None
+        self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep, mirror=self.mirror)
 
     def audit(self) -> list[Finding]:
         """All findings: mistakes, and whether the sweep has been interrupted."""
@@ -251,6 +253,8 @@ class Doctor:
             yield Finding("registry", f"MLflow's registry does not have its best model as {self.name}")
 
     def _check_disk(self, trials: list[TrialRecord]) -> Iterator[Finding]:
+        if self.mirror:
+            self.mirror.sync(None)
         for folder in self.retention.leftovers():
             yield Finding("disk", f"{folder}: of no trial, or half removed")
         for trial in trials:
@@ -260,10 +264,15 @@ class Doctor:
             superfluous = self.retention.superfluous(trial)
             if named and trial.checkpoint is None and not trial.about.get(REMOVED) and not superfluous:
                 yield Finding("checkpoint", "none of the checkpoints that the ledger names is there", trial.number)
-            elif trial.model and "://" not in trial.model and not (Path(trial.model) / WEIGHTS).is_file():
+            elif trial.model and "://" not in trial.model and not self._has_weights(trial):
                 yield Finding("checkpoint", f"{trial.model} has no weights", trial.number)
             for folder in superfluous:
                 yield Finding("late", f"{folder.name} is not its best checkpoint", trial.number)
+
+    def _has_weights(self, trial: TrialRecord) -> bool:
+        folder = Path(str(trial.model))
+        stored = self.mirror.files.get(folder.parent.name, {}) if self.mirror else {}
+        return (folder / WEIGHTS).is_file() or f"{folder.name}/{WEIGHTS}" in stored
 
     def _check_model(self, trials: list[TrialRecord]) -> Iterator[Finding]:
         """Checks that the best model's directory exists and can be loaded, once the sweep has ended."""
