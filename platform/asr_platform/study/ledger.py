@@ -267,7 +267,7 @@ class Ledger:
 
     def _stored(self, path: str | None) -> str | None:
         """Converts a path for the ledger: paths in the home or on its storage become relative to the home."""
-        if path is None or self.home is None:
+        if path is None or self.home is None or "://" in path:
             return path
         relative = path.removeprefix(f"{self.home}/")
         _, trials, tail = relative.rpartition(f"/sweeps/{self.name}/trials/")
