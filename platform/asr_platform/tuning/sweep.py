@@ -80,9 +80,7 @@ def start(
     if home.storage and store_corpus(home.storage, corpus):
         display.say(f"the corpus is now on {home.storage.address}")
     with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
-        nodes = gathered(
-            cluster, options, home.sweep(own), corpus, display
-        )  # first, so that what fails leaves no sweep
+        nodes = gathered(cluster, options, home, own, corpus, display)  # first, so that what fails leaves no sweep
         sweep = RunningSweep(home, own, Ledger.create(home.studies, own, about), feasibility, options)
         return run(sweep, nodes, interrupt, display)
 
@@ -125,7 +123,7 @@ def resume(
         feasibility.check()
         sweep = RunningSweep(home, name, ledger, feasibility, options)
         with stop_on_signals() as interrupt, connect(options.address) as cluster:
-            nodes = gathered(cluster, options, home.sweep(name), corpus, display)  # first, as in `start`
+            nodes = gathered(cluster, options, home, name, corpus, display)  # first, as in `start`
             if trials is not None:
                 ledger.note("trials", trials)
             ledger.note("limits", recorded.recorded_limits(about).replaced_by(limits).model_dump())
@@ -135,9 +133,10 @@ def resume(
             return run(sweep, nodes, interrupt, display)
 
 
-def gathered(cluster: Cluster, options: Options, folder: Path, corpus: Corpus, display: Display) -> Nodes:
-    """The nodes of a cluster on which the sweep in `folder` can be trained, once there is room for a trial."""
-    nodes = Nodes(cluster, options, lambda node: Check(node, folder, corpus), display.say)
+def gathered(cluster: Cluster, options: Options, home: Home, name: str, corpus: Corpus, display: Display) -> Nodes:
+    """The nodes of a cluster on which a sweep can be trained, once there is room for a trial."""
+    folder, storage = home.sweep(name), home.addresses.storage
+    nodes = Nodes(cluster, options, lambda node: Check(node, folder, corpus, storage), display.say)
     nodes.gather()
     return nodes
 

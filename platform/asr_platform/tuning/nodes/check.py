@@ -15,24 +15,32 @@ from asr_platform.tuning.cluster import Node
 from asr_platform.tuning.loop.failure_reasons import reason_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+from trainables.remote import Remote, StorageError
 
 MODULES = ("trainables.training.loop", "asr_platform.tuning.trial")  # what the processes of a trial import
 TIMEOUT = 180.0  # seconds; the first import of torch on a machine can take one or two minutes
 
 
-def unfit(folder: str, holder: str, corpus: str, corpus_hash: str) -> str:
+def unfit(folder: str, holder: str, corpus: str, corpus_hash: str, storage: str | None) -> str:
     """Reason why this node cannot train a sweep's trials, in one line; empty if it can.
 
     Args:
         folder: folder of the sweep in the home.
         holder: content of the sweep's lock file, which tells its home from another one at the same path.
         corpus: folder of the corpus, which must have the hash `corpus_hash`.
+        storage: address of checkpoints and corpora, with which a node needs neither home nor corpus; or None.
     """
     for module in MODULES:
         try:
             import_module(module)
         except Exception as error:  # a library without its own libraries raises OSError
             return f"it cannot import {module}: {type(error).__name__}: {error}"
+    if storage is not None:
+        try:
+            Remote(storage).check()
+        except StorageError as error:
+            return f"it cannot use the storage: {error.problem}"
+        return ""
     try:
         if (Path(folder) / LOCK).read_text() != holder:
             return f"{folder} is another folder there than on the driver's machine"
@@ -52,15 +60,16 @@ class Check:
 
     Args:
         folder: folder of the sweep, which its driver has locked.
+        storage: address of checkpoints and corpora, or None.
     """
 
-    def __init__(self, node: Node, folder: Path, corpus: Corpus) -> None:
+    def __init__(self, node: Node, folder: Path, corpus: Corpus, storage: str | None = None) -> None:
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
         task = ray.remote(unfit).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         holder, place = (folder / LOCK).read_text(), str(corpus.path.resolve())
         self.began = time.monotonic()
         self._found: str | None = None
-        self._task = task.remote(str(folder.resolve()), holder, place, corpus.hash)
+        self._task = task.remote(str(folder.resolve()), holder, place, corpus.hash, storage)
 
     @property
     def reason(self) -> str | None:
