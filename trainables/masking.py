@@ -27,8 +27,12 @@ def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """Type of the products of `x` with weights: autocast's where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x.device) else x.dtype
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; for the meta device, on which parameters are counted, it never is."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def largest(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:

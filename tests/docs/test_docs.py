@@ -125,6 +125,9 @@ def test_commands_run(
 ) -> None:
     """A command on a page ends with exit code 0; of a slow one the options are checked."""
     words = shlex.split(command)[1:]
+    if words[0] == "--storage":  # addresses of nobody: those of a sweep are tried elsewhere
+        assert words[2] == "--ledger"
+        words = words[4:]
     if SLOW & {words[0], " ".join(words[:2])}:
         monkeypatch.chdir(place)
         check_options(words)

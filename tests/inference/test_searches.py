@@ -108,4 +108,4 @@ def test_a_language_model_has_no_part_in_ctc_alone() -> None:
 
 def test_no_language_model_is_loaded_without_a_weight(learned: Learned) -> None:
     decoding = Decoding(method="beam", language_model="absent")
-    assert learned.recognizer.search(decoding) == Search(decoding)
+    assert learned.recognizer.search(decoding) == Search(decoding, ends_repetition=True)

@@ -68,11 +68,11 @@ AWAY = "MLflow cannot be read"
 class HomeInMemory(Home):
     """A home whose ledger is no file."""
 
-    storage: BaseStorage
+    memory: BaseStorage | None = None
 
     @property
     def studies(self) -> Any:
-        return self.storage
+        return self.memory
 
 
 class Templates:
@@ -136,7 +136,7 @@ class World:
         if schedule.store == "memory":
             storage = InMemoryStorage()
             watch_storage(storage, self.writes)
-            self.home: Home = HomeInMemory(home, storage)
+            self.home: Home = HomeInMemory(home, memory=storage)
         else:
             self.home = Home(home)
             shutil.copyfile(templates.folder / STUDIES, home / STUDIES)
@@ -218,7 +218,7 @@ class World:
             )
             view = LiveDisplay(Console(file=self.printed, width=200))
             machine = Cluster([Node(float(schedule.concurrency))])
-            nodes = sweep.gathered(machine, running.options, running.folder, running.corpus, view)
+            nodes = sweep.gathered(machine, running.options, self.home, NAME, running.corpus, view)
             return sweep.run(running, nodes, Interrupt(), view)
 
     def _about(self, space: Space) -> dict[str, Any]:

@@ -54,6 +54,10 @@ REASONS = {
     "out of reach": [
         "ActorUnavailableError: The actor 82 is unavailable: The actor is temporarily unavailable: RpcError"
     ],
+    "the storage is out of reach": [
+        "StorageError: s3://speech/research: When getting information for key 'x': AWS Error NETWORK_CONNECTION"
+    ],
+    "the storage refuses": ["StorageError: s3://speech/research: AWS Error ACCESS_DENIED during PutObject"],
     "killed or crashed": ["WorkerCrashedError: The worker died unexpectedly while executing this task."],
     "another than the sweep began with": [
         "InputError: /data/corpus: not the corpus that the sweep began with Put that one back."
@@ -90,9 +94,17 @@ def test_every_cause_is_met_and_what_is_unknown_stays_unknown() -> None:
         ("configuration", ["GPU", "memory: that of the machine", "memory: Ray ended", "diverged", "bad data"]),
         (
             "machine",
-            ["node is lost", "out of reach", "killed or crashed", "lost touch", "file system", "did not start"],
+            [
+                "node is lost",
+                "out of reach",
+                "the storage is out of reach",
+                "killed or crashed",
+                "lost touch",
+                "file system",
+                "did not start",
+            ],
         ),
-        ("sweep", ["disk is full", "another than the sweep began with"]),
+        ("sweep", ["disk is full", "the storage refuses", "another than the sweep began with"]),
     ],
 )
 def test_what_the_machine_took_is_not_the_configurations_failure(whose: str, words: list[str]) -> None:

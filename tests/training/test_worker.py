@@ -28,7 +28,7 @@ def test_another_corpus_in_the_place_of_the_sweeps_is_refused(tmp_path: Path) ->
     (tmp_path / "corpus").rename(tmp_path / "away")
     (tmp_path / "other").rename(tmp_path / "corpus")
     with pytest.raises(InputError, match="not the corpus that the sweep began with"):
-        worker._train(settings(tmp_path / "corpus", corpus.hash))
+        worker._train(settings(tmp_path / "corpus", corpus.hash), lambda: None)
     assert json.loads((tmp_path / "away" / "corpus.json").read_text())["hash"] == corpus.hash
 
 

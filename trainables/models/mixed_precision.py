@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.masking import autocasts
+
 CONVERTED = (nn.Linear, nn.Conv1d, nn.Conv2d)  # modules whose products autocast computes in half precision
 
 
@@ -44,11 +46,11 @@ def converted_weights(model: nn.Module) -> Iterator[None]:
         for name, parameter in module._parameters.items()
         if parameter is not None
     ]
-    kind = places[0][2].device.type
-    if not torch.is_autocast_enabled(kind):
+    device = places[0][2].device
+    if not autocasts(device):
         yield
         return
-    copies = Converted.apply(torch.get_autocast_dtype(kind), *(parameter for *_, parameter in places))
+    copies = Converted.apply(torch.get_autocast_dtype(device.type), *(parameter for *_, parameter in places))
     try:
         for (parameters, name, _), copy in zip(places, copies, strict=True):
             parameters[name] = copy

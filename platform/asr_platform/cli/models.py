@@ -170,7 +170,7 @@ def transcribe(
 )
 @decoding_options
 def export(model: Path, out: Path, format: str, **decoding: Any) -> None:
-    """Writes MODEL for other programs: as ONNX graphs, for use without torch, or for transformers.
+    """Writes MODEL for other programs: ONNX or transformers.
 
     The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
     program must know, and a script that transcribes WAV files with numpy, onnxruntime and sentencepiece alone, with the

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from asr_platform.storage.addresses import NONE, Addresses, addresses_of, keep_addresses
-from asr_platform.storage.database import PRIVATE, DamagedLedgerError, SharedLedger, check, is_whole, sqlite_address
+from asr_platform.storage.addresses import ADDRESSES, NONE, Addresses, addresses_of, keep_addresses
+from asr_platform.storage.database import (
+    PRIVATE,
+    DamagedLedgerError,
+    SharedLedger,
+    check,
+    is_whole,
+    open_storage,
+    sqlite_address,
+)
 from asr_platform.storage.locks import DatabaseLock, file_holder, file_lock
 from asr_platform.storage.locks import RunningError as RunningError
 from asr_platform.storage.relocation import ARTIFACTS, locations, record_location
@@ -69,13 +77,20 @@ class Home:
 
         Raises:
             InputError: the folder or the storage cannot be written.
+            LedgerError: the ledger's database cannot be reached.
             DamagedLedgerError: the ledger is damaged.
         """
         home = cls._made(path)
         if home.storage:
             home.storage.check()
-        keep_addresses(home.path, home.addresses)
+        home._keep_addresses()
         return home
+
+    def _keep_addresses(self) -> None:
+        """Keeps the addresses in a home that has none yet, once what is there has answered."""
+        if self.addresses.ledger and not (self.path / ADDRESSES).exists():
+            open_storage(self.studies)
+        keep_addresses(self.path, self.addresses)
 
     @classmethod
     def _made(cls, path: Path) -> Home:
@@ -107,7 +122,7 @@ class Home:
         home = cls._with_addresses(path)
         if home.addresses.ledger:
             home = cls._made(path)
-            keep_addresses(home.path, home.addresses)
+            home._keep_addresses()
             return home
         home.check()
         if not home.begun:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation
-from trainables.data.audio import read_audio
 from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.data.importers.tools.paths import AUDIO_SUFFIXES
 from trainables.errors import InputError
@@ -134,6 +133,8 @@ def recorded_noise(folder: Path, recipe: FeatureRecipe) -> Tensor:
     Raises:
         InputError: there are none, or one cannot be read.
     """
+    from trainables.data.audio import read_audio  # the package av, which training alone does not need
+
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     if not files:
         raise InputError(
