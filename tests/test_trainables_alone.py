@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-RUN = ("training/test_golden.py", "training/test_stages.py", "models/test_losses.py", "data/test_batching.py")
+RUN = ("training/test_golden.py", "training/test_optimizer.py", "models/test_losses.py", "data/test_batch_plan.py")
 COLLECTED = ("training", "models", "decoding", "evaluation")
 
 

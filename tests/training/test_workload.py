@@ -19,7 +19,7 @@ from trainables.models.speech_transformer import make_model
 from trainables.training import profile as profiles
 from trainables.training.loop import Trainer
 from trainables.training.profile import TimedTrainer, profile
-from trainables.training.tasks import RecognitionTask
+from trainables.training.tasks import RecognitionTask, recognition
 from trainables.training.workload import Workload, Workloads, forward_flops
 
 CPU = torch.device("cpu")
@@ -105,6 +105,7 @@ def test_a_long_epoch_and_a_long_validation_are_run_in_part(
 ) -> None:
     """Two updates at least, for the first one is not timed."""
     monkeypatch.setattr(profiles, "SECONDS", 1e-6)
+    monkeypatch.setattr(recognition, "VALIDATION_SECONDS", {True: 2.0, False: 2.0})
     leaves = {"training.batch_seconds": 2.0, "training.accumulation": 2}
     trainer = TimedTrainer(tiny.config(leaves), tiny_corpus, CPU)
     assert trainer.updates[0] > 2
