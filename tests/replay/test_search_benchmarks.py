@@ -62,6 +62,14 @@ def test_recorded_curves_are_a_table(tiny_corpus: Corpus, tmp_path: Path) -> Non
     assert done.returncode == 0 and {json.loads(line)["table"] for line in done.stdout.splitlines()} >= {"tiny"}
 
 
+def test_curves_of_small_learners_are_tables(tmp_path: Path) -> None:
+    done = benchmark("record_small_learners.py", str(tmp_path), "--configurations", "3", "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    for name in ("perceptron", "convolution", "boosting", "characters"):
+        table = read_table(tmp_path / f"{name}.npz")
+        assert [len(curve.epochs) for curve in table.curves] == [2, 2, 2] and 0 < table.best < 5
+
+
 def test_a_proposal_has_its_price() -> None:
     done = benchmark("proposal_cost.py", "--proposals", "2")
     assert done.returncode == 0, done.stderr
