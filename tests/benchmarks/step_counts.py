@@ -1,4 +1,4 @@
-"""What a pass of training asks of a GPU, counted on a CPU: kernels, uploads, waits, shapes, padding, decoding steps.
+"""What training asks of a GPU, counted on a CPU: kernels, uploads, waits, graphs, shapes, padding, decoding steps.
 
     python tests/benchmarks/step_counts.py --space hw4p2 --json
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -30,6 +31,7 @@ from trainables.config import Config
 from trainables.data.augmentation import drawn_lengths, speeds
 from trainables.data.batch_plan import BatchPlan, placed, possible_lengths
 from trainables.data.corpus import Corpus
+from trainables.training.compilation import compile_layers
 from trainables.training.loop import Trainer
 from trainables.training.tasks.recognition import VALIDATION_SECONDS
 
@@ -121,6 +123,21 @@ def pass_counts(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def compiled_counts(trainer: Trainer, passes: int = 3) -> dict[str, Any]:
+    """Graphs and graph breaks of compiled layers in passes of different shapes."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = CompileCounterWithBackend("eager")  # they are traced, and run as they are
+    compile_layers(trainer.model, graphs)
+    sums = torch.zeros(len(trainer.task.SUMS), dtype=torch.float64)
+    for update in itertools.islice(trainer.updates_of(1), passes):
+        trainer.accumulate_gradients(update, trainer.config.loss, sums)
+    return {"graphs": graphs.frame_count, "breaks": sum(counters["graph_break"].values())}
+
+
 def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
     """Different shapes (B, T, U) of an epoch's batches, and the share of their frames that is padding."""
     speed = config.data.speed_perturbation
@@ -148,6 +165,7 @@ def counts(config: Config, corpus: Corpus, scale: float = 1.0) -> dict[str, Any]
     trainer = Trainer(Config.model_validate(tree), corpus, torch.device("cpu"))
     return {
         **pass_counts(trainer),
+        **compiled_counts(trainer),
         **plan_counts(config, TRAIN_CLEAN_100.lengths(scale)),
         "decode_steps": decode_steps(config, DEV_CLEAN.lengths(scale)),
     }

@@ -14,6 +14,7 @@ from search_spaces.reader import load_space
 from trainables.config import Config, Tokenizer
 
 MOST_LAUNCHES = 1_170
+MOST_GRAPHS = 6  # of three passes
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tm
     assert 500 < found["launches"] <= MOST_LAUNCHES
     assert found["shapes"] <= 32 and found["padded_share"] <= 0.05
     assert found["uploads"] == found["waits"] == 0
+    assert found["breaks"] == 0 and 2 <= found["graphs"] <= MOST_GRAPHS
     assert found["launches"] == sum(found["kernels"].values())
 
 
