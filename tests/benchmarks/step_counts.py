@@ -28,8 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
 from trainables.config import Config
-from trainables.data.augmentation import drawn_lengths, speeds
-from trainables.data.batch_plan import BatchPlan, placed, possible_lengths
+from trainables.data.augmentation import drawn_lengths, possible_lengths
+from trainables.data.batch_plan import BatchPlan, placed
 from trainables.data.corpus import Corpus
 from trainables.training.compilation import compile_layers
 from trainables.training.loop import Trainer
@@ -141,7 +141,7 @@ def compiled_counts(trainer: Trainer, passes: int = 3) -> dict[str, Any]:
 def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
     """Different shapes (B, T, U) of an epoch's batches, and the share of their frames that is padding."""
     speed = config.data.speed_perturbation
-    expected = possible_lengths(lengths.frames, speeds(speed))
+    expected = possible_lengths(lengths.frames, speed)
     plan = BatchPlan(lengths.frames, config.training.batch_seconds * FRAMES_PER_SECOND, expected=expected)
     plan = plan.at(drawn_lengths(lengths.frames, speed, (0, 1)))
     batches = placed(plan.epoch(1), lengths.tokens + 1, rank=0, world=1, device=torch.device("cpu"))

@@ -16,14 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_lengths import FRAMES_PER_SECOND, TRAIN_CLEAN_100
 
-from trainables.data.augmentation import drawn_lengths, speeds
+from trainables.data.augmentation import drawn_lengths, possible_lengths
 from trainables.data.batch_plan import (
     MAX_BUCKETS,
     BatchPlan,
     bucket_edges,
     in_batches,
     placed,
-    possible_lengths,
     worker_share,
 )
 
@@ -105,7 +104,7 @@ def test_no_other_edges_pad_less(lengths: list[int], count: int) -> None:
 def test_drawn_speeds_change_neither_the_padded_lengths_nor_the_budget(
     frames: npt.NDArray, budget: float, seed: int, epoch: int, speed: float
 ) -> None:
-    plan = BatchPlan(frames, budget, seed, expected=possible_lengths(frames, speeds(speed)))
+    plan = BatchPlan(frames, budget, seed, expected=possible_lengths(frames, speed))
     drawn = drawn_lengths(frames, speed, (seed, epoch))
     batches = plan.at(drawn).epoch(epoch)
     assert sorted(np.concatenate([indices for indices, _ in batches])) == list(range(len(frames)))
@@ -118,7 +117,7 @@ def test_drawn_speeds_change_neither_the_padded_lengths_nor_the_budget(
 def test_lengths_of_librispeech_take_few_shapes_and_little_padding(seconds: int) -> None:
     """At most 32 of (B, T, U) in one epoch, and at most 5% padding, with speeds drawn."""
     frames, tokens = TRAIN_CLEAN_100.lengths()
-    plan = BatchPlan(frames, seconds * FRAMES_PER_SECOND, expected=possible_lengths(frames, speeds(0.1)))
+    plan = BatchPlan(frames, seconds * FRAMES_PER_SECOND, expected=possible_lengths(frames, 0.1))
     plan = plan.at(drawn_lengths(frames, 0.1, (0, 1)))
     batches = placed(plan.epoch(1), tokens + 1, rank=0, world=1, device=torch.device("cpu"))
     assert len({(len(batch.indices), batch.edge, batch.tokens) for batch in batches}) <= 32
@@ -136,7 +135,7 @@ def test_the_lengths_of_960_hours_are_planned_without_a_loop_over_them() -> None
 
     tracemalloc.start()
     sys.setprofile(count)
-    plan = BatchPlan(frames, 720 * FRAMES_PER_SECOND, expected=possible_lengths(frames, speeds(0.1)))
+    plan = BatchPlan(frames, 720 * FRAMES_PER_SECOND, expected=possible_lengths(frames, 0.1))
     batches = placed(plan.epoch(1), tokens + 1, rank=0, world=1, device=torch.device("cpu"))
     sys.setprofile(None)
     _, peak = tracemalloc.get_traced_memory()

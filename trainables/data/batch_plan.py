@@ -10,7 +10,8 @@ Shapes: N utterances, B batch, K buckets, M candidates for their edges.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -69,15 +70,28 @@ class BatchPlan:
         return self.frames[self._order]
 
     @cached_property
+    def _bounds(self) -> Integers:
+        """Number of longer members (K,) for each padded length: where its bucket begins in `_order`."""
+        return np.searchsorted(-self._sorted_frames, -self.edges, side="left")
+
+    @cached_property
     def shapes(self) -> list[tuple[int, int]]:
         """Size and padded length of each batch of a shuffled epoch, longest first.
 
         A batch is padded to the edge of the bucket in which it begins, and ends in the next one where its own is empty.
         """
-        bounds = np.searchsorted(-self._sorted_frames, -self.edges, side="left")  # first member of each bucket
+        bounds, edges = self._bounds[::-1].tolist(), self.edges[::-1].tolist()
+        return self._filled(lambda start: edges[bisect_right(bounds, start) - 1])
+
+    def _filled(self, edge_at: Callable[[int], int]) -> list[tuple[int, int]]:
+        """Size and padded length of batches that are filled in the order of lengths.
+
+        Args:
+            edge_at: padded length of a batch, given the number of members before it.
+        """
         found, start, total = [], 0, len(self._order)
         while start < total:
-            edge = int(self.edges[np.flatnonzero(bounds <= start)[0]])
+            edge = edge_at(start)
             size = max(1, int(self.budget // edge))
             found.append((min(size, total - start), edge))
             start += size
@@ -90,24 +104,12 @@ class BatchPlan:
             epoch: number of the epoch, which shuffles; None: longest first, each batch padded to its longest.
         """
         if epoch is None:
-            return self._unshuffled()
+            longest = self._sorted_frames
+            return _cut(self._order, self._filled(lambda start: int(longest[start])))
         random = np.random.default_rng([self.seed, epoch])
-        bounds = np.searchsorted(-self._sorted_frames, -self.edges, side="left")[::-1]
-        order = np.concatenate([random.permutation(bucket) for bucket in np.split(self._order, bounds[1:])])
-        starts = np.cumsum([0, *(size for size, _ in self.shapes)])
-        batches = [
-            (order[start : start + size], edge) for start, (size, edge) in zip(starts[:-1], self.shapes, strict=True)
-        ]
+        buckets = np.split(self._order, self._bounds[::-1][1:])
+        batches = _cut(np.concatenate([random.permutation(bucket) for bucket in buckets]), self.shapes)
         random.shuffle(batches)
-        return batches
-
-    def _unshuffled(self) -> list[tuple[Integers, int]]:
-        batches, start = [], 0
-        while start < len(self._order):
-            edge = int(self.frames[self._order[start]])
-            size = max(1, int(self.budget // edge))
-            batches.append((self._order[start : start + size], edge))
-            start += size
         return batches
 
     @property
@@ -149,9 +151,10 @@ def bucket_edges(lengths: Integers, count: int) -> Integers:
     return np.array(edges[::-1])
 
 
-def possible_lengths(frames: Integers, rates: Sequence[float]) -> Integers:
-    """Lengths of utterances at every one of `rates` times their speed, one after the other."""
-    return np.concatenate([np.rint(frames / rate).astype(np.int64).clip(1) for rate in rates])
+def _cut(order: Integers, shapes: Sequence[tuple[int, int]]) -> list[tuple[Integers, int]]:
+    """Batches of utterances in an order, each with its padded length, given size and padded length of each."""
+    ends = np.cumsum([size for size, _ in shapes])
+    return [(indices, edge) for indices, (_, edge) in zip(np.split(order, ends[:-1]), shapes, strict=True)]
 
 
 class Rows(NamedTuple):

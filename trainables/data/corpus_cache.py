@@ -6,8 +6,6 @@ A corpus is stored under the hash of its content, so every sweep that trains on 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from trainables.data.corpus import DESCRIPTION_FILE, FORMAT_VERSION, Corpus
+from trainables.data.corpus import DESCRIPTION_FILE, Corpus
+from trainables.data.corpus_writer import SplitContent, corpus_hash
 from trainables.errors import InputError
 from trainables.folders import cached_corpus, replaced
 from trainables.output import say
@@ -107,22 +106,17 @@ def make_room(root: Path, size: int) -> None:
 
 
 def content_hash(corpus: Corpus) -> str:
-    """The hash of a corpus, computed from its content as when it was written (`CorpusWriter`)."""
-    total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{corpus.recipe.model_dump_json()}\n".encode())
+    """The hash of a corpus, computed from its content."""
+    splits: dict[str, SplitContent] = {}
     for name in corpus.splits:
-        split = corpus.split(name)
-        texts, features = hashlib.sha256(), hashlib.sha256()
-        for place, id in enumerate(split.ids):
-            for word in (id, split.texts[place] if split.texts is not None else None):
-                encoded = b"" if word is None else word.encode()
-                texts.update(f"{-1 if word is None else len(encoded)}:".encode() + encoded)
-            half = split.utterance(place).numpy()
-            features.update(f"{len(half)}:".encode())
-            features.update(half.data)
-        total.update(f"{name}\n{texts.hexdigest()}\n{features.hexdigest()}\n".encode())
-        if any(split.speakers or ()):
-            total.update(json.dumps(split.speakers).encode())
-    return total.hexdigest()
+        split, content = corpus.split(name), SplitContent()
+        texts = split.texts or [None] * len(split)
+        speakers = split.speakers or [None] * len(split)
+        for place, (id, text, speaker) in enumerate(zip(split.ids, texts, speakers, strict=True)):
+            encoded = None if text is None else text.encode()
+            content.add(id.encode(), encoded, split.utterance(place).numpy(), speaker)
+        splits[name] = content
+    return corpus_hash(corpus.recipe, splits)
 
 
 def _lock_file(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import io
 import json
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -112,7 +112,7 @@ class CorpusWriter:
             format_version=FORMAT_VERSION,
             source=self.source,
             recipe=self.recipe,
-            hash=self._hash(splits),
+            hash=corpus_hash(self.recipe, {name: writer.content for name, writer in splits.items()}),
             splits=summaries,
             mean=self._statistics.mean_.tolist() if trained else None,
             std=np.sqrt(self._statistics.var_).tolist() if trained else None,
@@ -127,14 +127,6 @@ class CorpusWriter:
         self._unfinished.finish()
         return Corpus.open(self.out)
 
-    def _hash(self, splits: dict[str, _SplitWriter]) -> str:
-        total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{self.recipe.model_dump_json()}\n".encode())
-        for name, writer in splits.items():
-            total.update(f"{name}\n{writer.text_hash.hexdigest()}\n{writer.feature_hash.hexdigest()}\n".encode())
-            if any(writer.speakers):  # corpora without speakers keep the hashes that they had before speakers were kept
-                total.update(json.dumps(writer.speakers).encode())
-        return total.hexdigest()
-
     def __enter__(self) -> Self:
         return self
 
@@ -147,6 +139,37 @@ class CorpusWriter:
         self._unfinished.close()
 
 
+class SplitContent:
+    """What the hash of a corpus depends on in one of its splits; utterances are added in their order.
+
+    Attributes:
+        speakers: of each utterance; None: unknown.
+    """
+
+    def __init__(self) -> None:
+        self.texts, self.features = hashlib.sha256(), hashlib.sha256()
+        self.speakers: list[str | None] = []
+
+    def add(self, id: bytes, text: bytes | None, half: npt.NDArray[np.float16], speaker: str | None) -> None:
+        """Adds an utterance, with its features (T, F) as they are stored."""
+        for word in (id, text):
+            # Length before content, so that different lists of strings never give equal bytes.
+            self.texts.update(f"{-1 if word is None else len(word)}:".encode() + (word or b""))
+        self.features.update(f"{len(half)}:".encode())
+        self.features.update(half.data)
+        self.speakers.append(speaker)
+
+
+def corpus_hash(recipe: FeatureRecipe, splits: Mapping[str, SplitContent]) -> str:
+    """Hash of a corpus, given its splits by name, in alphabetical order."""
+    total = hashlib.sha256(f"corpus format {FORMAT_VERSION}\n{recipe.model_dump_json()}\n".encode())
+    for name, content in splits.items():
+        total.update(f"{name}\n{content.texts.hexdigest()}\n{content.features.hexdigest()}\n".encode())
+        if any(content.speakers):  # corpora without speakers keep the hashes that they had before speakers were kept
+            total.update(json.dumps(content.speakers).encode())
+    return total.hexdigest()
+
+
 class _SplitWriter:
     """Writes a split: frames to a raw file, other columns in memory."""
 
@@ -157,10 +180,9 @@ class _SplitWriter:
         self.ids: dict[str, None] = {}
         self.texts: list[str | None] = []
         self.seconds: list[float] = []
-        self.speakers: list[str | None] = []
         self.recordings: list[Sequence[Recording]] = []
         self.ends: list[int] = [0]
-        self.text_hash, self.feature_hash = hashlib.sha256(), hashlib.sha256()
+        self.content = SplitContent()
 
     def add(
         self,
@@ -178,17 +200,12 @@ class _SplitWriter:
             raise InputError(f"{self.name}/{id}: {lacks}", "Give a split texts for all utterances or for none.")
         if speaker is not None:
             _encoded(speaker, f"{self.name}/{id}")
-        for word in (id, text):
-            # Length before content, so that different lists of strings never give equal bytes.
-            encoded = b"" if word is None else _encoded(word, f"{self.name}/{id}")
-            self.text_hash.update(f"{-1 if word is None else len(encoded)}:".encode() + encoded)
-        self.feature_hash.update(f"{len(half)}:".encode())
-        self.feature_hash.update(half.data)
+        place = f"{self.name}/{id}"
+        self.content.add(_encoded(id, place), None if text is None else _encoded(text, place), half, speaker)
         self.raw.write(half.data)
         self.ids[id] = None
         self.texts.append(text)
         self.seconds.append(seconds)
-        self.speakers.append(speaker)
         self.recordings.append(recordings)
         self.ends.append(self.ends[-1] + len(half))
 
@@ -203,7 +220,7 @@ class _SplitWriter:
             seconds=float(np.sum(self.seconds)),
             characters=sum(len(text) for text in self.texts if text is not None),
             frames=self.ends[-1],
-            speakers=len(set(self.speakers) - {None}) or None,
+            speakers=len(set(self.content.speakers) - {None}) or None,
         )
 
     def _write_arrow(self, frames: mmap.mmap, bins: int) -> None:
@@ -217,8 +234,8 @@ class _SplitWriter:
             "duration": pa.array(self.seconds, pa.float32()),
             "features": lists,
         }
-        if any(self.speakers):
-            columns["speaker"] = pa.array(self.speakers, pa.string())
+        if any(self.content.speakers):
+            columns["speaker"] = pa.array(self.content.speakers, pa.string())
         if any(self.recordings):
             columns["recordings"] = pa.array([stored_recordings(each) for each in self.recordings], RECORDINGS)
         batch = pa.record_batch(columns)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.config import Config, Loss
-from trainables.data.augmentation import drawn_lengths, generator, speeds
-from trainables.data.batch_plan import BatchPlan, PassBatch, placed, possible_lengths
+from trainables.data.augmentation import drawn_lengths, generator, possible_lengths
+from trainables.data.batch_plan import BatchPlan, PassBatch, placed
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError
 from trainables.evaluation.metrics import objective
@@ -104,7 +104,7 @@ class Trainer:
         lengths, speed, seed = self.task.lengths, self.task.speed, config.training.seed
         shares = {share: subset(share, len(lengths), seed) for share in {phase.data for phase in self.phases}}
         self.plans = {
-            share: BatchPlan(lengths, self.task.budget, seed, items, possible_lengths(lengths[items], speeds(speed)))
+            share: BatchPlan(lengths, self.task.budget, seed, items, possible_lengths(lengths[items], speed))
             for share, items in shares.items()
         }
         self.amounts = {share: float(self.task.amounts[items].sum()) for share, items in shares.items()}

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import Config
 from trainables.config import Tokenizer as TokenizerConfig
-from trainables.data.augmentation import speeds
-from trainables.data.batch_plan import BatchPlan, possible_lengths
+from trainables.data.augmentation import possible_lengths
+from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer, Vocabulary
@@ -69,7 +69,7 @@ class Workloads:
             budget = config.training.batch_seconds * self.recipe.frames_per_second
         else:
             lengths_N, speed, budget = tokens_N, 0.0, float(config.training.batch_tokens)
-        plan = BatchPlan(lengths_N, budget, expected=possible_lengths(lengths_N, speeds(speed)))
+        plan = BatchPlan(lengths_N, budget, expected=possible_lengths(lengths_N, speed))
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
         vocabulary = self.tokenizer_of(config.tokenizer).vocabulary
         bins = config.features.num_feats or self.recipe.bins

@@ -2,6 +2,6 @@
 
 from trainables.data.augmentation.acoustics import EpochAcoustics
 from trainables.data.augmentation.draws import generator
-from trainables.data.augmentation.specaugment import EpochMasks, EpochTiming, drawn_lengths, speeds, stretched
+from trainables.data.augmentation.specaugment import EpochMasks, EpochTiming, drawn_lengths, possible_lengths, stretched
 
-__all__ = ["EpochAcoustics", "EpochMasks", "EpochTiming", "drawn_lengths", "generator", "speeds", "stretched"]
+__all__ = ["EpochAcoustics", "EpochMasks", "EpochTiming", "drawn_lengths", "generator", "possible_lengths", "stretched"]

@@ -34,7 +34,7 @@ class EpochTiming:
 
     def __init__(self, speed: float, warp: int, utterances: int, key: Sequence[int], device: torch.device) -> None:
         draws_N3 = timing_draws(utterances, key)
-        self.rates_N = torch.tensor(speeds(speed), dtype=torch.float64)[(draws_N3[:, 0] * 3).long()].to(device)
+        self.rates_N = drawn_rates(draws_N3, speed).to(device)
         self.draws_N2 = draws_N3[:, 1:].to(device)
         self.warp = warp
 
@@ -71,11 +71,22 @@ def speeds(speed: float) -> list[float]:
     return [1 - speed, 1.0, 1 + speed] if speed else [1.0] * 3
 
 
+def drawn_rates(draws_N3: Tensor, speed: float) -> Tensor:
+    """Speed (N,) of each utterance, given its `timing_draws`."""
+    return torch.tensor(speeds(speed), dtype=torch.float64)[(draws_N3[:, 0] * 3).long()]
+
+
+def possible_lengths(frames: npt.NDArray[np.int64], speed: float) -> npt.NDArray[np.int64]:
+    """Lengths of a split's utterances at each speed that `drawn_lengths` may draw, one speed after the other."""
+    lengths_N = torch.from_numpy(frames)
+    return np.concatenate([stretched(lengths_N, rate).numpy() for rate in speeds(speed)])
+
+
 def drawn_lengths(frames: npt.NDArray[np.int64], speed: float, key: Sequence[int]) -> npt.NDArray[np.int64]:
     """Lengths (N,) of a split's utterances in one epoch, at the speeds that `EpochTiming` draws."""
     if not speed:
         return frames
-    rates_N = torch.tensor(speeds(speed), dtype=torch.float64)[(timing_draws(len(frames), key)[:, 0] * 3).long()]
+    rates_N = drawn_rates(timing_draws(len(frames), key), speed)
     return stretched(torch.from_numpy(frames), rates_N).numpy()
 
 
