@@ -19,7 +19,7 @@ CACHE = "ASR_PLATFORM_CACHE"  # variable with the folder of `cached_corpus`
 
 
 def cached_corpus(hash: str) -> Path:
-    """Folder of this machine's copy of the corpus with a hash (data/corpus_cache.py); it may be missing.
+    """Folder of this machine's copy of the corpus with a hash (storage/corpus_cache.py); it may be missing.
 
     Copies are in $ASR_PLATFORM_CACHE, by default ~/.cache/asr-platform.
     """

@@ -14,7 +14,7 @@ def length_mask(lengths_B: Tensor, width: int) -> Tensor:
 
 
 def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores of padded keys, (B, 1, 1, width): 0 at the first `length` keys, then -inf.
+    """Mask (B, 1, 1, width) to add to attention scores: 0 at the keys within a row's length, -inf at those after it.
 
     Of the queries' type and with rows in memory that begin at multiples of `ALIGNED`, it is what the kernels take: a
     mask of truth values would be converted anew in every layer. Rows are longer than `width` for every width, so that

@@ -24,7 +24,7 @@ import ray.train
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text, objective_value
 from trainables.folders import has_ended, this_process
 from trainables.output import output_in, say
-from trainables.remote import Remote, StorageError
+from trainables.storage.remote import Remote, StorageError
 
 if TYPE_CHECKING:
     from trainables.training.loop import Metrics, Save
@@ -80,7 +80,7 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
 def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
     import torch
 
-    from trainables.data.corpus_cache import local_corpus
+    from trainables.storage.corpus_cache import local_corpus
     from trainables.training.loop import train
 
     remote = Remote(settings["storage"]) if settings.get("storage") else None

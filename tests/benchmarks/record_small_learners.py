@@ -32,7 +32,7 @@ BATCH, STEPS = 64, 32  # of the character models: sequences an update, character
 
 
 class Learner(NamedTuple):
-    """What a table is recorded of.
+    """A small model and its hyperparameters, of which learning curves are recorded.
 
     Attributes:
         ranges: lowest and highest value of each hyperparameter, drawn on a logarithmic scale.

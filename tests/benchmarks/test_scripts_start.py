@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 def started(*command: str, **variables: str) -> str:
-    """What a command prints."""
+    """Standard output of a command that must end with exit code 0."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, **variables}
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import tiny
 
-from trainables.data import corpus_cache
 from trainables.data.corpus import Corpus
-from trainables.data.corpus_cache import content_hash, local_corpus, store_corpus
 from trainables.errors import InputError
 from trainables.folders import CACHE, cached_corpus
-from trainables.remote import Remote
+from trainables.storage import corpus_cache
+from trainables.storage.corpus_cache import content_hash, local_corpus, store_corpus
+from trainables.storage.remote import Remote
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_the_copies_used_longest_ago_make_room_but_none_in_use(
         size = sum(file.stat().st_size for file in one.path.glob("*.*"))
         monkeypatch.setenv(corpus_cache.MOST_GB, str(2.5 * size / 1e9))
         if number == 1:  # another process of the machine, which still uses it
-            code = "import sys; from pathlib import Path; from trainables.data.corpus_cache import local_corpus\n"
-            code += "from trainables.remote import Remote\n"
+            code = "import sys; from pathlib import Path; from trainables.storage.corpus_cache import local_corpus\n"
+            code += "from trainables.storage.remote import Remote\n"
             code += "local_corpus(Path('absent'), sys.argv[1], Remote(sys.argv[2])); print('open', flush=True); input()"
             words = [sys.executable, "-c", code, one.hash, storage.address]
             user = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

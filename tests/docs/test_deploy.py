@@ -40,7 +40,7 @@ def test_the_image_has_files_that_exist_and_commands_that_a_shell_reads() -> Non
 
 
 def test_the_packages_of_the_image_are_installed_from_what_it_copies(tmp_path: Path) -> None:
-    """The same steps in a clean folder, but for the download of packages."""
+    """The image's steps, run in a clean folder, install the platform; packages are not downloaded."""
     for step in steps("COPY"):
         *sources, target = step.split()[1:]
         for source in sources:

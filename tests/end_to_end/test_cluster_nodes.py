@@ -12,16 +12,13 @@ from command import PATIENCE, Platform, wait_for
 from ray_nodes import RealNodes, private_mounts
 from test_sweep_interrupted import curves, paused
 
-SPACE = """
-base:
-  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
-vary:
-  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
-trials: 3
+SPACE = (
+    tiny.SPACE
+    + """trials: 3
 epochs: 8
 asha: {grace: 8, promotion: null} # every trial to its end
 """
+)
 EPOCHS = list(range(1, 9))
 NAME = "nodes"
 

@@ -23,19 +23,16 @@ from mlflow.tracking import MlflowClient
 from asr_platform.storage.database import SharedLedger, open_storage
 from asr_platform.study.ledger import Ledger, TrialRecord
 from trainables.data.corpus import Corpus
-from trainables.remote import Remote
+from trainables.storage.remote import Remote
 
-SPACE = """
-base:
-  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
-vary:
-  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
-trials: 3
+SPACE = (
+    tiny.SPACE
+    + """trials: 3
 epochs: 6
 keep: 1
 asha: {grace: 6, promotion: null}
 """
+)
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
 STORAGE = f"s3://{servers.BUCKET}/research"
 
@@ -150,7 +147,7 @@ def _check_home(machine: Platform, corpus: Corpus) -> None:
 
 
 def _check_storage(cluster: Cluster, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each ended trial the JSON files of its best checkpoint stay, and the weights of one trial (`keep: 1`)."""
+    """Asserts that the storage keeps the errors of each ended trial's best checkpoint, and the weights of one trial."""
     for name, value in cluster.variables.items():
         monkeypatch.setenv(name, value)
     files = Remote(cluster.storage).files()

@@ -28,16 +28,13 @@ from webhook import Webhook
 from asr_platform.study.ledger import Ledger
 from trainables.data.corpus import Corpus
 
-SPACE = """
-base:
-  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
-vary:
-  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
-trials: 2
+SPACE = (
+    tiny.SPACE
+    + """trials: 2
 epochs: 12
 asha: {grace: 12, promotion: null} # one trial after the other, each to its end
 """
+)
 EPOCHS = list(range(1, 13))
 SEED = 0
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from place import Run
 
 from asr_platform.storage.database import database_file, make_database, sqlite_address
-from asr_platform.storage.home import Home, folder_size, plain_name, where_runs_live
+from asr_platform.storage.home import Home
+from asr_platform.storage.paths import folder_size, plain_name, where_runs_live
 from asr_platform.storage.relocation import LOCATIONS
 from asr_platform.study.ledger import Ledger
 from trainables.errors import InputError

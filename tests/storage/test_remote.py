@@ -11,7 +11,7 @@ import pytest
 import servers
 
 from trainables import remote
-from trainables.remote import Remote, StorageError
+from trainables.storage.remote import Remote, StorageError
 
 Open = Callable[[], Remote]
 

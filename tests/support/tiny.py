@@ -57,6 +57,14 @@ TREE: dict[str, Any] = {
     "loss": {"label_smoothing": 0.0, "ctc_weight": 0.3},
     "training": {"epochs": 3, "batch_seconds": 4.0, "precision": "float32"},
 }
+# Beginning of a search space of such runs, which differ in the learning rate alone.
+SPACE = """
+base:
+  model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
+  training: {batch_seconds: 4.0}
+vary:
+  optimizer.lr: {log: [1.0e-3, 1.0e-2]}
+"""
 # A transcript editor's own part of the model section; the widths of its three parts differ.
 EDITOR: dict[str, Any] = {
     "kind": "transcript_editor",

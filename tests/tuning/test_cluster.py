@@ -133,7 +133,7 @@ def most_workers(machine: Cluster, workers: Workers) -> int:
 
 
 def taken_cards(cards: tuple[int, ...], gpus: int) -> Iterator[tuple[int, ...]]:
-    """What is left of each GPU of a node, for each way to take `gpus` of them: whole ones, or a share of one."""
+    """Free shares of a node's GPUs after a worker takes `gpus`, for each choice of whole GPUs, or of one to share."""
     if not gpus:
         yield cards
     elif gpus < UNITS:

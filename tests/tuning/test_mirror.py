@@ -19,7 +19,7 @@ from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.mirror import Mirror
 from asr_platform.tuning.callbacks.retention import Retention
 from search_spaces.settings import Limits
-from trainables.remote import Remote, StorageError
+from trainables.storage.remote import Remote, StorageError
 
 
 class StoredSweep:

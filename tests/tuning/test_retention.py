@@ -13,7 +13,8 @@ from optuna.storages import InMemoryStorage
 
 from asr_platform.analysis.leaderboard import rows
 from asr_platform.compat.ray import CHECKPOINT_LIST
-from asr_platform.storage.home import folder_size, trial_name
+from asr_platform.storage.home import trial_name
+from asr_platform.storage.paths import folder_size
 from asr_platform.study.ledger import Ledger, TrialStatus
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter

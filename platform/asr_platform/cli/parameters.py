@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from asr_platform.storage.home import local_path
+from asr_platform.storage.paths import local_path
 from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 from trainables.bounds import MOST_UTTERANCES
 from trainables.document import Document

@@ -14,7 +14,7 @@ from asr_platform.inference.evaluate import compare_methods, evaluate_model, loa
 from asr_platform.inference.formats import Transcript, as_tree
 from asr_platform.inference.recordings import Recording
 from asr_platform.inference.transcribe import transcribe
-from asr_platform.storage.home import where_runs_live
+from asr_platform.storage.paths import where_runs_live
 from asr_platform.tracking.resolving import resolve_model
 from search_spaces.rules import RuleSetName
 from trainables.bounds import LONGEST_PIECE

@@ -17,7 +17,8 @@ import optuna
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.monitoring.time_left import time_left
 from asr_platform.storage.database import open_storage
-from asr_platform.storage.home import SWEEP, Home, folder_size
+from asr_platform.storage.home import SWEEP, Home
+from asr_platform.storage.paths import folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
 from asr_platform.study.spending import Cap, caps

@@ -30,7 +30,8 @@ from asr_platform.notebook.inputs import (
     read_space,
     space_and_corpus,
 )
-from asr_platform.storage.home import Home, where_runs_live
+from asr_platform.storage.home import Home
+from asr_platform.storage.paths import where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering import asking

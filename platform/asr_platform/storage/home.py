@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,13 +28,14 @@ from asr_platform.storage.database import (
 )
 from asr_platform.storage.locks import DatabaseLock, file_holder, file_lock
 from asr_platform.storage.locks import RunningError as RunningError
+from asr_platform.storage.paths import expressible_path, plain_name
 from asr_platform.storage.relocation import ARTIFACTS, locations, record_location
 from asr_platform.storage.store_address import SERVERS
 from trainables.errors import InputError
 from trainables.inference.model_files import WEIGHTS
 
 if TYPE_CHECKING:
-    from trainables.remote import Remote
+    from trainables.storage.remote import Remote
 
 STUDIES, STORE = "studies.db", "mlflow.db"
 COPY = "ledger.db"  # in a sweep's folder: its copy of the ledger (study/ledger_copies.py)
@@ -108,7 +108,7 @@ class Home:
 
     @classmethod
     def _with_addresses(cls, path: Path) -> Home:
-        place = _expressible(path).resolve()
+        place = expressible_path(path).resolve()
         return cls(place, addresses_of(place, owns_ledger=(place / STUDIES).exists()))
 
     @classmethod
@@ -176,7 +176,7 @@ class Home:
     @cached_property
     def storage(self) -> Remote | None:
         """The storage of checkpoints and models; None: this folder."""
-        from trainables.remote import Remote  # a quarter of a second's import
+        from trainables.storage.remote import Remote  # a quarter of a second's import
 
         return Remote(self.addresses.storage) if self.addresses.storage else None
 
@@ -296,35 +296,6 @@ def _make_private(home: Path) -> None:
                 path.chmod(mode)
 
 
-def where_runs_live(home: str | Path | None = None) -> Path:
-    """Folder of the home: `home`, else $ASR_PLATFORM_HOME, else `mlruns` in the current directory.
-
-    Raises:
-        InputError: an address such as `s3://BUCKET`.
-    """
-    return local_path(os.environ.get("ASR_PLATFORM_HOME", "mlruns") if home is None else home)
-
-
-def local_path(text: str | os.PathLike[str]) -> Path:
-    """A path on this machine, with `~` and `~NAME` replaced by the home directory of a user.
-
-    Raises:
-        InputError: an address such as `s3://BUCKET/FOLDER`.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(text)):
-        raise InputError(
-            f"{os.fspath(text)}: an address, not a path",
-            "Give a file or folder on this machine; --storage takes addresses.",
-        )
-    return Path(os.path.expanduser(text))
-
-
-def plain_name(text: str) -> str:
-    """A sweep's name from any text: accents are dropped, other characters become dashes."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "sweep"
-
-
 def name_taken(name: str) -> InputError:
     """The error for a new sweep whose name exists already."""
     return InputError(
@@ -335,27 +306,3 @@ def name_taken(name: str) -> InputError:
 def trial_name(number: int) -> str:
     """Name of a trial's folder and MLflow run, such as `trial-0007`."""
     return f"trial-{number:04d}"
-
-
-def folder_size(folder: Path) -> int:
-    """Total size in bytes of the files below `folder`; files and folders deleted during the walk count as 0."""
-    total = 0
-    for place, _, names in os.walk(folder):  # it skips what it cannot list
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total
-
-
-def _expressible(path: Path) -> Path:
-    """Returns `path` if it is a local path that can be part of an address and of JSON.
-
-    Raises:
-        InputError: the path is not UTF-8, or is an address.
-    """
-    try:
-        str(path.absolute()).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path.absolute()).decode(errors="replace")
-        raise InputError(f"{shown}: a path that is not UTF-8", "Rename the folder, or choose another --home.") from None
-    return local_path(path)

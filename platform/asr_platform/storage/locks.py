@@ -61,7 +61,10 @@ def file_lock(file: Path, name: str, holder: str) -> Iterator[None]:
 
 
 def file_holder(file: Path, default: str) -> str:
-    """What the holder of a lock on a file wrote there, or `default` for nothing; empty if the lock is free."""
+    """Text that the holder of a file's lock has written into the file.
+
+    Empty if nobody holds the lock; `default` if the holder has written nothing.
+    """
     with suppress(FileNotFoundError), file.open() as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from asr_platform.storage.database import database_file
-from asr_platform.storage.home import Home, folder_size
+from asr_platform.storage.home import Home
+from asr_platform.storage.paths import folder_size
 from asr_platform.storage.relocation import local_folder
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking.runs import ACTIVE, PARENT

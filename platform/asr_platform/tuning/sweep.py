@@ -31,7 +31,7 @@ from asr_platform.tuning.sweep_run import Outcome, RunningSweep, SweepRun, toler
 from search_spaces.settings import Limits
 from search_spaces.space import INITIAL_MODEL, Space
 from trainables.data.corpus import Corpus
-from trainables.data.corpus_cache import local_corpus, store_corpus
+from trainables.storage.corpus_cache import local_corpus, store_corpus
 
 
 def start(

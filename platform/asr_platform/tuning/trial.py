@@ -27,7 +27,7 @@ from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.mailbox import Mailbox, Report
-from trainables.remote import Remote
+from trainables.storage.remote import Remote
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
 

@@ -83,8 +83,7 @@ def export(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = Mapp
             not installed.
     """
     check_free(out)
-    chosen = decoding_with(recognizer.config, decoding)
-    recognizer = replace(recognizer, config=recognizer.config.model_copy(update={"decoding": chosen}))
+    recognizer = searching_with(recognizer, decoding)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"exporting to ONNX needs {' and '.join(missing)}", f"pip install {' '.join(PACKAGES)}")
@@ -96,8 +95,21 @@ def export(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = Mapp
         shutil.copyfile(onnx_transcribe.__file__, partial / SCRIPT)
 
 
+def searching_with(recognizer: Recognizer, decoding: Mapping[str, Any]) -> Recognizer:
+    """The recogniser with other decoding options.
+
+    Args:
+        decoding: new values of options by key.
+
+    Raises:
+        InputError: they do not fit the model.
+    """
+    chosen = decoding_with(recognizer.config, decoding)
+    return replace(recognizer, config=recognizer.config.model_copy(update={"decoding": chosen}))
+
+
 def missing_in_script(decoding: Decoding) -> list[str]:
-    """What decoding options ask for and the example script does not have, such as `hotwords`; empty: it has all."""
+    """Parts of a search that the example script cannot run, such as `hotwords`; empty if it can run all of it."""
     missing = {
         "method ctc_beam": decoding.method == "ctc_beam",
         "the language model": decoding.lm_weight > 0,

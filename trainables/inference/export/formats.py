@@ -13,7 +13,7 @@ from trainables.inference.recognizer import Recognizer
 
 
 class Exporter(NamedTuple):
-    """What writes a format.
+    """Export of recognisers in one format.
 
     Attributes:
         export: writes a recogniser into a new folder, with decoding options that replace those of the model.

@@ -87,13 +87,18 @@ class Recognizer:
 
     def text(self, tokens: list[int]) -> str:
         """Text that a sequence of tokens stands for."""
-        text = "".join(self.tokenizer.id_to_piece(token) for token in tokens).replace("▁", " ")
-        return text if self.about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
+        return text_of(tokens, self.tokenizer, self.about)
 
     def features(self, samples: Floats) -> Floats:
         """Log-mel features (T, F) of samples in [-1, 1], by the recipe of the recogniser's training."""
         recipe = self.about["recipe"]
         return (hw4_features if recipe["name"] == "hw4" else kaldi_features)(samples, recipe["bins"])
+
+
+def text_of(tokens: list[int], tokenizer: Any, about: dict[str, Any]) -> str:
+    """Text that a sequence of tokens stands for."""
+    text = "".join(tokenizer.id_to_piece(token) for token in tokens).replace("▁", " ")
+    return text if about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
 
 
 def collapsed(logits_UV: Floats, suppressed: list[int], blank: int) -> list[int]:

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +21,7 @@ from trainables.data.text.tokenizer import EOS, PAD, SOS
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
-from trainables.inference.decoding_options import decoding_with
-from trainables.inference.export import ABOUT, SCRIPT, about, onnx_transcribe, speech2text_transcribe
+from trainables.inference.export import ABOUT, SCRIPT, about, onnx_transcribe, searching_with, speech2text_transcribe
 from trainables.inference.model_files import TOKENIZER
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech2text import speech2text_fields, to_speech2text, unlike_speech2text
@@ -48,11 +46,10 @@ def export_speech2text(recognizer: Recognizer, out: Path, decoding: Mapping[str,
     from transformers import GenerationConfig, Speech2TextForConditionalGeneration
     from transformers.utils import logging
 
-    chosen = decoding_with(recognizer.config, decoding)
-    recognizer = replace(recognizer, config=recognizer.config.model_copy(update={"decoding": chosen}))
+    recognizer = searching_with(recognizer, decoding)
     model = Speech2TextForConditionalGeneration(equal_config(recognizer)).eval()
     model.load_state_dict(to_speech2text(recognizer.model.state_dict()))
-    model.generation_config = GenerationConfig(**generation(chosen))
+    model.generation_config = GenerationConfig(**generation(recognizer.config.decoding))
     logging.disable_progress_bar()
     with replaced(out) as partial:
         model.save_pretrained(partial)
@@ -106,7 +103,7 @@ def generation(decoding: Decoding) -> dict[str, Any]:
 
 
 def missing_in_generate(decoding: Decoding) -> list[str]:
-    """What decoding options ask for and transformers' `generate` does not have; empty: it has all."""
+    """Parts of a search that transformers' `generate` cannot run, such as `hotwords`; empty if it can run all of it."""
     missing = {
         f"method {decoding.method}": decoding.method not in SEARCHES,
         "the language model": decoding.lm_weight > 0,

@@ -27,7 +27,7 @@ class Recognizer:
     """An exported recogniser."""
 
     def __init__(self, folder: Path) -> None:
-        import features  # type: ignore[import-not-found]  # beside this script, once exported
+        import features as shared  # type: ignore[import-not-found]  # beside this script, once exported
         import sentencepiece
         from transformers import Speech2TextForConditionalGeneration
         from transformers.utils import logging
@@ -36,12 +36,14 @@ class Recognizer:
         logging.disable_progress_bar()
         self.model = Speech2TextForConditionalGeneration.from_pretrained(folder).eval()
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        recipe = self.about["recipe"]
-        self.compute = features.hw4_features if recipe["name"] == "hw4" else features.kaldi_features
+        self.shared = shared
 
     def features(self, samples: Floats) -> Floats:
         """Log-mel features (T, F) of samples in [-1, 1] at 16 kHz, by the recipe of the recogniser's training."""
-        return self.compute(samples, self.about["recipe"]["bins"])
+        recipe = self.about["recipe"]
+        compute = self.shared.hw4_features if recipe["name"] == "hw4" else self.shared.kaldi_features
+        found: Floats = compute(samples, recipe["bins"])
+        return found
 
     def normalized(self, features_TF: Floats) -> Floats:
         """Features (T, F) as the model reads them."""
@@ -71,9 +73,7 @@ class Recognizer:
     def text(self, tokens: list[int]) -> str:
         """Text that a sequence of tokens, with the start and end tokens, stands for."""
         special = {0, self.about["start"], self.about["end"]}  # 0 pads
-        text = "".join(self.tokenizer.id_to_piece(token) for token in tokens if token not in special)
-        text = text.replace("▁", " ")
-        return text if self.about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
+        return str(self.shared.text_of([one for one in tokens if one not in special], self.tokenizer, self.about))
 
 
 def main(paths: list[str]) -> None:

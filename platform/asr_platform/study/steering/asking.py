@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asr_platform.storage.home import folder_size
+from asr_platform.storage.paths import folder_size
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space

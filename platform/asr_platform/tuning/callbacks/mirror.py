@@ -17,7 +17,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.provenance import RECORD
 from trainables.inference.model_files import WEIGHTS
-from trainables.remote import Remote
+from trainables.storage.remote import Remote
 from trainables.training.checkpoint_files import TRAINING_FILES
 
 CHECKPOINTS = "checkpoint_"  # prefix of the names of Ray Train's folders

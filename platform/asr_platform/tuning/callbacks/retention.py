@@ -18,7 +18,8 @@ from pathlib import Path
 
 from asr_platform.analysis.leaderboard import pareto_front, ranked
 from asr_platform.compat.ray import CHECKPOINT_LIST
-from asr_platform.storage.home import TRIALS, folder_size, trial_name
+from asr_platform.storage.home import TRIALS, trial_name
+from asr_platform.storage.paths import folder_size
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import REMOVED, Ledger, TrialRecord
 from asr_platform.tuning.callbacks.mirror import Mirror
@@ -124,7 +125,7 @@ class Retention(Callback):
         return all(os.path.dirname(row["checkpoint"]) == place for row in trial.curve if row["checkpoint"])
 
     def _removable(self, trial: TrialRecord, files: Iterable[str], kept: Collection[int]) -> list[str]:
-        """Those of a trial's files on the storage that `_reduce` removes in the folder."""
+        """Files of a trial on the storage to remove: those that `_reduce` removes from its folder in the home."""
         superfluous = {path.name for path in self._superfluous(trial)}
         best = Path(trial.checkpoint).name if trial.checkpoint else None
         spared = "" if self.is_plotted(trial.number) else ATTENTION

@@ -145,7 +145,7 @@ class Watch:
         return f"trial {number}: in training; its log ends: {lines[0] if lines else 'nothing yet'}"
 
     def _wish(self, trial: Trial) -> str:
-        """What a trial waits for."""
+        """A line on a trial whose workers wait for room: its number, and the resources that it asked for."""
         asked = " and ".join(f"{amount:g} {name}" for name, amount in trial.config["resources"].items())
         count = trial.config["workers"]
         return f"trial {trial.config['number']} waits for room: {count} worker{'s' * (count > 1)} of {asked}"

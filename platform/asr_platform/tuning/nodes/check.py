@@ -15,7 +15,7 @@ from asr_platform.tuning.cluster import Node
 from asr_platform.tuning.loop.failure_reasons import reason_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.remote import Remote, StorageError
+from trainables.storage.remote import Remote, StorageError
 
 MODULES = ("trainables.training.loop", "asr_platform.tuning.trial")  # what the processes of a trial import
 TIMEOUT = 180.0  # seconds; the first import of torch on a machine can take one or two minutes

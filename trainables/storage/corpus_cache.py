@@ -18,7 +18,7 @@ from trainables.data.corpus_writer import SplitContent, corpus_hash
 from trainables.errors import InputError
 from trainables.folders import cached_corpus, replaced
 from trainables.output import say
-from trainables.remote import Remote
+from trainables.storage.remote import Remote
 
 MOST_GB = "ASR_PLATFORM_CACHE_GB"  # variable with the most 10^9 bytes of all copies together
 DEFAULT_GB = 200.0
@@ -110,8 +110,8 @@ def content_hash(corpus: Corpus) -> str:
     splits: dict[str, SplitContent] = {}
     for name in corpus.splits:
         split, content = corpus.split(name), SplitContent()
-        texts = split.texts or [None] * len(split)
-        speakers = split.speakers or [None] * len(split)
+        nothing: list[None] = [None] * len(split)
+        texts, speakers = split.texts or nothing, split.speakers or nothing
         for place, (id, text, speaker) in enumerate(zip(split.ids, texts, speakers, strict=True)):
             encoded = None if text is None else text.encode()
             content.add(id.encode(), encoded, split.utterance(place).numpy(), speaker)
