@@ -253,7 +253,7 @@ def _validation(config: Config, facts: Facts) -> list[Violation]:
         return [Violation("data.validation", f"{validation}, which is trained on")]
     if facts.corpus is None or validation is None:
         return []
-    from trainables.data.corpus import shared_utterances  # torch, which reading a space avoids
+    from trainables.data.inspection.overlaps import shared_utterances  # torch, which reading a space avoids
 
     shared = shared_utterances(facts.corpus, train, validation)
     reason = f"{len(shared)} utterances of {validation}, such as {shared[0]}, are in {train} too" if shared else ""
@@ -264,7 +264,7 @@ def _split_names(config: Config, facts: Facts) -> tuple[str, str | None]:
     """Names of the training and the validation split; None if the latter depends on a corpus that is not known."""
     if facts.corpus is None:
         return config.data.train or TRAIN, config.data.validation
-    return facts.corpus.training_name(config.data.train), facts.corpus.validation_name(config.data.validation)
+    return facts.corpus.training_name(config.data), facts.corpus.validation_name(config.data)
 
 
 def _validation_evidence(config: Config, facts: Facts) -> str:

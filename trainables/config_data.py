@@ -15,6 +15,14 @@ class Data(ConfigSection):
 
     train: str | None = Field(None, description="training split; default: the only train*")
     validation: str | None = Field(None, description="validation split; default: dev-clean, or the only dev* or val*")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="divide the training split's speakers into so many folds, and validate on those of one of them, "
+        "which are not trained on; default: validate on a split",
+    )
+    fold: int = Field(1, ge=1, le=1000, description="the fold that is validated on, from 1 on")
     speed_perturbation: float = Field(
         0.0,
         ge=0,
@@ -25,6 +33,14 @@ class Data(ConfigSection):
         None,
         description="more text for a language model: a file (one text a line) or a folder of .npy files",
     )
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Data:
+        if self.folds and self.validation:
+            raise ValueError(f"folds={self.folds} validates on the training split, not on validation={self.validation}")
+        if self.fold > (self.folds or 1):
+            raise ValueError(f"fold={self.fold} is above folds={self.folds or 'none'}")
+        return self
 
 
 class Features(ConfigSection):

@@ -69,7 +69,7 @@ def parameters(config: Config, corpus: Path) -> int:
     from trainables.data.text.tokenizer import corpus_tokenizer
 
     opened = Corpus.open(corpus)
-    vocabulary = corpus_tokenizer(opened, opened.training_split(None), config.tokenizer).vocabulary
+    vocabulary = corpus_tokenizer(opened, opened.training_split(), config.tokenizer).vocabulary
     return count_parameters(config, vocabulary, opened.recipe.bins)
 
 
@@ -136,7 +136,7 @@ def decode(corpus: Path, folders: dict[str, list[Path]]) -> dict[str, dict[str, 
     from trainables.inference.recognizer import Recognizer
 
     torch.set_num_threads(1)
-    split = Corpus.open(corpus).validation_split(None)
+    split = Corpus.open(corpus).validation_split()
     speech = [split.features[start : start + size] for start, size in zip(split.offsets, split.frames, strict=True)]
     models = {kind: [Recognizer.load(folder) for folder in found] for kind, found in folders.items()}
     found: dict[str, dict[str, Any]] = {}

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trainables.data.corpus import Corpus, shared_utterances
+from trainables.config_data import Data
+from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe
+from trainables.data.inspection.overlaps import shared_utterances
 from trainables.data.utterance import Recording
 from trainables.errors import InputError
 
@@ -200,14 +202,14 @@ assert megabytes() - before < 40, megabytes() - before
 def test_splits_for_training_and_validation(tmp_path: Path) -> None:
     one = write(tmp_path / "one", entry("train-clean-100"), entry("val"), entry("test"))
     assert one.training_split().name == "train-clean-100" and one.validation_split().name == "val"
-    assert one.training_split("test").name == "test"
+    assert one.training_split(Data(train="test")).name == "test"
     many = write(tmp_path / "many", *[entry(name) for name in ("train-a", "train-b", "dev-clean", "dev-other")])
     assert many.validation_split().name == "dev-clean"
-    assert many.validation_split("dev-other").name == "dev-other"
+    assert many.validation_split(Data(validation="dev-other")).name == "dev-other"
     with pytest.raises(InputError, match=r"(?s)2 training splits.*data\.train to one of: train-a, train-b"):
         many.training_split()
     with pytest.raises(InputError, match=r"(?s)'dev-x'.*data\.validation to one of: .*dev-clean, dev-other"):
-        many.validation_split("dev-x")
+        many.validation_split(Data(validation="dev-x"))
     with pytest.raises(InputError) as caught:
         write(tmp_path / "train-test", entry("train"), entry("test")).validation_split()
     assert caught.value.remedy.startswith("Prepare the corpus again") and "one of" not in caught.value.remedy
@@ -217,7 +219,7 @@ def test_splits_for_training_and_validation(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)no training splits.*data\.train to one of: test, test-clean"):
         none.training_split()
     with pytest.raises(InputError, match=r"(?s)test-clean has no transcripts.*data\.validation"):
-        none.validation_split("test-clean")
+        none.validation_split(Data(validation="test-clean"))
 
 
 def test_a_split_that_is_missing(tmp_path: Path) -> None:

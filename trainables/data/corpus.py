@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +24,9 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from trainables.config_data import Data
 from trainables.data.features import FeatureRecipe
+from trainables.data.folds import Fold
 from trainables.data.splitting import DevSplit
 from trainables.data.text.normalization import TextChange, TextRule
 from trainables.data.utterance import Recording, trains, validates
@@ -39,6 +40,7 @@ RECORDINGS = pa.list_(
     pa.struct([("path", pa.string()), ("offset", pa.float64()), ("duration", pa.float64())])
 )  # a path of null is a silence, a duration of null lasts to the end of the file
 PREPARE = "Run `platform prepare` to make it"
+DATA = Data()  # the usual splits
 
 
 class SplitSummary(BaseModel):
@@ -108,6 +110,31 @@ class Split:
         """Features (T, F) of the utterance at index `place`."""
         return self.features[self.offsets[place] : self.offsets[place] + self.frames[place]]
 
+    def part(self, name: str, places: npt.NDArray[np.int64]) -> Split:
+        """The utterances at `places` as a split of another name; the features are the same tensor."""
+        return replace(
+            self,
+            name=name,
+            ids=[self.ids[place] for place in places],
+            texts=self.texts and [self.texts[place] for place in places],
+            seconds=self.seconds[places],
+            frames=self.frames[places],
+            offsets=self.offsets[places],
+            speakers=self.speakers and [self.speakers[place] for place in places],
+            stored_recordings=None if self.stored_recordings is None else self.stored_recordings.take(pa.array(places)),
+        )
+
+    def summary(self) -> SplitSummary:
+        """The split's size."""
+        speakers = len(set(self.speakers) - {None}) if self.speakers else None
+        return SplitSummary(
+            utterances=len(self),
+            seconds=float(self.seconds.sum()),
+            characters=sum(map(len, self.texts or [])),
+            frames=int(self.frames.sum()),
+            speakers=speakers,
+        )
+
     def speakers_of(self, ids: Sequence[str]) -> list[str | None] | None:
         """Speakers of the utterances with these ids, None: unknown; None where no speaker of the split is known."""
         if self.speakers is None:
@@ -150,11 +177,15 @@ class Corpus:
         return cls(path, description)
 
     def split(self, name: str) -> Split:
-        """Memory-maps a split.
+        """Memory-maps a split, or a fold of one (see `trainables.data.folds`).
 
         Raises:
-            InputError: there is no such split, or its file is damaged.
+            InputError: there is no such split or fold, or its file is damaged.
         """
+        fold = Fold.named(name)
+        if name not in self.splits and fold and fold.split in self.splits:
+            whole = self.split(fold.split)
+            return whole.part(name, fold.places(whole.speakers, whole.seconds))
         if name not in self.splits:
             raise InputError(
                 f"{self.path}: no split named {name!r}", f"The splits of this corpus are {', '.join(self.splits)}."
@@ -173,6 +204,10 @@ class Corpus:
             )
         return split
 
+    def summary(self, name: str) -> SplitSummary:
+        """Size of a split or of a fold; raises as `split` does."""
+        return self.splits[name] if name in self.splits else self.split(name).summary()
+
     def kept_bins(self, num_feats: int | None) -> int:
         """Number of mel bins that a model sees: `num_feats` (`features.num_feats`), or all bins if that is None.
 
@@ -186,9 +221,9 @@ class Corpus:
             )
         return num_feats or bins
 
-    def training_split(self, name: str | None = None) -> Split:
-        """The training split `name` (`data.train`), or the only one named train*."""
-        return self._with_texts(self.training_name(name), "training", "data.train")
+    def training_split(self, data: Data = DATA) -> Split:
+        """The split `data.train`, or the only one named train*; with `data.folds`, without one fold's speakers."""
+        return self._with_texts(self.training_name(data), "training", "data.train")
 
     @property
     def training_splits(self) -> list[str]:
@@ -200,21 +235,25 @@ class Corpus:
         """Names of the splits named dev* or val*, in upper or lower case."""
         return [split for split in self.splits if validates(split)]
 
-    def training_name(self, name: str | None = None) -> str:
+    def training_name(self, data: Data = DATA) -> str:
         """Name of the training split, without opening it."""
-        return self._chosen(name, self.training_splits, "training", "data.train")
+        name = self._chosen(data.train, self.training_splits, "training", "data.train")
+        return Fold(name, data.fold, data.folds, validates=False).name if data.folds else name
 
-    def validation_split(self, name: str | None = None) -> Split:
-        """The validation split `name` (`data.validation`), or the only one named dev* or val*.
+    def validation_split(self, data: Data = DATA) -> Split:
+        """The split `data.validation`, or the only one named dev* or val*; with `data.folds`, the fold's speakers.
 
         Of several, `dev-clean` is taken: LibriSpeech's usual choice.
         """
-        return self._with_texts(self.validation_name(name), "validation", "data.validation")
+        return self._with_texts(self.validation_name(data), "validation", "data.validation")
 
-    def validation_name(self, name: str | None = None) -> str:
+    def validation_name(self, data: Data = DATA) -> str:
         """Name of the validation split, without opening it."""
-        found = self.validation_splits
-        return self._chosen(name, ["dev-clean"] if "dev-clean" in found else found, "validation", "data.validation")
+        if data.folds:
+            name = self._chosen(data.train, self.training_splits, "training", "data.train")
+            return Fold(name, data.fold, data.folds, validates=True).name
+        found = ["dev-clean"] if "dev-clean" in self.validation_splits else self.validation_splits
+        return self._chosen(data.validation, found, "validation", "data.validation")
 
     def _chosen(self, name: str | None, found: list[str], purpose: str, key: str) -> str:
         if name is None and len(found) == 1:
@@ -242,25 +281,6 @@ class Corpus:
                 f"Set {key} to a split with transcripts.",
             )
         return split
-
-
-@lru_cache(maxsize=8)
-def shared_utterances(corpus: Corpus, one: str, other: str) -> list[str]:
-    """Ids in the split `other` of utterances that are also in the split `one`: with equal text and equal features."""
-    ours, theirs = corpus.split(one), corpus.split(other)
-    places: dict[tuple[str, int], list[int]] = {}
-    for place, key in enumerate(_texts_with_lengths(ours)):
-        places.setdefault(key, []).append(place)
-    return [
-        theirs.ids[place]
-        for place, key in enumerate(_texts_with_lengths(theirs))
-        if any(torch.equal(theirs.utterance(place), ours.utterance(same)) for same in places.get(key, []))
-    ]
-
-
-def _texts_with_lengths(split: Split) -> Iterator[tuple[str, int]]:
-    """Yields (text, number of frames) of each utterance; nothing for a split without texts."""
-    return zip(split.texts, split.frames.tolist(), strict=True) if split.texts is not None else iter(())
 
 
 def stored_recordings(recordings: Sequence[Recording]) -> list[dict[str, Any]]:

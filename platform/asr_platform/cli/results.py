@@ -101,9 +101,10 @@ def confirm(
 ) -> None:  # fmt: skip
     """Trains the best configurations of the sweep NAME again.
 
-    Each is trained at full length from several new seeds. Decoding options replace those of the configuration in the
-    validations. Configurations are ranked by their means. The trainings are a sweep of their own, NAME-confirm-1.
-    Running the command again continues that sweep, or prints its result if it is complete.
+    Each is trained at full length from several new seeds; where the space has data.folds, for every fold of speakers.
+    Decoding options replace those of the configuration in the validations. Configurations are ranked by their means.
+    The trainings are a sweep of their own, NAME-confirm-1. Running the command again continues that sweep, or prints
+    its result if it is complete.
 
     \b
     For example:

@@ -76,7 +76,7 @@ def tune_decoding(
         raise InputError(f"minutes must be above 0, and {LONGEST_STUDY:g} at most, but got {minutes}", "Correct it.")
     begin, corpus = time.monotonic(), Corpus.open(data)
     if split is None:
-        split = corpus.validation_name(read_info(model).config.data.validation)
+        split = corpus.validation_name(read_info(model).config.data)
     recognizer, utterances = open_scored(model, data, split)
     own_model = recognizer.config.decoding.language_model
     if language_model is None and own_model is not None and recognizer.config.decoding.lm_weight:

@@ -48,8 +48,8 @@ class Feasibility:
     def __init__(self, space: Space, corpus: Corpus) -> None:
         self.space, self.corpus = space, corpus
         splits = space.config({}).data
-        corpus.validation_split(splits.validation)  # an error now rather than in the first trial
-        self.split = corpus.training_split(splits.train)
+        corpus.validation_split(splits)  # an error now rather than in the first trial
+        self.split = corpus.training_split(splits)
         self.tokenizer = cache(partial(corpus_tokenizer, corpus, self.split))
         self.vocabulary = remembered(lambda config: self.tokenizer(config).vocabulary)
         self.language_model = cache(load_language_model)
@@ -63,7 +63,7 @@ class Feasibility:
         config = self.space.config({})
         if not config.model.is_recogniser:
             return []
-        validation = self.corpus.validation_name(config.data.validation)
+        validation = self.corpus.validation_name(config.data)
         sentence = heard_voices(self.corpus, validation, [self.split.name])
         return [sentence] if sentence else []
 

@@ -67,7 +67,7 @@ class ModelCard:
         """The card in Markdown."""
         row, config = self.best.best or {}, self.space.config(self.best.params)
         parameters, rules = self.best.about.get("parameters", 0), self.space.settings.rules
-        training = self.corpus.training_split(config.data.train)
+        training = self.corpus.training_split(config.data)
         states = Counter(trial.state for trial in self.trials)
         environment = Environment(
             trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
@@ -94,7 +94,7 @@ class ModelCard:
             ties=self._ties(),
             objective=f"{OBJECTIVES[objective(row)]}: {objective_text(row)}",
             training=training,
-            validation=self.corpus.validation_split(config.data.validation),
+            validation=self.corpus.validation_split(config.data),
             alphabet=_alphabet(training),
             states=", ".join(f"{count} {state}" for state, count in states.items()),
             store=shlex.quote(self.store),

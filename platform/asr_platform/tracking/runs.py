@@ -265,7 +265,7 @@ def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]
     source = json.dumps({"uri": str(corpus.path.resolve())})
     found = []
     for use, name in splits.items():
-        summary = corpus.splits[name]
+        summary = corpus.summary(name)
         profile = {
             "utterances": summary.utterances,
             "hours": round(summary.seconds / 3600, 3),

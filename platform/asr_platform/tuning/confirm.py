@@ -1,6 +1,7 @@
 """Trains the best configurations of a sweep again from other seeds, to tell better configurations from luck.
 
-The best configurations are trained at full length from seeds that the sweep has not used, and ranked by their means. A
+The best configurations are trained at full length from seeds that the sweep has not used, and ranked by their means.
+Where the sweep validates on a fold of the training speakers (`data.folds`), each seed is trained once for every fold. A
 confirmation is a sweep of its own, whose space lists all its trials under `start`: it is recorded, shown and resumed
 like any sweep.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
 
-SEED, EPOCHS = "training.seed", "training.epochs"
+SEED, EPOCHS, FOLD = "training.seed", "training.epochs", "data.fold"
+REPEATED = (SEED, FOLD)  # keys in which the runs of one configuration differ
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class ConfirmedConfiguration:
 
     Args:
         trial: trial of the sweep that has the configuration.
-        leaves: all values of the configuration by key, except for the seed and the number of epochs.
+        leaves: all values of the configuration by key, except for the seed, the fold and the number of epochs.
         active: values of the active keys in which the candidates differ.
-        runs: trials of the confirmation with this configuration, one for each seed.
+        runs: trials of the confirmation with this configuration, one for each seed and fold.
     """
 
     trial: TrialRecord
@@ -82,6 +84,7 @@ class Confirmation:
     Args:
         name: name of the confirmation's sweep.
         seeds: number of seeds of each configuration.
+        folds: number of folds that each seed is trained for; 1: all validate on the same split.
         results: candidates with a complete run before others, then by number of failed runs, then by mean.
     """
 
@@ -89,6 +92,7 @@ class Confirmation:
     seeds: int
     results: list[ConfirmedConfiguration]
     interrupted: bool
+    folds: int = 1
 
     def as_tree(self) -> list[dict[str, Any]]:
         """Results of the confirmation as JSON objects, best first; error rates are fractions.
@@ -155,7 +159,8 @@ def confirm(
     elif not Ledger.open(home.studies, own).done:
         sweeps.resume(home, own, None, Limits(), None, display)
     ledger = Ledger.open(home.studies, own)
-    return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done)
+    folds = folds_of(chosen)[-1]
+    return Confirmation(own, seeds, results(chosen, ledger.trials()), interrupted=not ledger.done, folds=folds)
 
 
 def candidates(
@@ -179,6 +184,11 @@ def candidates(
     ]
 
 
+def folds_of(chosen: list[ConfirmedConfiguration]) -> list[int]:
+    """The folds that a confirmation validates on: [1] where the configurations have no `data.folds`."""
+    return list(range(1, (chosen[0].leaves["data.folds"] or 1) + 1))
+
+
 def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfiguration], seeds: list[int]) -> Space:
     """Space of a confirmation of the sweep `name`, which was searched with `space`; `start` lists all trials."""
     choices: dict[str, list[Any]] = {}
@@ -198,12 +208,15 @@ def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfigurat
     if KIND in choices:  # keys of one kind are the sweep's base in models of the other
         own = [key for key in choices if not all(has_meaning(key, kind) for kind in choices[KIND])]
         base |= {key: space.base.get(key, DEFAULTS[key]) for key in own}
+    folds = folds_of(chosen)
+    repeated = {SEED: seeds} | ({FOLD: folds} if len(folds) > 1 else {})
+    repetitions = [dict(zip(repeated, values, strict=True)) for values in product(*repeated.values())]
     tree = {
         "base": unflatten(base),
-        "vary": {**vary, SEED: {"choice": seeds}},
+        "vary": vary | {key: {"choice": values} for key, values in repeated.items()},
         # All configurations with the first seed come first, so that an interrupted confirmation can rank them.
-        "start": [{**candidate.active, SEED: seed} for seed in seeds for candidate in chosen],
-        "trials": len(seeds) * len(chosen),
+        "start": [{**candidate.active, **repetition} for repetition in repetitions for candidate in chosen],
+        "trials": len(repetitions) * len(chosen),
         "epochs": space.settings.epochs,
         "asha": {"grace": space.settings.epochs, "promotion": None},  # nothing stops early
         "budget": space.settings.budget,
@@ -216,8 +229,12 @@ def results(chosen: list[ConfirmedConfiguration], found: list[TrialRecord]) -> l
     """The candidates with their runs among the trials of a confirmation, best first."""
     for one in chosen:
         values = {key: as_text(value) if key in STRUCTURED else value for key, value in one.active.items()}
-        one.runs.extend(run for run in found if {**run.params, SEED: None} == {**values, SEED: None})
+        one.runs.extend(run for run in found if _unrepeated(run.params) == _unrepeated(values))
     return sorted(chosen, key=lambda one: (one.mean is None, one.failed, one.mean))
+
+
+def _unrepeated(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in REPEATED}
 
 
 def _has(ledger: Ledger, space: Space, corpus: Corpus) -> bool:
@@ -230,4 +247,4 @@ def _decoding_with(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _leaves(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config.model_dump(mode="json")) if key not in (SEED, EPOCHS)}
+    return {key: value for key, value in flatten(config.model_dump(mode="json")) if key not in (*REPEATED, EPOCHS)}

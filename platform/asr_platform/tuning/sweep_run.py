@@ -230,7 +230,7 @@ class SweepRun:
         return Outcome(
             name=self.sweep.name,
             corpus=self.sweep.corpus,
-            split=self.sweep.corpus.validation_split(self.space.config({}).data.validation).name,
+            split=self.sweep.corpus.validation_split(self.space.config({}).data).name,
             trials=trials,
             model=model,
             registered=registered.uri if registered else "",

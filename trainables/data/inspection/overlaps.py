@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import torch
@@ -82,3 +84,22 @@ def _overlap(one: Split, other: Split, ours: Places, theirs: Places) -> Overlap:
         relabelled=relabelled,
         pairs=[(one.ids[a], other.ids[b]) for a, b in pairs[:SHOWN]],
     )
+
+
+@lru_cache(maxsize=8)
+def shared_utterances(corpus: Corpus, one: str, other: str) -> list[str]:
+    """Ids in the split `other` of utterances that are also in the split `one`: with equal text and equal features."""
+    ours, theirs = corpus.split(one), corpus.split(other)
+    places: dict[tuple[str, int], list[int]] = {}
+    for place, key in enumerate(_texts_with_lengths(ours)):
+        places.setdefault(key, []).append(place)
+    return [
+        theirs.ids[place]
+        for place, key in enumerate(_texts_with_lengths(theirs))
+        if any(torch.equal(theirs.utterance(place), ours.utterance(same)) for same in places.get(key, []))
+    ]
+
+
+def _texts_with_lengths(split: Split) -> Iterator[tuple[str, int]]:
+    """Yields (text, number of frames) of each utterance; nothing for a split without texts."""
+    return zip(split.texts, split.frames.tolist(), strict=True) if split.texts is not None else iter(())

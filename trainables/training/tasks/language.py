@@ -36,14 +36,14 @@ class LanguageTask(Task):
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         super().__init__(config, corpus, device)
-        split = corpus.training_split(config.data.train)
+        split = corpus.training_split(config.data)
         tokenizer = corpus_tokenizer(corpus, split, config.tokenizer)
         torch.manual_seed(config.training.seed)
         model = LanguageModel(config.model, tokenizer.vocab_size).to(device)
         self.trained = TextModel(config, model, tokenizer, corpus.hash, text=corpus.preparation.text)
         more = read_texts(Path(config.data.text)) if config.data.text is not None else []
         self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
-        texts = corpus.validation_split(config.data.validation).texts or []
+        texts = corpus.validation_split(config.data).texts or []
         self.validation_data = DeviceTexts(texts, tokenizer, device)
         self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
         self.budget = float(config.training.batch_tokens)

@@ -45,8 +45,8 @@ class RecognitionTask(Task):
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
         super().__init__(config, corpus, device)
-        train_split = corpus.training_split(config.data.train)
-        validation_split = corpus.validation_split(config.data.validation)
+        train_split = corpus.training_split(config.data)
+        validation_split = corpus.validation_split(config.data)
         self.trained = build_recognizer(config, corpus, train_split, device)
         self.search = self.trained.search()
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer

@@ -113,13 +113,12 @@ def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
 
 
 def print_confirmation(console: Console, found: Confirmation) -> None:
-    """Prints configurations ranked by their means, the deviation between seeds, and the values that differ."""
+    """Prints configurations ranked by their means, the deviation between trainings, and the values that differ."""
     trials = [one.trial for one in found.results]
-    caption = (
-        f"{ranking_name(trials)} of each seed's best epoch; sd: standard deviation between the {found.seeds} seeds"
-    )
+    between = f"the {found.seeds} seeds" if found.folds == 1 else f"{found.seeds} seeds of {found.folds} folds"
+    caption = f"{ranking_name(trials)} of each training's best epoch; sd: standard deviation between {between}"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
-    for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "seeds", "parameters"):
+    for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "runs", "parameters"):
         table.add_column(heading, justify="right", no_wrap=True)
     for rank, one in enumerate(found.results, start=1):
         text = partial(_value_text, one.trial)

@@ -238,7 +238,7 @@ class MLflowCallback(Callback):
 
     def _datasets(self, config: Config) -> list[Any]:
         data = config.data
-        splits = {"train": self.corpus.training_name(data.train), "dev": self.corpus.validation_name(data.validation)}
+        splits = {"train": self.corpus.training_name(data), "dev": self.corpus.validation_name(data)}
         return datasets_of(self.corpus, splits)
 
 
