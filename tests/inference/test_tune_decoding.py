@@ -7,15 +7,19 @@ import time
 from pathlib import Path
 
 import babbler
+import numpy as np
 import optuna
 import pytest
+import scipy.stats
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from place import Run
 from tiny import Learned
 
 from asr_platform import load_model
 from asr_platform.inference import decoding_study
-from asr_platform.inference.decoding_study import FIRST, MOST_STEPS, PROBED, Study, wilcoxon_pruner
+from asr_platform.inference.decoding_study import FIRST, MOST_STEPS, PROBED, WORSE, Study, surely_worse
 from asr_platform.inference.evaluate import evaluate_model
 from asr_platform.inference.tune_decoding import tune_decoding
 from asr_platform.tracking.model_card import CARD
@@ -142,7 +146,7 @@ def test_a_worse_search_is_given_up(learned: Learned, tiny_corpus: Corpus) -> No
     study, bad = Study(learned.recognizer, tiny_corpus.split("train")), Decoding(method="beam", repeat_penalty=1000.0)
     study.batches = study.encode(range(20))
     assert len(study.batches) > 8
-    trials = optuna.create_study(pruner=wilcoxon_pruner())
+    trials = optuna.create_study()
     trial = trials.ask()
     good = study.search(Decoding(), trial)
     trials.tell(trial, good.errors.cer)
@@ -150,6 +154,17 @@ def test_a_worse_search_is_given_up(learned: Learned, tiny_corpus: Corpus) -> No
         with pytest.raises(optuna.TrialPruned):
             study.search(bad, trials.ask())
         assert study.found == {Decoding(): good, bad: None}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=4, max_size=10))
+def test_worse_beyond_chance_is_by_the_signed_rank_test(pairs: list[tuple[int, int]]) -> None:
+    """As SciPy has it: ties and zeros are usual in the error rates of small batches."""
+    rates, best = ([pair[place] / 7 for pair in pairs] for place in (0, 1))
+    differences = np.subtract(rates, best).round(9)
+    method = scipy.stats.PermutationMethod(n_resamples=2 ** len(pairs))
+    test = scipy.stats.wilcoxon(differences, alternative="greater", zero_method="zsplit", method=method)
+    assert surely_worse(rates, best) == (differences.mean() > 0 and test.pvalue < WORSE)
 
 
 def test_the_command_says_both_figures(place: Path, run: Run) -> None:
