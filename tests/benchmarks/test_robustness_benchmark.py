@@ -30,7 +30,7 @@ def test_a_row_for_each_change(tmp_path: Path) -> None:
     asked = ["--utterances", "2", "--plot", str(tmp_path / "plot.png"), "--json", str(tmp_path / "rows.json")]
     done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = {row["condition"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     assert {"clean", "white 20 dB", "pink 0 dB", "babble 5 dB", "room", "speed 0.8", "telephone"} <= {*rows}
     for name, row in rows.items():
         assert name in done.stdout

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_platform.analysis.error_breakdown import edits
-from asr_platform.analysis.kept_scores import Score, keep_score
+from asr_platform.analysis.kept_scores import Score, keep_scores
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.cli.main import cli
 from asr_platform.reporting.report import SECTIONS, report_page, write_report
@@ -200,10 +200,22 @@ def test_a_score_on_a_test_split_is_told(whole: ReportData, tmp_path: Path) -> N
     """Scores on other corpora, and on splits that the model was chosen by, are not told."""
     own = Score(whole.about["corpus_hash"], "test", 9, 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), "method=greedy")
     for score in (own, replace(own, split="dev", cer=0.111), replace(own, corpus_hash="another", cer=0.222)):
-        keep_score(tmp_path, score)
+        keep_scores(tmp_path, [score])
     text = Page(report_page(replace(whole, model=str(tmp_path)))).texts[""]
     assert f"Its model has {own}." in text
     assert "11.10%" not in text and "22.20%" not in text
+
+
+def test_errors_in_noise_are_told_where_they_were_measured(whole: ReportData, tmp_path: Path) -> None:
+    assert "platform evaluate --robustness scores the best model so" in Page(report_page(whole)).texts["conditions"]
+    clean = Score(whole.about["corpus_hash"], "dev", 9, 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), "method=greedy", "clean")
+    keep_scores(tmp_path, [clean, replace(clean, condition="white 0 dB", cer=0.75, cer_interval=(0.7, 0.8))])
+    page = Page(report_page(replace(whole, model=str(tmp_path))))
+    told = "The audio as it is has 12.50%; the worst, white 0 dB, 75.00%."
+    assert (
+        told in page.texts["conditions"]
+        and "of dev whose audio was changed (method=greedy)" in page.texts["conditions"]
+    )
 
 
 def test_it_says_how_far_the_sweep_has_come(home: Home, pages: dict[str, Page]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from asr_platform.analysis.bootstrap import ConfidenceInterval
+from asr_platform.analysis.bootstrap import ConfidenceInterval, error_interval
 from trainables.data.utterance import trains, validates
 from trainables.errors import InputError
+from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
 from trainables.inference.model_files import SCORES
 
@@ -21,6 +23,7 @@ class Score:
     Args:
         corpus_hash: hash of the corpus that the split belongs to.
         decoding: decoding options in words.
+        condition: what the audio was changed by (`asr_platform.inference.conditions`); None: the split's own features.
     """
 
     corpus_hash: str
@@ -31,6 +34,14 @@ class Score:
     wer: float
     wer_interval: tuple[float, float]
     decoding: str
+    condition: str | None = None
+
+    @classmethod
+    def of(cls, errors: UtteranceErrors, corpus_hash: str, decoding: str, condition: str | None = None) -> Score:
+        """The score of the errors in a split; other arguments as above."""
+        cer, wer = error_interval(errors), error_interval(errors, words=True)
+        rates = errors.cer, (cer.low, cer.high), errors.wer, (wer.low, wer.high)
+        return cls(corpus_hash, errors.split, len(errors.ids), *rates, decoding, condition)
 
     def __str__(self) -> str:
         cer, wer = ConfidenceInterval(*self.cer_interval), ConfidenceInterval(*self.wer_interval)
@@ -40,11 +51,16 @@ class Score:
         )
 
 
-def keep_score(model: Path, score: Score) -> None:
-    """Keeps a score in place of the one of the same split; does nothing where the directory cannot be written."""
-    others = [one for one in scores_of(model) if (one.corpus_hash, one.split) != (score.corpus_hash, score.split)]
+def keep_scores(model: Path, scores: Sequence[Score]) -> None:
+    """Keeps scores in place of those of the same split and condition, where the directory can be written."""
+    new = {_what(one) for one in scores}
+    others = [one for one in scores_of(model) if _what(one) not in new]
     with suppress(InputError), written_whole(model / SCORES) as file:
-        json.dump([asdict(one) for one in [*others, score]], file, indent=2)
+        json.dump([asdict(one) for one in [*others, *scores]], file, indent=2)
+
+
+def _what(score: Score) -> tuple[str, str, str | None]:
+    return score.corpus_hash, score.split, score.condition
 
 
 def scores_of(model: Path) -> list[Score]:
@@ -59,7 +75,14 @@ def scores_of(model: Path) -> list[Score]:
 
 def test_scores(model: Path, corpus_hash: str) -> list[Score]:
     """The scores that are kept of a model on test splits of a corpus."""
-    return [one for one in scores_of(model) if one.corpus_hash == corpus_hash and is_test(one.split)]
+    found = [one for one in scores_of(model) if one.corpus_hash == corpus_hash and is_test(one.split)]
+    return [one for one in found if one.condition is None]
+
+
+def condition_scores(model: Path) -> list[Score]:
+    """The scores of the latest split that a model was scored on in all conditions, the audio as it is first."""
+    found = [one for one in scores_of(model) if one.condition is not None]
+    return [one for one in found if (one.corpus_hash, one.split) == (found[-1].corpus_hash, found[-1].split)]
 
 
 def is_test(split: str) -> bool:

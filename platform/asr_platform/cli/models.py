@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,30 +47,46 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--compare", is_flag=True, help="Run every decoding method; of a transcript editor, its draft and 1 to 3 steps."
 )
-@json_option("A JSON object (--compare: a list); rates are fractions.")
-def evaluate(model: Path, data: Path, split: str, compare: bool, as_json: bool, **decoding: Any) -> None:
+@click.option(
+    "--robustness", is_flag=True, help="Score audio with noise, in a room, at other speeds, through a telephone."
+)
+@json_option("A JSON object (--compare, --robustness: a list); rates are fractions.")
+def evaluate(
+    model: Path, data: Path, split: str, compare: bool, robustness: bool, as_json: bool, **decoding: Any
+) -> None:
     """Scores MODEL on a split: CER and WER, or perplexity.
 
     CER and WER have 95% bootstrap intervals, and are broken down by speaker, the worst first, and by length. Decoding
-    options that are not given are the model's own.
+    options that are not given are the model's own. --robustness takes 250 utterances of the split at random; the report
+    and the model card have its table from then on.
 
     \b
     For example:
       platform evaluate mlruns/models/digits-1 --data corpora/digits --split dev
     """
     from asr_platform.cli.tables.comparison import methods_table, scores_table
-    from asr_platform.cli.tables.errors import print_breakdown
+    from asr_platform.cli.tables.errors import print_breakdown, print_conditions
+    from asr_platform.inference.conditions import evaluate_conditions
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
     changes = decoding_changes(decoding)
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")
+        if robustness:
+            raise InputError("--compare and --robustness are two tables", "Ask for them one after the other.")
         rows = compare_methods(model, data, split, changes)
         if as_json:
             click.echo(json.dumps(rows, indent=2))
         else:
             Console().print(methods_table(rows))
+        return
+    if robustness:
+        found = evaluate_conditions(model, data, split, changes)
+        if as_json:
+            click.echo(json.dumps([asdict(score) for score in found], indent=2))
+        else:
+            print_conditions(Console(), found)
         return
     scores = evaluate_model(model, data, split, changes)
     if as_json:

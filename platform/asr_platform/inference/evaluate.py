@@ -15,7 +15,7 @@ import torch
 
 from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, edits
-from asr_platform.analysis.kept_scores import Score, keep_score
+from asr_platform.analysis.kept_scores import Score, keep_scores
 from asr_platform.tracking.resolving import registered_language_model
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
@@ -73,10 +73,8 @@ def evaluate_model(
     recognizer, utterances = open_scored(model, data, split)
     options = decoding_with(recognizer.config, decoding)
     errors = _errors(recognizer, utterances, recognizer.search(options))
-    scores = _scores(errors)
-    kept = {key: scores[key] for key in ("utterances", "cer", "cer_interval", "wer", "wer_interval")}
-    keep_score(model, Score(Corpus.open(data).hash, split, decoding=in_words(options), **kept))
-    return scores | _breakdown(errors, utterances, recognizer.recipe)
+    keep_scores(model, [Score.of(errors, Corpus.open(data).hash, in_words(options))])
+    return _scores(errors) | _breakdown(errors, utterances, recognizer.recipe)
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:

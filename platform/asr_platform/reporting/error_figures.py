@@ -1,13 +1,15 @@
-"""Figures of the report on where the best model's errors lie: by length, noise and speaker."""
+"""Figures of the report on where the best model's errors lie: by length, noise, speaker and condition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import plotly.express as px
 import plotly.graph_objects as go
 
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker
+from asr_platform.analysis.kept_scores import condition_scores
 from asr_platform.analysis.text import counted
 from asr_platform.reporting.figures import ACCENT, INK, shortened, styled
 from asr_platform.reporting.page import Figure
@@ -72,6 +74,31 @@ def errors_by_speaker(data: ReportData) -> Figure | str:
     mean = sum(rates) / len(rates)
     verdict = f"The worst speaker has {rates[0]:.2f}%, where the mean of those shown is {mean:.2f}%."
     return Figure(styled(figure, HEIGHT, {"title": "", "type": "category"}, y), _caption(data.errors, ""), verdict)
+
+
+def errors_by_condition(data: ReportData) -> Figure | str:
+    """Figure with the CER of the best model on audio with noise, in a room, at other speeds and through a telephone."""
+    if data.errors is None:
+        return data.no_errors
+    scores = condition_scores(Path(data.model)) if data.model else []
+    if not scores:
+        return "Not measured: platform evaluate --robustness scores the best model so."
+    clean, worst = scores[0], max(scores, key=lambda one: one.cer)
+    figure = px.bar(
+        x=[str(one.condition) for one in scores],
+        y=[100 * one.cer for one in scores],
+        error_y=[100 * (one.cer_interval[1] - one.cer) for one in scores],
+        error_y_minus=[100 * (one.cer - one.cer_interval[0]) for one in scores],
+        hover_name=[f"CER {one.cer:.2%}, WER {one.wer:.2%}" for one in scores],
+    )
+    figure.update_traces(width=0.6, marker_color=ACCENT, error_y={"color": INK, "thickness": 1.2})
+    y = {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"}
+    caption = (
+        f"CER of the best model on {counted(clean.utterances, 'utterance')} of {clean.split} whose audio was changed "
+        f"({clean.decoding}); ratios are of signal to noise; bars are 95% intervals."
+    )
+    verdict = f"The audio as it is has {clean.cer:.2%}; the worst, {worst.condition}, {worst.cer:.2%}."
+    return Figure(styled(figure, HEIGHT, {"title": "", "type": "category", "tickangle": -45}, y), caption, verdict)
 
 
 def draw_groups(groups: Sequence[LengthGroup | NoiseGroup], names: Sequence[str], title: str) -> go.Figure:

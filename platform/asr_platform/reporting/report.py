@@ -17,7 +17,12 @@ from plotly.offline import get_plotlyjs
 from asr_platform.analysis.bootstrap import METHOD
 from asr_platform.analysis.leaderboard import latest
 from asr_platform.analysis.learning import REMEDIES, nothing_learned
-from asr_platform.reporting.error_figures import errors_by_length, errors_by_noise, errors_by_speaker
+from asr_platform.reporting.error_figures import (
+    errors_by_condition,
+    errors_by_length,
+    errors_by_noise,
+    errors_by_speaker,
+)
 from asr_platform.reporting.figures import history, importances, learning_curves, losses
 from asr_platform.reporting.page import Figure, rendered
 from asr_platform.reporting.parallel import parallel_coordinates
@@ -58,6 +63,7 @@ SECTIONS = [
     Section("lengths", "Errors by length", errors_by_length),
     Section("noise", "Errors by signal-to-noise ratio", errors_by_noise),
     Section("speakers", "Errors by speaker", errors_by_speaker),
+    Section("conditions", "Errors in noise, rooms and other conditions", errors_by_condition),
     Section("words", "Errors by word", "word_errors.html.jinja"),
     Section("transcripts", "Worst transcripts", "transcripts.html.jinja"),
     Section("attention", "Attention of the best model", "attention.html.jinja"),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
-from asr_platform.analysis.bootstrap import METHOD, CerInterval, error_interval
+from asr_platform.analysis.bootstrap import METHOD, CerInterval, ConfidenceInterval, error_interval
+from asr_platform.analysis.kept_scores import Score
 from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.text import enumerated_trials
 from asr_platform.study.ledger import TrialRecord
@@ -38,7 +39,7 @@ KINDS = {
     "transcript_editor": "A speech recogniser (transcript editor: a CTC draft, corrected as a whole).",
     "language_model": "A language model of transcripts.",
 }
-DECODING_HEADING, TRAINING_HEADING = "## Decoding", "## Training data"
+DECODING_HEADING, CONDITIONS_HEADING, TRAINING_HEADING = "## Decoding", "## Robustness", "## Training data"
 LONGEST_ALPHABET = 80  # characters; a longer one is not listed
 
 
@@ -135,13 +136,37 @@ def decoding_section(own: OwnDecoding, confidence: Confidence | None) -> str:
 
 
 def with_decoding(card: str, own: OwnDecoding, confidence: Confidence | None) -> str:
-    """A card with the section on decoding options added before the training data, or replaced."""
-    before, found, after = card.partition(DECODING_HEADING + "\n")
+    """A card with the section on decoding options."""
+    return _with_section(card, DECODING_HEADING, decoding_section(own, confidence))
+
+
+def with_conditions(card: str, scores: Sequence[Score]) -> str:
+    """A card with the section on noise, rooms, speed and bandwidth."""
+    lines = [
+        CONDITIONS_HEADING,
+        "",
+        f"The audio of {scores[0].utterances:,} utterances of {scores[0].split}, changed and transcribed anew "
+        f"({scores[0].decoding}). Ratios are of signal to noise; intervals: 95%.",
+        "",
+        "| condition | CER | interval | WER | interval |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {one.condition} | {one.cer:.2%} | {ConfidenceInterval(*one.cer_interval)} | {one.wer:.2%} "
+            f"| {ConfidenceInterval(*one.wer_interval)} |"
+            for one in scores
+        ),
+    ]
+    return _with_section(card, CONDITIONS_HEADING, "\n".join(lines) + "\n\n")
+
+
+def _with_section(card: str, heading: str, section: str) -> str:
+    """A card with a section added before the training data, or in place of the one that it has."""
+    before, found, after = card.partition(heading + "\n")
     if found:
         rest = after.partition("\n## ")
-        return before + decoding_section(own, confidence) + "".join(rest[1:]).removeprefix("\n")
+        return before + section + "".join(rest[1:]).removeprefix("\n")
     before, found, after = card.partition(TRAINING_HEADING + "\n")
-    return (before if found else card + "\n") + decoding_section(own, confidence) + found + after
+    return (before if found else card + "\n") + section + found + after
 
 
 def _interval(errors: UtteranceErrors, words: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
+from asr_platform.analysis.kept_scores import Score
 from asr_platform.cli.printing import say
 
 SHOWN_SPEAKERS = 10
+CONDITION = 14  # width of a condition's name
 GROUPS = [  # heading, key of the scores, keys of a group's lowest and highest value
     ("characters", "lengths", "shortest", "longest"),
     ("signal-to-noise (dB)", "noise", "lowest", "highest"),
@@ -37,6 +39,22 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         if len(groups := scores.get(key, [])) > 1:
             rows = [(f"{one[lowest]:.0f}–{one[highest]:.0f}", one) for one in groups]
             console.print(group_table(heading, rows))
+
+
+def print_conditions(console: Console, scores: Iterable[Score]) -> None:
+    """Prints error rates in each condition as they are found."""
+    heading = True
+    for one in scores:
+        if heading:
+            say(console, f"{one.utterances:,} utterances of {one.split}, decoded with {one.decoding}; intervals: 95%")
+            console.print(f"{'':{CONDITION}}{'CER':>8}  {'interval':<15}{'WER':>8}  interval", highlight=False)
+            heading = False
+        cer, wer = ConfidenceInterval(*one.cer_interval), ConfidenceInterval(*one.wer_interval)
+        console.print(
+            f"{one.condition:{CONDITION}}{one.cer:8.2%}  {cer!s:<15}{one.wer:8.2%}  {wer}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:
