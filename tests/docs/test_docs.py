@@ -41,7 +41,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
 LONGEST_README = 150  # lines
 HW4 = "hw4_data/hw4p2_data"
-# Commands that take long, or need a model of this corpus or a sweep that runs: other tests try them on smaller data.
+# Commands that take long, or need a model of this corpus, its audio or a sweep that runs: other tests try them on smaller data.
 # Here their options and files are checked.
 SLOW = {
     "check",
@@ -64,6 +64,7 @@ SLOW = {
     "prepare kaldi",
     "prepare librispeech",
     "prepare synthetic",
+    "--robustness",
 }
 
 
@@ -128,7 +129,7 @@ def test_commands_run(
     if words[0] == "--storage":  # addresses of nobody: those of a sweep are tried elsewhere
         assert words[2] == "--ledger"
         words = words[4:]
-    if SLOW & {words[0], " ".join(words[:2])}:
+    if SLOW & {words[0], " ".join(words[:2]), words[-1]}:
         monkeypatch.chdir(place)
         check_options(words)
         return
