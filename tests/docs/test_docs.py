@@ -41,8 +41,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]*))?\)")
 LONGEST_README = 150  # lines
 HW4 = "hw4_data/hw4p2_data"
-# Commands that take long, or need a model of this corpus, its audio or a sweep that runs: other tests try them on smaller data.
-# Here their options and files are checked.
+# Commands that take long, or need audio, a model of this corpus or a sweep that runs: other tests try them on smaller
+# data. Here their options and files are checked.
 SLOW = {
     "check",
     "sweep",

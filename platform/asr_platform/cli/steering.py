@@ -24,8 +24,8 @@ TRIAL = click.argument("trial", type=click.IntRange(0), shell_complete=trial_num
 def stop(home: Path, name: str, trial: int) -> None:
     """Ends a trial of the running sweep NAME.
 
-    The trial counts as pruned, and its workers end after their present epoch. Its best checkpoint may still become the
-    sweep's model. If no driver runs, the trial is ended when the sweep goes on.
+    The trial counts as pruned, and its workers end within seconds. Its best checkpoint may still become the sweep's
+    model. If no driver runs, the trial is ended when the sweep goes on.
 
     \b
     For example:
@@ -41,8 +41,8 @@ def stop(home: Path, name: str, trial: int) -> None:
 def pause(home: Path, name: str, trial: int) -> None:
     """Pauses a trial of the running sweep NAME.
 
-    Other trials get its place once its workers have ended their present epoch, which is trained again later. A sweep of
-    which only paused trials are left ends, and can be continued.
+    Its workers end within seconds; others get their place. The epoch that they were in is trained again later.
+    A sweep of which only paused trials are left ends, and can be continued.
 
     \b
     For example:

@@ -37,6 +37,20 @@ def default_cpus() -> float:
     return float(get_num_cpus())
 
 
+def silent_progress() -> Any:
+    """The callback by which Ray Tune prints of each trial, without printing.
+
+    With `verbose=0` it still prints a line of a trial that is stopped in the middle of an epoch.
+    """
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class SilentProgress(TrialProgressCallback):
+        def _print(self, msg: str) -> None:
+            pass
+
+    return SilentProgress()
+
+
 def silence_workers() -> None:
     """Stops Ray from printing that a worker has died, which `log_to_driver=False` does not."""
     worker._worker_logs_enabled = False

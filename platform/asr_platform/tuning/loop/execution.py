@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ray import tune
 from ray.tune.experiment import Trial
 
+from asr_platform.compat.ray import silent_progress
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import trial_name
 from asr_platform.study.callbacks import Callback
@@ -62,7 +63,7 @@ def execute(proposer: Proposer, stopper: RungStopper, recorder: Recorder, interr
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder),
-            callbacks=[recorder],
+            callbacks=[recorder, silent_progress()],
             stop=interrupt,
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # Ray Train keeps the checkpoints

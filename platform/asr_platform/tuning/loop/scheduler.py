@@ -42,7 +42,7 @@ class RungStopper(NotPickled, FIFOScheduler):
         self.controller = tune_controller
 
     def end(self, trials: Sequence[Trial], number: int) -> None:
-        """Ends a trial for Ray Tune, as complete, if it is in training; its workers end after their present epoch.
+        """Ends a trial for Ray Tune, as complete, if it is in training; its workers are ended within seconds.
 
         Must be called between two events of Ray Tune's loop.
 
