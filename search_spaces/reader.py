@@ -24,6 +24,7 @@ from trainables.errors import InputError
 
 SHIPPED = Path(__file__).parent / "shipped"
 FIXED = {
+    "data.folds": "trials are compared on the same speakers; platform confirm trains every fold",
     "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
 }
 """Keys that a sweep's trials must share, and why."""

@@ -263,7 +263,8 @@ def _validation(config: Config, facts: Facts) -> list[Violation]:
 def _split_names(config: Config, facts: Facts) -> tuple[str, str | None]:
     """Names of the training and the validation split; None if the latter depends on a corpus that is not known."""
     if facts.corpus is None:
-        return config.data.train or TRAIN, config.data.validation
+        name = config.data.train or TRAIN
+        return name, f"fold {config.data.fold} of its speakers" if config.data.folds else config.data.validation
     return facts.corpus.training_name(config.data), facts.corpus.validation_name(config.data)
 
 

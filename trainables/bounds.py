@@ -6,6 +6,7 @@ MOST_EPOCHS = 100_000
 MOST_TRIALS = 1_000_000
 MOST_TOKENS = 1_000_000  # tokens of a vocabulary
 MOST_WORKERS = 100_000
+HIGHEST_PRICE = 1e9  # of a node for an hour
 MOST_UTTERANCES = 10_000_000  # utterances of a corpus
 MOST_SEEDS = 1_000
 LONGEST_PIECE = 86_400.0  # seconds of audio transcribed at once

@@ -18,6 +18,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from asr_platform.inference.conditions import CLEAN, NOISES
 from search_spaces.reader import load_space
 from trainables.data.importers.fsdd import fsdd_utterances
 
-NOISES = ("white", "pink", "babble")
-SCORED = ("dev", "clean", *(f"{noise} 10 dB" for noise in NOISES))
+CONDITIONS = [CLEAN, *(f"{noise} 10 dB" for noise in NOISES)]  # of the speaker held out
+SCORED = ["dev", *CONDITIONS]
 
 
 class Run(NamedTuple):
@@ -45,7 +47,7 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> list[str | int]:
-        return [Path(self.base).stem, self.speaker, self.seed]
+        return [Path(self.base).stem, self.speaker, self.seed, self.train, self.test]
 
 
 def corpus_without(speaker: str, recordings: Path, work: Path, train: int, test: int) -> Path:
@@ -53,7 +55,7 @@ def corpus_without(speaker: str, recordings: Path, work: Path, train: int, test:
     from trainables.data.features import FeatureRecipe
     from trainables.data.prepare import prepare
 
-    folder = work / f"without-{speaker}"
+    folder = work / f"without-{speaker}-{train}-{test}"
     if not (folder / "corpus.json").is_file():
         utterances = fsdd_utterances(recordings, [speaker], train=train, dev=test, test=test)
         prepare(utterances, FeatureRecipe(), folder, "fsdd", jobs=1)
@@ -63,11 +65,9 @@ def corpus_without(speaker: str, recordings: Path, work: Path, train: int, test:
 def score(run: Run) -> dict[str, Any]:
     """Trains and scores; WER and CER as fractions."""
     import torch
-    from robustness import Changes, measure
 
-    from asr_platform.inference.evaluate import references_of
+    from asr_platform.inference.conditions import errors_in_conditions
     from trainables.data.corpus import Corpus
-    from trainables.data.inspection.signals import audio_of
     from trainables.inference.recognizer import Recognizer
     from trainables.training.loop import Trainer
 
@@ -83,12 +83,10 @@ def score(run: Run) -> dict[str, Any]:
     recognizer = trainer.task.trained
     assert isinstance(recognizer, Recognizer)
     rows: dict[str, Any] = {}
-    for name in SCORED:
-        split = corpus.split("dev" if name == "dev" else "test")
-        audio = [samples for place in range(len(split)) if (samples := audio_of(split, place)) is not None]
-        change = Changes(audio).named["clean" if name == "dev" else name]
-        row = measure(recognizer, audio, change, references_of(recognizer, split), split.ids, None)
-        rows[name] = {rate: round(float(row[rate]), 5) for rate in ("cer", "wer")}  # type: ignore[arg-type]
+    for split, names in (("dev", [CLEAN]), ("test", CONDITIONS)):
+        for name, errors in errors_in_conditions(recognizer, corpus.split(split), recognizer.transcribe, names):
+            rates = {"cer": round(errors.cer, 5), "wer": round(errors.wer, 5)}
+            rows[split if split == "dev" else name] = rates
     return {"key": run.key, "cpu_seconds": round(seconds), "errors": rows}
 
 
@@ -112,7 +110,7 @@ def main() -> None:
             for seed in options.seeds for speaker in speakers for base in options.bases]  # fmt: skip
     known = [row["key"] for row in rows]
     missing = [] if options.report else [run for run in runs if run.key not in known]
-    for speaker in speakers:
+    for speaker in {run.speaker for run in missing}:  # before two trainings make the same one
         corpus_without(speaker, options.recordings, options.work, options.train, options.test)
     with (
         ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool,
@@ -127,36 +125,43 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]], bases: list[str]) -> None:
-    """Prints a table of the errors of each base."""
+    """Prints a table of the errors of each base, on the speakers and seeds that the first base has too."""
+    done = {base: {tuple(row["key"][1:]): row for row in rows if row["key"][0] == base} for base in bases}
     print(f"{'base':>16}  {'scored on':>12}  {'CER':>6}  {'WER':>6}  {'interval':>13}  {'of the first':>20}")
-    for base in bases:
-        for name in SCORED:
-            cer_S, wer_S = (by_speaker(rows, base, name, rate) for rate in ("cer", "wer"))
-            both = [speaker for speaker in wer_S if speaker in by_speaker(rows, bases[0], name, "wer")]
-            first_S = by_speaker(rows, bases[0], name, "wer")
-            low, high = interval(np.array([[wer_S[one]] for one in wer_S]), lambda x: float(x[:, 0].mean()))
-            pairs = np.array([[wer_S[one], first_S[one]] for one in both])
-            ratio = interval(pairs, lambda x: float(x[:, 0].mean() / x[:, 1].mean()))
-            middle = pairs[:, 0].mean() / pairs[:, 1].mean()
-            print(f"{base:>16}  {name:>12}  {np.mean(list(cer_S.values())):6.1%}  {np.mean(list(wer_S.values())):6.1%}"
-                  f"  {100 * low:5.1f}–{high:6.1%}  {middle:6.2f} [{ratio[0]:.2f}, {ratio[1]:.2f}]")  # fmt: skip
-        seconds = [row["cpu_seconds"] for row in rows if row["key"][0] == base]
-        print(f"{base:>16}  {len(seconds)} trainings of {np.mean(seconds):.0f} CPU seconds")
+    for base, own in done.items():
+        common = [key for key in own if key in done[bases[0]]]
+        for name in SCORED if common else ():
+            cer_S = by_speaker([own[key] for key in common], name, "cer")
+            pairs_S2 = np.stack(
+                [by_speaker([each[key] for key in common], name, "wer") for each in (own, done[bases[0]])], axis=1
+            )
+            low, high = interval(pairs_S2, lambda pairs: float(pairs[:, 0].mean()))
+            least, most = interval(pairs_S2, ratio)
+            print(f"{base:>16}  {name:>12}  {cer_S.mean():6.1%}  {pairs_S2[:, 0].mean():6.1%}"
+                  f"  {100 * low:5.1f}–{high:6.1%}  {ratio(pairs_S2):6.2f} [{least:.2f}, {most:.2f}]")  # fmt: skip
+        seconds = [own[key]["cpu_seconds"] for key in common]
+        print(f"{base:>16}  {len(common)} trainings of {np.mean(seconds or 0):.0f} CPU seconds")
 
 
-def by_speaker(rows: list[dict[str, Any]], base: str, name: str, rate: str) -> dict[str, float]:
-    """Error rates of the speakers held out, means over seeds."""
+def by_speaker(rows: list[dict[str, Any]], name: str, rate: str) -> npt.NDArray[np.float64]:
+    """Error rates of the speakers held out (S,), in alphabetical order, means over seeds."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        if row["key"][0] == base:
-            found.setdefault(row["key"][1], []).append(row["errors"][name][rate])
-    return {speaker: float(np.mean(rates)) for speaker, rates in found.items()}
+        found.setdefault(row["key"][1], []).append(row["errors"][name][rate])
+    return np.array([np.mean(found[speaker]) for speaker in sorted(found)])
 
 
-def interval(values: npt.NDArray[np.float64], statistic: Any) -> tuple[float, float]:
-    """95% interval of a statistic of rows, which a bootstrap draws."""
+def ratio(pairs_S2: npt.NDArray[np.float64]) -> float:
+    """Mean error rate of the first column over that of the second."""
+    return float(pairs_S2[:, 0].mean() / pairs_S2[:, 1].mean())
+
+
+def interval(
+    values_S2: npt.NDArray[np.float64], statistic: Callable[[npt.NDArray[np.float64]], float]
+) -> tuple[float, float]:
+    """95% interval of a statistic of speakers, which a bootstrap draws."""
     random = np.random.default_rng(0)
-    drawn = [statistic(values[random.integers(0, len(values), len(values))]) for _ in range(2000)]
+    drawn = [statistic(values_S2[random.integers(0, len(values_S2), len(values_S2))]) for _ in range(2000)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 

@@ -29,6 +29,19 @@ def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
     assert "ours:" in found and "reference:" in found and "ratio:" in found
 
 
+def test_errors_in_new_voices_are_printed_with_intervals(speech_data: Path, tmp_path: Path) -> None:
+    model = "{d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}"
+    for name, layers in (("one", 1), ("two", 2)):
+        space = f"base: {{model: {model}}}\nvary: {{model.encoder_layers: {{int: [{layers}, 3]}}}}\nepochs: 1\n"
+        (tmp_path / f"{name}.yaml").write_text(space)
+    sizes = ["--train", "8", "--test", "4", "--seeds", "0", "--speakers", "theo", "--processes", "1"]
+    about = [str(speech_data / "fsdd"), str(tmp_path / "work"), str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]
+    found = started(sys.executable, str(HERE / "new_voices.py"), *about, *sizes)
+    assert started(sys.executable, str(HERE / "new_voices.py"), *about, *sizes, "--report") in found
+    rows = [line.split() for line in found.splitlines()]
+    assert {row[1] for row in rows if row[:1] == ["two"]} >= {"dev", "clean", "white", "babble"}
+
+
 def test_the_table_of_a_gpu_is_made_without_one() -> None:
     sizes = ["--space", "synthetic", "--narrow", "--hours", "0.01", "--updates", "1", "--seconds", "10", "20"]
     about = {"SKIP_TESTS": "1", "PYTHON": sys.executable, "LIMIT": "480"}

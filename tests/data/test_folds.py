@@ -15,7 +15,9 @@ from trainables.config_data import Data
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.folds import Fold, balanced
+from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
+from trainables.inference.recognizer import Recognizer
 from trainables.training.loop import train
 
 SPEAKERS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.floats(0.5, 30)), min_size=1, max_size=40)
@@ -91,6 +93,8 @@ def test_a_model_learns_from_other_voices_than_it_is_validated_on(voices: Corpus
     model = train(config, voices, lambda metrics, save: rows.append(metrics))
     heard = voices.training_split(config.data)
     assert rows[0]["audio_hours"] == pytest.approx(heard.seconds.sum() / 3600)
+    whole = corpus_tokenizer(voices, voices.split("train"), config.tokenizer)
+    assert isinstance(model, Recognizer) and model.tokenizer.content_hash == whole.content_hash
     assert model.config.data.folds == 2
 
 

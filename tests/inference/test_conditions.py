@@ -72,7 +72,9 @@ def test_every_face_has_the_table(spoken: Path, run: Run) -> None:
     assert {row["condition"] for row in rows} <= {*shown}
     assert run("evaluate", "listener", "--data", "recorded", "--split", "dev").code == 0
     model = spoken / "listener"
-    assert [one.condition for one in condition_scores(model)] == [row["condition"] for row in rows]
+    assert [one.condition for one in condition_scores(model, Corpus.open(spoken / "recorded").hash)] == [
+        row["condition"] for row in rows
+    ]
     assert len(scores_of(model)) == len(rows) + 1, "the split's own features have a score of theirs"
     card = (model / CARD).read_text()
     assert card.count("## Robustness") == 1 and card.index("## Robustness") < card.index("## Training data")

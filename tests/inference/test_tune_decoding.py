@@ -167,6 +167,17 @@ def test_worse_beyond_chance_is_by_the_signed_rank_test(pairs: list[tuple[int, i
     assert surely_worse(rates, best) == (differences.mean() > 0 and test.pvalue < WORSE)
 
 
+def test_worse_beyond_chance_in_many_batches() -> None:
+    """From random signs, where SciPy has a normal distribution."""
+    random = np.random.default_rng(0)
+    for shift in (-0.05, 0.0, 0.02, 0.05, 0.2):
+        best = random.normal(0.3, 0.1, 40)
+        rates = best + random.normal(shift, 0.1, 40)
+        expected = scipy.stats.wilcoxon(rates - best, alternative="greater").pvalue
+        if abs(expected - WORSE) > 0.02:
+            assert surely_worse(rates.tolist(), best.tolist()) == (expected < WORSE)
+
+
 def test_the_command_says_both_figures(place: Path, run: Run) -> None:
     babbler.save_model(Corpus.open(place / "corpus"), place / "tuned")
     ended = run("tune-decoding", "tuned", "--data", "corpus", "--minutes", "5")

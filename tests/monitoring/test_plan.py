@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from rich.console import Console
 
 from asr_platform.cli.tables.monitoring import print_plan
 from asr_platform.monitoring import plan as plans
+from asr_platform.monitoring.growth import enough_nodes, growth
 from asr_platform.monitoring.plan import (
     LEAST_PRICED,
     PROPOSALS,
+    Nodes,
     ends_of_kinds,
     expense,
     plan,
@@ -32,6 +35,7 @@ from search_spaces.reader import parse_space
 from search_spaces.settings import Settings
 from search_spaces.space import Space
 from trainables.data.corpus import Corpus
+from trainables.errors import InputError
 from trainables.training.profile import Profile
 from trainables.training.workload import Workload
 
@@ -217,6 +221,52 @@ def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
     assert f"{found.parameters['max']:,}" in printed
     assert "of 7 trials reach it" in printed
     assert "device time" in printed and "disk" in printed
+
+
+@given(
+    epochs=st.integers(1, 8), trials=st.integers(1, 30), nodes=st.integers(1, 70), each=st.integers(0, 3),
+    driver=st.floats(0, 1),
+)  # fmt: skip
+@configured(max_examples=30)
+def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
+    epochs: int, trials: int, nodes: int, each: int, driver: float
+) -> None:
+    """Every trial is trained to its end, so that more places are never slower."""
+    how, costs = settings(epochs, grace=epochs), [cost(1, epochs)] * trials
+
+    def simulated(concurrency: int) -> list[Simulation]:
+        return [simulate(costs, how, concurrency, np.random.default_rng(0), driver=driver)]
+
+    found = growth(nodes, 2.0, lambda count: count * each, simulated, 10.0)
+    if not each:
+        assert found == []
+        return
+    assert [one.nodes for one in found] == sorted({*(2**power for power in range(7) if 2**power < nodes), nodes})
+    seconds = [3600 * one.wall_hours for one in found]
+    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(seconds))
+    assert seconds[-1] >= 10 + max(epochs * driver * trials, epochs) - 1e-6, "the driver acts on one after the other"
+    assert all(one.price == pytest.approx(2 * one.nodes * one.wall_hours) for one in found)
+    gains = {one.nodes: later.wall_hours / one.wall_hours for one, later in pairwise(found)}
+    enough = enough_nodes(found)
+    assert all((gain > 0.9) == (count == enough) for count, gain in gains.items() if count <= enough)
+
+
+def test_a_plan_for_a_cluster_that_is_not_there(tiny_corpus: Corpus) -> None:
+    """With eight trials, a ninth place has none."""
+    how = space(asha={"grace": 4, "promotion": None})
+    found = plan(how, tiny_corpus, 8, Options(workers_per_trial=1), nodes=Nodes(1000, 0.5))
+    here = plan(how, tiny_corpus, 8, Options(workers_per_trial=1), profiled=False).concurrency
+    assert found.concurrency == 1000 * here and found.growth[0].concurrency == here
+    assert [one.nodes for one in found.growth] == [*(2**power for power in range(10)), 1000]
+    assert found.growth[-1].wall_hours <= found.growth[0].wall_hours
+    console = Console(width=100, record=True)
+    print_plan(console, found)
+    printed = console.export_text()
+    enough = enough_nodes(found.growth)
+    assert enough <= 8 and f"more nodes than {enough} are of little use" in printed
+    assert f"{found.growth[-1].price:,.2f}" in printed
+    with pytest.raises(InputError, match="nodes=0"):
+        growth(0, None, lambda count: 1, lambda concurrency: [], 0.0)
 
 
 def test_a_budget_halves_the_space(tiny_corpus: Corpus) -> None:

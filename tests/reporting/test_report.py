@@ -209,7 +209,8 @@ def test_a_score_on_a_test_split_is_told(whole: ReportData, tmp_path: Path) -> N
 def test_errors_in_noise_are_told_where_they_were_measured(whole: ReportData, tmp_path: Path) -> None:
     assert "platform evaluate --robustness scores the best model so" in Page(report_page(whole)).texts["conditions"]
     clean = Score(whole.about["corpus_hash"], "dev", 9, 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), "method=greedy", "clean")
-    keep_scores(tmp_path, [clean, replace(clean, condition="white 0 dB", cer=0.75, cer_interval=(0.7, 0.8))])
+    noisy = replace(clean, condition="white 0 dB", cer=0.75, cer_interval=(0.7, 0.8))
+    keep_scores(tmp_path, [clean, noisy, replace(noisy, corpus_hash="another", cer=0.99)])
     page = Page(report_page(replace(whole, model=str(tmp_path))))
     told = "The audio as it is has 12.50%; the worst, white 0 dB, 75.00%."
     assert (

@@ -24,7 +24,7 @@ from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record
 from asr_platform.tuning.cluster import Options
-from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, results
+from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, folds_of, results
 from search_spaces.reader import load_space, shipped
 from search_spaces.space import Space
 from trainables.config import Config
@@ -104,6 +104,24 @@ def test_the_ledger_proposes_them_all_and_their_results_are_told_apart() -> None
     assert [run.number for run in found[0].runs] == [3, 7, 11]
     assert found[0].values == pytest.approx([0.203, 0.207, 0.211])
     assert found[0].mean == pytest.approx(0.207) and found[0].deviation == pytest.approx(0.004)
+
+
+def test_every_seed_is_trained_for_every_fold() -> None:
+    """And a configuration without some of the folds ranks behind those that have all: folds differ."""
+    space = records.space(SPACE.replace("base:\n", "base:\n  data: {folds: 3}\n"))
+    chosen = candidates(space, trials_of(space, 2), 2, {})
+    assert folds_of(chosen) == [1, 2, 3]
+    again = confirmation_space(space, "small", chosen, [7, 8])
+    assert again.settings.trials == 2 * 3 * 2
+    runs = [(again.config(values).training.seed, again.config(values).data.fold) for values in again.start]
+    assert sorted(runs) == sorted(2 * [(seed, fold) for seed in (7, 8) for fold in (1, 2, 3)])
+    assert [fold for _, fold in runs[:4]] == [1, 1, 2, 2], "all configurations have a fold before the next"
+    found = [
+        records.trial(number, "complete", [0.5 - (number % 2) / 10], params)
+        for number, params in enumerate(proposals(again)[:-1])
+    ]
+    whole, short = results(chosen, found)
+    assert (len(whole.values), len(short.values)) == (6, 5) and (whole.mean or 0) > (short.mean or 0)
 
 
 def test_the_same_configuration_is_confirmed_once() -> None:

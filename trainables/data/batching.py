@@ -71,15 +71,22 @@ class Normalizer:
 
 
 class DeviceSplit:
-    """Features and tokens of a split as flat buffers on a device."""
+    """Features and tokens of a split as flat buffers on a device.
 
-    def __init__(self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device) -> None:
+    Args:
+        features: the split's features, where another split of the same tensor has them on the device already.
+    """
+
+    def __init__(
+        self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device,
+        features: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.split = split
         self.normalizer = normalizer
         self.device = device
         self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device)
         self.token_counts = self.texts.token_counts
-        self.features = split.features.to(device)
+        self.features = split.features.to(device) if features is None else features
         self.frames = torch.from_numpy(split.frames).to(device)
         self.frame_offsets = torch.from_numpy(split.offsets).to(device)
 

@@ -182,8 +182,7 @@ class Corpus:
         Raises:
             InputError: there is no such split or fold, or its file is damaged.
         """
-        fold = Fold.named(name)
-        if name not in self.splits and fold and fold.split in self.splits:
+        if fold := self._fold(name):
             whole = self.split(fold.split)
             return whole.part(name, fold.places(whole.speakers, whole.seconds))
         if name not in self.splits:
@@ -203,6 +202,15 @@ class Corpus:
                 "The files are of two corpora: prepare the corpus again.",
             )
         return split
+
+    def undivided(self, split: Split) -> Split:
+        """The split that a fold is a part of; any other split itself."""
+        fold = self._fold(split.name)
+        return self.split(fold.split) if fold else split
+
+    def _fold(self, name: str) -> Fold | None:
+        fold = Fold.named(name)
+        return fold if name not in self.splits and fold and fold.split in self.splits else None
 
     def summary(self, name: str) -> SplitSummary:
         """Size of a split or of a fold; raises as `split` does."""
@@ -245,13 +253,13 @@ class Corpus:
 
         Of several, `dev-clean` is taken: LibriSpeech's usual choice.
         """
-        return self._with_texts(self.validation_name(data), "validation", "data.validation")
+        key = "data.train" if data.folds else "data.validation"
+        return self._with_texts(self.validation_name(data), "validation", key)
 
     def validation_name(self, data: Data = DATA) -> str:
         """Name of the validation split, without opening it."""
-        if data.folds:
-            name = self._chosen(data.train, self.training_splits, "training", "data.train")
-            return Fold(name, data.fold, data.folds, validates=True).name
+        if data.folds and (trained := Fold.named(self.training_name(data))):
+            return replace(trained, validates=True).name
         found = ["dev-clean"] if "dev-clean" in self.validation_splits else self.validation_splits
         return self._chosen(data.validation, found, "validation", "data.validation")
 
@@ -281,24 +289,6 @@ class Corpus:
                 f"Set {key} to a split with transcripts.",
             )
         return split
-
-
-def stored_recordings(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
-    """Recordings as the column `recordings` has them, with absolute paths; empty where a path is not valid Unicode."""
-    paths = [None if part.path is None else str(part.path.absolute()) for part in recordings]
-    if any(path and not _is_unicode(path) for path in paths):
-        return []
-    return [
-        {"path": path, "offset": part.offset, "duration": part.duration}
-        for path, part in zip(paths, recordings, strict=True)
-    ]
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _tensor(values: list[float] | None) -> torch.Tensor | None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,6 @@ from trainables.data.corpus import (
     Description,
     Preparation,
     SplitSummary,
-    stored_recordings,
 )
 from trainables.data.features import FeatureRecipe
 from trainables.data.utterance import Recording, storable, trains
@@ -280,3 +279,21 @@ def _encoded(word: str, name: str) -> bytes:
         return word.encode()
     except UnicodeEncodeError:
         raise InputError(f"{name!r}: {word!r} is not valid Unicode", "Correct or remove it.") from None
+
+
+def stored_recordings(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+    """Recordings as the column `recordings` has them, with absolute paths; empty where a path is not valid Unicode."""
+    paths = [None if part.path is None else str(part.path.absolute()) for part in recordings]
+    if any(path and not _is_unicode(path) for path in paths):
+        return []
+    return [
+        {"path": path, "offset": part.offset, "duration": part.duration}
+        for path, part in zip(paths, recordings, strict=True)
+    ]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False

@@ -67,9 +67,8 @@ class Fold:
             )
         fold_of = balanced([str(speaker) for speaker in speakers], seconds.tolist(), self.folds)
         if len(fold_of) < self.folds:
-            raise InputError(
-                f"data.folds: {self.folds}: {self.split} has {len(fold_of)} speakers", f"Say at most {len(fold_of)}."
-            )
+            remedy = f"Say at most {len(fold_of)}." if len(fold_of) > 1 else "Leave out data.folds."
+            raise InputError(f"data.folds: {self.folds}: {self.split} has {len(fold_of)} speakers", remedy)
         inside = np.array([fold_of[str(speaker)] == self.number for speaker in speakers])
         return np.flatnonzero(inside == self.validates)
 

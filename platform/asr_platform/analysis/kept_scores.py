@@ -79,10 +79,10 @@ def test_scores(model: Path, corpus_hash: str) -> list[Score]:
     return [one for one in found if one.condition is None]
 
 
-def condition_scores(model: Path) -> list[Score]:
-    """The scores of the latest split that a model was scored on in all conditions, the audio as it is first."""
-    found = [one for one in scores_of(model) if one.condition is not None]
-    return [one for one in found if (one.corpus_hash, one.split) == (found[-1].corpus_hash, found[-1].split)]
+def condition_scores(model: Path, corpus_hash: str) -> list[Score]:
+    """The scores of the corpus's split that a model was scored on last in all conditions, the audio as it is first."""
+    found = [one for one in scores_of(model) if one.corpus_hash == corpus_hash and one.condition is not None]
+    return [one for one in found if one.split == found[-1].split]
 
 
 def is_test(split: str) -> bool:

@@ -31,8 +31,8 @@ from asr_platform.cli.options import (
     platform,
     store_of_new,
 )
-from asr_platform.cli.parameters import PATH_OR_NAME
-from trainables.bounds import MOST_WORKERS
+from asr_platform.cli.parameters import PATH_OR_NAME, Finite
+from trainables.bounds import HIGHEST_PRICE, MOST_WORKERS
 from trainables.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,29 +63,36 @@ def schema() -> None:
 @options(SweepSize)
 @INIT_FROM
 @click.option("--no-profile", is_flag=True, help="Train nothing; hours, memory and disk are not estimated.")
+@click.option("--nodes", metavar="N", type=click.IntRange(1, MOST_WORKERS),
+              help="Plan for so many machines like this one (or the cluster's largest), and for fewer.")  # fmt: skip
+@click.option("--price", metavar="X", type=Finite(0, HIGHEST_PRICE), help="Price of a node for an hour.")
 @json_option("A JSON object.")
 @click.pass_obj
 def plan(
-    home: Path, space: str | None, data: Path, init_from: Path | None, no_profile: bool, as_json: bool, **given: Any
-) -> None:
+    home: Path, space: str | None, data: Path, init_from: Path | None, no_profile: bool, nodes: int | None,
+    price: float | None, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
     """Estimates time, memory and disk space of a sweep of SPACE.
 
     Without SPACE, of the space that `platform sweep` would choose. The cheapest and the most expensive configuration
     are trained for seconds on this machine, and then deleted. Give the options that the sweep will have. The plan is
-    kept in the home, and shown with the sweep in MLflow.
+    kept in the home, and shown with the sweep in MLflow. --nodes says what the sweep takes on a cluster that is not
+    there yet, and from how many nodes on more are of no use.
 
     \b
     For example:
       platform plan digits --data corpora/digits --trials 8
     """
     from asr_platform.cli.tables.monitoring import print_plan
+    from asr_platform.monitoring.plan import Nodes
     from asr_platform.monitoring.plan import plan as make_plan
     from asr_platform.storage.home import Home
 
     size = SweepSize(**given)
     planned, corpus = _space_and_corpus(space, data, size, init_from)
     place = None if no_profile else Home.at(home)
-    found = make_plan(planned, corpus, size.trials, size.cluster_options(), not no_profile)
+    wished = None if nodes is None and price is None else Nodes(nodes or 1, price)
+    found = make_plan(planned, corpus, size.trials, size.cluster_options(), not no_profile, wished)
     text = json.dumps(asdict(found), indent=2)
     if place:
         place.keep_plan(planned.text, corpus.hash, text)

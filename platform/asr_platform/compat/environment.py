@@ -17,7 +17,7 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many run at once follows the nodes (tuning/nodes/membership.py)
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is never restored
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # see tuning/interrupts.py
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # until a stopped trial is killed in the middle of an epoch; default 600
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # until a stopped trial is killed in the middle of an epoch; default 600
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial without results fails alone
     "RAY_AIR_NEW_OUTPUT": "0",  # with the old output, verbose=0 prints nothing

@@ -1,8 +1,9 @@
 """How a model's errors grow with noise, rooms, speed and bandwidth that its training had not.
 
 The audio of a split is changed and transcribed anew. Noise has a signal-to-noise ratio over the whole utterance: white,
-pink (-3 dB an octave), or babble of three other utterances. The room is exponentially decaying noise of half a second
-(60 dB), with as much energy as the direct sound. Speed changes the pitch too. The telephone keeps 300 to 3,400 Hz.
+pink (-3 dB an octave), or babble of three other utterances, of which one may come twice. The room is exponentially
+decaying noise of half a second (60 dB), with as much energy as the direct sound. Speed changes the pitch too. The
+telephone keeps 300 to 3,400 Hz.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Conditions:
         def change(number: int, samples: Samples) -> Samples:
             random = np.random.default_rng([NOISES.index(noise), number])
             if noise == "babble":
-                others = random.choice(len(self.audio), VOICES)
+                others = (number + random.integers(1, max(len(self.audio), 2), VOICES)) % len(self.audio)
                 sound = sum(np.resize(self.audio[other], len(samples)) for other in others)
             else:
                 sound = random.standard_normal(len(samples), np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 import torch
 
+from asr_platform.monitoring.growth import DRIVER_SECONDS, Scale, growth
 from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
 from asr_platform.study.allocation.rungs import Rungs
 from asr_platform.study.failures import LONGEST_REASON
@@ -38,7 +39,7 @@ PROPOSALS = 300
 # Of the feasible proposals; counting the operations of one takes a third of a second, and more on a busy machine.
 PRICED, LEAST_PRICED, PRICING_SECONDS = 32, 8, 8.0
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
-SIMULATIONS = 20
+SIMULATIONS, SIMULATIONS_OF_A_SCALE = 20, 5
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times
 # Time outside epochs is mostly processes that start and import, which a busy machine slows. So it is counted in starts
 # of a profile's process: of a trial (17 s on an idle machine, reports and end included), and of a sweep (Ray, MLflow,
@@ -88,6 +89,7 @@ class Plan:
         rungs: epochs after which trials wait to be promoted or may be pruned, in order; the last one is the end of a
             full trial.
         expense: expected cost; None if no configuration was profiled.
+        growth: the sweep on fewer and more nodes; empty if it was not asked for, or no configuration was profiled.
     """
 
     space: str
@@ -100,14 +102,27 @@ class Plan:
     concurrency: int
     workers: int
     expense: Expense | None
+    growth: list[Scale]
 
 
-def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True) -> Plan:
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes that are planned for, like the largest one that is there, and the price of one for an hour."""
+
+    count: int = 1
+    price: float | None = None
+
+
+def plan(
+    space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True,
+    nodes: Nodes | None = None,
+) -> Plan:  # fmt: skip
     """Estimates the time, memory and disk space of a sweep.
 
     Args:
         trials: number of trials; None: the number in the space.
         profiled: whether two configurations are trained for seconds; else hours, memory and disk are not estimated.
+        nodes: plan for these in place of those that are there, and say what fewer would take.
 
     Raises:
         InputError: no proposal of the space is feasible, no trial fits the machine, or a profile fails.
@@ -116,6 +131,8 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
     feasibility.check()
     with cluster.resources(options.address) as machine:
         machine = machine.of_type(options.accelerator_type)
+        if nodes:
+            machine = machine.with_nodes(nodes.count)
         workers = machine.workers(options)
         concurrency = machine.concurrency(workers, options)
     settings, count = space.comparable_settings, trials or space.settings.trials
@@ -130,11 +147,23 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         priced = price([one.config for one in found[:PRICED]], workloads)
         profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
-    random = np.random.default_rng(settings.seed)
-    simulations = []
-    for _ in range(SIMULATIONS):
-        drawn = [costs[place] for place in random.choice(len(costs), count)]
-        simulations.append(simulate(drawn, settings, concurrency, random, length, plateau=space.is_recogniser))
+
+    def simulated(concurrency: int, sweeps: int = SIMULATIONS, driver: float = 0.0) -> list[Simulation]:
+        random, found = np.random.default_rng(settings.seed), []
+        for _ in range(sweeps):
+            drawn = [costs[place] for place in random.choice(len(costs), count)]
+            found.append(simulate(drawn, settings, concurrency, random, length, space.is_recogniser, driver))
+        return found
+
+    simulations, scales = simulated(concurrency), list[Scale]()
+    if nodes and profiles:
+        scales = growth(
+            nodes.count,
+            nodes.price,
+            lambda nodes: machine.with_nodes(nodes).concurrency(workers, options),
+            lambda concurrency: simulated(concurrency, SIMULATIONS_OF_A_SCALE, DRIVER_SECONDS),
+            STARTS_OF_A_SWEEP * profiles[0][1].start,
+        )
     reached = {
         epoch: np.mean([np.count_nonzero(one.lengths >= epoch) for one in simulations])
         for epoch in sorted({*settings.promotions, *rungs(settings, length), settings.epochs})
@@ -150,6 +179,7 @@ def plan(space: Space, corpus: Corpus, trials: int | None, options: cluster.Opti
         concurrency=concurrency,
         workers=workers.count,
         expense=expense(profiles, simulations, settings, workers.count, concurrency) if profiles else None,
+        growth=scales,
     )
 
 

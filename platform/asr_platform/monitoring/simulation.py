@@ -50,6 +50,7 @@ def simulate(
     random: np.random.Generator,
     epoch_length: float = 1.0,
     plateau: bool = True,
+    driver: float = 0.0,
 ) -> Simulation:
     """Simulates a sweep that runs `trials`, `concurrency` at a time, promotes them and prunes them by `settings`.
 
@@ -57,8 +58,9 @@ def simulate(
         epoch_length: length of an epoch in the unit of `asha.grace` (epochs, updates or hours of audio).
         plateau: whether each trial begins on the plateau (`asha.plateau`), and leaves it at an epoch that is uniform
             over the first half of the trial; else no trial is ever on the plateau.
+        driver: seconds in which the driver acts on the end of an epoch, of one trial after the other.
     """
-    return _Sweep(trials, settings, concurrency, random, epoch_length, plateau).run()
+    return _Sweep(trials, settings, concurrency, random, epoch_length, plateau, driver).run()
 
 
 class _Sweep:
@@ -71,12 +73,12 @@ class _Sweep:
 
     def __init__(
         self, trials: Sequence[TrialCost], settings: Settings, concurrency: int, random: np.random.Generator,
-        epoch_length: float, plateau: bool,
+        epoch_length: float, plateau: bool, driver: float,
     ) -> None:  # fmt: skip
         # Rungs compare the quality, given as val_ctc_cer, so that val_cer can tell whether a trial is on the plateau.
         asha = settings.asha.model_copy(update={"metric": "val_ctc_cer"})
         self.trials, self.settings = trials, settings.model_copy(update={"asha": asha})
-        self.concurrency, self.epoch_length = concurrency, epoch_length
+        self.concurrency, self.epoch_length, self.driver = concurrency, epoch_length, driver
         self.quality = random.random(len(trials))
         self.leaves_at = plateau * LATE_SHARE * settings.epochs * random.random(len(trials))
         self.at_first = random.random(len(trials)) if settings.promotions else self.quality
@@ -89,7 +91,8 @@ class _Sweep:
     def run(self) -> Simulation:
         wall = 0.0
         while self._fill(wall):
-            wall, number, until = heapq.heappop(self.events)
+            ended, number, until = heapq.heappop(self.events)
+            wall = max(wall, ended) + self.driver
             self.lengths[number] += 1
             epoch, row = int(self.lengths[number]), self._row(number)
             self.promotions.record(number, row)

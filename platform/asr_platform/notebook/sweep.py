@@ -186,7 +186,8 @@ class Sweep:
 
     @staticmethod
     def plan(
-        space: AnySpace | None, data: Place, *, init_from: Place | None = None, profile: bool = True, **size: Any
+        space: AnySpace | None, data: Place, *, init_from: Place | None = None, profile: bool = True,
+        nodes: int | None = None, price: float | None = None, **size: Any
     ) -> dict[str, Any]:  # fmt: skip
         """Estimates what a sweep will take before it starts, as `platform plan` does.
 
@@ -194,6 +195,8 @@ class Sweep:
             space: None for the shipped space that suits the corpus and the machine.
             init_from: model directory with whose weights the trials would begin.
             profile: train two configurations for seconds; else hours, memory and disk are not estimated.
+            nodes: plan for so many machines like this one, and for fewer.
+            price: price of a node for an hour.
             size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, accelerator_type, address (fields
                 of `SweepSize`).
         """
@@ -201,7 +204,8 @@ class Sweep:
 
         asked = checked(SweepSize, size)
         searched, corpus = space_and_corpus(space, data, asked, Home(where_runs_live(None)), init_from)
-        return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile))
+        wished = None if nodes is None and price is None else plan.Nodes(1 if nodes is None else nodes, price)
+        return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile, wished))
 
     def status(self) -> dict[str, Any]:
         """State, trials, hours spent and time left of the sweep, as `platform status NAME --json` prints them."""

@@ -80,7 +80,7 @@ def errors_by_condition(data: ReportData) -> Figure | str:
     """Figure with the CER of the best model on audio with noise, in a room, at other speeds and through a telephone."""
     if data.errors is None:
         return data.no_errors
-    scores = condition_scores(Path(data.model)) if data.model else []
+    scores = condition_scores(Path(data.model), data.about["corpus_hash"]) if data.model else []
     if not scores:
         return "Not measured: platform evaluate --robustness scores the best model so."
     clean, worst = scores[0], max(scores, key=lambda one: one.cer)

@@ -265,7 +265,7 @@ class ReportData:
             found.append(("train the best trial again", train))
         if self.model and self.corpus:
             model = shlex.quote(os.path.relpath(self.model) if "://" not in self.model else self.model)
-            own = self.corpus.validation_split(self.space.config({}).data).name
+            own = self.corpus.validation_name(self.space.config(self.best.params if self.best else {}).data)
             tests = [name for name, one in self.corpus.splits.items() if one.characters and is_test(name)]
             purposes = {own: "evaluate the best model"} | {name: f"the report's score on {name}" for name in tests}
             for split, purpose in purposes.items():

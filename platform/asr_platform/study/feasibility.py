@@ -26,6 +26,7 @@ from trainables.decoding.hotwords import Hotwords
 from trainables.document import Document
 from trainables.errors import InputError
 from trainables.inference.language_model import check_tokenizers, load_language_model
+from trainables.inference.model_directory import read_info
 from trainables.inference.recognizer import LANGUAGE_MODEL
 from trainables.models.speech_transformer import make_model
 from trainables.shapes import shapes_only
@@ -63,8 +64,12 @@ class Feasibility:
         config = self.space.config({})
         if not config.model.is_recogniser:
             return []
-        validation = self.corpus.validation_name(config.data)
-        sentence = heard_voices(self.corpus, validation, [self.split.name])
+        heard = [self.split.name]
+        if config.pretrained.model is not None:
+            source = read_info(Path(config.pretrained.model))
+            if source.corpus_hash == self.corpus.hash:
+                heard.append(self.corpus.training_name(source.config.data))
+        sentence = heard_voices(self.corpus, self.corpus.validation_name(config.data), list(dict.fromkeys(heard)))
         return [sentence] if sentence else []
 
     def __call__(self, values: Mapping[str, Any]) -> Proposal | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from asr_platform.analysis.kept_scores import Score, condition_scores, keep_scores, scores_of
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.recorded_errors import RecordedErrors
@@ -12,7 +13,7 @@ from asr_platform.inference.tune_decoding import tune_decoding
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
-from asr_platform.tracking.model_card import CARD, ModelCard, with_decoding
+from asr_platform.tracking.model_card import CARD, ModelCard, with_conditions, with_decoding
 from asr_platform.tracking.registry import BestModel, Registered, Registry
 from asr_platform.tracking.runs import Run, Tracker
 from asr_platform.tracking.store import FAILURES
@@ -38,21 +39,23 @@ def make_best_model(
 ) -> Path | None:
     """Copies the best trial's model to the home's folder `models`; returns the copy, or None if no trial has a model.
 
-    Plots and a model card are added. If these cannot be written, `say` prints a message. Tuned decoding options stay if
-    the model is the same as before.
+    Plots and a model card are added. If these cannot be written, `say` prints a message. Tuned decoding options
+    and scores stay if the model is the same as before.
     """
     name, trials = ledger.name, ledger.trials()
     best = best_of(trials)
     if best is None or best.model is None:
         return None
-    model, own, confidence = home.model(name), None, None
+    model, own, confidence, scores = home.model(name), None, None, list[Score]()
     if model.is_dir() and same_file(model, Path(best.model), WEIGHTS):
-        own, confidence = read_decoding(model), read_confidence(model)
+        own, confidence, scores = read_decoding(model), read_confidence(model), scores_of(model)
     copy_model(home.whole_model(best.model), model)
     if own is not None:
         write_decoding(model, own)
     if confidence is not None:
         write_confidence(model, confidence)
+    if scores:
+        keep_scores(model, scores)
     errors, store = RecordedErrors(home.sweep(name)), home.store(ledger.about).uri
     card = ModelCard(name, space, corpus, trials, best, errors.cer_intervals(trials), errors.of(best), store)
     try:
@@ -62,6 +65,8 @@ def make_best_model(
         text = card.render()
         if own is not None:
             text = with_decoding(text, own, confidence)
+        if conditions := condition_scores(model, corpus.hash):
+            text = with_conditions(text, conditions)
         (model / CARD).write_text(text, encoding="utf-8")
     except (OSError, ValueError, InputError) as error:  # a full disk, a corpus that has changed: the model is whole
         say(f"the plots or the card cannot be written: {error}")

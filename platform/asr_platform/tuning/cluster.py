@@ -127,6 +127,11 @@ class Cluster:
         """The cluster with the nodes alone that have accelerators of this type (Ray's name); None: with all."""
         return replace(self, nodes=[node for node in self.nodes if accelerator in (None, node.accelerator)])
 
+    def with_nodes(self, count: int) -> Cluster:
+        """A cluster of so many nodes like the largest one."""
+        largest = max(self.nodes, key=lambda node: (node.gpus, node.cpus), default=None)
+        return replace(self, nodes=[largest] * count if largest else [])
+
     def workers(self, options: Options) -> Workers:
         """Workers of each trial: by default one, with a GPU if there are GPUs, else with one CPU thread.
 

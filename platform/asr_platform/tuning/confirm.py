@@ -85,7 +85,8 @@ class Confirmation:
         name: name of the confirmation's sweep.
         seeds: number of seeds of each configuration.
         folds: number of folds that each seed is trained for; 1: all validate on the same split.
-        results: candidates with a complete run before others, then by number of failed runs, then by mean.
+        results: candidates with a complete run before others, then by number of failed runs, then by mean; of several
+            folds, which differ, those with more complete runs come before the others.
     """
 
     name: str
@@ -214,7 +215,7 @@ def confirmation_space(space: Space, name: str, chosen: list[ConfirmedConfigurat
     tree = {
         "base": unflatten(base),
         "vary": vary | {key: {"choice": values} for key, values in repeated.items()},
-        # All configurations with the first seed come first, so that an interrupted confirmation can rank them.
+        # All configurations with the first seed and fold come first, so that an interrupted confirmation can rank them.
         "start": [{**candidate.active, **repetition} for repetition in repetitions for candidate in chosen],
         "trials": len(repetitions) * len(chosen),
         "epochs": space.settings.epochs,
@@ -230,7 +231,8 @@ def results(chosen: list[ConfirmedConfiguration], found: list[TrialRecord]) -> l
     for one in chosen:
         values = {key: as_text(value) if key in STRUCTURED else value for key, value in one.active.items()}
         one.runs.extend(run for run in found if _unrepeated(run.params) == _unrepeated(values))
-    return sorted(chosen, key=lambda one: (one.mean is None, one.failed, one.mean))
+    folds = any(FOLD in run.params for run in found)
+    return sorted(chosen, key=lambda one: (one.mean is None, one.failed, -len(one.values) * folds, one.mean))
 
 
 def _unrepeated(values: Mapping[str, Any]) -> dict[str, Any]:

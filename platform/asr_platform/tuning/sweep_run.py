@@ -230,7 +230,7 @@ class SweepRun:
         return Outcome(
             name=self.sweep.name,
             corpus=self.sweep.corpus,
-            split=self.sweep.corpus.validation_split(self.space.config({}).data).name,
+            split=self.sweep.corpus.validation_name(self.space.config(best.params if best else {}).data),
             trials=trials,
             model=model,
             registered=registered.uri if registered else "",

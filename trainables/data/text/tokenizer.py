@@ -167,7 +167,11 @@ class Tokenizer:
 
 
 def corpus_tokenizer(corpus: Corpus, split: Split, config: TokenizerConfig) -> Tokenizer:
-    """Tokenizer of a training split, read from the corpus's folder or else trained on the split's transcripts."""
+    """Tokenizer of a training split, read from the corpus's folder or else trained on the split's transcripts.
+
+    All folds of a split have the tokenizer of the whole split, so that their models and language models fit together.
+    """
+    split = corpus.undivided(split)
     key = hashlib.sha256(f"{corpus.hash}/{split.name}".encode()).hexdigest()
     return cached_tokenizer(corpus.path, key, lambda: split.texts or [], config)
 

@@ -52,7 +52,8 @@ class RecognitionTask(Task):
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
         self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
         self.noise = self.train_data.noise(config.augmentation, corpus.recipe)
-        self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device)
+        shared = self.train_data.features if config.data.folds else None  # folds are parts of one split
+        self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device, shared)
         self.amounts, self.target_tokens = train_split.seconds, self.train_data.token_counts + 1
         rates = self.train_data.token_counts / train_split.frames
         self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))

@@ -20,6 +20,7 @@ from asr_platform.study.steering.notes import note_of
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 
 if TYPE_CHECKING:
+    from asr_platform.monitoring.growth import Scale
     from asr_platform.monitoring.plan import Plan  # torch and Ray
 
 MINUTES_BELOW = 2.0  # hours; shorter times are printed in minutes
@@ -48,8 +49,26 @@ def print_plan(console: Console, plan: Plan) -> None:
         takes.add_row("GPU memory", _size(expense.gpu_memory_bytes), "a worker")
     takes.add_row("disk", _size(expense.disk_bytes), "checkpoints and the best model")
     console.print(takes)
+    if plan.growth:
+        print_growth(console, plan.growth)
     for name, profile in (("cheapest", expense.cheapest), ("most expensive", expense.most_expensive)):
         say(console, f"{name} configuration: {profile.batch:.2f} s a batch, {profile.validation:.1f} s a validation")
+
+
+def print_growth(console: Console, scales: Sequence[Scale]) -> None:
+    """Prints what a sweep takes on each number of nodes, and from which number on more are of no use."""
+    from asr_platform.monitoring.growth import enough_nodes
+
+    priced = scales[0].price is not None
+    table = Table(box=SIMPLE)
+    for heading in ("nodes", "trials at once", "wall time", "node-hours", *(["price"] if priced else [])):
+        table.add_column(heading, justify="right")
+    for one in scales:
+        price = [f"{one.price:,.2f}"] if one.price is not None else []
+        table.add_row(f"{one.nodes:,}", f"{one.concurrency:,}", _time(one.wall_hours), f"{one.node_hours:,.1f}", *price)
+    console.print(table)
+    if (enough := enough_nodes(scales)) < scales[-1].nodes:
+        say(console, f"more nodes than {enough:,} are of little use: twice as many save less than 10% of the time")
 
 
 def _time(hours: float) -> str:
