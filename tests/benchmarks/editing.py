@@ -31,6 +31,8 @@ from search_spaces.reader import load_space
 from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 
+# The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
+DIGITS = str(Path(__file__).parents[1] / "assets" / "former" / "digits.yaml")
 EDITOR, DECODER = "transcript editor", "encoder-decoder"
 ROWS = {  # what is decoded: the model and its section `decoding`
     "draft": (EDITOR, {"method": "ctc"}),
@@ -77,9 +79,9 @@ def plan(corpus: Path, epochs: int, folder: Path) -> dict[str, Any]:
     """Shape of the encoder-decoder nearest in size to the editor, and its epochs that take as long as the editor's."""
     editor = configuration("digits_editor", epochs, 0)
     size = parameters(editor, corpus)
-    sizes = {width: parameters(configuration("digits", 1, 0, **shape(width)), corpus) for width in range(48, 257, 8)}
+    sizes = {width: parameters(configuration(DIGITS, 1, 0, **shape(width)), corpus) for width in range(48, 257, 8)}
     width = min(sizes, key=lambda width: abs(sizes[width] - size))
-    decoder = configuration("digits", epochs, 0, **shape(width))
+    decoder = configuration(DIGITS, epochs, 0, **shape(width))
     seconds = {}
     for kind, config in {EDITOR: editor, DECODER: decoder}.items():
         with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
@@ -240,7 +242,7 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=SPAWN) as pool:
         for seed in range(options.seeds):
             editor = configuration("digits_editor", planned["epochs"][EDITOR], seed)
-            decoder = configuration("digits", planned["epochs"][DECODER], seed, **shape(planned["width"]))
+            decoder = configuration(DIGITS, planned["epochs"][DECODER], seed, **shape(planned["width"]))
             for kind, config in {EDITOR: editor, DECODER: decoder}.items():
                 if not (folders[kind][seed] / "checksums.json").is_file():
                     jobs[kind, seed] = pool.submit(train, config, options.corpus, folders[kind][seed])

@@ -25,6 +25,8 @@ from search_spaces.reader import load_space
 from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 
+# The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
+DIGITS = str(Path(__file__).parents[1] / "assets" / "former" / "digits.yaml")
 AVERAGE, AVERAGED = "training.average", "average of the best 4"
 LANGUAGE_MODEL = "language model"  # the place of its folder in the strategies below
 STAGES = [
@@ -51,7 +53,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 def configuration(epochs: int, seed: int, leaves: Mapping[str, Any]) -> Config:
     """The space's base with these leaves in place of its own."""
-    base = load_space("digits").config({}).model_dump(mode="json")
+    base = load_space(DIGITS).config({}).model_dump(mode="json")
     base["training"]["average"] = 1
     own = {"training.epochs": epochs, "training.seed": seed, **leaves}
     return parse_config(unflatten({**dict(flatten(base)), **own}), "strategy")
