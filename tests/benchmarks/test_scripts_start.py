@@ -7,7 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import babbler
+import pytest
+
+from trainables.data.features import FeatureRecipe
+from trainables.data.importers.fsdd import fsdd_utterances
+from trainables.data.prepare import prepare
+
 HERE = Path(__file__).parent
+SMALL = "{d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}"
 
 
 def started(*command: str, **variables: str) -> str:
@@ -20,9 +28,7 @@ def started(*command: str, **variables: str) -> str:
 
 
 def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(
-        "model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}\n"
-    )
+    (tmp_path / "tiny.yaml").write_text(f"model: {SMALL}\n")
     sizes = ["--synthetic-hours", "0.1", "--updates", "1", "--rounds", "1", "--batch-seconds", "60", "--threads", "1"]
     about = ["--config", str(tmp_path / "tiny.yaml"), *sizes]
     found = started(sys.executable, str(HERE / "training_throughput.py"), *about)
@@ -30,9 +36,8 @@ def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_errors_in_new_voices_are_printed_with_intervals(speech_data: Path, tmp_path: Path) -> None:
-    model = "{d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}"
     for name, layers in (("one", 1), ("two", 2)):
-        space = f"base: {{model: {model}}}\nvary: {{model.encoder_layers: {{int: [{layers}, 3]}}}}\nepochs: 1\n"
+        space = f"base: {{model: {SMALL}}}\nvary: {{model.encoder_layers: {{int: [{layers}, 3]}}}}\nepochs: 1\n"
         (tmp_path / f"{name}.yaml").write_text(space)
     sizes = ["--train", "8", "--test", "4", "--seeds", "0", "--speakers", "theo", "--processes", "1"]
     about = [str(speech_data / "fsdd"), str(tmp_path / "work"), str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]
@@ -40,6 +45,56 @@ def test_errors_in_new_voices_are_printed_with_intervals(speech_data: Path, tmp_
     assert started(sys.executable, str(HERE / "new_voices.py"), *about, *sizes, "--report") in found
     rows = [line.split() for line in found.splitlines()]
     assert {row[1] for row in rows if row[:1] == ["two"]} >= {"dev", "clean", "white", "babble"}
+
+
+def test_decoding_is_compared_with_generate() -> None:
+    sizes = ["--rounds", "1", "--threads", "1", "--only", "1x1"]
+    assert "1" in started(sys.executable, str(HERE / "decoding_speed.py"), *sizes)
+
+
+def test_preparing_is_timed(speech_data: Path) -> None:
+    sizes = ["--audio", str(speech_data / "librispeech"), "--hours", "0.001"]
+    assert started(sys.executable, str(HERE / "prepare_speed.py"), *sizes).count("times real time") == 4
+
+
+def test_times_of_words_are_measured(speech_data: Path, tmp_path: Path) -> None:
+    """The words of a model that babbles are seldom right."""
+    corpus = babbler.write_corpus(tmp_path / "corpus")
+    babbler.save_model(corpus, tmp_path / "model")
+    about = [str(tmp_path / "model"), str(speech_data / "fsdd"), "--utterances", "3"]
+    found = started(sys.executable, str(HERE / "word_times.py"), *about)
+    assert "3 utterances of " in found and "long recordings of " in found
+
+
+def test_strategies_are_compared(digits: Path, tmp_path: Path) -> None:
+    sizes = ["--seeds", "1", "--epochs", "2", "--only", "base", "--out", str(tmp_path / "out.jsonl")]
+    found = started(sys.executable, str(HERE / "strategies.py"), str(digits), *sizes)
+    assert "| base | " in found and "(1) |" in found
+
+
+def test_a_plan_is_compared_with_its_sweep(digits: Path, tmp_path: Path) -> None:
+    space = f"base: {{model: {SMALL}}}\nvary: {{model.dropout: {{float: [0, 0.1]}}}}\n"
+    (tmp_path / "small.yaml").write_text(space)
+    sizes = [
+        "--space",
+        str(tmp_path / "small.yaml"),
+        "--trials",
+        "1",
+        "--epochs",
+        "1",
+        "--home",
+        str(tmp_path / "home"),
+    ]
+    found = started(sys.executable, str(HERE / "plan_accuracy.py"), str(digits), *sizes)
+    assert "| wall_hours | " in found
+
+
+@pytest.fixture(scope="module")
+def digits(speech_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of a few connected digits."""
+    folder = tmp_path_factory.mktemp("digits") / "corpus"
+    prepare(fsdd_utterances(speech_data / "fsdd", train=20, dev=5), FeatureRecipe(), folder, "fsdd", jobs=1)
+    return folder
 
 
 def test_the_table_of_a_gpu_is_made_without_one() -> None:

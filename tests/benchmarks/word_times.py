@@ -1,6 +1,6 @@
 """How far the times of words are from the true ones, and what cutting long recordings costs. Run by hand.
 
-python tests/benchmarks/word_times.py MODEL FSDD [--piece-seconds X]
+python tests/benchmarks/word_times.py MODEL FSDD [--piece-seconds X] [--utterances 250]
 
 The validation utterances of connected digits are real recordings of single words joined with silences, so it is known
 where each word begins and ends, the silence in the recordings themselves included. Once each utterance is a recording,
@@ -61,7 +61,7 @@ def measure(recognizer: Recognizer, recordings: list[Spoken], piece_seconds: flo
             true, timed = next(one) if pair.reference else None, next(other) if pair.hypothesis else None
             if true and timed and pair.operation == "equal":
                 errors.append((timed.start - true.start, timed.end - true.end))
-    return word_error_rate(references, hypotheses), np.array(errors)
+    return word_error_rate(references, hypotheses), np.array(errors).reshape(-1, 2)
 
 
 def main() -> None:
@@ -69,11 +69,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("fsdd", type=Path)
     parser.add_argument("--piece-seconds", type=float, help="default: as the model was trained")
+    parser.add_argument("--utterances", type=int, default=250)
     arguments = parser.parse_args()
     recognizer = load(arguments.model)
     found = [
         (utterance.id.split("-")[2], spoken(utterance.source, utterance.text or ""))
-        for utterance in fsdd_utterances(arguments.fsdd, train=0)
+        for utterance in fsdd_utterances(arguments.fsdd, train=0, dev=arguments.utterances)
         if isinstance(utterance.source, JoinedDigits)
     ]
     found.sort(key=lambda item: item[0])
@@ -83,7 +84,7 @@ def main() -> None:
         rate, errors = measure(recognizer, recordings, arguments.piece_seconds)
         seconds = np.mean([len(samples) for samples, _ in recordings]) / SAMPLE_RATE
         print(f"{len(recordings)} {name} of {seconds:.1f} s: WER {rate:.2%}")
-        for kind, column in zip(("starts", "ends"), 1000 * errors.T, strict=True):
+        for kind, column in zip(("starts", "ends"), 1000 * errors.T, strict=True) if len(errors) else ():
             middle, far = np.quantile(np.abs(column), [0.5, 0.9])
             print(f"  {kind}: {middle:.0f} ms ({far:.0f}; {np.median(column):+.0f})")
 
