@@ -49,7 +49,8 @@ def test_errors_in_new_voices_are_printed_with_intervals(speech_data: Path, tmp_
 
 def test_decoding_is_compared_with_generate() -> None:
     sizes = ["--rounds", "1", "--threads", "1", "--only", "1x1"]
-    assert "1" in started(sys.executable, str(HERE / "decoding_speed.py"), *sizes)
+    heading, row = started(sys.executable, str(HERE / "decoding_speed.py"), *sizes).splitlines()[-2:]
+    assert "theirs / ours" in heading and row.split()[:2] == ["1", "1"]
 
 
 def test_preparing_is_timed(speech_data: Path) -> None:
@@ -75,17 +76,8 @@ def test_strategies_are_compared(digits: Path, tmp_path: Path) -> None:
 def test_a_plan_is_compared_with_its_sweep(digits: Path, tmp_path: Path) -> None:
     space = f"base: {{model: {SMALL}}}\nvary: {{model.dropout: {{float: [0, 0.1]}}}}\n"
     (tmp_path / "small.yaml").write_text(space)
-    sizes = [
-        "--space",
-        str(tmp_path / "small.yaml"),
-        "--trials",
-        "1",
-        "--epochs",
-        "1",
-        "--home",
-        str(tmp_path / "home"),
-    ]
-    found = started(sys.executable, str(HERE / "plan_accuracy.py"), str(digits), *sizes)
+    about = [str(digits), "--space", str(tmp_path / "small.yaml"), "--home", str(tmp_path / "home")]
+    found = started(sys.executable, str(HERE / "plan_accuracy.py"), *about, "--trials", "1", "--epochs", "1")
     assert "| wall_hours | " in found
 
 
