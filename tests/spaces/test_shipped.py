@@ -12,6 +12,7 @@ from search_spaces.budget import FILLED, check_budget
 from search_spaces.reader import SHIPPED, load_space, shipped
 from trainables.config import Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
+from trainables.training.pretrained import DECODER_KEYS
 
 PROPOSALS = 200
 CHARACTERS = Vocabulary(33, 28)  # A to Z, space, apostrophe; with the special tokens
@@ -71,3 +72,10 @@ def test_the_base_is_a_model_within_budget(name: str) -> None:
 def test_the_base_is_tried_first(name: str) -> None:
     space = load_space(name)
     assert space.config(space.start[0]) == space.config({})
+
+
+def test_the_language_model_of_the_digits_can_begin_their_decoder() -> None:
+    language, digits = (load_space(name).config({}) for name in ("digits_lm", "digits"))
+    assert language.tokenizer == digits.tokenizer
+    for key in DECODER_KEYS:
+        assert getattr(language.model, key) == getattr(digits.model, key), key
