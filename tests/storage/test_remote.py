@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import servers
 
-from trainables import remote
+from trainables.storage import remote
 from trainables.storage.remote import Remote, StorageError
 
 Open = Callable[[], Remote]
