@@ -32,7 +32,7 @@ from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 
 # The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
-DIGITS = str(Path(__file__).parents[1] / "assets" / "former" / "digits.yaml")
+DIGITS = str(Path(__file__).parents[1] / "assets" / "former_digits.yaml")
 EDITOR, DECODER = "transcript editor", "encoder-decoder"
 ROWS = {  # what is decoded: the model and its section `decoding`
     "draft": (EDITOR, {"method": "ctc"}),

@@ -26,7 +26,7 @@ from trainables.config import Config
 from trainables.config_parsing import flatten, parse_config, unflatten
 
 # The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
-DIGITS = str(Path(__file__).parents[1] / "assets" / "former" / "digits.yaml")
+DIGITS = str(Path(__file__).parents[1] / "assets" / "former_digits.yaml")
 AVERAGE, AVERAGED = "training.average", "average of the best 4"
 LANGUAGE_MODEL = "language model"  # the place of its folder in the strategies below
 STAGES = [
