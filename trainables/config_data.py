@@ -37,9 +37,12 @@ class Data(ConfigSection):
     @model_validator(mode="after")
     def _folds_fit(self) -> Data:
         if self.folds and self.validation:
-            raise ValueError(f"folds={self.folds} validates on the training split, not on validation={self.validation}")
+            raise ValueError(f"folds={self.folds} and validation={self.validation} exclude each other: leave out one")
         if self.fold > (self.folds or 1):
-            raise ValueError(f"fold={self.fold} is above folds={self.folds or 'none'}")
+            remedy = (
+                f"is above folds={self.folds}: give at most that" if self.folds else "needs folds: set data.folds too"
+            )
+            raise ValueError(f"fold={self.fold} {remedy}")
         return self
 
 

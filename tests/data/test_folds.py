@@ -111,8 +111,8 @@ def test_speakers_must_be_known(tmp_path: Path, speakers: list[str | None]) -> N
     ("keys", "problem"),
     [
         ({"folds": 5, "fold": 6}, "fold=6 is above folds=5"),
-        ({"fold": 2}, "fold=2 is above folds=none"),
-        ({"folds": 5, "validation": "dev"}, "not on validation=dev"),
+        ({"fold": 2}, "fold=2 needs folds"),
+        ({"folds": 5, "validation": "dev"}, "folds=5 and validation=dev exclude each other"),
         ({"folds": 1}, "greater than or equal to 2"),
     ],
 )

@@ -248,7 +248,8 @@ def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
     assert all(one.price == pytest.approx(2 * one.nodes * one.wall_hours) for one in found)
     gains = {one.nodes: later.wall_hours / one.wall_hours for one, later in pairwise(found)}
     enough = enough_nodes(found)
-    assert all((gain > 0.9) == (count == enough) for count, gain in gains.items() if count <= enough)
+    doubled = [one.nodes for one, later in pairwise(found) if later.nodes == 2 * one.nodes]
+    assert all((gains[count] > 0.9) == (count == enough) for count in doubled if count <= enough)
 
 
 def test_a_plan_for_a_cluster_that_is_not_there(tiny_corpus: Corpus) -> None:
@@ -265,8 +266,19 @@ def test_a_plan_for_a_cluster_that_is_not_there(tiny_corpus: Corpus) -> None:
     enough = enough_nodes(found.growth)
     assert enough <= 8 and f"more nodes than {enough} are of little use" in printed
     assert f"{found.growth[-1].price:,.2f}" in printed
-    with pytest.raises(InputError, match="nodes=0"):
-        growth(0, None, lambda count: 1, lambda concurrency: [], 0.0)
+    for nodes, problem in ((Nodes(0), "nodes=0"), (Nodes(2, -1.0), "price=-1")):
+        with pytest.raises(InputError, match=problem):
+            plan(how, tiny_corpus, 8, Options(), nodes=nodes)
+    with pytest.raises(InputError, match="profile"):
+        plan(how, tiny_corpus, 8, Options(), profiled=False, nodes=Nodes(2))
+
+
+@pytest.mark.parametrize("nodes", [1, 5, 33, 48, 1000])
+def test_where_nodes_are_always_of_use_it_is_not_said_otherwise(nodes: int) -> None:
+    def simulated(concurrency: int) -> list[Simulation]:
+        return [Simulation(1e6 / concurrency, 1.0, np.ones(1))]
+
+    assert enough_nodes(growth(nodes, None, lambda count: count, simulated, 0.0)) == nodes
 
 
 def test_a_budget_halves_the_space(tiny_corpus: Corpus) -> None:

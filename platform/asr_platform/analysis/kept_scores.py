@@ -38,7 +38,7 @@ class Score:
 
     @classmethod
     def of(cls, errors: UtteranceErrors, corpus_hash: str, decoding: str, condition: str | None = None) -> Score:
-        """The score of the errors in a split; other arguments as above."""
+        """The score of the errors in a split; the other arguments are the score's own."""
         cer, wer = error_interval(errors), error_interval(errors, words=True)
         rates = errors.cer, (cer.low, cer.high), errors.wer, (wer.low, wer.high)
         return cls(corpus_hash, errors.split, len(errors.ids), *rates, decoding, condition)
@@ -80,7 +80,7 @@ def test_scores(model: Path, corpus_hash: str) -> list[Score]:
 
 
 def condition_scores(model: Path, corpus_hash: str) -> list[Score]:
-    """The scores of the corpus's split that a model was scored on last in all conditions, the audio as it is first."""
+    """Scores by condition, the unchanged audio first, on the split of a corpus that was scored so last."""
     found = [one for one in scores_of(model) if one.corpus_hash == corpus_hash and one.condition is not None]
     return [one for one in found if one.split == found[-1].split]
 

@@ -1,4 +1,4 @@
-"""How a model's errors grow with noise, rooms, speed and bandwidth that its training had not.
+"""Error rates of a model in noise, rooms, speeds and bandwidths that it was not trained on.
 
 The audio of a split is changed and transcribed anew. Noise has a signal-to-noise ratio over the whole utterance: white,
 pink (-3 dB an octave), or babble of three other utterances, of which one may come twice. The room is exponentially
@@ -9,6 +9,7 @@ telephone keeps 300 to 3,400 Hz.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.data.inspection.signals import audio_of
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
+from trainables.folders import written_whole
 from trainables.inference.decoding_options import decoding_with, in_words
 from trainables.inference.recognizer import Recognizer
 
@@ -94,7 +96,7 @@ def in_room(samples: Samples, random: np.random.Generator) -> Samples:
 def evaluate_conditions(
     model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({}), utterances: int = SAMPLED
 ) -> Iterator[Score]:
-    """Scores a recogniser on a split's audio in each condition, as it is first.
+    """Scores a recogniser on a split's audio in each condition, the unchanged audio first.
 
     The scores are kept in the model directory, where the report and the model card find them.
 
@@ -118,7 +120,8 @@ def evaluate_conditions(
     keep_scores(model, found)
     if (model / CARD).is_file():
         card = with_conditions((model / CARD).read_text(encoding="utf-8"), found)
-        (model / CARD).write_text(card, encoding="utf-8")
+        with suppress(InputError), written_whole(model / CARD) as file:  # as scores: not on a folder of others
+            file.write(card)
 
 
 def errors_in_conditions(

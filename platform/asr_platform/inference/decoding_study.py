@@ -74,7 +74,7 @@ def surely_worse(rates: Sequence[float], best: Sequence[float]) -> bool:
 
     Wilcoxon's signed-rank test: under the null hypothesis, every difference is as likely to have the other sign
     (Wilcoxon, 1945, doi:10.2307/3001968). Its p-value is exact up to 13 batches, and from random signs above.
-    `optuna.pruners.WilcoxonPruner` asks the same of `scipy.stats.wilcoxon`, which takes seconds where there are ties.
+    `optuna.pruners.WilcoxonPruner` runs nearly the same test by `scipy.stats.wilcoxon`, which takes seconds with ties.
     """
     differences = np.subtract(rates, best).round(9)  # equal ones stay equal
     count = len(differences)

@@ -10,7 +10,6 @@ import numpy as np
 
 from asr_platform.monitoring.simulation import Simulation
 from asr_platform.study.spending import HOUR
-from trainables.errors import InputError
 
 DRIVER_SECONDS = 0.05  # of the driver for each epoch of a trial: the ledger, MLflow's queue and the next decision
 USEFUL = 0.1  # share of the time that twice as many nodes must save
@@ -44,12 +43,7 @@ def growth(
         concurrency_of: number of trials at once on so many nodes.
         simulated: simulated sweeps with so many trials at once.
         sweep_seconds: time of a sweep outside of its trials.
-
-    Raises:
-        InputError: fewer than one node, or a price below 0.
     """
-    if nodes < 1 or (price or 0) < 0:
-        raise InputError(f"nodes={nodes}, price={price}: out of range", "Give at least 1 node, and no negative price.")
     counts = sorted({*(2**power for power in range(nodes.bit_length()) if 2**power < nodes), nodes})
     found, known = list[Scale](), dict[int, float]()
     for count in counts:
@@ -65,6 +59,6 @@ def growth(
 def enough_nodes(scales: Sequence[Scale]) -> int:
     """The smallest number of nodes of which twice as many would save less than a tenth of the time."""
     for one, twice in pairwise(scales):
-        if twice.wall_hours > (1 - USEFUL) * one.wall_hours:
+        if twice.nodes == 2 * one.nodes and twice.wall_hours > (1 - USEFUL) * one.wall_hours:
             return one.nodes
     return scales[-1].nodes

@@ -107,9 +107,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes that are planned for, like the largest one that is there, and the price of one for an hour."""
+    """Nodes that are planned for, like the largest one that is there, and the price of one for an hour.
 
-    count: int = 1
+    Args:
+        count: None: as many as are there.
+    """
+
+    count: int | None = None
     price: float | None = None
 
 
@@ -125,13 +129,16 @@ def plan(
         nodes: plan for these in place of those that are there, and say what fewer would take.
 
     Raises:
-        InputError: no proposal of the space is feasible, no trial fits the machine, or a profile fails.
+        InputError: no proposal of the space is feasible, no trial fits the machine, a profile fails, or `nodes` is out
+            of range or without a profile.
     """
+    if nodes:
+        check_nodes(nodes, profiled)
     feasibility = Feasibility(space, corpus)
     feasibility.check()
     with cluster.resources(options.address) as machine:
         machine = machine.of_type(options.accelerator_type)
-        if nodes:
+        if nodes and nodes.count:
             machine = machine.with_nodes(nodes.count)
         workers = machine.workers(options)
         concurrency = machine.concurrency(workers, options)
@@ -148,7 +155,9 @@ def plan(
         profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
 
-    def simulated(concurrency: int, sweeps: int = SIMULATIONS, driver: float = 0.0) -> list[Simulation]:
+    driver = DRIVER_SECONDS if profiled else 0.0
+
+    def simulated(concurrency: int, sweeps: int = SIMULATIONS) -> list[Simulation]:
         random, found = np.random.default_rng(settings.seed), []
         for _ in range(sweeps):
             drawn = [costs[place] for place in random.choice(len(costs), count)]
@@ -158,10 +167,10 @@ def plan(
     simulations, scales = simulated(concurrency), list[Scale]()
     if nodes and profiles:
         scales = growth(
-            nodes.count,
+            len(machine.nodes),
             nodes.price,
             lambda nodes: machine.with_nodes(nodes).concurrency(workers, options),
-            lambda concurrency: simulated(concurrency, SIMULATIONS_OF_A_SCALE, DRIVER_SECONDS),
+            lambda concurrency: simulated(concurrency, SIMULATIONS_OF_A_SCALE),
             STARTS_OF_A_SWEEP * profiles[0][1].start,
         )
     reached = {
@@ -181,6 +190,14 @@ def plan(
         expense=expense(profiles, simulations, settings, workers.count, concurrency) if profiles else None,
         growth=scales,
     )
+
+
+def check_nodes(nodes: Nodes, profiled: bool) -> None:
+    """Raises `InputError` for a number of nodes or a price that cannot be, or that a plan without hours cannot use."""
+    if (nodes.count is not None and nodes.count < 1) or (nodes.price or 0) < 0:
+        raise InputError(f"nodes={nodes.count}, price={nodes.price}", "Give at least 1 node, and no negative price.")
+    if not profiled:
+        raise InputError("the time on other nodes is reckoned from a profile", "Leave out --no-profile.")
 
 
 def rungs(settings: Settings, epoch_length: float = 1.0) -> list[int]:

@@ -115,7 +115,9 @@ def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
 def print_confirmation(console: Console, found: Confirmation) -> None:
     """Prints configurations ranked by their means, the deviation between trainings, and the values that differ."""
     trials = [one.trial for one in found.results]
-    between = f"the {found.seeds} seeds" if found.folds == 1 else f"{found.seeds} seeds of {found.folds} folds"
+    between = f"the {found.seeds} seeds"
+    if found.folds > 1:
+        between = f"the {found.seeds * found.folds} trainings on {found.folds} folds"
     caption = f"{ranking_name(trials)} of each training's best epoch; sd: standard deviation between {between}"
     table = Table(box=SIMPLE, caption=caption, caption_justify="left")
     for heading in ("rank", "trial", "mean", "sd", "lowest", "highest", "runs", "parameters"):
