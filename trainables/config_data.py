@@ -39,10 +39,8 @@ class Data(ConfigSection):
         if self.folds and self.validation:
             raise ValueError(f"folds={self.folds} and validation={self.validation} exclude each other: leave out one")
         if self.fold > (self.folds or 1):
-            remedy = (
-                f"is above folds={self.folds}: give at most that" if self.folds else "needs folds: set data.folds too"
-            )
-            raise ValueError(f"fold={self.fold} {remedy}")
+            why = f"is above folds={self.folds}: give at most that" if self.folds else "needs folds: set data.folds too"
+            raise ValueError(f"fold={self.fold} {why}")
         return self
 
 

@@ -312,7 +312,7 @@ def test_a_plan_for_machines(run: Run) -> None:
     found = json.loads(ended.out)
     assert list(found) == [
         "space", "proposals", "feasible", "parameters", "trials", "epochs", "rungs", "concurrency", "workers",
-        "expense",
+        "expense", "growth",
     ]  # fmt: skip
     assert list(found["parameters"]) == ["min", "25%", "50%", "75%", "max"]
     assert [list(rung) for rung in found["rungs"]] == [["epoch", "trials"]] * 3
