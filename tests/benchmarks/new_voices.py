@@ -84,7 +84,7 @@ def score(run: Run) -> dict[str, Any]:
     assert isinstance(recognizer, Recognizer)
     rows: dict[str, Any] = {}
     for split, names in (("dev", [CLEAN]), ("test", CONDITIONS)):
-        for name, errors in errors_in_conditions(recognizer, corpus.split(split), recognizer.transcribe, names):
+        for name, errors in errors_in_conditions(recognizer, corpus.split(split), names):
             rates = {"cer": round(errors.cer, 5), "wer": round(errors.wer, 5)}
             rows[split if split == "dev" else name] = rates
     return {"key": run.key, "cpu_seconds": round(seconds), "errors": rows}

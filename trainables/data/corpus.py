@@ -245,8 +245,12 @@ class Corpus:
 
     def training_name(self, data: Data = DATA) -> str:
         """Name of the training split, without opening it."""
-        name = self._chosen(data.train, self.training_splits, "training", "data.train")
+        name = self._trained_on(data)
         return Fold(name, data.fold, data.folds, validates=False).name if data.folds else name
+
+    def _trained_on(self, data: Data) -> str:
+        """Name of the training split, undivided."""
+        return self._chosen(data.train, self.training_splits, "training", "data.train")
 
     def validation_split(self, data: Data = DATA) -> Split:
         """The split `data.validation`, or the only one named dev* or val*; with `data.folds`, the fold's speakers.
@@ -258,8 +262,8 @@ class Corpus:
 
     def validation_name(self, data: Data = DATA) -> str:
         """Name of the validation split, without opening it."""
-        if data.folds and (trained := Fold.named(self.training_name(data))):
-            return replace(trained, validates=True).name
+        if data.folds:
+            return Fold(self._trained_on(data), data.fold, data.folds, validates=True).name
         found = ["dev-clean"] if "dev-clean" in self.validation_splits else self.validation_splits
         return self._chosen(data.validation, found, "validation", "data.validation")
 

@@ -139,7 +139,9 @@ class CorpusWriter:
 
 
 class SplitContent:
-    """What the hash of a corpus depends on in one of its splits; utterances are added in their order.
+    """Digests of a split's texts and features, and its speakers: what `corpus_hash` takes of a split.
+
+    Utterances are added in the order of the split.
 
     Attributes:
         speakers: of each utterance; None: unknown.

@@ -43,8 +43,13 @@ class Score:
         rates = errors.cer, (cer.low, cer.high), errors.wer, (wer.low, wer.high)
         return cls(corpus_hash, errors.split, len(errors.ids), *rates, decoding, condition)
 
+    @property
+    def intervals(self) -> tuple[ConfidenceInterval, ConfidenceInterval]:
+        """The intervals of CER and WER."""
+        return ConfidenceInterval(*self.cer_interval), ConfidenceInterval(*self.wer_interval)
+
     def __str__(self) -> str:
-        cer, wer = ConfidenceInterval(*self.cer_interval), ConfidenceInterval(*self.wer_interval)
+        cer, wer = self.intervals
         return (
             f"CER {self.cer:.2%} (95% interval {cer}) and WER {self.wer:.2%} ({wer}) "
             f"on the {self.utterances:,} utterances of {self.split}, decoded with {self.decoding}"

@@ -66,7 +66,6 @@ def evaluate(
     """
     from asr_platform.cli.tables.comparison import methods_table, scores_table
     from asr_platform.cli.tables.errors import print_breakdown, print_conditions
-    from asr_platform.inference.conditions import evaluate_conditions
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
     changes = decoding_changes(decoding)
@@ -82,6 +81,8 @@ def evaluate(
             Console().print(methods_table(rows))
         return
     if robustness:
+        from asr_platform.inference.conditions import evaluate_conditions
+
         found = evaluate_conditions(model, data, split, changes)
         if as_json:
             click.echo(json.dumps([asdict(score) for score in found], indent=2))

@@ -41,8 +41,8 @@ def stop(home: Path, name: str, trial: int) -> None:
 def pause(home: Path, name: str, trial: int) -> None:
     """Pauses a trial of the running sweep NAME.
 
-    Its workers end within seconds, and another trial gets its place. The epoch that was cut
-    off is trained again later. A sweep of which only paused trials are left ends, and can be continued.
+    Its workers end within seconds, and another trial gets its place. The epoch that was cut off is trained again later.
+    A sweep of which only paused trials are left ends, and can be continued.
 
     \b
     For example:

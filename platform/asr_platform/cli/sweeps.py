@@ -91,7 +91,7 @@ def plan(
     size = SweepSize(**given)
     planned, corpus = _space_and_corpus(space, data, size, init_from)
     place = None if no_profile else Home.at(home)
-    wished = None if nodes is None and price is None else Nodes(nodes, price)
+    wished = Nodes.asked(nodes, price)
     found = make_plan(planned, corpus, size.trials, size.cluster_options(), not no_profile, wished)
     text = json.dumps(asdict(found), indent=2)
     if place:

@@ -24,6 +24,7 @@ from asr_platform.tracking.model_card import CARD, with_conditions
 from trainables.data.corpus import Corpus, Split
 from trainables.data.features import SAMPLE_RATE, Samples
 from trainables.data.inspection.signals import audio_of
+from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.folders import written_whole
@@ -112,8 +113,7 @@ def evaluate_conditions(
     if utterances < len(places):
         places = np.sort(np.random.default_rng(0).choice(places, utterances, replace=False))
     chosen, corpus_hash, found = whole.part(split, places), Corpus.open(data).hash, []
-    search = recognizer.search(options)
-    for name, errors in errors_in_conditions(recognizer, chosen, lambda each: recognizer.transcribe(each, search)):
+    for name, errors in errors_in_conditions(recognizer, chosen, search=recognizer.search(options)):
         score = Score.of(errors, corpus_hash, in_words(options), name)
         found.append(score)
         yield score
@@ -125,10 +125,13 @@ def evaluate_conditions(
 
 
 def errors_in_conditions(
-    recognizer: Recognizer, split: Split, transcribe: Callable[[list[np.ndarray]], list[str]],
-    names: Iterable[str] | None = None,
-) -> Iterator[tuple[str, UtteranceErrors]]:  # fmt: skip
-    """Yields the errors in every utterance of a split in each condition; `names`: of these alone.
+    recognizer: Recognizer, split: Split, names: Iterable[str] | None = None, search: Search | None = None
+) -> Iterator[tuple[str, UtteranceErrors]]:
+    """Yields the errors in every utterance of a split in each condition.
+
+    Args:
+        names: names of the conditions; None: all.
+        search: None: the model's own.
 
     Raises:
         InputError: the audio of an utterance is not there.
@@ -143,4 +146,5 @@ def errors_in_conditions(
     references, changes = references_of(recognizer, split), Conditions(audio).named
     for name in names or changes:
         features = [recognizer.recipe.compute(changes[name](number, samples)) for number, samples in enumerate(audio)]
-        yield name, UtteranceErrors.of(split.name, None, split.ids, references, transcribe(features), split.speakers)
+        hypotheses = recognizer.transcribe(features, search)
+        yield name, UtteranceErrors.of(split.name, None, split.ids, references, hypotheses, split.speakers)

@@ -13,7 +13,6 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, edits
 from asr_platform.analysis.kept_scores import Score, keep_scores
 from asr_platform.tracking.resolving import registered_language_model
@@ -73,8 +72,9 @@ def evaluate_model(
     recognizer, utterances = open_scored(model, data, split)
     options = decoding_with(recognizer.config, decoding)
     errors = _errors(recognizer, utterances, recognizer.search(options))
-    keep_scores(model, [Score.of(errors, Corpus.open(data).hash, in_words(options))])
-    return _scores(errors) | _breakdown(errors, utterances, recognizer.recipe)
+    score = Score.of(errors, Corpus.open(data).hash, in_words(options))
+    keep_scores(model, [score])
+    return _scores(errors, score) | _breakdown(errors, utterances, recognizer.recipe)
 
 
 def compare_methods(model: Path, data: Path, split: str, decoding: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -161,13 +161,13 @@ def _errors(recognizer: Recognizer, utterances: Split, search: Search | None = N
     return UtteranceErrors.of(utterances.name, None, utterances.ids, references, hypotheses, utterances.speakers)
 
 
-def _scores(errors: UtteranceErrors) -> dict[str, Any]:
+def _scores(errors: UtteranceErrors, score: Score) -> dict[str, Any]:
     return {
         "cer": errors.cer,
-        "cer_interval": list(error_interval(errors)),
+        "cer_interval": list(score.cer_interval),
         "character_edits": asdict(edits(errors)),
         "wer": errors.wer,
-        "wer_interval": list(error_interval(errors, words=True)),
+        "wer_interval": list(score.wer_interval),
         "word_edits": asdict(edits(errors, words=True)),
         "utterances": len(errors.ids),
         "characters": sum(map(len, errors.references)),

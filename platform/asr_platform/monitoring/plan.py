@@ -116,6 +116,11 @@ class Nodes:
     count: int | None = None
     price: float | None = None
 
+    @classmethod
+    def asked(cls, count: int | None, price: float | None) -> Nodes | None:
+        """The nodes with what is given; None where nothing is."""
+        return None if count is None and price is None else cls(count, price)
+
 
 def plan(
     space: Space, corpus: Corpus, trials: int | None, options: cluster.Options, profiled: bool = True,

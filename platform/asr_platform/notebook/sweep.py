@@ -204,7 +204,7 @@ class Sweep:
 
         asked = checked(SweepSize, size)
         searched, corpus = space_and_corpus(space, data, asked, Home(where_runs_live(None)), init_from)
-        wished = None if nodes is None and price is None else plan.Nodes(nodes, price)
+        wished = plan.Nodes.asked(nodes, price)
         return asdict(plan.plan(searched, corpus, asked.trials, asked.cluster_options(), profile, wished))
 
     def status(self) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.express as px
 import plotly.graph_objects as go
 
+from asr_platform.analysis.bootstrap import ConfidenceInterval
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker
 from asr_platform.analysis.kept_scores import condition_scores
 from asr_platform.analysis.text import counted
@@ -84,35 +86,44 @@ def errors_by_condition(data: ReportData) -> Figure | str:
     if not scores:
         return "Not measured: platform evaluate --robustness scores the best model so."
     clean, worst = scores[0], max(scores, key=lambda one: one.cer)
-    figure = px.bar(
-        x=[str(one.condition) for one in scores],
-        y=[100 * one.cer for one in scores],
-        error_y=[100 * (one.cer_interval[1] - one.cer) for one in scores],
-        error_y_minus=[100 * (one.cer - one.cer_interval[0]) for one in scores],
-        hover_name=[f"CER {one.cer:.2%}, WER {one.wer:.2%}" for one in scores],
+    figure = _bars(
+        [str(one.condition) for one in scores],
+        [(one.cer, one.intervals[0]) for one in scores],
+        [f"CER {one.cer:.2%}, WER {one.wer:.2%}" for one in scores],
+        {"title": "", "type": "category", "tickangle": -45},
     )
-    figure.update_traces(width=0.6, marker_color=ACCENT, error_y={"color": INK, "thickness": 1.2})
-    y = {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"}
     caption = (
         f"CER of the best model on {counted(clean.utterances, 'utterance')} of {clean.split} whose audio was changed "
         f"({clean.decoding}); ratios are of signal to noise; bars are 95% intervals."
     )
     verdict = f"The audio as it is has {clean.cer:.2%}; the worst, {worst.condition}, {worst.cer:.2%}."
-    return Figure(styled(figure, HEIGHT, {"title": "", "type": "category", "tickangle": -45}, y), caption, verdict)
+    return Figure(figure, caption, verdict)
 
 
 def draw_groups(groups: Sequence[LengthGroup | NoiseGroup], names: Sequence[str], title: str) -> go.Figure:
     """CER of each group of utterances with its 95% interval, over the groups' names."""
+    return _bars(
+        names,
+        [(group.cer, group.interval) for group in groups],
+        [f"CER {group.cer:.2%}, {group.utterances:,} utterances" for group in groups],
+        {"title": title, "type": "category"},
+    )
+
+
+def _bars(
+    names: Sequence[str], rates: Sequence[tuple[float, ConfidenceInterval]], hovers: Sequence[str], x: dict[str, Any]
+) -> go.Figure:
+    """Bars of CERs with their intervals, and a text for each bar; `x` has the options of the axis of names."""
     figure = px.bar(
         x=names,
-        y=[100 * group.cer for group in groups],
-        error_y=[100 * (group.interval.high - group.cer) for group in groups],
-        error_y_minus=[100 * (group.cer - group.interval.low) for group in groups],
-        hover_name=[f"CER {group.cer:.2%}, {group.utterances:,} utterances" for group in groups],
+        y=[100 * cer for cer, _ in rates],
+        error_y=[100 * (interval.high - cer) for cer, interval in rates],
+        error_y_minus=[100 * (cer - interval.low) for cer, interval in rates],
+        hover_name=hovers,
     )
     figure.update_traces(width=0.6, marker_color=ACCENT, error_y={"color": INK, "thickness": 1.2})
     y = {"title": "CER", "ticksuffix": "%", "rangemode": "tozero"}
-    return styled(figure, HEIGHT, {"title": title, "type": "category"}, y)
+    return styled(figure, HEIGHT, x, y)
 
 
 def _caption(errors: UtteranceErrors, groups: str = ", in groups of similar size; bars are 95% intervals") -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
-from asr_platform.analysis.bootstrap import METHOD, CerInterval, ConfidenceInterval, error_interval
+from asr_platform.analysis.bootstrap import METHOD, CerInterval, error_interval
 from asr_platform.analysis.kept_scores import Score
 from asr_platform.analysis.learning import nothing_learned
 from asr_platform.analysis.text import enumerated_trials
@@ -151,8 +151,7 @@ def with_conditions(card: str, scores: Sequence[Score]) -> str:
         "| condition | CER | interval | WER | interval |",
         "| --- | --- | --- | --- | --- |",
         *(
-            f"| {one.condition} | {one.cer:.2%} | {ConfidenceInterval(*one.cer_interval)} | {one.wer:.2%} "
-            f"| {ConfidenceInterval(*one.wer_interval)} |"
+            f"| {one.condition} | {one.cer:.2%} | {one.intervals[0]} | {one.wer:.2%} | {one.intervals[1]} |"
             for one in scores
         ),
     ]

@@ -49,7 +49,7 @@ def print_conditions(console: Console, scores: Iterable[Score]) -> None:
             say(console, f"{one.utterances:,} utterances of {one.split}, decoded with {one.decoding}; intervals: 95%")
             console.print(f"{'':{CONDITION}}{'CER':>8}  {'interval':<15}{'WER':>8}  interval", highlight=False)
             heading = False
-        cer, wer = ConfidenceInterval(*one.cer_interval), ConfidenceInterval(*one.wer_interval)
+        cer, wer = one.intervals
         console.print(
             f"{one.condition:{CONDITION}}{one.cer:8.2%}  {cer!s:<15}{one.wer:8.2%}  {wer}",
             highlight=False,
