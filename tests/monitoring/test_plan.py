@@ -231,7 +231,8 @@ def test_a_plan_of_the_tiny_space(tiny_corpus: Corpus) -> None:
 def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
     epochs: int, trials: int, nodes: int, each: int, driver: float
 ) -> None:
-    """Every trial is trained to its end, so that more places are never slower."""
+    """Every trial is trained to its end: all places together need no longer than one, and more are never slower where
+    the driver costs nothing (where it does, trials that end together may wait for it in an unlucky order)."""
     how, costs = settings(epochs, grace=epochs), [cost(1, epochs)] * trials
 
     def simulated(concurrency: int) -> list[Simulation]:
@@ -243,7 +244,8 @@ def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
         return
     assert [one.nodes for one in found] == sorted({*(2**power for power in range(7) if 2**power < nodes), nodes})
     seconds = [3600 * one.wall_hours for one in found]
-    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(seconds))
+    assert max(seconds) <= 10 + simulated(1)[0].wall + 1e-6
+    assert driver or all(later <= earlier + 1e-6 for earlier, later in pairwise(seconds))
     assert seconds[-1] >= 10 + max(epochs * driver * trials, epochs) - 1e-6, "the driver acts on one after the other"
     assert all(one.price == pytest.approx(2 * one.nodes * one.wall_hours) for one in found)
     gains = {one.nodes: later.wall_hours / one.wall_hours for one, later in pairwise(found)}
