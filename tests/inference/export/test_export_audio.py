@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trainables.data.audio import read_audio
 from trainables.data.features import SAMPLE_RATE, FeatureRecipe
-from trainables.inference.export.onnx_transcribe import hw4_features, read_wav, resampled
+from trainables.inference.export.common import hw4_features, read_wav, resampled
 
 RATES = [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 12_345]
 WIDTHS = {"PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}

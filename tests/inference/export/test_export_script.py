@@ -9,7 +9,7 @@ import subprocess
 import sys
 import wave
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,12 +29,14 @@ from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import BLANK, EOS, Tokenizer
 from trainables.errors import InputError
 from trainables.inference import export as exporting
-from trainables.inference.export import ENCODER, GRAPHS, SCRIPT, export, missing_in_script, onnx_transcribe
+from trainables.inference.export import ENCODER, GRAPHS, SCRIPT, common, export, missing_in_script, onnx_transcribe
 from trainables.inference.recognizer import Recognizer
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 
 pytest.importorskip("onnxruntime", reason="ONNX graphs need it to run (a test dependency)")
 pytest.importorskip("onnxscript", reason="torch exports to ONNX with it (a test dependency)")
+
+METHODS = get_args(Decoding.model_fields["method"].annotation)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def short_and_long(corpus: Corpus) -> list[np.ndarray]:
 ])  # fmt: skip
 def test_the_folder_is_whole(kind: str, graphs: list[str], folders: dict[str, Path]) -> None:
     folder = folders[kind]
-    others = ["recognizer.json", "tokenizer.model", "transcribe.py"]
+    others = ["common.py", "recognizer.json", "tokenizer.model", "transcribe.py"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*graphs, *others])
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "onnx"]
     assert json.loads((folder / "recognizer.json").read_text())["kind"] == kind
@@ -122,8 +124,7 @@ def test_a_search_that_the_script_lacks_is_said(learned: Learned, tmp_path: Path
 def test_what_the_script_lacks_has_names() -> None:
     fused = Decoding(method="joint", beam=3, language_model="models/lm", lm_weight=0.3, hotwords="BEE")
     assert missing_in_script(fused) == ["the language model", "hotwords"]
-    assert missing_in_script(Decoding(method="ctc_beam")) == ["method ctc_beam"]
-    assert not any(missing_in_script(Decoding(method=method)) for method in ("greedy", "beam", "joint", "ctc"))
+    assert not any(missing_in_script(Decoding(method=method)) for method in METHODS)
 
 
 @pytest.mark.parametrize("decoding", [
@@ -135,6 +136,8 @@ def test_what_the_script_lacks_has_names() -> None:
     {"method": "joint"},
     {"method": "joint", "beam": 8, "ctc_weight": 0.7, "candidates": 6, "length_penalty": 0.5, "repeat_penalty": 1.2},
     {"method": "joint", "beam": 1, "ctc_weight": 1.0},
+    {"method": "ctc_beam"},
+    {"method": "ctc_beam", "beam": 1},
 ])  # fmt: skip
 def test_the_transcripts_are_those_of_the_search(
     decoding: dict[str, Any], learned: Learned, exported: Path, tiny_corpus: Corpus, tmp_path: Path
@@ -145,6 +148,37 @@ def test_the_transcripts_are_those_of_the_search(
     utterances = short_and_long(tiny_corpus)
     expected = learned.recognizer.transcribe(utterances, search)
     assert len(set(expected)) > 5
+    reader = onnx_transcribe.Recognizer(folder)
+    assert [reader.transcribe(features) for features in utterances] == expected
+
+
+@pytest.mark.parametrize("decoding", [
+    {"method": "beam", "beam": 6},
+    {"method": "joint", "beam": 6, "length_penalty": 0.5},
+    {"method": "ctc_beam", "beam": 6},
+])  # fmt: skip
+def test_the_best_texts_are_those_of_the_search(
+    decoding: dict[str, Any], learned: Learned, exported: Path, tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    options = Decoding.model_validate(decoding)
+    reader = onnx_transcribe.Recognizer(changed(exported, tmp_path / "onnx", {"decoding": options.model_dump()}))
+    utterances = short_and_long(tiny_corpus)
+    expected = learned.recognizer.transcribe_timed(utterances, learned.recognizer.search(options), nbest=4)
+    for features, timed in zip(utterances, expected, strict=True):
+        found = reader.nbest(features, 4)
+        assert list(found) == [one.text for one in timed.alternatives]
+        assert list(found.values()) == pytest.approx([one.score for one in timed.alternatives], rel=1e-3, abs=1e-3)
+    assert max(len(timed.alternatives) for timed in expected) == 4
+
+
+def test_a_draft_has_hypotheses(
+    recognizers: dict[str, Recognizer], folders: dict[str, Path], tiny_corpus: Corpus, tmp_path: Path
+) -> None:
+    """An editor searches with CTC as an encoder-decoder does."""
+    recognizer, options = recognizers["transcript_editor"], Decoding(method="ctc_beam", beam=4, editing_steps=1)
+    utterances = short_and_long(tiny_corpus)
+    expected = recognizer.transcribe(utterances, recognizer.search(options))
+    folder = changed(folders["transcript_editor"], tmp_path / "onnx", {"decoding": options.model_dump()})
     reader = onnx_transcribe.Recognizer(folder)
     assert [reader.transcribe(features) for features in utterances] == expected
 
@@ -224,12 +258,10 @@ def size(kind: str) -> int | None:
 
 
 @pytest.mark.parametrize("name", ["hw4", "kaldi"])
-def test_the_script_computes_the_same_features(name: str, exported: Path, tmp_path: Path) -> None:
-    reader = onnx_transcribe.Recognizer(exported)
-    recipe = FeatureRecipe.model_validate({"name": name})
-    reader.about["recipe"] = recipe.model_dump(mode="json")
-    samples = noise()
-    np.testing.assert_allclose(reader.features(samples), recipe.compute(samples), atol=2e-3)
+def test_the_script_computes_the_same_features(name: str) -> None:
+    recipe, samples = FeatureRecipe.model_validate({"name": name}), noise()
+    found = common.features_of(samples, recipe.model_dump(mode="json"))
+    np.testing.assert_allclose(found, recipe.compute(samples), atol=2e-3)
 
 
 def noise() -> np.ndarray:
@@ -246,13 +278,16 @@ def test_the_script_needs_neither_torch_nor_this_package(
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((noise() * 2**15).astype("<i2").tobytes())
     absent = "import sys; sys.modules |= dict.fromkeys(['torch', 'trainables', 'asr_platform', 'onnx', 'soundfile'])"
-    run = f"import runpy; runpy.run_path({str(folders[kind] / SCRIPT)!r}, run_name='__main__')"
+    place = folders[kind]  # from which Python imports, as for any script
+    run = f"import runpy; sys.path[0] = {str(place)!r}; runpy.run_path({str(place / SCRIPT)!r}, run_name='__main__')"
     words = [sys.executable, "-c", f"{absent}; {run}", str(tmp_path / "noise.wav")]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
     recipe = recognizers[kind].recipe
     samples = (noise() * 2**15).astype("<i2").astype(np.float32) / 2**15
     (expected,) = recognizers[kind].transcribe([recipe.compute(samples)])
     assert done.stdout == f"{tmp_path / 'noise.wav'}\t{expected}\n"
+    refused = subprocess.run([*words, "--nbest", "3"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert refused.returncode == 2 and "--nbest 3: method greedy finds 1" in refused.stderr
 
 
 def test_a_folder_that_holds_something_is_left_alone(learned: Learned, tmp_path: Path) -> None:

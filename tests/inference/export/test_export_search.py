@@ -12,6 +12,7 @@ import torch
 from trainables.config import Decoding
 from trainables.data.text.tokenizer import BLANK, EOS, SOS
 from trainables.decoding import Search
+from trainables.decoding.search import Hypothesis
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.inference.export import onnx_transcribe
 from trainables.models.speech_transformer import SpeechTransformer, States
@@ -25,6 +26,9 @@ SEARCHES: list[dict[str, Any]] = [
     {"method": "joint", "beam": 8, "ctc_weight": 1.0, "candidates": 3, "length_penalty": 2.0},
     {"method": "joint", "ctc_weight": 0.7, "candidates": 100, "repeat_penalty": 1.2, "temperature": 0.5},
     {"method": "joint", "ctc_weight": 0.0},
+    {"method": "ctc_beam"},
+    {"method": "ctc_beam", "beam": 1},
+    {"method": "ctc_beam", "beam": 12},
 ]
 
 
@@ -45,21 +49,27 @@ class WholeHypotheses:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_search_finds_the_same_hypothesis_with_the_same_score(search: dict[str, Any]) -> None:
+def test_a_search_finds_the_same_hypotheses_with_the_same_scores(search: dict[str, Any]) -> None:
     decoding = Decoding.model_validate(search)
     about = {
         "config": {"decoding": decoding.model_dump()},
         "start": SOS, "end": EOS, "blank": BLANK, "suppress_tokens": SUPPRESSED_TOKENS,
     }  # fmt: skip
-    found, expected = [], []
+    found, expected = list[onnx_transcribe.Hypothesis](), list[Hypothesis]()
     for seed, (states, longest) in enumerate([(1, 3), (4, 1), (9, 8), (30, 12), (30, 25)]):
         model = sharpened(seed)
         encoded = States(torch.randn(1, states, model.encoder.config.d_model), torch.tensor([states]))
         ctc_logits_SV = model.ctc_logits(encoded)[0][0].detach().numpy()
+        exact = min(decoding.beam, 3)
+        expected += Search(decoding).nbest(model, encoded, torch.tensor([longest]), exact)[0]
+        if decoding.method == "ctc_beam":
+            suppressed = [EOS, *(token for token in SUPPRESSED_TOKENS if token != BLANK)]
+            log_probs_SV = onnx_transcribe.log_softmax(ctc_logits_SV)
+            found += onnx_transcribe.ctc_beam(log_probs_SV, suppressed, BLANK, decoding.beam)[:exact]
+            continue
         joint = decoding.method == "joint" and decoding.ctc_weight
         ctc = onnx_transcribe.CTCPrefixes(onnx_transcribe.log_softmax(ctc_logits_SV), about) if joint else None
-        found.append(onnx_transcribe.beam_search(WholeHypotheses(model, encoded), ctc, about, longest))
-        expected.append(Search(decoding).nbest(model, encoded, torch.tensor([longest]), 1)[0][0])
+        found += onnx_transcribe.beam_search(WholeHypotheses(model, encoded), ctc, about, longest, exact)[:exact]
     assert [tokens for tokens, _ in found] == [hypothesis.tokens for hypothesis in expected]
     assert len({len(tokens) for tokens, _ in found}) > 1
     np.testing.assert_allclose([score for _, score in found], [each.score for each in expected], rtol=1e-4, atol=1e-4)

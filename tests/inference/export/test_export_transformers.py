@@ -90,14 +90,14 @@ def imported(out: Path) -> Any:
     """The exported script's recogniser."""
     sys.path.insert(0, str(out))
     try:
-        for name in ("transcribe", "features"):
+        for name in ("transcribe", "common"):
             sys.modules.pop(name, None)
         import transcribe
 
         return transcribe.Recognizer(out)
     finally:
         sys.path.remove(str(out))
-        for name in ("transcribe", "features"):
+        for name in ("transcribe", "common"):
             sys.modules.pop(name, None)
 
 

@@ -1,7 +1,7 @@
 """Export of a recogniser as ONNX graphs, for programs without torch.
 
 Beside the graphs the folder has the tokenizer, `recognizer.json`, and an example script, `transcribe.py` (a copy of
-onnx_transcribe.py).
+onnx_transcribe.py), with the module `common.py`.
 
 An encoder-decoder has two graphs:
 
@@ -46,7 +46,7 @@ from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
 from trainables.inference.decoding_options import decoding_with
-from trainables.inference.export import onnx_transcribe
+from trainables.inference.export import common, onnx_transcribe
 from trainables.inference.export.graphs import (
     write_decoder,
     write_drafter,
@@ -59,7 +59,7 @@ from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS, Recognizer
 from trainables.models.editing.transcript_editor import TranscriptEditor
 
 ENCODER, DECODER, PROJECTOR, EDITOR = "encoder.onnx", "decoder.onnx", "projector.onnx", "editor.onnx"
-ABOUT, SCRIPT = "recognizer.json", "transcribe.py"
+ABOUT, SCRIPT, COMMON = "recognizer.json", "transcribe.py", "common.py"
 FORMAT = 2  # of `recognizer.json` and the graphs; new keys and outputs leave it as it is. 1: a decoder without a cache
 PACKAGES = ("onnx", "onnxscript")  # used by torch's exporter
 GRAPHS: dict[str, dict[str, Callable[[Recognizer, Path], None]]] = {
@@ -93,6 +93,7 @@ def export(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = Mapp
         recognizer.tokenizer.save(partial / TOKENIZER)
         (partial / ABOUT).write_text(json.dumps(about(recognizer), indent=2), encoding="utf-8")
         shutil.copyfile(onnx_transcribe.__file__, partial / SCRIPT)
+        shutil.copyfile(common.__file__, partial / COMMON)
 
 
 def searching_with(recognizer: Recognizer, decoding: Mapping[str, Any]) -> Recognizer:
@@ -109,9 +110,8 @@ def searching_with(recognizer: Recognizer, decoding: Mapping[str, Any]) -> Recog
 
 
 def missing_in_script(decoding: Decoding) -> list[str]:
-    """Parts of a search that the example script cannot run, such as `hotwords`; empty if it can run all of it."""
+    """Parts of a search that the example script cannot run, such as hotwords; empty if it can run all of it."""
     missing = {
-        "method ctc_beam": decoding.method == "ctc_beam",
         "the language model": decoding.lm_weight > 0,
         "hotwords": bool(decoding.hotword_phrases),
     }

@@ -1,9 +1,10 @@
-"""Transcribes WAV files with an exported recogniser: python transcribe.py FILE.wav ...
+"""Transcribes WAV files with an exported recogniser: python transcribe.py [--nbest N] FILE.wav ...
 
 An example to copy from, beside the graphs that `platform export` wrote. It needs only numpy, onnxruntime and
-sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`). How it searches is said in
-`recognizer.json`, under `config` and `decoding`: `method` (greedy, beam, joint, ctc), `beam`, `length_penalty`,
-`temperature`, `repeat_penalty`, `ctc_weight`, `candidates`. A file is transcribed as one utterance.
+sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`); the features are computed in
+`common.py`. How it searches is said in `recognizer.json`, under `config` and `decoding`: `method` (greedy, beam, joint,
+ctc, ctc_beam), `beam`, `length_penalty`, `temperature`, `repeat_penalty`, `ctc_weight`, `candidates`. A file is
+transcribed as one utterance.
 
 Shapes: T frames, F mel bins, S encoder states, P pooled states, A audio positions, D width, U tokens (of an editor with
 slots), V vocabulary; in a search K hypotheses, C candidates for the next token of each, N best continuations, L layers
@@ -12,21 +13,30 @@ with keys and values, H heads, E head width. A batch here is one utterance.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
-import wave
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+if __package__:  # not exported
+    from trainables.inference.export.common import features_of, read_wav, text_of
+else:
+    from common import features_of, read_wav, text_of  # type: ignore[import-not-found, no-redef]
+
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
-SAMPLE_RATE = 16_000  # Hz
+
+class Hypothesis(NamedTuple):
+    """Tokens without the start and end tokens, and the score that ranks them."""
+
+    tokens: list[int]
+    score: float
 
 
 class Recognizer:
@@ -41,42 +51,64 @@ class Recognizer:
 
     def transcribe(self, features_TF: Floats) -> str:
         """Text of log-mel features (T, F)."""
+        return self.text(self.search(features_TF)[0].tokens)
+
+    def nbest(self, features_TF: Floats, count: int) -> dict[str, float]:
+        """The `count` best texts of log-mel features (T, F), best first, and the scores that rank them.
+
+        Where a search finds fewer, or two of its hypotheses stand for one text, there are fewer. The method must be
+        beam, joint or ctc_beam, and `count` at most its `beam`.
+        """
+        scores: dict[str, float] = {}
+        for tokens, score in self.search(features_TF, count)[:count]:
+            scores.setdefault(self.text(tokens), score)
+        return scores
+
+    def search(self, features_TF: Floats, exact: int = 1) -> list[Hypothesis]:
+        """Hypotheses by the search that `recognizer.json` describes, best first; `exact` of them are final."""
         features_1TF, lengths_1 = features_TF[None].astype(np.float32), np.array([len(features_TF)])
         encoded = self.graphs["encoder"].run(None, {"features": features_1TF, "lengths": lengths_1})
         is_editor = self.about["kind"] == "transcript_editor"
         longest = math.ceil(len(features_TF) * self.about["tokens_per_frame"]) + self.about["spare_tokens"]
-        return self.text((self.edited if is_editor else self.decoded)(longest, *encoded))
+        if self.about["config"]["decoding"]["method"] in ("ctc", "ctc_beam"):
+            return self.by_ctc(encoded[2][0])
+        return self.edited(longest, *encoded) if is_editor else self.decoded(longest, exact, *encoded)
+
+    def by_ctc(self, ctc_logits_SV: Floats) -> list[Hypothesis]:
+        """Hypotheses by CTC alone; of an editor, its drafts."""
+        options, blank = self.about["config"]["decoding"], self.about.get("blank", self.about.get("slot"))
+        suppressed = sorted({*self.about["suppress_tokens"], self.about.get("end", blank)} - {blank})
+        if options["method"] == "ctc":
+            return [Hypothesis(collapsed(ctc_logits_SV, suppressed, blank), 0.0)]
+        return ctc_beam(log_softmax(ctc_logits_SV), suppressed, blank, options["beam"])
 
     def decoded(
-        self, longest: int, _states_1SD: Floats, lengths_1: Ints, ctc_logits_1SV: Floats, cross_L1HSE: Floats
-    ) -> list[int]:
-        """Tokens by the search that `recognizer.json` describes."""
+        self, longest: int, exact: int, _states_1SD: Floats, lengths_1: Ints, ctc_logits_1SV: Floats,
+        cross_L1HSE: Floats,
+    ) -> list[Hypothesis]:  # fmt: skip
+        """Hypotheses of a decoder."""
         options = self.about["config"]["decoding"]
-        if options["method"] == "ctc":
-            blank, suppressed = self.about["blank"], [*self.about["suppress_tokens"], self.about["end"]]
-            return collapsed(ctc_logits_1SV[0], [token for token in suppressed if token != blank], blank)
         decoder = Decoder(self.graphs["decoder"], cross_L1HSE, lengths_1)
         if options["method"] == "greedy":
-            return greedy(decoder, self.about, longest)
+            return [Hypothesis(greedy(decoder, self.about, longest), 0.0)]
         joint = options["method"] == "joint" and options["ctc_weight"]
         ctc = CTCPrefixes(log_softmax(ctc_logits_1SV[0]), self.about) if joint else None
-        return beam_search(decoder, ctc, self.about, longest)[0]
+        return beam_search(decoder, ctc, self.about, longest, exact)
 
     def edited(
         self, longest: int, states_1SD: Floats, state_lengths_1: Ints, draft_logits_1PV: Floats, _draft_lengths_1: Ints
-    ) -> list[int]:
-        """Tokens of the draft after the configured number of editing steps, each of which runs the editor once."""
+    ) -> list[Hypothesis]:
+        """The draft after the configured number of editing steps, each of which runs the editor once."""
         audio_1AD, (count,) = self.graphs["projector"].run(
             None, {"states": states_1SD, "state_lengths": state_lengths_1}
         )
         suppressed, slot = self.about["suppress_tokens"], self.about["slot"]
         tokens = collapsed(draft_logits_1PV[0], suppressed, slot)
-        steps = 0 if self.about["config"]["decoding"]["method"] == "ctc" else self.about["editing_steps"]
-        for _ in range(steps):
+        for _ in range(self.about["editing_steps"]):
             inputs = {"audio": audio_1AD[:, :count], "tokens": self.with_slots(tokens)}
             (logits_UV,) = self.graphs["editor"].run(None, inputs)
             tokens = collapsed(logits_UV, suppressed, slot)[:longest]
-        return tokens
+        return [Hypothesis(tokens, 0.0)]
 
     def with_slots(self, tokens: list[int]) -> Ints:
         """Tokens with a slot before, between and behind them, and more slots up to the fewest positions, (1, U)."""
@@ -87,18 +119,7 @@ class Recognizer:
 
     def text(self, tokens: list[int]) -> str:
         """Text that a sequence of tokens stands for."""
-        return text_of(tokens, self.tokenizer, self.about)
-
-    def features(self, samples: Floats) -> Floats:
-        """Log-mel features (T, F) of samples in [-1, 1], by the recipe of the recogniser's training."""
-        recipe = self.about["recipe"]
-        return (hw4_features if recipe["name"] == "hw4" else kaldi_features)(samples, recipe["bins"])
-
-
-def text_of(tokens: list[int], tokenizer: Any, about: dict[str, Any]) -> str:
-    """Text that a sequence of tokens stands for."""
-    text = "".join(tokenizer.id_to_piece(token) for token in tokens).replace("▁", " ")
-    return text if about["config"]["tokenizer"]["kind"] == "char" else text.removeprefix(" ")
+        return str(text_of(tokens, self.tokenizer, self.about))
 
 
 def collapsed(logits_UV: Floats, suppressed: list[int], blank: int) -> list[int]:
@@ -131,6 +152,9 @@ class Decoder:
         return logits_KV
 
 
+NONE = Hypothesis([], -math.inf)
+
+
 def greedy(decoder: Decoder, about: dict[str, Any], longest: int) -> list[int]:
     """The likeliest token at each step, until the end token."""
     tokens: list[int] = []
@@ -145,23 +169,23 @@ def greedy(decoder: Decoder, about: dict[str, Any], longest: int) -> list[int]:
 
 
 def beam_search(
-    decoder: Decoder, ctc: CTCPrefixes | None, about: dict[str, Any], longest: int
-) -> tuple[list[int], float]:
-    """The hypothesis with the highest score / length ^ length_penalty, and that number.
+    decoder: Decoder, ctc: CTCPrefixes | None, about: dict[str, Any], longest: int, exact: int = 1
+) -> list[Hypothesis]:
+    """The finished hypotheses with the highest scores / length ^ length_penalty, at most `beam`, best first.
 
     A score is the sum of the log-probabilities of decoder and CTC, weighted; the end token counts. After each token,
     the `beam` best unfinished hypotheses are kept. A hypothesis is finished when the end token is among the `beam` best
-    continuations. The search ends when no unfinished hypothesis can still become the best.
+    continuations. The search ends when no unfinished hypothesis can still become one of the `exact` best.
     """
     options, end = about["config"]["decoding"], about["end"]
     beam, penalty = options["beam"], options["length_penalty"]
     count, weight = (options["candidates"], max(1 - options["ctc_weight"], 1e-6)) if ctc else (2 * beam, 1.0)
-    best: tuple[list[int], float] = [], -math.inf
+    finished: list[Hypothesis] = []
     hypotheses: list[list[int]] = [[]]
     parents, latest, scores_K = [0], [about["start"]], np.zeros(1)
     for length in range(1, longest + 1):
         bound = scores_K.max(initial=-math.inf)
-        if (bound / longest**penalty if bound < 0 else bound) <= best[1]:
+        if (bound / longest**penalty if bound < 0 else bound) <= [*finished, *[NONE] * exact][exact - 1].score:
             break
         scores_KV = weight * log_softmax(decoder.step(parents, latest) / options["temperature"])
         scores_KV = penalized(scores_KV, hypotheses, about)
@@ -176,16 +200,48 @@ def beam_search(
         order_N = np.argsort(-total_N, kind="stable")[: 2 * beam]
         parent_N, token_N, total_N = order_N // ids_KC.shape[1], ids_KC.ravel()[order_N], total_N[order_N]
         ends_N = (token_N == end) | (length == longest)
-        for place in np.flatnonzero(ends_N[:beam]):
-            if (ranked := total_N[place] / length**penalty) > best[1]:
-                tokens = [*hypotheses[parent_N[place]], int(token_N[place])]
-                best = [token for token in tokens if token != end], float(ranked)
+        for place in np.flatnonzero(ends_N[:beam] & np.isfinite(total_N[:beam])):
+            tokens = [*hypotheses[parent_N[place]], int(token_N[place])]
+            whole = [token for token in tokens if token != end]
+            finished.append(Hypothesis(whole, float(total_N[place] / length**penalty)))
+        finished = sorted(finished, key=lambda one: -one.score)[:beam]
         kept_K = np.flatnonzero(~ends_N & np.isfinite(total_N))[:beam]
         parents, latest, scores_K = parent_N[kept_K].tolist(), token_N[kept_K].tolist(), total_N[kept_K]
         hypotheses = [[*hypotheses[parent], token] for parent, token in zip(parents, latest, strict=True)]
         if ctc:
             ctc.extend(parents, latest)
-    return best
+    return finished or [NONE]
+
+
+def ctc_beam(log_probs_SV: Floats, suppressed: list[int], blank: int, beam: int) -> list[Hypothesis]:
+    """The `beam` prefixes with the highest log-probability over all kept alignments, best first.
+
+    Prefix beam search (Hannun et al., 2014, arXiv 1408.2873, algorithm 1). Of each prefix two log-probabilities are
+    kept, of its alignments that end in a blank, and in its last token. No token but the 2 `beam` + 1 likeliest can
+    bring a new prefix among the best.
+    """
+
+    def both(prefix: tuple[int, ...]) -> float:
+        in_blank, in_token = kept[prefix]
+        return float(np.logaddexp(in_blank, in_token))
+
+    kept: dict[tuple[int, ...], list[float]] = {(): [0.0, -math.inf]}
+    for log_probs_V in log_probs_SV:
+        said_V = log_probs_V.copy()
+        said_V[[blank, *suppressed]] = -np.inf
+        likeliest = np.argsort(-said_V, kind="stable")[: 2 * beam + 1].tolist()
+        tokens = {*likeliest, *(prefix[-1] for prefix in kept if prefix)}
+        before, kept = {prefix: [*ends, both(prefix)] for prefix, ends in kept.items()}, {}
+        for prefix, (in_blank, in_token, either) in before.items():
+            same = kept.setdefault(prefix, [-math.inf, -math.inf])
+            same[0] = either + log_probs_V[blank]
+            if prefix:
+                same[1] = np.logaddexp(same[1], in_token + said_V[prefix[-1]])
+            for token in tokens:
+                longer = kept.setdefault((*prefix, token), [-math.inf, -math.inf])
+                longer[1] = np.logaddexp(longer[1], (in_blank if prefix[-1:] == (token,) else either) + said_V[token])
+        kept = {prefix: kept[prefix] for prefix in sorted(kept, key=both, reverse=True)[:beam]}
+    return [Hypothesis(list(prefix), both(prefix)) for prefix in kept if both(prefix) > -math.inf]
 
 
 def penalized(scores_KV: Floats, hypotheses: list[list[int]], about: dict[str, Any]) -> Floats:
@@ -265,83 +321,25 @@ def summed(before_KS: Floats, products_KS: Floats) -> Floats:
     return np.pad(sums_KS, ((0, 0), (1, 0)), constant_values=-np.inf) + products_KS
 
 
-def hw4_features(samples: Floats, bins: int) -> Floats:
-    """Log-mel features in decibels relative to the utterance's peak, 125 frames a second.
-
-    Equal to librosa's power_to_db(melspectrogram(y=samples, sr=16000, n_fft=512, hop_length=128, n_mels=bins,
-    pad_mode="constant"), ref=max).T
-    """
-    edge = np.zeros(256)
-    frames = np.lib.stride_tricks.sliding_window_view(np.concatenate([edge, samples, edge]), 512)[::128]
-    power = np.abs(np.fft.rfft(frames * np.hanning(513)[:-1])) ** 2
-    mel = np.maximum(power @ slaney_filters(bins).T, 1e-10)
-    return np.maximum(10 * np.log10(mel / mel.max()), -80).astype(np.float32)
-
-
-def slaney_filters(bins: int) -> Floats:
-    """Mel filters of equal area, (F, frequencies); Slaney's mel scale is linear below 1 kHz and logarithmic above."""
-    mels = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), bins + 2)
-    edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))  # Hz
-    frequencies = np.linspace(0, SAMPLE_RATE / 2, 257)
-    rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
-    filters: Floats = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
-    return filters
-
-
-def kaldi_features(samples: Floats, bins: int) -> Floats:
-    """Log-mel features of Kaldi's filter bank, 100 frames a second."""
-    import kaldi_native_fbank
-
-    options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.dither = 0
-    options.frame_opts.snip_edges = False
-    options.mel_opts.num_bins = bins
-    computer = kaldi_native_fbank.OnlineFbank(options)
-    computer.accept_waveform(SAMPLE_RATE, samples.astype(np.float32))
-    computer.input_finished()
-    return np.stack([computer.get_frame(frame) for frame in range(computer.num_frames_ready)])
-
-
-def read_wav(path: str) -> Floats:
-    """Samples in [-1, 1] at 16 kHz of a WAV file with 8, 16, 24 or 32 bits a sample; channels are averaged."""
-    try:
-        with wave.open(path) as file:
-            rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-            content = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
-        if not rate or not len(content) or len(content) % (channels * width):
-            raise wave.Error("no samples, or not whole ones")
-    except (wave.Error, EOFError) as error:
-        sys.exit(f"{path}: not a whole PCM file ({error}); convert it: sox {path} -e signed -b 16 OUT.wav")
-    padded = np.zeros((len(content) // width, 4), np.uint8)  # little-endian: the first bytes count least
-    padded[:, 4 - width :] = content.reshape(-1, width) ^ (128 if width == 1 else 0)  # 8 bits have no sign
-    return resampled((padded.view("<i4") / 2**31).reshape(-1, channels).mean(axis=1), rate)
-
-
-def resampled(samples: Floats, rate: int) -> Floats:
-    """Samples at `rate` Hz -> samples at 16 kHz.
-
-    A low-pass filter, the sinc with a Kaiser window, is laid around each place of the output. Of the frequencies up to
-    half the lower of the two rates it passes 91.4%, and from there falls to -100 dB, as soxr's high quality does, by
-    which the speech of the training was resampled.
-    """
-    common = math.gcd(rate, SAMPLE_RATE)
-    up, down = SAMPLE_RATE // common, rate // common
-    if up == down:
-        return samples
-    cutoff = 0.957 * min(1, up / down)  # middle of the fall, in half the input's rate
-    reach = math.ceil(75 / cutoff)  # samples to each side; fewer let it fall more slowly
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, reach), 2 * reach + 1)
-    found = np.empty(-(-len(samples) * up // down))
-    for phase in range(min(up, len(found))):  # every `up` samples lie alike between those of the input
-        centre, part = divmod(phase * down, up)
-        offsets = np.arange(-reach, reach + 1) - part / up
-        taps = np.sinc(cutoff * offsets) * np.i0(10 * np.sqrt(np.maximum(0, 1 - (offsets / reach) ** 2)))
-        found[phase::up] = windows[centre::down] @ (taps / taps.sum())
-    return found
+def main() -> None:
+    """Prints each file's name and text; with --nbest, a line for each of its best texts, with the score before it."""
+    recognizer = Recognizer(Path(__file__).parent)
+    options = recognizer.about["config"]["decoding"]
+    parser = argparse.ArgumentParser(description="Transcribes WAV files, each as one utterance.")
+    parser.add_argument("files", nargs="+", metavar="FILE.wav")
+    parser.add_argument("--nbest", type=int, metavar="N", help="the N best texts, with the scores that rank them")
+    asked = parser.parse_args()
+    most = options["beam"] if options["method"] in ("beam", "joint", "ctc_beam") else 1
+    if asked.nbest is not None and not 1 <= asked.nbest <= most:
+        parser.error(f"--nbest {asked.nbest}: method {options['method']} finds 1 to {most}; see recognizer.json")
+    for name in asked.files:
+        features_TF = features_of(read_wav(name), recognizer.about["recipe"])
+        if asked.nbest is None:
+            print(name, recognizer.transcribe(features_TF), sep="\t")
+            continue
+        for text, score in recognizer.nbest(features_TF, asked.nbest).items():
+            print(name, f"{score:.4f}", text, sep="\t")
 
 
 if __name__ == "__main__":
-    recognizer = Recognizer(Path(__file__).parent)
-    for name in sys.argv[1:]:
-        print(name, recognizer.transcribe(recognizer.features(read_wav(name))), sep="\t")
+    main()

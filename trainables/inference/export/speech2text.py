@@ -2,7 +2,7 @@
 
 The folder has what `from_pretrained` reads (config.json, generation_config.json, model.safetensors), the tokenizer,
 `recognizer.json`, and an example script, `transcribe.py` (a copy of speech2text_transcribe.py), with the module
-`features.py` (a copy of onnx_transcribe.py). The CTC head has no counterpart and stays behind.
+`common.py`. The CTC head has no counterpart and stays behind.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from trainables.data.text.tokenizer import EOS, PAD, SOS
 from trainables.decoding.tokens import SUPPRESSED_TOKENS
 from trainables.errors import InputError
 from trainables.folders import replaced
-from trainables.inference.export import ABOUT, SCRIPT, about, onnx_transcribe, searching_with, speech2text_transcribe
+from trainables.inference.export import ABOUT, COMMON, SCRIPT, about, common, searching_with, speech2text_transcribe
 from trainables.inference.model_files import TOKENIZER
 from trainables.inference.recognizer import Recognizer
 from trainables.models.speech2text import speech2text_fields, to_speech2text, unlike_speech2text
 
 SEARCHES = ("greedy", "beam")  # that transformers' `generate` has
-FEATURES = "features.py"  # from which the script takes them
 
 
 def export_speech2text(recognizer: Recognizer, out: Path, decoding: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -56,7 +55,7 @@ def export_speech2text(recognizer: Recognizer, out: Path, decoding: Mapping[str,
         recognizer.tokenizer.save(partial / TOKENIZER)
         statistics = {"mean": recognizer.mean.tolist(), "std": recognizer.std.tolist()}
         (partial / ABOUT).write_text(json.dumps(about(recognizer) | statistics, indent=2), encoding="utf-8")
-        shutil.copyfile(onnx_transcribe.__file__, partial / FEATURES)
+        shutil.copyfile(common.__file__, partial / COMMON)
         shutil.copyfile(speech2text_transcribe.__file__, partial / SCRIPT)
 
 

@@ -2,7 +2,7 @@
 
 An example to copy from, beside the model that `platform export --format transformers` wrote. It needs torch,
 transformers, sentencepiece (and kaldi-native-fbank, if `recognizer.json` says `"name": "kaldi"`); the features are
-computed in `features.py`. A file is transcribed as one utterance. How `generate` searches is said in
+computed in `common.py`. A file is transcribed as one utterance. How `generate` searches is said in
 `generation_config.json`.
 
 Shapes: T frames, F mel bins.
@@ -14,10 +14,14 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+if __package__:  # not exported
+    from trainables.inference.export.common import features_of, read_wav, text_of
+else:
+    from common import features_of, read_wav, text_of  # type: ignore[import-not-found, no-redef]
 
 Floats = npt.NDArray[np.floating]
 SMALLEST_STD = 1e-2  # bins with a smaller deviation count as constant
@@ -27,7 +31,6 @@ class Recognizer:
     """An exported recogniser."""
 
     def __init__(self, folder: Path) -> None:
-        import features as shared  # type: ignore[import-not-found]  # beside this script, once exported
         import sentencepiece
         from transformers import Speech2TextForConditionalGeneration
         from transformers.utils import logging
@@ -36,14 +39,6 @@ class Recognizer:
         logging.disable_progress_bar()
         self.model = Speech2TextForConditionalGeneration.from_pretrained(folder).eval()
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-        self.shared = shared
-
-    def features(self, samples: Floats) -> Floats:
-        """Log-mel features (T, F) of samples in [-1, 1] at 16 kHz, by the recipe of the recogniser's training."""
-        recipe = self.about["recipe"]
-        compute = self.shared.hw4_features if recipe["name"] == "hw4" else self.shared.kaldi_features
-        found: Floats = compute(samples, recipe["bins"])
-        return found
 
     def normalized(self, features_TF: Floats) -> Floats:
         """Features (T, F) as the model reads them."""
@@ -73,16 +68,14 @@ class Recognizer:
     def text(self, tokens: list[int]) -> str:
         """Text that a sequence of tokens, with the start and end tokens, stands for."""
         special = {0, self.about["start"], self.about["end"]}  # 0 pads
-        return str(self.shared.text_of([one for one in tokens if one not in special], self.tokenizer, self.about))
+        return str(text_of([one for one in tokens if one not in special], self.tokenizer, self.about))
 
 
 def main(paths: list[str]) -> None:
     """Prints each file's name and text."""
-    from features import read_wav
-
-    recognizer: Any = Recognizer(Path(__file__).parent)
+    recognizer = Recognizer(Path(__file__).parent)
     for path in paths:
-        print(path, recognizer.transcribe(recognizer.features(read_wav(path))), sep="\t")
+        print(path, recognizer.transcribe(features_of(read_wav(path), recognizer.about["recipe"])), sep="\t")
 
 
 if __name__ == "__main__":
