@@ -35,6 +35,7 @@ def test_the_version_is_the_one_that_was_looked_at() -> None:
 def test_tags_have_the_names_that_mlflow_gives_them() -> None:
     assert compat.MODEL_VERSIONS == mlflow_tags.MLFLOW_MODEL_VERSIONS
     assert compat.DATASET_CONTEXT == mlflow_tags.MLFLOW_DATASET_CONTEXT
+    assert compat.EXTERNAL == mlflow_tags.MLFLOW_MODEL_IS_EXTERNAL
     assert (runs.PARENT, runs.DESCRIPTION) == (mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow_tags.MLFLOW_RUN_NOTE)
 
 

@@ -69,10 +69,14 @@ class Found:
     def client(self) -> MlflowClient:
         return self.tracker().client
 
+    def callback(self) -> MLflowCallback:
+        """A new MLflow callback."""
+        return MLflowCallback(self.home, self.ledger, recorded_space(self.ledger.about), self.corpus, self.said.append)
+
     def end(self) -> Registered | None:
         """Does the last steps of a sweep's run, with a new MLflow callback."""
         space, trials = recorded_space(self.ledger.about), self.ledger.trials()
-        mlflow_callback = MLflowCallback(self.home, self.ledger, space, self.corpus, self.said.append)
+        mlflow_callback = self.callback()
         with pytest.MonkeyPatch.context() as patch:
             for drawing in (
                 "tuning.callbacks.mlflow.draw_trial",

@@ -16,7 +16,7 @@ from command import unused_port
 from found import SPLIT, Found
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow.entities import LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
@@ -181,14 +181,18 @@ def test_a_driver_that_is_killed_in_between_leaves_nothing_double(
     def die(*_: object, **__: object) -> None:
         raise KilledError
 
+    def of_sweep() -> list[LoggedModel]:
+        experiment = found.client.get_run(found.parent).info.experiment_id
+        return list(found.client.search_logged_models([experiment], f"source_run_id='{found.parent}'"))
+
+    found.callback().log_all()
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(MlflowClient, step, die)
         found.end()
-    experiment = found.client.get_run(found.parent).info.experiment_id
-    models = [one.model_id for one in found.client.search_logged_models([experiment]) if one.status == "READY"]
+    models = [one.model_id for one in of_sweep() if one.status == "READY"]
     assert len(models) == left
     assert found.end() == Registered("small", "1")
-    (after,) = found.client.search_logged_models([experiment])
+    (after,) = of_sweep()
     assert after.status == LoggedModelStatus.READY and (not models or after.model_id == models[0])
     assert versions(found) == {"1": "0"}
     assert [one.model_id for one in found.client.get_run(found.parent).outputs.model_outputs] == [after.model_id]

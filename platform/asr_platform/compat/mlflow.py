@@ -15,6 +15,7 @@ VERSION = "3.17"  # the version in which all of these were found
 EXPERIMENT_KIND = "mlflow.experimentKind"  # without it, the pages guess the kind and ask about it
 MODEL_VERSIONS = "mlflow.modelVersions"  # of a run's model: a link to its versions in the registry
 SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment: prefix of a view of its runs (tracking/shared_view.py)
+EXTERNAL = "mlflow.model.isExternal"  # of a run's model: MLflow does not have its files
 DATASET_CONTEXT = "mlflow.data.context"  # of a run's dataset: what it was used for
 
 # Tables and columns of the database that contain addresses of artifacts. They are absolute, and no function of MLflow

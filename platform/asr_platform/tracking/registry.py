@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
@@ -25,6 +25,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.tracking.model_card import CARD, HEAD
 from asr_platform.tracking.packaging import parts, write_around
 from asr_platform.tracking.resolving import CHAMPION, MODEL
+from asr_platform.tracking.runs import link_model
 from asr_platform.tracking.store import upload_timeout
 from trainables.evaluation.metrics import objective, objective_value
 from trainables.evaluation.utterance_errors import UtteranceErrors
@@ -46,6 +47,7 @@ class BestModel:
         tags: the tags IDENTITY and VALIDATION, the number of parameters and the objective's value.
         params: values of the searched keys.
         unlearned: why the model has learned nothing, and is no champion; empty if it has learned something.
+        trial_run: id of the trial's run in MLflow; None: it has none.
     """
 
     name: str
@@ -53,6 +55,7 @@ class BestModel:
     tags: Mapping[str, str]
     params: Mapping[str, Any]
     unlearned: str = ""
+    trial_run: str | None = None
 
     @classmethod
     def of(cls, ledger: Ledger, best: TrialRecord, folder: Path) -> BestModel:
@@ -75,7 +78,8 @@ class BestModel:
             objective(row): objective_value(row),
         }
         texts = {key: str(value) for key, value in tags.items()}
-        return cls(ledger.name, folder, texts, best.params, nothing_learned(row))
+        run = ledger.trial(best.number).about.get("mlflow_run_id")  # noted since `best` was read
+        return cls(ledger.name, folder, texts, best.params, nothing_learned(row), run)
 
     def has(self, tags: Mapping[str, str]) -> bool:
         """Whether `tags` of an MLflow model version or logged model identify it as this model."""
@@ -156,9 +160,8 @@ class Registry:
 
     def _add(self, model: BestModel, run_id: str) -> ModelVersion:
         logged = self._logged(model, run_id)
-        outputs = self.client.get_run(run_id).outputs
-        if logged.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
-            self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=int(model.tags["epoch"]))])
+        for run in {run_id, model.trial_run or run_id}:
+            link_model(self.client, run, logged.model_id, int(model.tags["epoch"]))
         version = self.client.create_model_version(
             model.name, logged.artifact_location, run_id, dict(model.tags), model_id=logged.model_id
         )

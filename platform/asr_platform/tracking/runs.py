@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from asr_platform.compat.mlflow import DATASET_CONTEXT, EXPERIMENT_KIND
+from asr_platform.compat.mlflow import DATASET_CONTEXT, EXPERIMENT_KIND, EXTERNAL
 from asr_platform.storage.database import make_database
 from asr_platform.storage.home import Store
 from asr_platform.study.ledger import TrialRecord
@@ -26,6 +26,8 @@ from asr_platform.tracking.store import is_missing, open_client, paged
 from trainables.evaluation.metrics import objective
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from trainables.data.corpus import Corpus
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "RUNNING"}
@@ -39,6 +41,7 @@ PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"  # shown as the description of a run
 LEDGER = "ledger"  # of a sweep's run: the ledger's id
 DISCARDED = "discarded"  # of a run that `discard` has deleted: why
+MODEL_ID = "model_id"  # of a trial's run: id of the trial's model
 
 
 @dataclass
@@ -156,6 +159,30 @@ class Tracker:
             self.client.log_batch(run.id, params=[Param(key, value) for key, value in as_texts(params).items()])
         return run
 
+    def start_model(self, run: Run, params: Mapping[str, Any], kind: str) -> None:
+        """Creates the model that a trial's run trains, or finds the one that a killed driver has created.
+
+        MLflow's page of models compares them by their parameters and metrics, which are those of the run. Its files are
+        outside MLflow, in the trial's folder.
+
+        Args:
+            params: values of the searched keys.
+            kind: type of the model in MLflow.
+        """
+        found = self.client.search_logged_models([self.experiment], f"source_run_id='{run.id}' AND name='{run.name}'")
+        made = next(iter(found), None) or self.client.create_logged_model(
+            self.experiment, run.name, run.id, {EXTERNAL: "true"}, as_texts(params), model_type=kind
+        )
+        self.tag(run, {MODEL_ID: made.model_id})
+
+    def end_model(self, run: Run, trial: TrialRecord) -> None:
+        """Ends the model of a trial's run, if it has one, as trained up to the trial's best epoch, or as failed."""
+        if not (model_id := run.tags.get(MODEL_ID)):
+            return
+        if trial.best:
+            link_model(self.client, run.id, model_id, trial.best["epoch"])
+        self.client.finalize_logged_model(model_id, "READY" if trial.best else "FAILED")
+
     def _restore_experiment(self) -> None:
         """Restores the experiment if it is deleted; runs that `discard` has deleted stay deleted."""
         if self.client.get_experiment(self.experiment).lifecycle_stage == ACTIVE:
@@ -197,6 +224,8 @@ class Tracker:
             self.log(run, [metric for metric in metrics if metric[1] in batch])
             logged.update(batch)
         if run.status != STATUS[trial.state]:
+            if trial.state != "running":
+                self.end_model(run, trial)
             self.set_status(run, STATUS[trial.state])
 
     def _logged_epochs(self, run: Run, trial: TrialRecord) -> set[int]:
@@ -223,9 +252,10 @@ class Tracker:
     # Logging
 
     def log(self, run: Run, metrics: Iterable[LoggedMetric]) -> None:
-        """Logs metrics in one call."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(run.id, metrics=[Metric(name, value, now, step) for name, step, value in metrics])
+        """Logs metrics of a run, and of its model if it has one, in one call."""
+        now, model = int(time.time() * 1000), run.tags.get(MODEL_ID)
+        found = [Metric(name, value, now, step, model_id=model) for name, step, value in metrics]
+        self.client.log_batch(run.id, metrics=found)
 
     def tag(self, run: Run, tags: Mapping[str, str]) -> None:
         """Sets a run's tags in one call; tags that the run is known to have are skipped."""
@@ -249,6 +279,13 @@ class Tracker:
         """Logs a table, unless the run has a table `name`, to which MLflow would append the rows."""
         if not any(artifact.path == name for artifact in self.client.list_artifacts(run.id)):
             self.client.log_table(run.id, dict(columns), name)
+
+
+def link_model(client: MlflowClient, run_id: str, model_id: str, epoch: int) -> None:
+    """Shows a logged model on the page of a run as trained up to an epoch, unless it is there already."""
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=epoch)])
 
 
 def experiment_of(corpus: Corpus) -> str:

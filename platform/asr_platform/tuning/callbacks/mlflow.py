@@ -205,6 +205,7 @@ class MLflowCallback(Callback):
                 DESCRIPTION: ", ".join(f"{key} **{value}**" for key, value in trial.params.items()),
             }  # fmt: skip
             run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
+            tracker.start_model(run, trial.params, config.model.kind)
             self.ledger.describe(number, "mlflow_run_id", run.id)
         if trial.state != "running" and run.status == "RUNNING":
             self._log_plots(tracker, run, trial)
