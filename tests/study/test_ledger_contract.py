@@ -6,14 +6,17 @@ In each test a driver lives through a sweep; it is killed at one write after the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import records
+import servers
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.pool import NullPool
 
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialStatus
@@ -63,19 +66,31 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "journal", "memory"])
+@pytest.fixture(scope="module")
+def database() -> Iterator[servers.Postgres]:
+    """A PostgreSQL server; its database `tables` has no study."""
+    with servers.postgres() as server:
+        RDBStorage(server.create("tables"), {"poolclass": NullPool})  # open connections would forbid copies
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "journal", "memory", "postgresql"])
 def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Callable[[], Open]:
     """Makes empty storages of one kind, each as a function that opens it as a new process would."""
     made = 0
+    server = request.getfixturevalue("database") if request.param == "postgresql" else None
 
     def make() -> Open:
         nonlocal made
         made += 1
         path = tmp_path / f"{made}.db"
+        known = {"skip_compatibility_check": True, "skip_table_creation": True}
         if request.param == "sqlite":
             shutil.copy(tables, path)
-            known = {"skip_compatibility_check": True, "skip_table_creation": True}
             return lambda: RDBStorage(f"sqlite:///{path}", **known)
+        if server:
+            address = server.create(f"copy_{uuid.uuid4().hex}", "tables")
+            return lambda: RDBStorage(address, **known)
         if request.param == "journal":
             return lambda: JournalStorage(JournalFileBackend(str(path)))
         kept = InMemoryStorage()

@@ -65,11 +65,10 @@ class Postgres:
         """Address of the database behind a proxy on this port."""
         return f"postgresql://test@127.0.0.1:{port}/postgres"
 
-    def create(self, database: str) -> str:
-        """Makes another database on the server; returns its address."""
-        subprocess.run(
-            [self.programs / "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", database], check=True
-        )
+    def create(self, database: str, template: str = "template1") -> str:
+        """Makes another database on the server, a copy of the database `template`; returns its address."""
+        server = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "test"]
+        subprocess.run([self.programs / "createdb", *server, "-T", template, database], check=True)
         return f"postgresql://test@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
