@@ -20,8 +20,8 @@ set -euo pipefail
 : "${2:?give a name and a space: sbatch deploy/slurm.sh NAME SPACE --data DIR}"
 export ASR_PLATFORM_CACHE="${ASR_PLATFORM_CACHE:-${TMPDIR:-/tmp}/asr-platform-$(id -un)}"  # each node's own disk
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$head:${RAY_PORT:-6379}"
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")  # a line for each
+address="${nodes%%$'\n'*}:${RAY_PORT:-6379}"
 trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
 
 # Each node starts Ray; once all are there, the first runs the command. Its end is the end of the job.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
 
@@ -254,6 +255,17 @@ def test_a_file_cut_anywhere_is_refused(kind: str, kept: float) -> None:
         cut += 1  # between two pages, it is a stream that somebody stopped
     with pytest.raises(InputError, match="sent: "):
         read(content[:cut])
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_a_stream_cut_in_the_head_of_a_page_is_refused(kind: str) -> None:
+    """In its first bytes, which are the same for all pages, as well as behind them."""
+    content = encoded(noise(32_000), kind)
+    pages = [match.start() for match in re.finditer(b"OggS", content)][1:]
+    assert len(pages) > 1
+    for cut in (page + taken for page in pages for taken in (1, 2, 3, 4, 26, 28)):
+        with pytest.raises(InputError, match="sent: "):
+            read(content[:cut])
 
 
 @given(st.sampled_from(sorted(KINDS)), st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=20))))

@@ -152,7 +152,8 @@ def _ogg_parts(file: BinaryIO, size: int, name: str) -> Iterator[Part]:
     for start, end in zip(starts, [*starts[1:], size], strict=True):
         tail = max(start, end - LARGEST_OGG_PAGE)
         last = _at(file, tail, end - tail).rfind(b"OggS")
-        if last >= 0 and _page_end(file, tail + last) > end:
+        page_end = _page_end(file, tail + last) if last >= 0 else end
+        if page_end > end or _at(file, page_end, end - page_end) in (b"O", b"Og", b"Ogg"):  # a page's first bytes
             raise truncated(name)
         yield Part(start, end)
 
