@@ -36,7 +36,8 @@ class Tokenizer(ConfigSection):
 
 
 class Loss(ConfigSection):
-    """Training loss: cross-entropy of the decoder + ctc_weight x CTC loss of the encoder.
+    """Training loss: cross-entropy of the decoder + ctc_weight x CTC loss of the encoder
+    + attention_weight x guided attention.
 
     Of a transcript editor: CTC loss of the edited text + copy_weight x cross-entropy of copying the draft
     + draft_weight x CTC loss of the draft + mid_weight x CTC loss of the mid head, each a mean over its positions.
@@ -44,6 +45,13 @@ class Loss(ConfigSection):
 
     label_smoothing: Probability = Field(0.1, description="label smoothing of the cross-entropy")
     ctc_weight: float = Field(0.2, ge=0, le=1000, description="weight of the CTC loss; cross-entropy has weight 1")
+    attention_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="weight of guided attention: the share of the attention to states whose place in the audio is far "
+        "from the token's place in the text. Decoders then find their place in the audio epochs earlier",
+    )
     copy_weight: float = Field(
         0.02, ge=0, le=1000, description="transcript editor: weight of the cross-entropy of copying the draft"
     )

@@ -1,11 +1,12 @@
 """What each training strategy adds on connected digits: best dev CER of several seeds, their mean and spread.
 
     platform prepare fsdd FSDD --train 1000 --out corpora/digits1000
-    python tests/benchmarks/strategies.py corpora/digits1000 [--seeds 3] [--epochs 12] [--only NAME,NAME] [--out FILE]
+    python tests/benchmarks/strategies.py corpora/digits1000 [--space SPACE] [--seeds 3] [--epochs 12]
+        [--only NAME,NAME] [--out FILE]
 
-Every run is the base of the space `digits` with a few keys changed, in a process of its own with one thread; the seed
-draws the weights, the batches and all noise. A language model for the pretrained decoder is trained first, on the same
-training text. Figures of finished runs are kept in --out, so that a run can be interrupted and gone on with.
+Every run is the base of a space with a few keys changed, in a process of its own with one thread; the seed draws the
+weights, the batches and all noise. A language model for the pretrained decoder is trained first, on the same training
+text. Figures of finished runs are kept in --out, so that a run can be interrupted and gone on with.
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "one-cycle": {"optimizer.schedule": "one_cycle", "optimizer.warmup": 0.3},
     "speed perturbation 0.1": {"data.speed_perturbation": 0.1},
     "time warp 10": {"specaugment.time_warp": 10},
+    "guided attention": {"loss.attention_weight": 1.0},
+    "no guided attention": {"loss.attention_weight": 0.0},
     "moving average 0.99": {"training.ema": 0.99},
 }
 
 
-def configuration(epochs: int, seed: int, leaves: Mapping[str, Any]) -> Config:
+def configuration(space: str, epochs: int, seed: int, leaves: Mapping[str, Any]) -> Config:
     """The space's base with these leaves in place of its own."""
-    base = load_space(DIGITS).config({}).model_dump(mode="json")
+    base = load_space(space).config({}).model_dump(mode="json")
     base["training"]["average"] = 1
     own = {"training.epochs": epochs, "training.seed": seed, **leaves}
     return parse_config(unflatten({**dict(flatten(base)), **own}), "strategy")
@@ -75,20 +78,19 @@ def trained(config: Config, corpus: Path, folder: Path | None = None) -> list[di
     return history
 
 
-def language_model(corpus: Path, folder: Path) -> Path:
+def language_model(space: str, corpus: Path, folder: Path) -> None:
     """One that fits the decoder of the base."""
     if not folder.is_dir():
         leaves = {"model.kind": "language_model", "optimizer.lr": 3e-3, "training.batch_tokens": 1024}
-        history = trained(configuration(15, 0, leaves), corpus, folder)
+        history = trained(configuration(space, 15, 0, leaves), corpus, folder)
         print(f"language model: {history[-1]['val_character_perplexity']:.3f} a character", flush=True)
-    return folder
 
 
-def run(name: str, seed: int, epochs: int, corpus: Path, model: Path) -> list[dict[str, Any]]:
+def run(name: str, space: str, seed: int, epochs: int, corpus: Path, model: Path) -> list[dict[str, Any]]:
     """The figures of one training; of the base's, those of the average too, which does not change the training."""
     leaves = {key: str(model) if value == LANGUAGE_MODEL else value for key, value in STRATEGIES[name].items()}
     start = time.perf_counter()
-    history = trained(configuration(epochs, seed, leaves), corpus)
+    history = trained(configuration(space, epochs, seed, leaves), corpus)
     own = [row.get("val_cer_single", row["val_cer"]) for row in history]
     told = {"seed": seed, "epochs": epochs, "seconds": time.perf_counter() - start}
     rows = [{"strategy": name, "best_val_cer": min(own), "val_cer": own, **told}]
@@ -114,20 +116,25 @@ def print_table(results: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path)
+    parser.add_argument("--space", default=DIGITS, help="name or file; default: the former base of the digits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--only", help="strategies, with commas between")
     parser.add_argument("--out", type=Path, default=Path("strategies.jsonl"))
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(STRATEGIES)
-    model = language_model(options.corpus, options.out.with_suffix(".lm"))
+    model = options.out.with_suffix(".lm")
+    if any(LANGUAGE_MODEL in STRATEGIES[name].values() for name in names):
+        language_model(options.space, options.corpus, model)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
     results = [row for row in map(json.loads, lines) if row["epochs"] == options.epochs]
     known = {(row["strategy"], row["seed"]) for row in results}
     wanted = [(name, seed) for seed in range(options.seeds) for name in names if (name, seed) not in known]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool, options.out.open("a") as file:
-        jobs = [pool.submit(run, name, seed, options.epochs, options.corpus, model) for name, seed in wanted]
+        jobs = [
+            pool.submit(run, name, options.space, seed, options.epochs, options.corpus, model) for name, seed in wanted
+        ]
         for job in jobs:
             for row in job.result():
                 results.append(row)

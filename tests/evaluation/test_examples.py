@@ -23,14 +23,14 @@ from trainables.evaluation.examples import (
     SLOT,
     Example,
     Examples,
-    attention_weights,
     captured_attention,
+    causal_mask,
     most_frequent,
     select,
 )
 from trainables.evaluation.metrics import align_characters, align_words, character_error_rate, word_error_rate
 from trainables.inference.model_files import ERRORS
-from trainables.models.attention import CrossAttention, SelfAttention
+from trainables.models.attention import CrossAttention, SelfAttention, attention_weights
 from trainables.training.loop import Trainer, train
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def test_self_attention_equals_torch() -> None:
     mask = torch.ones(7, 7, dtype=torch.bool).triu(1)
     expected = reference(x_BSD, x_BSD, x_BSD, attn_mask=mask, average_attn_weights=False)[1]
     query, key, _ = ours.project(x_BSD)
-    torch.testing.assert_close(attention_weights(query, key, causal=True), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(attention_weights(query, key, causal_mask(query)), expected, atol=1e-6, rtol=0)
 
 
 def test_cross_attention_equals_torch() -> None:
@@ -163,7 +163,7 @@ def test_the_weights_are_those_that_the_model_used(qk_norm: str) -> None:
     assert len(to_tokens) == len(to_states) == 3
     with torch.no_grad():
         for layer, (query, key), value, output in zip(model.decoder.stack, to_tokens, values, outputs, strict=True):
-            heads = attention_weights(query, key, causal=True) @ value
+            heads = attention_weights(query, key, causal_mask(query)) @ value
             joined = layer.self_attention.output(heads.transpose(1, 2).flatten(-2))
             torch.testing.assert_close(joined, output, atol=1e-5, rtol=1e-5)
         assert torch.equal(model.decoder(*arguments), logits)

@@ -8,30 +8,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.config import Loss
 from trainables.data.batching import Batch
-from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
+from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.models.losses import CTCLengths, LossSums, ctc_frames_needed, loss_sums
 
 VOCABULARY = 7
 A, B = 5, 6
-
-
-def make_batch(transcripts: list[list[int]], weights: list[float] | None = None) -> Batch:
-    longest = max(map(len, transcripts))
-    padded = [[*ids, EOS, *[PAD] * (longest - len(ids))] for ids in transcripts]
-    return Batch(
-        features_BTF=torch.zeros(0),
-        lengths_B=torch.zeros(0),
-        inputs_BU=torch.tensor([[SOS, *row[:-1]] for row in padded]),
-        targets_BU=torch.tensor(padded),
-        target_lengths_B=torch.tensor([len(ids) + 1 for ids in transcripts]),
-        weights_B=torch.tensor(weights or [1.0] * len(transcripts)),
-    )
 
 
 def outputs(batch: Batch, states: list[int]) -> tuple[Tensor, Tensor, Tensor]:

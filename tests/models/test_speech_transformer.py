@@ -83,7 +83,7 @@ def test_padding_never_changes_an_output(
         row[:length] /= loudness
     tokens_BU = tokens(counts)
     with torch.no_grad():
-        logits_BUV, ctc_BSV, states_B = model(features_BTF, torch.tensor(frames), tokens_BU)
+        logits_BUV, ctc_BSV, states_B, _ = model(features_BTF, torch.tensor(frames), tokens_BU)
         for place, (length, count) in enumerate(sizes):
             alone = model(features_BTF[place : place + 1, :length], torch.tensor([length]), tokens_BU[[place], :count])
             assert alone[2].item() == states_B[place] == alone[1].shape[1] == -(-length // factor)
@@ -192,7 +192,7 @@ def test_tied_embeddings_are_one_parameter() -> None:
 @variants
 def test_every_parameter_has_a_finite_gradient(fields: dict[str, Any]) -> None:
     model = tiny.model(**fields, dropout=0.1, layer_drop=0.1).train()
-    logits_BUV, ctc_BSV, _ = model(torch.randn(4, 40, tiny.BINS), torch.tensor([40, 3, 20, 11]), tokens([8, 2, 5, 8]))
+    logits_BUV, ctc_BSV, *_ = model(torch.randn(4, 40, tiny.BINS), torch.tensor([40, 3, 20, 11]), tokens([8, 2, 5, 8]))
     (logits_BUV.square().mean() + ctc_BSV.square().mean()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

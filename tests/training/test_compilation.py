@@ -26,7 +26,7 @@ def results(model: SpeechTransformer) -> list[Tensor]:
         torch.manual_seed(frames)
         features_BTF, tokens_BU = torch.randn(batch, frames, tiny.BINS), torch.randint(5, 20, (batch, tokens))
         model.zero_grad()
-        logits_BUV, ctc_logits_BSV, _ = model(features_BTF, torch.arange(batch) + frames - batch, tokens_BU)
+        logits_BUV, ctc_logits_BSV, *_ = model(features_BTF, torch.arange(batch) + frames - batch, tokens_BU)
         (logits_BUV.square().mean() + ctc_logits_BSV.square().mean()).backward()
         found += [
             logits_BUV,

@@ -101,7 +101,7 @@ def test_layers_that_take_no_part_are_skipped() -> None:
     large.encoder.active_layers = large.decoder.active_layers = 1
     features, lengths = torch.randn(2, 40, tiny.BINS), torch.tensor([40, 31])
     tokens = torch.randint(5, tiny.VOCABULARY, (2, 6))
-    for one, other in zip(small(features, lengths, tokens), large(features, lengths, tokens), strict=True):
+    for one, other in zip(small(features, lengths, tokens)[:3], large(features, lengths, tokens)[:3], strict=True):
         assert torch.equal(one, other)
     states, state_lengths = large.encoder(features, lengths)
     searches = [model.decoder.start(states, state_lengths, 6) for model in (small, large)]

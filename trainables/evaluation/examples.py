@@ -29,6 +29,7 @@ from trainables.evaluation.metrics import Alignment, align_words
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_files import ERRORS
 from trainables.inference.recognizer import Recognizer
+from trainables.models.attention import attention_weights
 from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import SpeechTransformer
@@ -224,7 +225,7 @@ def decoder_attention(recognizer: Recognizer, data: DeviceSplit, index: int) -> 
         recognizer.tokenizer.names([SOS, *tokens]),
         recognizer.tokenizer.names([*tokens, EOS]),
         recognizer.recipe.hop_seconds * recognizer.config.model.reduction_factor,
-        torch.cat([attention_weights(query, key, causal=True) for query, key in to_tokens]).cpu(),
+        torch.cat([attention_weights(query, key, causal_mask(query)) for query, key in to_tokens]).cpu(),
         torch.cat([attention_weights(query, key[:, :, :count]) for query, key in to_states]).cpu(),
     )
 
@@ -296,14 +297,7 @@ def captured_attention(decoder: Decoder) -> Iterator[tuple[QueriesAndKeys, Queri
         yield to_tokens, to_states
 
 
-def attention_weights(query_BHQE: Tensor, key_BHKE: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(E)), (B, H, Q, K) in float32 (Vaswani et al., 2017, arXiv 1706.03762, equation 1).
-
-    Args:
-        causal: whether a query attends only to keys at its own position and before.
-    """
-    scores_BHQK = query_BHQE.float() @ key_BHKE.float().transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
-    if causal:
-        hidden_QK = torch.ones(scores_BHQK.shape[-2:], dtype=torch.bool, device=scores_BHQK.device).triu(1)
-        scores_BHQK = scores_BHQK.masked_fill(hidden_QK, -torch.inf)
-    return scores_BHQK.softmax(-1)
+def causal_mask(query_BHQE: Tensor) -> Tensor:
+    """Mask (Q, Q) to add to the scores of self-attention that does not look ahead."""
+    count = query_BHQE.shape[2]
+    return torch.full((count, count), -torch.inf, device=query_BHQE.device).triu(1)

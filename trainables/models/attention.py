@@ -30,6 +30,16 @@ A fourth argument is a bias (B, H, Q, K) that is added to the scores."""
 causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
 
+def attention_weights(query_BHQE: Tensor, key_BHKE: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(E)), (B, H, Q, K) in float32 (Vaswani et al., 2017, arXiv 1706.03762, equation 1).
+
+    Args:
+        mask: added to the scores, broadcastable to (B, H, Q, K).
+    """
+    scores_BHQK = query_BHQE.float() @ key_BHKE.float().transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
+    return (scores_BHQK if mask is None else scores_BHQK + mask).softmax(-1)
+
+
 def attend_to_valid(
     kernel: str, lengths_B: Tensor, width: int, rotation: Rotation | None = None, bias_1HSS: Tensor | None = None,
     is_causal: bool = False, dtype: torch.dtype = torch.float32,
@@ -259,11 +269,21 @@ class CrossAttention(nn.Module):
         """Queries, (B, H, Q, E)."""
         return self.query_norm(split_heads(self.query(x_BQD), self.heads))
 
-    def forward(self, x_BQD: Tensor, key_value: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x_BQD: Tensor,
+        key_value: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
         """Attends to the keys and values of `project`.
 
         Args:
             mask: added to the scores, broadcastable to (B, H, Q, S), such as `score_mask`; None: all are visible.
+            weights: list to which the attention weights (B, H, Q, S) are added; None: they are not computed, since the
+                fused kernels return none.
         """
         query = self.project_query(x_BQD)
+        if weights is not None:
+            weights.append(attention_weights(query, key_value[0], mask))
         return self.output(join_heads(F.scaled_dot_product_attention(query, *key_value, mask)))

@@ -1,9 +1,9 @@
-"""The training loss: label-smoothed cross-entropy on the decoder plus weighted CTC on the encoder.
+"""The training loss: label-smoothed cross-entropy on the decoder, weighted CTC on the encoder, guided attention.
 
-Both are sums, to be divided by the number of tokens in the update (of all workers and accumulated batches). So the
+All are sums, to be divided by the number of tokens in the update (of all workers and accumulated batches). So the
 gradient does not depend on how an update is split into batches.
 
-Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
+Shapes: B batch, H heads, S encoder states (subsampled frames), U tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 from trainables.config import Loss
 from trainables.data.batching import Batch
 from trainables.data.text.tokenizer import BLANK, PAD
+
+GUIDE_WIDTH = 0.25  # of the diagonal, as a share of the utterance
 
 
 @dataclass
@@ -68,6 +70,24 @@ def loss_sums(
     )
     infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
     return replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+
+
+def stray_attention(attention_BHUS: Tensor, state_lengths_B: Tensor, batch: Batch) -> Tensor:
+    """Attention far from the diagonal, a share between 0 and 1 of each token's, summed over the tokens of a batch.
+
+    Token u of U attends to state s of S with the weight A(u, s), mean over heads: the sum of
+    A(u, s) (1 - exp(-(u/U - s/S)^2 / (2 g^2))) over u and s. It is the guided attention loss of Tachibana et al. (2018,
+    arXiv 1710.08969, section 4.1), there a mean and with g = 0.2, here with g = GUIDE_WIDTH.
+    """
+    token_U, state_S = (torch.arange(count, device=attention_BHUS.device) for count in attention_BHUS.shape[2:])
+    tokens_BU, states_BS = (
+        place[None] / lengths_B.clamp(min=1)[:, None]
+        for place, lengths_B in ((token_U, batch.target_lengths_B), (state_S, state_lengths_B))
+    )
+    distance_BUS = tokens_BU[:, :, None] - states_BS[:, None]
+    stray_BUS = 1 - torch.exp(-distance_BUS.square() / (2 * GUIDE_WIDTH**2))
+    weights_BU = batch.weights_B[:, None] * (batch.targets_BU != PAD)
+    return ((attention_BHUS.mean(1) * stray_BUS).sum(-1) * weights_BU).sum()
 
 
 def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: Tensor, weights_B: Tensor) -> LossSums:

@@ -26,6 +26,22 @@ class States(NamedTuple):
     lengths_B: Tensor
 
 
+class Predictions(NamedTuple):
+    """Output of an encoder-decoder in training.
+
+    Args:
+        logits_BUV: of the decoder.
+        ctc_logits_BSV: of the encoder's states.
+        state_lengths_B: number of states of each utterance.
+        attention_BHUS: weights of the last decoder layer's cross-attention; None: they were not asked for.
+    """
+
+    logits_BUV: Tensor
+    ctc_logits_BSV: Tensor
+    state_lengths_B: Tensor
+    attention_BHUS: Tensor | None
+
+
 class SpeechTransformer(nn.Module):
     """Pre-norm encoder-decoder transformer with a CTC head on the encoder's states."""
 
@@ -37,19 +53,21 @@ class SpeechTransformer(nn.Module):
         initialize(self)
 
     def forward(
-        self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor, weights_B: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, features_BTF: Tensor, lengths_B: Tensor, tokens_BU: Tensor, weights_B: Tensor | None = None,
+        with_attention: bool = False,
+    ) -> Predictions:  # fmt: skip
         """Normalised features, frames per utterance, and tokens that begin with SOS -> the logits of both branches.
 
         Args:
             weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
-
-        Returns:
-            Decoder logits (B, U, V), CTC logits (B, S, V) and states per utterance (B,).
+            with_attention: whether attention weights are returned.
         """
+        weights: list[Tensor] | None = [] if with_attention else None
         with converted_weights(self):
             states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B, weights_B)
-            return self.decoder(tokens_BU, states_BSD, state_lengths_B), self.ctc_head(states_BSD), state_lengths_B
+            logits_BUV = self.decoder(tokens_BU, states_BSD, state_lengths_B, weights)
+            ctc_logits_BSV = self.ctc_head(states_BSD)
+        return Predictions(logits_BUV, ctc_logits_BSV, state_lengths_B, weights[0] if weights else None)
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> States:
         """Normalised features and frames per utterance -> encoder states, from which a search starts."""
