@@ -41,6 +41,7 @@ NOT_OF_EDITORS = (
     "model.encoder_output",
     "model.output_bias",
     "loss.ctc_weight",
+    "loss.attention_weight",
     "loss.label_smoothing",
     *(f"decoding.{key}" for key in DECODING_NOT_OF_EDITORS),
 )

@@ -49,8 +49,8 @@ class Loss(ConfigSection):
         0.0,
         ge=0,
         le=1000,
-        description="weight of guided attention: the share of the attention to states whose place in the audio is far "
-        "from the token's place in the text. Decoders then find their place in the audio epochs earlier",
+        description="encoder-decoder: weight of guided attention, the share of the attention that goes to states whose "
+        "place in the audio is far from the token's place in the text; 0: attention is not guided",
     )
     copy_weight: float = Field(
         0.02, ge=0, le=1000, description="transcript editor: weight of the cross-entropy of copying the draft"

@@ -92,7 +92,8 @@ def run(name: str, space: str, seed: int, epochs: int, corpus: Path, model: Path
     start = time.perf_counter()
     history = trained(configuration(space, epochs, seed, leaves), corpus)
     own = [row.get("val_cer_single", row["val_cer"]) for row in history]
-    told = {"seed": seed, "epochs": epochs, "seconds": time.perf_counter() - start}
+    about = {"corpus": str(corpus.resolve()), "space": space, "epochs": epochs}
+    told = {**about, "seed": seed, "seconds": time.perf_counter() - start}
     rows = [{"strategy": name, "best_val_cer": min(own), "val_cer": own, **told}]
     if AVERAGE in leaves:
         averaged = history[-1]["val_cer"]
@@ -123,11 +124,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("strategies.jsonl"))
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(STRATEGIES)
-    model = options.out.with_suffix(".lm")
+    model = options.out.with_suffix(f".{Path(options.space).stem}.lm")
     if any(LANGUAGE_MODEL in STRATEGIES[name].values() for name in names):
         language_model(options.space, options.corpus, model)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
-    results = [row for row in map(json.loads, lines) if row["epochs"] == options.epochs]
+    wanted_of = {"corpus": str(options.corpus.resolve()), "space": options.space, "epochs": options.epochs}
+    results = [row for row in map(json.loads, lines) if wanted_of.items() <= row.items()]
     known = {(row["strategy"], row["seed"]) for row in results}
     wanted = [(name, seed) for seed in range(options.seeds) for name in names if (name, seed) not in known]
     spawn = multiprocessing.get_context("spawn")

@@ -21,8 +21,10 @@ def gradients(model: SpeechTransformer) -> dict[str, Tensor]:
     tokens_BU = torch.randint(5, tiny.VOCABULARY, (3, 4))
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
-        logits_BUV, ctc_logits_BSV, *_ = model(features_BTF, lengths_B, tokens_BU)
-    (logits_BUV.float().square().mean() + ctc_logits_BSV.float().square().mean()).backward()
+        logits_BUV, ctc_logits_BSV, _, attention_BHUS = model(features_BTF, lengths_B, tokens_BU, with_attention=True)
+    assert attention_BHUS.dtype == torch.float32
+    parts = (logits_BUV.float(), ctc_logits_BSV.float(), attention_BHUS)
+    sum(part.square().mean() for part in parts).backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 

@@ -90,7 +90,7 @@ def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Calla
             return lambda: RDBStorage(f"sqlite:///{path}", **known)
         if server:
             address = server.create(f"copy_{uuid.uuid4().hex}", "tables")
-            return lambda: RDBStorage(address, **known)
+            return lambda: RDBStorage(address, {"poolclass": NullPool}, **known)
         if request.param == "journal":
             return lambda: JournalStorage(JournalFileBackend(str(path)))
         kept = InMemoryStorage()

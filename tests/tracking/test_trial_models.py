@@ -69,6 +69,27 @@ def test_a_killed_driver_leaves_one_model(tracker: Tracker) -> None:
     assert len(models(tracker, run)) == 1
 
 
+def test_a_discarded_run_takes_its_model_along(tracker: Tracker) -> None:
+    run = begun(tracker)
+    tracker.discard(run.id, "a test")
+    assert models(tracker, run) == []
+
+
+def test_a_model_that_somebody_has_removed_holds_nothing_up(tracker: Tracker) -> None:
+    run = begun(tracker)
+    tracker.client.delete_logged_model(models(tracker, run)[0].model_id)
+    tracker.catch_up(run, records.trial(0, "complete", [0.9]))
+    assert tracker.client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_a_best_model_is_registered_without_the_run_of_its_trial(tmp_path: Path) -> None:
+    found = Found(tmp_path / "mlruns", babbler.write_corpus(tmp_path / "corpus"))
+    found.trial(wrong=2)
+    found.callback().log_all()
+    found.client.delete_run(str(found.ledger.trial(0).about["mlflow_run_id"]))
+    assert found.end() is not None and found.client.get_model_version("small", "1").version
+
+
 def test_the_page_of_the_best_trial_has_the_registered_model(tmp_path: Path) -> None:
     found = Found(tmp_path / "mlruns", babbler.write_corpus(tmp_path / "corpus"))
     found.trial(wrong=3)

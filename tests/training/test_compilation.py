@@ -19,40 +19,42 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SHAPES = [(3, 40, 5), (2, 97, 7), (5, 64, 9)]  # B, T, U
 
 
-def results(model: SpeechTransformer) -> list[Tensor]:
-    """Logits of both branches and all gradients, for batches of several shapes."""
+def results(model: SpeechTransformer, guided: bool = False) -> list[Tensor]:
+    """Logits of both branches, attention weights if `guided`, and all gradients, for batches of several shapes."""
     found: list[Tensor] = []
     for batch, frames, tokens in SHAPES:
         torch.manual_seed(frames)
         features_BTF, tokens_BU = torch.randn(batch, frames, tiny.BINS), torch.randint(5, 20, (batch, tokens))
         model.zero_grad()
-        logits_BUV, ctc_logits_BSV, *_ = model(features_BTF, torch.arange(batch) + frames - batch, tokens_BU)
-        (logits_BUV.square().mean() + ctc_logits_BSV.square().mean()).backward()
+        lengths_B = torch.arange(batch) + frames - batch
+        logits_BUV, ctc_logits_BSV, _, *attention = model(features_BTF, lengths_B, tokens_BU, with_attention=guided)
+        outputs = [logits_BUV, ctc_logits_BSV, *(attention if guided else ())]
+        torch.stack([output.square().mean() for output in outputs]).sum().backward()
         found += [
-            logits_BUV,
-            ctc_logits_BSV,
+            *outputs,
             *(weight.grad for weight in model.parameters() if weight.grad is not None),
         ]
     return found
 
 
-def test_compiled_layers_compute_the_same_without_graph_breaks() -> None:
+@pytest.mark.parametrize("guided", [False, True])
+def test_compiled_layers_compute_the_same_without_graph_breaks(guided: bool) -> None:
     """The graphs are run by torch as they were traced; making kernels of them is torch's own matter."""
     torch._dynamo.reset()
     counters.clear()
     graphs = CompileCounterWithBackend("eager")
     model = tiny.model(0).train()
-    expected = results(model)
+    expected = results(model, guided)
     names = list(model.state_dict())
     compile_layers(model, graphs)
-    found = results(model)
+    found = results(model, guided)
     made = graphs.frame_count
-    assert 2 <= made <= 2 * len(SHAPES) - 1 and not counters["graph_break"]
+    assert 2 <= made <= (2 + guided) * len(SHAPES) - 1 and not counters["graph_break"]
     assert list(model.state_dict()) == names
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     with uncompiled():
-        results(model.eval())
+        results(model.eval(), guided)
     assert graphs.frame_count == made
 
 

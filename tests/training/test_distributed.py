@@ -19,7 +19,7 @@ from trainables.training.loop import Metrics, Save, train
 
 WORLD = 2
 EDITING = ("train_editing", "train_copying", "train_drafting", "train_spelling")
-COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", *EDITING, "val_loss", "gradient_norm")
+COMPARED = ("train_loss", "train_cross_entropy", "train_ctc", "stray_attention", *EDITING, "val_loss", "gradient_norm")
 RATES = ("val_cer", "val_wer", "val_ctc_cer", "val_one_step_cer")  # a rounding error could turn a token
 EXACT = ("epoch", "learning_rate", "infeasible_ctc", "own_drafts")
 MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("specaugment", "augmentation"))}
@@ -33,6 +33,11 @@ CASES: dict[str, dict[str, Any]] = {
             {"encoder_layers": 1, "decoder_layers": 1, "data": 0.5},
             {"encoder_layers": 1, "freeze": ["encoder.layers.0.*", "decoder.embedding.*"]},
         ]
+    },
+    "guided": {
+        "loss.attention_weight": 2.0,
+        "training.accumulation": 2,
+        "training.stages": [{"decoder_layers": 1}],
     },
     "averages": {"training.ema": 0.9, "training.average": 2},
     "timing_and_rates": {

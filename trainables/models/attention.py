@@ -7,6 +7,7 @@ Attention weights have no dropout: it would rule out the fused kernel, and the r
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from trainables.config_model import Blocks
-from trainables.masking import score_mask
+from trainables.masking import autocasts, score_mask
 from trainables.models.layers import FusedLinear, make_norm
 from trainables.models.positions import Rotation
 
@@ -36,8 +37,11 @@ def attention_weights(query_BHQE: Tensor, key_BHKE: Tensor, mask: Tensor | None 
     Args:
         mask: added to the scores, broadcastable to (B, H, Q, K).
     """
-    scores_BHQK = query_BHQE.float() @ key_BHKE.float().transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
-    return (scores_BHQK if mask is None else scores_BHQK + mask).softmax(-1)
+    device = query_BHQE.device
+    # Autocast would multiply in bf16 all the same.
+    with torch.autocast(device.type, enabled=False) if autocasts(device) else contextlib.nullcontext():
+        scores_BHQK = query_BHQE.float() @ key_BHKE.float().transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
+        return (scores_BHQK if mask is None else scores_BHQK + mask).softmax(-1)
 
 
 def attend_to_valid(
@@ -274,16 +278,16 @@ class CrossAttention(nn.Module):
         x_BQD: Tensor,
         key_value: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        weights: list[Tensor] | None = None,
+        collected: list[Tensor] | None = None,
     ) -> Tensor:
         """Attends to the keys and values of `project`.
 
         Args:
             mask: added to the scores, broadcastable to (B, H, Q, S), such as `score_mask`; None: all are visible.
-            weights: list to which the attention weights (B, H, Q, S) are added; None: they are not computed, since the
+            collected: list to which the attention weights (B, H, Q, S) are added; None: they are not computed. The
                 fused kernels return none.
         """
         query = self.project_query(x_BQD)
-        if weights is not None:
-            weights.append(attention_weights(query, key_value[0], mask))
+        if collected is not None:
+            collected.append(attention_weights(query, key_value[0], mask))
         return self.output(join_heads(F.scaled_dot_product_attention(query, *key_value, mask)))

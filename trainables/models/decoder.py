@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module):
         key_value: tuple[Tensor, Tensor] | None = None,
         mask_B11S: Tensor | None = None,
         item_Q: Tensor | None = None,
-        weights: list[Tensor] | None = None,
+        collected: list[Tensor] | None = None,
     ) -> Tensor:
         """(B, Q, D) -> (B, Q, D), for all tokens (in training) or for the latest one of each hypothesis (in a search).
 
@@ -88,12 +88,12 @@ class DecoderLayer(nn.Module):
             key_value: from `CrossAttention.project`; None in a language model and in an editor.
             mask_B11S: added to the scores of states, 0 at valid ones; None: all are valid.
             item_Q: number of the utterance of each position of an editor's flat batch; None: a row is an utterance.
-            weights: list to which the weights of the cross-attention are added; see `CrossAttention.forward`.
+            collected: list to which the weights of the cross-attention are added; see `CrossAttention.forward`.
         """
         keep = self.residual.draw(x_BQD, item_Q)
         x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep)
         if self.cross_attention is not None and key_value is not None:
-            cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S, weights)
+            cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S, collected)
             x_BQD = self.residual(x_BQD, cross_BQD, keep)
         return self.residual(x_BQD, self.feed_forward(self.feed_forward_norm(x_BQD)), keep)
 
@@ -137,14 +137,14 @@ class Decoder(nn.Module):
         tokens_BU: Tensor,
         states_BSD: Tensor | None = None,
         state_lengths_B: Tensor | None = None,
-        weights: list[Tensor] | None = None,
+        collected: list[Tensor] | None = None,
     ) -> Tensor:
         """Tokens (B, U), the first of which is SOS -> logits (B, U, V) of the token after each.
 
         Padding after a sequence needs no mask, since attention is causal.
 
         Args:
-            weights: list to which the weights (B, H, U, S) of the last layer's cross-attention are added.
+            collected: list to which the weights (B, H, U, S) of the last active layer's cross-attention are added.
         """
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
@@ -153,11 +153,12 @@ class Decoder(nn.Module):
         positions_UD = self.positions(tokens_BU.shape[1])
         x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
         attend = rotated(causal, self.rotation(tokens_BU.shape[1]))
-        for layer in self.stack:
-            key_value, wanted = None, None if layer is not self.stack[-1] else weights
+        *others, last = self.stack
+        for layer in (*others, last):
+            key_value = None
             if layer.cross_attention is not None and states_BSD is not None:
                 key_value = layer.cross_attention.project(states_BSD)
-            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, weights=wanted)
+            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=collected if layer is last else None)
         return self.logits(x_BUD)
 
     def logits(self, x_BUD: Tensor) -> Tensor:

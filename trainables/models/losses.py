@@ -24,12 +24,17 @@ GUIDE_WIDTH = 0.25  # of the diagonal, as a share of the utterance
 
 @dataclass
 class LossSums:
-    """Sums over a batch: the two loss terms, target tokens, and utterances that CTC cannot align."""
+    """Sums over a batch: the loss terms, target tokens, and utterances that CTC cannot align.
+
+    Args:
+        stray: attention far from the diagonal; 0 where it was not asked for.
+    """
 
     cross_entropy: Tensor
     ctc: Tensor
     tokens: Tensor
     infeasible: Tensor
+    stray: Tensor
 
 
 class CTCLengths(NamedTuple):
@@ -46,6 +51,7 @@ def loss_sums(
     state_lengths_B: Tensor,
     batch: Batch,
     known: CTCLengths | None = None,
+    attention_BHUS: Tensor | None = None,
 ) -> LossSums:
     """Cross-entropy against the target tokens (EOS included) and CTC against the transcript (EOS excluded).
 
@@ -55,6 +61,7 @@ def loss_sums(
     Args:
         known: the lengths of states and transcripts on the CPU, where they are known there; None: CTC copies them from
             the device, and the CPU waits until the device has got there.
+        attention_BHUS: weights of the attention that is guided; None: none is.
     """
     sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
     transcript_lengths_B = batch.target_lengths_B - 1
@@ -69,15 +76,23 @@ def loss_sums(
         zero_infinity=True,
     )
     infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
-    return replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+    sums = replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+    if attention_BHUS is None:
+        return sums
+    return replace(sums, stray=stray_attention(attention_BHUS, state_lengths_B, batch))
 
 
 def stray_attention(attention_BHUS: Tensor, state_lengths_B: Tensor, batch: Batch) -> Tensor:
-    """Attention far from the diagonal, a share between 0 and 1 of each token's, summed over the tokens of a batch.
+    """How much attention lies far from the diagonal: a share (0 to 1) for each target token, summed over a batch.
 
-    Token u of U attends to state s of S with the weight A(u, s), mean over heads: the sum of
-    A(u, s) (1 - exp(-(u/U - s/S)^2 / (2 g^2))) over u and s. It is the guided attention loss of Tachibana et al. (2018,
-    arXiv 1710.08969, section 4.1), there a mean and with g = 0.2, here with g = GUIDE_WIDTH.
+    The share of token u, of an utterance with n tokens (EOS included) and m states, is the sum over its states s of
+    A(u, s) (1 - exp(-(u/n - s/m)^2 / (2 g^2))), A(u, s) being the mean of the heads' weights: guided attention
+    (Tachibana et al., 2018, arXiv 1710.08969, section 4.1; there g is 0.2 and the loss a mean, here g is GUIDE_WIDTH).
+
+    Args:
+        attention_BHUS: weights, 0 at states past an utterance's own.
+        state_lengths_B: number of states of each utterance.
+        batch: tokens that pad count nothing, and utterances by their weights.
     """
     token_U, state_S = (torch.arange(count, device=attention_BHUS.device) for count in attention_BHUS.shape[2:])
     tokens_BU, states_BS = (
@@ -97,7 +112,9 @@ def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: T
         logits_BUV.float().flatten(0, 1), targets_BU.flatten(), reduction="none", label_smoothing=label_smoothing
     ).view_as(targets_BU)
     zero = weights_BU.new_zeros(())
-    return LossSums((cross_entropy_BU * weights_BU).sum(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero)
+    return LossSums(
+        (cross_entropy_BU * weights_BU).sum(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero, stray=zero
+    )
 
 
 def ctc_frames_needed(targets_BU: Tensor, lengths_B: Tensor) -> Tensor:

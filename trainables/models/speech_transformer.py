@@ -62,12 +62,12 @@ class SpeechTransformer(nn.Module):
             weights_B: weight of each utterance in training, 0 for those that only fill the batch; None: all count.
             with_attention: whether attention weights are returned.
         """
-        weights: list[Tensor] | None = [] if with_attention else None
+        collected: list[Tensor] | None = [] if with_attention else None
         with converted_weights(self):
             states_BSD, state_lengths_B = self.encoder(features_BTF, lengths_B, weights_B)
-            logits_BUV = self.decoder(tokens_BU, states_BSD, state_lengths_B, weights)
+            logits_BUV = self.decoder(tokens_BU, states_BSD, state_lengths_B, collected)
             ctc_logits_BSV = self.ctc_head(states_BSD)
-        return Predictions(logits_BUV, ctc_logits_BSV, state_lengths_B, weights[0] if weights else None)
+        return Predictions(logits_BUV, ctc_logits_BSV, state_lengths_B, collected[0] if collected else None)
 
     def encode(self, features_BTF: Tensor, lengths_B: Tensor) -> States:
         """Normalised features and frames per utterance -> encoder states, from which a search starts."""

@@ -192,7 +192,7 @@ def export(model: Path, out: Path, format: str, **decoding: Any) -> None:
 
     The folder has the encoder, the decoder (of a transcript editor: projector and editor), the tokenizer, what else a
     program must know, and a script that transcribes WAV files with numpy, onnxruntime and sentencepiece alone, with the
-    decoding options given (except method ctc_beam, language models and hotwords).
+    decoding options given (except language models and hotwords).
 
     With --format transformers it has what Speech2TextForConditionalGeneration.from_pretrained reads; generate then
     searches with a beam where MODEL searches jointly with CTC.

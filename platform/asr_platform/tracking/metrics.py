@@ -37,7 +37,7 @@ METRICS: Mapping[str, Metric] = {
     "train_cross_entropy": Metric("train/cross_entropy", "nats per token"),
     "train_ctc": Metric("train/ctc", "nats per token"),
     "infeasible_ctc": Metric("train/infeasible_ctc", "utterances with fewer encoder states than CTC needs"),
-    "stray_attention": Metric("train/stray_attention", "share of the attention, far from the token's place"),
+    "stray_attention": Metric("train/stray_attention", "share of the attention that is far from the token's place"),
     "train_editing": Metric("train/editing", "nats per text position, CTC of the edited text"),
     "train_copying": Metric("train/copying", "nats per text position, cross-entropy of copying the draft"),
     "train_drafting": Metric("train/drafting", "nats per pooled state, CTC of the draft"),

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
@@ -26,7 +27,7 @@ from asr_platform.tracking.model_card import CARD, HEAD
 from asr_platform.tracking.packaging import parts, write_around
 from asr_platform.tracking.resolving import CHAMPION, MODEL
 from asr_platform.tracking.runs import link_model
-from asr_platform.tracking.store import upload_timeout
+from asr_platform.tracking.store import is_deleted, is_missing, upload_timeout
 from trainables.evaluation.metrics import objective, objective_value
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_directory import copy_model, read_info
@@ -160,8 +161,14 @@ class Registry:
 
     def _add(self, model: BestModel, run_id: str) -> ModelVersion:
         logged = self._logged(model, run_id)
-        for run in {run_id, model.trial_run or run_id}:
-            link_model(self.client, run, logged.model_id, int(model.tags["epoch"]))
+        epoch = int(model.tags["epoch"])
+        link_model(self.client, run_id, logged.model_id, epoch)
+        if model.trial_run and model.trial_run != run_id:
+            try:
+                link_model(self.client, model.trial_run, logged.model_id, epoch)
+            except MlflowException as error:
+                if not (is_deleted(error) or is_missing(error)):  # a page that somebody has deleted needs no model
+                    raise
         version = self.client.create_model_version(
             model.name, logged.artifact_location, run_id, dict(model.tags), model_id=logged.model_id
         )

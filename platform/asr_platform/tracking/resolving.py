@@ -20,7 +20,7 @@ from trainables.errors import InputError
 from trainables.folders import replaced
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.tracking import MlflowClient
 
     from asr_platform.study.ledger import Ledger
@@ -139,7 +139,7 @@ def _of_version(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
         model, _, alias = model.rpartition("@")
         version = str(client.get_model_version_by_alias(model, alias).version)
     if not version:
-        return str(client.get_logged_model(model).artifact_location), MODEL
+        return _of_logged(client, home, client.get_logged_model(model))
     return str(client.get_model_version_download_uri(model, version)), MODEL
 
 
@@ -156,10 +156,19 @@ def _of_run(client: MlflowClient, home: Home, name: str) -> tuple[str, str]:
     models = client.search_logged_models([run.info.experiment_id], f"source_run_id='{run_id}' AND name='{name}'")
     for one in models:  # the latest first
         if one.status == "READY":
-            return str(one.artifact_location), MODEL
+            return _of_logged(client, home, one)
     if path or client.list_artifacts(run_id, name):
         return f"{run.info.artifact_uri}/{name}", ""
     return _of_trial(client, home, run), ""
+
+
+def _of_logged(client: MlflowClient, home: Home, model: LoggedModel) -> tuple[str, str]:
+    """Address of a logged model's artifacts, and the name of the model directory in them; of a trial's, its folder."""
+    from asr_platform.compat.mlflow import EXTERNAL
+
+    if EXTERNAL in model.tags and model.source_run_id:
+        return _of_trial(client, home, client.get_run(model.source_run_id)), ""
+    return str(model.artifact_location), MODEL
 
 
 def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:

@@ -179,9 +179,14 @@ class Tracker:
         """Ends the model of a trial's run, if it has one, as trained up to the trial's best epoch, or as failed."""
         if not (model_id := run.tags.get(MODEL_ID)):
             return
+        try:
+            self.client.finalize_logged_model(model_id, "READY" if trial.best else "FAILED")
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return  # somebody has removed it
         if trial.best:
             link_model(self.client, run.id, model_id, trial.best["epoch"])
-        self.client.finalize_logged_model(model_id, "READY" if trial.best else "FAILED")
 
     def _restore_experiment(self) -> None:
         """Restores the experiment if it is deleted; runs that `discard` has deleted stay deleted."""
@@ -189,7 +194,7 @@ class Tracker:
             return
         self.client.restore_experiment(self.experiment)
         for run in self._search(f"tags.{DISCARDED} != ''"):
-            self.client.delete_run(run.id)
+            self._delete(run.id)
 
     def set_status(self, run: Run, status: str) -> None:
         """Sets a run's status; RUNNING opens the run again, any other status ends it."""
@@ -200,8 +205,14 @@ class Tracker:
         run.status = status
 
     def discard(self, run_id: str, reason: str) -> None:
-        """Tags a run with the reason and deletes it; MLflow can restore it."""
+        """Tags a run with the reason and deletes it and its models; MLflow can restore the run."""
         self.client.set_tag(run_id, DISCARDED, reason)
+        self._delete(run_id)
+
+    def _delete(self, run_id: str) -> None:
+        """Deletes a run and its models."""
+        for model in self.client.search_logged_models([self.experiment], f"source_run_id='{run_id}'"):
+            self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run_id)
 
     def catch_up(self, run: Run, trial: TrialRecord, tags: Callable[[], Mapping[str, str]] = lambda: {}) -> None:

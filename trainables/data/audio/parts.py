@@ -150,7 +150,7 @@ def _ogg_parts(file: BinaryIO, size: int, name: str) -> Iterator[Part]:
     starts = [part.start for _, part in _marked_parts(file, OGG_START, size)]
     starts = [start for before, start in zip([-1, *starts], starts, strict=False) if _page_end(file, before) != start]
     for start, end in zip(starts, [*starts[1:], size], strict=True):
-        tail = max(start, end - LARGEST_OGG_PAGE)
+        tail = max(start, end - LARGEST_OGG_PAGE - 3)  # three bytes of another page may follow
         last = _at(file, tail, end - tail).rfind(b"OggS")
         page_end = _page_end(file, tail + last) if last >= 0 else end
         if page_end > end or _at(file, page_end, end - page_end) in (b"O", b"Og", b"Ogg"):  # a page's first bytes

@@ -65,7 +65,10 @@ class Recognizer:
         return scores
 
     def search(self, features_TF: Floats, exact: int = 1) -> list[Hypothesis]:
-        """Hypotheses by the search that `recognizer.json` describes, best first; `exact` of them are final."""
+        """Hypotheses by the search that `recognizer.json` describes, best first.
+
+        The search goes on until the first `exact` of them can no longer change.
+        """
         features_1TF, lengths_1 = features_TF[None].astype(np.float32), np.array([len(features_TF)])
         encoded = self.graphs["encoder"].run(None, {"features": features_1TF, "lengths": lengths_1})
         is_editor = self.about["kind"] == "transcript_editor"
@@ -323,15 +326,16 @@ def summed(before_KS: Floats, products_KS: Floats) -> Floats:
 
 def main() -> None:
     """Prints each file's name and text; with --nbest, a line for each of its best texts, with the score before it."""
-    recognizer = Recognizer(Path(__file__).parent)
-    options = recognizer.about["config"]["decoding"]
     parser = argparse.ArgumentParser(description="Transcribes WAV files, each as one utterance.")
     parser.add_argument("files", nargs="+", metavar="FILE.wav")
     parser.add_argument("--nbest", type=int, metavar="N", help="the N best texts, with the scores that rank them")
     asked = parser.parse_args()
-    most = options["beam"] if options["method"] in ("beam", "joint", "ctc_beam") else 1
+    recognizer = Recognizer(Path(__file__).parent)
+    options = recognizer.about["config"]["decoding"]
+    most = options["beam"] if options["method"] in ("beam", "joint", "ctc_beam") else 0
     if asked.nbest is not None and not 1 <= asked.nbest <= most:
-        parser.error(f"--nbest {asked.nbest}: method {options['method']} finds 1 to {most}; see recognizer.json")
+        limit = f"lists at most {most}" if most else "has no list"
+        parser.error(f"--nbest {asked.nbest}: method {options['method']} {limit}; see recognizer.json")
     for name in asked.files:
         features_TF = features_of(read_wav(name), recognizer.about["recipe"])
         if asked.nbest is None:

@@ -24,7 +24,7 @@ from trainables.evaluation.examples import Attention, collect, decoder_attention
 from trainables.evaluation.metrics import character_error_rate
 from trainables.inference.language_model import load_language_model
 from trainables.inference.recognizer import Recognizer
-from trainables.models.losses import CTCLengths, LossSums, loss_sums, stray_attention
+from trainables.models.losses import CTCLengths, LossSums, loss_sums
 from trainables.models.speech_transformer import Predictions, SpeechTransformer, make_speech_model
 from trainables.training.pretrained import KEY, check_pretrained, copy_weights, fitting_weights, load_initial_model
 from trainables.training.tasks.task import BatchLoss, Task, gathered
@@ -37,7 +37,7 @@ USUAL_LENGTH = 0.9  # quantile of durations up to which a model is said to be tr
 class RecognitionTask(Task):
     """Training of an encoder-decoder recogniser on a corpus."""
 
-    SUMS: ClassVar[tuple[str, ...]] = ("cross_entropy", "ctc", "tokens", "infeasible", "stray_attention")
+    SUMS: ClassVar[tuple[str, ...]] = ("cross_entropy", "ctc", "tokens", "infeasible", "stray")
     CERS: ClassVar[tuple[str, ...]] = ("val_cer", "val_ctc_cer")  # metrics of the texts from `_validate_batch`
     DRAFTS: ClassVar[bool] = False  # whether the texts of `val_ctc_cer` are drafts that the model edits
 
@@ -91,12 +91,12 @@ class RecognitionTask(Task):
             inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
             found: Predictions = model(*inputs, with_attention=config.attention_weight > 0)
         known = self.ctc_lengths(planned.rows.indices)
-        sums = loss_sums(config, *found[:3], batch, known)
-        loss, stray = sums.cross_entropy + config.ctc_weight * sums.ctc, sums.tokens.new_zeros(())
-        if found.attention_BHUS is not None:
-            stray = stray_attention(found.attention_BHUS, found.state_lengths_B, batch)
-            loss = loss + config.attention_weight * stray
-        return BatchLoss(loss, in_order(sums, stray))
+        logits_BUV, ctc_logits_BSV, state_lengths_B, attention_BHUS = found
+        sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch, known, attention_BHUS)
+        loss = sums.cross_entropy + config.ctc_weight * sums.ctc
+        if attention_BHUS is not None:
+            loss = loss + config.attention_weight * sums.stray
+        return BatchLoss(loss, in_order(sums))
 
     def ctc_lengths(self, indices: np.ndarray) -> CTCLengths:
         """Lengths of the states and of the transcripts of utterances in this epoch, known before the pass."""
@@ -110,7 +110,7 @@ class RecognitionTask(Task):
             "train_cross_entropy": sums["cross_entropy"] / count,
             "train_ctc": sums["ctc"] / count,
             "infeasible_ctc": int(sums["infeasible"]),
-            **({"stray_attention": sums["stray_attention"] / count} if self.config.loss.attention_weight else {}),
+            **({"stray_attention": sums["stray"] / count} if self.config.loss.attention_weight else {}),
         }
 
     def mean_loss(self, sums: Mapping[str, float]) -> float:
@@ -170,16 +170,16 @@ class RecognitionTask(Task):
             ctc_logits_BSV, state_lengths_B = model.ctc_logits(encoded)
             greedy_ctc = self.trained.decode_ctc(encoded)
         sums = loss_sums(self.config.loss, logits_BUV, ctc_logits_BSV, state_lengths_B, batch)
-        return in_order(sums, sums.tokens.new_zeros(())), seconds, [searched, greedy_ctc]
+        return in_order(sums), seconds, [searched, greedy_ctc]
 
     def attention(self, index: int) -> Attention:
         """Attention weights for an utterance of the validation split."""
         return decoder_attention(self.trained, self.validation_data, index)
 
 
-def in_order(sums: LossSums, stray: Tensor) -> Tensor:
+def in_order(sums: LossSums) -> Tensor:
     """The sums of an encoder-decoder in the order of `RecognitionTask.SUMS`, detached."""
-    return torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible, stray]).detach()
+    return torch.stack([sums.cross_entropy, sums.ctc, sums.tokens, sums.infeasible, sums.stray]).detach()
 
 
 def build_recognizer(config: Config, corpus: Corpus, split: Split, device: torch.device) -> Recognizer:
