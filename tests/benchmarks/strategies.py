@@ -1,4 +1,4 @@
-"""What each training strategy adds on connected digits: best dev CER of several seeds, their mean and spread.
+"""What each training strategy adds to a short training: best dev CER of several seeds, their mean and spread.
 
     platform prepare fsdd FSDD --train 1000 --out corpora/digits1000
     python tests/benchmarks/strategies.py corpora/digits1000 [--space SPACE] [--seeds 3] [--epochs 12]
@@ -86,14 +86,18 @@ def language_model(space: str, corpus: Path, folder: Path) -> None:
         print(f"language model: {history[-1]['val_character_perplexity']:.3f} a character", flush=True)
 
 
+def setting(space: str, epochs: int, corpus: Path) -> dict[str, Any]:
+    """What figures must have in common to be compared."""
+    return {"corpus": str(corpus.resolve()), "space": space, "epochs": epochs}
+
+
 def run(name: str, space: str, seed: int, epochs: int, corpus: Path, model: Path) -> list[dict[str, Any]]:
     """The figures of one training; of the base's, those of the average too, which does not change the training."""
     leaves = {key: str(model) if value == LANGUAGE_MODEL else value for key, value in STRATEGIES[name].items()}
     start = time.perf_counter()
     history = trained(configuration(space, epochs, seed, leaves), corpus)
     own = [row.get("val_cer_single", row["val_cer"]) for row in history]
-    about = {"corpus": str(corpus.resolve()), "space": space, "epochs": epochs}
-    told = {**about, "seed": seed, "seconds": time.perf_counter() - start}
+    told = {**setting(space, epochs, corpus), "seed": seed, "seconds": time.perf_counter() - start}
     rows = [{"strategy": name, "best_val_cer": min(own), "val_cer": own, **told}]
     if AVERAGE in leaves:
         averaged = history[-1]["val_cer"]
@@ -128,8 +132,8 @@ def main() -> None:
     if any(LANGUAGE_MODEL in STRATEGIES[name].values() for name in names):
         language_model(options.space, options.corpus, model)
     lines = options.out.read_text().splitlines() if options.out.is_file() else []
-    wanted_of = {"corpus": str(options.corpus.resolve()), "space": options.space, "epochs": options.epochs}
-    results = [row for row in map(json.loads, lines) if wanted_of.items() <= row.items()]
+    here = setting(options.space, options.epochs, options.corpus)
+    results = [row for row in map(json.loads, lines) if here.items() <= row.items()]
     known = {(row["strategy"], row["seed"]) for row in results}
     wanted = [(name, seed) for seed in range(options.seeds) for name in names if (name, seed) not in known]
     spawn = multiprocessing.get_context("spawn")

@@ -153,12 +153,12 @@ class Decoder(nn.Module):
         positions_UD = self.positions(tokens_BU.shape[1])
         x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
         attend = rotated(causal, self.rotation(tokens_BU.shape[1]))
-        *others, last = self.stack
-        for layer in (*others, last):
+        stack = self.stack
+        for layer in stack:
             key_value = None
             if layer.cross_attention is not None and states_BSD is not None:
                 key_value = layer.cross_attention.project(states_BSD)
-            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=collected if layer is last else None)
+            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=collected if layer is stack[-1] else None)
         return self.logits(x_BUD)
 
     def logits(self, x_BUD: Tensor) -> Tensor:

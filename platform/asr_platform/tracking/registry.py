@@ -163,7 +163,7 @@ class Registry:
         logged = self._logged(model, run_id)
         epoch = int(model.tags["epoch"])
         link_model(self.client, run_id, logged.model_id, epoch)
-        if model.trial_run and model.trial_run != run_id:
+        if model.trial_run:
             try:
                 link_model(self.client, model.trial_run, logged.model_id, epoch)
             except MlflowException as error:

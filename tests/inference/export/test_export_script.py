@@ -143,12 +143,11 @@ def test_the_transcripts_are_those_of_the_search(
     decoding: dict[str, Any], learned: Learned, exported: Path, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
     options = Decoding.model_validate(decoding)
-    folder = changed(exported, tmp_path / "onnx", {"decoding": options.model_dump()})
     search = learned.recognizer.search(options)
     utterances = short_and_long(tiny_corpus)
     expected = learned.recognizer.transcribe(utterances, search)
     assert len(set(expected)) > 5
-    reader = onnx_transcribe.Recognizer(folder)
+    reader = searching(exported, tmp_path / "onnx", options)
     assert [reader.transcribe(features) for features in utterances] == expected
 
 
@@ -161,7 +160,7 @@ def test_the_best_texts_are_those_of_the_search(
     decoding: dict[str, Any], learned: Learned, exported: Path, tiny_corpus: Corpus, tmp_path: Path
 ) -> None:
     options = Decoding.model_validate(decoding)
-    reader = onnx_transcribe.Recognizer(changed(exported, tmp_path / "onnx", {"decoding": options.model_dump()}))
+    reader = searching(exported, tmp_path / "onnx", options)
     utterances = short_and_long(tiny_corpus)
     expected = learned.recognizer.transcribe_timed(utterances, learned.recognizer.search(options), nbest=4)
     for features, timed in zip(utterances, expected, strict=True):
@@ -178,9 +177,13 @@ def test_a_draft_has_hypotheses(
     recognizer, options = recognizers["transcript_editor"], Decoding(method="ctc_beam", beam=4, editing_steps=1)
     utterances = short_and_long(tiny_corpus)
     expected = recognizer.transcribe(utterances, recognizer.search(options))
-    folder = changed(folders["transcript_editor"], tmp_path / "onnx", {"decoding": options.model_dump()})
-    reader = onnx_transcribe.Recognizer(folder)
+    reader = searching(folders["transcript_editor"], tmp_path / "onnx", options)
     assert [reader.transcribe(features) for features in utterances] == expected
+
+
+def searching(exported: Path, folder: Path, options: Decoding) -> onnx_transcribe.Recognizer:
+    """The reader of a copy with other decoding options."""
+    return onnx_transcribe.Recognizer(changed(exported, folder, {"decoding": options.model_dump()}))
 
 
 def changed(exported: Path, folder: Path, sections: dict[str, dict[str, Any]], **keys: Any) -> Path:
