@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,9 +19,8 @@ from trainables.data.text.tokenizer import Vocabulary, corpus_tokenizer
 from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.models.editing.slots import TokenRows
 from trainables.models.speech_transformer import make_model
-from trainables.training import profile as profiles
 from trainables.training.loop import Trainer
-from trainables.training.profile import TimedTrainer, profile
+from trainables.training.profile import Batch, TimedTrainer, parts_of, profile
 from trainables.training.tasks import RecognitionTask, recognition
 from trainables.training.workload import Workload, Workloads, forward_flops
 
@@ -93,7 +95,7 @@ def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
 
 def test_workers_share_a_batch(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TimedTrainer] = []
-    monkeypatch.setattr(TimedTrainer, "batch_seconds", lambda trainer: seen.append(trainer) or 1.0)
+    monkeypatch.setattr(TimedTrainer, "batch", lambda trainer: seen.append(trainer) or Batch(1.0, 1.0, 1, 1))
     for workers in (1, 2):
         profile(tiny.config({"training.batch_seconds": 4.0}), tiny_corpus.path, workers, 1, False)
     one, two = (next(iter(trainer.plans.values())).budget for trainer in seen)
@@ -104,18 +106,52 @@ def test_a_long_epoch_and_a_long_validation_are_run_in_part(
     tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two updates at least, for the first one is not timed."""
-    monkeypatch.setattr(profiles, "SECONDS", 1e-6)
     monkeypatch.setattr(recognition, "VALIDATION_SECONDS", {True: 2.0, False: 2.0})
     leaves = {"training.batch_seconds": 2.0, "training.accumulation": 2}
-    trainer = TimedTrainer(tiny.config(leaves), tiny_corpus, CPU)
+    trainer = TimedTrainer(tiny.config(leaves), tiny_corpus, CPU, seconds=1e-6)
     assert trainer.updates[0] > 2
-    seconds = trainer.batch_seconds()
-    assert [batches for _, batches in trainer.marks] == [0, 2, 4]
-    (_, _), (second, _), (third, _) = trainer.marks
-    assert seconds == (third - second) / 2
+    found = trainer.run()
+    assert [batches for _, batches, _ in trainer.marks] == [0, 2, 4]
+    _, (second, _, before), (third, _, after) = trainer.marks
+    assert (found.seconds, found.frames) == ((third - second) / 2, (after - before) / 2)
     trainer.validation_seconds()
     assert trainer.task.examples is not None
     assert 0 < len(trainer.task.examples.transcripts) < len(tiny_corpus.validation_split().ids)
+
+
+LARGE = {"training.batch_seconds": 30.0, "training.accumulation": 8}  # a batch of the whole tiny corpus
+
+
+@pytest.mark.parametrize(("seconds", "in_part"), [(1e-6, True), (600.0, False)])
+def test_of_a_long_update_a_part_is_run_and_scaled_up(seconds: float, in_part: bool, tiny_corpus: Corpus) -> None:
+    trainer = TimedTrainer(tiny.config(LARGE), tiny_corpus, CPU, seconds)
+    (plan,) = trainer.plans.values()
+    batch = trainer.batch()
+    assert (trainer.part < 1) == in_part and batch.frames == np.mean([size * edge for size, edge in plan.shapes])
+    run = trainer.marks[-1][2] / trainer.marks[-1][1]
+    assert (run < batch.frames) == in_part and list(trainer.plans.values()) == [plan]
+    trainer.validation_seconds()
+    assert trainer.task.examples is not None
+    assert (len(trainer.task.examples.transcripts) < len(tiny_corpus.validation_split().ids)) == in_part
+
+
+@given(
+    longest=st.integers(1, 3000), more=st.floats(1, 500), slope=st.integers(0, 10**6), fixed=st.integers(0, 10**9),
+    rate=st.floats(1e-6, 1),
+)  # fmt: skip
+def test_a_scaled_part_is_the_whole_where_time_and_memory_grow_with_the_audio(
+    longest: int, more: float, slope: int, fixed: int, rate: float
+) -> None:
+    frames = float(round(longest * more))
+    first, *parts = parts_of(frames, longest)
+    assert first == parts[0] and parts[-1] == 1 / 2 and all(2 * one == two for one, two in pairwise(parts))
+    assert first == 1 / 2 or first * frames >= longest > first * frames / 2
+
+    def of(size: float) -> Batch:
+        return Batch(size, size * rate, int(fixed + slope * size), 0)
+
+    found, whole = of(first * frames).scaled(frames, of(0.0)), of(frames)
+    assert found == pytest.approx(whole, rel=1e-3, abs=1 / first)
 
 
 def test_an_untrained_model_ends_no_hypothesis_before_its_limit(tiny_corpus: Corpus) -> None:

@@ -1,17 +1,20 @@
 """Profiling of a configuration: time of a batch, a validation and a checkpoint, peak memory, size of a checkpoint.
 
-The training loop itself is run, for seconds instead of epochs. Each profile needs a process of its own, since peak
-memory is counted from the start of the process.
+The training loop itself is run, for seconds instead of epochs. Where an update would take longer than that, as those of
+large models do on a CPU, a part of a batch is run, and its time and memory are scaled up. Each profile needs a process
+of its own, since peak memory is counted from the start of the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +30,9 @@ from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory
 from trainables.training.tasks import RecognitionTask
 
-SECONDS = 6.0  # of training; more changes the mean time of a batch little
-LONGEST = 12.0  # seconds, after which a slow machine's first update has to do
+SECONDS = 5.0  # of training; more changes the mean time of a batch little
+UPDATES = 2  # at least, for the first one is not timed
+FORWARD = 1 / 3  # of the time of a pass: a backward pass takes twice as long
 
 
 @dataclass(frozen=True)
@@ -56,51 +60,107 @@ class Profile:
     gpu_memory: int
 
 
-def profile(config: Config, corpus: Path, workers: int, threads: int, gpu: bool) -> Profile:
-    """Trains and validates for some seconds, as one of a trial's `workers` would; `threads` are torch's."""
+def profile(
+    config: Config, corpus: Path, workers: int, threads: int, gpu: bool, seconds: float = SECONDS
+) -> Profile:  # fmt: skip
+    """Trains and validates for about `seconds` each, as one of a trial's `workers` would; `threads` are torch's."""
     torch.set_num_threads(threads)
-    trainer = TimedTrainer(config, Corpus.open(corpus), torch.device("cuda", 0) if gpu else torch.device("cpu"))
+    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+    trainer = TimedTrainer(config, Corpus.open(corpus), device, seconds)
     trainer.plans = {share: replace(plan, budget=plan.budget / workers) for share, plan in trainer.plans.items()}
-    start, batch, validation = process_age(), trainer.batch_seconds(), trainer.validation_seconds()
+    start, batch, validation = process_age(), trainer.batch(), trainer.validation_seconds()
     with tempfile.TemporaryDirectory() as folder:
         begin = trainer.now()
         trainer.save(Path(folder) / "checkpoint")
         checkpoint, sizes = trainer.now() - begin, {path: path.stat().st_size for path in Path(folder).rglob("*.*")}
     weights = sum(size for path, size in sizes.items() if path.name == WEIGHTS)
-    reserved = torch.cuda.max_memory_reserved() if gpu else 0
-    return Profile(start, batch, validation, checkpoint, sum(sizes.values()), weights, peak_memory(), reserved)
+    memory, gpu_memory = map(max, trainer.memory(), batch[2:])
+    return Profile(start, batch.seconds, validation, checkpoint, sum(sizes.values()), weights, memory, gpu_memory)
+
+
+class Batch(NamedTuple):
+    """A forward and a backward pass, with its share of the update.
+
+    Attributes:
+        frames: padded lengths of its utterances together; for a language model, in tokens.
+        seconds: time that it took.
+        memory: peak resident bytes of the process until its end.
+        gpu_memory: peak bytes reserved on the GPU until its end.
+    """
+
+    frames: float
+    seconds: float
+    memory: int
+    gpu_memory: int
+
+    def scaled(self, frames: float, smaller: Batch) -> Batch:
+        """A batch of other `frames`: seconds in proportion, memory on the line through this one and a `smaller` one."""
+        more = (frames - self.frames) / (self.frames - smaller.frames)
+        memory = [there + int(more * (there - before)) for there, before in zip(self[2:], smaller[2:], strict=True)]
+        return Batch(frames, self.seconds * frames / self.frames, *memory)
 
 
 class TimedTrainer(Trainer):
-    """A trainer that leaves an epoch after `SECONDS`."""
+    """A trainer that leaves an epoch after about `seconds`, and runs a part of a batch where updates take longer.
 
-    def batch_seconds(self) -> float:
-        """Mean seconds of a batch in the last epoch's phase, in which the whole model trains.
+    Attributes:
+        part: the part of a batch that is run.
+        marks: before the first and after each update: time, batches and frames so far.
+    """
 
-        The first update is left out: it allocates memory and chooses kernels.
-        """
-        self.marks = [(self.now(), 0)]  # before the first and after each update: time, batches so far
-        epoch = self.config.training.epochs
-        self.enter(self.phases[epoch - 1])
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device, seconds: float = SECONDS) -> None:
+        super().__init__(config, corpus, device)
+        self.seconds, self.part = seconds, 1.0
+        self.marks: list[tuple[float, int, int]] = []
+
+    def batch(self) -> Batch:
+        """The mean batch of the last epoch's phase, in which the whole model trains."""
+        self.enter(self.phases[-1])
+        shapes = self.plan_of(len(self.phases)).shapes
+        frames = sum(size * edge for size, edge in shapes) / len(shapes)
+        state = 3 * sum(parameter.nbytes for parameter in self.model.parameters())  # gradients and AdamW's two averages
+        memory, reserved = self.memory()
+        tried = [Batch(0.0, 0.0, memory, reserved + state) if reserved else Batch(0.0, 0.0, memory + state, 0)]
+        whole, began = self.plans, self.now()
+        for self.part in parts_of(frames, longest=shapes[0][1]):
+            self.plans = {share: replace(plan, budget=plan.budget * self.part) for share, plan in whole.items()}
+            tried.append(self.run())
+            update = tried[-1].seconds * frames / tried[-1].frames * self.config.training.accumulation
+            if UPDATES * update < self.seconds:
+                self.plans, self.part = whole, 1.0
+                return self.run()
+            if 2 * tried[-1].seconds > self.seconds - (self.now() - began):
+                break
+        self.plans = whole
+        return tried[-1].scaled(frames, [batch for batch in tried if 2 * batch.frames <= tried[-1].frames][-1])
+
+    def run(self) -> Batch:
+        """Trains on one part of a batch, or on batches until the time is over; of these, the first update is left out,
+        since it allocates memory and chooses kernels."""
+        self.marks = [(self.now(), 0, 0)]
         with contextlib.suppress(DivergedError):  # it takes as long
-            self.train_epoch(epoch)
-        (start, before), *_, (end, after) = self.marks[1:] if len(self.marks) > 2 else self.marks
-        return (end - start) / (after - before)
+            self.train_epoch(len(self.phases))
+        (start, before, from_frame), *_, (end, after, to_frame) = self.marks[1:] if len(self.marks) > 2 else self.marks
+        batches = after - before
+        return Batch((to_frame - from_frame) / batches, (end - start) / batches, *self.memory())
 
     def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         for update in super().updates_of(epoch):
-            yield update
-            self.marks.append((self.now(), self.marks[-1][1] + len(update)))
-            seconds = self.marks[-1][0] - self.marks[0][0]
-            if seconds > LONGEST or (seconds > SECONDS and len(self.marks) > 2):
+            batches = update if self.part == 1 else update[:1]
+            yield batches
+            (start, *_), (_, before, frames) = self.marks[0], self.marks[-1]
+            frames += sum(len(batch.indices) * batch.edge for batch in batches)
+            self.marks.append((self.now(), before + len(batches), frames))
+            if self.part < 1 or (self.marks[-1][0] - start > self.seconds and len(self.marks) > UPDATES):
                 return
 
     def validation_seconds(self) -> float:
-        """Seconds of a validation, scaled up from about one batch of utterances of all lengths."""
+        """Seconds of a validation, scaled up from about one batch of utterances of all lengths, or a part of it."""
         task = self.task
         plan = task.validation_plan
         order = np.argsort(-plan.frames, kind="stable")
-        task.validation_plan = part = replace(plan, members=order[:: len(plan.epoch())])
+        members = order[:: math.ceil(len(plan.epoch()) / min(1.0, self.part / FORWARD))]
+        task.validation_plan = part = replace(plan, members=members)
         if isinstance(task, RecognitionTask):
             data = task.validation_data
             task.search = replace(task.search, ends_repetition=False)
@@ -111,13 +171,27 @@ class TimedTrainer(Trainer):
         start = self.now()
         with contextlib.suppress(DivergedError):
             self.validate()
-        return (self.now() - start) * len(plan.epoch()) / len(part.epoch())
+        scale = len(order) / len(members) if self.part < FORWARD else len(plan.epoch()) / len(part.epoch())
+        return (self.now() - start) * scale
+
+    def memory(self) -> tuple[int, int]:
+        """Peak bytes until now: resident in this process, and reserved by torch on the GPU."""
+        return peak_memory(), torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else 0
 
     def now(self) -> float:
         """Clock time in seconds, after the device has finished all of its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def parts_of(frames: float, longest: int) -> list[float]:
+    """Parts of a batch to try, each twice the one before: from that which holds the longest utterance to a half.
+
+    The first one is there twice, since its first run allocates memory and chooses kernels.
+    """
+    powers = range(1, max(2, int(math.log2(frames / longest)) + 1))
+    return [2.0 ** -powers[-1], *(2.0**-power for power in reversed(powers))]
 
 
 def process_age() -> float:

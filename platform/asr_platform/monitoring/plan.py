@@ -8,43 +8,41 @@ sweeps are simulated.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import optuna
-import torch
 
 from asr_platform.monitoring.growth import DRIVER_SECONDS, Scale, growth
+from asr_platform.monitoring.pricing import (
+    STARTS_OF_A_SWEEP,
+    ends_of_kinds,
+    price,
+    profile_each,
+    ready,
+    trial_cost,
+)
 from asr_platform.monitoring.simulation import Simulation, TrialCost, simulate
 from asr_platform.study.allocation.rungs import Rungs
-from asr_platform.study.failures import LONGEST_REASON
 from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.spending import HOUR
 from asr_platform.tuning import cluster
 from asr_platform.tuning.callbacks.retention import CHECKPOINTS_PER_TRIAL
 from search_spaces.settings import Settings
 from search_spaces.space import Proposal, Space
-from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.training.profile import Profile, profile
+from trainables.training.profile import Profile
 from trainables.training.workload import Workload, Workloads
 
-PROPOSALS = 300
-# Of the feasible proposals; counting the operations of one takes a third of a second, and more on a busy machine.
-PRICED, LEAST_PRICED, PRICING_SECONDS = 32, 8, 8.0
+# How many there are, and the least where more would take longer than the seconds.
+PROPOSALS, LEAST_PROPOSALS, PROPOSING_SECONDS = 300, 60, 6.0
+SIMULATIONS, LEAST_SIMULATIONS, SIMULATING_SECONDS = 20, 10, 8.0
+SIMULATIONS_OF_A_SCALE = 5
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
-SIMULATIONS, SIMULATIONS_OF_A_SCALE = 20, 5
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times
-# Time outside epochs is mostly processes that start and import, which a busy machine slows. So it is counted in starts
-# of a profile's process: of a trial (17 s on an idle machine, reports and end included), and of a sweep (Ray, MLflow,
-# the best model and its plots).
-STARTS_OF_A_TRIAL, STARTS_OF_A_SWEEP = 3.5, 4.0
 # Bytes beside the workers: of Ray and the driver, and of the six processes that each trial has without torch. Measured
 # on two cores, with shared pages counted once.
 SWEEP_MEMORY, TRIAL_MEMORY = 1_600_000_000, 550_000_000
@@ -148,7 +146,8 @@ def plan(
         workers = machine.workers(options)
         concurrency = machine.concurrency(workers, options)
     settings, count = space.comparable_settings, trials or space.settings.trials
-    found = random_proposals(space, feasibility)
+    drawn = random_proposals(space, feasibility)
+    found = [proposal for proposal in drawn if proposal is not None]
     sizes = np.quantile([one.parameters for one in found], list(QUANTILES.values()), method="nearest")
     workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
     usual = workloads(found[0].config)
@@ -156,18 +155,25 @@ def plan(
     length = {"epochs": 1.0, "updates": float(usual.updates), "hours": hours}[settings.asha.unit]
     costs, profiles = [TrialCost(0.0, np.ones(settings.epochs))], None
     if profiled:
-        priced = price([one.config for one in found[:PRICED]], workloads)
+        priced = price([one.config for one in found], workloads)
         profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
 
     driver = DRIVER_SECONDS if profiled else 0.0
 
     def simulated(concurrency: int, sweeps: int = SIMULATIONS) -> list[Simulation]:
-        random, found = np.random.default_rng(settings.seed), []
-        for _ in range(sweeps):
-            drawn = [costs[place] for place in random.choice(len(costs), count)]
-            found.append(simulate(drawn, settings, concurrency, random, length, space.is_recogniser, driver))
-        return found
+        random = np.random.default_rng(settings.seed)
+        drawn = ([costs[place] for place in random.choice(len(costs), count)] for _ in range(sweeps))
+        one = partial(
+            simulate,
+            settings=settings,
+            concurrency=concurrency,
+            random=random,
+            epoch_length=length,
+            plateau=space.is_recogniser,
+            driver=driver,
+        )
+        return ready(map(one, drawn), LEAST_SIMULATIONS, SIMULATING_SECONDS)
 
     simulations, scales = simulated(concurrency), list[Scale]()
     if nodes and profiles:
@@ -184,7 +190,7 @@ def plan(
     }
     return Plan(
         space=space.source,
-        proposals=PROPOSALS,
+        proposals=len(drawn),
         feasible=len(found),
         parameters=dict(zip(QUANTILES, map(int, sizes), strict=True)),
         trials=count,
@@ -215,98 +221,21 @@ def rungs(settings: Settings, epoch_length: float = 1.0) -> list[int]:
     return sorted({math.ceil(place / epoch_length) for place in places.values()} - {settings.epochs})
 
 
-def random_proposals(space: Space, feasibility: Feasibility) -> list[Proposal]:
-    """Feasible proposals among `PROPOSALS` random ones.
+def random_proposals(space: Space, feasibility: Feasibility) -> list[Proposal | None]:
+    """Up to `PROPOSALS` random proposals, completed by `feasibility`; None for each that is not feasible.
 
     Raises:
         InputError: no proposal is feasible.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.settings.seed))
-    found = [feasibility(space.propose(study.ask())) for _ in range(PROPOSALS)]
-    feasible = [proposal for proposal in found if proposal is not None]
-    if not feasible:
+    proposals = (feasibility(space.propose(study.ask())) for _ in range(PROPOSALS))
+    found = ready(proposals, LEAST_PROPOSALS, PROPOSING_SECONDS)
+    if not any(found):
         raise InputError(
-            f"{space.source}: none of {PROPOSALS} random proposals can be a trial",
+            f"{space.source}: none of {len(found)} random proposals can be a trial",
             "Raise the budget, or add smaller models to the space.",
         )
-    return feasible
-
-
-def price(configs: Sequence[Config], workloads: Callable[[Config], Workload]) -> list[Workload]:
-    """Workloads of the first configurations, as many as are ready in `PRICING_SECONDS`, in the order of operations."""
-    began, found = time.monotonic(), list[Workload]()
-    for config in configs:
-        if len(found) >= LEAST_PRICED and time.monotonic() - began > PRICING_SECONDS:
-            break
-        found.append(workloads(config))
-    return sorted(found, key=lambda workload: workload.flops)
-
-
-def ends_of_kinds(workloads: Sequence[Workload]) -> list[Workload]:
-    """The first and the last workload of each kind of model, in the order of `workloads`."""
-    places = set()
-    kinds = [workload.config.model.kind for workload in workloads]
-    for kind in set(kinds):
-        places |= {kinds.index(kind), len(kinds) - 1 - kinds[::-1].index(kind)}
-    return [workloads[place] for place in sorted(places)]
-
-
-def profile_each(
-    workloads: Sequence[Workload], corpus: Corpus, workers: cluster.Workers, concurrency: int
-) -> list[tuple[Workload, Profile]]:
-    """Profiles each workload's configuration in a process of its own.
-
-    Processes run one at a time, to need no more memory than one trial. Only if trials share a GPU, all run at once,
-    because trials of the sweep will slow each other down in the same way.
-
-    Raises:
-        InputError: a configuration could not be trained.
-    """
-    gpu = workers.gpus > 0
-    if gpu and not torch.cuda.is_available():
-        raise InputError(
-            "the trials would train on GPUs, and this machine has none to profile on",
-            "Run plan on a machine of the cluster, or leave the profile out: --no-profile.",
-        )
-    at_once = len(workloads) if gpu and workers.gpus < 1 and concurrency > 1 else 1
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=spawn, max_tasks_per_child=1) as pool:
-        jobs = [
-            pool.submit(profile, one.config, corpus.path.resolve(), workers.count, workers.threads, gpu)
-            for one in workloads
-        ]
-        try:
-            return [(one, job.result()) for one, job in zip(workloads, jobs, strict=True)]
-        except (BrokenProcessPool, RuntimeError) as error:  # out of memory, most of all
-            raise InputError(
-                f"a profile failed: {' '.join(str(error).split())[:LONGEST_REASON]}",
-                "Lower training.batch_seconds or the budget; --no-profile leaves it out.",
-            ) from None
-
-
-def trial_cost(
-    workload: Workload, profiles: Sequence[tuple[Workload, Profile]], settings: Settings, workers: int
-) -> TrialCost:
-    """Expected wall time of a trial, interpolated between profiles by the floating-point operations of a batch.
-
-    Between profiles of its own kind of model: a decoder writes token by token, and takes longer in validation.
-
-    Args:
-        profiles: profiled workloads, the one with the fewest operations first.
-        workers: number of workers of a trial, which share training and validation.
-    """
-
-    kind = workload.config.model.kind
-    alike = [(measured.flops, found) for measured, found in profiles if measured.config.model.kind == kind]
-
-    def figure(name: str) -> float:
-        known = [getattr(found, name) for _, found in alike]
-        return float(np.interp(workload.flops, [flops for flops, _ in alike], known))
-
-    epoch = workload.batches * figure("batch") + figure("validation") / workers + figure("checkpoint")
-    return TrialCost(
-        STARTS_OF_A_TRIAL * figure("start"), np.full(settings.epochs, epoch), workload.config.optimizer.warmup
-    )
+    return found
 
 
 def expense(

@@ -32,8 +32,11 @@ def print_plan(console: Console, plan: Plan) -> None:
     sizes = Table("parameters", *plan.parameters, box=SIMPLE)
     sizes.add_row("of these", *(f"{count:,}" for count in plan.parameters.values()))
     console.print(sizes)
-    stops = Table("epoch", *(str(rung.epoch) for rung in plan.rungs), box=SIMPLE)
-    stops.add_row(f"of {plan.trials} trials reach it", *(f"{rung.trials:.1f}" for rung in plan.rungs))
+    stops = Table(box=SIMPLE)
+    for heading in ("epoch", f"of {plan.trials} trials reach it"):
+        stops.add_column(heading, justify="right")
+    for rung in plan.rungs:
+        stops.add_row(str(rung.epoch), f"{rung.trials:.1f}")
     console.print(stops)
     expense = plan.expense
     if expense is None:

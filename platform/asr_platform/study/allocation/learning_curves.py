@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +33,19 @@ NOTHING = 1e-9  # chance of what has not been seen at all
 
 
 class Grid(NamedTuple):
-    """Values at a level, from the lowest, and the trials' spread there (standard deviation)."""
+    """Values at a level, from the lowest to the highest, and the trials' spread there (standard deviation)."""
 
-    values_G: np.ndarray
+    lowest: float
+    highest: float
     spread: float
 
     @property
+    def values_G(self) -> np.ndarray:
+        return np.linspace(self.lowest, self.highest, POINTS)
+
+    @property
     def step(self) -> float:
-        return float(self.values_G[1] - self.values_G[0])
+        return (self.highest - self.lowest) / (POINTS - 1)
 
 
 class CurveModel:
@@ -58,46 +65,28 @@ class CurveModel:
             values = np.array([curve[level] for curve in curves if len(curve) > level])
             lowest = float(values.min(initial=lowest))  # trials that have come less far may bring it along
             self.grids.append(_grid(values, lowest, self.grids[-1] if self.grids else None))
-        self.transitions = [self._transition(level) for level in range(levels - 1)]
-
-    def _transition(self, level: int) -> np.ndarray:
-        """Chances (POINTS, POINTS) of the values at the next level, given each value at `level`."""
-        (before_G, spread), after = self.grids[level], self.grids[level + 1]
-        after_G = after.values_G
-        pairs = np.array([curve[level : level + 2] for curve in self.curves if len(curve) > level + 1]).reshape(-1, 2)
-        x_N, y_N = np.minimum(pairs[:, 0], before_G[-1]), np.minimum(pairs[:, 1], after_G[-1])
-        gain_N, wide = y_N - x_N, UNSEEN_DEVIATION * spread
-        deviation, slope, expected_G = wide, 0.0, before_G - UNSEEN_GAIN * spread
-        if len(pairs):
-            centred_N = x_N - x_N.mean()
-            slope = centred_N @ gain_N / (centred_N @ centred_N + (wide / SLOPE_DEVIATION) ** 2)
-            residual_N = gain_N - gain_N.mean() - slope * centred_N
-            squares = UNSEEN_TRIALS * wide**2 + residual_N @ residual_N
-            deviation = math.sqrt(squares / (UNSEEN_TRIALS + len(pairs)))
-            expected_G = before_G + gain_N.mean() + slope * (before_G - x_N.mean())
-        chances_GG = UNSEEN_TRIALS * _bell(after_G - expected_G[:, None], deviation, after.step)
-        if len(pairs):
-            distance_GN = before_G[:, None] - x_N
-            weight_GN = _bell(distance_GN, NEIGHBOURHOOD * spread, NEIGHBOURHOOD * spread)
-            own_GN = np.clip(y_N + (1 + slope) * distance_GN, after_G[0], after_G[-1])
-            width = max(SMOOTHING * deviation, 0.7 * after.step)
-            chances_GG += np.einsum("gn,gnf->gf", weight_GN, _bell(after_G - own_GN[..., None], width, after.step))
-        chances_GG += NOTHING
-        rises_GG = after_G > np.maximum(before_G[:, None], after_G[0]) + after.step  # the lowest value so far cannot
-        chances_GG[rises_GG] = 0.0
-        return np.asarray(chances_GG / chances_GG.sum(axis=1, keepdims=True))
+        self.values = [grid.values_G for grid in self.grids]
+        lengths_N, last_N = np.array([len(curve) for curve in curves]), np.array([curve[-1] for curve in curves])
+        self.ended = [(at := np.flatnonzero(lengths_N == level + 1), last_N[at]) for level in range(levels)]
+        self.transitions = []
+        for level, (before, after) in enumerate(pairwise(self.grids)):
+            pairs = tuple((curve[level], curve[level + 1]) for curve in curves if len(curve) > level + 1)
+            self.transitions.append(_transition(before, after, pairs))
 
     def expected_finals(self) -> np.ndarray:
         """Expected value of each trial (N,) at the last level."""
-        expected = [self.grids[-1].values_G]
+        expected = [self.values[-1]]
         for chances_GG in reversed(self.transitions):
             expected.insert(0, chances_GG @ expected[0])
-        return np.array([self._at(curve, expected) for curve in self.curves])
+        return self._of_trials(expected)
 
-    def _at(self, curve: Sequence[float], by_level: Sequence[np.ndarray]) -> float:
-        """Entry of `by_level`, of shape (POINTS,) at each level, for a trial's level, interpolated at its value."""
-        level = len(curve) - 1
-        return float(np.interp(curve[-1], self.grids[level].values_G, by_level[level]))
+    def _of_trials(self, by_level: Sequence[np.ndarray]) -> np.ndarray:
+        """Entries (N,) of `by_level`, of shape (POINTS,) at each level, for the trials' levels and values there."""
+        found_N = np.empty(len(self.curves))
+        for (numbers, values), points_G, entries_G in zip(self.ended, self.values, by_level, strict=True):
+            if len(numbers):
+                found_N[numbers] = np.interp(values, points_G, entries_G)
+        return found_N
 
     def chances_per_cost(self, costs: Sequence[float], new: float) -> tuple[np.ndarray, float]:
         """Chance of beating the best, per unit of cost: of each trial (N,), and of a new one.
@@ -116,29 +105,61 @@ class CurveModel:
             indices.insert(0, _break_even(gain_RG, rates_R))
             worth_RG = np.maximum(gain_RG, 0.0)
         gain_R = worth_RG @ self._first_values() - rates_R * new
-        return np.array([self._at(curve, indices) for curve in self.curves]), float(
-            _break_even(gain_R[:, None], rates_R)[0]
-        )
+        return self._of_trials(indices), float(_break_even(gain_R[:, None], rates_R)[0])
 
     def chances(self) -> np.ndarray:
         """Chance (N,) of each trial to beat the best, if it goes on to its end."""
         chances = [self._success()]
         for chances_GG in reversed(self.transitions):
             chances.insert(0, chances_GG @ chances[0])
-        return np.array([self._at(curve, chances) for curve in self.curves])
+        return self._of_trials(chances)
 
     def _success(self) -> np.ndarray:
         """Chance (POINTS,) that a value at the last level beats the best, between 0 and 1 near it."""
-        last, best = self.grids[-1], min(*(curve[-1] for curve in self.curves), *self.expected_finals())
-        return np.asarray(1 / (1 + np.exp(np.clip(2 * (last.values_G - best) / last.step, -50, 50))))
+        best = min(*(curve[-1] for curve in self.curves), *self.expected_finals())
+        return np.asarray(1 / (1 + np.exp(np.clip(2 * (self.values[-1] - best) / self.grids[-1].step, -50, 50))))
 
     def _first_values(self) -> np.ndarray:
         """Chances (POINTS,) of a new trial's values at the first level."""
         first = self.grids[0]
-        values_N = np.minimum([curve[0] for curve in self.curves], first.values_G[-1])
+        values_N = np.minimum([curve[0] for curve in self.curves], first.highest)
         width = max(NEW_SMOOTHING * first.spread, 0.7 * first.step)
-        chances_G = _bell(first.values_G - values_N[:, None], width, 1.0).sum(axis=0)
+        chances_G = _bell(self.values[0] - values_N[:, None], width, 1.0).sum(axis=0)
         return np.asarray(chances_G / chances_G.sum())
+
+
+@lru_cache(maxsize=256)  # an epoch of one trial changes few of them
+def _transition(before: Grid, after: Grid, pairs: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Chances (POINTS, POINTS) of the values at the next level, given each value at a level.
+
+    Args:
+        pairs: values at both levels of each trial (N) that has reached the next one.
+    """
+    before_G, after_G, spread = before.values_G, after.values_G, before.spread
+    pairs_N2 = np.array(pairs).reshape(-1, 2)
+    x_N, y_N = np.minimum(pairs_N2[:, 0], before_G[-1]), np.minimum(pairs_N2[:, 1], after_G[-1])
+    gain_N, wide = y_N - x_N, UNSEEN_DEVIATION * spread
+    deviation, slope, expected_G = wide, 0.0, before_G - UNSEEN_GAIN * spread
+    if len(pairs):
+        centred_N = x_N - x_N.mean()
+        slope = centred_N @ gain_N / (centred_N @ centred_N + (wide / SLOPE_DEVIATION) ** 2)
+        residual_N = gain_N - gain_N.mean() - slope * centred_N
+        squares = UNSEEN_TRIALS * wide**2 + residual_N @ residual_N
+        deviation = math.sqrt(squares / (UNSEEN_TRIALS + len(pairs)))
+        expected_G = before_G + gain_N.mean() + slope * (before_G - x_N.mean())
+    chances_GG = UNSEEN_TRIALS * _bell(after_G - expected_G[:, None], deviation, after.step)
+    if len(pairs):
+        distance_GN = before_G[:, None] - x_N
+        weight_GN = _bell(distance_GN, NEIGHBOURHOOD * spread, NEIGHBOURHOOD * spread)
+        own_GN = np.clip(y_N + (1 + slope) * distance_GN, after_G[0], after_G[-1])
+        width = max(SMOOTHING * deviation, 0.7 * after.step)
+        chances_GG += np.einsum("gn,gnf->gf", weight_GN, _bell(after_G - own_GN[..., None], width, after.step))
+    chances_GG += NOTHING
+    rises_GG = after_G > np.maximum(before_G[:, None], after_G[0]) + after.step  # the lowest value so far cannot
+    chances_GG[rises_GG] = 0.0
+    chances_GG /= chances_GG.sum(axis=1, keepdims=True)
+    chances_GG.flags.writeable = False  # all who ask get the same one
+    return chances_GG
 
 
 def _grid(values: np.ndarray, lowest: float, before: Grid | None) -> Grid:
@@ -148,15 +169,15 @@ def _grid(values: np.ndarray, lowest: float, before: Grid | None) -> Grid:
         lowest: lowest value at this level and those before.
     """
     if before is not None and len(values) < 3:
-        low = min(before.values_G[0] - before.spread, lowest - LOWEST_SPREADS * before.spread)
-        return Grid(np.linspace(low, before.values_G[-1], POINTS), before.spread)
-    high = np.quantile(values, HIGHEST_SHARE) + 1e-3
+        low = min(before.lowest - before.spread, lowest - LOWEST_SPREADS * before.spread)
+        return Grid(low, before.highest, before.spread)
+    high = float(np.quantile(values, HIGHEST_SHARE)) + 1e-3
     least = SMALLEST_SPREAD if before is None else max(SHRINKAGE * before.spread, SMALLEST_SPREAD)
     spread = max(float(np.minimum(values, high).std()), least)
-    high = max(high, values.min() + spread)
+    high = max(high, float(values.min()) + spread)
     if before is not None and len(values) < 10:
-        high = max(high, before.values_G[-1] - before.spread)
-    return Grid(np.linspace(lowest - LOWEST_SPREADS * spread, high, POINTS), spread)
+        high = max(high, before.highest - before.spread)
+    return Grid(lowest - LOWEST_SPREADS * spread, high, spread)
 
 
 def _bell(distance: np.ndarray, deviation: float, scale: float) -> np.ndarray:

@@ -42,6 +42,7 @@ class Promotions:
         self.curves: dict[int, dict[int, float]] = {}
         self.waiting: dict[int, int] = {}
         self.given_up: dict[int, float] = {}
+        self._known: CurveModel | None = None  # the model of `curves`, until they change
 
     def next_epoch(self, epochs: int) -> int | None:
         """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
@@ -53,6 +54,7 @@ class Promotions:
         self.lowest[number] = lowest
         if row["epoch"] in self.levels:
             self.curves.setdefault(number, {})[row["epoch"]] = math.log(max(lowest, LOWEST_VALUE))
+            self._known = None
 
     def wait(self, number: int, epochs: int) -> bool:
         """Marks a trial as waiting if `epochs` is an epoch of promotion; returns whether it waits."""
@@ -131,5 +133,7 @@ class Promotions:
     def _model(self) -> tuple[list[int], CurveModel]:
         """The trials that have reached an epoch of promotion, by number, and the model of their curves."""
         numbers = sorted(self.curves)
-        curves = [[value for _, value in sorted(self.curves[number].items())] for number in numbers]
-        return numbers, CurveModel(curves, len(self.levels))
+        if self._known is None:
+            curves = [[value for _, value in sorted(self.curves[number].items())] for number in numbers]
+            self._known = CurveModel(curves, len(self.levels))
+        return numbers, self._known
