@@ -71,6 +71,15 @@ def database() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Port of an S3 server, on which each test uses a folder of its own."""
+    import servers
+
+    with servers.s3() as port:
+        yield port
+
+
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     from command import Platform
