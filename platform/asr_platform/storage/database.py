@@ -124,9 +124,10 @@ def _open_shared(ledger: SharedLedger) -> BaseStorage:
     from asr_platform.compat.patient_storage import PatientStorage
     from asr_platform.storage.postgresql import Patience, explain_errors, unreachable
 
-    url, patience = make_url(ledger.address), Patience()
+    url = make_url(ledger.address)
+    patience = Patience(url)
     # A connection that was lost while nobody used it is made anew without an error.
-    options = {"creator": patience.connections(url), "pool_pre_ping": True}
+    options = {"creator": patience.connect, "pool_pre_ping": True}
 
     def made(again: bool) -> PatientStorage:
         try:

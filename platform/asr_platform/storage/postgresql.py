@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from asr_platform.storage.database import LedgerError
 
@@ -51,11 +51,13 @@ def connection(url: URL, **options: Any) -> Any:
 class Patience:
     """Repeats what a database breaks off, for WAIT_SECONDS, and says so once.
 
-    Nothing is waited for until the database has answered for the first time: a wrong address is told at once.
+    Nothing is waited for until the database has answered this process: a wrong address is told at once.
     """
 
-    def __init__(self) -> None:
-        self.answered = False
+    _answered: ClassVar[set[URL]] = set()
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
         self._outer = threading.local()  # `again` of this thread's outermost call
 
     def __call__(self, attempt: Callable[[bool], Result]) -> Result:
@@ -76,7 +78,7 @@ class Patience:
             except TemporaryLedgerError as error:
                 deadline = deadline or time.monotonic() + WAIT_SECONDS
                 attempts += 1
-                if not self.answered or time.monotonic() >= deadline:
+                if self.url not in self._answered or time.monotonic() >= deadline:
                     raise
                 if attempts == 2:  # a connection that was lost alone is made again at once, without a word
                     print(f"{error.problem}; trying again for {WAIT_SECONDS:.0f} s", file=sys.stderr, flush=True)
@@ -85,15 +87,11 @@ class Patience:
             if attempts > 1:
                 time.sleep(INTERVAL)
 
-    def connections(self, url: URL) -> Callable[[], Any]:
-        """A function that makes connections, and waits for a database that is away."""
-
-        def connect() -> Any:
-            made = self(lambda again: connection(url))
-            self.answered = True
-            return made
-
-        return connect
+    def connect(self) -> Any:
+        """A new connection; a database that is away is waited for."""
+        made = self(lambda again: connection(self.url))
+        self._answered.add(self.url)
+        return made
 
 
 def explain_errors(engine: Engine, url: URL) -> None:
