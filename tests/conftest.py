@@ -21,6 +21,7 @@ from trainables.data.corpus import Corpus
 if TYPE_CHECKING:  # what they need, tests of `trainables` do without
     from command import Platform
     from place import Run
+    from servers import Postgres
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -59,6 +60,24 @@ def learned(tiny_corpus: Corpus) -> tiny.Learned:
 def learned_editor(tiny_corpus: Corpus) -> tiny.Learned:
     """A transcript editor, trained until it transcribes the tiny corpus."""
     return tiny.learn(tiny_corpus, {**tiny.EDITING, "training.epochs": 24, "model.encoder_layers": 1})
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Postgres]:
+    """A PostgreSQL server, on which each test makes databases of its own, and which none may stop."""
+    import servers
+
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Port of an S3 server, on which each test uses a folder of its own."""
+    import servers
+
+    with servers.s3() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
 
     def report_and_store(metrics: Metrics, save: Save | None) -> None:
-        report(metrics, save)
+        report(metrics, save, remote)
         store_log()
 
     torch.set_num_threads(settings["threads"])
@@ -106,8 +107,10 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
         )
 
 
-def report(metrics: Metrics, save: Save | None) -> None:
+def report(metrics: Metrics, save: Save | None, storage: Remote | None = None) -> None:
     """Reports an epoch's metrics to Ray Train, with a checkpoint if this worker writes one (`save`).
+
+    Without a storage, Ray Train copies the checkpoint into the sweep's folder.
 
     The epoch and its objective are also top-level keys, for Ray's scheduler and checkpoint retention.
     """
@@ -122,7 +125,21 @@ def report(metrics: Metrics, save: Save | None) -> None:
         return
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{this_process()}_") as folder:
         save(Path(folder) / "checkpoint")
-        ray.train.report(message, checkpoint=ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint")))
+        checkpoint = ray.train.Checkpoint.from_directory(str(Path(folder) / "checkpoint"))
+        upload = partial(_upload, storage) if storage else None
+        ray.train.report(message, checkpoint=checkpoint, checkpoint_upload_fn=upload)
+
+
+def _upload(storage: Remote, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copies a checkpoint to where Ray Train expects it; Ray's own copy is of one file at a time, and never waits.
+
+    Raises:
+        StorageFullError: the storage stays full.
+    """
+    train_storage = ray.train.get_context().get_storage()
+    path = f"{train_storage.experiment_fs_path}/{name}"
+    storage.store_folder(Path(checkpoint.path), path.removeprefix(storage.path() + "/"))
+    return ray.train.Checkpoint(path, train_storage.storage_filesystem)
 
 
 def remove_temporary() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import shlex
@@ -9,10 +10,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from functools import reduce
 from importlib.metadata import version
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kuberay
 import pytest
 import yaml
 from ray.scripts.scripts import start
@@ -90,6 +96,33 @@ def test_manifests_ask_for_this_ray_and_for_gpus_on_workers_alone(name: str) -> 
     for container in containers(tree):  # addresses and credentials reach every node
         assert container["envFrom"] == [{"secretRef": {"name": "asr-platform"}}]
         assert container["image"].startswith("asr-platform")
+
+
+@pytest.mark.parametrize("name", ["rayjob", "raycluster"])
+def test_manifests_have_the_fields_that_the_operator_knows(name: str) -> None:
+    tree = yaml.safe_load((DEPLOY / f"{name}.yaml").read_text())
+    schema = kuberay.SCHEMAS[tree["kind"]]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(tree)
+    for path, key, value in mistakes(tree):
+        changed = copy.deepcopy(tree)
+        reduce(getitem, path, changed)[key] = value
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate(changed)
+
+
+def mistakes(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Changes that the operator refuses, as path, key and value: an unknown key, and values of another type."""
+    if isinstance(tree, dict):
+        if path and not {"rayStartParams", "requests", "limits"} & {path[-1]}:  # these have keys of any name
+            yield path, "unheardOf", "1"
+        for key, value in tree.items():
+            if not isinstance(value, dict | list):
+                yield path, key, [value]
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, dict | list):
+            yield from mistakes(value, (*path, key))
 
 
 def test_the_job_is_a_command_without_shell() -> None:

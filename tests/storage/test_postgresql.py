@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,6 @@ from asr_platform.storage.addresses import Addresses
 from asr_platform.storage.database import LedgerError, SharedLedger
 from asr_platform.storage.home import Home, RunningError
 from asr_platform.study.ledger import Ledger
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[servers.Postgres]:
-    with servers.postgres() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,24 +16,18 @@ from trainables.storage.remote import Remote, StorageError
 Open = Callable[[], Remote]
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with servers.s3() as port:
-        yield port
-
-
 @pytest.fixture(params=["folder", "s3", "s3 by its endpoint"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """A new, empty storage of each kind."""
     if request.param == "folder":
         return Remote(str(tmp_path / "shared" / "storage"))
-    for name, value in servers.environment(port).items():
+    for name, value in servers.environment(s3_port).items():
         monkeypatch.setenv(name, value)
     address = f"s3://{servers.BUCKET}/{tmp_path.name}"
     if request.param == "s3":
         return Remote(address)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    return Remote(f"{address}?scheme=http&endpoint_override=127.0.0.1:{port}")
+    return Remote(f"{address}?scheme=http&endpoint_override=127.0.0.1:{s3_port}")
 
 
 def test_files_come_back_as_they_were(opened: Remote, tmp_path: Path) -> None:
@@ -89,8 +83,10 @@ def test_other_processes_open_it_anew(opened: Remote, tmp_path: Path) -> None:
     assert b"test" not in pickle.dumps(opened.filesystem).replace(tmp_path.name.encode(), b""), "no key in it"
 
 
-def test_requests_wait_for_a_server_that_comes_back(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = servers.Proxy(port)
+def test_requests_wait_for_a_server_that_comes_back(
+    s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = servers.Proxy(s3_port)
     for name, value in servers.environment(proxy.port).items():
         monkeypatch.setenv(name, value)
     storage = Remote(f"s3://{servers.BUCKET}/away")
@@ -114,8 +110,8 @@ def test_a_server_that_stays_away_is_told_with_its_address(monkeypatch: pytest.M
     assert str(again) == str(error.value)
 
 
-def test_a_bucket_that_is_not_there_is_told(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in servers.environment(port).items():
+def test_a_bucket_that_is_not_there_is_told(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in servers.environment(s3_port).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageError, match=r"s3://absent/x: .*bucket"):
         Remote("s3://absent/x").check()

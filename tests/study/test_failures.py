@@ -57,6 +57,14 @@ REASONS = {
     "the storage is out of reach": [
         "StorageError: s3://speech/research: When getting information for key 'x': AWS Error NETWORK_CONNECTION"
     ],
+    "the storage is full": [
+        "StorageFullError: /shared/research: the storage is full, free space on it: [Errno 28] Error writing bytes to "
+        "file. Detail: [errno 28] No space left on device",
+        "StorageFullError: s3://speech/research: the storage is full, free space on it: When uploading object with key "
+        "'x': AWS Error UNKNOWN (HTTP status 507) during PutObject operation: XMinioStorageFull",
+        "OSError: When uploading object with key 'x': AWS Error UNKNOWN (HTTP status 403) during PutObject operation: "
+        "Unable to parse ExceptionName: QuotaExceeded Message:",
+    ],
     "the storage refuses": ["StorageError: s3://speech/research: AWS Error ACCESS_DENIED during PutObject"],
     "killed or crashed": ["WorkerCrashedError: The worker died unexpectedly while executing this task."],
     "another than the sweep began with": [
@@ -104,7 +112,7 @@ def test_every_cause_is_met_and_what_is_unknown_stays_unknown() -> None:
                 "did not start",
             ],
         ),
-        ("sweep", ["disk is full", "the storage refuses", "another than the sweep began with"]),
+        ("sweep", ["disk is full", "the storage is full", "the storage refuses", "another than the sweep began with"]),
     ],
 )
 def test_what_the_machine_took_is_not_the_configurations_failure(whose: str, words: list[str]) -> None:

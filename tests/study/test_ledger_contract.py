@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,19 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[servers.Postgres]:
-    """A PostgreSQL server; its database `tables` has no study."""
-    with servers.postgres() as server:
-        RDBStorage(server.create("tables"), {"poolclass": NullPool})  # open connections would forbid copies
-        yield server
+def template(database: servers.Postgres) -> str:
+    """Name of a PostgreSQL database with tables and no study, of which copies are made."""
+    RDBStorage(database.create("contract"), {"poolclass": NullPool})  # open connections would forbid copies
+    return "contract"
 
 
 @pytest.fixture(params=["sqlite", "journal", "memory", "postgresql"])
 def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Callable[[], Open]:
     """Makes empty storages of one kind, each as a function that opens it as a new process would."""
     made = 0
-    server = request.getfixturevalue("database") if request.param == "postgresql" else None
+    postgresql = request.param == "postgresql"
+    server = request.getfixturevalue("database") if postgresql else None
+    template = request.getfixturevalue("template") if postgresql else ""
 
     def make() -> Open:
         nonlocal made
@@ -89,7 +90,7 @@ def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Calla
             shutil.copy(tables, path)
             return lambda: RDBStorage(f"sqlite:///{path}", **known)
         if server:
-            address = server.create(f"copy_{uuid.uuid4().hex}", "tables")
+            address = server.create(f"contract_{uuid.uuid4().hex}", template)
             return lambda: RDBStorage(address, {"poolclass": NullPool}, **known)
         if request.param == "journal":
             return lambda: JournalStorage(JournalFileBackend(str(path)))

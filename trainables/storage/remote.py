@@ -5,7 +5,11 @@ Whoever uses it passes the address on, and no credentials: each machine finds it
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +28,9 @@ from trainables.errors import InputError
 S3_ATTEMPTS = 10  # of a request, with growing pauses: 90 s in all where nobody answers, 2 s with pyarrow's default of 3
 S3_TIMEOUT = 60.0  # seconds for an answer
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # pyarrow (25) reads the second, in `from_uri` alone
+FULL_SECONDS, FULL_INTERVAL = 90.0, 5.0  # how long room on a full storage is waited for, and between attempts
+# MinIO, Ceph and others (Amazon's and Google's are never full); a file system without room, or over a quota
+FULL = re.compile("HTTP status 507|InsufficientStorage|StorageFull|QuotaExceeded|No space left|Disk quota exceeded")
 THREADS = 8  # files that are copied at once
 CHUNK = 2**20  # bytes
 
@@ -35,6 +42,15 @@ class StorageError(InputError):
         Exception.__init__(self, address, how)  # the arguments for unpickling
         self.problem = f"{address}: {how}"
         self.remedy = "Check --storage, the credentials of this machine, and that the storage is up."
+
+
+class StorageFullError(StorageError):
+    """The storage has no room for what is written."""
+
+    def __init__(self, address: str, how: str) -> None:
+        super().__init__(address, how)
+        self.problem = f"{address}: the storage is full, free space on it: {how}"
+        self.remedy = "A sweep goes on with --resume, once --storage has room."
 
 
 class S3(fs.S3FileSystem):
@@ -89,6 +105,7 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._told_full = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remote, (self.address,)
@@ -170,15 +187,43 @@ class Remote:
         _in_threads(fetch, names)
 
     def store(self, file: Path, name: str) -> None:
-        """Copies a file of this machine to the storage, where readers find the whole file or none."""
+        """Copies a file of this machine to the storage, where readers find the whole file or none.
+
+        Room on a full storage is waited for.
+
+        Raises:
+            StorageFullError: the storage stays full.
+        """
+        deadline = time.monotonic() + FULL_SECONDS
+        while True:
+            try:
+                self._store(file, name)
+            except StorageFullError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not self._told_full:
+                    print(f"{error.problem}; trying again for {FULL_SECONDS:.0f} s", file=sys.stderr, flush=True)
+                self._told_full = True
+                time.sleep(FULL_INTERVAL)
+            else:
+                self._told_full = False
+                return
+
+    def _store(self, file: Path, name: str) -> None:
         path = self.path(name)
         written = f"{path}.{uuid.uuid4().hex}.partial" if self.is_folder else path
         with file.open("rb") as content, self._explained():
             if self.is_folder:
                 self.filesystem.create_dir(dirname(path))
-            with self.filesystem.open_output_stream(written) as stream:
-                while chunk := content.read(CHUNK):
-                    stream.write(chunk)
+            try:
+                with self.filesystem.open_output_stream(written) as stream:
+                    while chunk := content.read(CHUNK):
+                        stream.write(chunk)
+            except OSError:
+                if written != path:  # it would take the room that others wait for
+                    with suppress(OSError):
+                        self.filesystem.delete_file(written)
+                raise
             if written != path:
                 self.filesystem.move(written, path)
 
@@ -210,7 +255,9 @@ class Remote:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise StorageError(self.address, " ".join(str(error).split())) from error
+            how = " ".join(str(error).split())
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL.search(how)
+            raise (StorageFullError if full else StorageError)(self.address, how) from error
 
 
 def _in_threads(copy: Callable[[str], None], names: Iterable[str]) -> None:

@@ -118,31 +118,29 @@ def open_storage(storage: str | BaseStorage | SharedLedger) -> tuple[BaseStorage
 def _open_shared(ledger: SharedLedger) -> BaseStorage:
     """Opens a ledger on PostgreSQL, whose tables are made if they are missing."""
     import optuna
-    from sqlalchemy import event, make_url
+    from sqlalchemy import make_url
     from sqlalchemy.exc import DBAPIError
 
-    from asr_platform.compat.optuna_storage import BulkStorage
-    from asr_platform.storage.postgresql import patient_connections, unreachable
+    from asr_platform.compat.patient_storage import PatientStorage
+    from asr_platform.storage.postgresql import Patience, explain_errors, unreachable
 
     url = make_url(ledger.address)
+    patience = Patience(url)
     # A connection that was lost while nobody used it is made anew without an error.
-    options = {"creator": patient_connections(url), "pool_pre_ping": True}
-    try:
-        opened = BulkStorage(ledger.address, options)
-    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
-        raise unreachable(url, error.__cause__ or error) from None
-    except RuntimeError as error:  # Optuna refuses tables of another version
-        raise LedgerError(f"{url}: {error}", "Install the Optuna that it was made with, or do as it says.") from None
-    operational = url.get_dialect().import_dbapi().OperationalError
-    event.listen(
-        opened.engine,
-        "handle_error",
-        lambda context: (
-            unreachable(url, context.original_exception)
-            if isinstance(context.original_exception, operational) and not context.is_pre_ping
-            else None
-        ),
-    )
+    options = {"creator": patience.connect, "pool_pre_ping": True}
+
+    def made(again: bool) -> PatientStorage:
+        try:
+            return PatientStorage(ledger.address, options, patience)
+        except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ or error
+            raise unreachable(url, getattr(cause, "orig", None) or cause) from None
+        except RuntimeError as error:  # Optuna refuses tables of another version
+            remedy = "Install the Optuna that it was made with, or do as it says."
+            raise LedgerError(f"{url}: {error}", remedy) from None
+
+    opened = patience(made)
+    explain_errors(opened.engine, url)
     opened.home = ledger.home
     return opened
 

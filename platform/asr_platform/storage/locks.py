@@ -22,8 +22,6 @@ from trainables.errors import InputError
 TRIES, INTERVAL = 10, 0.05  # seconds; a look at the holder of a lock holds it for a moment
 CHECK_INTERVAL = 5.0  # seconds between looks at whether the database still holds a lock
 NAMESPACE = "asr-platform sweep "  # before the name of a sweep, of which the number of its lock is made
-# The database frees the lock of a machine that is gone after a minute.
-SERVER_OPTIONS = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 HELD = """
 SELECT activity.application_name FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = %s AND objid = %s
@@ -118,7 +116,7 @@ class DatabaseLock:
     def _connect(self) -> Any:
         from asr_platform.storage.postgresql import connection
 
-        return connection(self.url, application_name=self.label, options=SERVER_OPTIONS)
+        return connection(self.url, application_name=self.label)
 
     def _taken(self) -> bool:
         return bool(self._ask("SELECT pg_try_advisory_lock(%s)", [self.number]))
@@ -127,10 +125,15 @@ class DatabaseLock:
         return str(self._ask(HELD, self.halves) or "")
 
     def _ask(self, query: str, values: Any) -> Any:
-        cursor = self.connection.cursor()
-        cursor.execute(query, values)
-        row = cursor.fetchone()
-        self.connection.commit()
+        from asr_platform.storage.postgresql import unreachable
+
+        try:
+            cursor = self.connection.cursor()
+            cursor.execute(query, values)
+            row = cursor.fetchone()
+            self.connection.commit()
+        except self.url.get_dialect().import_dbapi().Error as error:
+            raise unreachable(self.url, error) from error
         return row and row[0]
 
     def _keep(self) -> None:

@@ -56,14 +56,19 @@ KNOWN = {
         DIVERGED,
         "a lower optimizer.lr, a longer optimizer.warmup or a smaller training.clip_norm",
     ),
+    r"^StorageFullError\b|HTTP status 507|InsufficientStorage|StorageFull|QuotaExceeded": Cause(
+        "the storage is full",
+        "more room on --storage, then platform sweep --resume NAME; a lower keep in the space takes less",
+        "sweep",
+    ),
     r"No space left on device|Disk quota exceeded|OutOfDiskError|File too large|os error 28": Cause(
         "the disk is full",
         "more room where --home and Ray's /tmp/ray are, or --max-disk-gb, at which a sweep stops in time",
         "sweep",
     ),
-    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)|QuotaExceeded": Cause(
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)": Cause(
         "the storage refuses what the sweep writes",
-        "the credentials and the room that --storage has, then platform sweep --resume NAME",
+        "the credentials for --storage, and its bucket, then platform sweep --resume NAME",
         "sweep",
     ),
     r"^StorageError\b|AWS Error|google::cloud": Cause(

@@ -19,6 +19,7 @@ from asr_platform.study.ledger import OF_REQUEST, Ledger
 from asr_platform.study.run_record import RUN
 
 Kind = Literal["stop", "pause", "unpause", "add", "change"]
+ANSWER = ":answer"  # suffix of the key of an answer: each note has one writer, which may write it again
 WAIT_SECONDS = 30.0  # for a driver's answer; the driver reads the requests every two seconds
 WAIT_INTERVAL = 0.5  # seconds between looks at the ledger
 
@@ -50,7 +51,7 @@ class Request:
 def write(ledger: Ledger, kind: Kind, content: Mapping[str, Any]) -> Request:
     """Writes a new request into the ledger."""
     request = Request(f"{time.time_ns():020}-{uuid.uuid4().hex}", kind, content)
-    _note(ledger, request, "")
+    ledger.note(OF_REQUEST + request.key, {"kind": kind, "content": dict(content)})
     return request
 
 
@@ -58,7 +59,10 @@ def read(ledger: Ledger) -> list[Request]:
     """All requests of a sweep, in the order of their writing."""
     with decoding(ledger.file):
         notes = ledger.notes(OF_REQUEST)
-        return [Request(key.removeprefix(OF_REQUEST), **notes[key]) for key in sorted(notes)]
+        answers = {key.removesuffix(ANSWER): {"answer": notes[key]} for key in notes if key.endswith(ANSWER)}
+        requests = sorted(key for key in notes if not key.endswith(ANSWER))
+        # Earlier versions wrote the answer into the request.
+        return [Request(key.removeprefix(OF_REQUEST), **{**notes[key], **answers.get(key, {})}) for key in requests]
 
 
 def pending(ledger: Ledger) -> list[Request]:
@@ -68,7 +72,7 @@ def pending(ledger: Ledger) -> list[Request]:
 
 def answer(ledger: Ledger, request: Request, text: str) -> None:
     """Records what was done about a request."""
-    _note(ledger, request, text)
+    ledger.note(OF_REQUEST + request.key + ANSWER, text)
 
 
 def outcome(
@@ -94,7 +98,3 @@ def outcome(
             return f"this run of the sweep is ending: {later}"
         time.sleep(WAIT_INTERVAL)
     return f"the driver is busy, and does this as soon as it can; {platform} status {ledger.name} shows it"
-
-
-def _note(ledger: Ledger, request: Request, text: str) -> None:
-    ledger.note(OF_REQUEST + request.key, {"kind": request.kind, "content": dict(request.content), "answer": text})

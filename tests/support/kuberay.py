@@ -1,0 +1,116 @@
+"""Schemas of the manifests in deploy/, for jsonschema: what KubeRay's `ray.io/v1` and Kubernetes' core API know.
+
+Written by hand from the operator's API (ray-operator/apis/ray/v1) and Kubernetes' reference. All fields of RayJobSpec,
+RayClusterSpec and the groups are here; of pods, those that the manifests use. Every other key is refused, as
+`kubectl apply` with strict validation does. This is no copy of the operator's own schema (a CRD of a megabyte, nearly
+all of it pods): it cannot notice that a later operator drops a field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+STRING, BOOLEAN, NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "number"}
+COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+TEXTS: Schema = {"type": "object", "additionalProperties": STRING}  # numbers and truth values must be quoted
+NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+QUANTITY: Schema = {"anyOf": [COUNT, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?$"}]}
+ANY: Schema = {"type": "object"}  # what the manifests do not use
+
+
+def fields(required: str = "", **properties: Schema) -> Schema:
+    """Schema of an object that has no other keys."""
+    known: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**known, "required": required.split()}
+
+
+def many(item: Schema) -> Schema:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+AMOUNTS: Schema = {"type": "object", "additionalProperties": QUANTITY}
+PORT = fields("containerPort", containerPort={**COUNT, "minimum": 1, "maximum": 65535}, name={**NAME, "maxLength": 15})
+CONTAINER = fields(
+    "name image",
+    name=NAME,
+    image=STRING,
+    envFrom=many(fields(secretRef=fields("name", name=NAME))),
+    resources=fields(requests=AMOUNTS, limits=AMOUNTS),
+    ports=many(PORT),
+    volumeMounts=many(fields("name mountPath", name=NAME, mountPath=STRING, readOnly=BOOLEAN)),
+)
+VOLUME = fields(
+    "name",
+    name=NAME,
+    persistentVolumeClaim=fields("claimName", claimName=NAME, readOnly=BOOLEAN),
+    emptyDir=fields(sizeLimit=QUANTITY),
+)
+METADATA = fields(name=NAME, labels=TEXTS, annotations=TEXTS)
+POD = fields("spec", metadata=METADATA, spec=fields("containers", containers=many(CONTAINER), volumes=many(VOLUME)))
+HEAD = fields(
+    "rayStartParams template",
+    rayStartParams=TEXTS,
+    template=POD,
+    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    headService=ANY,
+    enableIngress=BOOLEAN,
+)
+WORKERS = fields(
+    "groupName minReplicas maxReplicas rayStartParams template",
+    groupName=NAME,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    numOfHosts=COUNT,
+    rayStartParams=TEXTS,
+    template=POD,
+    scaleStrategy=ANY,
+)
+CLUSTER = fields(
+    "headGroupSpec",
+    rayVersion=STRING,
+    enableInTreeAutoscaling=BOOLEAN,
+    autoscalerOptions=ANY,
+    headServiceAnnotations=TEXTS,
+    suspend=BOOLEAN,
+    headGroupSpec=HEAD,
+    workerGroupSpecs=many(WORKERS),
+)
+JOB = fields(
+    "entrypoint rayClusterSpec",
+    entrypoint=STRING,
+    entrypointNumCpus=NUMBER,
+    entrypointNumGpus=NUMBER,
+    entrypointResources=STRING,
+    runtimeEnvYAML=STRING,
+    jobId=STRING,
+    metadata=TEXTS,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+    submitterPodTemplate=POD,
+    submitterConfig=fields(backoffLimit=COUNT),
+    backoffLimit=COUNT,
+    activeDeadlineSeconds={**COUNT, "minimum": 1},
+    shutdownAfterJobFinishes=BOOLEAN,
+    ttlSecondsAfterFinished=COUNT,
+    deletionStrategy=ANY,
+    suspend=BOOLEAN,
+    managedBy=STRING,
+    rayClusterSpec=CLUSTER,
+)
+# The operator refuses a time to live for a cluster that is not shut down.
+JOB["dependentSchemas"] = {
+    "ttlSecondsAfterFinished": {
+        "properties": {"shutdownAfterJobFinishes": {"const": True}},
+        "required": ["shutdownAfterJobFinishes"],
+    }
+}
+
+
+def _resource(kind: str, spec: Schema) -> Schema:
+    named = {**METADATA, "required": ["name"]}
+    about = {"apiVersion": {"const": "ray.io/v1"}, "kind": {"const": kind}}
+    return fields("apiVersion kind metadata spec", **about, metadata=named, spec=spec)
+
+
+SCHEMAS = {"RayJob": _resource("RayJob", JOB), "RayCluster": _resource("RayCluster", CLUSTER)}
