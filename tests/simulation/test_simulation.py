@@ -40,6 +40,7 @@ def folder(templates: Templates) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.timeout(1800)  # seconds, on a machine that does much else beside it
 def test_whatever_befalls_the_driver_all_is_on_record_once(templates: Templates) -> None:
     """And no kind of fault is so rare that this would say little."""
     ends = simulate(range(FIRST, FIRST + SCHEDULES), templates, templates.folder.parent)
