@@ -8,10 +8,11 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+# Not scikit-learn: torch's compiler looks whether it is there, and would take the error below for its own.
 HIDDEN = {
     "asr_platform", "av", "datasets", "espeakng_loader", "kaldi_native_fbank", "lhotse", "matplotlib", "mlflow",
     "num2words", "optuna", "optuna_dashboard", "plotly", "psutil",
-    "pynvml", "ray", "requests", "rich", "search_spaces", "selenium", "sklearn", "soundfile", "soxr", "sqlalchemy",
+    "pynvml", "ray", "requests", "rich", "search_spaces", "selenium", "soundfile", "soxr", "sqlalchemy",
     "transformers", "yaml",
 }  # fmt: skip
 
