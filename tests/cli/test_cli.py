@@ -26,6 +26,9 @@ from asr_platform.storage.home import Home, trial_name
 from asr_platform.tuning.sweep_run import Outcome
 from trainables.data.corpus import Corpus
 
+# Packages whose import takes a quarter of a second or more.
+SLOW = {"torch", "ray", "mlflow", "alembic", "pandas", "pyarrow", "scipy", "sklearn", "plotly"}
+
 
 def test_the_leaderboard_for_machines(run: Run) -> None:
     ended = run("leaderboard", "small", "--json")
@@ -100,7 +103,7 @@ def test_a_terminal_of_any_encoding(
 
 @pytest.mark.parametrize("words", ["leaderboard", "status", "status small", "compare small:0 small:1"])
 def test_what_reads_a_sweep_imports_nothing_slow(words: str, loud: Path) -> None:
-    """Commands that read a sweep import no package whose import takes a quarter of a second or more."""
+    """Commands that read a sweep do not wait for the import of a large package."""
     code = "import sys; from asr_platform.cli.main import cli; cli.main(standalone_mode=False); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "--home", loud, *words.split()],
@@ -111,7 +114,14 @@ def test_what_reads_a_sweep_imports_nothing_slow(words: str, loud: Path) -> None
     )
     modules = set(done.stdout.splitlines()[-1].split())
     assert "optuna.storages._rdb.storage" in modules, "the sweep was read"
-    assert not modules & {"torch", "ray", "mlflow", "alembic", "pandas", "pyarrow", "scipy", "sklearn", "plotly"}
+    assert not modules & SLOW
+
+
+def test_requests_import_nothing_slow() -> None:
+    """A request for a pause or an end reaches the driver at once, also on a machine that trains with all its cores."""
+    code = "import sys; import asr_platform.study.steering.asking; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert not SLOW & set(done.stdout.split())
 
 
 def test_a_corpus_for_machines(run: Run, tmp_path: Path) -> None:

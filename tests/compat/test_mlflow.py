@@ -19,7 +19,7 @@ from mlflow.store.db.base_sql_model import Base
 from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
 from mlflow.store.tracking.dbmodels.models import SqlExperiment
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils import mlflow_tags, validation
+from mlflow.utils import environment, mlflow_tags, validation
 
 from asr_platform.compat import mlflow as compat
 from asr_platform.tracking import registry, runs
@@ -53,6 +53,12 @@ def test_variables_are_read(name: str) -> None:
 def test_the_folder_of_a_database_is_made_by_the_function_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils, "_make_parent_dirs_if_sqlite", utils._make_parent_dirs_if_sqlite)
     assert "_make_parent_dirs_if_sqlite(db_uri)" in inspect.getsource(utils.create_sqlalchemy_engine_with_retry)
+
+
+def test_requirements_are_compared_by_the_function_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "warn_dependency_requirement_mismatches"
+    monkeypatch.setattr(environment, name, getattr(environment, name))
+    assert f"{name}(sanitized_pip_reqs)" in inspect.getsource(environment._process_pip_requirements)
 
 
 @pytest.mark.parametrize(("table", "column"), compat.ARTIFACT_COLUMNS)

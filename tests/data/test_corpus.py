@@ -15,10 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.preprocessing import StandardScaler
 
 from trainables.config_data import Data
 from trainables.data.corpus import Corpus
-from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.corpus_writer import CorpusWriter, RunningStatistics
 from trainables.data.features import FeatureRecipe
 from trainables.data.inspection.overlaps import shared_utterances
 from trainables.data.utterance import Recording
@@ -181,7 +182,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 import numpy as np
-from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.corpus_writer import CorpusWriter, RunningStatistics
 from trainables.data.features import FeatureRecipe
 megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 frames = np.random.default_rng(0).normal(size=(12500, 80)).astype(np.float16)
@@ -335,3 +336,15 @@ def test_utterances_of_two_splits_are_the_same_if_text_and_features_are(tmp_path
     assert shared_utterances(corpus, "train", "dev") == ["another name"]
     assert shared_utterances(corpus, "dev", "train") == ["b"]
     assert shared_utterances(corpus, "train", "test") == [], "without texts nothing can be trained on"
+
+
+@pytest.mark.parametrize("lengths", [[7], [1, 1, 1], [300, 1, 45, 2]])
+def test_running_statistics_are_those_of_scikit_learn(lengths: list[int]) -> None:
+    """To the last bit: the same source gives the same corpus as before."""
+    random, ours, reference = np.random.default_rng(0), RunningStatistics(5), StandardScaler()
+    for length in lengths:
+        frames_TF = (20 * random.standard_normal((length, 5)) - 40).astype(np.float16).astype(np.float64)
+        ours.add(frames_TF)
+        reference.partial_fit(frames_TF)
+    assert ours.mean_F.tolist() == reference.mean_.tolist()
+    assert ours.variance_F.tolist() == reference.var_.tolist()

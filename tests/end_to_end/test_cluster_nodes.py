@@ -19,14 +19,25 @@ epochs: 8
 asha: {grace: 8, promotion: null} # every trial to its end
 """
 )
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
 EPOCHS = list(range(1, 9))
 NAME = "nodes"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[RealNodes]:
+    """A cluster's head, to which no node has been joined yet."""
     with RealNodes() as started:
         yield started
+
+
+def test_a_driver_without_the_token_is_told_its_mode(nodes: RealNodes, tmp_path: Path) -> None:
+    tiny.write_corpus(tmp_path / "corpus", {"train": ["A"], "dev": ["A"]})
+    (tmp_path / "space.yaml").write_text(SPACE)
+    platform = Platform(tmp_path, {**nodes.variables, "RAY_AUTH_MODE": "disabled"})
+    told = platform.run("sweep", "space.yaml", "--data", "corpus", "--address", nodes.address, code=2)
+    assert "refuses this driver's token (RAY_AUTH_MODE is disabled here)" in told
+    assert "RAY_AUTH_TOKEN" in told and "Traceback" not in told
 
 
 def test_nodes_come_and_go_and_every_trial_is_whole(nodes: RealNodes, tmp_path: Path) -> None:
@@ -62,15 +73,6 @@ def test_nodes_come_and_go_and_every_trial_is_whole(nodes: RealNodes, tmp_path: 
     assert [row["state"] for row in platform.leaderboard(NAME)] == ["complete"] * 3
     begun = re.findall(r"begins, after epoch (\d+)", log_of(platform, lost))
     assert len(begun) >= 2 and int(begun[-1]) >= max(before[lost]), "it went on from its checkpoint"
-
-
-def test_a_driver_without_the_token_is_told_its_mode(nodes: RealNodes, tmp_path: Path) -> None:
-    tiny.write_corpus(tmp_path / "corpus", {"train": ["A"], "dev": ["A"]})
-    (tmp_path / "space.yaml").write_text(SPACE)
-    platform = Platform(tmp_path, {**nodes.variables, "RAY_AUTH_MODE": "disabled"})
-    told = platform.run("sweep", "space.yaml", "--data", "corpus", "--address", nodes.address, code=2)
-    assert "refuses this driver's token (RAY_AUTH_MODE is disabled here)" in told
-    assert "RAY_AUTH_TOKEN" in told and "Traceback" not in told
 
 
 def in_the_middle(platform: Platform, nodes: RealNodes, name: str) -> int | None:

@@ -11,14 +11,14 @@ from command import PATIENCE, Platform, wait_for
 from test_sweep_interrupted import curves
 
 SPACE = (
-    tiny.SPACE
+    tiny.SPACE.replace("batch_seconds: 4.0", "batch_seconds: 1.0")  # many updates with few sentences
     + """trials: 1
 epochs: 3
 asha: {grace: 3, promotion: null}
 """
 )
 NO_MODEL = 1  # exit code
-LONG = 20_000  # sentences: an epoch lasts minutes
+LONG = 6_000  # sentences: an epoch lasts a minute or more
 
 
 def test_workers_end_in_the_middle_of_an_epoch(platform: Platform) -> None:

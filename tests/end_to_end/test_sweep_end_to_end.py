@@ -232,7 +232,7 @@ def test_a_finished_sweep_takes_more_trials_of_a_wider_space(platform: Platform,
     editor = {"model.kind": "transcript_editor", "optimizer.lr": 5.0e-3, "model.encoder_layers": 2}
     wider["start"] += [wider["start"][0], editor]  # proposals 3 and 4; 3 has been the sampler's
     (platform.folder / "wider.yaml").write_text(yaml.safe_dump(wider))
-    platform.run("sweep", "--resume", NAME, "wider.yaml", "--trials", 5)
+    platform.run("sweep", "--resume", NAME, "wider.yaml", "--trials", 5, "--no-tune-decoding")
     after = {row["trial"]: row for row in platform.leaderboard(NAME)}
     assert sorted(after) == [0, 1, 2, 3, 4]
     for row in rows:
@@ -251,7 +251,7 @@ def test_the_best_configuration_trains_on_two_workers(
     platform: Platform, rows: list[dict[str, Any]], corpus: Corpus
 ) -> None:
     """`train --from` is a sweep of one; two gloo workers begin the curve that one worker drew in the sweep."""
-    platform.run("train", "--data", corpus.path, "--from", NAME, "--name", "two", "--workers", 2)
+    platform.run("train", "--data", corpus.path, "--from", NAME, "--name", "two", "--workers", 2, "--no-tune-decoding")
     (row,) = platform.leaderboard("two")
     assert (row["state"], row["epochs"]) == ("complete", 8)
     printed = platform.run("logs", "two", 0)

@@ -16,12 +16,20 @@ EVERY: dict[Store, int] = {"mlflow": 100, "sqlite": 50}
 """So often a schedule has an MLflow store, or at least a ledger in SQLite: they take 50 and 20 times as long."""
 
 
+MEMORY = Path("/dev/shm")  # a file system in memory, where there is one: a schedule writes hundreds of files
+
+
 class ScheduleError(AssertionError):
     """What must hold does not, after the schedule of a seed."""
 
 
 def store_of(seed: int) -> Store:
     return next((store for store, every in EVERY.items() if seed % every == 0), "memory")
+
+
+def new_folder() -> Path:
+    """A new folder, in memory where possible."""
+    return Path(tempfile.mkdtemp(prefix="simulation_", dir=MEMORY if MEMORY.is_dir() else None))
 
 
 def simulate(seeds: Iterable[int], templates: Templates, folder: Path, store: Store | None = None) -> dict[str, int]:
@@ -70,7 +78,7 @@ def _told(world: World, error: Exception) -> str:
 @click.option("--keep-going", is_flag=True, help="Tell of all that fail.")
 def main(first: int, count: int, store: Store | None, keep_going: bool) -> None:
     """Runs schedules, and tells the first that fails."""
-    folder = Path(tempfile.mkdtemp(prefix="simulation_", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    folder = new_folder()
     templates, failed, began = Templates(folder / "templates"), 0, time.process_time()
     for seed in range(first, first + count):
         try:

@@ -372,4 +372,4 @@ _git = cache(provenance._git)
 _parse = cache(parse_space)
 
 
-_distributions = [SimpleNamespace(name=one.name, version=one.version) for one in provenance.distributions()]
+_distributions = [SimpleNamespace(metadata=one.metadata) for one in provenance.distributions()]

@@ -8,7 +8,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# Of scikit-learn, preparing a corpus takes its scaler, and so do the corpora of tests.
+# Not scikit-learn: torch's compiler looks whether it is there, and would take the error below for its own.
 HIDDEN = {
     "asr_platform", "av", "datasets", "espeakng_loader", "kaldi_native_fbank", "lhotse", "matplotlib", "mlflow",
     "num2words", "optuna", "optuna_dashboard", "plotly", "psutil",

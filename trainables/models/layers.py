@@ -121,8 +121,11 @@ class TokenEmbedding(nn.Embedding):
 def initialize(model: nn.Module) -> None:
     """Fills a model: Glorot-uniform matrices, zero biases, token embeddings of variance 1/D.
 
-    A fused projection is initialised as the separate matrices that it is made of.
+    A fused projection is initialised as the separate matrices that it is made of. A model on torch's meta device has
+    nothing to fill: building one to count its parameters would take half as long again.
     """
+    if all(parameter.is_meta for parameter in model.parameters()):
+        return
     for module in model.modules():
         if isinstance(module, nn.Linear):
             for part in module.weight.split(module.widths if isinstance(module, FusedLinear) else len(module.weight)):

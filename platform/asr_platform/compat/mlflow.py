@@ -50,6 +50,7 @@ def configure() -> None:
         os.environ.setdefault(variable, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no line for each migration of a database's tables
+    import mlflow.utils.environment
     from mlflow.store.db import utils
     from mlflow.telemetry import set_telemetry_client
 
@@ -58,3 +59,6 @@ def configure() -> None:
     # MLflow makes the folder of a SQLite file by the text of its address: for `q%2541`, which means `q%41`, a second
     # folder. Whoever opens a store has made the folder already.
     utils._make_parent_dirs_if_sqlite = lambda uri: None
+    # Saving a model would compare its requirements with this environment, for which MLflow reads the metadata of every
+    # installed package: more than a second. They are taken from this environment (tracking/packaging.py).
+    mlflow.utils.environment.warn_dependency_requirement_mismatches = lambda requirements: None

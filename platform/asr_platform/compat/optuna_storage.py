@@ -128,8 +128,10 @@ def study_attributes(study: Study, prefix: str = "", without: Sequence[str] = ()
     storage = getattr(study._storage, "_backend", study._storage)
     if isinstance(storage, BulkStorage):
         return storage.attributes(study._study_id, prefix, without)
-    found = study.user_attrs
-    return {key: found[key] for key in found if key.startswith(prefix) and not key.startswith(tuple(without))}
+    # `study.user_attrs` is a deep copy of all of them, which takes several times as long as JSON there and back.
+    found = storage.get_study_user_attrs(study._study_id)
+    wanted = [key for key in found if key.startswith(prefix) and not key.startswith(tuple(without))]
+    return {key: json.loads(json.dumps(found[key])) for key in wanted}
 
 
 def study_names(storage: BaseStorage, key: str) -> list[str]:

@@ -7,16 +7,18 @@ so that a split with few or no wrong words gives confidences below 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from asr_platform.inference.decoding_study import Batch
 from trainables.evaluation.metrics import align_words
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.words import Confidence, aligned_words
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 FOLDS = 5
 BINS = 10
@@ -41,6 +43,8 @@ def calibrate(
     Returns:
         None if the model has no CTC head, or wrote words in fewer than five utterances.
     """
+    from sklearn.model_selection import GroupKFold  # slow to import, and a sweep imports this module as it starts
+
     if not recognizer.has_times:
         return None
     evidence: list[list[float]] = []
@@ -77,6 +81,8 @@ def calibrate(
 
 def _fitted(evidence_WE: Evidence, right_W: Right) -> LogisticRegression:
     """Logistic regression with Platt's targets: (r + 1) / (r + 2) for r right words, 1 / (w + 2) for w wrong ones."""
+    from sklearn.linear_model import LogisticRegression
+
     right, wrong = int(right_W.sum()), int((~right_W).sum())
     target_W = np.where(right_W, (right + 1) / (right + 2), 1 / (wrong + 2))
     both = np.repeat([True, False], len(right_W))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import scipy.stats
 import torch
 from optuna.trial import TrialState
 from torch import Tensor
@@ -80,7 +79,9 @@ def surely_worse(rates: Sequence[float], best: Sequence[float]) -> bool:
     count = len(differences)
     if count < FEWEST_BATCHES or differences.mean() <= 0:
         return False
-    ranks = scipy.stats.rankdata(np.abs(differences))
+    from scipy.stats import rankdata  # slow to import, and a sweep imports this module as it starts
+
+    ranks = rankdata(np.abs(differences))
     if 2**count <= MOST_SIGNS:
         signs = 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) % 2) - 1
     else:

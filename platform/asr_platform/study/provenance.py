@@ -60,7 +60,9 @@ def write_record(folder: Path, space: str, plan: Path) -> None:
 
 
 def _write_provenance(folder: Path) -> None:
-    here = sorted({f"{found.name}=={found.version}" for found in distributions()}, key=str.lower)
+    # `name` and `version` of a distribution would each read its file anew.
+    every = (found.metadata for found in distributions())
+    here = sorted({f"{found['Name']}=={found['Version']}" for found in every}, key=str.lower)
     lines = [f"# Python {platform.python_version()}, {platform.platform()}", *here]
     (folder / "packages.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     changed = _git("status", "--porcelain", "--", *ROOMS) or "" if _is_ours() else ""

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from asr_platform.analysis.bootstrap import METHOD, CerInterval, error_interval
 from asr_platform.analysis.kept_scores import Score
@@ -70,11 +71,7 @@ class ModelCard:
         parameters, rules = self.best.about.get("parameters", 0), self.space.settings.rules
         training = self.corpus.training_split(config.data)
         states = Counter(trial.state for trial in self.trials)
-        environment = Environment(
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
-        )
-        environment.filters |= {"percent": "{:.2%}".format, "cell": lambda text: text.replace("|", "&#124;")}
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        return _template().render(
             name=self.name,
             space=self.space,
             corpus=self.corpus,
@@ -107,6 +104,16 @@ class ModelCard:
         tied = sorted(number for number, confidence in self.intervals.items() if confidence.tied)
         others = [number for number in tied if number != self.best.number]
         return enumerated_trials(others) if others else ""
+
+
+@cache
+def _template() -> Template:
+    """The card's template, which takes longer to compile than a card takes to render."""
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": "{:.2%}".format, "cell": lambda text: text.replace("|", "&#124;")}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def decoding_section(own: OwnDecoding, confidence: Confidence | None) -> str:

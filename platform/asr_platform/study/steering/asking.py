@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr_platform.storage.paths import folder_size
-from asr_platform.study.feasibility import Feasibility
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import RUN, SPENT
@@ -19,8 +18,10 @@ from asr_platform.study.spending import caps
 from asr_platform.study.steering.requests import Request, pending, write
 from search_spaces.settings import Limits
 from search_spaces.space import Space, plain
-from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+
+if TYPE_CHECKING:
+    from trainables.data.corpus import Corpus
 
 
 def stop(ledger: Ledger, number: int) -> Request:
@@ -67,6 +68,8 @@ def add(ledger: Ledger, values: Mapping[str, Any]) -> Request:
         InputError: a key does not vary in the sweep's space, a value is outside of it, the model is over the budget or
             cannot be trained on the corpus, or a trial has these values.
     """
+    from asr_platform.study.feasibility import Feasibility  # torch, for which the other requests need not wait
+
     space = recorded_space(ledger.about)
     asked = _proposed(space, values)
     made = [trial.params for trial in ledger.trials()]
@@ -120,6 +123,8 @@ def _proposed(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _corpus(ledger: Ledger) -> Corpus:
+    from trainables.data.corpus import Corpus
+
     corpus = Corpus.open(Path(ledger.about["corpus"]))
     if corpus.hash != ledger.about["corpus_hash"]:
         raise InputError(f"{corpus.path}: not the corpus that sweep {ledger.name} began with", "Put that one back.")
