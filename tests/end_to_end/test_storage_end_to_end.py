@@ -162,7 +162,8 @@ def _check_storage(cluster: Cluster, corpus: Corpus, monkeypatch: pytest.MonkeyP
 def test_a_sweep_outlasts_a_storage_and_a_ledger_that_are_away(cluster: Cluster) -> None:
     machine = cluster.machine("outage", ASR_PLATFORM_STORAGE=cluster.storage, ASR_PLATFORM_LEDGER=cluster.ledger)
     tiny.write_corpus(machine.folder / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
-    running = machine.start("sweep", "space.yaml", "--data", "corpus", "--name", "outage", "--trials", "1")
+    words = ["space.yaml", "--data", "corpus", "--name", "outage", "--trials", "1", "--no-tune-decoding"]
+    running = machine.start("sweep", *words)
     wait_for(lambda: any(trial.epochs >= 2 for trial in cluster.trials(machine, "outage")), running)
     cluster.s3.close()
     cluster.database.stop()

@@ -121,8 +121,9 @@ def check_dashboard(platform: Platform, name: str, trial: int) -> None:
 def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webhook) -> None:
     tell = ["--notify", webhook.url]
     process = platform.start(
-        "sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1, *tell
-    )
+        "sweep", "space.yaml", "--data", corpus.path, "--name", "stopped", "--max-concurrent", 1, "--no-tune-decoding",
+        *tell,
+    )  # fmt: skip
     wait_for(lambda: in_the_middle_of_the_second(recorded(platform, "stopped")), process)
     (going,) = (trial.number for trial in recorded(platform, "stopped") if not trial.state.is_finished())
     callback = platform.start("logs", "stopped", going, "--follow")

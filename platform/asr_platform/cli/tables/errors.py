@@ -23,13 +23,14 @@ GROUPS = [  # heading, key of the scores, keys of a group's lowest and highest v
 
 
 def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
-    """Prints the worst speaker beside the mean of all, and error rates by speaker, length and noise.
+    """Prints the worst speaker beside the mean of several, and error rates by speaker, length and noise.
 
     Args:
         scores: as `inference.evaluate.evaluate_model` returns them; nothing is printed of those of a language model.
     """
-    if speakers := scores.get("speakers"):
-        known = [one for one in speakers if one["speaker"] is not None]
+    speakers = scores.get("speakers") or []
+    known = [one for one in speakers if one["speaker"] is not None]
+    if len(known) > 1:
         mean = {rate: sum(one[rate] for one in known) / len(known) for rate in ("cer", "wer")}
         worst = known[0]
         say(console, f"worst speaker: {_name(worst)}, CER {worst['cer']:.2%}, WER {worst['wer']:.2%}")
@@ -37,8 +38,7 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         console.print(speaker_table(speakers))
     for heading, key, lowest, highest in GROUPS:
         if len(groups := scores.get(key, [])) > 1:
-            rows = [(f"{one[lowest]:.0f}–{one[highest]:.0f}", one) for one in groups]
-            console.print(group_table(heading, rows))
+            console.print(group_table(heading, [(_span(one[lowest], one[highest]), one) for one in groups]))
 
 
 def print_conditions(console: Console, scores: Iterable[Score]) -> None:
@@ -55,6 +55,10 @@ def print_conditions(console: Console, scores: Iterable[Score]) -> None:
             highlight=False,
             markup=False,
         )
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.0f}–{high:.0f}" if high > low else f"{high:.0f}"
 
 
 def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:
