@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.distributed as dist
 
 from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus
+from trainables.training import interruption
 from trainables.training.interruption import Interrupted
 from trainables.training.loop import Metrics, Save, train
 
@@ -96,6 +98,7 @@ def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
     def report(metrics: Metrics, save: Save | None) -> None:
         found.append(metrics)
 
+    interruption.EXCHANGE_INTERVAL = 0.0
     answers = iter([False, False, dist.get_rank() == 1])
     with pytest.raises(Interrupted) as interrupted:
         train(INTERRUPTED, corpus, report, device=torch.device("cpu"), notice=lambda: next(answers))
@@ -107,12 +110,28 @@ def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
     return found
 
 
+def is_soon_interrupted(corpus: Corpus) -> bool:
+    """Whether a run of many short epochs, whose second worker has notice after the first one, ends before its last."""
+    found: list[Metrics] = []
+
+    def report(metrics: Metrics, save: Save | None) -> None:
+        found.append(metrics)
+
+    with suppress(Interrupted):
+        train(
+            tiny.config({"training.epochs": 200}), corpus, report, device=torch.device("cpu"),
+            notice=lambda: bool(found) and dist.get_rank() == 1,
+        )  # fmt: skip
+    return 1 <= len(found) < 200
+
+
 def work(rank: int, folder: Path, corpus: Path) -> None:
     """Runs all cases in one process of the group."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
     hashes: dict[str, str] = {}
     found = histories(Corpus.open(corpus), folder, hashes)
+    assert is_soon_interrupted(Corpus.open(corpus))
     found["interrupted"] = interrupted_history(Corpus.open(corpus), folder / "unfinished")
     found["straight"] = []
     train(INTERRUPTED, Corpus.open(corpus), lambda metrics, save: found["straight"].append(metrics))

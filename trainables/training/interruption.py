@@ -6,6 +6,7 @@ optimizer and the averages is an `EpochState`, with which a later run goes on as
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from trainables.data.augmentation import generator
 
+EXCHANGE_INTERVAL = 1.0  # seconds
+
 Notice = Callable[[], bool]
 """Returns whether a run should end soon, such as when its machine is about to be taken away."""
 RandomStates = dict[str, Tensor]
@@ -23,16 +26,16 @@ RandomStates = dict[str, Tensor]
 
 
 class Interrupted(Exception):
-    """Training has ended before an epoch or after an update, on notice.
+    """Training has ended on notice: before an epoch, or after an update of an unfinished one.
 
     Attributes:
-        save: on the first worker, a function that writes a checkpoint into a folder; None on the others, and if there
-            was no update since the last checkpoint.
+        updates: number of updates of the unfinished epoch; 0 if the last checkpoint has everything.
+        save: on the first worker, a function that writes a checkpoint with the unfinished epoch into a folder.
     """
 
-    def __init__(self, save: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, updates: int = 0, save: Callable[[Path], None] | None = None) -> None:
         super().__init__("training was interrupted on notice")
-        self.save = save
+        self.updates, self.save = updates, save
 
 
 class WorkerState(NamedTuple):
@@ -97,20 +100,30 @@ def random_states(device: torch.device) -> RandomStates:
 class Notices:
     """The notices of all workers of a run.
 
+    Several workers exchange theirs only about once in `EXCHANGE_INTERVAL`, since a GPU has to wait for it.
+
     Args:
         own: this worker's notice; None: there are none. Either all workers have one, or none has.
+        device: device on which workers exchange tensors.
     """
 
-    def __init__(self, own: Notice | None, world: int) -> None:
-        self.own, self.world = own, world
-        # Answers are exchanged between CPUs, so that no GPU waits.
-        self.group = dist.new_group(backend="gloo") if own and world > 1 else None
+    def __init__(self, own: Notice | None, world: int, device: torch.device) -> None:
+        self.own, self.world, self.device = own, world, device
+        self.calls = self.interval = 0  # since the last exchange, and between exchanges
+        self.exchanged = time.perf_counter()
 
     def given(self) -> bool:
-        """Whether any worker has been given notice; all workers must call it together."""
-        if self.own is None:
+        """Whether any worker has been given notice; all workers must call it together, after each update."""
+        if self.own is None or self.world == 1:
+            return self.own is not None and self.own()
+        self.calls += 1
+        if self.calls < self.interval:
             return False
-        found = torch.tensor(int(self.own()))
-        if self.world > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
-        return bool(found)
+        now = time.perf_counter()
+        found = torch.tensor([float(self.own()), (now - self.exchanged) / self.calls], device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        told, seconds = found.tolist()  # of a call, where that takes longest
+        # Doubled at most, since there may have been no update between two calls.
+        interval = min(int(EXCHANGE_INTERVAL / seconds), 2 * self.calls)
+        self.calls, self.interval, self.exchanged = 0, interval, now
+        return bool(told)

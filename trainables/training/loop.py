@@ -128,7 +128,7 @@ class Trainer:
         self.usage = ResourceUsage(device)
         self.history: list[Metrics] = []
         self.unfinished: EpochState | None = None
-        self.notices = Notices(notice, self.world)
+        self.notices = Notices(notice, self.world, device)
 
     @property
     def model(self) -> nn.Module:
@@ -206,7 +206,7 @@ class Trainer:
                 check_finite("gradient norm", norm.item(), epoch)
             if self.notices.given():
                 self.unfinished = EpochState.gather(update, time.perf_counter() - start, last, sums, self.world)
-                raise Interrupted(self.saver())
+                raise Interrupted(update, self.saver())
         if self.world > 1:
             dist.all_reduce(sums)
         metrics = {
