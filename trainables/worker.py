@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -33,15 +34,18 @@ if TYPE_CHECKING:
 TEMPORARY = "asr-checkpoint_"  # prefix of temporary folders; the name of their process follows
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: dict[str, Any]) -> bool:
     """Trains a trial's configuration; every worker of the trial runs this function.
+
+    Returns whether the training was interrupted on notice; then the latest checkpoint has everything.
 
     Args:
         settings: `config`, the configuration; `corpus`, its folder, and the `corpus_hash` that it must have;
             `threads` for torch; `resources` of a worker; `reported_epochs`, the number of epochs in the ledger;
             `until`, the epoch to stop at; `lost_checkpoint`, one that Ray Train has lost, or None; `log`, the file
             for the first worker's output (those of the other workers have their rank in their names); `storage`,
-            the address of where corpora, checkpoints and logs are kept, or None.
+            the address of where corpora, checkpoints and logs are kept, or None; `watch`, which begins to watch whether
+            the worker should end, and returns a function that tells so, or None.
 
     Raises:
         InputError: the corpus is not the one that the sweep began with.
@@ -51,9 +55,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     with _stored(log, settings.get("storage")) as store_log, output_in(log):
         logging.getLogger().setLevel(logging.WARNING)  # Ray Train (2.60) logs the metrics of each report at INFO
         remove_temporary()
-        say(f"process {os.getpid()} on {socket.gethostname()} begins, after epoch {settings['reported_epochs']}")
-        _train(settings, store_log)
+        beside = f", as one of {settings['workers']} workers" if settings["workers"] > 1 else ""
+        after = f"after epoch {settings['reported_epochs']}{beside}"
+        say(f"process {os.getpid()} on {socket.gethostname()} begins, {after}")
+        interrupted = _train(settings, store_log)
         say("the worker has ended")
+    return interrupted
 
 
 @contextmanager
@@ -78,10 +85,11 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
         store()
 
 
-def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
+def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     import torch
 
     from trainables.storage.corpus_cache import local_corpus
+    from trainables.training.interruption import Interrupted
     from trainables.training.loop import train
 
     remote = Remote(settings["storage"]) if settings.get("storage") else None
@@ -96,15 +104,23 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> None:
     device = None if "GPU" in settings["resources"] else torch.device("cpu")
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else nullcontext(settings["lost_checkpoint"]) as folder:
-        train(
-            settings["config"],
-            corpus,
-            report_and_store,
-            checkpoint=Path(folder) if folder else None,
-            reported_epochs=settings["reported_epochs"],
-            until=settings["until"],
-            device=device,
-        )
+        try:
+            train(
+                settings["config"],
+                corpus,
+                report_and_store,
+                checkpoint=Path(folder) if folder else None,
+                reported_epochs=settings["reported_epochs"],
+                until=settings["until"],
+                device=device,
+                notice=settings["watch"]() if settings["watch"] else None,
+            )
+        except Interrupted as interrupted:
+            if interrupted.updates:
+                report_unfinished(interrupted.save)
+            say(f"interrupted on notice, after {interrupted.updates} updates of an epoch")
+            return True
+    return False
 
 
 def report(metrics: Metrics, save: Save | None, storage: Remote | None = None) -> None:
@@ -119,7 +135,16 @@ def report(metrics: Metrics, save: Save | None, storage: Remote | None = None) -
         f"train loss {metrics['train_loss']:.3f}"
     )
     ranking = {"ranked_by": objective(metrics), "objective": objective_value(metrics)}
-    message = {"epoch": metrics["epoch"], **ranking, "metrics": metrics}
+    _report({"epoch": metrics["epoch"], **ranking, "metrics": metrics}, save)
+
+
+def report_unfinished(save: Save | None) -> None:
+    """Reports a checkpoint of an unfinished epoch to Ray Train, which keeps it until the next, since it ranks last."""
+    _report({"objective": sys.float_info.max}, save)
+
+
+def _report(message: Metrics, save: Save | None) -> None:
+    """Reports a message to Ray Train, with a checkpoint if this worker writes one (`save`)."""
     if save is None:
         ray.train.report(message)
         return

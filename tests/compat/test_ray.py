@@ -14,6 +14,7 @@ from ray._private import node, ray_constants, state, worker
 from ray._private.runtime_env.context import RuntimeEnvContext
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import _AutoscalingCoordinatorActor
 from ray.exceptions import RayTaskError
+from ray.experimental import internal_kv
 
 from asr_platform.compat import environment, ray_workers
 from asr_platform.compat import ray as compat
@@ -46,6 +47,7 @@ def test_names_are_there() -> None:
     assert compat.NODE_ID == ray._raylet.RAY_NODE_ID_KEY
     assert compat.ACCELERATOR_TYPE == ray._raylet.RAY_NODE_ACCELERATOR_TYPE_KEY
     assert callable(state.state.get_draining_nodes)
+    assert callable(internal_kv._internal_kv_put) and callable(internal_kv._internal_kv_exists)
     taken = inspect.signature(_AutoscalingCoordinatorActor.request_resources).parameters
     assert {"requester_id", "resources", "label_selectors", "expire_after_s"} <= {*taken}
 

@@ -40,7 +40,7 @@ SENTENCES = ["A BAD CAB", "BEAD", "A FACE", "CAFE", "DEAF BEE", "ACE", "FADE A B
 VOCABULARY, CHARACTERS = 20, 6
 CLOCK = {
     "train_seconds", "validation_seconds", "audio_seconds_per_second", "real_time_factor", "real_time_factor_alone",
-    "cpu_utilization", "memory_gb",
+    "cpu_utilization", "memory_gb", "tokens_per_second",
 }  # fmt: skip
 
 

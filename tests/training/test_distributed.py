@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 
 from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus
+from trainables.training import interruption
+from trainables.training.interruption import Interrupted
 from trainables.training.loop import Metrics, Save, train
 
 WORLD = 2
@@ -84,12 +87,54 @@ def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
     return {name: metrics[name] for name in names if name in metrics}
 
 
+# Dropout is drawn by each worker on its own.
+INTERRUPTED = tiny.config({"training.epochs": 2, "training.batch_seconds": 6.0, "model.dropout": 0.1})
+
+
+def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
+    """The metrics of a run whose second worker is given notice after the second update."""
+    found: list[Metrics] = []
+
+    def report(metrics: Metrics, save: Save | None) -> None:
+        found.append(metrics)
+
+    interruption.EXCHANGE_INTERVAL = 0.0
+    answers = iter([False, False, dist.get_rank() == 1])
+    with pytest.raises(Interrupted) as interrupted:
+        train(INTERRUPTED, corpus, report, device=torch.device("cpu"), notice=lambda: next(answers))
+    assert (interrupted.value.save is not None) == (dist.get_rank() == 0)
+    if interrupted.value.save is not None:
+        interrupted.value.save(checkpoint)
+    dist.barrier()
+    train(INTERRUPTED, corpus, report, device=torch.device("cpu"), checkpoint=checkpoint)
+    return found
+
+
+def is_soon_interrupted(corpus: Corpus) -> bool:
+    """Whether a run of many short epochs, whose second worker has notice after the first one, ends before its last."""
+    found: list[Metrics] = []
+
+    def report(metrics: Metrics, save: Save | None) -> None:
+        found.append(metrics)
+
+    with suppress(Interrupted):
+        train(
+            tiny.config({"training.epochs": 200}), corpus, report, device=torch.device("cpu"),
+            notice=lambda: bool(found) and dist.get_rank() == 1,
+        )  # fmt: skip
+    return 1 <= len(found) < 200
+
+
 def work(rank: int, folder: Path, corpus: Path) -> None:
     """Runs all cases in one process of the group."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'rendezvous'}", rank=rank, world_size=WORLD)
     hashes: dict[str, str] = {}
     found = histories(Corpus.open(corpus), folder, hashes)
+    assert is_soon_interrupted(Corpus.open(corpus))
+    found["interrupted"] = interrupted_history(Corpus.open(corpus), folder / "unfinished")
+    found["straight"] = []
+    train(INTERRUPTED, Corpus.open(corpus), lambda metrics, save: found["straight"].append(metrics))
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     (folder / f"{rank}.hashes.json").write_text(json.dumps(hashes), encoding="utf-8")
     dist.barrier()
@@ -158,3 +203,17 @@ def test_only_the_first_worker_saves_and_one_process_can_go_on(
     train(config, tiny_corpus, lambda metrics, save: more.append(metrics), checkpoint=together / "plain")
     assert [row["epoch"] for row in more] == [4]
     assert more[0]["train_loss"] < alone["plain"][-1]["train_loss"]
+
+
+def test_workers_that_are_interrupted_go_on_exactly_and_one_process_goes_on_too(
+    together: Path, tiny_corpus: Corpus
+) -> None:
+    """One worker's notice is enough. With fewer workers, dropout has other draws."""
+    found = json.loads((together / "0.json").read_text(encoding="utf-8"))
+    interrupted, straight = ([tiny.timeless(row) for row in found[case]] for case in ("interrupted", "straight"))
+    assert interrupted == straight and len(straight) == 2
+    alone: list[Metrics] = []
+    train(INTERRUPTED, tiny_corpus, lambda metrics, save: alone.append(metrics), checkpoint=together / "unfinished")
+    for row, expected in zip(alone, straight, strict=True):
+        assert row["updates"] == expected["updates"]
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=0.1)

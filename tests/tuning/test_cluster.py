@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhook import Webhook
 
-from asr_platform.tuning.cluster import UNITS, Cluster, Node, Options, Workers, chosen_address, resources
+from asr_platform.tuning.cluster import UNITS, Cluster, Node, NoRoom, Options, Workers, chosen_address, resources
 from asr_platform.tuning.connection import OWNER, check_address, connect, remove_old_sessions
 from trainables.errors import InputError
 from trainables.folders import this_process
@@ -171,6 +171,56 @@ def test_as_many_trials_run_as_the_best_packing_has_room_for(
     assert machine.concurrency(workers, options) == min(fit, 1 if alone else most or fit)
     if alone:
         assert most_workers(machine, replace(workers, threads=workers.threads + 1)) < workers.count
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "beginning", "expected"),
+    [
+        (cluster(8), Options(max_workers=4), 1, [4]),
+        (cluster(8), Options(min_workers=2), 1, [8]),
+        (cluster(8), Options(max_workers=16), 3, [2, 3, 3]),
+        (cluster(8), Options(max_workers=16), 100, [1] * 8),
+        (cluster(8), Options(min_workers=3), 100, [4, 4]),
+        (cluster(8), Options(2, min_workers=1), 100, [4, 4]),
+        (nodes((3, 1), (1, 2)), Options(max_workers=4), 2, [1, 1]),  # a CPU and a GPU for each
+        (cluster(2, 2), Options(gpus_per_worker=0.5, max_workers=3), 2, [1, 1]),
+        (cluster(8), Options(min_workers=9, max_workers=9), 1, None),
+    ],
+)
+def test_elastic_trials_share_the_room(
+    machine: Cluster, options: Options, beginning: int, expected: list[int] | None
+) -> None:
+    if expected is None:
+        with pytest.raises(NoRoom):
+            machine.workers(options)
+        return
+    least, training = machine.workers(options), list[int]()
+    while (workers := machine.sized(least, options, training, lambda: beginning - len(training))) is not None:
+        training.append(workers.count)
+        if len(training) == beginning:
+            break
+    assert training == expected
+    assert [machine.grown(least, options, training, own) for own in training] == training, "nothing is left to grow"
+
+
+def test_a_trial_grows_into_the_room_that_others_leave_and_no_further_than_its_share() -> None:
+    options = Options(max_workers=6)
+    least = cluster(8).workers(options)
+    assert cluster(8).grown(least, options, [2], 2) == 6
+    assert cluster(8).grown(least, options, [2, 2], 2) == 4
+    assert cluster(8).grown(least, options, [1, 6], 1) == 2, "which is all that is free"
+    assert cluster(1).grown(least, options, [2, 2], 2) == 2, "nodes were lost, and nothing shrinks for that"
+
+
+def test_an_elastic_training_alone_gives_its_workers_all_threads() -> None:
+    options = Options(alone=True, min_workers=2, max_workers=4)
+    machine = nodes((8, 0), (8, 0))
+    least = machine.workers(options)
+    assert least == Workers(2, 1, 0.0)
+    assert machine.sized(least, options, [], lambda: 1) == Workers(4, 4, 0.0)
+    assert nodes((8, 0)).sized(least, options, [], lambda: 1) == Workers(4, 2, 0.0)
+    assert nodes((3, 0)).sized(least, options, [], lambda: 1) == Workers(3, 1, 0.0)
+    assert machine.sized(least, options, [4], lambda: 1) is None
 
 
 def test_workers_without_a_gpu_ask_for_none() -> None:

@@ -37,6 +37,11 @@ class Joined:
     def check(self, node: Node) -> Any:
         return Check(self.reasons.get(node.id, ""))
 
+    def place(self, training: int) -> Any:
+        """Where one more trial runs, beside so many of one worker each."""
+        place = self.nodes.place([1] * training, lambda: 1)
+        return place and place["nodes"][NODE_ID]
+
     def change(self, number: int, **fields: Any) -> None:
         self.present[number] = replace(self.present[number], **fields)
 
@@ -49,17 +54,17 @@ def test_nodes_are_used_while_they_are_there_and_have_passed_their_check(monkeyp
     there.reasons["two"] = "it cannot read the corpus"
     there.nodes.gather()
     assert there.said == ["node two is left out: it cannot read the corpus"]
-    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(one)"}} and there.nodes.place(1) is None
+    assert there.place(0) == "in(one)" and there.place(1) is None
     changes: list[int] = []
     there.nodes.on_change = changes.append
     there.present.append(Node(2.0, id="three", name="three"))
-    assert there.nodes.place(1) == {"nodes": {NODE_ID: "in(one,three)"}} and there.nodes.place(3) is None
+    assert there.place(1) == "in(one,three)" and there.place(3) is None
     before = time.monotonic()
     there.change(1, gone="is lost (no heartbeat)")
-    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(three)"}} and there.nodes.place(2) is None
+    assert there.place(0) == "in(three)" and there.place(2) is None
     assert there.nodes.lost_between(before - 9, before) and not there.nodes.lost_between(before + 9, before + 10)
     there.change(3, gone="is about to be taken away")
-    assert there.nodes.place(0) is None and there.nodes.place(0) is None
+    assert there.place(0) is None and there.place(0) is None
     assert there.said[1:] == [
         "joined by node three: 3 trials at once now",
         "node one is lost (no heartbeat): its trials go on elsewhere from their checkpoints; 2 trials at once now",
@@ -74,9 +79,9 @@ def test_a_node_whose_folders_come_late_is_checked_again(monkeypatch: pytest.Mon
     there.reasons["two"] = "it cannot use the home"
     there.nodes.gather()
     there.reasons.clear()
-    assert there.nodes.place(1) is None
+    assert there.place(1) is None
     monkeypatch.setattr(membership, "RECHECK_AFTER", 0.0)
-    assert there.nodes.place(1) is not None
+    assert there.place(1) is not None
     assert there.said[1:] == ["joined by node two: 2 trials at once now"]
 
 
@@ -104,7 +109,7 @@ def test_gpus_that_are_to_come_are_waited_for(monkeypatch: pytest.MonkeyPatch) -
         "waiting for nodes, Ctrl-C ends"
     ]
     assert there.asked == [(4, ({"CPU": 1.0, "GPU": 1.0}, {"ray.io/accelerator-type": "A100"}))]
-    assert there.nodes.place(0) == {"nodes": {NODE_ID: "in(four)"}} and there.nodes.place(2) is None
+    assert there.place(0) == "in(four)" and there.place(2) is None
 
 
 def test_a_machine_that_is_too_small_is_an_error_at_once() -> None:

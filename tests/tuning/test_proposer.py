@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,8 +33,8 @@ class Hands:
         self.proposer = Proposer(ledger, feasibility, {"threads": 1}, self.place, self.said.append)
         self.asked = 0
 
-    def place(self, training: int) -> dict[str, Any] | None:
-        return {"nodes": f"for {training + 1}"} if training < self.most else None
+    def place(self, training: Sequence[int], beginning: Callable[[], int]) -> dict[str, Any] | None:
+        return {"nodes": f"for {len(training) + 1}"} if len(training) < self.most else None
 
     def ask(self) -> tuple[str, Any]:
         """Tune's name for the next trial, and what the proposer says it is."""

@@ -29,6 +29,7 @@ from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from asr_platform.tuning.nodes.membership import Nodes
+from asr_platform.tuning.trial import INTERRUPTED
 from search_spaces.settings import Limits
 from trainables.config import Config, Training
 from trainables.data.corpus import Corpus
@@ -42,9 +43,13 @@ class Steps(Callback):
     def __init__(self) -> None:
         self.lost_trials: list[tuple[int, bool]] = []
         self.ended_trials: list[tuple[int, str]] = []
+        self.moved_trials: list[tuple[int, str]] = []
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
         self.lost_trials.append((trial.number, retried))
+
+    def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
+        self.moved_trials.append((trial.number, how))
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         self.ended_trials.append((trial.number, trial.state))
@@ -61,7 +66,9 @@ class Sweep:
         watch = Watch(folder, self.interrupt, Background(print), {}, print)
         meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
-        proposer: Any = SimpleNamespace(ledger=ledger, retry=self.retried.append, finished=False)
+        proposer: Any = SimpleNamespace(
+            ledger=ledger, retry=self.retried.append, finished=False, workers={}, beginning=lambda: 0
+        )
         feasible: Any = records.parameters_of
         steering = Steering(ledger, feasible, meter, RunRecord(ledger, 1, 1, "", ""))
         self.nodes = Nodes(
@@ -69,11 +76,17 @@ class Sweep:
         )
         self.recorder = Recorder(proposer, stopper, self.interrupt, meter, watch, steering, self.nodes, [self.steps])
 
+    def completes(self, number: int, interrupted: bool) -> None:
+        trial = self.trial(number)
+        trial.last_result[INTERRUPTED] = interrupted
+        self.recorder.on_trial_complete(1, [], trial)
+
     def trial(self, number: int) -> Any:
         config = {"number": number, "until": 9, "config": Config(training=Training(epochs=9))}
         last = {"epoch": self.reported.get(number, 0)}
         error = str(self.folder / "error.txt")
-        return SimpleNamespace(config=config, pickled_error_file=None, error_file=error, last_result=last)
+        run = {"trial_id": f"run of trial {number}", "last_result": last}
+        return SimpleNamespace(config=config, pickled_error_file=None, error_file=error, **run)
 
     def fails(self, number: int, reason: str) -> None:
         (self.folder / "error.txt").write_text(f"Failure # 1\n{reason}\n")
@@ -127,6 +140,40 @@ def test_a_trial_that_ends_before_its_last_epoch_without_a_word_is_lost_too(swee
     assert sweep.retried == [1] and sweep.states()[1] == "running"
 
 
+def test_a_trial_that_was_given_notice_goes_on_however_often_and_none_waits_for_it(sweep: Sweep) -> None:
+    for _ in range(RETRIES + 2):
+        sweep.completes(0, interrupted=True)
+    assert sweep.retried == [0] * (RETRIES + 2) and sweep.steps.lost_trials == []
+    assert sweep.steps.moved_trials == [(0, "elsewhere")] * (RETRIES + 2)
+    assert sweep.states()[0] == "running" and sweep.nodes.suspicious_until < time.monotonic()
+
+
+def test_an_elastic_trial_is_given_notice_once_where_more_workers_save_more_than_its_start(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for its last epochs, and not where other trials could begin. Its epochs take 12 s here."""
+    told: list[str] = []
+    monkeypatch.setattr("asr_platform.tuning.loop.execution.give_notice", told.append)
+    sweep.nodes.cluster, sweep.nodes.options = Cluster([Node(4.0)]), Options(max_workers=4)
+    sweep.nodes.gather()
+    proposer: Any = sweep.recorder.proposer
+    proposer.workers |= {0: 2, 1: 2}
+    sweep.reports(0, 1)
+    assert told == [], "there is no room"
+    del proposer.workers[1]
+    monkeypatch.setattr(proposer, "beginning", lambda: 1)
+    sweep.reports(0, 2)
+    assert told == [], "another trial begins"
+    monkeypatch.setattr(proposer, "beginning", lambda: 0)
+    sweep.reports(0, 3)
+    sweep.reports(0, 4)
+    assert told == ["run of trial 0"]
+    sweep.completes(0, interrupted=True)
+    assert sweep.steps.moved_trials == [(0, "with more workers")]
+    sweep.reports(0, 9)
+    assert told == ["run of trial 0"], "nothing is left to train"
+
+
 def test_what_the_configuration_did_fails_at_once(sweep: Sweep) -> None:
     sweep.fails(0, "MemoryError: ")
     assert sweep.steps.ended_trials == [(0, "failed")] and sweep.retried == []
@@ -175,7 +222,9 @@ def test_a_ledger_that_cannot_be_written_stops_the_sweep(tmp_path: Path) -> None
 
 def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
-    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print)
+    proposer = Proposer(
+        sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training, beginning: {}, print
+    )
     sweep.recorder.proposer = proposer
     told: Any = proposer.suggest("tune1")
     assert told["number"] == 0
@@ -205,7 +254,7 @@ def test_a_trial_that_is_paused_and_unpaused_in_one_look_trains_on(tmp_path: Pat
 def test_requests_wait_once_tune_asks_for_no_more_trials(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path, trials=1), 1)
     sweep.recorder.proposer = Proposer(
-        sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print
+        sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training, beginning: {}, print
     )
     sweep.ledger.describe(0, PAUSED, True)
     assert sweep.recorder.proposer.suggest("tune1") == Searcher.FINISHED
@@ -216,7 +265,9 @@ def test_requests_wait_once_tune_asks_for_no_more_trials(tmp_path: Path, tiny_co
 
 def test_a_trial_that_is_put_back_twice_is_given_out_once(tmp_path: Path, tiny_corpus: Corpus) -> None:
     sweep = Sweep(tmp_path, records.ledger_in(tmp_path), 2)
-    proposer = Proposer(sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training: {}, print)
+    proposer = Proposer(
+        sweep.ledger, Feasibility(records.space(), tiny_corpus), {}, lambda training, beginning: {}, print
+    )
     proposer.suggest("tune1")
     proposer.on_trial_complete("tune1")  # before its last epoch
     proposer.retry(0)

@@ -1,13 +1,13 @@
 """Checkpoints: a model directory plus the state that only training needs.
 
-Random generators are no part of it: each is seeded anew with (seed, epoch, worker) when an epoch begins, and a
-checkpoint is written between epochs. Nothing in a checkpoint is ever unpickled.
+torch's random generators are seeded anew with (seed, epoch, worker) when an epoch begins. So their states are a part
+only of a checkpoint that is written in the middle of an epoch. Nothing in a checkpoint is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +25,13 @@ from trainables.folders import previous, replaced
 from trainables.inference.model_directory import TrainedModel
 from trainables.inference.model_files import ERRORS
 from trainables.output import say
-from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, TRAINING, TRAINING_FILES
+from trainables.training.checkpoint_files import AVERAGES, OPTIMIZER, RANDOM, TRAINING, TRAINING_FILES
+from trainables.training.interruption import EpochState, WorkerState
 
 RAY_TRAIN_NAMES = "checkpoint_[0-9][0-9][0-9][0-9]-*"  # date and time, so they sort in the order of writing
 # Weights and optimizer state depend on these keys; a resumed run may change all others, such as the number of epochs.
 FIXED_KEYS = ("model.", "tokenizer.", "features.", "optimizer.name")
+UNFINISHED = "unfinished"  # key of the state of an unfinished epoch in TRAINING
 
 
 class Checkpoint(NamedTuple):
@@ -39,11 +41,13 @@ class Checkpoint(NamedTuple):
         history: metrics of each finished epoch, in order.
         averages: tensors of `WeightAverages.tensors`, on the CPU; may be empty.
         examples: examples of the latest validation, if any.
+        unfinished: state of the epoch after those of the history; None between epochs.
     """
 
     history: list[dict[str, Any]]
     averages: dict[str, Tensor]
     examples: Examples | None
+    unfinished: EpochState | None
 
 
 def save_checkpoint(
@@ -53,6 +57,7 @@ def save_checkpoint(
     history: list[dict[str, Any]],
     averages: Mapping[str, Tensor] | None = None,
     examples: Examples | None = None,
+    unfinished: EpochState | None = None,
 ) -> None:
     """Writes a checkpoint under a temporary name beside `folder`, then renames it.
 
@@ -60,14 +65,18 @@ def save_checkpoint(
 
     Args:
         trained: model with the validated weights.
-        history, averages, examples: see `Checkpoint`.
+        history, averages, examples, unfinished: see `Checkpoint`.
     """
     with replaced(folder) as partial:
         trained.save(partial)
         save_file(_optimizer_tensors(trained.model, optimizer), str(partial / OPTIMIZER))
         if averages:
             save_file(dict(averages), str(partial / AVERAGES))
-        (partial / TRAINING).write_text(json.dumps({"history": history}, indent=1), encoding="utf-8")
+        tree: dict[str, Any] = {"history": history}
+        if unfinished is not None:
+            tree[UNFINISHED] = unfinished._asdict() | {"workers": [worker.sums for worker in unfinished.workers]}
+            save_file(_random_tensors(unfinished.workers), str(partial / RANDOM))
+        (partial / TRAINING).write_text(json.dumps(tree, indent=1), encoding="utf-8")
         if examples is not None:
             examples.save(partial)
         record_checksums(partial, (*TRAINING_FILES, EXAMPLES, ATTENTION, ERRORS))
@@ -129,13 +138,32 @@ def load_checkpoint(folder: Path, trained: TrainedModel, optimizer: torch.optim.
     try:
         tensors = load_file(str(folder / OPTIMIZER), device=str(trained.device))
         state = _optimizer_state(trained.model, optimizer, tensors)
-        history = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["history"]
+        tree = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        history, unfinished = tree["history"], tree.get(UNFINISHED)
+        if unfinished is not None:
+            workers = _worker_states(unfinished["workers"], load_file(str(folder / RANDOM)))
+            unfinished = EpochState(**(unfinished | {"workers": workers}))
         averages = load_file(str(folder / AVERAGES)) if (folder / AVERAGES).exists() else {}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder}: not a whole checkpoint: {error}", "Resume from another one.") from None
     trained.model.load_state_dict(saved.model.state_dict())
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Checkpoint(history, averages, Examples.load(folder))
+    return Checkpoint(history, averages, Examples.load(folder), unfinished)
+
+
+def _random_tensors(workers: Sequence[WorkerState]) -> dict[str, Tensor]:
+    """Random states of all workers by `RANK.DEVICE`, such as `0.cpu`."""
+    states = [worker.random for worker in workers]
+    return {f"{rank}.{device}": state for rank, own in enumerate(states) for device, state in own.items()}
+
+
+def _worker_states(sums: Sequence[list[float]], tensors: Mapping[str, Tensor]) -> list[WorkerState]:
+    """States of workers, given the sums of each, and the random states of all by `RANK.DEVICE`."""
+    found = [WorkerState(own, {}) for own in sums]
+    for name, state in tensors.items():
+        rank, _, device = name.partition(".")
+        found[int(rank)].random[device] = state
+    return found
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

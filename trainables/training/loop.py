@@ -2,6 +2,7 @@
 
 `train` runs in a notebook, in a benchmark and in each Ray Train worker alike; it knows torch and nothing of its caller.
 With torch.distributed initialised, all workers train on the same global batches. After each epoch it calls `report`.
+On notice it ends after an update; a run that goes on from there gives the results of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from trainables.inference.model_directory import TrainedModel
 from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
+from trainables.training.interruption import EpochState, Interrupted, Notice, Notices
 from trainables.training.optimizer import build_optimizer
 from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
@@ -52,6 +55,7 @@ def train(
     reported_epochs: int | None = None,
     until: int | None = None,
     device: torch.device | None = None,
+    notice: Notice | None = None,
 ) -> TrainedModel:
     """Trains to the configuration's last epoch and returns the model.
 
@@ -63,12 +67,14 @@ def train(
             None: all epochs of the checkpoint are known.
         until: epoch to stop after; resuming from its checkpoint gives the results of an uninterrupted run.
         device: default: this worker's GPU, or the CPU.
+        notice: asked before each epoch and after each update whether to end there; one worker's answer is enough.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
         DivergedError: the loss is no longer a finite number.
+        Interrupted: `notice` was true.
     """
-    trainer = Trainer(config, corpus, device or default_device())
+    trainer = Trainer(config, corpus, device or default_device(), notice)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     trainer.fit(report, reported_epochs, until)
@@ -90,9 +96,10 @@ class Trainer:
         phases: settings of each epoch.
         plans: batch plan for each share of the training data (`Phase.data`), with all utterances at their own speed.
         history: metrics of each finished epoch.
+        unfinished: state of the epoch after those of the history, until it is trained further.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, device: torch.device) -> None:
+    def __init__(self, config: Config, corpus: Corpus, device: torch.device, notice: Notice | None = None) -> None:
         self.config, self.device = config, device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL exchanges tensors on the current device
@@ -120,6 +127,8 @@ class Trainer:
         self.compiled = False
         self.usage = ResourceUsage(device)
         self.history: list[Metrics] = []
+        self.unfinished: EpochState | None = None
+        self.notices = Notices(notice, self.world, device)
 
     @property
     def model(self) -> nn.Module:
@@ -129,12 +138,14 @@ class Trainer:
         """Trains from the first epoch that is not in `history`; see `train` for the arguments."""
         known = len(self.history) if reported_epochs is None else reported_epochs
         for row in self.history[known:]:
-            report(row, self.saver() if row is self.history[-1] else None)
+            report(row, None if self.unfinished or row is not self.history[-1] else self.saver())
         last = until or self.config.training.epochs
         if wants_compilation(self.config.training, self.device, last - len(self.history)):
             compile_layers(self.model)
             self.compiled = True
         for epoch in range(len(self.history) + 1, last + 1):
+            if self.notices.given():
+                raise Interrupted
             self.history.append(self.epoch(epoch))
             if epoch > known:
                 report(self.history[-1], self.saver())
@@ -145,7 +156,8 @@ class Trainer:
         torch.manual_seed(generator(self.config.training.seed, epoch, self.rank).initial_seed())
         phase = self.phases[epoch - 1]
         self.enter(phase)
-        start, self.usage = time.perf_counter(), ResourceUsage(self.device)
+        before = self.unfinished.seconds if self.unfinished else 0.0
+        start, self.usage = time.perf_counter() - before, ResourceUsage(self.device)
         metrics = self.train_epoch(epoch)
         train_seconds = time.perf_counter() - start
         if self.task.pretrained_share:
@@ -156,6 +168,7 @@ class Trainer:
             **metrics,
             **self.task.progress([self.amounts[phase.data] for phase in self.phases[:epoch]], train_seconds),
             "padding_share": self.plan_of(epoch).padding_share(),
+            "workers": self.world,
             "train_seconds": train_seconds,
             "validation_seconds": time.perf_counter() - start - train_seconds,
             **self.usage.metrics(),
@@ -169,37 +182,50 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.model)
 
     def train_epoch(self, epoch: int) -> Metrics:
-        """Runs all updates of an epoch and returns its training metrics; losses are means over tokens."""
+        """Runs the updates that an epoch lacks and returns its training metrics; losses are means over tokens."""
         config, phase = self.config, self.phases[epoch - 1]
         first, total = sum(self.updates[: epoch - 1]), sum(self.updates)
         validation_losses = [row["val_loss"] for row in self.history]
         loss = config.loss.model_copy(update={"label_smoothing": phase.label_smoothing})
-        sums = torch.zeros(len(self.task.SUMS), device=self.device, dtype=torch.float64)
         self.parallel.train()
         self.task.start_epoch(epoch, self.history)
-        for number, batches in enumerate(self.updates_of(epoch), start=first):
-            rate = learning_rate(config.optimizer, number, total, validation_losses)
+        done, seconds, sums, last = self.begin_updates(epoch)
+        start = time.perf_counter() - seconds
+        for update, batches in enumerate(islice(self.updates_of(epoch), done, None), start=done + 1):
+            rate = learning_rate(config.optimizer, first + update - 1, total, validation_losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             self.accumulate_gradients(batches, loss, sums)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.averages.update(number)
+            self.averages.update(first + update - 1)
             self.usage.sample()
-            if (number - first + 1) % UPDATES_BETWEEN_CHECKS == 0:
+            last = {"gradient_norm": norm, "learning_rate": rate}
+            if update % UPDATES_BETWEEN_CHECKS == 0:
                 check_finite("gradient norm", norm.item(), epoch)
+            if self.notices.given():
+                self.unfinished = EpochState.gather(update, time.perf_counter() - start, last, sums, self.world)
+                raise Interrupted(update, self.saver())
         if self.world > 1:
             dist.all_reduce(sums)
         metrics = {
             **self.task.training_metrics(dict(zip(self.task.SUMS, sums.tolist(), strict=True))),
             "updates": first + self.updates[epoch - 1],
-            "gradient_norm": norm.item(),
-            "learning_rate": rate,
+            **{name: float(value) for name, value in last.items()},
         }
         for name in ("train_loss", "gradient_norm"):
             check_finite(name, metrics[name], epoch)
         return metrics
+
+    def begin_updates(self, epoch: int) -> tuple[int, float, Tensor, Metrics]:
+        """Updates of an epoch so far, their seconds, this worker's sums over their batches, metrics of the last one."""
+        state, self.unfinished = self.unfinished, None
+        sums = torch.zeros(len(self.task.SUMS), device=self.device, dtype=torch.float64)
+        if state is None:
+            return 0, 0.0, sums, {}
+        state.restore(sums, (self.config.training.seed, epoch), self.rank, self.world)
+        return state.updates, state.seconds, sums, {**state.last}
 
     def plan_of(self, epoch: int) -> BatchPlan:
         """Batches of an epoch, whose utterances have the lengths of the speeds that are drawn for it."""
@@ -298,12 +324,17 @@ class Trainer:
         """Writes a checkpoint, whose model directory has the weights that were validated last."""
         with self.averages.applied(self.averages.ends_with_mean(len(self.history))) as trained:
             averages = self.averages.tensors(trained)
-            save_checkpoint(folder, self.task.trained, self.optimizer, self.history, averages, self.task.examples)
+            state = self.history, averages, self.task.examples, self.unfinished
+            save_checkpoint(folder, self.task.trained, self.optimizer, *state)
 
     def resume(self, folder: Path) -> None:
         """Restores the state from the checkpoint in `folder`; if it is damaged, from the latest whole one before."""
         checkpoint = load_latest(folder, self.task.trained, self.optimizer)
-        self.history, self.task.examples = checkpoint.history, checkpoint.examples
+        self.history, self.task.examples, self.unfinished = (
+            checkpoint.history,
+            checkpoint.examples,
+            checkpoint.unfinished,
+        )
         self.averages.restore(checkpoint.averages, self.history)
 
 

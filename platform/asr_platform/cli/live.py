@@ -139,6 +139,10 @@ class LiveDisplay(Display):
         then = "goes on from its checkpoint" if retried else "lost too often, it waits for --resume"
         self.say(f"trial {trial.number} lost a process after epoch {trial.epochs}, {then}: {reason}")
 
+    def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
+        self.waiting.add(trial.number)
+        self.say(f"trial {trial.number} has saved epoch {trial.epochs + 1} so far, and goes on {how}")
+
     def on_trial_paused(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)
         if trial.paused:

@@ -57,6 +57,8 @@ class SweepSize(Continuation):
     epochs: Epochs | None = Field(None, description="Epochs of a full trial; default: the space's.")
     max_concurrent: Workers | None = Field(None, description="Trials at once; default: as many as fit.")
     workers_per_trial: Workers | None = Field(None, description="Ray Train workers; default: 1.")
+    min_workers: Workers | None = Field(None, description="Least workers of a trial, which may have more; default: 1.")
+    max_workers: Workers | None = Field(None, description="Most workers of a trial, as there is room; default: all.")
     gpus_per_worker: Gpus | None = Field(None, description="Default: 1 where there are GPUs, else 0.")
     accelerator_type: str | None = Field(None, description="Use the cluster's nodes with these alone, such as A100.")
 
@@ -64,12 +66,21 @@ class SweepSize(Continuation):
         """Options of the cluster for a sweep of this size that is logged to the MLflow store at `tracking_uri`.
 
         Raises:
-            InputError: accelerators are to be chosen, and there is no cluster to join.
+            InputError: accelerators are to be chosen, and there is no cluster to join; or numbers of workers contradict
+                each other.
         """
         from asr_platform.tuning.cluster import Options, chosen_address
 
         if self.accelerator_type and chosen_address(self.address) is None:
             raise InputError(f"--accelerator-type {self.accelerator_type}: for nodes of a cluster", "Give --address.")
+        least, most = self.min_workers or 1, self.max_workers or MOST_WORKERS
+        if least > most:
+            raise InputError(f"--min-workers {least}: more than --max-workers {most}", "Lower one, or raise the other.")
+        if self.workers_per_trial and (self.min_workers or self.max_workers):
+            raise InputError(
+                f"--workers-per-trial {self.workers_per_trial} (of train: --workers): a fixed number of workers",
+                "Give it without --min-workers and --max-workers, or only these.",
+            )
         return Options(
             self.max_concurrent,
             self.workers_per_trial,
@@ -77,6 +88,8 @@ class SweepSize(Continuation):
             self.address,
             tracking_uri=tracking_uri,
             accelerator_type=self.accelerator_type,
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
         )
 
 

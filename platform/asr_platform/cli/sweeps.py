@@ -22,6 +22,7 @@ from asr_platform.cli.options import (
     OPTIONAL_DATA,
     TRACKING_URI,
     Caps,
+    Continuation,
     Ending,
     SweepSize,
     console,
@@ -146,8 +147,8 @@ def sweep(
     limits = Caps(**{key: given.pop(key) for key in Caps.model_fields}).limits
     size = SweepSize(**given)
     if resume is not None:
-        resources = (size.max_concurrent, size.workers_per_trial, size.gpus_per_worker, size.accelerator_type)
-        if warm_start or any(value is not None for value in (data, name, init_from, size.epochs, *resources)):
+        fixed = size.model_dump(exclude={*Continuation.model_fields}).values()
+        if warm_start or any(value is not None for value in (data, name, init_from, *fixed)):
             raise InputError(
                 "--resume goes on as the sweep began",
                 "Give it at most --notify, SPACE, caps, --trials, --address and --tracking-uri.",
@@ -191,7 +192,7 @@ def _space_and_corpus(space: str | None, data: Path, size: SweepSize, init_from:
 @click.option("--name", help="The run's name; default: the configuration's, with a number.")
 @click.option("--workers", "workers_per_trial", metavar="N", type=click.IntRange(1, MOST_WORKERS),
               help="Ray Train workers; default: one for each GPU, or 1.")  # fmt: skip
-@options(SweepSize, ["epochs", "gpus_per_worker", "accelerator_type", "address"])
+@options(SweepSize, ["epochs", "min_workers", "max_workers", "gpus_per_worker", "accelerator_type", "address"])
 @options(Ending)
 @INIT_FROM
 @TRACKING_URI

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants, state, worker
 from ray._private.utils import get_num_cpus
+from ray.experimental import internal_kv
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from asr_platform.compat.environment import LOOPBACK
@@ -27,6 +28,9 @@ LOOPBACK_OPTIONS = {"_node_ip_address": LOOPBACK}
 
 NODE_ID, ACCELERATOR_TYPE = "ray.io/node-id", "ray.io/accelerator-type"
 """Labels that Ray gives every node, and every node with accelerators."""
+
+FLAGS = "asr-platform"
+"""Namespace of `set_flag` in Ray's key-value store."""
 
 INNER_ERRORS = ("cause", "controller_failure", "_base_exc", "health_check_failure")
 """Attributes in which the errors of Ray Tune, Ray Train's trainer, its controller and its workers hold their causes."""
@@ -75,6 +79,16 @@ def loopback_only() -> Iterator[None]:
 def draining_nodes() -> Collection[str]:
     """Ids of the nodes that are about to be taken away, by a notice of their cloud or `ray drain-node`."""
     return set(state.state.get_draining_nodes())
+
+
+def set_flag(name: str) -> None:
+    """Sets a flag that every process of the cluster can read, in Ray's own key-value store."""
+    internal_kv._internal_kv_put(name, b"", namespace=FLAGS)
+
+
+def has_flag(name: str) -> bool:
+    """Whether a flag is set."""
+    return bool(internal_kv._internal_kv_exists(name, namespace=FLAGS))
 
 
 def ask_autoscaler(workers: int, resources: Mapping[str, float], labels: Mapping[str, str]) -> None:

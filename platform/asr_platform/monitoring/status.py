@@ -21,7 +21,7 @@ from asr_platform.storage.home import SWEEP, Home
 from asr_platform.storage.paths import folder_size
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
-from asr_platform.study.spending import Cap, caps
+from asr_platform.study.spending import Cap, caps, device_seconds
 from asr_platform.study.steering.notes import note_of
 from asr_platform.study.steering.requests import pending
 from search_spaces.settings import Limits
@@ -144,6 +144,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
     own = holder == f"{SWEEP} {run.get('process')}"  # a driver that has just begun has not recorded its run yet
     workers = int(run.get("workers", 1))
     limits = Limits.model_validate(about.get("limits") or {})
+    devices = sum(device_seconds(trial.curve, workers) for trial in trials)
     disk = folder_size(home.sweep(name)) if limits.disk_gb else 0.0
     return Status(
         name=name,
@@ -156,7 +157,7 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
         requests=[f"{one.kind} {one.shown}" for one in pending(ledger)],
         left=time_left(about, trials, about["epochs"], now) if own else None,
         last_heartbeat=last_heartbeat(run) or _latest_end(ledger),
-        caps=caps(limits, float(about.get(SPENT, 0.0)), workers * sum(trial.seconds for trial in trials), disk),
+        caps=caps(limits, float(about.get(SPENT, 0.0)), devices, disk),
         process=int(holder.removeprefix(SWEEP)) if holder else None,
         dashboard=run["dashboard"] if own else "",
     )

@@ -39,6 +39,8 @@ class Training(Ending):
 
     epochs: Epochs | None = None
     workers: Workers | None = None
+    min_workers: Workers | None = None
+    max_workers: Workers | None = None
     gpus_per_worker: Gpus | None = None
     accelerator_type: str | None = None
     address: str | None = None
@@ -47,7 +49,7 @@ class Training(Ending):
         """Options of the cluster, which the training has to itself."""
         size = SweepSize(
             workers_per_trial=self.workers, gpus_per_worker=self.gpus_per_worker, address=self.address,
-            accelerator_type=self.accelerator_type,
+            accelerator_type=self.accelerator_type, min_workers=self.min_workers, max_workers=self.max_workers,
         )  # fmt: skip
         return replace(size.cluster_options(tracking_uri), alone=True, tune_decoding=self.tune_decoding)
 

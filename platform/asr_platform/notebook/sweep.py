@@ -69,9 +69,9 @@ class Sweep:
             data: folder of the corpus.
             home: default: $ASR_PLATFORM_HOME, or `mlruns` here.
             init_from: model directory, or name of a model in MLflow, with whose weights the trials begin.
-            size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker,
-                accelerator_type, address, max_hours, max_device_hours, max_disk_gb, tune_decoding (fields of
-                `NewSweep`).
+            size: options of the command by name: trials, epochs, max_concurrent, workers_per_trial, min_workers,
+                max_workers, gpus_per_worker, accelerator_type, address, max_hours, max_device_hours, max_disk_gb,
+                tune_decoding (fields of `NewSweep`).
         """
         from asr_platform.tuning.sweep import start
 
@@ -197,8 +197,8 @@ class Sweep:
             profile: train two configurations for seconds; else hours, memory and disk are not estimated.
             nodes: plan for so many machines like this one, and for fewer.
             price: price of a node for an hour.
-            size: trials, epochs, max_concurrent, workers_per_trial, gpus_per_worker, accelerator_type, address (fields
-                of `SweepSize`).
+            size: trials, epochs, max_concurrent, workers_per_trial, min_workers, max_workers, gpus_per_worker,
+                accelerator_type, address (fields of `SweepSize`).
         """
         from asr_platform.monitoring import plan
 

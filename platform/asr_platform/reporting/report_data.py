@@ -251,7 +251,9 @@ class ReportData:
         """Commands that repeat the sweep, its best trial, and the evaluation of its model: (purpose, command line)."""
         about, platform = self.about, self.command
         corpus, options = shlex.quote(str(about["corpus"])), about.get("options", {})
-        keys = ("max_concurrent", "workers_per_trial", "gpus_per_worker", "accelerator_type")
+        keys = (
+            "max_concurrent", "workers_per_trial", "min_workers", "max_workers", "gpus_per_worker", "accelerator_type"
+        )  # fmt: skip
         given = [(key, options[key]) for key in keys if options.get(key) is not None]
         texts = [(key, shlex.quote(value) if isinstance(value, str) else f"{value:g}") for key, value in given]
         flags = "".join(f" --{key.replace('_', '-')} {text}" for key, text in texts)

@@ -29,6 +29,13 @@ class Callback:
             retried: whether the trial continues from its checkpoint now; else when the sweep is resumed.
         """
 
+    def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
+        """A trial has ended between two updates, and goes on as if it had not.
+
+        Args:
+            how: how it goes on, such as `elsewhere`.
+        """
+
     def on_trial_paused(self, trial: TrialRecord) -> None:
         """A trial waits to be promoted, since other trials continue before it, or is paused on request."""
 

@@ -60,6 +60,9 @@ class RunRecord(Callback):
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:
         self.on_trial_paused(trial)
 
+    def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
+        self.on_trial_paused(trial)
+
     def on_trial_paused(self, trial: TrialRecord) -> None:
         self._note(training=[number for number in self.run["training"] if number != trial.number])
 

@@ -32,8 +32,12 @@ def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes:
 
 
 def device_seconds(rows: Iterable[Mapping[str, Any]], workers: int = 1) -> float:
-    """Seconds of training and validation in the epochs `rows`, summed over a trial's workers."""
-    return workers * sum(epoch_seconds(row) for row in rows)
+    """Seconds of training and validation in the epochs `rows`, summed over a trial's workers.
+
+    Args:
+        workers: number of workers in epochs of earlier versions, which did not record it.
+    """
+    return sum(row.get("workers", workers) * epoch_seconds(row) for row in rows)
 
 
 def epoch_seconds(row: Mapping[str, Any]) -> float:

@@ -73,6 +73,7 @@ METRICS: Mapping[str, Metric] = {
     "audio_seconds_per_second": Metric("system/audio_seconds_per_second", "seconds of audio per second"),
     "tokens_per_second": Metric("system/tokens_per_second", "tokens per second"),
     "padding_share": Metric("system/padding_share", "fraction of all frames"),
+    "workers": Metric("system/workers", "workers of the trial at the end of the epoch"),
     "train_seconds": Metric("system/train_seconds", "seconds"),
     "validation_seconds": Metric("system/validation_seconds", "seconds"),
     "cpu_utilization": Metric("system/cpu_utilization", "fraction of torch's threads"),

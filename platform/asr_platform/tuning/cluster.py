@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from trainables.bounds import MOST_WORKERS
 from trainables.errors import InputError
 
 Address = tuple[str, int]
@@ -25,6 +26,8 @@ class Options:
     """How a sweep uses a cluster, without an influence on results; None: the default for the cluster.
 
     Args:
+        min_workers: least number of workers of a trial, if it may change (the default of `max_workers`: no limit).
+        max_workers: largest number of workers of a trial, if it may change (the default of `min_workers`: 1).
         alone: whether one trial at a time uses the whole machine.
         tracking_uri: address of the MLflow server or database to which the sweep is logged.
         tune_decoding: whether the decoding options of the best model are tuned at the end.
@@ -39,6 +42,18 @@ class Options:
     tracking_uri: str | None = None
     tune_decoding: bool = True
     accelerator_type: str | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of a trial's workers may change when it is started again."""
+        return self.min_workers is not None or self.max_workers is not None
+
+    @property
+    def most_workers(self) -> int:
+        """Largest number of workers of an elastic trial."""
+        return self.max_workers or MOST_WORKERS
 
     def changed(self, address: str | None, tracking_uri: str | None, tune_decoding: bool) -> Options:
         """The options with what is given; None, and True for `tune_decoding`, leave them as they are."""
@@ -135,7 +150,8 @@ class Cluster:
     def workers(self, options: Options) -> Workers:
         """Workers of each trial: by default one, with a GPU if there are GPUs, else with one CPU thread.
 
-        A trial that runs alone has by default one worker on each GPU, and as many threads as all workers can have.
+        A trial that runs alone has by default one worker on each GPU, and as many threads as all workers can have. An
+        elastic trial has its least workers here (`sized` has more).
 
         Raises:
             NoRoom: no such trial fits on the nodes.
@@ -146,14 +162,49 @@ class Cluster:
             raise InputError(f"--gpus-per-worker {gpus:g}", "Give a whole number, or a share of one GPU below 1.")
         gpus = math.floor(gpus * UNITS + 1e-6) / UNITS
         most = self._room(1, gpus) if options.alone and gpus else 1
-        count = options.workers_per_trial or max(1, most)
-        workers = Workers(count, self._threads(count, gpus) if options.alone else 1, gpus)
+        count = options.workers_per_trial or (options.min_workers or 1 if options.elastic else max(1, most))
+        threads = self._threads(count, gpus) if options.alone and not options.elastic else 1
+        workers = Workers(count, threads, gpus)
         if not self.room(workers):
             raise NoRoom(
                 f"a trial of {workers} does not fit on the cluster: {self._described(options.accelerator_type)}",
-                "Lower --workers-per-trial (of train: --workers) or --gpus-per-worker.",
+                "Lower --workers-per-trial (of train: --workers), --min-workers or --gpus-per-worker.",
             )
         return workers
+
+    def sized(
+        self, least: Workers, options: Options, training: Sequence[int], beginning: Callable[[], int]
+    ) -> Workers | None:
+        """Workers of one more trial; None if there is no room for them now.
+
+        An elastic trial gets its share of the room that is left, and at most an equal share of all.
+
+        Args:
+            least: least workers of a trial (`workers`).
+            training: number of workers of each trial in training.
+            beginning: returns the number of trials that could begin now, this one included.
+        """
+        concurrency, slots = self.concurrency(least, options), self._room(least.threads, least.gpus)
+        free = slots - sum(training)
+        if len(training) >= concurrency or free < least.count:
+            return None
+        if not options.elastic:
+            return least
+        trials = min(concurrency, len(training) + max(1, beginning()))
+        share = min(free // (trials - len(training)), math.ceil(slots / trials), options.most_workers)
+        count = max(share, least.count)
+        return Workers(count, self._threads(count, least.gpus) if options.alone else 1, least.gpus)
+
+    def grown(self, least: Workers, options: Options, training: Sequence[int], own: int) -> int:
+        """Number of workers with which an elastic trial in training that has `own` could go on, at least `own`.
+
+        Args:
+            least: least workers of a trial (`workers`).
+            training: number of workers of each trial in training, this one included.
+        """
+        slots = self._room(least.threads, least.gpus)
+        room = own + slots - sum(training)
+        return max(own, min(room, math.ceil(slots / len(training)), options.most_workers))
 
     def room(self, workers: Workers) -> int:
         """Number of trials with such workers that fit on the nodes."""

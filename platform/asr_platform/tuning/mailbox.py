@@ -61,7 +61,7 @@ class Mailbox:
 
 
 class Sender(UserCallback):
-    """Sends the first worker's metrics of each report to a mailbox, with the path of the checkpoint.
+    """Sends the first worker's metrics of each epoch to a mailbox, with the path of the checkpoint.
 
     Ray Train calls it in its controller, once the checkpoint is in its place.
     """
@@ -70,6 +70,8 @@ class Sender(UserCallback):
         self.address, self.key = address, key
 
     def after_report(self, run_context: Any, metrics: list[Report], checkpoint: ray.train.Checkpoint | None) -> None:
+        if "epoch" not in metrics[0]:
+            return  # an unfinished epoch
         with Client(self.address, "AF_UNIX", self.key) as connection:
             connection.send({**metrics[0], "checkpoint": checkpoint.path if checkpoint else None})
             connection.recv()

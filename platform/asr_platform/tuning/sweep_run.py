@@ -169,9 +169,6 @@ class SweepRun:
             "storage": self.sweep.home.addresses.storage,
             "corpus": str(self.sweep.corpus.path.resolve()),
             "corpus_hash": self.sweep.corpus.hash,
-            "workers": self.workers.count,
-            "threads": self.workers.threads,
-            "resources": self.workers.resources,
             "checkpoints": CHECKPOINTS_PER_TRIAL,
         }
         # Retention runs after the callbacks that read checkpoints, and after the ledger's copy has been updated.

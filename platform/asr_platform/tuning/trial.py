@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+import ray
 import ray.train
 from ray import tune
 from ray.train import UserCallback
@@ -27,6 +29,7 @@ from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.mailbox import Mailbox, Report
+from asr_platform.tuning.nodes.notices import watch
 from trainables.storage.remote import Remote
 from trainables.training.checkpoint_files import TRAINING
 from trainables.worker import train_worker
@@ -34,6 +37,7 @@ from trainables.worker import train_worker
 Settings = dict[str, Any]
 DAMAGED_LIST = f"half-{CHECKPOINT_LIST}"
 CONTROLLER_FAILURES = 3  # starts of a worker group that may fail before the trial does; Ray's default is no limit
+INTERRUPTED = "interrupted"  # key of the last step's report: whether the trial was interrupted on notice
 END: Report = {"done": True}  # the step after the last report; Tune ends the trial at it
 
 
@@ -44,7 +48,7 @@ class SweepTrial(tune.Trainable):
         Exception: error that ended the Train run, raised in the step after the last report.
     """
 
-    loop: Callable[[Settings], None] = staticmethod(train_worker)
+    loop: Callable[[Settings], bool | None] = staticmethod(train_worker)
 
     def __repr__(self) -> str:
         """Sweep and trial, such as `digits-1/trial-0003`, by which Ray lists the trial's actor."""
@@ -60,7 +64,7 @@ class SweepTrial(tune.Trainable):
         set_environment()  # of the trial's own process, for the processes that Ray Train starts from here
         self.reports: SimpleQueue[Report | BaseException] = SimpleQueue()
         self.mailbox = Mailbox(self.reports)
-        Thread(target=self._train, args=[config], daemon=True).start()
+        Thread(target=self._train, args=[{**config, "run": self.trial_id}], daemon=True).start()
 
     def step(self) -> Report:
         report = self.reports.get()
@@ -73,14 +77,14 @@ class SweepTrial(tune.Trainable):
 
     def _train(self, settings: Settings) -> None:
         try:
-            train(settings, type(self).loop, [self.mailbox.sender()])
-            self.reports.put(END)
+            interrupted = train(settings, type(self).loop, [self.mailbox.sender()])
+            self.reports.put({**END, INTERRUPTED: interrupted})
         except BaseException as error:  # raised again by `step`
             self.reports.put(error)
 
 
-def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[UserCallback]) -> None:
-    """Trains one configuration with Ray Train workers.
+def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks: list[UserCallback]) -> bool:
+    """Trains one configuration with Ray Train workers; returns whether they were interrupted on notice.
 
     The Train run is named after the sweep and the trial, by which Ray Train finds the checkpoints of an interrupted
     trial, and the dashboard shows the run.
@@ -88,8 +92,8 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
     Args:
         settings: `number` of the trial, `folder` of the sweep, `storage` (the address of the checkpoints, or None),
             `workers`, their `threads` and `resources`, a label selector of the `nodes` that may be used (None: any),
-            the number of best `checkpoints` to keep, and the settings of the training loop (see
-            `trainables.worker.train_worker`).
+            the number of best `checkpoints` to keep, the name of the `run` for notices, and the settings of the
+            training loop (see `trainables.worker.train_worker`).
         loop: the function that each worker runs.
         callbacks: called for each report.
     """
@@ -100,7 +104,12 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
     lost = repair_checkpoint_list(Path(storage.path(f"sweeps/{name}")) if storage else folder)
     trainer = trainer_class(settings["workers"])(
         loop,
-        train_loop_config={**settings, "lost_checkpoint": lost, "log": str(folder / LOG)},
+        train_loop_config={
+            **settings,
+            "lost_checkpoint": lost,
+            "log": str(folder / LOG),
+            "watch": partial(watch, settings["run"], ray.get_runtime_context().get_node_id()),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],
             use_gpu="GPU" in settings["resources"],
@@ -121,7 +130,7 @@ def train(settings: Settings, loop: Callable[[Settings], None], callbacks: list[
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )
-    trainer.fit()
+    return bool(trainer.fit().return_value)
 
 
 def repair_checkpoint_list(folder: Path) -> str | None:

@@ -14,7 +14,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import RUN, SPENT
 from asr_platform.study.samplers import identity
-from asr_platform.study.spending import caps
+from asr_platform.study.spending import caps, device_seconds
 from asr_platform.study.steering.requests import Request, pending, write
 from search_spaces.settings import Limits
 from search_spaces.space import Space, plain
@@ -100,7 +100,8 @@ def change(ledger: Ledger, folder: Path, trials: int | None, limits: Limits) -> 
     if trials is not None and trials < begun:
         raise InputError(f"--trials {trials}: {begun} trials have begun", f"Ask for at least {begun}.")
     about = ledger.about
-    spent = int(about.get(RUN, {}).get("workers", 1)) * sum(trial.seconds for trial in ledger.trials())
+    workers = int(about.get(RUN, {}).get("workers", 1))
+    spent = sum(device_seconds(trial.curve, workers) for trial in ledger.trials())
     disk = folder_size(folder) if limits.disk_gb else 0.0
     for cap in caps(limits, float(about.get(SPENT, 0.0)), spent, disk):
         if cap.most and cap.spent >= cap.most:

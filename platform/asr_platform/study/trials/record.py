@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from asr_platform.study.spending import device_seconds
+from asr_platform.study.spending import epoch_seconds
 from trainables.evaluation.metrics import objective_value
 
 TrialStatus = Literal["running", "complete", "pruned", "failed"]
@@ -66,8 +66,8 @@ class Curve(Sequence[dict[str, Any]]):
 
     @cached_property
     def seconds(self) -> float:
-        """Seconds of training and validation in all epochs."""
-        return device_seconds(map(json.loads, self.texts))
+        """Wall time in seconds of training and validation in all epochs."""
+        return sum(map(epoch_seconds, map(json.loads, self.texts)))
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training and validation in all epochs, of one worker."""
-        return self.curve.seconds if isinstance(self.curve, Curve) else device_seconds(self.curve)
+        """Wall time in seconds of training and validation in all epochs."""
+        return self.curve.seconds if isinstance(self.curve, Curve) else sum(map(epoch_seconds, self.curve))
 
     @property
     def paused(self) -> bool:

@@ -31,7 +31,7 @@ class Meter(Callback):
     def __init__(self, ledger: Ledger, limits: Limits, workers: int, retention: Retention) -> None:
         self.ledger, self.limits, self.workers, self.retention = ledger, limits, workers, retention
         self.before, self.start = float(ledger.about.get(SPENT, 0.0)), time.monotonic()
-        self.device_seconds = workers * sum(trial.seconds for trial in ledger.trials())
+        self.device_seconds = sum(device_seconds(trial.curve, workers) for trial in ledger.trials())
         self.disk_bytes = 0.0
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:

@@ -7,7 +7,7 @@ have to be saved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -33,8 +33,10 @@ from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
 from asr_platform.tuning.loop.watch import Watch
 from asr_platform.tuning.nodes.membership import Nodes
-from asr_platform.tuning.trial import SweepTrial
+from asr_platform.tuning.nodes.notices import give_notice
+from asr_platform.tuning.trial import INTERRUPTED, SweepTrial
 
+RESTART_SECONDS = 15.0  # that more workers must save a trial to be worth its start anew
 RETRIES = 2  # retries of a trial that lost a process, in one run of a sweep
 
 
@@ -103,6 +105,7 @@ class Recorder(NotPickled, tune.Callback):
         self.began: dict[int, float] = {}  # when trials were started, until their first report; by number
         self.started: dict[int, float] = {}  # when trials were started last, by number
         self.losses: dict[int, list[Loss]] = {}  # by number of the trial
+        self.growing: set[int] = set()  # numbers of the trials that were given notice, to go on with more workers
         self.streak = Streak()
 
     @_stops_on_ledger_error
@@ -121,6 +124,7 @@ class Recorder(NotPickled, tune.Callback):
 
     @_stops_on_ledger_error
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.growing.discard(trial.config["number"])
         self.began[trial.config["number"]] = self.started[trial.config["number"]] = time.monotonic()
         self.watch.note_start(trial.config["number"])
         self._call("on_trial_start", self.ledger.trial(trial.config["number"]))
@@ -140,6 +144,7 @@ class Recorder(NotPickled, tune.Callback):
             self._call("on_epoch_end", self.ledger.trial(number))
         if (began := self.began.pop(number, None)) is not None:
             self.proposer.measure(time.monotonic() - began - epoch_seconds(row), epoch_seconds(row))
+        self._grow(trial, row)
 
     @_stops_on_ledger_error
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -158,6 +163,8 @@ class Recorder(NotPickled, tune.Callback):
             self._finish(number, "complete")
         elif now.epochs >= trial.config["until"]:
             self._call("on_trial_paused", now)
+        elif not self.interrupt.requested and (trial.last_result or {}).get(INTERRUPTED):
+            self._move(now)
         elif not self.interrupt.requested:
             self._lose(number, "ended before its last epoch")
 
@@ -191,6 +198,24 @@ class Recorder(NotPickled, tune.Callback):
             self.proposer.admit(request.content["trial"])
         elif request.kind == "add" and (added := added_for(self.ledger, request)):
             self.proposer.admit(added.number)
+
+    def _grow(self, trial: Trial, row: Mapping[str, Any]) -> None:
+        """Gives an elastic trial notice after an epoch if it would end earlier with the room that others have left."""
+        number, sizes = trial.config["number"], self.proposer.workers
+        if number in self.growing or number not in sizes or self.proposer.beginning():
+            return
+        more = self.nodes.grown([*sizes.values()], sizes[number])
+        left = (trial.config["until"] - row["epoch"]) * epoch_seconds(row)
+        if left * (1 - sizes[number] / more) > RESTART_SECONDS:
+            self.growing.add(number)
+            give_notice(trial.trial_id)
+
+    def _move(self, trial: TrialRecord) -> None:
+        """Has a trial go on that has saved all it had and ended, since it was given notice."""
+        grows = trial.number in self.growing
+        self.growing.discard(trial.number)
+        self.proposer.retry(trial.number)
+        self._call("on_trial_moved", trial, "with more workers" if grows else "elsewhere")
 
     def _lose(self, number: int, reason: str) -> None:
         """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished.
@@ -226,7 +251,7 @@ class Recorder(NotPickled, tune.Callback):
             begun, asked = len(trials), self.ledger.about["trials"]
             self.interrupt.stop("failed", f"{streak}. Not spent: {asked - begun} of {asked} trials, not begun yet")
 
-    def _call(self, method: str, trial: TrialRecord) -> None:
+    def _call(self, method: str, trial: TrialRecord, *words: str) -> None:
         self.watch.note_event()
         for callback in self.callbacks:
-            getattr(callback, method)(trial)
+            getattr(callback, method)(trial, *words)

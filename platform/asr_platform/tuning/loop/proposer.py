@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -17,6 +17,9 @@ from asr_platform.tuning.interrupts import NotPickled
 from asr_platform.tuning.trial import Settings
 from trainables.errors import InputError
 
+Place = Callable[[Sequence[int], Callable[[], int]], Settings | None]
+"""`Nodes.place`."""
+
 
 class Proposer(NotPickled, Searcher):
     """Ray Tune's searcher: gives the next trial, unfinished trials first, then the ledger's proposals.
@@ -25,12 +28,12 @@ class Proposer(NotPickled, Searcher):
 
     Args:
         settings: settings common to all trials; number, configuration and progress of the trial are added.
-        place: settings of a trial beside a number of them in training, or None if there is no room (`Nodes.place`).
+        place: settings of one more trial, or None if there is no room (`Nodes.place`).
         say: prints a line for the user.
     """
 
     def __init__(
-        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, place: Callable[[int], Settings | None],
+        self, ledger: Ledger, feasibility: Feasibility, settings: Settings, place: Place,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         super().__init__(metric="objective", mode="min")
@@ -40,6 +43,7 @@ class Proposer(NotPickled, Searcher):
         self.exhausted = False  # the space has no further proposal
         self.finished = False  # Tune was told that no further trial will come, and asks no more
         self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
+        self.workers: dict[int, int] = {}  # of the trials in training, by number
         self._sort_unfinished()
 
     def _sort_unfinished(self) -> None:
@@ -60,7 +64,7 @@ class Proposer(NotPickled, Searcher):
 
         Interrupted trials come first, then promoted or new ones, and at last other trials that wait.
         """
-        place = self.place(len(self.training))
+        place = self.place([*self.workers.values()], self.beginning)
         if place is None and self.training:
             return None
         trials, waiting = self.ledger.trials(), self.promotions.waiting
@@ -81,9 +85,15 @@ class Proposer(NotPickled, Searcher):
         trial = self.ledger.trial(chosen)
         until = self.promotions.next_epoch(trial.epochs) if self.ledger.about["trials"] > 1 else None
         self.training[trial_id] = trial.number
+        self.workers[trial.number] = (place or {}).get("workers", 1)
         config = self.space.config(trial.params)
         own = {"number": trial.number, "reported_epochs": trial.epochs, "until": until or config.training.epochs}
         return {**self.settings, **(place or {}), **own, "config": config}
+
+    def beginning(self) -> int:
+        """Number of trials that could begin or go on now."""
+        new = 0 if self.exhausted else max(0, self.ledger.about["trials"] - len(self.ledger.trials()))
+        return new + len(self.unfinished) + len(self.promotions.waiting)
 
     def _may_begin(self, begun: int) -> bool:
         return not self.exhausted and begun < self.ledger.about["trials"]
@@ -104,6 +114,7 @@ class Proposer(NotPickled, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Marks a trial that has reached an epoch of promotion as waiting."""
         number = self.training.pop(trial_id, None)
+        self.workers.pop(number or 0, None)
         if number is None or error:
             return
         trial = self.ledger.trial(number)
@@ -143,6 +154,7 @@ class Proposer(NotPickled, Searcher):
 
     def retry(self, number: int) -> None:
         """Makes a trial the next one that Tune gets."""
+        self.promotions.waiting.pop(number, None)
         self.unfinished = deque([number, *(other for other in self.unfinished if other != number)])
 
     def save(self, checkpoint_path: str) -> None:

@@ -7,7 +7,7 @@ runs on a node that has not passed its check.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,12 +47,13 @@ class Nodes:
         self.losses: list[float] = []  # when nodes were lost or began to be taken away (time.monotonic)
         self.next_look = self.next_request = self.suspicious_until = 0.0
         self.said = ""  # what is waited for
-        self.wish = Workers(options.workers_per_trial or 1, 1, options.gpus_per_worker or 0.0)  # the least
+        count = options.workers_per_trial or options.max_workers or options.min_workers or 1
+        self.wish = Workers(count, 1, options.gpus_per_worker or 0.0)  # the most
         self._workers: Workers | None = None
 
     @property
     def workers(self) -> Workers:
-        """Workers of each trial, which `gather` has found out."""
+        """Workers of each trial, of elastic ones the least, which `gather` has found out."""
         assert self._workers is not None
         return self._workers
 
@@ -82,26 +83,39 @@ class Nodes:
                     self._wait(f"{error.problem}{there}; waiting for nodes, Ctrl-C ends")
             time.sleep(LOOK_INTERVAL)
 
-    def place(self, training: int) -> dict[str, Any] | None:
-        """Settings of one more trial that say on which nodes it runs; None if there is no room for it now.
+    def place(self, training: Sequence[int], beginning: Callable[[], int]) -> dict[str, Any] | None:
+        """Settings of one more trial that say on which nodes it runs, and with which workers; None if there is no room.
 
         Args:
-            training: number of trials in training.
+            training: number of workers of each trial in training.
+            beginning: returns the number of trials that could begin now, this one included.
         """
         if self.cluster.joined and time.monotonic() >= self.next_look:
             self.next_look = time.monotonic() + LOOK_INTERVAL
             self._follow()
         if time.monotonic() < self.suspicious_until:
             return None
-        if training >= self.concurrency:
+        workers = self.cluster.sized(self.workers, self.options, training, beginning)
+        if workers is None:
             if not self.concurrency:
                 self._wait(f"no node has room for a trial of {self.workers}: waiting for nodes")
-            elif training < (self.options.max_concurrent or 0):
-                self._ask(training)
+            elif len(training) < (self.options.max_concurrent or 0):
+                self._ask(len(training))
             return None
         self.said = ""
         ids = ",".join(node.id for node in self.cluster.nodes)
-        return {"nodes": {NODE_ID: f"in({ids})"} if self.cluster.joined else None}
+        own = {"workers": workers.count, "threads": workers.threads, "resources": workers.resources}
+        return {"nodes": {NODE_ID: f"in({ids})"} if self.cluster.joined else None, **own}
+
+    def grown(self, training: Sequence[int], own: int) -> int:
+        """Number of workers with which a trial in training that has `own` could go on, at least `own`.
+
+        Args:
+            training: number of workers of each trial in training, this one included.
+        """
+        if not self.options.elastic or time.monotonic() < self.suspicious_until:
+            return own
+        return self.cluster.grown(self.workers, self.options, training, own)
 
     def suspect(self) -> None:
         """Lets no trial begin until Ray would know if a node was lost, because a trial has lost a process."""
@@ -162,6 +176,7 @@ class Nodes:
         if time.monotonic() < self.next_request:
             return
         self.next_request = time.monotonic() + REQUEST_INTERVAL
-        workers, wanted = self._workers or self.wish, self.options.accelerator_type
+        wanted = self.options.accelerator_type
+        workers = replace(self._workers or self.wish, count=self.wish.count)
         trials = max(1, (self.options.max_concurrent or 1) - training)
         ask_autoscaler(trials * workers.count, workers.resources, {ACCELERATOR_TYPE: wanted} if wanted else {})

@@ -1,0 +1,41 @@
+"""Notices that tell the workers of a trial to save a checkpoint and end: their node is about to be taken away, or the
+sweep asks for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import ray
+
+from asr_platform.compat.ray import draining_nodes, has_flag, set_flag
+
+CHECK_INTERVAL = 2.0  # seconds
+
+
+def give_notice(run: str) -> None:
+    """Tells the workers of a trial to save a checkpoint and end.
+
+    Args:
+        run: name of the trial's run (Ray Tune's id), which no other run has.
+    """
+    set_flag(run)
+
+
+def watch(run: str, node: str) -> Callable[[], bool]:
+    """Begins to watch for notices in a worker; returns a function that tells whether there was one.
+
+    Args:
+        run: name of the trial's run.
+        node: id of the node of the trial's own process, with which its workers end.
+    """
+    nodes, told = {node, ray.get_runtime_context().get_node_id()}, threading.Event()
+
+    def check() -> None:
+        while nodes.isdisjoint(draining_nodes()) and not has_flag(run):
+            time.sleep(CHECK_INTERVAL)
+        told.set()
+
+    threading.Thread(target=check, name="notices", daemon=True).start()
+    return told.is_set
