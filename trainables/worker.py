@@ -117,7 +117,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
             )
         except Interrupted as interrupted:
             if interrupted.updates:
-                report_unfinished(interrupted.save)
+                report_unfinished(interrupted.save, remote)
             say(f"interrupted on notice, after {interrupted.updates} updates of an epoch")
             return True
     return False
@@ -126,8 +126,6 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
 def report(metrics: Metrics, save: Save | None, storage: Remote | None = None) -> None:
     """Reports an epoch's metrics to Ray Train, with a checkpoint if this worker writes one (`save`).
 
-    Without a storage, Ray Train copies the checkpoint into the sweep's folder.
-
     The epoch and its objective are also top-level keys, for Ray's scheduler and checkpoint retention.
     """
     say(
@@ -135,16 +133,19 @@ def report(metrics: Metrics, save: Save | None, storage: Remote | None = None) -
         f"train loss {metrics['train_loss']:.3f}"
     )
     ranking = {"ranked_by": objective(metrics), "objective": objective_value(metrics)}
-    _report({"epoch": metrics["epoch"], **ranking, "metrics": metrics}, save)
+    _report({"epoch": metrics["epoch"], **ranking, "metrics": metrics}, save, storage)
 
 
-def report_unfinished(save: Save | None) -> None:
+def report_unfinished(save: Save | None, storage: Remote | None = None) -> None:
     """Reports a checkpoint of an unfinished epoch to Ray Train, which keeps it until the next, since it ranks last."""
-    _report({"objective": sys.float_info.max}, save)
+    _report({"objective": sys.float_info.max}, save, storage)
 
 
-def _report(message: Metrics, save: Save | None) -> None:
-    """Reports a message to Ray Train, with a checkpoint if this worker writes one (`save`)."""
+def _report(message: Metrics, save: Save | None, storage: Remote | None) -> None:
+    """Reports a message to Ray Train, with a checkpoint if this worker writes one (`save`).
+
+    Without a storage, Ray Train copies the checkpoint into the sweep's folder.
+    """
     if save is None:
         ray.train.report(message)
         return

@@ -330,11 +330,8 @@ class Trainer:
     def resume(self, folder: Path) -> None:
         """Restores the state from the checkpoint in `folder`; if it is damaged, from the latest whole one before."""
         checkpoint = load_latest(folder, self.task.trained, self.optimizer)
-        self.history, self.task.examples, self.unfinished = (
-            checkpoint.history,
-            checkpoint.examples,
-            checkpoint.unfinished,
-        )
+        self.history, self.unfinished = checkpoint.history, checkpoint.unfinished
+        self.task.examples = checkpoint.examples
         self.averages.restore(checkpoint.averages, self.history)
 
 
