@@ -129,7 +129,7 @@ def study_attributes(study: Study, prefix: str = "", without: Sequence[str] = ()
     if isinstance(storage, BulkStorage):
         return storage.attributes(study._study_id, prefix, without)
     # `study.user_attrs` is a deep copy of all of them, which takes several times as long as JSON there and back.
-    found = storage.get_study_user_attrs(study._study_id)
+    found = study._storage.get_study_user_attrs(study._study_id)
     wanted = [key for key in found if key.startswith(prefix) and not key.startswith(tuple(without))]
     return {key: json.loads(json.dumps(found[key])) for key in wanted}
 
