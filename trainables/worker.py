@@ -40,10 +40,10 @@ def train_worker(settings: dict[str, Any]) -> bool:
     Returns whether the training was interrupted on notice; then the latest checkpoint has everything.
 
     Args:
-        settings: `config`, the configuration; `corpus`, its folder, and the `corpus_hash` that it must have;
-            `threads` for torch; `resources` of a worker; `reported_epochs`, the number of epochs in the ledger;
-            `until`, the epoch to stop at; `lost_checkpoint`, one that Ray Train has lost, or None; `log`, the file
-            for the first worker's output (those of the other workers have their rank in their names); `storage`,
+        settings: `config`, the configuration; `corpus`, its folder, and the `corpus_hash` that it must have; `threads`
+            for torch; number of `workers`, and `resources` of each; `reported_epochs`, the number of epochs in the
+            ledger; `until`, the epoch to stop at; `lost_checkpoint`, one that Ray Train has lost, or None; `log`, the
+            file for the first worker's output (those of the other workers have their rank in their names); `storage`,
             the address of where corpora, checkpoints and logs are kept, or None; `watch`, which begins to watch whether
             the worker should end, and returns a function that tells so, or None.
 
@@ -77,7 +77,7 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
     def store() -> None:
         if remote:
             with suppress(OSError, StorageError):
-                remote.store(log, name)
+                remote.store(log, name, wait=False)
 
     try:
         yield store

@@ -60,8 +60,8 @@ def test_a_training_shrinks_on_notice_and_grows_and_its_curve_is_that_of_one_wor
         platform.stop()
     assert process.returncode == 130, out + err
     assert re.search(rf"node {leaving} .* is about to be taken away", out), out
-    assert re.search(r"trial 0 has saved epoch \d+ so far, and goes on elsewhere", out), out
-    assert re.search(r"trial 0 has saved epoch \d+ so far, and goes on with more workers", out), out
+    assert re.search(r"trial 0 is interrupted after epoch \d+, and goes on elsewhere", out), out
+    assert re.search(r"trial 0 is interrupted after epoch \d+, and goes on with more workers", out), out
     (trial,) = Ledger.open(Home.existing(platform.home).studies, NAME).trials()
     assert {row["workers"] for row in trial.curve} == {1, 2}
     losses = [row["train_loss"] for row in trial.curve]

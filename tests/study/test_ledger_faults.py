@@ -92,7 +92,7 @@ def expected(copies: Callable[[], str]) -> tuple[Any, ...]:
     return told(address)
 
 
-CHECKED = ("create_new_study", "_create_new_trial", "set_trial_state_values")
+CHECKED = ("create_new_study", "delete_study", "_create_new_trial", "set_trial_state_values")
 METHODS = (*REPEATABLE, *CHECKED)
 
 

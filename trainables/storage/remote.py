@@ -186,15 +186,16 @@ class Remote:
 
         _in_threads(fetch, names)
 
-    def store(self, file: Path, name: str) -> None:
+    def store(self, file: Path, name: str, wait: bool = True) -> None:
         """Copies a file of this machine to the storage, where readers find the whole file or none.
 
-        Room on a full storage is waited for.
+        Args:
+            wait: whether room on a full storage is waited for.
 
         Raises:
             StorageFullError: the storage stays full.
         """
-        deadline = time.monotonic() + FULL_SECONDS
+        deadline = time.monotonic() + FULL_SECONDS * wait
         while True:
             try:
                 self._store(file, name)

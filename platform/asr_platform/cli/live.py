@@ -141,7 +141,7 @@ class LiveDisplay(Display):
 
     def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
         self.waiting.add(trial.number)
-        self.say(f"trial {trial.number} has saved epoch {trial.epochs + 1} so far, and goes on {how}")
+        self.say(f"trial {trial.number} is interrupted after epoch {trial.epochs}, and goes on {how} from where it was")
 
     def on_trial_paused(self, trial: TrialRecord) -> None:
         self.waiting.add(trial.number)

@@ -3,12 +3,13 @@
 Each method of Optuna's storage is one transaction, or reads only. Where the answer to COMMIT was lost, the transaction
 may have been made. Attributes and values of epochs may be written again: each has one writer, and equal content. The
 other writes are looked for before they are repeated. The lock of a row comes first: a COMMIT that is still under way
-to the database is waited for there. A study that was deleted unnoticed is missing when it is deleted again.
+to the database is waited for there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from asr_platform.compat.optuna_storage import STUDY, TRIAL, BulkStorage
 Result = TypeVar("Result")
 REPEATABLE = (
     "set_study_user_attr", "set_study_system_attr", "set_trial_user_attr", "set_trial_system_attr",
-    "set_trial_intermediate_value", "record_heartbeat", "delete_study",
+    "set_trial_intermediate_value", "record_heartbeat",
     "get_study_id_from_name", "get_study_name_from_id", "get_study_directions", "get_study_user_attrs",
     "get_study_system_attrs", "get_all_studies", "get_trial", "get_all_trials", "_get_trials", "get_trial_param",
     "get_trial_user_attrs", "get_trial_system_attrs", "get_trial_id_from_study_id_trial_number", "get_best_trial",
@@ -58,6 +59,15 @@ class PatientStorage(BulkStorage):
                 return self.get_study_id_from_name(study_name)
 
         return self.repeat(attempt)
+
+    def delete_study(self, study_id: int) -> None:
+        """Deletes a study; one that is missing at a repetition was deleted before."""
+
+        def attempt(again: bool) -> None:
+            with suppress(KeyError) if again else nullcontext():
+                super(PatientStorage, self).delete_study(study_id)
+
+        self.repeat(attempt)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         def attempt(again: bool) -> FrozenTrial:

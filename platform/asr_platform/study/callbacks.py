@@ -30,7 +30,7 @@ class Callback:
         """
 
     def on_trial_moved(self, trial: TrialRecord, how: str) -> None:
-        """A trial has ended between two updates, and goes on as if it had not.
+        """A trial was told to end, between two updates or two epochs, and goes on from there.
 
         Args:
             how: how it goes on, such as `elsewhere`.

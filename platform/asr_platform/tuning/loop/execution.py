@@ -202,11 +202,12 @@ class Recorder(NotPickled, tune.Callback):
     def _grow(self, trial: Trial, row: Mapping[str, Any]) -> None:
         """Gives an elastic trial notice after an epoch if it would end earlier with the room that others have left."""
         number, sizes = trial.config["number"], self.proposer.workers
-        if number in self.growing or number not in sizes or self.proposer.beginning():
+        # One at a time: the room that is free now is there for one of them.
+        if not self.nodes.options.elastic or self.growing or number not in sizes:
             return
         more = self.nodes.grown([*sizes.values()], sizes[number])
         left = (trial.config["until"] - row["epoch"]) * epoch_seconds(row)
-        if left * (1 - sizes[number] / more) > RESTART_SECONDS:
+        if left * (1 - sizes[number] / more) > RESTART_SECONDS and not self.proposer.beginning():
             self.growing.add(number)
             give_notice(trial.trial_id)
 

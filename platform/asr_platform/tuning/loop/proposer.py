@@ -114,8 +114,10 @@ class Proposer(NotPickled, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Marks a trial that has reached an epoch of promotion as waiting."""
         number = self.training.pop(trial_id, None)
-        self.workers.pop(number or 0, None)
-        if number is None or error:
+        if number is None:
+            return
+        self.workers.pop(number, None)
+        if error:
             return
         trial = self.ledger.trial(number)
         if trial.curve:

@@ -177,6 +177,7 @@ class Nodes:
             return
         self.next_request = time.monotonic() + REQUEST_INTERVAL
         wanted = self.options.accelerator_type
-        workers = replace(self._workers or self.wish, count=self.wish.count)
+        known = self._workers or self.wish
+        workers = replace(known, count=max(known.count, self.wish.count))
         trials = max(1, (self.options.max_concurrent or 1) - training)
         ask_autoscaler(trials * workers.count, workers.resources, {ACCELERATOR_TYPE: wanted} if wanted else {})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import ray
 
@@ -33,9 +34,11 @@ def watch(run: str, node: str) -> Callable[[], bool]:
     nodes, told = {node, ray.get_runtime_context().get_node_id()}, threading.Event()
 
     def check() -> None:
-        while nodes.isdisjoint(draining_nodes()) and not has_flag(run):
+        while not told.is_set():
+            with suppress(Exception):  # the head is away for a moment; one that is gone takes this worker along
+                if has_flag(run) or not nodes.isdisjoint(draining_nodes()):
+                    told.set()
             time.sleep(CHECK_INTERVAL)
-        told.set()
 
     threading.Thread(target=check, name="notices", daemon=True).start()
     return told.is_set
