@@ -77,7 +77,7 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
     def store() -> None:
         if remote:
             with suppress(OSError, StorageError):
-                remote.store(log, name, wait=False)
+                remote.store(log, name, deadline=0.0)
 
     try:
         yield store

@@ -87,7 +87,7 @@ def language_model(space: str, corpus: Path, folder: Path) -> None:
 
 
 def setting(space: str, epochs: int, corpus: Path) -> dict[str, Any]:
-    """What figures must have in common to be compared."""
+    """Corpus, space and number of epochs of a training; figures are compared only where these are equal."""
     return {"corpus": str(corpus.resolve()), "space": space, "epochs": epochs}
 
 

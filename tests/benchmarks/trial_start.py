@@ -106,7 +106,15 @@ class ProcessorTime:
 def measure(function: Any, folder: str, trials: int) -> list[float]:
     """Starts of `trials` trials, one after another."""
     watch = Stopwatch()
-    settings = {"folder": folder, "workers": 1, "checkpoints": 2, "threads": 1, "resources": {"CPU": 1}, "nodes": None}
+    settings = {
+        "folder": folder,
+        "workers": 1,
+        "checkpoints": 2,
+        "threads": 1,
+        "resources": {"CPU": 1},
+        "nodes": None,
+        "noticed": False,
+    }
     tune.Tuner(
         tune.with_resources(function, tune.PlacementGroupFactory([TRIAL_RESOURCES])),
         param_space={**settings, "number": tune.grid_search(list(range(trials)))},

@@ -61,6 +61,7 @@ def test_two_trials_end_together_while_the_driver_is_busy(tmp_path: Path) -> Non
         "checkpoints": 2,
         "resources": {"CPU": 0.4},
         "nodes": None,
+        "noticed": False,
     }
     with connect(None) as cluster:
         busy = Busy(cluster.dashboard)

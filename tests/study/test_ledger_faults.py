@@ -86,7 +86,7 @@ def told(address: str) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def expected(copies: Callable[[], str]) -> tuple[Any, ...]:
-    """What a ledger tells whose connection was never lost."""
+    """Content of a ledger on which the same was done while its connection was never lost."""
     address = copies()
     live(opened(address))
     return told(address)

@@ -20,7 +20,7 @@ from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.models.editing.slots import TokenRows
 from trainables.models.speech_transformer import make_model
 from trainables.training.loop import Trainer
-from trainables.training.profile import Batch, TimedTrainer, parts_of, profile
+from trainables.training.profile import BatchCost, TimedTrainer, parts_of, profile
 from trainables.training.tasks import RecognitionTask, recognition
 from trainables.training.workload import Workload, Workloads, forward_flops
 
@@ -95,7 +95,7 @@ def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
 
 def test_workers_share_a_batch(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TimedTrainer] = []
-    monkeypatch.setattr(TimedTrainer, "batch", lambda trainer: seen.append(trainer) or Batch(1.0, 1.0, 1, 1))
+    monkeypatch.setattr(TimedTrainer, "batch", lambda trainer: seen.append(trainer) or BatchCost(1.0, 1.0, 1, 1))
     for workers in (1, 2):
         profile(tiny.config({"training.batch_seconds": 4.0}), tiny_corpus.path, workers, 1, False)
     one, two = (next(iter(trainer.plans.values())).budget for trainer in seen)
@@ -110,7 +110,7 @@ def test_a_long_epoch_and_a_long_validation_are_run_in_part(
     leaves = {"training.batch_seconds": 2.0, "training.accumulation": 2}
     trainer = TimedTrainer(tiny.config(leaves), tiny_corpus, CPU, seconds=1e-6)
     assert trainer.updates[0] > 2
-    found = trainer.run()
+    found = trainer.timed_updates()
     assert [batches for _, batches, _ in trainer.marks] == [0, 2, 4]
     _, (second, _, before), (third, _, after) = trainer.marks
     assert (found.seconds, found.frames) == ((third - second) / 2, (after - before) / 2)
@@ -147,8 +147,8 @@ def test_a_scaled_part_is_the_whole_where_time_and_memory_grow_with_the_audio(
     assert first == parts[0] and parts[-1] == 1 / 2 and all(2 * one == two for one, two in pairwise(parts))
     assert first == 1 / 2 or first * frames >= longest > first * frames / 2
 
-    def of(size: float) -> Batch:
-        return Batch(size, size * rate, int(fixed + slope * size), 0)
+    def of(size: float) -> BatchCost:
+        return BatchCost(size, size * rate, int(fixed + slope * size), 0)
 
     found, whole = of(first * frames).scaled(frames, of(0.0)), of(frames)
     assert found == pytest.approx(whole, rel=1e-3, abs=1 / first)

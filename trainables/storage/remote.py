@@ -186,16 +186,16 @@ class Remote:
 
         _in_threads(fetch, names)
 
-    def store(self, file: Path, name: str, wait: bool = True) -> None:
+    def store(self, file: Path, name: str, deadline: float | None = None) -> None:
         """Copies a file of this machine to the storage, where readers find the whole file or none.
 
         Args:
-            wait: whether room on a full storage is waited for.
+            deadline: until when room on a full storage is waited for (time.monotonic); None: `FULL_SECONDS` from now.
 
         Raises:
             StorageFullError: the storage stays full.
         """
-        deadline = time.monotonic() + FULL_SECONDS * wait
+        deadline = time.monotonic() + FULL_SECONDS if deadline is None else deadline
         while True:
             try:
                 self._store(file, name)
@@ -231,7 +231,8 @@ class Remote:
     def store_folder(self, source: Path, folder: str) -> None:
         """Makes a folder on the storage equal to the folder `source` of this machine."""
         names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-        _in_threads(lambda name: self.store(source / name, f"{folder}/{name}"), names)
+        deadline = time.monotonic() + FULL_SECONDS
+        _in_threads(lambda name: self.store(source / name, f"{folder}/{name}", deadline), names)
         self.delete(folder, set(self.files(folder)).difference(names))
 
     def delete(self, folder: str, names: Iterable[str]) -> None:

@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 class WorkerState(NamedTuple):
-    """What one worker has of an unfinished epoch: its sums in the order of `Task.SUMS`, and its random states."""
+    """State of one worker in an unfinished epoch: its sums in the order of `Task.SUMS`, and its random states."""
 
     sums: list[float]
     random: RandomStates

@@ -78,7 +78,7 @@ def profile(
     return Profile(start, batch.seconds, validation, checkpoint, sum(sizes.values()), weights, memory, gpu_memory)
 
 
-class Batch(NamedTuple):
+class BatchCost(NamedTuple):
     """A forward and a backward pass, with its share of the update.
 
     Attributes:
@@ -93,11 +93,11 @@ class Batch(NamedTuple):
     memory: int
     gpu_memory: int
 
-    def scaled(self, frames: float, smaller: Batch) -> Batch:
+    def scaled(self, frames: float, smaller: BatchCost) -> BatchCost:
         """A batch of other `frames`: seconds in proportion, memory on the line through this one and a `smaller` one."""
         more = (frames - self.frames) / (self.frames - smaller.frames)
         memory = [there + int(more * (there - before)) for there, before in zip(self[2:], smaller[2:], strict=True)]
-        return Batch(frames, self.seconds * frames / self.frames, *memory)
+        return BatchCost(frames, self.seconds * frames / self.frames, *memory)
 
 
 class TimedTrainer(Trainer):
@@ -113,28 +113,28 @@ class TimedTrainer(Trainer):
         self.seconds, self.part = seconds, 1.0
         self.marks: list[tuple[float, int, int]] = []
 
-    def batch(self) -> Batch:
+    def batch(self) -> BatchCost:
         """The mean batch of the last epoch's phase, in which the whole model trains."""
         self.enter(self.phases[-1])
         shapes = self.plan_of(len(self.phases)).shapes
         frames = sum(size * edge for size, edge in shapes) / len(shapes)
         state = 3 * sum(parameter.nbytes for parameter in self.model.parameters())  # gradients and AdamW's two averages
         memory, reserved = self.memory()
-        tried = [Batch(0.0, 0.0, memory, reserved + state) if reserved else Batch(0.0, 0.0, memory + state, 0)]
+        tried = [BatchCost(0.0, 0.0, memory, reserved + state) if reserved else BatchCost(0.0, 0.0, memory + state, 0)]
         whole, began = self.plans, self.now()
         for self.part in parts_of(frames, longest=shapes[0][1]):
             self.plans = {share: replace(plan, budget=plan.budget * self.part) for share, plan in whole.items()}
-            tried.append(self.run())
+            tried.append(self.timed_updates())
             update = tried[-1].seconds * frames / tried[-1].frames * self.config.training.accumulation
             if UPDATES * update < self.seconds:
                 self.plans, self.part = whole, 1.0
-                return self.run()
+                return self.timed_updates()
             if 2 * tried[-1].seconds > self.seconds - (self.now() - began):
                 break
         self.plans = whole
         return tried[-1].scaled(frames, [batch for batch in tried if 2 * batch.frames <= tried[-1].frames][-1])
 
-    def run(self) -> Batch:
+    def timed_updates(self) -> BatchCost:
         """Trains on one part of a batch, or on batches until the time is over; of these, the first update is left out,
         since it allocates memory and chooses kernels."""
         self.marks = [(self.now(), 0, 0)]
@@ -142,7 +142,7 @@ class TimedTrainer(Trainer):
             self.train_epoch(len(self.phases))
         (start, before, from_frame), *_, (end, after, to_frame) = self.marks[1:] if len(self.marks) > 2 else self.marks
         batches = after - before
-        return Batch((to_frame - from_frame) / batches, (end - start) / batches, *self.memory())
+        return BatchCost((to_frame - from_frame) / batches, (end - start) / batches, *self.memory())
 
     def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         for update in super().updates_of(epoch):

@@ -113,6 +113,11 @@ def edits(errors: UtteranceErrors, words: bool = False) -> EditCounts:
     return EditCounts(found["substitute"], found["delete"], found["insert"])
 
 
+def span(lowest: float, highest: float) -> str:
+    """The values of a group in words, such as `3–5`, or `3` where they are equal."""
+    return f"{lowest:.0f}–{highest:.0f}" if highest > lowest else f"{highest:.0f}"
+
+
 def by_length(errors: UtteranceErrors) -> list[LengthGroup]:
     """Groups of about equally many utterances, the shortest first; utterances of equal length share a group."""
     lengths = np.array(errors.characters)

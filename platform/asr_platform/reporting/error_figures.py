@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from asr_platform.analysis.bootstrap import ConfidenceInterval
-from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker
+from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, span
 from asr_platform.analysis.kept_scores import condition_scores
 from asr_platform.analysis.text import counted
 from asr_platform.reporting.figures import ACCENT, INK, shortened, styled
@@ -32,7 +32,7 @@ def errors_by_length(data: ReportData) -> Figure | str:
     groups = by_length(data.errors)
     if len(groups) < 2:
         return f"{counted(len(data.errors.ids), 'utterance')} of too few lengths to compare."
-    names = [f"{one.shortest}–{one.longest}" if one.longest > one.shortest else str(one.longest) for one in groups]
+    names = [span(one.shortest, one.longest) for one in groups]
     figure = draw_groups(groups, names, "characters in the reference")
     return Figure(figure, _caption(data.errors), _verdict(groups, "shortest", "longest", "length"))
 
@@ -53,7 +53,7 @@ def errors_by_noise(data: ReportData) -> Figure | str:
     groups = by_noise(data.errors, [ratios[id] for id in data.errors.ids])
     if len(groups) < 2:
         return f"{counted(len(data.errors.ids), 'utterance')}: too few to compare."
-    names = [f"{one.lowest:.0f}–{one.highest:.0f}" for one in groups]
+    names = [span(one.lowest, one.highest) for one in groups]
     figure = draw_groups(groups, names, "signal-to-noise ratio (dB): level of loud frames above quiet ones")
     return Figure(figure, _caption(data.errors), _verdict(groups, "noisiest", "cleanest", "noise"))
 

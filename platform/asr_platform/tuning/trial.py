@@ -92,8 +92,8 @@ def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks
     Args:
         settings: `number` of the trial, `folder` of the sweep, `storage` (the address of the checkpoints, or None),
             `workers`, their `threads` and `resources`, a label selector of the `nodes` that may be used (None: any),
-            the number of best `checkpoints` to keep, the name of the `run` for notices, and the settings of the
-            training loop (see `trainables.worker.train_worker`).
+            the number of best `checkpoints` to keep, whether notices are watched for (`noticed`) and the name of
+            the `run` in them, and the settings of the training loop (see `trainables.worker.train_worker`).
         loop: the function that each worker runs.
         callbacks: called for each report.
     """
@@ -102,13 +102,14 @@ def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks
     name = folder.relative_to(sweep.parent)
     storage = Remote(settings["storage"]) if settings.get("storage") else None
     lost = repair_checkpoint_list(Path(storage.path(f"sweeps/{name}")) if storage else folder)
+    here = ray.get_runtime_context().get_node_id()
     trainer = trainer_class(settings["workers"])(
         loop,
         train_loop_config={
             **settings,
             "lost_checkpoint": lost,
             "log": str(folder / LOG),
-            "watch": partial(watch, settings["run"], ray.get_runtime_context().get_node_id()),
+            "watch": partial(watch, settings["run"], here) if settings["noticed"] else None,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings["workers"],

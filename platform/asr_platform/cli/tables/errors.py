@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval
+from asr_platform.analysis.error_breakdown import span
 from asr_platform.analysis.kept_scores import Score
 from asr_platform.cli.printing import say
 
@@ -38,7 +39,7 @@ def print_breakdown(console: Console, scores: Mapping[str, Any]) -> None:
         console.print(speaker_table(speakers))
     for heading, key, lowest, highest in GROUPS:
         if len(groups := scores.get(key, [])) > 1:
-            console.print(group_table(heading, [(_span(one[lowest], one[highest]), one) for one in groups]))
+            console.print(group_table(heading, [(span(one[lowest], one[highest]), one) for one in groups]))
 
 
 def print_conditions(console: Console, scores: Iterable[Score]) -> None:
@@ -55,10 +56,6 @@ def print_conditions(console: Console, scores: Iterable[Score]) -> None:
             highlight=False,
             markup=False,
         )
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:.0f}–{high:.0f}" if high > low else f"{high:.0f}"
 
 
 def speaker_table(speakers: Sequence[Mapping[str, Any]]) -> Table:

@@ -104,16 +104,21 @@ class Nodes:
             return None
         self.said = ""
         ids = ",".join(node.id for node in self.cluster.nodes)
-        own = {"workers": workers.count, "threads": workers.threads, "resources": workers.resources}
-        return {"nodes": {NODE_ID: f"in({ids})"} if self.cluster.joined else None, **own}
+        return {
+            "nodes": {NODE_ID: f"in({ids})"} if self.cluster.joined else None,
+            "noticed": self.cluster.joined or self.options.elastic,
+            "workers": workers.count,
+            "threads": workers.threads,
+            "resources": workers.resources,
+        }
 
     def grown(self, training: Sequence[int], own: int) -> int:
-        """Number of workers with which a trial in training that has `own` could go on, at least `own`.
+        """Number of workers with which an elastic trial in training that has `own` could go on, at least `own`.
 
         Args:
             training: number of workers of each trial in training, this one included.
         """
-        if not self.options.elastic or time.monotonic() < self.suspicious_until:
+        if time.monotonic() < self.suspicious_until:
             return own
         return self.cluster.grown(self.workers, self.options, training, own)
 
