@@ -41,7 +41,7 @@ def loop(settings: dict[str, Any]) -> None:
             torch.load(Path(folder) / "weights.pt")
     with tempfile.TemporaryDirectory() as folder:
         torch.save(torch.zeros(1), Path(folder) / "weights.pt")
-        ray.train.report({"began": latest is not None, "objective": 0.0}, ray.train.Checkpoint(folder))
+        ray.train.report({"began": latest is not None, "epoch": 1, "objective": 0.0}, ray.train.Checkpoint(folder))
 
 
 class Nested(SweepTrial):
