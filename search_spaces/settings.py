@@ -56,9 +56,10 @@ class Asha(ConfigSection):
     promotion: Annotated[Whole, Field(ge=1, le=MOST_EPOCHS)] | Literal["auto"] | None = Field(
         "auto",
         description="number of epochs after which each trial waits to be promoted; it waits again after half as many "
-        "epochs more, and so on. What has the highest chance per second of beating the best goes next, a waiting trial "
-        "or a new one; once no new trial is left, those whose chances are negligible are pruned. auto: 1, or more "
-        "where an epoch takes less than a fifth of the time of a trial's start; null: no trial waits, and rungs prune",
+        "epochs more, and so on. What has the highest chance per second of becoming the sweep's best goes next, a "
+        "waiting trial or a new one; once no new trial is left, those whose chances are negligible are pruned. auto: "
+        "1, or more where an epoch takes less than a fifth of the time of a trial's start; null: no trial waits, and "
+        "rungs prune",
     )
     reduction: Number = Field(
         4.0,

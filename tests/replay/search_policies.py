@@ -57,7 +57,10 @@ class Ours(Policy):
         self.until: dict[int, int | None] = {}  # epoch up to which each trial is trained before it is left
 
     def propose(self, left: Sequence[Curve]) -> Curve | None:
-        number = self.unfinished.pop(0) if self.unfinished else self.promotions.next(lambda: self._begin(left))
+        if self.unfinished:
+            number: int | None = self.unfinished.pop(0)
+        else:
+            number = self.promotions.next(lambda: self._begin(left), len(left))
         while self.promotions.given_up:
             hopeless, _ = self.promotions.given_up.popitem()
             self.ended(self.begun[hopeless], self.progress[hopeless][0], "pruned")

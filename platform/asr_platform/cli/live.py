@@ -28,7 +28,7 @@ from trainables.output import ERR, output_in
 LINES_AROUND_TABLE = 11
 DRIVER_LOG = "driver.log"  # in the sweep's folder: output of the driver's process while the live table is shown
 LAST_LINES = 5  # of a failed trial's log
-WHY_TRIALS_WAIT = "what has the highest chance per second of beating the best goes next"
+WHY_TRIALS_WAIT = "what has the highest chance per second of becoming the sweep's best goes next"
 
 
 class LiveDisplay(Display):

@@ -107,7 +107,7 @@ class _Sweep:
     def _fill(self, now: float) -> bool:
         """Gives every free place a trial, if there is one; returns whether any place has one."""
         while len(self.events) < self.concurrency:
-            number = self.promotions.next(self._begin)
+            number = self.promotions.next(self._begin, len(self.trials) - self.begun)
             if number is None:
                 break
             self._train(now + self.trials[number].start, number, self.promotions.next_epoch(int(self.lengths[number])))

@@ -43,7 +43,7 @@ EDITOR_CAPTIONS = {
     CROSS_ATTENTION: "From each text position of the draft to the speech",
     SELF_ATTENTION: "From each text position of the draft to all others",
 }
-PROMOTED = "what has the highest chance per second of beating the best goes next"
+PROMOTED = "what has the highest chance per second of becoming the sweep's best goes next"
 
 
 @dataclass(frozen=True)

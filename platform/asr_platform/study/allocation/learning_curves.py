@@ -1,9 +1,10 @@
 """A model of a sweep's learning curves, and what it says a trial is worth.
 
-The one idea: a free worker goes to what has the highest chance per second of beating the best. As in freeze-thaw
-optimisation (Swersky, Snoek and Adams, 2014, arXiv 1406.3896), trials wait at several epochs, here called levels, and
-their curves are extrapolated from those of the trials that went on. The chance per second is a Gittins index (Gittins,
-1979, J. R. Stat. Soc. B 41): the highest ratio of chance to expected cost among all rules for giving up on the way.
+The one idea: a free worker goes to what has the highest chance per second of becoming the best of the whole sweep, the
+trials to come included. As in freeze-thaw optimisation (Swersky, Snoek and Adams, 2014, arXiv 1406.3896), trials wait
+at several epochs, here called levels, and their curves are extrapolated from those of the trials that went on. The
+chance per second is a Gittins index (Gittins, 1979, J. R. Stat. Soc. B 41): the highest ratio of chance to expected
+cost among all rules for giving up on the way.
 """
 
 from __future__ import annotations
@@ -88,16 +89,14 @@ class CurveModel:
                 found_N[numbers] = np.interp(values, points_G, entries_G)
         return found_N
 
-    def chances_per_cost(self, costs: Sequence[float], new: float) -> tuple[np.ndarray, float]:
-        """Chance of beating the best, per unit of cost: of each trial (N,), and of a new one.
-
-        To beat the best is to end below the lowest value that is reached or expected of any trial.
+    def chances_per_cost(self, costs: Sequence[float], new: float, best: float) -> tuple[np.ndarray, float]:
+        """Chance of ending below `best`, per unit of cost: of each trial (N,), and of a new one.
 
         Args:
             costs: cost of going on from each level but the last to the next one.
             new: cost of a new trial up to the first level.
         """
-        success_G = self._success()
+        success_G = self._success(best)
         rates_R = np.geomspace(1e-5, 1, RATES) * success_G.max() / new
         worth_RG, indices = np.broadcast_to(success_G, (RATES, POINTS)), [np.zeros(POINTS)]
         for chances_GG, cost in zip(reversed(self.transitions), reversed(costs), strict=True):
@@ -108,15 +107,32 @@ class CurveModel:
         return self._of_trials(indices), float(_break_even(gain_R[:, None], rates_R)[0])
 
     def chances(self) -> np.ndarray:
-        """Chance (N,) of each trial to beat the best, if it goes on to its end."""
-        chances = [self._success()]
+        """Chance (N,) of each trial to beat the best so far, if it goes on to its end."""
+        chances = [self._success(self.best())]
         for chances_GG in reversed(self.transitions):
             chances.insert(0, chances_GG @ chances[0])
         return self._of_trials(chances)
 
-    def _success(self) -> np.ndarray:
-        """Chance (POINTS,) that a value at the last level beats the best, between 0 and 1 near it."""
-        best = min(*(curve[-1] for curve in self.curves), *self.expected_finals())
+    def best(self) -> float:
+        """The lowest value that is reached by any trial, or expected of it at its end."""
+        return float(min(*(curve[-1] for curve in self.curves), *self.expected_finals()))
+
+    def lowest_to_come(self, left: int) -> float:
+        """Median of the lowest value at the end of all trials and of `left` new ones; at most the `best`.
+
+        What is below it has about the chance of 1/2 to be the best of the sweep. A trial that beats the best so far by
+        little is not worth as much, while others may still beat both.
+        """
+        below_GG = [np.tri(POINTS).T]  # chance that a trial ends at a value of the last level, or below it
+        for chances_GG in reversed(self.transitions):
+            below_GG.insert(0, chances_GG @ below_GG[0])
+        below_NG = np.stack([self._of_trials(columns) for columns in zip(*(one.T for one in below_GG), strict=True)], 1)
+        below_G = self._first_values() @ below_GG[0]
+        none_below_G = (1 - below_NG).prod(axis=0) * (1 - below_G) ** left
+        return min(self.best(), float(np.interp(-0.5, -none_below_G, self.values[-1])))
+
+    def _success(self, best: float) -> np.ndarray:
+        """Chance (POINTS,) that a value at the last level beats the `best`, between 0 and 1 near it."""
         return np.asarray(1 / (1 + np.exp(np.clip(2 * (self.values[-1] - best) / self.grids[-1].step, -50, 50))))
 
     def _first_values(self) -> np.ndarray:

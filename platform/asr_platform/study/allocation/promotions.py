@@ -1,7 +1,7 @@
 """Promotions: which waiting trial continues, and when a new one begins instead.
 
-Trials wait at the epochs of `Settings.promotions`. What goes next is what has the highest chance per second of beating
-the best (`learning_curves.py`). After a restart, promotions are rebuilt from the recorded epochs.
+Trials wait at the epochs of `Settings.promotions`. What goes next is what has the highest chance per second of becoming
+the best of the sweep (`learning_curves.py`). After a restart, promotions are rebuilt from the recorded epochs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asr_platform.study.allocation.rungs import ranking_value
 from search_spaces.settings import Settings
 
 LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
-NEGLIGIBLE = 0.05  # chance that one of the trials that are given up at a time would have become the best
+NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial
 START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
 
 
@@ -62,13 +62,14 @@ class Promotions:
             self.waiting[number] = epochs
         return waits
 
-    def next(self, begin: Callable[[], int | None]) -> int | None:
+    def next(self, begin: Callable[[], int | None], left: int) -> int | None:
         """Number of the trial that goes next, and waits no longer; None if there is none.
 
         Args:
             begin: begins a new trial and returns its number; None if no new trial is left. Then trials are given up.
+            left: number of new trials that are left.
         """
-        number = self.promoted()
+        number = self.promoted(left)
         if number is None:
             number = begin()
         if number is None:
@@ -78,51 +79,51 @@ class Promotions:
             self.waiting.pop(number, None)
         return number
 
-    def promoted(self) -> int | None:
-        """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one."""
-        number, is_ahead = self._most_promising()
+    def promoted(self, left: int) -> int | None:
+        """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one.
+
+        Args:
+            left: number of new trials that are left.
+        """
+        number, is_ahead = self._most_promising(left)
         return number if is_ahead else None
 
     def best(self) -> int | None:
-        """Number of the waiting trial with the highest chance per second; None if no trial waits."""
-        number, _ = self._most_promising()
+        """Number of the waiting trial with the highest chance per second, where no new trial is left.
+
+        None if no trial waits.
+        """
+        number, _ = self._most_promising(0)
         return number
 
-    def _most_promising(self) -> tuple[int | None, bool]:
+    def _most_promising(self, left: int) -> tuple[int | None, bool]:
         """Number of the waiting trial with the highest chance per second, and whether a new trial has none higher."""
         if not self.waiting:
             return None, False
-        chances, new = self._chances_per_epoch()
+        chances, new = self._chances_per_epoch(self._model()[1].lowest_to_come(left))
         number = max(chances, key=lambda one: chances[one])
         return number, chances[number][0] >= new
 
     def give_up(self) -> dict[int, float]:
-        """Gives up the least promising waiting trials: the chance to beat the best of each, by number.
-
-        As many are given up as have a chance of `NEGLIGIBLE` at most that one of them does.
-        """
+        """Gives up the waiting trials whose chances are negligible: the chance to beat the best of each, by number."""
         if not self.waiting:
             return {}
         numbers, model = self._model()
-        chances = {number: float(chance) for number, chance in zip(numbers, model.chances(), strict=True)}
-        none_beats, found = 1.0, {}
-        for number in sorted(self.waiting, key=lambda one: (chances[one], one)):
-            none_beats *= 1 - chances[number]
-            if 1 - none_beats > NEGLIGIBLE:
-                break
-            found[number] = chances[number]
-        for number in found:
+        chances = dict(zip(numbers, model.chances().tolist(), strict=True))
+        rates, _ = self._chances_per_epoch(model.best())
+        hopeless = [number for number, (rate, *_) in rates.items() if rate * self.levels[-1] < NEGLIGIBLE]
+        for number in hopeless:
             del self.waiting[number]
-        return found
+        return {number: chances[number] for number in hopeless}
 
-    def _chances_per_epoch(self) -> tuple[dict[int, tuple[float, int, float]], float]:
-        """Chance per time of an epoch of each waiting trial, and of a new one.
+    def _chances_per_epoch(self, best: float) -> tuple[dict[int, tuple[float, int, float]], float]:
+        """Chance to end below `best`, per time of an epoch, of each waiting trial, and of a new one.
 
         Each comes with what decides between equal ones: the number of epochs, then the lowest value.
         """
         numbers, model = self._model()
         costs = [self.start + (later - earlier) for earlier, later in pairwise(self.levels)]
-        chances_N, new = model.chances_per_cost(costs, self.start + self.levels[0])
+        chances_N, new = model.chances_per_cost(costs, self.start + self.levels[0], best)
         found = {
             number: (float(chance), self.waiting[number], -self.lowest[number])
             for number, chance in zip(numbers, chances_N, strict=True)

@@ -74,9 +74,12 @@ class Proposer(NotPickled, Searcher):
         self.unfinished = deque(
             number for number in self.unfinished if _goes_on(trials[number]) and number not in in_training
         )
-        if place is None and (self.unfinished or waiting or self._may_begin(len(trials))):
+        if place is None and (self.unfinished or waiting or self._left(len(trials))):
             return None
-        chosen = self.unfinished.popleft() if self.unfinished else self.promotions.next(lambda: self._new(len(trials)))
+        if self.unfinished:
+            chosen: int | None = self.unfinished.popleft()
+        else:
+            chosen = self.promotions.next(lambda: self._new(len(trials)), self._left(len(trials)))
         if chosen is None:
             if self.training:
                 return None  # trials in training may become waiting ones
@@ -92,15 +95,15 @@ class Proposer(NotPickled, Searcher):
 
     def beginning(self) -> int:
         """Number of trials that could begin or go on now."""
-        new = 0 if self.exhausted else max(0, self.ledger.about["trials"] - len(self.ledger.trials()))
-        return new + len(self.unfinished) + len(self.promotions.waiting)
+        return self._left(len(self.ledger.trials())) + len(self.unfinished) + len(self.promotions.waiting)
 
-    def _may_begin(self, begun: int) -> bool:
-        return not self.exhausted and begun < self.ledger.about["trials"]
+    def _left(self, begun: int) -> int:
+        """Number of new trials that are left after those that have `begun`."""
+        return 0 if self.exhausted else max(0, int(self.ledger.about["trials"]) - begun)
 
     def _new(self, begun: int) -> int | None:
         """Number of the ledger's next proposal; None if all trials have `begun`, or the space is exhausted."""
-        if not self._may_begin(begun):
+        if not self._left(begun):
             return None
         try:
             return self.ledger.propose(self.space, self.feasibility).number
