@@ -5,6 +5,10 @@ Shapes: B batch, S positions (encoder states or tokens), D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 from trainables.config_model import Blocks
 
 NORM_EPSILON = 1e-5  # default
+NOTHING_DRAWN = (None, None, None, None)  # for the sublayers of a layer whose residual connections draw themselves
 
 
 def make_norm(kind: str, width: int, epsilon: float = NORM_EPSILON) -> nn.Module:
@@ -77,15 +82,45 @@ class FeedForward(nn.Module):
         return self.outer(self.dropout(inner))
 
 
+class DroppedSum(torch.autograd.Function):
+    """x + scale * y * kept in one kernel, and the gradient of y in y's own type in another.
+
+    Dropout and a sum of half and full precision take two, and so does their gradient, whose type is converted apart.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, y: Tensor, kept: Tensor, scale: float) -> Tensor:
+        context.save_for_backward(kept)
+        context.scale, context.dtype = scale, y.dtype
+        return torch.addcmul(x, y, kept, value=scale, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        (kept,) = context.saved_tensors
+        own = torch.empty_like(gradient, dtype=context.dtype)
+        torch.addcmul(zero(gradient.device), gradient, kept, value=context.scale, out=own)
+        return gradient, own, None, None
+
+
+@cache
+def zero(device: torch.device) -> Tensor:
+    """The number 0 on a device, made once."""
+    return torch.zeros((), device=device)
+
+
 class Residual(nn.Module):
     """The residual connection of a pre-norm layer, with a factor, dropout and LayerDrop (both in training only).
 
     LayerDrop (Fan et al., 2020, arXiv 1909.11556) multiplies the outputs for an utterance by 0 or 1. So every parameter
     takes part in every step, which distributed training and compiled graphs need.
+
+    Args:
+        sublayers: number of sublayers of the layer.
     """
 
-    def __init__(self, config: Blocks) -> None:
+    def __init__(self, config: Blocks, sublayers: int = 2) -> None:
         super().__init__()
+        self.sublayers = sublayers
         self.multiplier = config.residual_multiplier
         self.dropout = nn.Dropout(config.dropout)
         self.layer_drop = config.layer_drop
@@ -105,13 +140,46 @@ class Residual(nn.Module):
             return (drawn_S >= self.layer_drop).to(x_BSD.dtype)[None, :, None]
         return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
 
-    def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
-        """Input + factor * dropout(output of the sublayer) * LayerDrop's `keep_B11` (from `draw`), (B, S, D)."""
+    def forward(
+        self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None, kept_BSD: Tensor | None = None
+    ) -> Tensor:
+        """Input + factor * dropout(output of the sublayer) * LayerDrop's `keep_B11` (from `draw`), (B, S, D).
+
+        Args:
+            kept_BSD: True at the numbers that dropout keeps, from `draw_dropout`; None: they are drawn here.
+        """
+        if kept_BSD is not None:
+            if keep_B11 is not None:
+                sublayer_BSD = sublayer_BSD * keep_B11
+            return dropped_sum(x_BSD, sublayer_BSD, kept_BSD, self.multiplier / (1 - self.dropout.p))
         if self.training:  # a search calls this for every token
             sublayer_BSD = self.dropout(sublayer_BSD)
         if self.multiplier != 1:
             sublayer_BSD = sublayer_BSD * self.multiplier
         return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)
+
+
+def dropped_sum(x_BSD: Tensor, y_BSD: Tensor, kept_BSD: Tensor, scale: float) -> Tensor:
+    """x + scale * y at the numbers where `kept_BSD` is True, x elsewhere, (B, S, D); in the type of x."""
+    if torch.compiler.is_compiling():  # which joins operations itself
+        return x_BSD + y_BSD.to(x_BSD.dtype) * kept_BSD * scale
+    total: Tensor = DroppedSum.apply(x_BSD, y_BSD, kept_BSD, scale)
+    return total
+
+
+def draw_dropout(layers: Sequence[nn.Module], x_BSD: Tensor) -> Sequence[Sequence[Tensor | None]]:
+    """The numbers that dropout keeps of the output of each sublayer, drawn for all layers in one kernel.
+
+    Returns:
+        For each layer and each of its sublayers, a mask (B, S, D); None where nothing is dropped.
+    """
+    residuals = [layer.residual for layer in layers]
+    counts = [residual.sublayers for residual in residuals]
+    dropped = {residual.dropout.p if residual.training else 0.0 for residual in residuals}
+    if len(dropped) != 1 or not 0 < max(dropped) < 1:
+        return [[None] * count for count in counts]
+    drawn = torch.empty(sum(counts), *x_BSD.shape, dtype=torch.bool, device=x_BSD.device)
+    return [part.unbind() for part in drawn.bernoulli_(1 - max(dropped)).split(counts)]
 
 
 class TokenEmbedding(nn.Embedding):

@@ -261,7 +261,7 @@ class Trainer:
                 loss, sums = self.task.losses(self.parallel, loss_config, batch)
                 # DDP takes the mean over workers; the loss is a sum over them.
                 with self.added_to_gradients():
-                    (loss * (self.world / tokens)).backward()
+                    loss.backward(torch.full_like(loss, self.world / tokens))
             totals += sums
 
     @contextlib.contextmanager

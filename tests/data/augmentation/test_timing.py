@@ -36,7 +36,7 @@ def resampled(timing: EpochTiming, members: list[tuple[int, int]]) -> list[torch
     """The positions of each utterance's new frames, for (number, frames) pairs."""
     indices, lengths = (torch.tensor(column) for column in zip(*members, strict=True))
     longest = int(stretched(lengths, timing.rates_N[indices]).max())
-    new, positions = timing.resample(lengths, indices, longest + 3)
+    new, positions = timing.of(lengths, indices).resample(torch.arange(len(members)), longest + 3)
     for row, old, length in zip(positions, lengths, new, strict=True):
         assert (row[length:] == row[length - 1]).all() and row[length - 1] <= old - 1
     return [row[:length] for row, length in zip(positions, new, strict=True)]
@@ -161,7 +161,7 @@ def test_gathered_utterances_have_their_ends_and_no_padding(data: DeviceSplit) -
 
 def test_timing_is_off_where_nothing_asks_for_it(data: DeviceSplit) -> None:
     assert data.timing(0.0, 0, 0, 1) is None
-    still = EpochTiming(0.0, 0, len(data.split.ids), KEY, CPU)
+    still = EpochTiming(0.0, 0, len(data.split.ids), KEY, CPU).of(data.frames)
     rows = Rows.of(np.array([4, 0, 11]))
     one, other = data.gather(rows, 100, timing=still), data.gather(rows, 100)
     for name, value in vars(other).items():

@@ -76,8 +76,8 @@ class RecognitionTask(Task):
     def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
         config, seed = self.config, self.config.training.seed
         self.epoch_frames = drawn_lengths(self.lengths, self.speed, (seed, epoch))
-        self.masks = self.train_data.masks(config.specaugment, seed, epoch)
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
+        self.masks = self.train_data.masks(config.specaugment, seed, epoch, self.timing)
         self.acoustics = self.train_data.acoustics(config.augmentation, self.trained.recipe, self.noise, seed, epoch)
 
     def training_batch(self, planned: PassBatch) -> Batch:
