@@ -141,9 +141,8 @@ class DeviceSplit:
         if timing is None:
             features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
         else:
-            original_B = lengths_B
             lengths_B, position_BT = timing.resample(index_B, edge)
-            features_BTF = gather_between(self.features, offsets_B, original_B, position_BT)
+            features_BTF = gather_between(self.features, offsets_B, position_BT)
         if acoustics is not None:
             features_BTF = acoustics.apply(features_BTF, lengths_B, index_B)
         features_BTF = self.normalizer(features_BTF, lengths_B)
@@ -153,16 +152,14 @@ class DeviceSplit:
         return Batch(**vars(text), features_BTF=features_BTF, lengths_B=lengths_B)
 
 
-def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
+def gather_between(flat: Tensor, offsets_B: Tensor, position_BW: Tensor) -> Tensor:
     """Linear interpolation between consecutive rows of a flat buffer, (B, W, ...) float32.
 
     Args:
-        offsets_B, lengths_B: index of the first row, and number of rows, of each sequence.
+        offsets_B: index of the first row of each sequence.
         position_BW: fractional positions within each sequence, from 0 to its length - 1.
     """
-    before_BW = position_BW.long()
-    after_BW = torch.minimum(before_BW + 1, lengths_B[:, None] - 1)
-    share_BW1 = (position_BW - before_BW)[..., None].float()
-    return torch.lerp(
-        flat[offsets_B[:, None] + before_BW].float(), flat[offsets_B[:, None] + after_BW].float(), share_BW1
-    )
+    both_2BW = torch.stack([position_BW, position_BW.ceil()]).long()
+    share_BW1 = (position_BW - both_2BW[0])[..., None].float()
+    before_BWF, after_BWF = flat[offsets_B[:, None] + both_2BW].float()
+    return torch.lerp(before_BWF, after_BWF, share_BW1)

@@ -7,7 +7,6 @@ width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.masking import length_mask, matmul_dtype, score_mask
 from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
-from trainables.models.layers import NOTHING_DRAWN, FeedForward, Residual, TokenEmbedding, draw_dropout, make_norm
+from trainables.models.kernels.dropout import NOTHING, Draws, draw_dropout
+from trainables.models.layers import FeedForward, Residual, TokenEmbedding, make_norm
 from trainables.models.positions import PositionTable, Rotation, make_rotation
 
 
@@ -82,7 +82,7 @@ class DecoderLayer(nn.Module):
         mask_B11S: Tensor | None = None,
         item_Q: Tensor | None = None,
         collected: list[Tensor] | None = None,
-        kept: Sequence[Tensor | None] = NOTHING_DRAWN,
+        draws: Draws = NOTHING,
     ) -> Tensor:
         """(B, Q, D) -> (B, Q, D), for all tokens (in training) or for the latest one of each hypothesis (in a search).
 
@@ -92,14 +92,15 @@ class DecoderLayer(nn.Module):
             mask_B11S: added to the scores of states, 0 at valid ones; None: all are valid.
             item_Q: number of the utterance of each position of an editor's flat batch; None: a row is an utterance.
             collected: list to which the weights of the cross-attention are added; see `CrossAttention.forward`.
-            kept: for each sublayer, the numbers that dropout keeps, from `draw_dropout`.
+            draws: what dropout drew, from `draw_dropout`.
         """
         keep = self.residual.draw(x_BQD, item_Q)
-        x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep, kept[0])
+        x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep, draws.kept[0])
         if self.cross_attention is not None and key_value is not None:
             cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S, collected)
-            x_BQD = self.residual(x_BQD, cross_BQD, keep, kept[1])
-        return self.residual(x_BQD, self.feed_forward(self.feed_forward_norm(x_BQD)), keep, kept[-1])
+            x_BQD = self.residual(x_BQD, cross_BQD, keep, draws.kept[1])
+        y_BQD = self.feed_forward(self.feed_forward_norm(x_BQD), draws.dropped[0])
+        return self.residual(x_BQD, y_BQD, keep, draws.kept[-1])
 
 
 class Decoder(nn.Module):
@@ -154,16 +155,19 @@ class Decoder(nn.Module):
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
             mask_B11S = score_mask(state_lengths_B, states_BSD.shape[1], matmul_dtype(states_BSD))
-        x_BUD = self.embedding(tokens_BU) * self.scale
+        x_BUD = self.embedding(tokens_BU)
         positions_UD = self.table(tokens_BU.shape[1], tokens_BU.device, kept=self.training)
-        x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
+        if positions_UD is None:
+            x_BUD = self.dropout(x_BUD * self.scale)
+        else:
+            x_BUD = self.dropout(torch.add(positions_UD, x_BUD, alpha=self.scale))
         attend = rotated(causal, self.rotation(tokens_BU.shape[1]))
         stack = self.stack
         key_values = [None] * len(stack) if states_BSD is None else self.project(states_BSD)
         drawn = draw_dropout(stack, x_BUD)
-        for layer, key_value, kept in zip(stack, key_values, drawn, strict=True):
+        for layer, key_value, draws in zip(stack, key_values, drawn, strict=True):
             last = collected if layer is stack[-1] else None
-            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=last, kept=kept)
+            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=last, draws=draws)
         return self.logits(x_BUD)
 
     def project(self, states_BSD: Tensor) -> list[tuple[Tensor, Tensor] | None]:
@@ -175,9 +179,10 @@ class Decoder(nn.Module):
         if not attentions:
             return [None] * len(self.stack)
         layers = [attention.key_value for attention in attentions]
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        bias = torch.cat(biases) if biases else None
-        parts = F.linear(states_BSD, torch.cat([layer.weight for layer in layers]), bias).chunk(2 * len(layers), dim=-1)
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        joined_BSW = F.linear(states_BSD, torch.cat(weights), torch.cat(biases) if biases else None)
+        parts = joined_BSW.chunk(2 * len(layers), dim=-1)
         return [
             attention.split(key, value)
             for attention, key, value in zip(attentions, parts[::2], parts[1::2], strict=True)

@@ -6,7 +6,6 @@ Shapes: B batch, T frames, S encoder states (subsampled frames), F mel bins, D m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from trainables.config_model import Model
 from trainables.masking import matmul_dtype
 from trainables.models.attention import Context, SelfAttention, attend_to_valid
 from trainables.models.conformer import ConformerLayer
-from trainables.models.layers import NOTHING_DRAWN, FeedForward, OwnDropout, Residual, draw_dropout, make_norm
+from trainables.models.kernels.dropout import NOTHING, Draws, draw_dropout
+from trainables.models.layers import FeedForward, OwnDropout, Residual, make_norm
 from trainables.models.positions import PositionTable, make_bias, make_distances, make_rotation
 from trainables.models.subsampling import make_subsampling
 
@@ -31,10 +31,12 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.residual = Residual(config)
 
-    def forward(self, x_BSD: Tensor, context: Context, kept: Sequence[Tensor | None] = NOTHING_DRAWN) -> Tensor:
+    def forward(self, x_BSD: Tensor, context: Context, draws: Draws = NOTHING) -> Tensor:
         keep = self.residual.draw(x_BSD)
-        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep, kept[0])
-        return self.residual(x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD)), keep, kept[1])
+        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep, draws.kept[0])
+        return self.residual(
+            x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD), draws.dropped[0]), keep, draws.kept[1]
+        )
 
 
 class Encoder(nn.Module):
@@ -78,8 +80,8 @@ class Encoder(nn.Module):
         """
         x_BSD, context = self.embed(features_BTF, lengths_B, weights_B)
         stack = self.stack
-        for layer, kept in zip(stack, draw_dropout(stack, x_BSD), strict=True):
-            x_BSD = layer(x_BSD, context, kept)
+        for layer, draws in zip(stack, draw_dropout(stack, x_BSD), strict=True):
+            x_BSD = layer(x_BSD, context, draws)
         x_BSD = self.norm(x_BSD)
         return self.output(x_BSD).to(x_BSD.dtype), context.lengths_B
 

@@ -5,18 +5,14 @@ Shapes: B batch, S positions (encoder states or tokens), D model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config_model import Blocks
+from trainables.models.kernels.dropout import dropped_product, dropped_sum
 
 NORM_EPSILON = 1e-5  # default
-NOTHING_DRAWN = (None, None, None, None)  # for the sublayers of a layer whose residual connections draw themselves
 
 
 def make_norm(kind: str, width: int, epsilon: float = NORM_EPSILON) -> nn.Module:
@@ -72,40 +68,21 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.outer = nn.Linear(width, config.d_model, bias=config.bias)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, dropped_BSC: Tensor | None = None) -> Tensor:
+        """Output (B, S, D).
+
+        Args:
+            dropped_BSC: True at the activations that dropout drops, from `draw_dropout`; None: they are drawn here.
+        """
         inner = self.inner(x_BSD)
+        if dropped_BSC is not None:
+            return dropped_product(self.activation, inner, dropped_BSC, self.outer, 1 / (1 - self.dropout.p))
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
             inner = self.activation(gate) * inner
         else:
             inner = self.activation(inner)
         return self.outer(self.dropout(inner))
-
-
-class DroppedSum(torch.autograd.Function):
-    """x + scale * y * kept in one kernel, and the gradient of y in y's own type in another.
-
-    Dropout and a sum of half and full precision take two, and so does their gradient, whose type is converted apart.
-    """
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, y: Tensor, kept: Tensor, scale: float) -> Tensor:
-        context.save_for_backward(kept)
-        context.scale, context.dtype = scale, y.dtype
-        return torch.addcmul(x, y, kept, value=scale, out=torch.empty_like(x))
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        (kept,) = context.saved_tensors
-        own = torch.empty_like(gradient, dtype=context.dtype)
-        torch.addcmul(zero(gradient.device), gradient, kept, value=context.scale, out=own)
-        return gradient, own, None, None
-
-
-@cache
-def zero(device: torch.device) -> Tensor:
-    """The number 0 on a device, made once."""
-    return torch.zeros((), device=device)
 
 
 class Residual(nn.Module):
@@ -116,11 +93,13 @@ class Residual(nn.Module):
 
     Args:
         sublayers: number of sublayers of the layer.
+        feed_forwards: how many of these are feed-forward ones.
     """
 
-    def __init__(self, config: Blocks, sublayers: int = 2) -> None:
+    def __init__(self, config: Blocks, sublayers: int = 2, feed_forwards: int = 1) -> None:
         super().__init__()
-        self.sublayers = sublayers
+        self.sublayers, self.feed_forwards = sublayers, feed_forwards
+        self.hidden_width = None if config.gated else config.inner_width
         self.multiplier = config.residual_multiplier
         self.dropout = nn.Dropout(config.dropout)
         self.layer_drop = config.layer_drop
@@ -157,29 +136,6 @@ class Residual(nn.Module):
         if self.multiplier != 1:
             sublayer_BSD = sublayer_BSD * self.multiplier
         return x_BSD + (sublayer_BSD if keep_B11 is None else sublayer_BSD * keep_B11)
-
-
-def dropped_sum(x_BSD: Tensor, y_BSD: Tensor, kept_BSD: Tensor, scale: float) -> Tensor:
-    """x + scale * y at the numbers where `kept_BSD` is True, x elsewhere, (B, S, D); in the type of x."""
-    if torch.compiler.is_compiling():  # which joins operations itself
-        return x_BSD + y_BSD.to(x_BSD.dtype) * kept_BSD * scale
-    total: Tensor = DroppedSum.apply(x_BSD, y_BSD, kept_BSD, scale)
-    return total
-
-
-def draw_dropout(layers: Sequence[nn.Module], x_BSD: Tensor) -> Sequence[Sequence[Tensor | None]]:
-    """The numbers that dropout keeps of the output of each sublayer, drawn for all layers in one kernel.
-
-    Returns:
-        For each layer and each of its sublayers, a mask (B, S, D); None where nothing is dropped.
-    """
-    residuals = [layer.residual for layer in layers]
-    counts = [residual.sublayers for residual in residuals]
-    dropped = {residual.dropout.p if residual.training else 0.0 for residual in residuals}
-    if len(dropped) != 1 or not 0 < max(dropped) < 1:
-        return [[None] * count for count in counts]
-    drawn = torch.empty(sum(counts), *x_BSD.shape, dtype=torch.bool, device=x_BSD.device)
-    return [part.unbind() for part in drawn.bernoulli_(1 - max(dropped)).split(counts)]
 
 
 class TokenEmbedding(nn.Embedding):

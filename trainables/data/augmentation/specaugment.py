@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainables.config_data import SpecAugment
 from trainables.data.augmentation.draws import generator
+from trainables.masking import positions
 
 TIMING = -1  # last part of the key of the generator for timing
 
@@ -43,7 +44,7 @@ class EpochTiming:
         """The timing of the utterances `indices_B`, which have `lengths_B` frames; default: of the whole split."""
         stretched_B = stretched(lengths_B, self.rates_N[indices_B])
         last_B, new_last_B = (lengths_B - 1).double(), (stretched_B - 1).double()
-        columns = [last_B, new_last_B]
+        columns = [last_B, new_last_B, new_last_B.clamp(min=1)]
         if self.warp:
             columns += self._points(new_last_B, self.draws_N2[indices_B])
         return Timing(stretched_B, torch.stack(columns, 1))
@@ -62,7 +63,8 @@ class Timing:
 
     Args:
         lengths_N: new lengths in frames.
-        places_NK: last frame, and last new frame; with a time warp, also the point and the place that it moves to.
+        places_NK: last frame, last new frame, and the latter or 1, to divide by; with a time warp, also the point and
+            the place that it moves to.
     """
 
     lengths_N: Tensor
@@ -73,13 +75,12 @@ class Timing:
 
         The first and the last frame keep their places; positions after the end repeat the last frame.
         """
-        last_B1, new_last_B1, *points = self.places_NK[indices_B].split(1, dim=1)
-        time_T = torch.arange(width, device=last_B1.device, dtype=last_B1.dtype)
-        position_BT = torch.minimum(time_T, new_last_B1)
+        last_B1, new_last_B1, divisor_B1, *points = self.places_NK[indices_B].split(1, dim=1)
+        position_BT = torch.minimum(positions(width, last_B1.device), new_last_B1)
         if points:
             position_BT = _unwarped(position_BT, new_last_B1, *points)
         # Multiplied before divided, so that the last frame is met exactly.
-        position_BT = torch.minimum(position_BT * last_B1 / new_last_B1.clamp(min=1), last_B1)
+        position_BT = torch.minimum(position_BT * last_B1 / divisor_B1, last_B1)
         return self.lengths_N[indices_B], position_BT
 
 
@@ -175,5 +176,5 @@ def _spans(draws_NM2: Tensor, widest_N1: Tensor, extent_N1: Tensor) -> Tensor:
 def _inside(spans_BM2: Tensor, size: int) -> Tensor:
     """Mask (B, size), True at positions inside any of a row's spans."""
     start_BM1, end_BM1 = spans_BM2.split(1, dim=-1)
-    position = torch.arange(size, device=spans_BM2.device)
+    position = positions(size, spans_BM2.device)
     return ((position >= start_BM1) & (position < end_BM1)).any(dim=1)
