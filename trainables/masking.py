@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST_POSITIONS = 1 << 16
+MOST_POSITIONS = 1 << 16  # kept on a device; wider rows get their own
 ALIGNED = 16  # numbers; torch's kernels of attention need 8 at least
 
 
