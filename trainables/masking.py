@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
+MOST_POSITIONS = 1 << 16  # kept on a device; wider rows get their own
 ALIGNED = 16  # numbers; torch's kernels of attention need 8 at least
+
+
+def positions(width: int, device: torch.device) -> Tensor:
+    """The numbers 0 ... width - 1 on a device: a part of what is there already, in a compiled graph its own."""
+    if torch.compiler.is_compiling() or device.type == "meta" or width > MOST_POSITIONS:
+        return torch.arange(width, device=device)
+    return _positions(device)[:width]
+
+
+@cache
+def _positions(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.arange(MOST_POSITIONS, device=device)
 
 
 def length_mask(lengths_B: Tensor, width: int) -> Tensor:
     """Mask (B, width), True at the first `length` positions of each row."""
-    return torch.arange(width, device=lengths_B.device) < lengths_B[:, None]
+    return positions(width, lengths_B.device) < lengths_B[:, None]
 
 
 def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
@@ -20,7 +36,7 @@ def score_mask(lengths_B: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     mask of truth values would be converted anew in every layer. Rows are longer than `width` for every width, so that
     compiled layers do not take the two for the same number.
     """
-    hidden_BS = ~length_mask(lengths_B, width + ALIGNED - width % ALIGNED)
+    hidden_BS = positions(width + ALIGNED - width % ALIGNED, lengths_B.device) >= lengths_B[:, None]
     mask_BS = torch.zeros(hidden_BS.shape, dtype=dtype, device=lengths_B.device).masked_fill_(hidden_BS, -torch.inf)
     return mask_BS[:, None, None, :width]
 

@@ -22,7 +22,6 @@ from step_counts import NARROW
 from search_spaces.reader import load_space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
-from trainables.training.compilation import compile_layers
 from trainables.training.loop import Trainer, default_device
 
 EPOCH_SECONDS, VALIDATION_SECONDS = 100.6 * 3600, 5.4 * 3600  # of train-clean-100, and of dev-clean
@@ -53,7 +52,7 @@ def measured(config: Config, corpus: Corpus, device: torch.device, compiled: boo
     trainer = Trainer(config, corpus, device)
     trainer.enter(trainer.phases[-1])
     if compiled:
-        compile_layers(trainer.model)
+        trainer.compile()
     trainer.model.train()
     sums = torch.zeros(len(trainer.task.SUMS), device=device, dtype=torch.float64)
     audio, padded, start, done = 0.0, 0.0, now(device), 0

@@ -31,7 +31,6 @@ from trainables.config import Config
 from trainables.data.augmentation import drawn_lengths, possible_lengths
 from trainables.data.batch_plan import BatchPlan, placed
 from trainables.data.corpus import Corpus
-from trainables.training.compilation import compile_layers
 from trainables.training.loop import Trainer
 from trainables.training.tasks.recognition import VALIDATION_SECONDS
 
@@ -131,7 +130,7 @@ def compiled_counts(trainer: Trainer, passes: int = 3) -> dict[str, Any]:
     torch._dynamo.reset()
     counters.clear()
     graphs = CompileCounterWithBackend("eager")  # they are traced, and run as they are
-    compile_layers(trainer.model, graphs)
+    trainer.compile(graphs)
     sums = torch.zeros(len(trainer.task.SUMS), dtype=torch.float64)
     for update in itertools.islice(trainer.updates_of(1), passes):
         trainer.accumulate_gradients(update, trainer.config.loss, sums)

@@ -13,8 +13,8 @@ from step_counts import Kernels, Uploads, counts, decode_steps
 from search_spaces.reader import load_space
 from trainables.config import Config, Tokenizer
 
-MOST_LAUNCHES = 1_170
-MOST_GRAPHS = 6  # of three passes
+MOST_LAUNCHES = 900
+MOST_GRAPHS = 2  # of three passes: the encoder's layers, and the decoder's
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,11 @@ def config() -> Config:
 
 
 def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tmp_path: Path) -> None:
-    found = counts(config, noise_corpus(tmp_path / "noise", 0.05), scale=0.1)
+    found = counts(config, noise_corpus(tmp_path / "noise", 0.2), scale=0.1)
     assert 500 < found["launches"] <= MOST_LAUNCHES
     assert found["shapes"] <= 32 and found["padded_share"] <= 0.05
     assert found["uploads"] == found["waits"] == 0
-    assert found["breaks"] == 0 and 2 <= found["graphs"] <= MOST_GRAPHS
+    assert found["breaks"] == 0 and found["graphs"] == MOST_GRAPHS
     assert found["launches"] == sum(found["kernels"].values())
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.models import speech_transformer
-from trainables.models.mixed_precision import converted_weights
+from trainables.models.kernels.mixed_precision import converted_weights
 from trainables.models.speech_transformer import SpeechTransformer
 
 

@@ -18,5 +18,5 @@ def make_batch(transcripts: list[list[int]], weights: list[float] | None = None)
         inputs_BU=torch.tensor([[SOS, *row[:-1]] for row in padded]),
         targets_BU=torch.tensor(padded),
         target_lengths_B=torch.tensor([len(ids) + 1 for ids in transcripts]),
-        weights_B=torch.tensor(weights or [1.0] * len(transcripts)),
+        weights_B=torch.tensor(weights or [1.0] * len(transcripts), dtype=torch.float32),
     )

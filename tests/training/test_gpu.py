@@ -39,8 +39,8 @@ def gathered(corpus: Corpus, device: str, normalization: str) -> Batch:
     split = corpus.training_split()
     normalizer = Normalizer(Features.model_validate({"normalization": normalization}), corpus.mean, corpus.std, place)
     data = DeviceSplit(split, Tokenizer.train(split.texts or [], tiny.config().tokenizer), normalizer, place)
-    masks = data.masks(MASKS, seed=0, epoch=1)
     timing = data.timing(speed=0.1, warp=5, seed=0, epoch=1)
+    masks = data.masks(MASKS, seed=0, epoch=1, timing=timing)
     return data.gather(Rows.of(np.array([4, 0, 11]), place), 100, None, masks, timing)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation, Features, SpecAugment
-from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming
+from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming, Timing
 from trainables.data.augmentation.noise import Noise
 from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Split
@@ -89,18 +89,20 @@ class DeviceSplit:
         self.features = split.features.to(device) if features is None else features
         self.frames = torch.from_numpy(split.frames).to(device)
         self.frame_offsets = torch.from_numpy(split.offsets).to(device)
+        self.extents_N2 = torch.stack([self.frames, self.frame_offsets], 1)
 
-    def masks(self, config: SpecAugment, seed: int, epoch: int) -> EpochMasks | None:
-        """SpecAugment masks of an epoch; None where the configuration has none."""
+    def masks(self, config: SpecAugment, seed: int, epoch: int, timing: Timing | None = None) -> EpochMasks | None:
+        """SpecAugment masks of an epoch with a timing; None where the configuration has none."""
         if not (config.frequency_masks or config.time_masks):
             return None
-        return EpochMasks(config, len(self.split.ids), (seed, epoch), self.device)
+        lengths_N = self.frames if timing is None else timing.lengths_N
+        return EpochMasks(config, lengths_N, self.normalizer.num_feats, (seed, epoch))
 
-    def timing(self, speed: float, warp: int, seed: int, epoch: int) -> EpochTiming | None:
+    def timing(self, speed: float, warp: int, seed: int, epoch: int) -> Timing | None:
         """Speed perturbation and time warp of an epoch; None where both are 0."""
         if not (speed or warp):
             return None
-        return EpochTiming(speed, warp, len(self.split.ids), (seed, epoch), self.device)
+        return EpochTiming(speed, warp, len(self.split.ids), (seed, epoch), self.device).of(self.frames)
 
     def noise(self, config: Augmentation, recipe: FeatureRecipe) -> Noise | None:
         """Noise for the utterances; None where the configuration has none."""
@@ -123,7 +125,7 @@ class DeviceSplit:
         edge: int,
         tokens: int | None = None,
         masks: EpochMasks | None = None,
-        timing: EpochTiming | None = None,
+        timing: Timing | None = None,
         acoustics: EpochAcoustics | None = None,
     ) -> Batch:
         """The batch of the utterances `rows`, padded to `edge` frames and `tokens` tokens.
@@ -135,32 +137,29 @@ class DeviceSplit:
             acoustics: voices, rooms and noise of the epoch; None: the features keep theirs.
         """
         index_B = rows.index_B
-        lengths_B, offsets_B = self.frames[index_B], self.frame_offsets[index_B]
+        lengths_B, offsets_B = self.extents_N2[index_B].unbind(1)
         if timing is None:
             features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
         else:
-            original_B = lengths_B
-            lengths_B, position_BT = timing.resample(original_B, index_B, edge)
-            features_BTF = gather_between(self.features, offsets_B, original_B, position_BT)
+            lengths_B, position_BT = timing.resample(index_B, edge)
+            features_BTF = gather_between(self.features, offsets_B, position_BT)
         if acoustics is not None:
             features_BTF = acoustics.apply(features_BTF, lengths_B, index_B)
         features_BTF = self.normalizer(features_BTF, lengths_B)
         if masks is not None:
-            features_BTF = masks.apply(features_BTF, lengths_B, index_B, self.normalizer.fill)
+            features_BTF = masks.apply(features_BTF, index_B, self.normalizer.fill)
         text = self.texts.gather(rows, tokens or int(self.token_counts[rows.indices].max()) + 1)
         return Batch(**vars(text), features_BTF=features_BTF, lengths_B=lengths_B)
 
 
-def gather_between(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, position_BW: Tensor) -> Tensor:
+def gather_between(flat: Tensor, offsets_B: Tensor, position_BW: Tensor) -> Tensor:
     """Linear interpolation between consecutive rows of a flat buffer, (B, W, ...) float32.
 
     Args:
-        offsets_B, lengths_B: index of the first row, and number of rows, of each sequence.
+        offsets_B: index of the first row of each sequence.
         position_BW: fractional positions within each sequence, from 0 to its length - 1.
     """
-    before_BW = position_BW.long()
-    after_BW = torch.minimum(before_BW + 1, lengths_B[:, None] - 1)
-    share_BW1 = (position_BW - before_BW)[..., None].float()
-    return torch.lerp(
-        flat[offsets_B[:, None] + before_BW].float(), flat[offsets_B[:, None] + after_BW].float(), share_BW1
-    )
+    both_2BW = torch.stack([position_BW, position_BW.ceil()]).long()
+    share_BW1 = (position_BW - both_2BW[0])[..., None].float()
+    before_BWF, after_BWF = flat[offsets_B[:, None] + both_2BW].float()
+    return torch.lerp(before_BWF, after_BWF, share_BW1)

@@ -266,8 +266,11 @@ class CrossAttention(nn.Module):
 
     def project(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's states, (B, H, S, E) each; computed once for all decoding steps."""
-        key, value = (split_heads(part, self.heads) for part in self.key_value(states_BSD).chunk(2, dim=-1))
-        return self.key_norm(key), value
+        return self.split(*self.key_value(states_BSD).chunk(2, dim=-1))
+
+    def split(self, key_BSD: Tensor, value_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys and values of the encoder's states (B, S, H * E) by heads, (B, H, S, E) each."""
+        return self.key_norm(split_heads(key_BSD, self.heads)), split_heads(value_BSD, self.heads)
 
     def project_query(self, x_BQD: Tensor) -> Tensor:
         """Queries, (B, H, Q, E)."""

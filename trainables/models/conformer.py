@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainables.config_model import Model
 from trainables.masking import length_mask
 from trainables.models.attention import Context, SelfAttention
+from trainables.models.kernels.dropout import NOTHING, Draws
 from trainables.models.layers import FeedForward, Residual, make_norm
 from trainables.models.positions import make_distances
 
@@ -41,14 +42,17 @@ class ConformerLayer(nn.Module):
         self.second_feed_forward_norm = make_norm(norm, width, epsilon)
         self.second_feed_forward = FeedForward(config)
         self.norm = make_norm(norm, width, epsilon)
-        self.residual = Residual(config)
+        self.residual = Residual(config, sublayers=4, feed_forwards=2)
 
-    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
+    def forward(self, x_BSD: Tensor, context: Context, draws: Draws = NOTHING) -> Tensor:
         keep = self.residual.draw(x_BSD)
-        x_BSD = self.residual(x_BSD, HALF * self.first_feed_forward(self.first_feed_forward_norm(x_BSD)), keep)
-        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep)
-        x_BSD = self.residual(x_BSD, self.convolution(self.convolution_norm(x_BSD), context), keep)
-        x_BSD = self.residual(x_BSD, HALF * self.second_feed_forward(self.second_feed_forward_norm(x_BSD)), keep)
+        kept, (first, second) = draws
+        y_BSD = HALF * self.first_feed_forward(self.first_feed_forward_norm(x_BSD), first)
+        x_BSD = self.residual(x_BSD, y_BSD, keep, kept[0])
+        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep, kept[1])
+        x_BSD = self.residual(x_BSD, self.convolution(self.convolution_norm(x_BSD), context), keep, kept[2])
+        y_BSD = HALF * self.second_feed_forward(self.second_feed_forward_norm(x_BSD), second)
+        x_BSD = self.residual(x_BSD, y_BSD, keep, kept[3])
         return self.norm(x_BSD)
 
 

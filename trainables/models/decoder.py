@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config_model import Model
 from trainables.masking import length_mask, matmul_dtype, score_mask
 from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
+from trainables.models.kernels.dropout import NOTHING, Draws, draw_dropout
 from trainables.models.layers import FeedForward, Residual, TokenEmbedding, make_norm
-from trainables.models.positions import Rotation, make_rotation, position_table
+from trainables.models.positions import PositionTable, Rotation, make_rotation
 
 
 @dataclass
@@ -70,7 +72,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = CrossAttention(config, config.states_width) if cross_attention else None
         self.feed_forward_norm = make_norm(norm, width, epsilon)
         self.feed_forward = FeedForward(config)
-        self.residual = Residual(config)
+        self.residual = Residual(config, sublayers=3 if cross_attention else 2)
 
     def forward(
         self,
@@ -80,6 +82,7 @@ class DecoderLayer(nn.Module):
         mask_B11S: Tensor | None = None,
         item_Q: Tensor | None = None,
         collected: list[Tensor] | None = None,
+        draws: Draws = NOTHING,
     ) -> Tensor:
         """(B, Q, D) -> (B, Q, D), for all tokens (in training) or for the latest one of each hypothesis (in a search).
 
@@ -89,13 +92,15 @@ class DecoderLayer(nn.Module):
             mask_B11S: added to the scores of states, 0 at valid ones; None: all are valid.
             item_Q: number of the utterance of each position of an editor's flat batch; None: a row is an utterance.
             collected: list to which the weights of the cross-attention are added; see `CrossAttention.forward`.
+            draws: what dropout drew, from `draw_dropout`.
         """
         keep = self.residual.draw(x_BQD, item_Q)
-        x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep)
+        x_BQD = self.residual(x_BQD, self.self_attention(self.self_attention_norm(x_BQD), attend), keep, draws.kept[0])
         if self.cross_attention is not None and key_value is not None:
             cross_BQD = self.cross_attention(self.cross_attention_norm(x_BQD), key_value, mask_B11S, collected)
-            x_BQD = self.residual(x_BQD, cross_BQD, keep)
-        return self.residual(x_BQD, self.feed_forward(self.feed_forward_norm(x_BQD)), keep)
+            x_BQD = self.residual(x_BQD, cross_BQD, keep, draws.kept[1])
+        y_BQD = self.feed_forward(self.feed_forward_norm(x_BQD), draws.dropped[0])
+        return self.residual(x_BQD, y_BQD, keep, draws.kept[-1])
 
 
 class Decoder(nn.Module):
@@ -109,6 +114,7 @@ class Decoder(nn.Module):
         self.config = config
         self.scale = (math.sqrt(config.d_model) if config.scale_embeddings else 1.0) * config.embedding_multiplier
         self.embedding = TokenEmbedding(vocab_size, config.d_model)
+        self.table = PositionTable(config.decoder_positions, config)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config, cross_attention) for _ in range(config.decoder_layers))
         self.norm = make_norm(config.norm, config.d_model, config.norm_epsilon)
@@ -125,7 +131,7 @@ class Decoder(nn.Module):
     def positions(self, length: int, start: int = 0) -> Tensor | None:
         """Position embeddings of `length` tokens from number `start` on, (length, D); None: no positions are added."""
         weight = self.embedding.weight
-        table_UD = position_table(self.config.decoder_positions, length, self.config, weight.device, start)
+        table_UD = self.table(length, weight.device, start)
         return None if table_UD is None else table_UD.to(weight.dtype)
 
     def rotation(self, length: int, start: int = 0) -> Rotation | None:
@@ -149,17 +155,38 @@ class Decoder(nn.Module):
         mask_B11S = None
         if states_BSD is not None and state_lengths_B is not None:
             mask_B11S = score_mask(state_lengths_B, states_BSD.shape[1], matmul_dtype(states_BSD))
-        x_BUD = self.embedding(tokens_BU) * self.scale
-        positions_UD = self.positions(tokens_BU.shape[1])
-        x_BUD = self.dropout(x_BUD if positions_UD is None else x_BUD + positions_UD)
+        x_BUD = self.embedding(tokens_BU)
+        positions_UD = self.table(tokens_BU.shape[1], tokens_BU.device, kept=self.training)
+        if positions_UD is None:
+            x_BUD = self.dropout(x_BUD * self.scale)
+        else:
+            x_BUD = self.dropout(torch.add(positions_UD, x_BUD, alpha=self.scale))
         attend = rotated(causal, self.rotation(tokens_BU.shape[1]))
         stack = self.stack
-        for layer in stack:
-            key_value = None
-            if layer.cross_attention is not None and states_BSD is not None:
-                key_value = layer.cross_attention.project(states_BSD)
-            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=collected if layer is stack[-1] else None)
+        key_values = [None] * len(stack) if states_BSD is None else self.project(states_BSD)
+        drawn = draw_dropout(stack, x_BUD)
+        for layer, key_value, draws in zip(stack, key_values, drawn, strict=True):
+            last = collected if layer is stack[-1] else None
+            x_BUD = layer(x_BUD, attend, key_value, mask_B11S, collected=last, draws=draws)
         return self.logits(x_BUD)
+
+    def project(self, states_BSD: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+        """Keys and values of the encoder's states for each active layer, by one matrix product for all layers.
+
+        None for layers without cross-attention.
+        """
+        attentions = [layer.cross_attention for layer in self.stack if layer.cross_attention is not None]
+        if not attentions:
+            return [None] * len(self.stack)
+        layers = [attention.key_value for attention in attentions]
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+        joined_BSW = F.linear(states_BSD, torch.cat(weights), torch.cat(biases) if biases else None)
+        parts = joined_BSW.chunk(2 * len(layers), dim=-1)
+        return [
+            attention.split(key, value)
+            for attention, key, value in zip(attentions, parts[::2], parts[1::2], strict=True)
+        ]
 
     def logits(self, x_BUD: Tensor) -> Tensor:
         """Output of the last layer (B, U, D) -> logits over tokens (B, U, V)."""

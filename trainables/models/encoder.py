@@ -14,8 +14,9 @@ from trainables.config_model import Model
 from trainables.masking import matmul_dtype
 from trainables.models.attention import Context, SelfAttention, attend_to_valid
 from trainables.models.conformer import ConformerLayer
+from trainables.models.kernels.dropout import NOTHING, Draws, draw_dropout
 from trainables.models.layers import FeedForward, OwnDropout, Residual, make_norm
-from trainables.models.positions import make_bias, make_distances, make_rotation, position_table
+from trainables.models.positions import PositionTable, make_bias, make_distances, make_rotation
 from trainables.models.subsampling import make_subsampling
 
 
@@ -30,10 +31,12 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.residual = Residual(config)
 
-    def forward(self, x_BSD: Tensor, context: Context) -> Tensor:
+    def forward(self, x_BSD: Tensor, context: Context, draws: Draws = NOTHING) -> Tensor:
         keep = self.residual.draw(x_BSD)
-        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep)
-        return self.residual(x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD)), keep)
+        x_BSD = self.residual(x_BSD, context.attention(self.attention, self.attention_norm(x_BSD)), keep, draws.kept[0])
+        return self.residual(
+            x_BSD, self.feed_forward(self.feed_forward_norm(x_BSD), draws.dropped[0]), keep, draws.kept[1]
+        )
 
 
 class Encoder(nn.Module):
@@ -49,6 +52,7 @@ class Encoder(nn.Module):
         self.subsampling = make_subsampling(config, num_feats)
         norm, width, epsilon = config.norm, config.d_model, config.norm_epsilon
         self.embedding_norm = make_norm(norm if config.embedding_norm else "none", width, epsilon)
+        self.positions = PositionTable(config.encoder_positions, config)
         self.relative_bias = make_bias(config)
         self.position_dropout = OwnDropout(config.position_dropout)
         own = config.input_dropout
@@ -75,8 +79,9 @@ class Encoder(nn.Module):
             weights_B: weight of each utterance; those of weight 0, which only fill the batch, change no statistics.
         """
         x_BSD, context = self.embed(features_BTF, lengths_B, weights_B)
-        for layer in self.stack:
-            x_BSD = layer(x_BSD, context)
+        stack = self.stack
+        for layer, draws in zip(stack, draw_dropout(stack, x_BSD), strict=True):
+            x_BSD = layer(x_BSD, context, draws)
         x_BSD = self.norm(x_BSD)
         return self.output(x_BSD).to(x_BSD.dtype), context.lengths_B
 
@@ -87,7 +92,7 @@ class Encoder(nn.Module):
         if not self.config.norm_positions:
             x_BSD = self.embedding_norm(x_BSD)
         width, device = x_BSD.shape[1], x_BSD.device
-        table_SD = position_table(self.config.encoder_positions, width, self.config, device)
+        table_SD = self.positions(width, device, kept=self.training)
         if table_SD is not None:
             x_BSD = x_BSD + self.position_dropout(table_SD.to(x_BSD.dtype))
         x_BSD = self.dropout(x_BSD)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.config_model import Blocks
+from trainables.models.kernels.dropout import dropped_product, dropped_sum
 
 NORM_EPSILON = 1e-5  # default
 
@@ -67,8 +68,15 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.outer = nn.Linear(width, config.d_model, bias=config.bias)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, dropped_BSC: Tensor | None = None) -> Tensor:
+        """Output (B, S, D).
+
+        Args:
+            dropped_BSC: True at the activations that dropout drops, from `draw_dropout`; None: they are drawn here.
+        """
         inner = self.inner(x_BSD)
+        if dropped_BSC is not None:
+            return dropped_product(self.activation, inner, dropped_BSC, self.outer, 1 / (1 - self.dropout.p))
         if self.gated:
             gate, inner = inner.chunk(2, dim=-1)
             inner = self.activation(gate) * inner
@@ -82,10 +90,16 @@ class Residual(nn.Module):
 
     LayerDrop (Fan et al., 2020, arXiv 1909.11556) multiplies the outputs for an utterance by 0 or 1. So every parameter
     takes part in every step, which distributed training and compiled graphs need.
+
+    Args:
+        sublayers: number of sublayers of the layer.
+        feed_forwards: how many of these are feed-forward ones.
     """
 
-    def __init__(self, config: Blocks) -> None:
+    def __init__(self, config: Blocks, sublayers: int = 2, feed_forwards: int = 1) -> None:
         super().__init__()
+        self.sublayers, self.feed_forwards = sublayers, feed_forwards
+        self.hidden_width = None if config.gated else config.inner_width
         self.multiplier = config.residual_multiplier
         self.dropout = nn.Dropout(config.dropout)
         self.layer_drop = config.layer_drop
@@ -105,8 +119,18 @@ class Residual(nn.Module):
             return (drawn_S >= self.layer_drop).to(x_BSD.dtype)[None, :, None]
         return (torch.rand(len(x_BSD), 1, 1, device=x_BSD.device) >= self.layer_drop).to(x_BSD.dtype)
 
-    def forward(self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None) -> Tensor:
-        """Input + factor * dropout(output of the sublayer) * LayerDrop's `keep_B11` (from `draw`), (B, S, D)."""
+    def forward(
+        self, x_BSD: Tensor, sublayer_BSD: Tensor, keep_B11: Tensor | None, kept_BSD: Tensor | None = None
+    ) -> Tensor:
+        """Input + factor * dropout(output of the sublayer) * LayerDrop's `keep_B11` (from `draw`), (B, S, D).
+
+        Args:
+            kept_BSD: True at the numbers that dropout keeps, from `draw_dropout`; None: they are drawn here.
+        """
+        if kept_BSD is not None:
+            if keep_B11 is not None:
+                sublayer_BSD = sublayer_BSD * keep_B11
+            return dropped_sum(x_BSD, sublayer_BSD, kept_BSD, self.multiplier / (1 - self.dropout.p))
         if self.training:  # a search calls this for every token
             sublayer_BSD = self.dropout(sublayer_BSD)
         if self.multiplier != 1:

@@ -38,10 +38,16 @@ class LossSums:
 
 
 class CTCLengths(NamedTuple):
-    """Encoder states and tokens of the transcript, without EOS, of each utterance of a batch, on the CPU."""
+    """Lengths of the utterances of a batch, for CTC.
 
-    states: list[int]
-    tokens: list[int]
+    Attributes:
+        states, tokens: encoder states, and tokens of the transcript without EOS: lists on the CPU, or tensors.
+        infeasible_B: 1 for each that CTC cannot align, else 0, on the device.
+    """
+
+    states: list[int] | Tensor
+    tokens: list[int] | Tensor
+    infeasible_B: Tensor
 
 
 def loss_sums(
@@ -59,13 +65,16 @@ def loss_sums(
     alignment: it adds 0 to the CTC sum and 1 to `infeasible`.
 
     Args:
-        known: the lengths of states and transcripts on the CPU, where they are known there; None: CTC copies them from
-            the device, and the CPU waits until the device has got there.
+        known: the lengths of states and transcripts, where they are known before; None: CTC copies them from the
+            device, and the CPU waits until the device has got there.
         attention_BHUS: weights of the attention that is guided; None: none is.
     """
     sums = cross_entropy_sums(config.label_smoothing, logits_BUV, batch.targets_BU, batch.weights_B)
-    transcript_lengths_B = batch.target_lengths_B - 1
-    states, tokens = cast(Any, known or (state_lengths_B, transcript_lengths_B))  # torch's stubs know of tensors alone
+    if known is None:
+        transcript_lengths_B = batch.target_lengths_B - 1
+        infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
+        known = CTCLengths(state_lengths_B, transcript_lengths_B, infeasible_B.float())
+    states, tokens = cast(Any, known[:2])  # torch's stubs know of tensors alone
     ctc_B = F.ctc_loss(
         ctc_logits_BSV.float().log_softmax(-1).transpose(0, 1),
         batch.targets_BU,
@@ -75,8 +84,7 @@ def loss_sums(
         reduction="none",
         zero_infinity=True,
     )
-    infeasible_B = ctc_frames_needed(batch.targets_BU, transcript_lengths_B) > state_lengths_B
-    sums = replace(sums, ctc=(ctc_B * batch.weights_B).sum(), infeasible=(infeasible_B * batch.weights_B).sum())
+    sums = replace(sums, ctc=ctc_B @ batch.weights_B, infeasible=known.infeasible_B @ batch.weights_B)
     if attention_BHUS is None:
         return sums
     return replace(sums, stray=stray_attention(attention_BHUS, state_lengths_B, batch))
@@ -108,12 +116,12 @@ def stray_attention(attention_BHUS: Tensor, state_lengths_B: Tensor, batch: Batc
 def cross_entropy_sums(label_smoothing: float, logits_BUV: Tensor, targets_BU: Tensor, weights_B: Tensor) -> LossSums:
     """Cross-entropy against the target tokens (EOS included), without CTC."""
     weights_BU = weights_B[:, None] * (targets_BU != PAD)
-    cross_entropy_BU = F.cross_entropy(
+    cross_entropy_M = F.cross_entropy(
         logits_BUV.float().flatten(0, 1), targets_BU.flatten(), reduction="none", label_smoothing=label_smoothing
-    ).view_as(targets_BU)
+    )
     zero = weights_BU.new_zeros(())
     return LossSums(
-        (cross_entropy_BU * weights_BU).sum(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero, stray=zero
+        cross_entropy_M @ weights_BU.flatten(), ctc=zero, tokens=weights_BU.sum(), infeasible=zero, stray=zero
     )
 
 

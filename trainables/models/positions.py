@@ -31,6 +31,29 @@ def position_table(kind: str, length: int, config: Model, device: torch.device, 
     return sinusoids(position_S, config.d_model, config.sinusoids)
 
 
+class PositionTable:
+    """Embeddings (length, D) of positions, to add to the input of a stack, or none.
+
+    Those of the longest training pass so far are kept, for they are the same in every pass.
+    """
+
+    def __init__(self, kind: str, config: Model) -> None:
+        self.kind, self.config = kind, config
+        self.longest: Tensor | None = None
+
+    def __call__(self, length: int, device: torch.device, start: int = 0, kept: bool = False) -> Tensor | None:
+        """Embeddings of `length` positions from `start` on; None unless the kind is sinusoidal.
+
+        Args:
+            kept: whether the embeddings come from those that are kept; only with `start` 0.
+        """
+        if not kept:
+            return position_table(self.kind, length, self.config, device, start)
+        if self.longest is None or len(self.longest) < length or self.longest.device != device:
+            self.longest = position_table(self.kind, length, self.config, device)
+        return None if self.longest is None else self.longest[:length]
+
+
 def make_rotation(kind: str, length: int, config: Blocks, device: torch.device, start: int = 0) -> Rotation | None:
     """Rotary embedding of queries and keys for `length` positions from `start` on; None unless `kind` is rotary."""
     if kind != "rotary":

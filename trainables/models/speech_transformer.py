@@ -15,8 +15,8 @@ from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.encoder import Encoder
+from trainables.models.kernels.mixed_precision import converted_weights
 from trainables.models.layers import initialize
-from trainables.models.mixed_precision import converted_weights
 
 
 class States(NamedTuple):

@@ -42,7 +42,7 @@ def make_subsampling(config: Model, num_feats: int) -> nn.Module:
 
 def reduced(lengths_B: Tensor, factor: int) -> Tensor:
     """Lengths after subsampling: ceil(length / factor), (B,)."""
-    return (lengths_B + factor - 1) // factor
+    return (lengths_B + (factor - 1)) // factor
 
 
 def stacked(x_BTF: Tensor, lengths_B: Tensor, factor: int) -> Tensor:

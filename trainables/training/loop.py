@@ -141,8 +141,7 @@ class Trainer:
             report(row, None if self.unfinished or row is not self.history[-1] else self.saver())
         last = until or self.config.training.epochs
         if wants_compilation(self.config.training, self.device, last - len(self.history)):
-            compile_layers(self.model)
-            self.compiled = True
+            self.compile()
         for epoch in range(len(self.history) + 1, last + 1):
             if self.notices.given():
                 raise Interrupted
@@ -150,6 +149,11 @@ class Trainer:
             if epoch > known:
                 report(self.history[-1], self.saver())
         self.averages.finish(len(self.history))
+
+    def compile(self, backend: Any = "inductor") -> None:
+        """Compiles the layers, which takes place in the first passes; `backend` is one of torch.compile."""
+        compile_layers(self.model, backend)
+        self.compiled = True
 
     def epoch(self, epoch: int) -> Metrics:
         """Trains through the training split once (epochs count from 1), validates, and returns all metrics."""
@@ -258,10 +262,11 @@ class Trainer:
         tokens = sum(int(self.task.target_tokens[batch.indices].sum()) for batch in batches)
         for place, batch in enumerate(batches):
             with self.synchronize(place == len(batches) - 1):
-                loss, sums = self.task.losses(self.parallel, loss_config, batch)
+                with uncompiled(self.compiled and len(batch.rows.indices) == 1):
+                    loss, sums = self.task.losses(self.parallel, loss_config, batch)
                 # DDP takes the mean over workers; the loss is a sum over them.
                 with self.added_to_gradients():
-                    (loss * (self.world / tokens)).backward()
+                    loss.backward(torch.full_like(loss, self.world / tokens))
             totals += sums
 
     @contextlib.contextmanager
@@ -311,7 +316,7 @@ class Trainer:
         """Metrics of the model's current weights on the whole validation split."""
         self.model.eval()
         epoch = len(self.history) + 1
-        with uncompiled() if self.compiled else contextlib.nullcontext():
+        with uncompiled(self.compiled):
             metrics = self.task.validate(epoch, self.rank, self.world)
         check_finite("validation loss", metrics["val_loss"], epoch)
         return metrics

@@ -20,6 +20,7 @@ from trainables.data.batching import DeviceSplit, Normalizer, gather_between
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import corpus_tokenizer
+from trainables.models.losses import ctc_frames_needed
 from trainables.training.loop import Trainer
 from trainables.training.tasks import RecognitionTask
 
@@ -36,7 +37,7 @@ def resampled(timing: EpochTiming, members: list[tuple[int, int]]) -> list[torch
     """The positions of each utterance's new frames, for (number, frames) pairs."""
     indices, lengths = (torch.tensor(column) for column in zip(*members, strict=True))
     longest = int(stretched(lengths, timing.rates_N[indices]).max())
-    new, positions = timing.resample(lengths, indices, longest + 3)
+    new, positions = timing.of(lengths, indices).resample(torch.arange(len(members)), longest + 3)
     for row, old, length in zip(positions, lengths, new, strict=True):
         assert (row[length:] == row[length - 1]).all() and row[length - 1] <= old - 1
     return [row[:length] for row, length in zip(positions, new, strict=True)]
@@ -114,7 +115,7 @@ def test_gathering_between_rows_is_numpys_interpolation(lengths: list[int], seed
     flat = torch.from_numpy(random.normal(size=(sum(lengths), 3))).half()
     offsets = torch.tensor(np.cumsum(lengths) - lengths)
     position = torch.from_numpy(random.uniform(0, 1, (len(lengths), 7)) * (np.array(lengths)[:, None] - 1))
-    found = gather_between(flat, offsets, torch.tensor(lengths), position)
+    found = gather_between(flat, offsets, position)
     assert found.dtype == torch.float32
     for row, start, length, places in zip(found, offsets.tolist(), lengths, position.numpy(), strict=True):
         own = flat[start : start + length].float().numpy()
@@ -126,7 +127,7 @@ def test_gathering_between_rows_is_numpys_interpolation(lengths: list[int], seed
 def test_gathering_between_rows_at_whole_positions_is_gathering_rows() -> None:
     flat, offsets, lengths = torch.randn(50, 2), torch.tensor([0, 20]), torch.tensor([20, 30])
     position = torch.minimum(torch.arange(30.0, dtype=torch.float64), lengths[:, None] - 1)
-    assert torch.equal(gather_between(flat, offsets, lengths, position), gather_rows(flat, offsets, lengths, 30))
+    assert torch.equal(gather_between(flat, offsets, position), gather_rows(flat, offsets, lengths, 30))
 
 
 @pytest.fixture(scope="module", params=["global_mvn", "cepstral", "none"])
@@ -161,7 +162,7 @@ def test_gathered_utterances_have_their_ends_and_no_padding(data: DeviceSplit) -
 
 def test_timing_is_off_where_nothing_asks_for_it(data: DeviceSplit) -> None:
     assert data.timing(0.0, 0, 0, 1) is None
-    still = EpochTiming(0.0, 0, len(data.split.ids), KEY, CPU)
+    still = EpochTiming(0.0, 0, len(data.split.ids), KEY, CPU).of(data.frames)
     rows = Rows.of(np.array([4, 0, 11]))
     one, other = data.gather(rows, 100, timing=still), data.gather(rows, 100)
     for name, value in vars(other).items():
@@ -209,6 +210,9 @@ def test_lengths_for_ctc_are_known_before_the_pass(tiny_corpus: Corpus) -> None:
     task.start_epoch(1, [])
     for batch in itertools.chain.from_iterable(run.updates_of(1)):
         gathered = task.training_batch(batch)
-        states, tokens = task.ctc_lengths(batch.rows.indices)
-        assert states == run.model.encode(gathered.features_BTF, gathered.lengths_B).lengths_B.tolist()
+        states, tokens, infeasible_B = task.ctc_lengths(batch.rows)
+        state_lengths_B = run.model.encode(gathered.features_BTF, gathered.lengths_B).lengths_B
+        assert states == state_lengths_B.tolist()
         assert tokens == (gathered.target_lengths_B - 1).tolist()
+        needed_B = ctc_frames_needed(gathered.targets_BU, gathered.target_lengths_B - 1)
+        assert torch.equal(infeasible_B.bool(), needed_B > state_lengths_B)

@@ -2,6 +2,22 @@
 
 from trainables.data.augmentation.acoustics import EpochAcoustics
 from trainables.data.augmentation.draws import generator
-from trainables.data.augmentation.specaugment import EpochMasks, EpochTiming, drawn_lengths, possible_lengths, stretched
+from trainables.data.augmentation.specaugment import (
+    EpochMasks,
+    EpochTiming,
+    Timing,
+    drawn_lengths,
+    possible_lengths,
+    stretched,
+)
 
-__all__ = ["EpochAcoustics", "EpochMasks", "EpochTiming", "drawn_lengths", "generator", "possible_lengths", "stretched"]
+__all__ = [
+    "EpochAcoustics",
+    "EpochMasks",
+    "EpochTiming",
+    "Timing",
+    "drawn_lengths",
+    "generator",
+    "possible_lengths",
+    "stretched",
+]

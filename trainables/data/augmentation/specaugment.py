@@ -6,6 +6,7 @@ Shapes: N utterances in the split, B batch, T frames, F mel bins, M masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trainables.config_data import SpecAugment
 from trainables.data.augmentation.draws import generator
+from trainables.masking import positions
 
 TIMING = -1  # last part of the key of the generator for timing
 
@@ -38,27 +40,55 @@ class EpochTiming:
         self.draws_N2 = draws_N3[:, 1:].to(device)
         self.warp = warp
 
-    def resample(self, lengths_B: Tensor, indices_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def of(self, lengths_B: Tensor, indices_B: Tensor | slice = slice(None)) -> Timing:
+        """The timing of the utterances `indices_B`, which have `lengths_B` frames; default: of the whole split."""
+        stretched_B = stretched(lengths_B, self.rates_N[indices_B])
+        last_B, new_last_B = (lengths_B - 1).double(), (stretched_B - 1).double()
+        columns = [last_B, new_last_B, new_last_B.clamp(min=1)]
+        if self.warp:
+            columns += self._points(new_last_B, self.draws_N2[indices_B])
+        return Timing(stretched_B, torch.stack(columns, 1))
+
+    def _points(self, last_B: Tensor, draws_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """The frame that the time warp moves, and the place that it moves to, (B,) each."""
+        reach_B = ((last_B - 2) / 2).floor().clamp(min=0, max=self.warp)
+        shift_B = (draws_B2[:, 0] * (2 * reach_B + 1)).floor() - reach_B
+        point_B = 1 + reach_B + (draws_B2[:, 1] * (last_B - 1 - 2 * reach_B).clamp(min=1)).floor()
+        return point_B, point_B + shift_B
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Timing of utterances; what depends on an utterance alone is computed once an epoch, not for every batch.
+
+    Args:
+        lengths_N: new lengths in frames.
+        places_NK: last frame, last new frame, and the latter or 1, to divide by; with a time warp, also the point and
+            the place that it moves to.
+    """
+
+    lengths_N: Tensor
+    places_NK: Tensor
+
+    def resample(self, indices_B: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """New lengths (B,) of the utterances `indices_B`, and the source position of each new frame, (B, width).
 
         The first and the last frame keep their places; positions after the end repeat the last frame.
         """
-        stretched_B = stretched(lengths_B, self.rates_N[indices_B])
-        last_B1, new_last_B1 = (lengths_B - 1)[:, None].double(), (stretched_B - 1)[:, None].double()
-        time_BT = torch.minimum(torch.arange(width, device=lengths_B.device).double(), new_last_B1)
-        position_BT = self._unwarp(time_BT, new_last_B1, self.draws_N2[indices_B])
+        last_B1, new_last_B1, divisor_B1, *points = self.places_NK[indices_B].split(1, dim=1)
+        position_BT = torch.minimum(positions(width, last_B1.device), new_last_B1)
+        if points:
+            position_BT = _unwarped(position_BT, new_last_B1, *points)
         # Multiplied before divided, so that the last frame is met exactly.
-        return stretched_B, torch.minimum(position_BT * last_B1 / new_last_B1.clamp(min=1), last_B1)
+        position_BT = torch.minimum(position_BT * last_B1 / divisor_B1, last_B1)
+        return self.lengths_N[indices_B], position_BT
 
-    def _unwarp(self, time_BT: Tensor, last_B1: Tensor, draws_B2: Tensor) -> Tensor:
-        """Position of each frame before the time warp, (B, T)."""
-        reach_B1 = ((last_B1 - 2) / 2).floor().clamp(min=0, max=self.warp)
-        shift_B1 = (draws_B2[:, :1] * (2 * reach_B1 + 1)).floor() - reach_B1
-        point_B1 = 1 + reach_B1 + (draws_B2[:, 1:] * (last_B1 - 1 - 2 * reach_B1).clamp(min=1)).floor()
-        moved_B1 = point_B1 + shift_B1
-        left_BT = time_BT * point_B1 / moved_B1
-        right_BT = point_B1 + (time_BT - moved_B1) * (last_B1 - point_B1) / (last_B1 - moved_B1).clamp(min=1)
-        return torch.where(shift_B1 == 0, time_BT, torch.where(time_BT < moved_B1, left_BT, right_BT))
+
+def _unwarped(time_BT: Tensor, last_B1: Tensor, point_B1: Tensor, moved_B1: Tensor) -> Tensor:
+    """Position of each frame before the time warp that moved a point of each utterance, (B, T)."""
+    left_BT = time_BT * point_B1 / moved_B1
+    right_BT = point_B1 + (time_BT - moved_B1) * (last_B1 - point_B1) / (last_B1 - moved_B1).clamp(min=1)
+    return torch.where(moved_B1 == point_B1, time_BT, torch.where(time_BT < moved_B1, left_BT, right_BT))
 
 
 def timing_draws(utterances: int, key: Sequence[int]) -> Tensor:
@@ -96,37 +126,55 @@ def stretched(lengths_B: Tensor, rate: Tensor | float) -> Tensor:
 
 
 class EpochMasks:
-    """SpecAugment's frequency and time masks of every utterance of a split in one epoch."""
+    """SpecAugment's frequency and time masks of every utterance of a split in one epoch.
 
-    def __init__(self, config: SpecAugment, utterances: int, key: Sequence[int], device: torch.device) -> None:
-        self.config = config
+    Args:
+        lengths_N: frames of the utterances in this epoch, on the device of the batches.
+        bins: F, number of mel bins.
+        key: key of the random generator, (seed, epoch).
+    """
+
+    def __init__(self, config: SpecAugment, lengths_N: Tensor, bins: int, key: Sequence[int]) -> None:
         masks = config.frequency_masks + config.time_masks
-        self.draws_NM2 = torch.rand(utterances, masks, 2, generator=generator(*key)).to(device)
-
-    def apply(self, features_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor, fill: Tensor | float) -> Tensor:
-        """Features (B, T, F) of the utterances `indices_B` (numbers in the split) with masked cells set to `fill`."""
-        config, draws_BM2 = self.config, self.draws_NM2[indices_B]
-        frames, bins = features_BTF.shape[1:]
-        lengths_B1 = lengths_B[:, None].to(draws_BM2.dtype)
-        masked = torch.zeros_like(features_BTF, dtype=torch.bool)
+        draws_NM2 = torch.rand(len(lengths_N), masks, 2, generator=generator(*key)).to(lengths_N.device)
+        lengths_N1 = lengths_N[:, None].to(draws_NM2.dtype)
+        self.bins_NF = self.frames_NM2 = None
         if config.frequency_masks:
-            widest = torch.full_like(lengths_B1, min(config.frequency_width, bins))
-            masked |= _spans(draws_BM2[:, : config.frequency_masks], widest, torch.full_like(widest, bins), bins)[
-                :, None
-            ]
+            extent_N1 = torch.full_like(lengths_N1, bins)
+            spans_NM2 = _spans(
+                draws_NM2[:, : config.frequency_masks], extent_N1.clamp(max=config.frequency_width), extent_N1
+            )
+            self.bins_NF = _inside(spans_NM2, bins)
         if config.time_masks:
-            widest = (lengths_B1 * config.time_width).floor()
-            masked |= _spans(draws_BM2[:, config.frequency_masks :], widest, lengths_B1, frames)[..., None]
-        return torch.where(masked, fill, features_BTF)
+            widest_N1 = (lengths_N1 * config.time_width).floor()
+            self.frames_NM2 = _spans(draws_NM2[:, config.frequency_masks :], widest_N1, lengths_N1)
+
+    def apply(self, features_BTF: Tensor, indices_B: Tensor, fill: Tensor | float) -> Tensor:
+        """Features (B, T, F) of the utterances `indices_B` (numbers in the split) with masked cells set to `fill`."""
+        found = []
+        if self.bins_NF is not None:
+            found.append(self.bins_NF[indices_B][:, None])
+        if self.frames_NM2 is not None:
+            found.append(_inside(self.frames_NM2[indices_B], features_BTF.shape[1])[..., None])
+        masked = found[0] if len(found) == 1 else found[0] | found[1]
+        if isinstance(fill, Tensor):
+            return torch.where(masked, fill, features_BTF)
+        return features_BTF.masked_fill(masked, fill)
 
 
-def _spans(draws_BM2: Tensor, widest_B1: Tensor, extent_B1: Tensor, size: int) -> Tensor:
-    """Mask (B, size), True inside M random spans of each row.
+def _spans(draws_NM2: Tensor, widest_N1: Tensor, extent_N1: Tensor) -> Tensor:
+    """First position of M random spans of each row, and the position after the last one, (N, M, 2).
 
-    Widths are uniform in 0 ... `widest_B1`; spans lie within the first `extent_B1` positions. `draws_BM2` are uniform
+    Widths are uniform in 0 ... `widest_N1`; spans lie within the first `extent_N1` positions. `draws_NM2` are uniform
     random numbers in [0, 1), one for the width and one for the start of each span.
     """
-    width_BM = (draws_BM2[..., 0] * (widest_B1 + 1)).floor()
-    start_BM = (draws_BM2[..., 1] * (extent_B1 - width_BM + 1)).floor()
-    position = torch.arange(size, device=draws_BM2.device)
-    return ((position >= start_BM[..., None]) & (position < (start_BM + width_BM)[..., None])).any(dim=1)
+    width_NM = (draws_NM2[..., 0] * (widest_N1 + 1)).floor()
+    start_NM = (draws_NM2[..., 1] * (extent_N1 - width_NM + 1)).floor()
+    return torch.stack([start_NM, start_NM + width_NM], -1)
+
+
+def _inside(spans_BM2: Tensor, size: int) -> Tensor:
+    """Mask (B, size), True at positions inside any of a row's spans."""
+    start_BM1, end_BM1 = spans_BM2.split(1, dim=-1)
+    position = positions(size, spans_BM2.device)
+    return ((position >= start_BM1) & (position < end_BM1)).any(dim=1)

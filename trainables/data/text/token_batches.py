@@ -18,7 +18,7 @@ from trainables.data.files import load_array, read_lines, visible
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
 from trainables.data.text.transcripts import normalized, single_spaced, unusable
 from trainables.errors import InputError
-from trainables.masking import length_mask
+from trainables.masking import positions
 
 REMEDY = "Set data.text to a text file with a sentence a line, or to a folder of .npy files with a text each."
 
@@ -74,34 +74,40 @@ class TextBatch:
 
 
 class DeviceTexts:
-    """Tokens of texts as one flat buffer on a device."""
+    """Tokens of texts as one flat buffer on a device.
+
+    Attributes:
+        token_counts: (N,) tokens of each text, without EOS.
+        ctc_frames: (N,) states that CTC needs for each text: its tokens, and a blank between equal neighbours.
+    """
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> None:
         self.texts = texts
         self.device = device
         tokens = tokenizer.encode(texts)
         self.token_counts = np.array([len(ids) for ids in tokens], dtype=np.int64)
-        flat = np.concatenate([np.array(ids, dtype=np.int64) for ids in tokens] or [np.zeros(0, dtype=np.int64)])
-        self.tokens = torch.from_numpy(np.append(flat, PAD)).to(device)
-        self.counts = torch.from_numpy(self.token_counts).to(device)
-        self.offsets = torch.from_numpy(np.cumsum(self.token_counts) - self.token_counts).to(device)
+        # Each text between SOS and EOS, and a PAD that is read again and again.
+        flat = np.array([token for ids in tokens for token in (SOS, *ids, EOS, PAD)], dtype=np.int64)
+        ends_N = np.cumsum(self.token_counts + 3)
+        extents_N3 = np.stack([ends_N - self.token_counts - 3, ends_N - 1, self.token_counts + 1], 1)
+        self.flat, self.extents_N3 = torch.from_numpy(flat).to(device), torch.from_numpy(extents_N3).to(device)
+        repeats = np.append(0, np.cumsum(flat[1:] == flat[:-1]))  # PAD, SOS and EOS repeat none
+        self.ctc_frames = self.token_counts + repeats[ends_N - 2] - repeats[ends_N - self.token_counts - 3]
 
     def gather(self, rows: Rows, edge: int) -> TextBatch:
         """Batch of the texts `rows`, padded to `edge` tokens including EOS."""
-        index_B = rows.index_B
-        counts_B = self.counts[index_B]
-        tokens_BU = gather_rows(self.tokens, self.offsets[index_B], counts_B, edge)
-        tokens_BU = torch.where(length_mask(counts_B, edge), tokens_BU, PAD)
-        sos_B1 = torch.full_like(tokens_BU[:, :1], SOS)
+        first_B, last_B, lengths_B = self.extents_N3[rows.index_B].unbind(1)
+        places_BU = torch.minimum(first_B[:, None] + positions(edge + 1, self.device), last_B[:, None])
+        tokens_BU = self.flat[places_BU]
         return TextBatch(
-            inputs_BU=torch.cat([sos_B1, tokens_BU[:, :-1]], dim=1),
-            targets_BU=tokens_BU.scatter(1, counts_B[:, None], EOS),
-            target_lengths_B=counts_B + 1,
+            inputs_BU=tokens_BU[:, :-1].masked_fill(tokens_BU[:, :-1] == EOS, PAD),
+            targets_BU=tokens_BU[:, 1:].contiguous(),
+            target_lengths_B=lengths_B,
             weights_B=rows.weights_B,
         )
 
 
 def gather_rows(flat: Tensor, offsets_B: Tensor, lengths_B: Tensor, width: int) -> Tensor:
     """Rows `offset .. offset + length - 1` of a flat buffer, (B, width, ...), each padded with its last element."""
-    position_BW = torch.minimum(torch.arange(width, device=flat.device), (lengths_B - 1).clamp(min=0)[:, None])
+    position_BW = torch.minimum(positions(width, flat.device), (lengths_B - 1).clamp(min=0)[:, None])
     return flat[offsets_B[:, None] + position_BW]

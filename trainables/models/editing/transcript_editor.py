@@ -19,6 +19,7 @@ from trainables.models.editing.editor import Editor, unflattened
 from trainables.models.editing.projector import Projector, layers_read
 from trainables.models.editing.slots import TokenRows, collapse, interleave
 from trainables.models.encoder import Encoder
+from trainables.models.kernels.dropout import draw_dropout
 from trainables.models.layers import OwnDropout, initialize
 
 SUPPRESSED = tuple(token for token in SPECIAL_IDS if token != BLANK)  # tokens that stand for no text
@@ -123,8 +124,9 @@ class TranscriptEditor(nn.Module):
         stack = self.encoder.stack
         middle = min(self.config.mid_head.layer or max(1, self.config.encoder_layers // 2), len(stack))
         by_layer = {0: x_BSD}
-        for number, layer in enumerate(stack, start=1):
-            x_BSD = layer(x_BSD, context)
+        drawn = draw_dropout(stack, x_BSD)
+        for number, (layer, draws) in enumerate(zip(stack, drawn, strict=True), start=1):
+            x_BSD = layer(x_BSD, context, draws)
             if number == middle:
                 x_BSD, mid_logits_BSC = self.mid_head(x_BSD)
             if number == len(stack):

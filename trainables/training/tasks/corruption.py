@@ -32,12 +32,14 @@ class EpochCorruption:
     """
 
     def __init__(self, config: Drafts, texts: DeviceTexts, vocab_size: int, key: Sequence[int]) -> None:
-        self.rate, self.counts_N, self.offsets_N = config.corruption_rate, texts.counts.clamp(min=1), texts.offsets
-        random, total, device = generator(*key, CORRUPTION), len(texts.tokens), texts.device
+        random, total, device = generator(*key, CORRUPTION), int(texts.token_counts.sum()) + 1, texts.device
+        counts_N = torch.from_numpy(texts.token_counts)
+        self.rate, self.counts_N = config.corruption_rate, counts_N.clamp(min=1).to(device)
+        self.offsets_N = (counts_N.cumsum(0) - counts_N).to(device)
         self.draws = torch.rand(total, generator=random).to(device)
         first = len(SPECIAL_IDS)
         self.others = torch.randint(first, max(vocab_size, first + 1), (total,), generator=random).to(device)
-        self.chosen_N = (torch.rand(len(texts.counts), generator=random) < config.corrupted_share).to(device)
+        self.chosen_N = (torch.rand(len(counts_N), generator=random) < config.corrupted_share).to(device)
 
     def corrupt(self, tokens: TokenRows, index_B: Tensor) -> TokenRows:
         """Tokens with errors; `index_B` are the utterances' numbers in the split."""

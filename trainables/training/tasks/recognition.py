@@ -76,8 +76,11 @@ class RecognitionTask(Task):
     def start_epoch(self, epoch: int, history: Sequence[Mapping[str, Any]]) -> None:
         config, seed = self.config, self.config.training.seed
         self.epoch_frames = drawn_lengths(self.lengths, self.speed, (seed, epoch))
-        self.masks = self.train_data.masks(config.specaugment, seed, epoch)
+        states_N = -(-self.epoch_frames // self.config.model.reduction_factor)
+        infeasible_N = self.train_data.texts.ctc_frames > states_N
+        self.infeasible_N = torch.from_numpy(infeasible_N.astype(np.float32)).to(self.device)
         self.timing = self.train_data.timing(config.data.speed_perturbation, config.specaugment.time_warp, seed, epoch)
+        self.masks = self.train_data.masks(config.specaugment, seed, epoch, self.timing)
         self.acoustics = self.train_data.acoustics(config.augmentation, self.trained.recipe, self.noise, seed, epoch)
 
     def training_batch(self, planned: PassBatch) -> Batch:
@@ -90,7 +93,7 @@ class RecognitionTask(Task):
         with self.trained.autocast():
             inputs = batch.features_BTF, batch.lengths_B, batch.inputs_BU, batch.weights_B
             found: Predictions = model(*inputs, with_attention=config.attention_weight > 0)
-        known = self.ctc_lengths(planned.rows.indices)
+        known = self.ctc_lengths(planned.rows)
         logits_BUV, ctc_logits_BSV, state_lengths_B, attention_BHUS = found
         sums = loss_sums(config, logits_BUV, ctc_logits_BSV, state_lengths_B, batch, known, attention_BHUS)
         loss = sums.cross_entropy + config.ctc_weight * sums.ctc
@@ -98,10 +101,11 @@ class RecognitionTask(Task):
             loss = loss + config.attention_weight * sums.stray
         return BatchLoss(loss, in_order(sums))
 
-    def ctc_lengths(self, indices: np.ndarray) -> CTCLengths:
+    def ctc_lengths(self, rows: Rows) -> CTCLengths:
         """Lengths of the states and of the transcripts of utterances in this epoch, known before the pass."""
-        states = -(-self.epoch_frames[indices] // self.config.model.reduction_factor)
-        return CTCLengths(states.tolist(), self.train_data.token_counts[indices].tolist())
+        states = -(-self.epoch_frames[rows.indices] // self.config.model.reduction_factor)
+        tokens = self.train_data.token_counts[rows.indices]
+        return CTCLengths(states.tolist(), tokens.tolist(), self.infeasible_N[rows.index_B])
 
     def training_metrics(self, sums: Mapping[str, float]) -> dict[str, Any]:
         count = sums["tokens"]
