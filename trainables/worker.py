@@ -163,9 +163,8 @@ def _upload(storage: Remote, checkpoint: ray.train.Checkpoint, name: str) -> ray
         StorageFullError: the storage stays full.
     """
     train_storage = ray.train.get_context().get_storage()
-    path = f"{train_storage.experiment_fs_path}/{name}"
-    storage.store_folder(Path(checkpoint.path), path.removeprefix(storage.path() + "/"))
-    return ray.train.Checkpoint(path, train_storage.storage_filesystem)
+    storage.store_folder(Path(checkpoint.path), f"sweeps/{train_storage.experiment_dir_name}/{name}")
+    return ray.train.Checkpoint(f"{train_storage.experiment_fs_path}/{name}", train_storage.storage_filesystem)
 
 
 def remove_temporary() -> None:

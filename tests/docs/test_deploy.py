@@ -21,11 +21,13 @@ import jsonschema
 import kuberay
 import pytest
 import yaml
+from ray._private import ray_constants
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import symmetric_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
+DRAIN_TIMEOUT = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
 
@@ -91,6 +93,9 @@ def test_manifests_ask_for_this_ray_and_for_gpus_on_workers_alone(name: str) -> 
             assert amounts["nvidia.com/gpu"] == "1"
         mounts = {mount["name"]: mount["mountPath"] for mount in worker["volumeMounts"]}
         assert mounts["cache"] in DOCKERFILE, "where the image keeps corpora"
+        waits = {one["name"]: float(one["value"]) for one in worker["env"]}
+        assert 0 < waits[DRAIN_TIMEOUT] < group["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert hasattr(ray_constants, DRAIN_TIMEOUT), "Ray reads it"
     (head,) = containers(cluster["headGroupSpec"])
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
     for container in containers(tree):  # addresses and credentials reach every node

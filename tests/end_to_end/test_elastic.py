@@ -48,7 +48,7 @@ def printed_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(printed)
 
 
-def test_a_training_shrinks_on_notice_and_grows_and_its_curve_is_that_of_one_worker(
+def test_a_training_shrinks_on_sigterm_to_its_node_and_grows_and_its_curve_is_that_of_one_worker(
     nodes: RealNodes, tmp_path: Path
 ) -> None:
     corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
@@ -61,7 +61,7 @@ def test_a_training_shrinks_on_notice_and_grows_and_its_curve_is_that_of_one_wor
     try:
         wait_for(lambda: workers(platform) == [2], process)
         with paused(platform, NAME, 0):  # a node with nothing to do would be gone before the driver has looked
-            nodes.give_notice(leaving)
+            nodes.terminate(leaving)
             out = printed_until(process, rf"node {leaving} .* is about to be taken away")
         wait_for(lambda: workers(platform) == [2, 1], process)
         with paused(platform, NAME, 0):

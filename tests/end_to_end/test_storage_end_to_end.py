@@ -103,7 +103,8 @@ def test_a_killed_sweep_is_taken_up_from_another_home(cluster: Cluster, monkeypa
     corpus = tiny.write_corpus(first.folder / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
     addresses = ["--storage", cluster.storage, "--ledger", cluster.ledger]
     words = ["sweep", "space.yaml", "--data", "corpus", "--name", "moving", "--max-concurrent", "1"]
-    running = first.start(*addresses, *words, "--tracking-uri", cluster.tracking)
+    otherwise = ["--storage", f"s3://{servers.BUCKET}//research/./x/..", "--ledger", cluster.ledger]
+    running = first.start(*otherwise, *words, "--tracking-uri", cluster.tracking)
     wait_for(lambda: _in_the_middle(cluster.trials(first, "moving")), running)
     refused = cluster.machine("impatient").run(*addresses, "sweep", "--resume", "moving", code=2)
     assert "sweep moving is running (process" in refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -232,7 +233,7 @@ def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
     def simulated(concurrency: int) -> list[Simulation]:
         return [simulate(costs, how, concurrency, np.random.default_rng(0), driver=driver)]
 
-    found = growth(nodes, 2.0, lambda count: count * each, simulated, 10.0)
+    found = growth(nodes, 2.0, trials, lambda count: count * each, simulated, 10.0)
     if not each:
         assert found == []
         return
@@ -246,6 +247,24 @@ def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
     enough = enough_nodes(found)
     doubled = [one.nodes for one, later in pairwise(found) if later.nodes == 2 * one.nodes]
     assert all((gains[count] > 0.9) == (count == enough) for count in doubled if count <= enough)
+
+
+def test_sweeps_on_more_and_fewer_nodes_are_simulated_in_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least one on each number of nodes, and none for more room than there are trials."""
+    begun: list[int] = []
+
+    def simulated(concurrency: int) -> Iterator[Simulation]:
+        for _ in range(5):
+            begun.append(concurrency)
+            yield Simulation(1e6 / concurrency, 1.0, np.ones(1))
+
+    for seconds, rounds in ((-1.0, 1), (1e9, 5)):
+        begun.clear()
+        monkeypatch.setattr("asr_platform.monitoring.growth.ROUNDS_SECONDS", seconds)
+        found = growth(64, None, 4, lambda count: count, simulated, 0.0)
+        assert begun == [1, 2, 4] * rounds
+        assert [one.nodes for one in found] == [1, 2, 4, 8, 16, 32, 64]
+        assert found[-1].wall_hours == found[2].wall_hours == found[0].wall_hours / 4
 
 
 def test_a_plan_for_a_cluster_that_is_not_there(tiny_corpus: Corpus) -> None:
@@ -274,7 +293,7 @@ def test_where_nodes_are_always_of_use_it_is_not_said_otherwise(nodes: int) -> N
     def simulated(concurrency: int) -> list[Simulation]:
         return [Simulation(1e6 / concurrency, 1.0, np.ones(1))]
 
-    assert enough_nodes(growth(nodes, None, lambda count: count, simulated, 0.0)) == nodes
+    assert enough_nodes(growth(nodes, None, 1000, lambda count: count, simulated, 0.0)) == nodes
 
 
 def test_a_budget_halves_the_space(tiny_corpus: Corpus) -> None:

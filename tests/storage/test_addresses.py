@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import records
+from ray.train.v2._internal.execution.storage import StorageContext
 
-from asr_platform.storage.addresses import Addresses, checked_ledger, checked_storage, chosen, chosen_for
+from asr_platform.storage.addresses import (
+    ADDRESSES,
+    Addresses,
+    addresses_of,
+    checked_ledger,
+    checked_storage,
+    chosen,
+    chosen_for,
+)
 from asr_platform.storage.home import Home
 from trainables.errors import InputError
+from trainables.storage.remote import Remote
 
 
 @pytest.mark.parametrize(
@@ -18,12 +29,48 @@ from trainables.errors import InputError
         ("s3://speech/research/", "s3://speech/research"),
         ("s3://speech/r/?region=eu-west-1", "s3://speech/r?region=eu-west-1"),
         ("gs://speech", "gs://speech"),
-        ("file:///shared", "file:///shared"),
+        ("gcs://speech/", "gs://speech"),
+        ("S3://speech//a/./b/../c//", "s3://speech/a/c"),
+        ("s3://speech/../a", "s3://speech/a"),
+        ("s3://speech/my runs/%C3%A4", "s3://speech/my%20runs/%C3%A4"),
+        ("s3://speech/my%20runs/ä", "s3://speech/my%20runs/%C3%A4"),
+        ("s3://speech/100%/a#1", "s3://speech/100%25/a%231"),
+        ("s3://speech/a%2fb%2F%2e%2E/c", "s3://speech/a/c"),
+        ("s3://speech/date=2026-11-30/a+b~c", "s3://speech/date=2026-11-30/a+b~c"),
+        ("file:///shared", "/shared"),
+        ("file:///tmp//x", "/tmp/x"),
+        ("file:////tmp/x/", "/tmp/x"),
+        ("file://localhost/tmp/./y/../x", "/tmp/x"),
+        ("file:/tmp/x", "/tmp/x"),
+        ("file:///my%20runs/100%25", "/my runs/100%"),
+        ("file:///my runs", "/my runs"),
+        ("file:///", "/"),
         ("/shared/../sweeps", "/sweeps"),
+        ("//shared//sweeps/", "/shared/sweeps"),
+        ("/my runs/100%25#1?", "/my runs/100%25#1?"),
     ],
 )
 def test_storages_are_known_by_one_address_each(given: str, kept: str) -> None:
     assert checked_storage(given) == kept
+    assert checked_storage(kept) == kept
+
+
+@pytest.mark.parametrize("form", ["{}/", "/{}", "file://{}", "file:///{}/./", "file://localhost{}/x/.."])
+def test_a_storage_and_ray_mean_the_same_folder_by_an_address_in_any_form(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my runs" / "100%"
+    given = form.format(quote(str(folder)) if "file:" in form else folder)
+    remote = Remote(checked_storage(given))
+    trial = StorageContext(remote.path("sweeps"), "a/trials/trial-0000", storage_filesystem=remote.filesystem)
+    assert trial.experiment_fs_path == remote.path("sweeps/a/trials/trial-0000")
+    (tmp_path / "file").write_text("x")
+    remote.store(tmp_path / "file", "sweeps/a/file")
+    assert (folder / "sweeps" / "a" / "file").read_text() == "x"
+
+
+def test_the_address_of_an_early_home_is_the_one_by_which_the_storage_is_known_now(tmp_path: Path) -> None:
+    (tmp_path / ADDRESSES).write_text('{"storage": "file:///shared//x/", "ledger": null}')
+    with chosen_for("/shared/x", None):
+        assert addresses_of(tmp_path, owns_ledger=True) == Addresses("/shared/x")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +78,10 @@ def test_storages_are_known_by_one_address_each(given: str, kept: str) -> None:
     [
         ("http://host/folder", "--storage http://host/folder: no such kind of address"),
         ("s3://", "--storage s3://: no such kind of address"),
+        ("s3:/speech", "--storage s3:/speech: no such kind of address"),
+        ("s3://[speech", "--storage s3://[speech: no address: Invalid IPv6 URL"),
+        ("file://host/folder", "--storage file://host/folder: no such kind of address"),
+        ("file:///folder?region=a", "--storage file:///folder: no such kind of address"),
         ("s3://me:secret@speech/x", "--storage s3://...@speech/x: a user or key in the address would be kept"),
         ("s3://speech/x?secret_key=a", "--storage s3://speech/x: a user or key in the address would be kept"),
     ],

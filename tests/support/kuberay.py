@@ -35,6 +35,7 @@ CONTAINER = fields(
     "name image",
     name=NAME,
     image=STRING,
+    env=many(fields("name value", name=STRING, value=STRING)),
     envFrom=many(fields(secretRef=fields("name", name=NAME))),
     resources=fields(requests=AMOUNTS, limits=AMOUNTS),
     ports=many(PORT),
@@ -47,7 +48,13 @@ VOLUME = fields(
     emptyDir=fields(sizeLimit=QUANTITY),
 )
 METADATA = fields(name=NAME, labels=TEXTS, annotations=TEXTS)
-POD = fields("spec", metadata=METADATA, spec=fields("containers", containers=many(CONTAINER), volumes=many(VOLUME)))
+POD_SPEC = fields(
+    "containers",
+    containers=many(CONTAINER),
+    volumes=many(VOLUME),
+    terminationGracePeriodSeconds={**COUNT, "minimum": 1},
+)
+POD = fields("spec", metadata=METADATA, spec=POD_SPEC)
 HEAD = fields(
     "rayStartParams template",
     rayStartParams=TEXTS,

@@ -14,7 +14,7 @@ import pytest
 import records
 import tiny
 from command import PLATFORM, unused_port
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from webhook import Webhook
 
@@ -200,16 +200,51 @@ def test_elastic_trials_share_the_room(
         if len(training) == beginning:
             break
     assert training == expected
-    assert [machine.grown(least, options, training, own) for own in training] == training, "nothing is left to grow"
+    for place, own in enumerate(training):
+        others = training[:place] + training[place + 1 :]
+        assert machine.grown(least, options, others, own, lambda: 0) == own, "nothing is left to grow"
 
 
 def test_a_trial_grows_into_the_room_that_others_leave_and_no_further_than_its_share() -> None:
     options = Options(max_workers=6)
     least = cluster(8).workers(options)
-    assert cluster(8).grown(least, options, [2], 2) == 6
-    assert cluster(8).grown(least, options, [2, 2], 2) == 4
-    assert cluster(8).grown(least, options, [1, 6], 1) == 2, "which is all that is free"
-    assert cluster(1).grown(least, options, [2, 2], 2) == 2, "nodes were lost, and nothing shrinks for that"
+    assert cluster(8).grown(least, options, [], 2, lambda: 0) == 6
+    assert cluster(8).grown(least, options, [2], 2, lambda: 0) == 4
+    assert cluster(8).grown(least, options, [6], 1, lambda: 0) == 2, "which is all that is free"
+    assert cluster(1).grown(least, options, [2], 2, lambda: 0) == 2, "nodes were lost, and nothing shrinks for that"
+
+
+def test_a_trial_grows_beside_those_that_wait_where_these_may_not_begin() -> None:
+    held_back = Options(max_concurrent=2, max_workers=8)
+    least = cluster(8).workers(held_back)
+    assert cluster(8).grown(least, held_back, [3], 2, lambda: 9) == 4, "its share of two"
+    assert cluster(8).grown(least, held_back, [], 2, lambda: 9) == 2, "another trial begins first"
+    assert cluster(8).grown(least, held_back, [], 2, lambda: 0) == 8
+    too_large = Options(min_workers=2, max_workers=8)
+    least = cluster(9).workers(too_large)
+    assert cluster(9).grown(least, too_large, [2, 2, 2], 2, lambda: 9) == 3, "nobody could use the ninth alone"
+    assert cluster(9).grown(least, too_large, [6], 2, lambda: 9) == 2, "the room would be shared with those that wait"
+
+
+@given(
+    slots=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    most=st.integers(1, 20),
+    least=st.integers(1, 4),
+    concurrent=st.none() | st.integers(1, 8),
+    waiting=st.integers(0, 9),
+)
+def test_a_trial_that_is_started_anew_to_grow_gets_what_it_was_promised(
+    slots: int, sizes: list[int], most: int, least: int, concurrent: int | None, waiting: int
+) -> None:
+    """Else it would be started again after each epoch."""
+    assume(least <= min(slots, most))
+    options = Options(concurrent, min_workers=least, max_workers=most)
+    machine, (own, *others) = cluster(slots), sizes
+    workers = machine.workers(options)
+    promised = machine.grown(workers, options, others, own, lambda: waiting)
+    if promised > own:
+        assert machine.sized(workers, options, others, lambda: waiting + 1) == replace(workers, count=promised)
 
 
 def test_an_elastic_training_alone_gives_its_workers_all_threads() -> None:

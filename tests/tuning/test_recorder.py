@@ -151,7 +151,7 @@ def test_a_trial_that_was_given_notice_goes_on_however_often_and_none_waits_for_
 def test_an_elastic_trial_is_given_notice_once_where_more_workers_save_more_than_its_start(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not for its last epochs, and not where other trials could begin. Its epochs take 12 s here."""
+    """Not for its last epochs, and not where another trial could begin. Its epochs take 12 s here."""
     told: list[str] = []
     monkeypatch.setattr("asr_platform.tuning.loop.execution.give_notice", told.append)
     sweep.nodes.cluster, sweep.nodes.options = Cluster([Node(4.0)]), Options(max_workers=4)
@@ -164,7 +164,7 @@ def test_an_elastic_trial_is_given_notice_once_where_more_workers_save_more_than
     monkeypatch.setattr(proposer, "beginning", lambda: 1)
     sweep.reports(0, 2)
     assert told == [], "another trial begins"
-    monkeypatch.setattr(proposer, "beginning", lambda: 0)
+    sweep.nodes.options = Options(1, max_workers=4)  # not beside this one
     sweep.reports(0, 3)
     sweep.reports(0, 4)
     assert told == ["run of trial 0"]

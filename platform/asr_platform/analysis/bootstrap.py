@@ -170,14 +170,19 @@ def cer_intervals(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int,
         rates_RM = resampled_rates(counts_NM, first.characters, first.speakers)
         tied: dict[int, bool | None] = dict.fromkeys(numbers)
         if best in numbers:
-            from_best_RM = rates_RM - rates_RM[:, [numbers.index(best)]]
-            low_M, high_M = np.percentile(from_best_RM, PERCENTILES, axis=0)
+            low_M, high_M = _bounds(rates_RM - rates_RM[:, [numbers.index(best)]])
             tied = dict(zip(numbers, ((low_M <= 0) & (high_M >= 0)).tolist(), strict=True))
             tied[best] = sum(map(bool, tied.values())) > 1
-        low_M, high_M = np.percentile(rates_RM, PERCENTILES, axis=0)
+        low_M, high_M = _bounds(rates_RM)
         for number, low, high in zip(numbers, low_M.tolist(), high_M.tolist(), strict=True):
             found[number] = CerInterval(ConfidenceInterval(low, high), tied[number])
     return found
+
+
+def _bounds(samples_RM: Floats) -> tuple[Floats, Floats]:
+    """Bounds (M, M) of the 95% interval of each model's samples, which lie together in memory for it."""
+    low_M, high_M = np.percentile(np.ascontiguousarray(samples_RM.T), PERCENTILES, axis=1, overwrite_input=True)
+    return low_M, high_M
 
 
 def _groups(errors: Mapping[int, UtteranceErrors]) -> list[list[int]]:

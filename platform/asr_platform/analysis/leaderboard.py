@@ -128,7 +128,7 @@ def rows(
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials by their lowest validation CER (or perplexity); trials without a finished epoch come last, by number."""
-    return sorted(trials, key=lambda trial: (objective_value(trial.best) if trial.best else float("inf"), trial.number))
+    return sorted(trials, key=lambda trial: (trial.lowest, trial.number))
 
 
 def ranking_metric(trials: Sequence[TrialRecord]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -64,6 +65,7 @@ for _command in COMMANDS:
 def main() -> None:
     """Runs the command `platform`; a user's mistake ends it with exit code 2 and no traceback."""
     escape_unencodable()
+    collect_seldom()
     set_environment({**ENVIRONMENT, **mlflow.ENVIRONMENT})
     try:
         with warnings.catch_warnings():
@@ -84,6 +86,12 @@ def main() -> None:
             raise
         place = error.filename2 or error.filename
         _refuse(f"{place}: {error.strerror}" if place else str(error.strerror), REMEDIES[error.errno])
+
+
+def collect_seldom() -> None:
+    """Makes Python look for garbage after 50,000 new objects, not 700: the trials of a large sweep are hundreds of
+    thousands, all of them in use, and looking through them was a quarter of the time of reading and printing."""
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _warn(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from asr_platform.monitoring.pricing import ready
 from asr_platform.monitoring.simulation import Simulation
 from asr_platform.study.spending import HOUR
 
 DRIVER_SECONDS = 0.05  # of the driver for each epoch of a trial: the ledger, MLflow's queue and the next decision
+LEAST_ROUNDS, ROUNDS_SECONDS = 1, 16.0  # of sweeps on every number of nodes; no more are begun after these seconds
 USEFUL = 0.1  # share of the time that twice as many nodes must save
 
 
@@ -33,25 +35,29 @@ class Scale:
 
 
 def growth(
-    nodes: int, price: float | None, concurrency_of: Callable[[int], int],
-    simulated: Callable[[int], Sequence[Simulation]], sweep_seconds: float,
+    nodes: int, price: float | None, trials: int, concurrency_of: Callable[[int], int],
+    simulated: Callable[[int], Iterable[Simulation]], sweep_seconds: float,
 ) -> list[Scale]:  # fmt: skip
     """The sweep on 1, 2, 4, ... nodes up to `nodes`, but for those on which no trial fits.
 
     Args:
         price: price of a node for an hour.
+        trials: number of trials of the sweep; room for more changes nothing.
         concurrency_of: number of trials at once on so many nodes.
-        simulated: simulated sweeps with so many trials at once.
+        simulated: simulated sweeps with so many trials at once, equal ones in the same order for each number.
         sweep_seconds: time of a sweep outside of its trials.
     """
     counts = sorted({*(2**power for power in range(nodes.bit_length()) if 2**power < nodes), nodes})
-    found, known = list[Scale](), dict[int, float]()
-    for count in counts:
-        if not (concurrency := concurrency_of(count)):
-            continue  # no trial fits on so few
-        if concurrency not in known:
-            known[concurrency] = float(np.mean([one.wall for one in simulated(concurrency)]))
-        hours = (sweep_seconds + known[concurrency]) / HOUR
+    places = {count: concurrency for count in counts if (concurrency := concurrency_of(count))}  # others have no room
+    if not places:
+        return []
+    used = sorted({min(trials, concurrency) for concurrency in places.values()})
+    # One sweep on every number of nodes, then the next: so all numbers have been tried on the same sweeps.
+    rounds = ready(zip(*map(simulated, used), strict=True), LEAST_ROUNDS, ROUNDS_SECONDS)
+    walls = dict(zip(used, np.mean([[one.wall for one in sweeps] for sweeps in rounds], axis=0), strict=True))
+    found = list[Scale]()
+    for count, concurrency in places.items():
+        hours = (sweep_seconds + float(walls[min(trials, concurrency)])) / HOUR
         found.append(Scale(count, concurrency, hours, count * hours, None if price is None else count * hours * price))
     return found
 

@@ -8,7 +8,7 @@ sweeps are simulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -161,7 +161,7 @@ def plan(
 
     driver = DRIVER_SECONDS if profiled else 0.0
 
-    def simulated(concurrency: int, sweeps: int = SIMULATIONS) -> list[Simulation]:
+    def simulated(concurrency: int, sweeps: int = SIMULATIONS) -> Iterator[Simulation]:
         random = np.random.default_rng(settings.seed)
         drawn = ([costs[place] for place in random.choice(len(costs), count)] for _ in range(sweeps))
         one = partial(
@@ -173,13 +173,14 @@ def plan(
             plateau=space.is_recogniser,
             driver=driver,
         )
-        return ready(map(one, drawn), LEAST_SIMULATIONS, SIMULATING_SECONDS)
+        return map(one, drawn)
 
-    simulations, scales = simulated(concurrency), list[Scale]()
+    simulations, scales = ready(simulated(concurrency), LEAST_SIMULATIONS, SIMULATING_SECONDS), list[Scale]()
     if nodes and profiles:
         scales = growth(
             len(machine.nodes),
             nodes.price,
+            count,
             lambda nodes: machine.with_nodes(nodes).concurrency(workers, options),
             lambda concurrency: simulated(concurrency, SIMULATIONS_OF_A_SCALE),
             STARTS_OF_A_SWEEP * profiles[0][1].start,

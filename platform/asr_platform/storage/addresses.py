@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from asr_platform.storage.store_address import SECRET, checked_uri
 from trainables.errors import InputError
@@ -21,7 +22,9 @@ from trainables.errors import InputError
 ADDRESSES = "addresses.json"  # in a home
 STORAGE, LEDGER = "--storage", "--ledger"
 VARIABLES = {STORAGE: "ASR_PLATFORM_STORAGE", LEDGER: "ASR_PLATFORM_LEDGER"}
-KINDS = ("s3", "gs", "gcs", "file")
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:/")  # how an address begins that is no path
+BUCKETS = {"s3": "s3", "gs": "gs", "gcs": "gs"}  # schemes, and how they are written here
+UNQUOTED = "/!$&'()*+,;=:@"  # what may be in the path of a URI as it is, besides letters and digits (RFC 3986)
 KIND = "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or a folder that all machines see"
 
 
@@ -30,7 +33,7 @@ class Addresses:
     """Addresses of a home.
 
     Args:
-        storage: of the storage, an URI or an absolute path; None: the home's own folder.
+        storage: of the storage, as `checked_storage` returns it; None: the home's own folder.
         ledger: of the ledger's PostgreSQL database; None: a SQLite file in the home.
     """
 
@@ -67,25 +70,40 @@ def chosen_for(storage: str | None, ledger: str | None) -> Iterator[None]:
 
 
 def checked_storage(address: str) -> str:
-    """Returns the address of a storage without a slash at its end, paths as absolute ones; nothing is opened.
+    """Returns the one address by which a storage is known, however it was written; nothing is opened.
+
+    Folders of this machine become absolute paths, `file://` or not. Other paths have no slash at their end, no empty
+    part, `.` or `..`, and the percent-encoding that URIs need: pyarrow reads them as they are, Ray without these parts.
 
     Raises:
         InputError: the address is of another kind, or contains a key (addresses are kept in the home and in ledgers).
     """
-    if "://" not in address:
-        return os.path.abspath(os.path.expanduser(address))
-    parts = urlsplit(address)
-    if parts.scheme not in KINDS or not (parts.netloc or parts.scheme == "file"):
-        raise InputError(f"{STORAGE} {address}: no such kind of address", f"Give {KIND}.")
+    if not ADDRESS.match(address):
+        return _plain(os.path.abspath(os.path.expanduser(address)))
+    shown = re.sub(r"//[^/]*@", "//...@", address.partition("?")[0])
+    try:
+        parts = urlsplit(address, allow_fragments=False)
+    except ValueError as error:  # such as an IPv6 address without its end
+        raise InputError(f"{STORAGE} {shown}: no address: {error}", f"Give {KIND}.") from None
+    is_folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and not parts.query
+    if not is_folder and not (parts.scheme in BUCKETS and parts.netloc):
+        raise InputError(f"{STORAGE} {shown}: no such kind of address", f"Give {KIND}.")
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if "@" in parts.netloc or any(SECRET.search(name) for name in names):
-        shown = re.sub(r"//[^/]*@", "//...@", address.partition("?")[0])
         raise InputError(
             f"{STORAGE} {shown}: a user or key in the address would be kept in the home",
             "Use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or the like.",
         )
-    path, sign, query = address.partition("?")
-    return path.rstrip("/") + sign + query
+    path = _plain(unquote(parts.path))
+    if is_folder:
+        return path
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{BUCKETS[parts.scheme]}://{parts.netloc}{quote(path.rstrip('/'), UNQUOTED)}{query}"
+
+
+def _plain(path: str) -> str:
+    """An absolute path without empty parts, `.`, `..` and a slash at its end; POSIX would keep two at its beginning."""
+    return posixpath.normpath(f"/{path.lstrip('/')}")
 
 
 def checked_ledger(address: str) -> str:
@@ -136,7 +154,8 @@ def keep_addresses(home: Path, addresses: Addresses) -> None:
 
 def _kept(home: Path) -> Addresses | None:
     try:
-        return Addresses(**json.loads((home / ADDRESSES).read_text(encoding="utf-8")))
+        kept = Addresses(**json.loads((home / ADDRESSES).read_text(encoding="utf-8")))
+        return replace(kept, storage=kept.storage and checked_storage(kept.storage))  # of early homes, as it was given
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -30,7 +30,17 @@ from asr_platform.study.samplers import (
     parameter_name,
     propose,
 )
-from asr_platform.study.trials.reading import EPOCH, FITTED, OF_TRIAL, REASON, STATES, RecordReader, by_trial, params_in
+from asr_platform.study.trials.reading import (
+    EPOCH,
+    FITTED,
+    OF_TRIAL,
+    REASON,
+    STATES,
+    Facts,
+    RecordReader,
+    by_trial,
+    params_in,
+)
 from asr_platform.study.trials.record import CHECKPOINT as CHECKPOINT
 from asr_platform.study.trials.record import PAUSED as PAUSED
 from asr_platform.study.trials.record import REMOVED as REMOVED
@@ -68,6 +78,8 @@ class Ledger:
     def __init__(self, study: optuna.Study, file: Path | None = None, home: Path | None = None) -> None:
         self.study, self.file, self.home = study, file, home or (file.parent if file else None)
         self._reader = RecordReader(self._located)
+        self._notes: dict[str, Any] = {}  # on trials, as `trials` has read them last
+        self._facts: Facts = {}  # the same by trial
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
@@ -167,11 +179,14 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials of the sweep, ordered by number."""
-        return self._records(self.frozen(), OF_TRIAL)
+        frozen, notes = self.frozen(), self.notes(OF_TRIAL)
+        if notes != self._notes:
+            self._notes, self._facts = notes, by_trial(notes)
+        return self._records(frozen, self._facts)
 
     def trial(self, number: int) -> TrialRecord:
         """The trial with this number."""
-        return self._records([self._frozen(number)], f"{OF_TRIAL}{number}:")[0]
+        return self._records([self._frozen(number)], by_trial(self.notes(f"{OF_TRIAL}{number}:")))[0]
 
     def propose(self, space: Space, feasible: Feasible) -> TrialRecord:
         """Adds the sampler's next feasible proposal as a running trial, with its parameter count.
@@ -256,10 +271,9 @@ class Ledger:
         with decoding(self.file):
             return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
-    def _records(self, trials: list[FrozenTrial], prefix: str) -> list[TrialRecord]:
-        """Records of trials; notes about them have keys that begin with `prefix`."""
+    def _records(self, trials: list[FrozenTrial], facts: Facts) -> list[TrialRecord]:
         with decoding(self.file):
-            return self._reader.records(trials, by_trial(self.notes(prefix)), self._widened())
+            return self._reader.records(trials, facts, self._widened())
 
     def _widened(self) -> dict[str, dict[str, Any]]:
         """Values of earlier trials in a wider space, by number."""

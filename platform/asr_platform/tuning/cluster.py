@@ -184,27 +184,42 @@ class Cluster:
             training: number of workers of each trial in training.
             beginning: returns the number of trials that could begin now, this one included.
         """
-        concurrency, slots = self.concurrency(least, options), self._room(least.threads, least.gpus)
-        free = slots - sum(training)
-        if len(training) >= concurrency or free < least.count:
+        if not self._has_room(least, options, training):
             return None
         if not options.elastic:
             return least
-        trials = min(concurrency, len(training) + max(1, beginning()))
-        share = min(free // (trials - len(training)), math.ceil(slots / trials), options.most_workers)
-        count = max(share, least.count)
+        count = max(self._share(least, options, training, beginning()), least.count)
         return Workers(count, self._threads(count, least.gpus) if options.alone else 1, least.gpus)
 
-    def grown(self, least: Workers, options: Options, training: Sequence[int], own: int) -> int:
-        """Number of workers with which an elastic trial in training that has `own` could go on, at least `own`.
+    def grown(
+        self, least: Workers, options: Options, others: Sequence[int], own: int, beginning: Callable[[], int]
+    ) -> int:
+        """Number of workers with which an elastic trial in training that has `own` would go on, at least `own`.
+
+        Where another trial could begin, this one stays as it is.
 
         Args:
             least: least workers of a trial (`workers`).
-            training: number of workers of each trial in training, this one included.
+            others: number of workers of each other trial in training.
+            beginning: returns the number of trials that wait to begin or go on.
         """
-        slots = self._room(least.threads, least.gpus)
-        room = own + slots - sum(training)
-        return max(own, min(room, math.ceil(slots / len(training)), options.most_workers))
+        if sum(others) + own >= self._room(least.threads, least.gpus):
+            return own
+        waiting = beginning()
+        if waiting and self._has_room(least, options, [*others, own]):
+            return own
+        return max(own, self._share(least, options, others, waiting + 1))
+
+    def _has_room(self, least: Workers, options: Options, training: Sequence[int]) -> bool:
+        """Whether one more trial may begin beside those in training."""
+        free = self._room(least.threads, least.gpus) - sum(training)
+        return len(training) < self.concurrency(least, options) and free >= least.count
+
+    def _share(self, least: Workers, options: Options, training: Sequence[int], beginning: int) -> int:
+        """Number of workers of an elastic trial that begins now, as one of `beginning`; may be below the least."""
+        slots, running = self._room(least.threads, least.gpus), len(training)
+        trials = max(running + 1, min(self.concurrency(least, options), running + beginning))
+        return min((slots - sum(training)) // (trials - running), math.ceil(slots / trials), options.most_workers)
 
     def room(self, workers: Workers) -> int:
         """Number of trials with such workers that fit on the nodes."""

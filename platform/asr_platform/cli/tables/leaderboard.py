@@ -129,9 +129,11 @@ def print_leaderboard(
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
-        left_out = (EXPENDABLE[:count] for count in range(len(EXPENDABLE) + 1))
-        tables = [ranking_table(ranking, [], intervals, objectives, names) for names in left_out]
-        console.print(next((table for table in tables if _width(console, table) <= console.width), tables[-1]))
+        for count in range(len(EXPENDABLE) + 1):
+            table = ranking_table(ranking, [], intervals, objectives, EXPENDABLE[:count])
+            if _width(console, table) <= console.width:
+                break
+        console.print(table)
         console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[TrialRecord]] = {}
     for trial in trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,16 @@ class Curve(Sequence[dict[str, Any]]):
         """Wall time in seconds of training and validation in all epochs."""
         return sum(map(epoch_seconds, map(json.loads, self.texts)))
 
+    @cached_property
+    def best_place(self) -> int:
+        """Place of the epoch with the lowest objective, of equal ones the last; there must be an epoch."""
+        return _best_place(self.values)
+
+    @cached_property
+    def lowest(self) -> float:
+        """The lowest objective of an epoch; there must be an epoch."""
+        return min(self.values)
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -92,8 +103,16 @@ class TrialRecord:
     @property
     def best(self) -> dict[str, Any] | None:
         """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
-        values = self._values
-        return self.curve[min(range(len(values) - 1, -1, -1), key=values.__getitem__)] if values else None
+        if not self.curve:
+            return None
+        return self.curve[self.curve.best_place if isinstance(self.curve, Curve) else _best_place(self._values)]
+
+    @property
+    def lowest(self) -> float:
+        """The objective of the best epoch, by which trials are ranked; infinite before the first epoch."""
+        if not self.curve:
+            return math.inf
+        return self.curve.lowest if isinstance(self.curve, Curve) else min(self._values)
 
     @property
     def best_first(self) -> Iterator[dict[str, Any]]:
@@ -129,6 +148,10 @@ class TrialRecord:
     def _values(self) -> Sequence[float]:
         """The objective of each epoch."""
         return self.curve.values if isinstance(self.curve, Curve) else [objective_value(row) for row in self.curve]
+
+
+def _best_place(values: Sequence[float]) -> int:
+    return min(range(len(values) - 1, -1, -1), key=values.__getitem__)
 
 
 def _exists(checkpoint: str | None) -> bool:

@@ -200,14 +200,15 @@ class Recorder(NotPickled, tune.Callback):
             self.proposer.admit(added.number)
 
     def _grow(self, trial: Trial, row: Mapping[str, Any]) -> None:
-        """Gives an elastic trial notice after an epoch if it would end earlier with the room that others have left."""
+        """Gives an elastic trial notice after an epoch if it would end earlier with the room that nobody uses."""
         number, sizes = trial.config["number"], self.proposer.workers
         # One at a time: the room that is free now is there for one of them.
         if not self.nodes.options.elastic or self.growing or number not in sizes:
             return
-        more = self.nodes.grown([*sizes.values()], sizes[number])
+        others = [size for other, size in sizes.items() if other != number]
+        more = self.nodes.grown(others, sizes[number], self.proposer.beginning)
         left = (trial.config["until"] - row["epoch"]) * epoch_seconds(row)
-        if left * (1 - sizes[number] / more) > RESTART_SECONDS and not self.proposer.beginning():
+        if left * (1 - sizes[number] / more) > RESTART_SECONDS:
             self.growing.add(number)
             give_notice(trial.trial_id)
 

@@ -112,15 +112,16 @@ class Nodes:
             "resources": workers.resources,
         }
 
-    def grown(self, training: Sequence[int], own: int) -> int:
-        """Number of workers with which an elastic trial in training that has `own` could go on, at least `own`.
+    def grown(self, others: Sequence[int], own: int, beginning: Callable[[], int]) -> int:
+        """Number of workers with which an elastic trial in training that has `own` would go on, at least `own`.
 
         Args:
-            training: number of workers of each trial in training, this one included.
+            others: number of workers of each other trial in training.
+            beginning: returns the number of trials that wait to begin or go on.
         """
         if time.monotonic() < self.suspicious_until:
             return own
-        return self.cluster.grown(self.workers, self.options, training, own)
+        return self.cluster.grown(self.workers, self.options, others, own, beginning)
 
     def suspect(self) -> None:
         """Lets no trial begin until Ray would know if a node was lost, because a trial has lost a process."""
