@@ -111,6 +111,8 @@ class Ours(Policy):
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self.progress[curve.number] = epoch, states.get(outcome, TrialState.RUNNING)
+        if outcome in ("pruned", "failed"):
+            self.promotions.ended |= {curve.number}
 
     def _observation(self, number: int, epoch: int, state: TrialState) -> Observation:
         """Trial `number` as the sampler sees it."""

@@ -85,7 +85,7 @@ def test_the_more_trials_are_to_come_the_lower_is_the_lowest_expected(known: lis
     assert model.values[-1][0] <= later <= lowest + 1e-9
 
 
-def test_thelowest_to_come_is_the_median_of_chains_drawn_from_the_model() -> None:
+def test_the_lowest_to_come_is_the_median_of_chains_drawn_from_the_model() -> None:
     random = np.random.default_rng(0)
     known = [sorted(random.normal(0, 1, 3), reverse=True)[: 1 + number % 3] for number in range(9)]
     model, left, lowest = CurveModel(known, 3), 5, []
@@ -114,16 +114,41 @@ def test_decisions_depend_on_the_values_alone(cers: list[list[float]], left: int
     other.curves = dict(reversed(other.curves.items()))
     other.waiting = dict(reversed(other.waiting.items()))
     assert one.promoted(left) == other.promoted(left) and one.promoted(left) in {None, *one.waiting}
-    assert one.best() == other.best() and (one.best() in one.waiting or not one.waiting)
+    assert one.most_promising() == other.most_promising() and (one.most_promising() in one.waiting or not one.waiting)
     waiting = set(one.waiting)
     gone = one.give_up()
     assert gone == other.give_up() and gone.keys() | one.waiting.keys() == waiting
     assert all(chance < NEGLIGIBLE * (1 + one.start * len(one.levels) / one.levels[-1]) for chance in gone.values())
 
 
+@given(st.lists(st.floats(0.01, 1.2), min_size=1, max_size=12), st.lists(st.integers(1, 12), max_size=4))
+def test_a_record_given_again_changes_nothing(cers: list[float], times: list[int]) -> None:
+    """The driver gives a trial's whole record each time that the trial waits; a resumed sweep gives it once."""
+    rows = [records.row(epoch, cer) for epoch, cer in enumerate(cers, start=1)]
+    once, often = Promotions(Settings(epochs=12)), Promotions(Settings(epochs=12))
+    for until in [*sorted(times), len(rows)]:
+        for row in rows[:until]:
+            often.record(0, row)
+    for row in rows:
+        once.record(0, row)
+    assert often.curves == once.curves and often.lowest == once.lowest
+
+
+def test_a_trial_that_diverged_is_no_rival() -> None:
+    """What it was to reach is not expected any more; what it has reached counts, as does what it says of others."""
+    rivals = [[0.9, 0.6, 0.4, 0.3, 0.25, 0.22, 0.2], [0.9, 0.65, 0.45], [0.92, 0.7, 0.5]]
+    leading = [0.8, 0.4, 0.21]
+    alive, dead = promotions([*rivals, leading]), promotions([*rivals, leading])
+    dead.ended = frozenset({3})
+    expected, left = alive._model()[1], dead._model()[1]
+    assert expected.best() < left.best() <= math.log(0.2)
+    assert expected.lowest_to_come(0) < left.lowest_to_come(0) <= left.best()
+    assert (left.chances()[1:3] >= expected.chances()[1:3]).all()
+
+
 def test_a_trial_far_ahead_goes_on_and_one_far_behind_does_not() -> None:
     ahead = promotions([[0.9], [0.9], [0.85], [0.2], [0.95], [0.9]])
-    assert ahead.promoted(9) == 3 == ahead.best()
+    assert ahead.promoted(9) == 3 == ahead.most_promising()
     whole = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.09]
     worse = [[value * (1 + rank / 20) for value in whole] for rank in range(1, 6)]
     behind = promotions([whole, *worse, [0.95, 0.93, 0.92, 0.91], [0.95, 0.94]])
@@ -156,4 +181,4 @@ def test_promotions_compare_what_rungs_compare() -> None:
     found.record(0, {**records.row(1, 0.5), "val_ctc_cer": 0.9})
     found.record(1, {**records.row(1, 0.8), "val_ctc_cer": 0.0})
     assert found.wait(0, 1) and found.wait(1, 1) and not found.wait(2, 4)
-    assert found.best() == 1 and found.curves[1] == {1: math.log(LOWEST_VALUE)}
+    assert found.most_promising() == 1 and found.curves[1] == {1: math.log(LOWEST_VALUE)}

@@ -96,8 +96,10 @@ class _Sweep:
             self.lengths[number] += 1
             epoch, row = int(self.lengths[number]), self._row(number)
             self.promotions.record(number, row)
-            ends = epoch == self.settings.epochs or self.rungs.verdict(number, row, self.trials[number].warmup)
-            if ends or (epoch == until and self.promotions.wait(number, epoch)):
+            pruned = self.rungs.verdict(number, row, self.trials[number].warmup)
+            if pruned:
+                self.promotions.ended |= {number}
+            if epoch == self.settings.epochs or pruned or (epoch == until and self.promotions.wait(number, epoch)):
                 continue
             self._train(wall, number, until)
         costs = zip(self.trials, self.lengths, strict=True)
@@ -108,6 +110,7 @@ class _Sweep:
         """Gives every free place a trial, if there is one; returns whether any place has one."""
         while len(self.events) < self.concurrency:
             number = self.promotions.next(self._begin, len(self.trials) - self.begun)
+            self.promotions.ended |= self.promotions.given_up.keys()
             if number is None:
                 break
             self._train(now + self.trials[number].start, number, self.promotions.next_epoch(int(self.lengths[number])))

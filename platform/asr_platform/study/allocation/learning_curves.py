@@ -10,7 +10,7 @@ cost among all rules for giving up on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -56,10 +56,13 @@ class CurveModel:
         curves: for each trial the logarithms of its lowest value so far, at the levels that it has reached (at least
             one), from the first on.
         levels: number of levels; the last one is the end of a trial.
+        ended: indices of the trials that will not go on, such as those that diverged.
     """
 
-    def __init__(self, curves: Sequence[Sequence[float]], levels: int) -> None:
+    def __init__(self, curves: Sequence[Sequence[float]], levels: int, ended: Iterable[int] = ()) -> None:
         self.curves = curves
+        self.goes_on_N = np.array([len(curve) < levels for curve in curves])
+        self.goes_on_N[list(ended)] = False
         self.grids: list[Grid] = []
         lowest = math.inf
         for level in range(levels):
@@ -68,14 +71,14 @@ class CurveModel:
             self.grids.append(_grid(values, lowest, self.grids[-1] if self.grids else None))
         self.values = [grid.values_G for grid in self.grids]
         lengths_N, last_N = np.array([len(curve) for curve in curves]), np.array([curve[-1] for curve in curves])
-        self.ended = [(at := np.flatnonzero(lengths_N == level + 1), last_N[at]) for level in range(levels)]
+        self.at_level = [(at := np.flatnonzero(lengths_N == level + 1), last_N[at]) for level in range(levels)]
         self.transitions = []
         for level, (before, after) in enumerate(pairwise(self.grids)):
             pairs = tuple((curve[level], curve[level + 1]) for curve in curves if len(curve) > level + 1)
             self.transitions.append(_transition(before, after, pairs))
 
     def expected_finals(self) -> np.ndarray:
-        """Expected value of each trial (N,) at the last level."""
+        """Expected value of each trial (N,) at the last level, if it goes on."""
         expected = [self.values[-1]]
         for chances_GG in reversed(self.transitions):
             expected.insert(0, chances_GG @ expected[0])
@@ -84,7 +87,7 @@ class CurveModel:
     def _of_trials(self, by_level: Sequence[np.ndarray]) -> np.ndarray:
         """Entries (N,) of `by_level`, of shape (POINTS,) at each level, for the trials' levels and values there."""
         found_N = np.empty(len(self.curves))
-        for (numbers, values), points_G, entries_G in zip(self.ended, self.values, by_level, strict=True):
+        for (numbers, values), points_G, entries_G in zip(self.at_level, self.values, by_level, strict=True):
             if len(numbers):
                 found_N[numbers] = np.interp(values, points_G, entries_G)
         return found_N
@@ -114,21 +117,23 @@ class CurveModel:
         return self._of_trials(chances)
 
     def best(self) -> float:
-        """The lowest value that is reached by any trial, or expected of it at its end."""
-        return float(min(*(curve[-1] for curve in self.curves), *self.expected_finals()))
+        """The lowest value that any trial has reached, or is expected to reach if it may go on."""
+        expected = self.expected_finals()[self.goes_on_N]
+        return min(*(curve[-1] for curve in self.curves), float(expected.min(initial=math.inf)))
 
     def lowest_to_come(self, left: int) -> float:
         """Median of the lowest value at the end of all trials and of `left` new ones; at most the `best`.
 
         What is below it has about the chance of 1/2 to be the best of the sweep. A trial that beats the best so far by
-        little is not worth as much, while others may still beat both.
+        little is not worth as much, while others may still beat both. It is no lower than the last level's grid, which
+        ends `LOWEST_SPREADS` below the lowest value seen.
         """
         below_GG = [np.tri(POINTS).T]  # chance that a trial ends at a value of the last level, or below it
         for chances_GG in reversed(self.transitions):
             below_GG.insert(0, chances_GG @ below_GG[0])
         below_NG = np.stack([self._of_trials(columns) for columns in zip(*(one.T for one in below_GG), strict=True)], 1)
         below_G = self._first_values() @ below_GG[0]
-        none_below_G = (1 - below_NG).prod(axis=0) * (1 - below_G) ** left
+        none_below_G = (1 - below_NG[self.goes_on_N]).prod(axis=0) * (1 - below_G) ** left
         return min(self.best(), float(np.interp(-0.5, -none_below_G, self.values[-1])))
 
     def _success(self, best: float) -> np.ndarray:

@@ -33,23 +33,32 @@ class Promotions:
         curves: logarithm of the lowest value of each trial up to each of these, by number and epoch.
         waiting: number of epochs of each waiting trial, by number of the trial.
         given_up: chance to beat the best of each trial that `next` has given up; whoever ends the trial removes it.
+        ended: numbers of the trials that ended before their last epoch, such as those that were pruned or diverged.
     """
 
     def __init__(self, settings: Settings, start: float = START) -> None:
         self.asha, self.start = settings.asha, start
         self.levels = [*settings.promotions, settings.epochs]
         self.lowest: dict[int, float] = {}
+        self.epochs: dict[int, int] = {}  # number of epochs recorded of each trial
         self.curves: dict[int, dict[int, float]] = {}
         self.waiting: dict[int, int] = {}
         self.given_up: dict[int, float] = {}
-        self._known: CurveModel | None = None  # the model of `curves`, until they change
+        self.ended = frozenset[int]()
+        self._known: tuple[CurveModel, frozenset[int]] | None = None  # the model of `curves` and `ended`
 
     def next_epoch(self, epochs: int) -> int | None:
         """Next epoch after which a trial with `epochs` epochs waits; None if there is no further one."""
         return next((level for level in self.levels[:-1] if level > epochs), None)
 
     def record(self, number: int, row: Mapping[str, Any]) -> None:
-        """Adds the metrics `row` of an epoch of trial `number`; a trial's epochs must be added in order."""
+        """Adds the metrics `row` of an epoch of trial `number`; a trial's epochs must be added in order.
+
+        Epochs that have been added are left as they were, so that a trial's whole record can be given again.
+        """
+        if row["epoch"] <= self.epochs.get(number, 0):
+            return
+        self.epochs[number] = row["epoch"]
         lowest = min(ranking_value(self.asha, row), self.lowest.get(number, math.inf))
         self.lowest[number] = lowest
         if row["epoch"] in self.levels:
@@ -74,7 +83,7 @@ class Promotions:
             number = begin()
         if number is None:
             self.given_up |= self.give_up()
-            number = self.best()
+            number = self.most_promising()
         if number is not None:
             self.waiting.pop(number, None)
         return number
@@ -85,18 +94,18 @@ class Promotions:
         Args:
             left: number of new trials that are left.
         """
-        number, is_ahead = self._most_promising(left)
+        number, is_ahead = self._ahead(left)
         return number if is_ahead else None
 
-    def best(self) -> int | None:
+    def most_promising(self) -> int | None:
         """Number of the waiting trial with the highest chance per second, where no new trial is left.
 
         None if no trial waits.
         """
-        number, _ = self._most_promising(0)
+        number, _ = self._ahead(0)
         return number
 
-    def _most_promising(self, left: int) -> tuple[int | None, bool]:
+    def _ahead(self, left: int) -> tuple[int | None, bool]:
         """Number of the waiting trial with the highest chance per second, and whether a new trial has none higher."""
         if not self.waiting:
             return None, False
@@ -134,7 +143,8 @@ class Promotions:
     def _model(self) -> tuple[list[int], CurveModel]:
         """The trials that have reached an epoch of promotion, by number, and the model of their curves."""
         numbers = sorted(self.curves)
-        if self._known is None:
+        if self._known is None or self._known[1] != self.ended:
             curves = [[value for _, value in sorted(self.curves[number].items())] for number in numbers]
-            self._known = CurveModel(curves, len(self.levels))
-        return numbers, self._known
+            ended = [index for index, number in enumerate(numbers) if number in self.ended]
+            self._known = CurveModel(curves, len(self.levels), ended), self.ended
+        return numbers, self._known[0]

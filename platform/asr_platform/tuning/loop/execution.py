@@ -114,7 +114,7 @@ class Recorder(NotPickled, tune.Callback):
         given_up = self.proposer.promotions.given_up
         while given_up:
             number, chance = given_up.popitem()
-            self._finish(number, "pruned", f"chance of becoming the best: {chance:.1%}")
+            self._finish(number, "pruned", f"chance to beat the best: {chance:.1%}")
         # Tune still takes a step after the last trial: a trial that was added then would never be trained.
         if not self.interrupt.requested and not self.proposer.finished:
             for request in self.steering.act():
@@ -149,6 +149,8 @@ class Recorder(NotPickled, tune.Callback):
     @_stops_on_ledger_error
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
+        grows = number in self.growing
+        self.growing.discard(number)
         now, reported = self.ledger.trial(number), (trial.last_result or {}).get("epoch", 0)
         if now.state != "running":
             return  # stopped on request
@@ -164,12 +166,13 @@ class Recorder(NotPickled, tune.Callback):
         elif now.epochs >= trial.config["until"]:
             self._call("on_trial_paused", now)
         elif not self.interrupt.requested and (trial.last_result or {}).get(INTERRUPTED):
-            self._move(now)
+            self._move(now, grows)
         elif not self.interrupt.requested:
             self._lose(number, "ended before its last epoch")
 
     @_stops_on_ledger_error
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.growing.discard(trial.config["number"])
         if self.interrupt.requested:
             return
         number, reason = trial.config["number"], reason_in(trial.pickled_error_file, trial.error_file)
@@ -212,10 +215,8 @@ class Recorder(NotPickled, tune.Callback):
             self.growing.add(number)
             give_notice(trial.trial_id)
 
-    def _move(self, trial: TrialRecord) -> None:
+    def _move(self, trial: TrialRecord, grows: bool) -> None:
         """Has a trial go on that has saved all it had and ended, since it was given notice."""
-        grows = trial.number in self.growing
-        self.growing.discard(trial.number)
         self.proposer.retry(trial.number)
         self._call("on_trial_moved", trial, "with more workers" if grows else "elsewhere")
 

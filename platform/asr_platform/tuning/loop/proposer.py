@@ -68,6 +68,7 @@ class Proposer(NotPickled, Searcher):
         if place is None and self.training:
             return None
         trials, waiting = self.ledger.trials(), self.promotions.waiting
+        self.promotions.ended = frozenset(trial.number for trial in trials if trial.state in ("pruned", "failed"))
         for number in [one for one in waiting if not _goes_on(trials[one])]:
             del waiting[number]  # pruned at the epoch of promotion, stopped or paused
         in_training = set(self.training.values())
@@ -120,12 +121,10 @@ class Proposer(NotPickled, Searcher):
         if number is None:
             return
         self.workers.pop(number, None)
-        if error:
-            return
         trial = self.ledger.trial(number)
-        if trial.curve:
-            for row in trial.curve:
-                self.promotions.record(number, row)
+        for row in trial.curve:
+            self.promotions.record(number, row)
+        if trial.curve and not error:
             waits = self.promotions.wait(number, trial.epochs)
             if not waits and _goes_on(trial) and trial.epochs < self.space.settings.epochs:
                 self.unfinished.append(number)  # stopped at an epoch of promotion that is none since `measure`
