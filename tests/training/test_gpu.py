@@ -73,7 +73,7 @@ STRATEGIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("precision", ["bf16", "auto"])
 def test_training_in_bf16_is_finite_and_learns(precision: str, tiny_corpus: Corpus) -> None:
-    rows = history(tiny_corpus, "cuda", precision)
+    rows = history(tiny_corpus, "cuda", precision, **{"model.dropout": 0.1})
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
 

@@ -89,6 +89,24 @@ def test_the_best_is_trained_to_its_end_and_no_epoch_twice(tiny_corpus: Corpus) 
     assert sum(until - since for _, since, until in steps) < 6 * EPOCHS
 
 
+def test_a_resumed_sweep_knows_what_an_uninterrupted_one_does(tiny_corpus: Corpus) -> None:
+    """Trials whose CERs fall from one epoch of promotion to the next, the last of which fails between two of them."""
+    hands = Hands(records.ledger_in_memory(3), tiny_corpus, WAITING)
+    for cer in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        name, told = hands.ask()
+        hands.train(name, told, cer)
+    name, told = hands.ask()
+    hands.ledger.record(told["number"], records.row(told["reported_epochs"] + 1, 0.01))
+    hands.proposer.on_trial_complete(name, error=True)
+    hands.ledger.finish(told["number"], "failed", "diverged")
+    resumed = Proposer(hands.ledger, hands.proposer.feasibility, {}, hands.place, hands.said.append)
+    for proposer in (hands.proposer, resumed):
+        proposer.suggest("next")
+    assert hands.proposer.promotions.curves == resumed.promotions.curves
+    assert hands.proposer.promotions.lowest == resumed.promotions.lowest
+    assert hands.proposer.promotions.ended == resumed.promotions.ended == {told["number"]}
+
+
 def test_a_trial_that_a_rung_has_stopped_waits_no_more(tiny_corpus: Corpus) -> None:
     hands = Hands(records.ledger_in_memory(2), tiny_corpus, WAITING)
     for _ in range(2):

@@ -174,6 +174,14 @@ def test_an_elastic_trial_is_given_notice_once_where_more_workers_save_more_than
     assert told == ["run of trial 0"], "nothing is left to train"
 
 
+def test_a_trial_that_fails_instead_of_growing_lets_the_next_one_grow(sweep: Sweep) -> None:
+    sweep.recorder.growing |= {0, 1}
+    sweep.fails(0, "MemoryError: ")
+    assert sweep.recorder.growing == {1}
+    sweep.completes(1, interrupted=False)
+    assert sweep.recorder.growing == set()
+
+
 def test_what_the_configuration_did_fails_at_once(sweep: Sweep) -> None:
     sweep.fails(0, "MemoryError: ")
     assert sweep.steps.ended_trials == [(0, "failed")] and sweep.retried == []

@@ -173,7 +173,7 @@ class Decoder(nn.Module):
     def project(self, states_BSD: Tensor) -> list[tuple[Tensor, Tensor] | None]:
         """Keys and values of the encoder's states for each active layer, by one matrix product for all layers.
 
-        None for layers without cross-attention.
+        All active layers have cross-attention, or none has it: then each gets None.
         """
         attentions = [layer.cross_attention for layer in self.stack if layer.cross_attention is not None]
         if not attentions:

@@ -180,7 +180,7 @@ def cer_intervals(best: int, errors: Mapping[int, UtteranceErrors]) -> dict[int,
 
 
 def _bounds(samples_RM: Floats) -> tuple[Floats, Floats]:
-    """Bounds (M, M) of the 95% interval of each model's samples, which lie together in memory for it."""
+    """Low and high bounds (M,) of the 95% interval of each model's samples, which lie together in memory for it."""
     low_M, high_M = np.percentile(np.ascontiguousarray(samples_RM.T), PERCENTILES, axis=1, overwrite_input=True)
     return low_M, high_M
 

@@ -39,7 +39,7 @@ from trainables.training.workload import Workload, Workloads
 
 # How many there are, and the least where more would take longer than the seconds.
 PROPOSALS, LEAST_PROPOSALS, PROPOSING_SECONDS = 300, 60, 6.0
-SIMULATIONS, LEAST_SIMULATIONS, SIMULATING_SECONDS = 20, 10, 8.0
+SIMULATIONS, LEAST_SIMULATIONS, SIMULATING_SECONDS = 20, 4, 8.0
 SIMULATIONS_OF_A_SCALE = 5
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times

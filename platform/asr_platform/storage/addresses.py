@@ -73,12 +73,14 @@ def checked_storage(address: str) -> str:
     """Returns the one address by which a storage is known, however it was written; nothing is opened.
 
     Folders of this machine become absolute paths, `file://` or not. Other paths have no slash at their end, no empty
-    part, `.` or `..`, and the percent-encoding that URIs need: pyarrow reads them as they are, Ray without these parts.
+    part, `.` or `..`, the percent-encoding that URIs need, and a sorted query: pyarrow reads them as they are, Ray
+    without these parts.
 
     Raises:
         InputError: the address is of another kind, or contains a key (addresses are kept in the home and in ledgers).
     """
-    if not ADDRESS.match(address):
+    address = address.strip()
+    if not ADDRESS.match(address) and "://" not in address:
         return _plain(os.path.abspath(os.path.expanduser(address)))
     shown = re.sub(r"//[^/]*@", "//...@", address.partition("?")[0])
     try:
@@ -94,10 +96,13 @@ def checked_storage(address: str) -> str:
             f"{STORAGE} {shown}: a user or key in the address would be kept in the home",
             "Use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or the like.",
         )
-    path = _plain(unquote(parts.path))
+    try:
+        path = _plain(unquote(parts.path, errors="strict"))
+    except UnicodeDecodeError:
+        raise InputError(f"{STORAGE} {shown}: its percent-encoding is no UTF-8", f"Give {KIND}.") from None
     if is_folder:
         return path
-    query = f"?{parts.query}" if parts.query else ""
+    query = f"?{'&'.join(sorted(parts.query.split('&')))}" if parts.query else ""
     return f"{BUCKETS[parts.scheme]}://{parts.netloc}{quote(path.rstrip('/'), UNQUOTED)}{query}"
 
 
