@@ -14,7 +14,7 @@ import pytest
 import records
 import tiny
 from command import PLATFORM, unused_port
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from webhook import Webhook
 
@@ -226,6 +226,7 @@ def test_a_trial_grows_beside_those_that_wait_where_these_may_not_begin() -> Non
     assert cluster(9).grown(least, too_large, [6], 2, lambda: 9) == 2, "the room would be shared with those that wait"
 
 
+@example(slots=3, sizes=[1, 1], most=2, least=1, concurrent=1, waiting=0)  # more in training than may be
 @given(
     slots=st.integers(1, 40),
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),

@@ -203,7 +203,8 @@ class Cluster:
             others: number of workers of each other trial in training.
             beginning: returns the number of trials that wait to begin or go on.
         """
-        if sum(others) + own >= self._room(least.threads, least.gpus):
+        is_full = sum(others) + own >= self._room(least.threads, least.gpus)
+        if is_full or not self._has_room(least, options, others):  # a new start would find no place
             return own
         waiting = beginning()
         if waiting and self._has_room(least, options, [*others, own]):
