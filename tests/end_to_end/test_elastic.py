@@ -38,7 +38,7 @@ def workers(platform: Platform) -> list[int]:
 
 
 def printed_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """What a process prints up to the line in which a pattern is found."""
+    """Reads a process's output up to the first line that matches a pattern, and returns it; fails if none does."""
     assert process.stdout
     printed = ""
     for line in process.stdout:

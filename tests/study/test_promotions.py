@@ -69,8 +69,8 @@ def test_a_chance_per_cost_is_that_of_the_best_rule_for_giving_up() -> None:
     random = np.random.default_rng(0)
     known = [sorted(random.normal(0, 1, 3), reverse=True)[: 1 + number % 3] for number in range(12)]
     model, first, second = CurveModel(known, 3), 1.0, 4.0
-    found, _ = model.chances_per_cost([first, second], 1.0, model.best())
-    success_G = model.transitions[1] @ model._success(model.best())
+    found, _ = model.chances_per_cost([first, second], 1.0, model.best)
+    success_G = model.transitions[1] @ model._success(model.best)
     order = np.argsort(-success_G)
     for number in (number for number, curve in enumerate(known) if len(curve) == 1):
         reach_G = [np.interp(known[number][0], model.grids[0].values_G, column) for column in model.transitions[0].T]
@@ -135,14 +135,14 @@ def test_a_record_given_again_changes_nothing(cers: list[float], times: list[int
 
 
 def test_a_trial_that_diverged_is_no_rival() -> None:
-    """What it was to reach is not expected any more; what it has reached counts, as does what it says of others."""
+    """The CER predicted for its end counts no more; its recorded CERs do, and what they say of other trials."""
     rivals = [[0.9, 0.6, 0.4, 0.3, 0.25, 0.22, 0.2], [0.9, 0.65, 0.45], [0.92, 0.7, 0.5]]
     leading = [0.8, 0.4, 0.21]
     alive, dead = promotions([*rivals, leading]), promotions([*rivals, leading])
     dead.ended = frozenset({3})
     expected, left = alive._model()[1], dead._model()[1]
-    assert expected.best() < left.best() <= math.log(0.2)
-    assert expected.lowest_to_come(0) < left.lowest_to_come(0) <= left.best()
+    assert expected.best < left.best <= math.log(0.2)
+    assert expected.lowest_to_come(0) < left.lowest_to_come(0) <= left.best
     assert (left.chances()[1:3] >= expected.chances()[1:3]).all()
 
 

@@ -89,8 +89,11 @@ def main() -> None:
 
 
 def collect_seldom() -> None:
-    """Makes Python look for garbage after 50,000 new objects, not 700: the trials of a large sweep are hundreds of
-    thousands, all of them in use, and looking through them was a quarter of the time of reading and printing."""
+    """Makes Python look for garbage after 50,000 new objects instead of 700.
+
+    The trials of a large sweep are hundreds of thousands of objects, all in use: looking through them took a quarter of
+    the time of reading and printing.
+    """
     gc.set_threshold(50_000, 20, 20)
 
 

@@ -130,8 +130,11 @@ def _frozen(trial: Any, parts: Sequence[list[Any]], distribution: Callable[[str]
 
 
 def _decoded(text: str) -> Any:
-    """Content of a JSON text. Most are strings, such as the metrics of epochs, which take half the time without the
-    decoder's search for what surrounds them; or facts that are true."""
+    """Content of a JSON text.
+
+    Most texts are strings, such as the metrics of epochs, or facts that are true: they take half the time without the
+    decoder's search for what surrounds them.
+    """
     if text in CONSTANTS:
         return CONSTANTS[text]
     if text[0] == '"':

@@ -26,7 +26,7 @@ GRADIENTS: dict[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Draws(NamedTuple):
-    """What dropout drew for a layer.
+    """Masks of dropout for the sublayers of one layer, in one training pass.
 
     Attributes:
         kept: for each sublayer, True at the numbers of its output that are kept, (B, S, D); None: not drawn.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -79,10 +79,14 @@ class CurveModel:
 
     def expected_finals(self) -> np.ndarray:
         """Expected value of each trial (N,) at the last level, if it goes on."""
-        expected = [self.values[-1]]
+        return self._of_trials(self._expected(self.values[-1]))
+
+    def _expected(self, last: np.ndarray) -> list[np.ndarray]:
+        """What is expected at each value of each level (POINTS, ...), given what each value of the last level gives."""
+        found = [last]
         for chances_GG in reversed(self.transitions):
-            expected.insert(0, chances_GG @ expected[0])
-        return self._of_trials(expected)
+            found.insert(0, chances_GG @ found[0])
+        return found
 
     def _of_trials(self, by_level: Sequence[np.ndarray]) -> np.ndarray:
         """Entries (N,) of `by_level`, of shape (POINTS,) at each level, for the trials' levels and values there."""
@@ -111,11 +115,9 @@ class CurveModel:
 
     def chances(self) -> np.ndarray:
         """Chance (N,) of each trial to beat the best so far, if it goes on to its end."""
-        chances = [self._success(self.best())]
-        for chances_GG in reversed(self.transitions):
-            chances.insert(0, chances_GG @ chances[0])
-        return self._of_trials(chances)
+        return self._of_trials(self._expected(self._success(self.best)))
 
+    @cached_property
     def best(self) -> float:
         """The lowest value that any trial has reached, or is expected to reach if it may go on."""
         expected = self.expected_finals()[self.goes_on_N]
@@ -128,13 +130,11 @@ class CurveModel:
         little is not worth as much, while others may still beat both. It is no lower than the last level's grid, which
         ends `LOWEST_SPREADS` below the lowest value seen.
         """
-        below_GG = [np.tri(POINTS).T]  # chance that a trial ends at a value of the last level, or below it
-        for chances_GG in reversed(self.transitions):
-            below_GG.insert(0, chances_GG @ below_GG[0])
+        below_GG = self._expected(np.tri(POINTS).T)  # chances to end at each value of the last level, or below it
         below_NG = np.stack([self._of_trials(columns) for columns in zip(*(one.T for one in below_GG), strict=True)], 1)
         below_G = self._first_values() @ below_GG[0]
         none_below_G = (1 - below_NG[self.goes_on_N]).prod(axis=0) * (1 - below_G) ** left
-        return min(self.best(), float(np.interp(-0.5, -none_below_G, self.values[-1])))
+        return min(self.best, float(np.interp(-0.5, -none_below_G, self.values[-1])))
 
     def _success(self, best: float) -> np.ndarray:
         """Chance (POINTS,) that a value at the last level beats the `best`, between 0 and 1 near it."""

@@ -119,7 +119,7 @@ class Promotions:
             return {}
         numbers, model = self._model()
         chances = dict(zip(numbers, model.chances().tolist(), strict=True))
-        rates, _ = self._chances_per_epoch(model.best())
+        rates, _ = self._chances_per_epoch(model.best)
         hopeless = [number for number, (rate, *_) in rates.items() if rate * self.levels[-1] < NEGLIGIBLE]
         for number in hopeless:
             del self.waiting[number]

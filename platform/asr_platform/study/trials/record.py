@@ -75,11 +75,6 @@ class Curve(Sequence[dict[str, Any]]):
         """Place of the epoch with the lowest objective, of equal ones the last; there must be an epoch."""
         return _best_place(self.values)
 
-    @cached_property
-    def lowest(self) -> float:
-        """The lowest objective of an epoch; there must be an epoch."""
-        return min(self.values)
-
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -103,16 +98,12 @@ class TrialRecord:
     @property
     def best(self) -> dict[str, Any] | None:
         """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
-        if not self.curve:
-            return None
-        return self.curve[self.curve.best_place if isinstance(self.curve, Curve) else _best_place(self._values)]
+        return self.curve[self._best_place] if self.curve else None
 
     @property
     def lowest(self) -> float:
         """The objective of the best epoch, by which trials are ranked; infinite before the first epoch."""
-        if not self.curve:
-            return math.inf
-        return self.curve.lowest if isinstance(self.curve, Curve) else min(self._values)
+        return self._values[self._best_place] if self.curve else math.inf
 
     @property
     def best_first(self) -> Iterator[dict[str, Any]]:
@@ -148,6 +139,10 @@ class TrialRecord:
     def _values(self) -> Sequence[float]:
         """The objective of each epoch."""
         return self.curve.values if isinstance(self.curve, Curve) else [objective_value(row) for row in self.curve]
+
+    @property
+    def _best_place(self) -> int:
+        return self.curve.best_place if isinstance(self.curve, Curve) else _best_place(self._values)
 
 
 def _best_place(values: Sequence[float]) -> int:
