@@ -334,7 +334,7 @@ class World:
                 assert fate is None and trial.epochs == epochs
             else:
                 assert trial.state == "pruned", trial
-                assert trial.reason.startswith(("rung at epoch", "chance of")) or trial.number in stopped, trial
+                assert trial.reason.startswith(("rung at epoch", "chance to beat the best")) or trial.number in stopped, trial
                 assert trial.epochs < epochs
         left = sorted(str(path.relative_to(self.home.path)) for path in self._unexpected())
         assert not left, f"left behind: {left}"

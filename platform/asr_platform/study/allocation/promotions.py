@@ -16,7 +16,7 @@ from asr_platform.study.allocation.rungs import ranking_value
 from search_spaces.settings import Settings
 
 LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
-NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial
+NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial and its starts
 START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
 
 
@@ -120,7 +120,8 @@ class Promotions:
         numbers, model = self._model()
         chances = dict(zip(numbers, model.chances().tolist(), strict=True))
         rates, _ = self._chances_per_epoch(model.best)
-        hopeless = [number for number, (rate, *_) in rates.items() if rate * self.levels[-1] < NEGLIGIBLE]
+        full = self.start * len(self.levels) + self.levels[-1]  # epochs: a start at each level
+        hopeless = [number for number, (rate, *_) in rates.items() if rate * full < NEGLIGIBLE]
         for number in hopeless:
             del self.waiting[number]
         return {number: chances[number] for number in hopeless}
