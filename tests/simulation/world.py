@@ -334,7 +334,8 @@ class World:
                 assert fate is None and trial.epochs == epochs
             else:
                 assert trial.state == "pruned", trial
-                assert trial.reason.startswith(("rung at epoch", "chance to beat the best")) or trial.number in stopped, trial
+                given_up = trial.reason.startswith(("rung at epoch", "chance to beat the best"))
+                assert given_up or trial.number in stopped, trial
                 assert trial.epochs < epochs
         left = sorted(str(path.relative_to(self.home.path)) for path in self._unexpected())
         assert not left, f"left behind: {left}"
