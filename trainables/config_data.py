@@ -47,9 +47,10 @@ class Data(ConfigSection):
 class Features(ConfigSection):
     """Preprocessing of the acoustic features."""
 
-    normalization: Literal["global_mvn", "cepstral", "none"] = Field(
+    normalization: Literal["global_mvn", "cepstral", "sliding", "none"] = Field(
         "global_mvn",
-        description="mean and variance per mel bin: of the training split, of the utterance, or none",
+        description="mean and variance per mel bin: of the training split (global_mvn), of the utterance (cepstral), "
+        "or the mean of the last 600 frames and the variance of the training split (sliding), or none",
     )
     dynamic_range: float | None = Field(
         None,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.config_data import Features, SpecAugment
 from trainables.data.batch_plan import Rows
-from trainables.data.batching import DeviceSplit, Normalizer
+from trainables.data.batching import FIRST_WINDOW, WINDOW, DeviceSplit, Normalizer, sliding_means
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import gather_rows
@@ -49,9 +49,13 @@ def reference(corpus: Corpus, config: Features, index: int) -> npt.NDArray[np.fl
     x = split.features[start : start + split.frames[index], :bins].numpy().astype(np.float64)
     if config.dynamic_range is not None:
         x = np.maximum(x, x.max() - config.dynamic_range)
-    if config.normalization == "global_mvn":
+    if config.normalization in ("global_mvn", "sliding"):
         assert corpus.mean is not None and corpus.std is not None
-        return (x - corpus.mean.numpy()[:bins]) / corpus.std.numpy()[:bins]
+        x = (x - corpus.mean.numpy()[:bins]) / corpus.std.numpy()[:bins]
+        if config.normalization == "global_mvn":
+            return x
+        ends = [min(max(place + 1, FIRST_WINDOW), len(x)) for place in range(len(x))]
+        return np.stack([row - x[max(end - WINDOW, 0) : end].mean(0) for row, end in zip(x, ends, strict=True)])
     if config.normalization == "cepstral":
         return (x - x.mean(0)) / x.std(0)
     return x
@@ -59,7 +63,7 @@ def reference(corpus: Corpus, config: Features, index: int) -> npt.NDArray[np.fl
 
 @pytest.mark.parametrize("num_feats", [None, 5])
 @pytest.mark.parametrize("dynamic_range", [None, 40.0])
-@pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "none"])
+@pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "sliding", "none"])
 def test_gathering_equals_a_reference_for_each_utterance(
     normalization: str, dynamic_range: float | None, num_feats: int | None, tiny_corpus: Corpus
 ) -> None:
@@ -135,7 +139,11 @@ def test_a_bin_that_never_changes_stays_near_zero(normalization: str) -> None:
         assert normalizer(stored, torch.tensor([2000]))[..., 0].abs().max() < 1
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 30), st.sampled_from(["cepstral", "none"]))
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    st.integers(0, 30),
+    st.sampled_from(["cepstral", "sliding", "none"]),
+)
 def test_normalising_does_not_see_padding(lengths: list[int], extra: int, normalization: str) -> None:
     keys = {"normalization": normalization, "dynamic_range": 60.0}
     normalizer = Normalizer(Features.model_validate(keys), torch.zeros(3), torch.ones(3), CPU)
@@ -146,6 +154,33 @@ def test_normalising_does_not_see_padding(lengths: list[int], extra: int, normal
         alone = normalizer(row[None, :length], torch.tensor([length]))[0]
         torch.testing.assert_close(result[:length], alone, atol=1e-4, rtol=1e-4)
         assert not result[length:].any()
+
+
+@given(st.integers(1, 1500), st.integers(0, 1500), st.integers(0, 1000))
+def test_sliding_means_are_of_a_window_that_hardly_looks_ahead(length: int, padding: int, seed: int) -> None:
+    x_BTF = torch.randn(1, length, 2, generator=torch.Generator().manual_seed(seed))
+    padded = torch.nn.functional.pad(x_BTF, (0, 0, 0, padding))
+    found = sliding_means(padded, torch.tensor([length]))[0, :length]
+    for place in {0, length // 2, length - 1}:
+        end = min(max(place + 1, FIRST_WINDOW), length)
+        window = x_BTF[0, max(place + 1 - WINDOW, 0) : end]
+        torch.testing.assert_close(found[place], window.mean(0), atol=1e-4, rtol=1e-4)
+    start = max(length // 2, FIRST_WINDOW)
+    later = padded.clone()
+    later[0, start:] += 7
+    assert torch.equal(sliding_means(later, torch.tensor([length]))[0, : min(start, length)], found[:start])
+
+
+@given(st.floats(-40, 40))
+def test_a_microphone_does_not_change_what_is_normalised_within_a_recording(gain: float) -> None:
+    x_BTF = torch.randn(2, 700, 3, generator=torch.Generator().manual_seed(0)) * 10
+    lengths, response_F = torch.tensor([700, 640]), torch.tensor([gain, 0.0, -gain])
+    for normalization in ("cepstral", "sliding"):
+        config = Features.model_validate({"normalization": normalization})
+        normalizer = Normalizer(config, torch.zeros(3), torch.full((3,), 10.0), CPU)
+        torch.testing.assert_close(
+            normalizer(x_BTF + response_F, lengths), normalizer(x_BTF, lengths), atol=1e-3, rtol=0
+        )
 
 
 def test_a_masked_cell_becomes_the_mean(tiny_corpus: Corpus) -> None:

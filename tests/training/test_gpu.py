@@ -44,7 +44,7 @@ def gathered(corpus: Corpus, device: str, normalization: str) -> Batch:
     return data.gather(Rows.of(np.array([4, 0, 11]), place), 100, None, masks, timing)
 
 
-@pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "none"])
+@pytest.mark.parametrize("normalization", ["global_mvn", "cepstral", "sliding", "none"])
 def test_gathering_on_the_gpu_equals_gathering_on_the_cpu(normalization: str, tiny_corpus: Corpus) -> None:
     here, there = gathered(tiny_corpus, "cpu", normalization), gathered(tiny_corpus, "cuda", normalization)
     for name, expected in vars(here).items():

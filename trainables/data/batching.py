@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.config_data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming, Timing
@@ -23,9 +23,10 @@ from trainables.data.corpus import Split
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
 from trainables.data.text.tokenizer import Tokenizer
-from trainables.masking import largest, length_mask
+from trainables.masking import largest, length_mask, positions
 
 SMALLEST_STD = 1e-2  # dB or nepers: a bin with a smaller deviation is constant, up to rounding
+WINDOW, FIRST_WINDOW = 600, 100  # frames whose mean is subtracted, as in Kaldi's `apply-cmvn-sliding`; in the beginning
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,27 @@ class Normalizer:
             mean_B1F = (x_BTF * valid_BT1).sum(1, keepdim=True) / count_B11
             variance_B1F = ((x_BTF - mean_B1F).square() * valid_BT1).sum(1, keepdim=True) / count_B11
             x_BTF = (x_BTF - mean_B1F) / variance_B1F.sqrt().clamp(min=SMALLEST_STD)
+        elif self.kind == "sliding":
+            x_BTF = (x_BTF - self.mean) / self.std
+            x_BTF = x_BTF - sliding_means(x_BTF * valid_BT1, lengths_B)
         return x_BTF * valid_BT1
+
+
+def sliding_means(x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+    """Mean of each frame and the `WINDOW` - 1 before it, (B, T, F); the first frames take those to `FIRST_WINDOW`.
+
+    It needs nothing that comes later than that, and so suits live audio.
+
+    Args:
+        x_BTF: 0 after the end of each utterance.
+    """
+    sums_BPF = nn.functional.pad(x_BTF.cumsum(1), (0, 0, 1, 0))  # P = T + 1: sums of the frames before each place
+    place_T = positions(x_BTF.shape[1], x_BTF.device) + 1
+    start_BT = (place_T - WINDOW).clamp(min=0).expand(x_BTF.shape[:2])
+    end_BT = torch.minimum(place_T.clamp(min=FIRST_WINDOW), lengths_B[:, None])
+    at = [place_BT[..., None].expand_as(x_BTF) for place_BT in (start_BT, end_BT)]
+    counts_BT1 = (end_BT - start_BT).clamp(min=1)[..., None]  # after an utterance's end there may be none
+    return (sums_BPF.gather(1, at[1]) - sums_BPF.gather(1, at[0])) / counts_BT1
 
 
 class DeviceSplit:

@@ -34,7 +34,12 @@ LAYERS = {"model.encoder_layers": 1, "model.decoder_layers": 2}
 # Together they have every choice that changes a graph; the exporter takes seconds for each.
 ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {"model.encoder_positions": "rotary", "features.normalization": "cepstral"},
-    "conv2d": {"model.encoder_positions": "relative", "model.reduction_factor": 3, "model.activation": "relu"},
+    "conv2d": {
+        "model.encoder_positions": "relative",
+        "model.reduction_factor": 3,
+        "model.activation": "relu",
+        "features.normalization": "sliding",
+    },
     "lstm": {"model.encoder_positions": "sinusoidal", "model.first_position": 2, "model.scale_states": True},
     "both": {
         "model.encoder_positions": "none",

@@ -31,7 +31,7 @@ SHAPE = {
 }
 
 
-@pytest.fixture(scope="module", params=["global_mvn", "cepstral"])
+@pytest.fixture(scope="module", params=["global_mvn", "cepstral", "sliding"])
 def recognizer(request: pytest.FixtureRequest, tiny_corpus: Corpus) -> Recognizer:
     features = {"features.normalization": request.param, "features.dynamic_range": 60.0}
     return tiny.learn(tiny_corpus, {**SHAPE, **features}).recognizer

@@ -25,6 +25,16 @@ else:
 
 Floats = npt.NDArray[np.floating]
 SMALLEST_STD = 1e-2  # bins with a smaller deviation count as constant
+WINDOW, FIRST_WINDOW = 600, 100  # frames whose mean is subtracted (`sliding`), and in the beginning
+
+
+def sliding_means(x_TF: Floats) -> Floats:
+    """Mean of each frame and the `WINDOW` - 1 before it, (T, F); the first frames take those to `FIRST_WINDOW`."""
+    place_T = np.arange(1, len(x_TF) + 1)
+    start_T, end_T = np.maximum(place_T - WINDOW, 0), np.minimum(np.maximum(place_T, FIRST_WINDOW), len(x_TF))
+    sums_PF = np.concatenate([np.zeros_like(x_TF[:1]), x_TF.cumsum(axis=0)])
+    means_TF: Floats = (sums_PF[end_T] - sums_PF[start_T]) / (end_T - start_T)[:, None]
+    return means_TF
 
 
 class Recognizer:
@@ -48,9 +58,10 @@ class Recognizer:
         if config["dynamic_range"] is not None:
             decibel = 1.0 if self.about["recipe"]["name"] == "hw4" else math.log(10) / 10
             x_TF = np.maximum(x_TF, x_TF.max() - config["dynamic_range"] * decibel)
-        if config["normalization"] == "global_mvn":
+        if config["normalization"] in ("global_mvn", "sliding"):
             mean_F, std_F = np.array(self.about["mean"])[:bins], np.array(self.about["std"])[:bins]
-            return (x_TF - mean_F) / np.maximum(std_F, SMALLEST_STD)
+            x_TF = (x_TF - mean_F) / np.maximum(std_F, SMALLEST_STD)
+            return x_TF - sliding_means(x_TF) if config["normalization"] == "sliding" else x_TF
         if config["normalization"] == "cepstral":
             return (x_TF - x_TF.mean(axis=0)) / np.maximum(x_TF.std(axis=0), SMALLEST_STD)
         return x_TF
