@@ -3,10 +3,11 @@
     python tests/benchmarks/new_voices.py FSDD WORK BASE [BASE...] [--seeds 0 1 2] [--speakers NAME...] [--report]
 
 BASE is a search space, whose base is trained on connected digits of the other speakers; seeds are of weights, batches
-and augmentation. The model of the last epoch is scored by greedy search on the dev split (other takes of the voices it
-was trained on), and on the speaker held out: as recorded, and with white, pink and babble noise at 10 dB. Corpora and
-results are kept in WORK: an interrupted run goes on, and `--report` prints what is there. Every training has one
-thread, and its CPU seconds are those of training and validation.
+and augmentation. The model of the last epoch is scored on the dev split (other takes of the voices it was trained on),
+and on the speaker held out: by greedy search, by joint search as `decoding.method: joint` has it, and by greedy search
+with white, pink and babble noise at 10 dB. Corpora and results are kept in WORK: an interrupted run goes on, and
+`--report` prints what is there. Every training has one thread, and its CPU seconds are those of training and
+validation.
 
 Errors of a base are means over seeds and then over speakers; intervals (95%) are of a bootstrap over speakers. Bases
 are compared with the first one, on the same speakers and seeds.
@@ -31,7 +32,13 @@ from search_spaces.reader import load_space
 from trainables.data.importers.fsdd import fsdd_utterances
 
 CONDITIONS = [CLEAN, *(f"{noise} 10 dB" for noise in NOISES)]  # of the speaker held out
-SCORED = ["dev", *CONDITIONS]
+# Name of each score, and its split, method of search and conditions.
+SCORES = {
+    "dev": ("dev", "greedy", CLEAN),
+    "dev, joint": ("dev", "joint", CLEAN),
+    **{name: ("test", "greedy", name) for name in CONDITIONS},
+    "clean, joint": ("test", "joint", CLEAN),
+}
 
 
 class Run(NamedTuple):
@@ -68,6 +75,7 @@ def score(run: Run) -> dict[str, Any]:
 
     from asr_platform.inference.conditions import errors_in_conditions
     from trainables.data.corpus import Corpus
+    from trainables.inference.decoding_options import decoding_with
     from trainables.inference.recognizer import Recognizer
     from trainables.training.loop import Trainer
 
@@ -83,10 +91,10 @@ def score(run: Run) -> dict[str, Any]:
     recognizer = trainer.task.trained
     assert isinstance(recognizer, Recognizer)
     rows: dict[str, Any] = {}
-    for split, names in (("dev", [CLEAN]), ("test", CONDITIONS)):
-        for name, errors in errors_in_conditions(recognizer, corpus.split(split), names):
-            rates = {"cer": round(errors.cer, 5), "wer": round(errors.wer, 5)}
-            rows[split if split == "dev" else name] = rates
+    for name, (split, method, condition) in SCORES.items():
+        search = recognizer.search(decoding_with(recognizer.config, {"method": method}))
+        ((_, errors),) = errors_in_conditions(recognizer, corpus.split(split), [condition], search=search)
+        rows[name] = {"cer": round(errors.cer, 5), "wer": round(errors.wer, 5)}
     return {"key": run.key, "cpu_seconds": round(seconds), "errors": rows}
 
 
@@ -130,7 +138,7 @@ def report(rows: list[dict[str, Any]], bases: list[str]) -> None:
     print(f"{'base':>16}  {'scored on':>12}  {'CER':>6}  {'WER':>6}  {'interval':>13}  {'of the first':>20}")
     for base, own in done.items():
         common = [key for key in own if key in done[bases[0]]]
-        for name in SCORED if common else ():
+        for name in SCORES if common else ():
             cer_S = by_speaker([own[key] for key in common], name, "cer")
             pairs_S2 = np.stack(
                 [by_speaker([each[key] for key in common], name, "wer") for each in (own, done[bases[0]])], axis=1
