@@ -86,7 +86,7 @@ class RecognitionTask(Task):
     def training_batch(self, planned: PassBatch) -> Batch:
         """This worker's share of a batch of the training split, augmented."""
         parts = planned.rows, planned.edge, planned.tokens
-        return self.train_data.gather(*parts, self.masks, self.timing, self.acoustics)
+        return self.train_data.gather(*parts, self.masks, self.timing, self.acoustics, planned.following)
 
     def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
         batch = self.training_batch(planned)
