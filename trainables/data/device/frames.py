@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,9 +61,11 @@ class StreamedFrames(DeviceFrames):
     def __init__(self, memory_map: Tensor, lengths: Integers, offsets: Integers, device: torch.device) -> None:
         nowhere_N = torch.full((len(lengths),), NOWHERE)
         super().__init__(memory_map.new_empty(0, memory_map.shape[1], device=device), torch.tensor(lengths), nowhere_N)
-        self.memory_map, self.lengths, self.offsets, self.device = memory_map, lengths, offsets, device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.reader = ThreadPoolExecutor(1, "frames")
+        self.memory_map, self.lengths, self.offsets = memory_map, lengths, offsets
+        self.device = self.flat.device  # with the GPU's number: a new thread works on the first one
+        on_gpu = self.device.type == "cuda"
+        self.stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self.reader = ThreadPoolExecutor(1, "frames", partial(torch.cuda.set_device, self.device) if on_gpu else None)
         self.ahead: _Reading | None = None
 
     def stage(self, indices: Integers, following: Integers | None = None, voices_NK: Integers | None = None) -> None:

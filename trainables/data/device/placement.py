@@ -38,7 +38,7 @@ class DeviceMemory:
         if device.type != "cuda":
             return None
         free, total = torch.cuda.mem_get_info(device)
-        share = torch.cuda.get_per_process_memory_fraction(device)
+        share = torch.cuda.get_per_process_memory_fraction(device.index)
         return cls(total, free, torch.cuda.memory_reserved(device), share)
 
     @property
@@ -54,7 +54,7 @@ def limit_share(device: torch.device, gpus: float) -> None:
     What wants more runs out of memory, instead of taking the memory of the other processes on that GPU.
     """
     if device.type == "cuda" and 0 < gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(gpus, device)
+        torch.cuda.set_per_process_memory_fraction(gpus, device.index)
 
 
 def frames_on(device: torch.device, split: Split, shared: DeviceFrames | None = None) -> DeviceFrames:
