@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from librispeech_lengths import FRAMES_PER_SECOND, TRAIN_CLEAN_100
 
 from trainables.config_data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import drawn_lengths, possible_lengths
@@ -24,6 +27,7 @@ from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, placed
 from trainables.data.batching import DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus, Split
 from trainables.data.device import DeviceFrames, DeviceMemory, StreamedFrames, frames_on
+from trainables.data.text.token_batches import gather_rows
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.training.interruption import Interrupted
 from trainables.training.loop import train
@@ -191,6 +195,45 @@ def test_an_utterance_that_was_never_staged_cannot_be_gathered() -> None:
     data.gather(Rows.of(np.array([1, 2])), 30)
     with pytest.raises(IndexError):
         data.features.flat[data.features.extents_N2[3, 1]]
+
+
+def events_and_peak(streamed: StreamedFrames, found: list[PassBatch]) -> tuple[float, int]:
+    """Calls and returns of Python in both threads for each pass that is staged and gathered; peak memory of numpy."""
+    events = 0
+
+    def count(*_: object) -> None:
+        nonlocal events
+        events += 1
+
+    tracemalloc.start()
+    threading.setprofile(count)
+    sys.setprofile(count)
+    for planned in found:
+        streamed.stage(planned.rows.indices, planned.following)
+        lengths_B, offsets_B = streamed.extents_N2[planned.rows.index_B].unbind(1)
+        gather_rows(streamed.flat, offsets_B, lengths_B, planned.edge)
+    sys.setprofile(None)
+    threading.setprofile(None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return events / len(found), peak
+
+
+def test_passes_of_960_hours_are_streamed_without_a_loop_over_their_utterances() -> None:
+    """Python does as much for ten times longer passes, and numpy needs a few numbers for each frame of a pass."""
+    frames = TRAIN_CLEAN_100.lengths(281_241 / TRAIN_CLEAN_100.utterances).frames
+    total, events = int(frames.sum()), []
+    assert total / FRAMES_PER_SECOND > 960 * 3600
+    features = torch.zeros(1, 2, dtype=torch.float16).expand(total, 2)  # of any length, in four bytes
+    for seconds in (360, 3600):
+        streamed = StreamedFrames(features, frames, np.cumsum(frames) - frames, CPU)
+        plan = BatchPlan(frames, seconds * FRAMES_PER_SECOND)
+        found = placed(plan.epoch(1), np.ones(len(frames)), 0, 1, CPU)[:8]
+        assert sum(len(planned.rows.indices) for planned in found) > seconds / 20 * len(found)
+        each, peak = events_and_peak(streamed, found)
+        events.append(each)
+        assert peak < 24 * seconds * FRAMES_PER_SECOND
+    assert events[1] < 1.5 * events[0]
 
 
 GPU = 140_000  # bytes

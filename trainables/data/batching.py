@@ -77,16 +77,17 @@ class DeviceSplit:
 
     Args:
         shared: features of another part of the same split on the device; see `frames_on`.
+        folder: folder of the corpus in which the tokens are kept; None: they are not.
     """
 
     def __init__(
         self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device,
-        shared: DeviceFrames | None = None,
+        shared: DeviceFrames | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.normalizer = normalizer
         self.device = device
-        self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device)
+        self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device, folder)
         self.token_counts = self.texts.token_counts
         self.features = frames_on(device, split, shared)
         self.frames = torch.from_numpy(split.frames).to(device)
