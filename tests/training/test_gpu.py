@@ -16,6 +16,7 @@ from trainables.data.batch_plan import Rows
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
 from trainables.data.device import DeviceMemory, StreamedFrames
+from trainables.data.device.placement import limit_share
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search
 from trainables.models.attention import attend_to_valid
@@ -83,6 +84,19 @@ def test_streaming_keeps_two_passes_in_the_gpu_s_memory() -> None:
         torch.mm(work, work, out=product)
     assert torch.stack(sums).tolist() == [100_000 * 80.0] * 10
     assert torch.cuda.max_memory_reserved() - before < 2.5 * size + 2**23  # with segments of small tensors
+
+
+def test_a_process_with_a_fraction_of_a_gpu_is_held_to_it() -> None:
+    device = torch.device("cuda", 0)
+    limit_share(device, 0.25)
+    try:
+        memory = DeviceMemory.of(device)
+        assert memory is not None and memory.share == pytest.approx(0.25, abs=1e-3)
+        assert memory.room <= memory.total / 8
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * memory.total), dtype=torch.uint8, device=device)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def history(corpus: Corpus, device: str, precision: str, **leaves: Any) -> list[Metrics]:
