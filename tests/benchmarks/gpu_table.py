@@ -4,7 +4,8 @@
 
 The training loop itself runs some updates on generated features of LibriSpeech's lengths: no corpus, no Ray, no MLflow.
 An update is one pass here. An epoch's seconds are those of its audio at the measured rate; a validation's are those of
-dev-clean's 5.4 hours, by an untrained model. What streaming costs is seen with and without --streamed. Rows are printed as they are measured, and none is begun after --limit.
+dev-clean's 5.4 hours, by an untrained model. What streaming costs is seen with and without --streamed. Rows are printed
+as they are measured, and none is begun after --limit.
 """
 
 from __future__ import annotations
