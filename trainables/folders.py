@@ -161,6 +161,23 @@ def written_whole(path: Path) -> Iterator[TextIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror}", "Choose another --out.") from None
 
 
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Context manager with the path of a new file that replaces `path` when the block ends without an exception.
+
+    Processes that write it at once do not disturb each other.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def this_process() -> str:
     """Name of this process, `HOST-PID`, unique among the machines that share a folder."""
     return f"{socket.gethostname()}-{os.getpid()}"

@@ -88,9 +88,10 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
 def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     import torch
 
+    from trainables.data.device.placement import limit_share
     from trainables.storage.corpus_cache import local_corpus
     from trainables.training.interruption import Interrupted
-    from trainables.training.loop import train
+    from trainables.training.loop import default_device, train
 
     remote = Remote(settings["storage"]) if settings.get("storage") else None
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
@@ -101,7 +102,9 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
 
     torch.set_num_threads(settings["threads"])
     # A worker without a GPU of its own can see those of other workers.
-    device = None if "GPU" in settings["resources"] else torch.device("cpu")
+    gpus = settings["resources"].get("GPU", 0.0)
+    device = default_device() if gpus else torch.device("cpu")
+    limit_share(device, gpus)
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else nullcontext(settings["lost_checkpoint"]) as folder:
         try:

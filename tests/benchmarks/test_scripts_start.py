@@ -90,7 +90,8 @@ def digits(speech_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_a_gpu_is_made_without_one() -> None:
-    sizes = ["--space", "synthetic", "--narrow", "--hours", "0.01", "--updates", "1", "--seconds", "10", "20"]
+    sizes = ["--space", "synthetic", "--narrow", "--streamed"]
+    sizes += ["--hours", "0.01", "--updates", "1", "--seconds", "10", "20"]
     about = {"SKIP_TESTS": "1", "PYTHON": sys.executable, "LIMIT": "480"}
     found = started("bash", str(HERE / "gpu.sh"), *sizes, "--compile", "never", **about)
     rows = [line for line in found.splitlines() if line.startswith("| ")]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from librispeech_lengths import DEV_CLEAN
 from noise_corpus import noise_corpus
-from step_counts import Kernels, Uploads, counts, decode_steps
+from step_counts import Kernels, Uploads, counts, decode_steps, pass_counts
 
 from search_spaces.reader import load_space
 from trainables.config import Config, Tokenizer
+from trainables.data.corpus import Corpus
+from trainables.data.device import DeviceMemory
+from trainables.training.loop import Trainer
 
 MOST_LAUNCHES = 900
 MOST_GRAPHS = 2  # of three passes: the encoder's layers, and the decoder's
@@ -30,6 +34,18 @@ def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tm
     assert found["uploads"] == found["waits"] == 0
     assert found["breaks"] == 0 and found["graphs"] == MOST_GRAPHS
     assert found["launches"] == sum(found["kernels"].values())
+
+
+def test_a_streamed_pass_waits_for_nothing_and_launches_one_kernel_more(
+    tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the main thread: another one reads and uploads."""
+    config = tiny.config({**tiny.RANDOM, "data.speed_perturbation": 0.1, "augmentation.babble_share": 0.5})
+    resident = pass_counts(Trainer(config, tiny_corpus, torch.device("cpu")))
+    monkeypatch.setattr(DeviceMemory, "of", lambda device: DeviceMemory(total=1, free=1))
+    streamed = pass_counts(Trainer(config, tiny_corpus, torch.device("cpu")))
+    assert resident["uploads"] == resident["waits"] == streamed["waits"] == 0
+    assert streamed["kernels"] == {**resident["kernels"], "index_copy_": 1}
 
 
 def test_a_validation_takes_few_decoding_steps(config: Config) -> None:

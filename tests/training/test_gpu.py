@@ -15,6 +15,8 @@ from trainables.config_data import Features, SpecAugment
 from trainables.data.batch_plan import Rows
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus
+from trainables.data.device import DeviceMemory, StreamedFrames
+from trainables.data.device.placement import limit_share
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search
 from trainables.models.attention import attend_to_valid
@@ -51,6 +53,50 @@ def test_gathering_on_the_gpu_equals_gathering_on_the_cpu(normalization: str, ti
         found = getattr(there, name)
         assert found.is_cuda, name
         torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_streamed_features_give_the_batches_of_resident_ones(
+    tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit; training on them gives the same losses, as far as a GPU adds in the same order."""
+    expected, losses = gathered(tiny_corpus, "cuda", "cepstral"), history(tiny_corpus, "cuda", "float32", **STRATEGIES)
+    monkeypatch.setattr(DeviceMemory, "of", lambda device: DeviceMemory(total=1, free=1))
+    found, streamed = gathered(tiny_corpus, "cuda", "cepstral"), history(tiny_corpus, "cuda", "float32", **STRATEGIES)
+    assert torch.equal(found.features_BTF, expected.features_BTF)
+    for here, there in zip(losses, streamed, strict=True):
+        assert there["train_loss"] == pytest.approx(here["train_loss"], rel=1e-3)
+
+
+def test_streaming_keeps_two_passes_in_the_gpu_s_memory() -> None:
+    """However far the host is ahead of a GPU that is busy for long."""
+    device, features = torch.device("cuda"), torch.ones(1_000_000, 80, dtype=torch.float16)
+    lengths = np.full(1000, 1000)
+    frames = StreamedFrames(features, lengths, np.arange(1000) * 1000, device)
+    order, size = np.split(np.random.default_rng(0).permutation(1000), 10), 100_000 * 80 * 2  # bytes of a pass
+    work, product = torch.ones(2, 8192, 8192, device=device)
+    torch.mm(work, work, out=product)  # cuBLAS keeps what it allocates
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before, sums = torch.cuda.memory_reserved(), []
+    for indices, following in zip(order, [*order[1:], None], strict=True):
+        frames.stage(indices, following)
+        sums.append(frames.flat.sum(dtype=torch.float32))
+        torch.mm(work, work, out=product)
+    assert torch.stack(sums).tolist() == [100_000 * 80.0] * 10
+    assert torch.cuda.max_memory_reserved() - before < 2.5 * size + 2**23  # with segments of small tensors
+
+
+def test_a_process_with_a_fraction_of_a_gpu_is_held_to_it() -> None:
+    device = torch.device("cuda", 0)
+    limit_share(device, 0.25)
+    try:
+        memory = DeviceMemory.of(device)
+        assert memory is not None and memory.share == pytest.approx(0.25, abs=1e-3)
+        assert memory.room <= memory.total / 8
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * memory.total), dtype=torch.uint8, device=device)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def history(corpus: Corpus, device: str, precision: str, **leaves: Any) -> list[Metrics]:

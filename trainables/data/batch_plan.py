@@ -185,12 +185,14 @@ class PassBatch(NamedTuple):
         edge: padded length in frames or tokens.
         tokens: padded length of the texts in tokens, EOS included.
         rows: this worker's share.
+        following: numbers of the utterances of this worker's share of the next batch; None: this is the last one.
     """
 
     indices: Integers
     edge: int
     tokens: int
     rows: Rows
+    following: Integers | None = None
 
 
 def placed(
@@ -208,11 +210,11 @@ def placed(
         longest[edge] = max(longest.get(edge, 0), int(target_tokens[indices].max()))
     shares = [worker_share(indices, rank, world) for indices, _ in batches]
     every = Rows.of(np.concatenate([share for share, _ in shares]), device, np.concatenate([one for _, one in shares]))
-    found, start = [], 0
-    for (indices, edge), (share, _) in zip(batches, shares, strict=True):
+    found, start, coming = [], 0, [*(share for share, _ in shares[1:]), None]
+    for (indices, edge), (share, _), following in zip(batches, shares, coming, strict=True):
         part = slice(start, start + len(share))
         rows = Rows(every.indices[part], every.index_B[part], every.weights_B[part])
-        found.append(PassBatch(indices, edge, longest[edge], rows))
+        found.append(PassBatch(indices, edge, longest[edge], rows, following))
         start += len(share)
     return found
 

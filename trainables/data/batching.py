@@ -2,7 +2,8 @@
 
 A split is two flat buffers (feature frames and tokens) with offsets. A batch is a list of utterance numbers with a
 padded length (batch_plan.py). Gathering, normalising and masking are tensor operations on the buffers' device:
-GPU memory, or the memory map on a CPU. Nothing is done per utterance in Python.
+GPU memory, or the memory map on a CPU. Features that are too large for a GPU are there for one pass at a time
+(device/frames.py). Nothing is done per utterance in Python.
 
 Shapes: N utterances, B batch, T frames, U tokens, F mel bins.
 """
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from trainables.config_data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming, Timing
 from trainables.data.augmentation.noise import Noise
-from trainables.data.batch_plan import Rows
+from trainables.data.batch_plan import Integers, Rows
 from trainables.data.corpus import Split
+from trainables.data.device import DeviceFrames, frames_on
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.token_batches import DeviceTexts, TextBatch, gather_rows
 from trainables.data.text.tokenizer import Tokenizer
@@ -95,22 +97,21 @@ class DeviceSplit:
     """Features and tokens of a split as flat buffers on a device.
 
     Args:
-        features: the split's features, where another split of the same tensor has them on the device already.
+        shared: features of another part of the same split on the device; see `frames_on`.
+        folder: folder of the corpus in which the tokens are kept; None: they are not.
     """
 
     def __init__(
         self, split: Split, tokenizer: Tokenizer, normalizer: Normalizer, device: torch.device,
-        features: Tensor | None = None,
+        shared: DeviceFrames | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.split = split
         self.normalizer = normalizer
         self.device = device
-        self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device)
+        self.texts = DeviceTexts(split.texts or [""] * len(split.ids), tokenizer, device, folder)
         self.token_counts = self.texts.token_counts
-        self.features = split.features.to(device) if features is None else features
+        self.features = frames_on(device, split, shared)
         self.frames = torch.from_numpy(split.frames).to(device)
-        self.frame_offsets = torch.from_numpy(split.offsets).to(device)
-        self.extents_N2 = torch.stack([self.frames, self.frame_offsets], 1)
 
     def masks(self, config: SpecAugment, seed: int, epoch: int, timing: Timing | None = None) -> EpochMasks | None:
         """SpecAugment masks of an epoch with a timing; None where the configuration has none."""
@@ -130,7 +131,7 @@ class DeviceSplit:
         if not config.noise_share:
             return None
         folder = None if config.noise_folder is None else Path(config.noise_folder)
-        return Noise.of(recipe, self.features, self.frame_offsets, self.frames, folder)
+        return Noise.of(recipe, self.features, folder)
 
     def acoustics(
         self, config: Augmentation, recipe: FeatureRecipe, noise: Noise | None, seed: int, epoch: int
@@ -148,6 +149,7 @@ class DeviceSplit:
         masks: EpochMasks | None = None,
         timing: Timing | None = None,
         acoustics: EpochAcoustics | None = None,
+        following: Integers | None = None,
     ) -> Batch:
         """The batch of the utterances `rows`, padded to `edge` frames and `tokens` tokens.
 
@@ -156,14 +158,16 @@ class DeviceSplit:
             masks: SpecAugment masks of the epoch; None: no masking.
             timing: speed perturbation and time warp of the epoch; None: the features keep their timing.
             acoustics: voices, rooms and noise of the epoch; None: the features keep theirs.
+            following: utterances of the next batch with the same `acoustics`, which is read ahead if it is streamed.
         """
         index_B = rows.index_B
-        lengths_B, offsets_B = self.extents_N2[index_B].unbind(1)
+        self.features.stage(rows.indices, following, None if acoustics is None else acoustics.voices_NK)
+        lengths_B, offsets_B = self.features.extents_N2[index_B].unbind(1)
         if timing is None:
-            features_BTF = gather_rows(self.features, offsets_B, lengths_B, edge)
+            features_BTF = gather_rows(self.features.flat, offsets_B, lengths_B, edge)
         else:
             lengths_B, position_BT = timing.resample(index_B, edge)
-            features_BTF = gather_between(self.features, offsets_B, position_BT)
+            features_BTF = gather_between(self.features.flat, offsets_B, position_BT)
         if acoustics is not None:
             features_BTF = acoustics.apply(features_BTF, lengths_B, index_B)
         features_BTF = self.normalizer(features_BTF, lengths_B)

@@ -23,6 +23,7 @@ from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer, Vocabulary
+from trainables.data.text.tokens import tokens_of
 from trainables.models.editing.editor import attend_to_all
 from trainables.models.editing.transcript_editor import TranscriptEditor
 from trainables.models.speech_transformer import LanguageModel, make_model
@@ -59,7 +60,8 @@ class Workloads:
     def __init__(
         self, corpus: Corpus, split: Split, tokenizer_of: Callable[[TokenizerConfig], Tokenizer], workers: int
     ) -> None:
-        self.recipe, self.split, self.tokenizer_of, self.workers = corpus.recipe, split, tokenizer_of, workers
+        self.folder, self.recipe, self.split = corpus.path, corpus.recipe, split
+        self.tokenizer_of, self.workers = tokenizer_of, workers
         self.token_counts = cache(self._token_counts)
 
     def __call__(self, config: Config) -> Workload:
@@ -79,8 +81,7 @@ class Workloads:
     def _token_counts(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
         """Number of tokens of each training text, EOS included, (N,)."""
         more = read_texts(Path(text)) if text is not None else []
-        encoded = self.tokenizer_of(config).encode([*(self.split.texts or []), *more])
-        return np.array([len(ids) + 1 for ids in encoded])
+        return tokens_of([*(self.split.texts or []), *more], self.tokenizer_of(config), self.folder).counts_N + 1
 
 
 def forward_flops(

@@ -19,6 +19,7 @@ from trainables.config_data import Augmentation
 from trainables.data.augmentation import EpochAcoustics
 from trainables.data.augmentation.acoustics import reverberant, vocal_tract_warps, warped
 from trainables.data.augmentation.noise import Noise, recorded_noise
+from trainables.data.device import DeviceFrames
 from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, SAMPLE_RATE, FeatureRecipe
 from trainables.errors import InputError
 
@@ -48,7 +49,8 @@ class Split:
         return self.features[self.offsets[index] :][: self.lengths[index]]
 
     def acoustics(self, config: Augmentation, key: tuple[int, int] = (0, 1)) -> EpochAcoustics:
-        noise = Noise.of(self.recipe, self.features, self.offsets, self.lengths) if config.noise_share else None
+        frames = DeviceFrames(self.features, self.lengths, self.offsets)
+        noise = Noise.of(self.recipe, frames) if config.noise_share else None
         return EpochAcoustics(config, self.recipe, noise, UTTERANCES, key, CPU)
 
     def changed(
@@ -146,14 +148,15 @@ def test_noise_of_features_is_like_noise_of_samples(name: str, ratio: float) -> 
     recipe = FeatureRecipe(name=name, bins=40)  # type: ignore[arg-type]
     unit = NEPERS_PER_DECIBEL / recipe.decibel
     speech = np.concatenate([tone(hertz) * loud for hertz, loud in ((400, 1), (900, 0.3), (2500, 0.6))])
-    noise = np.random.default_rng(2).normal(0, 1, len(speech)).astype(np.float32)
-    gain = np.sqrt(np.mean(speech**2) / np.mean(noise**2) / 10 ** (ratio / 10)).astype(np.float32)
-    expected = recipe.compute(speech + gain * noise)
+    samples = np.random.default_rng(2).normal(0, 1, len(speech)).astype(np.float32)
+    gain = np.sqrt(np.mean(speech**2) / np.mean(samples**2) / 10 ** (ratio / 10)).astype(np.float32)
+    expected = recipe.compute(speech + gain * samples)
 
     config = Augmentation(noise_share=1, babble_share=0, noise_snr_low=ratio, noise_snr_high=ratio)
     frames = torch.from_numpy(recipe.compute(speech))
     count = torch.tensor([len(frames)])
-    white = Noise.of(recipe, frames, torch.tensor([0]), count).epoch(config, 1, torch.Generator().manual_seed(0))
+    noise = Noise.of(recipe, DeviceFrames(frames, count, torch.tensor([0])))
+    white = noise.epoch(config, 1, torch.Generator().manual_seed(0))
     white.draws_N5[:, 3] = 1.0  # the slope of white noise
     mixed = white.mixed(frames[None] * unit, count, torch.tensor([0]))[0] / unit
     if recipe.name == "hw4":
@@ -176,8 +179,9 @@ def test_recordings_of_noise_are_mixed_in_at_the_ratio_asked_for(name: str, tmp_
     x_BTF = (frames * recipe.nepers)[None].expand(40, -1, -1)
     mixed = []
     for folder in (None, tmp_path):
-        noise = Noise.of(recipe, frames, ones, count, folder).epoch(config, 40, torch.Generator().manual_seed(0))
-        mixed.append(noise.mixed(x_BTF, count, torch.arange(40)))
+        noise = Noise.of(recipe, DeviceFrames(frames, count, ones), folder)
+        drawn = noise.epoch(config, 40, torch.Generator().manual_seed(0))
+        mixed.append(drawn.mixed(x_BTF, count, torch.arange(40)))
     same_B = (mixed[0] == mixed[1]).all((1, 2))
     assert 8 < int(same_B.sum()) < 32
     hum_F = recipe.bin_centers() - 440

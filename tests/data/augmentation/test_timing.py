@@ -182,7 +182,7 @@ def test_a_batch_has_room_for_the_speeds_of_its_epoch(tiny_corpus: Corpus) -> No
         batches = [batch for update in run.updates_of(epoch) for batch in update]
         assert len(list(run.updates_of(epoch))) == run.updates[epoch - 1]
         edges |= {batch.edge for batch in batches}
-        for indices, edge, tokens, rows in batches:
+        for indices, edge, tokens, rows, _ in batches:
             assert len(indices) * edge <= budget or len(indices) == 1
             gathered = run.task.train_data.gather(rows, edge, tokens, timing=timing)
             assert gathered.lengths_B.max() <= edge == gathered.features_BTF.shape[1]

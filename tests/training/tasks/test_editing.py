@@ -191,7 +191,7 @@ def test_an_update_of_several_batches_is_the_mean_of_their_losses_by_tokens(tiny
     found = {name: weight.grad.clone() for name, weight in trainer.model.named_parameters()}
     trainer.optimizer.zero_grad()
     tokens = [int(trainer.task.target_tokens[batch.indices].sum()) for batch in batches]
-    for (indices, edge, _, rows), count in zip(batches, tokens, strict=True):
+    for (indices, edge, _, rows, _), count in zip(batches, tokens, strict=True):
         batch, task = trainer.task.train_data.gather(rows, edge), trainer.task
         references = TokenRows(batch.targets_BU, batch.target_lengths_B - 1)
         corrupted = task.corruption.corrupt(references, torch.from_numpy(indices))

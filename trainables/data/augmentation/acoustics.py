@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables.config_data import Augmentation
 from trainables.data.augmentation.draws import generator
 from trainables.data.augmentation.noise import Noise
+from trainables.data.device.frames import Integers
 from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.masking import largest, length_mask
 
@@ -50,6 +51,11 @@ class EpochAcoustics:
         self.draws_ND = torch.rand(utterances, TILT + 1, generator=random).to(device)
         self.noise = noise.epoch(config, utterances, random) if noise is not None else None
         self.warps_AF = vocal_tract_warps(recipe, config.vocal_tract).to(device)
+
+    @property
+    def voices_NK(self) -> Integers | None:
+        """Numbers of the utterances that are mixed with each utterance, its own for none; None: none are mixed."""
+        return None if self.noise is None else self.noise.voices_NK
 
     def apply(self, features_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
         """Augmented features (B, T, F) of the utterances `indices_B` (numbers in the split).

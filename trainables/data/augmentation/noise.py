@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainables.config_data import Augmentation
+from trainables.data.device.frames import DeviceFrames, Integers
 from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.data.importers.tools.paths import AUDIO_SUFFIXES
 from trainables.errors import InputError
@@ -34,24 +35,19 @@ class Noise:
         bank_LF: log-powers of white noise.
         octaves_F: octaves of each mel bin above 1 kHz, by which it is coloured.
         weights_F: logarithms of the weights with which bins sum up to the power of the samples.
-        speech: log-mel features of the split, concatenated; times `unit` they are in nepers.
-        offsets_N, lengths_N: first frame, and number of frames, of each utterance there.
+        speech: log-mel features of the split; times `unit` they are in nepers.
         recorded_LF: log-powers of recordings of noise, concatenated; None: there are none.
     """
 
     bank_LF: Tensor
     octaves_F: Tensor
     weights_F: Tensor
-    speech: Tensor
-    offsets_N: Tensor
-    lengths_N: Tensor
+    speech: DeviceFrames
     unit: float
     recorded_LF: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, recipe: FeatureRecipe, speech: Tensor, offsets_N: Tensor, lengths_N: Tensor, folder: Path | None = None
-    ) -> Noise:
+    def of(cls, recipe: FeatureRecipe, speech: DeviceFrames, folder: Path | None = None) -> Noise:
         """Noise for features of a recipe; other arguments as above. White noise is made with the recipe.
 
         Args:
@@ -61,22 +57,25 @@ class Noise:
             InputError: the folder has no recordings, or one that cannot be read.
         """
         samples = np.random.default_rng(0).normal(0, 0.1, int(BANK_SECONDS * recipe.sample_rate)).astype(np.float32)
-        bank_LF = torch.from_numpy(recipe.compute(samples) * recipe.nepers).to(speech.device)
-        octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=speech.device)
-        weights_F = torch.tensor(np.log(recipe.power_weights()), dtype=torch.float32, device=speech.device)
-        recorded_LF = None if folder is None else recorded_noise(folder, recipe).to(speech.device)
-        return cls(bank_LF, octaves_F, weights_F, speech, offsets_N, lengths_N, recipe.nepers, recorded_LF)
+        device = speech.flat.device
+        bank_LF = torch.from_numpy(recipe.compute(samples) * recipe.nepers).to(device)
+        octaves_F = torch.tensor(np.log2(recipe.bin_centers() / 1000), dtype=torch.float32, device=device)
+        weights_F = torch.tensor(np.log(recipe.power_weights()), dtype=torch.float32, device=device)
+        recorded_LF = None if folder is None else recorded_noise(folder, recipe).to(device)
+        return cls(bank_LF, octaves_F, weights_F, speech, recipe.nepers, recorded_LF)
 
     def epoch(self, config: Augmentation, utterances: int, random: torch.Generator) -> EpochNoise:
         """The noise of every utterance in one epoch."""
         device = self.bank_LF.device
-        draws_N5 = torch.rand(utterances, 5, generator=random).to(device)
-        further_NK = torch.randint(1, max(utterances, 2), (utterances, VOICES), generator=random).to(device)
-        others_NK = (torch.arange(utterances, device=device)[:, None] + further_NK) % utterances
+        draws_N5 = torch.rand(utterances, 5, generator=random)
+        further_NK = torch.randint(1, max(utterances, 2), (utterances, VOICES), generator=random)
+        babble_N1 = ((draws_N5[:, 0] < config.noise_share) & (draws_N5[:, 1] < config.babble_share))[:, None]
+        others_NK = (torch.arange(utterances)[:, None] + further_NK * babble_N1) % utterances
         recorded_N = None
         if self.recorded_LF is not None:
             recorded_N = torch.rand(utterances, generator=random).to(device) < RECORDED_SHARE
-        return EpochNoise(self, config, draws_N5, others_NK, recorded_N)
+        voices_NK = others_NK.numpy() if config.babble_share else None
+        return EpochNoise(self, config, draws_N5.to(device), others_NK.to(device), recorded_N, voices_NK)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ class EpochNoise:
     """The noise of every utterance of a split in one epoch; see `Noise`.
 
     Args:
+        others_NK: numbers of the utterances that are each utterance's babble; its own number where it gets none.
         recorded_N: whether noise is taken from the recordings where it is no babble; None: there are none.
+        voices_NK: `others_NK` on the CPU; None: no utterance gets babble.
     """
 
     noise: Noise
@@ -92,6 +93,7 @@ class EpochNoise:
     draws_N5: Tensor
     others_NK: Tensor
     recorded_N: Tensor | None
+    voices_NK: Integers | None
 
     def mixed(self, x_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
         """Log-powers of the utterances `indices_B` with noise, (B, T, F); of some as they are."""
@@ -122,8 +124,8 @@ class EpochNoise:
         time_T = torch.arange(frames, device=others_BK.device)
         found = []
         for other_B in others_BK.unbind(1):
-            place_BT = noise.offsets_N[other_B, None] + time_T % noise.lengths_N[other_B, None]
-            found.append(noise.speech[place_BT].float() * noise.unit)
+            length_B1, offset_B1 = noise.speech.extents_N2[other_B].split(1, dim=1)
+            found.append(noise.speech.flat[offset_B1 + time_T % length_B1].float() * noise.unit)
         return torch.stack(found).logsumexp(0)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from trainables.data.batch_plan import Rows
 from trainables.data.files import load_array, read_lines, visible
 from trainables.data.text.tokenizer import EOS, PAD, SOS, Tokenizer
+from trainables.data.text.tokens import tokens_of
 from trainables.data.text.transcripts import normalized, single_spaced, unusable
 from trainables.errors import InputError
 from trainables.masking import positions
@@ -76,19 +77,26 @@ class TextBatch:
 class DeviceTexts:
     """Tokens of texts as one flat buffer on a device.
 
+    Args:
+        folder: folder of the corpus in which their tokens are kept (see `tokens_of`); None: they are not.
+
     Attributes:
         token_counts: (N,) tokens of each text, without EOS.
         ctc_frames: (N,) states that CTC needs for each text: its tokens, and a blank between equal neighbours.
     """
 
-    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(
+        self, texts: Sequence[str], tokenizer: Tokenizer, device: torch.device, folder: Path | None = None
+    ) -> None:
         self.texts = texts
         self.device = device
-        tokens = tokenizer.encode(texts)
-        self.token_counts = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        ids, self.token_counts = tokens_of(texts, tokenizer, folder)
         # Each text between SOS and EOS, and a PAD that is read again and again.
-        flat = np.array([token for ids in tokens for token in (SOS, *ids, EOS, PAD)], dtype=np.int64)
         ends_N = np.cumsum(self.token_counts + 3)
+        flat = np.full(len(ids) + 3 * len(texts), -1)
+        for special, places_N in ((SOS, ends_N - self.token_counts - 3), (EOS, ends_N - 2), (PAD, ends_N - 1)):
+            flat[places_N] = special
+        flat[flat < 0] = ids
         extents_N3 = np.stack([ends_N - self.token_counts - 3, ends_N - 1, self.token_counts + 1], 1)
         self.flat, self.extents_N3 = torch.from_numpy(flat).to(device), torch.from_numpy(extents_N3).to(device)
         repeats = np.append(0, np.cumsum(flat[1:] == flat[:-1]))  # PAD, SOS and EOS repeat none

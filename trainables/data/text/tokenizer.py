@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,12 +18,14 @@ import sentencepiece
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.text.transcripts import RESERVED, SPACE, unusable
 from trainables.errors import InputError
+from trainables.folders import replaced_file
 
 if TYPE_CHECKING:
     from trainables.data.corpus import Corpus, Split
 
 PAD, UNK, SOS, EOS, BLANK = SPECIAL_IDS = tuple(range(5))
 
+FOLDER = "tokenizers"  # of a corpus, with tokenizers and what they make of its texts
 LONGEST_LINE = 1000  # characters; longer ones are split, since unigram training is quadratic in repetitive lines
 UNLIMITED = 2**20  # vocabulary size beyond SentencePiece's 1,000,000 seed pieces
 
@@ -131,12 +131,8 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Writes the SentencePiece model to `path`, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(self._model)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replaced_file(path) as partial:
+            partial.write_bytes(self._model)
 
     @property
     def texts(self) -> Sequence[str]:
@@ -187,7 +183,7 @@ def cached_tokenizer(folder: Path, key: str, texts: Callable[[], Iterable[str]],
         texts: returns the training transcripts; called only if the tokenizer must be trained.
     """
     size = "all" if config.vocab_size is None else config.vocab_size
-    path = folder / "tokenizers" / f"{config.kind}-{size}-{key[:16]}.model"
+    path = folder / FOLDER / f"{config.kind}-{size}-{key[:16]}.model"
     if path.exists():
         return Tokenizer.load(path)
     tokenizer = Tokenizer.train(texts(), config)

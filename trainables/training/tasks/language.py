@@ -42,9 +42,9 @@ class LanguageTask(Task):
         model = LanguageModel(config.model, tokenizer.vocab_size).to(device)
         self.trained = TextModel(config, model, tokenizer, corpus.hash, text=corpus.preparation.text)
         more = read_texts(Path(config.data.text)) if config.data.text is not None else []
-        self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device)
+        self.train_data = DeviceTexts([*(split.texts or []), *more], tokenizer, device, corpus.path)
         texts = corpus.validation_split(config.data).texts or []
-        self.validation_data = DeviceTexts(texts, tokenizer, device)
+        self.validation_data = DeviceTexts(texts, tokenizer, device, corpus.path)
         self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
         self.budget = float(config.training.batch_tokens)
         self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)

@@ -50,10 +50,10 @@ class RecognitionTask(Task):
         self.trained = build_recognizer(config, corpus, train_split, device)
         self.search = self.trained.search()
         normalizer, tokenizer = self.trained.normalizer(), self.trained.tokenizer
-        self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device)
+        self.train_data = DeviceSplit(train_split, tokenizer, normalizer, device, None, corpus.path)
         self.noise = self.train_data.noise(config.augmentation, corpus.recipe)
         shared = self.train_data.features if config.data.folds else None  # folds are parts of one split
-        self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device, shared)
+        self.validation_data = DeviceSplit(validation_split, tokenizer, normalizer, device, shared, corpus.path)
         self.amounts, self.target_tokens = train_split.seconds, self.train_data.token_counts + 1
         rates = self.train_data.token_counts / train_split.frames
         self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
@@ -86,7 +86,7 @@ class RecognitionTask(Task):
     def training_batch(self, planned: PassBatch) -> Batch:
         """This worker's share of a batch of the training split, augmented."""
         parts = planned.rows, planned.edge, planned.tokens
-        return self.train_data.gather(*parts, self.masks, self.timing, self.acoustics)
+        return self.train_data.gather(*parts, self.masks, self.timing, self.acoustics, planned.following)
 
     def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
         batch = self.training_batch(planned)
