@@ -130,7 +130,7 @@ def test_a_width_may_be_odd_or_small_where_there_are_no_sinusoids(fields: dict[s
         ("optimizer", {"betas": [0.9]}, "optimizer.betas"),
         ("optimizer", {"betas": [0.9, 1.0]}, "optimizer.betas"),
         ("optimizer", {"warmup": 1.5}, "optimizer.warmup"),
-        ("training", {"batch_seconds": 0}, "training.batch_seconds"),
+        ("training", {"update_seconds": 0}, "training.update_seconds"),
         ("training", {"precision": "fp16"}, "training.precision"),
         ("training", {"seed": -1}, "training.seed"),
     ],

@@ -34,7 +34,7 @@ def test_a_pass_of_the_course_s_model_stays_within_its_limits(config: Config, tm
 
 def test_a_validation_takes_few_decoding_steps(config: Config) -> None:
     """A twentieth of the 6,634 of batches of 180 s that are padded to the edges of buckets."""
-    assert decode_steps(config, DEV_CLEAN.lengths()) <= 330
+    assert decode_steps(DEV_CLEAN.lengths()) <= 330
 
 
 def test_kernels_uploads_and_waits_are_counted() -> None:

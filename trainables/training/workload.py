@@ -34,18 +34,13 @@ class Workload:
     """Amount of computation in one epoch of a configuration.
 
     Args:
-        batches: number of batches of all workers, each of which is one forward pass.
-        flops: floating-point operations of the forward pass of one batch on one worker.
+        updates: number of optimizer updates.
+        flops: floating-point operations of the forward passes of one update on one worker.
     """
 
     config: Config
-    batches: int
+    updates: int
     flops: float
-
-    @property
-    def updates(self) -> int:
-        """Number of optimizer updates in an epoch."""
-        return math.ceil(self.batches / self.config.training.accumulation)
 
 
 class Workloads:
@@ -53,7 +48,7 @@ class Workloads:
 
     Args:
         split: the training split.
-        workers: number of workers that share each batch.
+        workers: number of workers that share each update.
     """
 
     def __init__(
@@ -66,9 +61,9 @@ class Workloads:
         tokens_N = self.token_counts(config.tokenizer, config.data.text)
         if config.model.is_recogniser:
             lengths_N, speed = self.split.frames, config.data.speed_perturbation
-            budget = config.training.batch_seconds * self.recipe.frames_per_second
+            budget = config.training.update_seconds * self.recipe.frames_per_second
         else:
-            lengths_N, speed, budget = tokens_N, 0.0, float(config.training.batch_tokens)
+            lengths_N, speed, budget = tokens_N, 0.0, float(config.training.update_tokens)
         plan = BatchPlan(lengths_N, budget, expected=possible_lengths(lengths_N, speed))
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
         vocabulary = self.tokenizer_of(config.tokenizer).vocabulary

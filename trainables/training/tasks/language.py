@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.config import Config, Loss
+from trainables.config import PASS_TOKENS, Config, Loss
 from trainables.data.batch_plan import BatchPlan, PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts, read_texts
@@ -46,8 +46,9 @@ class LanguageTask(Task):
         texts = corpus.validation_split(config.data).texts or []
         self.validation_data = DeviceTexts(texts, tokenizer, device)
         self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
-        self.budget = float(config.training.batch_tokens)
-        self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
+        self.budget = float(config.training.update_tokens)
+        self.pass_budget = None if device.type == "cuda" else PASS_TOKENS
+        self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, min(self.budget, PASS_TOKENS))
 
     def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
         batch = self.train_data.gather(planned.rows, planned.edge)
