@@ -292,7 +292,7 @@ class Trainer:
             with self.synchronize(place == len(batches) - 1):
                 with uncompiled(self.compiled and len(batch.rows.indices) == 1):
                     loss, sums = self.task.losses(self.parallel, loss_config, batch)
-                # DDP takes the mean over workers, where the loss is a sum, and adds up gradients where it exchanges them.
+                # DDP takes the mean over workers, the loss is a sum over them; and it adds up gradients itself.
                 with added_to_gradients(() if self.world > 1 else list(self.model.parameters())):
                     loss.backward(torch.full_like(loss, self.world / tokens))
             totals += sums
