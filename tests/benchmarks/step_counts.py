@@ -27,9 +27,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
-from trainables.config import Config
+from trainables.config import PASS_SECONDS, Config
 from trainables.data.augmentation import drawn_lengths, possible_lengths
-from trainables.data.batch_plan import BatchPlan, placed
+from trainables.data.batch_plan import BatchPlan, batches_per_update, placed
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Trainer
 from trainables.training.tasks.recognition import VALIDATION_SECONDS
@@ -141,7 +141,9 @@ def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
     """Different shapes (B, T, U) of an epoch's updates, each in one pass, and the share of padding in their frames."""
     speed = config.data.speed_perturbation
     expected = possible_lengths(lengths.frames, speed)
-    plan = BatchPlan(lengths.frames, config.training.update_seconds * FRAMES_PER_SECOND, expected=expected)
+    budget = config.training.update_seconds * FRAMES_PER_SECOND
+    batches = batches_per_update(lengths.frames, budget, PASS_SECONDS * FRAMES_PER_SECOND)
+    plan = BatchPlan(lengths.frames, budget / batches, expected=expected)
     plan = plan.at(drawn_lengths(lengths.frames, speed, (0, 1)))
     batches = placed(plan.epoch(1), lengths.tokens + 1, rank=0, world=1, device=torch.device("cpu"))
     shapes = {(len(batch.indices), batch.edge, batch.tokens) for batch in batches}

@@ -243,16 +243,17 @@ class Trainer:
 
     def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         """Yields the passes of each update of the epoch."""
-        updates = in_passes(self.plan_of(epoch).epoch(epoch), self.pass_budget, self.world)
-        tokens, passes = self.task.target_tokens, list(chain(*updates))
-        batches = iter(placed(passes, tokens, self.rank, self.world, self.device))
+        task, plan = self.task, self.plan_of(epoch)
+        updates = in_passes(plan.epoch(epoch), task.batches_per_update, self.pass_budget, self.world)
+        batches = iter(placed([*chain(*updates)], task.target_tokens, self.rank, self.world, self.device))
         for update in updates:
             yield list(islice(batches, len(update)))
 
     @cached_property
     def updates(self) -> list[int]:
         """Number of optimizer updates in each epoch."""
-        return [self.plan_of(epoch).batches for epoch in range(1, len(self.phases) + 1)]
+        epochs = range(1, len(self.phases) + 1)
+        return [-(-self.plan_of(epoch).batches // self.task.batches_per_update) for epoch in epochs]
 
     @cached_property
     def pass_budget(self) -> float:

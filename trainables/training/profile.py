@@ -120,22 +120,25 @@ class TimedTrainer(Trainer):
         """The mean update of the last epoch's phase, in which the whole model trains."""
         self.enter(self.phases[-1])
         shapes = self.plan_of(len(self.phases)).shapes
-        frames = sum(size * edge for size, edge in shapes) / len(shapes)
+        frames = self.task.batches_per_update * sum(size * edge for size, edge in shapes) / len(shapes)
         state = 3 * sum(parameter.nbytes for parameter in self.model.parameters())  # gradients and AdamW's two averages
         memory, reserved = self.memory()
         tried = [UpdateCost(0.0, 0.0, memory, reserved + state) if reserved else UpdateCost(0, 0.0, memory + state, 0)]
-        whole, began = self.plans, self.now()
+        whole, per_update, began = self.plans, self.task.batches_per_update, self.now()
+        self.task.batches_per_update = 1  # a part of an update is one batch
         for self.part in parts_of(frames, longest=shapes[0][1]):
-            self.plans = {share: replace(plan, budget=plan.budget * self.part) for share, plan in whole.items()}
+            factor = per_update * self.part
+            self.plans = {share: replace(plan, budget=plan.budget * factor) for share, plan in whole.items()}
             tried.append(self.timed_updates())
-            if UPDATES * tried[-1].seconds * frames / tried[-1].frames < self.seconds:
-                self.plans, self.part = whole, 1.0
-                return self.timed_updates()
-            if 2 * tried[-1].seconds > self.seconds - (self.now() - began):
+            short = UPDATES * tried[-1].seconds * frames / tried[-1].frames < self.seconds
+            if short or 2 * tried[-1].seconds > self.seconds - (self.now() - began):
                 break
-        self.plans = whole
+        self.plans, self.task.batches_per_update = whole, per_update
+        if short:
+            self.part = 1.0
+            return self.timed_updates()
         smaller = [one for one in tried if 2 * one.frames <= tried[-1].frames][-1]
-        return tried[-1].scaled(frames, smaller, self.pass_budget)
+        return tried[-1].scaled(frames, smaller, min(self.pass_budget, next(iter(whole.values())).budget))
 
     def timed_updates(self) -> UpdateCost:
         """Trains on one part of an update, or on updates until the time is over; of these, the first is left out, since
@@ -160,7 +163,8 @@ class TimedTrainer(Trainer):
     def validation_seconds(self) -> float:
         """Seconds of a validation, scaled up from about one batch of utterances of all lengths, or a part of it."""
         task, plan = self.task, self.task.validation_plan
-        passes = max(1.0, next(iter(self.plans.values())).budget / self.pass_budget)
+        budget = next(iter(self.plans.values())).budget * self.task.batches_per_update
+        passes = max(1.0, budget / self.pass_budget)
         share = min(1.0, self.part * passes / FORWARD)
         order = np.argsort(-plan.frames, kind="stable")
         members = order[:: math.ceil(len(plan.epoch()) / share)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.config import Loss
-from trainables.data.batch_plan import BatchPlan, PassBatch
+from trainables.data.batch_plan import BATCHES_PER_BUCKET, MAX_BUCKETS, BatchPlan, PassBatch, batches_per_update
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, Trainer
 from trainables.training.tasks import passes
@@ -25,6 +26,7 @@ MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("sp
 CASES: dict[str, dict[str, Any]] = {
     "encoder_decoder": {**MASKS, "data.speed_perturbation": 0.1, "loss.attention_weight": 1.0},
     "conformer": {**tiny.CONFORMER, "model.conv_norm": "layer"},
+    "several_batches": {"training.update_seconds": 3.0},  # make an update, each of a bucket of its own
     "language_model": {"model.kind": "language_model", "training.update_tokens": 120},
 }
 SECONDS = {"training.update_seconds": 6.0, "optimizer.lr": 1e-3}
@@ -34,7 +36,8 @@ LOSSES = ("train_loss", "train_cross_entropy", "train_ctc", "stray_attention", "
 
 def split(case: str, corpus: Corpus, share: float, **leaves: Any) -> Trainer:
     """A trainer whose passes have this share of an update's budget."""
-    trainer = Trainer(tiny.config({**CASES[case], **SECONDS, **leaves}), corpus, CPU)
+    trainer = Trainer(tiny.config({**SECONDS, **CASES[case], **leaves}), corpus, CPU)
+    trainer.task.batches_per_update = 2 if case == "several_batches" else 1
     trainer.pass_budget = share * trainer.task.budget
     return trainer
 
@@ -44,8 +47,8 @@ def split(case: str, corpus: Corpus, share: float, **leaves: Any) -> Trainer:
     most=st.floats(1, 5000), world=st.integers(1, 4),
 )  # fmt: skip
 def test_passes_hold_an_update_and_no_more_than_fits(frames: list[int], update: float, most: float, world: int) -> None:
-    updates = BatchPlan(np.array(frames), update).epoch(1)
-    for (indices, edge), parts in zip(updates, in_passes(updates, most, world), strict=True):
+    batches = BatchPlan(np.array(frames), update).epoch(1)
+    for (indices, edge), parts in zip(batches, in_passes(batches, 1, most, world), strict=True):
         assert np.array_equal(np.concatenate([part for part, _ in parts]), indices)
         assert {length for _, length in parts} == {edge}
         sizes = [len(part) for part, _ in parts]
@@ -53,6 +56,30 @@ def test_passes_hold_an_update_and_no_more_than_fits(frames: list[int], update: 
         share = -(-max(sizes) // world)
         assert share == 1 or share * edge <= most
         assert len(parts) == 1 or len(indices) * edge > (len(parts) - 1) * (most - edge) * world, "no more than needed"
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(1, 4), st.integers(1, 4))
+def test_an_update_is_so_many_batches_one_after_the_other(sizes: list[int], per_update: int, most: int) -> None:
+    batches = [(np.full(size, number), 10) for number, size in enumerate(sizes)]
+    updates = in_passes(batches, per_update, 10.0 * most, 1)
+    found = [np.unique(np.concatenate([part for part, _ in passes])).tolist() for passes in updates]
+    assert found == [
+        list(range(start, min(start + per_update, len(sizes)))) for start in range(0, len(sizes), per_update)
+    ]
+
+
+@given(st.lists(st.integers(10, 4000), min_size=1, max_size=500), st.floats(500, 1e6))
+def test_an_update_is_one_batch_where_there_are_enough_and_at_most_as_many_as_are_of_use(
+    frames: list[int], budget: float
+) -> None:
+    lengths, small = np.array(frames), 20_000.0
+    count = batches_per_update(lengths, budget, small)
+    assert count >= 1 and (count == 1 or budget / count > small / 2)
+    enough = MAX_BUCKETS * BATCHES_PER_BUCKET
+    if lengths.sum() / budget >= enough:
+        assert count == 1
+    elif count < math.ceil(budget / small):
+        assert lengths.sum() / (budget / count) >= enough
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,7 +91,6 @@ def test_the_utterances_of_updates_do_not_depend_on_the_split(case: str, tiny_co
         found.append([np.concatenate([one.indices for one in update]).tolist() for update in updates])
         counts.append(sum(map(len, updates)))
         assert len(updates) == trainer.updates[1] > 1
-        assert len({one.edge for one in updates[0]}) == len({one.tokens for one in updates[0]}) == 1
     assert all(one == found[0] for one in found)
     assert counts == sorted(set(counts)), "the splits differ"
     assert counts[-1] == len(trainer.task.lengths)
@@ -107,6 +133,7 @@ def test_passes_that_are_given_and_those_of_a_cpu(tiny_corpus: Corpus) -> None:
     leaves = {"training.update_seconds": 400.0}
     auto, given = (Trainer(tiny.config(leaves | more), tiny_corpus, CPU) for more in ({}, {"training.pass_seconds": 3}))
     rate = tiny_corpus.recipe.frames_per_second
+    assert auto.task.batches_per_update == given.task.batches_per_update == 2 and auto.task.budget == 200 * rate
     assert (auto.pass_budget, given.pass_budget) == (200 * rate, 3 * rate)
     longest = max(len(one.rows.indices) * one.edge for update in given.updates_of(1) for one in update)
     assert longest <= 3 * rate

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,20 +26,21 @@ STATE = 3  # of the size of the weights: their gradients, and AdamW's two averag
 
 
 def in_passes(
-    updates: Sequence[tuple[Integers, int]], budget: float, world: int
+    batches: Sequence[tuple[Integers, int]], per_update: int, budget: float, world: int
 ) -> list[list[tuple[Integers, int]]]:  # fmt: skip
-    """The passes of each update, of nearly equal size and as few as possible.
+    """The passes of each update: as few for each of its batches as possible, of nearly equal size.
 
     Args:
-        updates: utterances and padded length of each update, as of `BatchPlan.epoch`.
+        batches: utterances and padded length of each batch of an epoch (`BatchPlan.epoch`).
+        per_update: number of successive batches that make an update.
         budget: padded length that a worker's share of a pass may hold; a share of one utterance may be longer.
         world: number of workers that share each pass.
     """
     found = []
-    for indices, edge in updates:
+    for indices, edge in batches:
         most = max(1, int(budget // edge)) * world
         found.append([(part, edge) for part in np.array_split(indices, math.ceil(len(indices) / most))])
-    return found
+    return [[*chain(*found[start : start + per_update])] for start in range(0, len(found), per_update)]
 
 
 def fitting_budget(task: Task, plan: BatchPlan, world: int) -> float:

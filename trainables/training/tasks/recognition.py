@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainables.config import PASS_SECONDS, Config, Loss
 from trainables.data.augmentation import drawn_lengths
-from trainables.data.batch_plan import BatchPlan, PassBatch, Rows
+from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, batches_per_update
 from trainables.data.batching import Batch, DeviceSplit
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.tokenizer import corpus_tokenizer
@@ -62,7 +62,9 @@ class RecognitionTask(Task):
         rate, gpu, seconds = corpus.recipe.frames_per_second, device.type == "cuda", config.training.pass_seconds
         if seconds == "auto" and not gpu:
             seconds = PASS_SECONDS
-        self.budget = config.training.update_seconds * rate
+        update = config.training.update_seconds * rate
+        self.batches_per_update = batches_per_update(self.lengths, update, PASS_SECONDS * rate)
+        self.budget = update / self.batches_per_update
         self.pass_budget = None if seconds == "auto" else seconds * rate
         # Without a backward pass there is room for more, and a batch takes as many decoding steps as its longest text.
         least = VALIDATION_SECONDS[gpu] * rate
