@@ -26,7 +26,7 @@ MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("sp
 CASES: dict[str, dict[str, Any]] = {
     "encoder_decoder": {**MASKS, "data.speed_perturbation": 0.1, "loss.attention_weight": 1.0},
     "conformer": {**tiny.CONFORMER, "model.conv_norm": "layer"},
-    "several_batches": {"training.update_seconds": 3.0},  # make an update, each of a bucket of its own
+    "several_batches": {"training.update_seconds": 5.0},  # make an update, each of a bucket of its own
     "language_model": {"model.kind": "language_model", "training.update_tokens": 120},
 }
 SECONDS = {"training.update_seconds": 6.0, "optimizer.lr": 1e-3}

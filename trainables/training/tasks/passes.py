@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainables.data.batch_plan import BatchPlan, Integers, placed
-from trainables.training.compilation import uncompiled
 from trainables.training.tasks.task import Task
 
 MEMORY_SHARE = 0.5  # of the free memory; the rest is for gradients of activations, fragments and other trials
@@ -76,8 +75,8 @@ def kept_bytes(task: Task, plan: BatchPlan) -> float:
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.random.fork_rng(devices), uncompiled(), torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
-        model = copy.deepcopy(task.trained.model).train()
+    model = copy.deepcopy(task.trained.model).train()  # whose layers are not compiled
+    with torch.random.fork_rng(devices), torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one):
         loss = task.losses(model, task.config.loss, batch).loss  # alive until all are counted
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     del loss
