@@ -16,19 +16,14 @@ from search_spaces.kinds import KIND, conflicts, refused_values
 from search_spaces.rules import Facts, violations
 from search_spaces.settings import RENAMED, Settings
 from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space, plain
-from search_spaces.vary import check_condition, is_fit, read_distribution, read_fit, read_when
+from search_spaces.vary import FIXED, check_condition, is_fit, read_distribution, read_fit, read_when, why_not_varied
 from trainables.config import Config
-from trainables.config_parsing import flatten, known_keys, problems, unflatten
+from trainables.config_parsing import flatten, problems, unflatten
 from trainables.document import Document
 from trainables.errors import InputError
+from trainables.former_keys import FORMER_TYPES, REPLACING, former_key_notice
 
 SHIPPED = Path(__file__).parent / "shipped"
-FIXED = {
-    "data.folds": "trials are compared on the same speakers; platform confirm trains every fold",
-    "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
-}
-"""Keys that a sweep's trials must share, and why."""
-
 PATHS = (
     "data.text", "augmentation.noise_folder", "pretrained.model", "pretrained.decoder", "decoding.language_model",
 )  # fmt: skip
@@ -106,6 +101,7 @@ class _Reader:
         base = self._base(self._mapping(tree, "base"), settings.epochs)
         varied = self._mapping(tree, "vary")
         fit, vary = self._fit(varied, base), self._vary(varied)
+        self._check_former_keys(base, varied)
         self._check_together(settings, base, vary)
         for key, reason in conflicts(vary, [fit.key] if fit else [], str(base.get(KIND, DEFAULTS[KIND]))):
             self.mistake(f"vary.{key}", reason)
@@ -130,6 +126,10 @@ class _Reader:
                 self.mistake(str(key), f"unknown key; the keys here are {', '.join(KEYS)}")
         return tree
 
+    def _warn(self, place: str, text: str) -> None:
+        line = f"{self.document.source}, line {self.document.line(place)}"
+        warnings.warn(f"{line}: {text}", FutureWarning, stacklevel=5)
+
     def _mapping(self, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
         value = tree.get(key)
         if value is not None and not isinstance(value, Mapping):
@@ -144,9 +144,7 @@ class _Reader:
             if isinstance(found.get(section), Mapping) and key in found[section]:
                 found[section] = {name: found[section][key], **found[section]}
                 del found[section][key]
-                place = f"{self.document.source}, line {self.document.line(former)}"
-                text = f"{place}: {former} is called {section}.{name} now; this is the last version to read both"
-                warnings.warn(text, FutureWarning, stacklevel=4)
+                self._warn(former, f"{former} is called {section}.{name} now; this is the last version to read both")
         wrong = _refusals(Settings, found)
         right = {key: value for key, value in flatten(found) if not any(_within(key, bad) for bad, _ in wrong)}
         settings = Settings.model_validate(unflatten(right))
@@ -192,7 +190,7 @@ class _Reader:
         variables: dict[str, Variable] = {}
         for key, entry in tree.items():
             if not _can_vary(key):
-                self.mistake(f"vary.{key}", _why_not_varied(str(key)))
+                self.mistake(f"vary.{key}", why_not_varied(str(key)))
             elif not is_fit(entry):
                 try:
                     variables[key] = self._variable(key, entry)
@@ -213,7 +211,7 @@ class _Reader:
         return self._ordered(variables)
 
     def _variable(self, key: str, entry: Any) -> Variable:
-        distribution = read_distribution(entry, TYPES[key])
+        distribution = read_distribution(entry, FORMER_TYPES[key] if key in FORMER_TYPES else TYPES[key])
         self._check_values(key, distribution.candidates())
         if isinstance(distribution, Choice):
             distribution = Choice(tuple(self._located(key, value) for value in distribution.values))
@@ -239,6 +237,16 @@ class _Reader:
                 break
             ordered |= ready
         return ordered
+
+    def _check_former_keys(self, base: Mapping[str, Any], varied: Mapping[Any, Any]) -> None:
+        """Warns of former keys in the base or among the searched keys; beside those that replace them, a mistake."""
+        now = [key for key in (*base, *varied) if key in REPLACING]
+        for section, keys in (("base", base), ("vary", varied)):
+            for key in (key for key in keys if key in FORMER_TYPES):
+                if now:
+                    self.mistake(f"{section}.{key}", f"cannot stand beside {now[0]}, which takes its place")
+                else:
+                    self._warn(f"{section}.{key}", former_key_notice(key))
 
     def _check_together(self, settings: Settings, base: Mapping[str, Any], vary: Mapping[str, Variable]) -> None:
         """Records conflicts of the settings with the base or the searched keys."""
@@ -316,18 +324,7 @@ def _within(key: str, section: str) -> bool:
 
 
 def _can_vary(key: Any) -> bool:
-    return key in TYPES and key not in FIXED
-
-
-def _why_not_varied(key: str) -> str:
-    if key in FIXED:
-        return f"cannot vary: {FIXED[key]}"
-    path = key.split(".")
-    while path:
-        if names := known_keys(tuple(path)):
-            return f"unknown key; the keys here are {', '.join('.'.join((*path, name)) for name in names)}"
-        path.pop()
-    return f"unknown key; give a section and its key, such as model.dropout; the sections are {', '.join(known_keys())}"
+    return (key in TYPES or key in FORMER_TYPES) and key not in FIXED
 
 
 def _refusals(section: type[BaseModel], tree: Mapping[Any, Any]) -> list[tuple[str, str]]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from search_spaces.reader import FIXED
 from search_spaces.settings import Settings
 from search_spaces.space import TYPES
-from search_spaces.vary import FITTED, OPTIONS, fitting_kinds
+from search_spaces.vary import FITTED, FIXED, OPTIONS, fitting_kinds
 from trainables.config import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -15,6 +15,7 @@ from search_spaces.settings import Limits, Settings
 from trainables.config import Config
 from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.former_keys import FORMER_DEFAULTS
 
 DEFAULTS = dict(flatten(Config().model_dump()))
 """Every key of a configuration that a space may set or vary, such as `model.dropout`, with its default."""
@@ -103,14 +104,14 @@ class Space:
     def comparable_settings(self) -> Settings:
         """The settings, with a grace period in updates converted to hours of audio.
 
-        If batch size or accumulation vary, updates of different trials hold different amounts of audio. So N updates
+        If `training.update_seconds` varies, updates of different trials hold different amounts of audio. So N updates
         become the hours of audio in N updates of the base configuration, without padding. Language models have no
         audio and keep updates.
         """
         training, asha = self.config({}).training, self.settings.asha
         if asha.unit != "updates" or asha.grace is None or not self.is_recogniser:
             return self.settings
-        hours = asha.grace * training.batch_seconds * training.accumulation / 3600
+        hours = asha.grace * training.update_seconds / 3600
         changed = asha.model_copy(update={"unit": "hours", "grace": hours})
         return self.settings.model_copy(update={"asha": changed})
 
@@ -175,10 +176,11 @@ class Space:
 
     def value(self, key: str, values: Mapping[str, Any]) -> Any:
         """Value of a key in a configuration: from `values`, else from the base; see `config` for inactive keys."""
-        in_base = self.base.get(key, DEFAULTS[key])
+        default = FORMER_DEFAULTS[key] if key in FORMER_DEFAULTS else DEFAULTS[key]
+        in_base = self.base.get(key, default)
         if self.is_active(key, values):
             return values.get(key, in_base)
-        return DEFAULTS[key] if has_meaning(key, self._kind(values)) else in_base
+        return default if has_meaning(key, self._kind(values)) else in_base
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Configuration of a proposal: the base, with `values` in place of its own; `{}` gives the base.

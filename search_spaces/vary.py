@@ -24,11 +24,18 @@ from search_spaces.distributions import (
     is_whole,
     plain_types,
 )
+from trainables.config_parsing import known_keys
 
 LARGEST_WHOLE = 10**15  # samplers calculate with 64 bits
 MOST_STEPS = 10**6  # of a range of real numbers
 OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"], "log": ["when"]}
 """What may stand beside each distribution's own key."""
+FIXED = {
+    "data.folds": "trials are compared on the same speakers; platform confirm trains every fold",
+    "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
+    "training.pass_seconds": "what a trial learns does not depend on it; vary training.update_seconds",
+}
+"""Keys that a sweep's trials share, and why."""
 FITTED = ("model.d_model", "model.feed_forward", "model.editor.d_model", "model.editor.feed_forward")
 """The widths that can be solved for; a count of parameters grows with each of them."""
 
@@ -103,6 +110,18 @@ def fitting_kinds(annotation: Any) -> list[str]:
     if float in types:
         return list(OPTIONS)
     return ["int", "choice"] if int in types else ["choice"]
+
+
+def why_not_varied(key: str) -> str:
+    """Reason why a key cannot vary: it is unknown, or all trials of a sweep share its value."""
+    if key in FIXED:
+        return f"cannot vary: {FIXED[key]}"
+    path = key.split(".")
+    while path:
+        if names := known_keys(tuple(path)):
+            return f"unknown key; the keys here are {', '.join('.'.join((*path, name)) for name in names)}"
+        path.pop()
+    return f"unknown key; give a section and its key, such as model.dropout; the sections are {', '.join(known_keys())}"
 
 
 def _read_choice(values: Any, annotation: Any) -> Choice:

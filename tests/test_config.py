@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -130,7 +131,7 @@ def test_a_width_may_be_odd_or_small_where_there_are_no_sinusoids(fields: dict[s
         ("optimizer", {"betas": [0.9]}, "optimizer.betas"),
         ("optimizer", {"betas": [0.9, 1.0]}, "optimizer.betas"),
         ("optimizer", {"warmup": 1.5}, "optimizer.warmup"),
-        ("training", {"batch_seconds": 0}, "training.batch_seconds"),
+        ("training", {"update_seconds": 0}, "training.update_seconds"),
         ("training", {"precision": "fp16"}, "training.precision"),
         ("training", {"seed": -1}, "training.seed"),
     ],
@@ -182,3 +183,50 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml"):
         load_config(tmp_path / "absent.yaml")
+
+
+FORMER: dict[str, dict[str, Any]] = {
+    "a_batch": {"batch_seconds": 90},
+    "batches": {"batch_seconds": 180, "accumulation": 12},
+    "batches_by_default": {"accumulation": 3},
+    "tokens": {"batch_tokens": 1024, "accumulation": 2},
+    "others_beside_them": {"batch_seconds": 2.5, "ema": 0.9},
+}
+NOW: dict[str, dict[str, Any]] = {
+    "a_batch": {"update_seconds": 90, "pass_seconds": 90},
+    "batches": {"update_seconds": 2160, "pass_seconds": 180, "update_tokens": 12 * 8192},
+    "batches_by_default": {"update_seconds": 600, "pass_seconds": 200, "update_tokens": 3 * 8192},
+    "tokens": {"update_seconds": 400, "pass_seconds": 200, "update_tokens": 2048},
+    "others_beside_them": {"update_seconds": 2.5, "pass_seconds": 2.5, "ema": 0.9},
+}
+
+
+@pytest.mark.parametrize("case", FORMER)
+def test_former_keys_are_read_as_the_audio_of_an_update(case: str, tmp_path: Path) -> None:
+    """Silently in what the program itself has written; of a file, its reader is told."""
+    assert parse_config({"training": FORMER[case]}, "test") == parse_config({"training": NOW[case]}, "test")
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"training": FORMER[case]}), encoding="utf-8")
+    with pytest.warns(FutureWarning) as warned:
+        config = load_config(path)
+    assert config == parse_config({"training": NOW[case]}, "test")
+    told = [str(one.message) for one in warned]
+    assert len(told) == len([key for key in FORMER[case] if key != "ema"])
+    assert all(f"{path}, line " in text and "training.update_" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"batch_seconds": "much"}, "training.update_seconds"),
+        ({"batch_seconds": 0, "accumulation": 3}, "training.update_seconds"),
+        ({"accumulation": "twice"}, "training.update_seconds"),
+        ({"batch_tokens": None}, "training.update_tokens"),
+        ({"accumulation": 2, "update_seconds": 60}, "update_seconds cannot stand beside accumulation"),
+        ({"batch_seconds": 30, "pass_seconds": "auto"}, "pass_seconds cannot stand beside batch_seconds"),
+        ({"pass_seconds": "all"}, "training.pass_seconds"),
+        ({"pass_seconds": 0}, "training.pass_seconds"),
+    ],
+)
+def test_wrong_values_of_former_keys_are_refused_by_the_name_of_today(training: Any, expected: str) -> None:
+    assert expected in problem({"training": training})

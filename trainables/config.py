@@ -7,13 +7,18 @@ anything is loaded. `config_parsing.py` reads it from files.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
 from trainables.config_data import Augmentation, Data, Features, SpecAugment
 from trainables.config_model import ConfigSection, Epochs, Layers, Model, Probability, Share
+from trainables.former_keys import with_update_keys
+
+PASS_SECONDS = 200.0  # of audio in a pass on a CPU, at most: larger ones take more memory, and as long
+PASS_TOKENS = 32768  # in a pass of a language model outside of a GPU's training, at most
 
 
 class Tokenizer(ConfigSection):
@@ -146,19 +151,20 @@ class Stage(ConfigSection):
 
 
 class Training(ConfigSection):
-    """Length, batches and precision of the training, and averaging of weights."""
+    """Length, updates and precision of the training, and averaging of weights."""
 
     epochs: Epochs = Field(20, description="passes over the training split, stages included")
-    batch_seconds: float = Field(
-        200.0, gt=0, le=1e6, description="seconds of audio per forward pass of all workers, with padding"
+    update_seconds: float = Field(
+        200.0, gt=0, le=1e6, description="seconds of audio per update of all workers, with padding"
     )
-    accumulation: int = Field(1, ge=1, le=1_000_000, description="forward passes per update")
+    pass_seconds: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = Field(
+        "auto",
+        description="most seconds of audio in a forward pass of one worker, with padding; an update takes as many "
+        f"passes as it needs; auto: as many seconds as the GPU's free memory holds, {PASS_SECONDS:g} on a CPU",
+    )
     clip_norm: float = Field(1.0, gt=0, description="gradient clipping: largest gradient norm")
-    batch_tokens: int = Field(
-        8192,
-        ge=1,
-        le=10**9,
-        description="language model: tokens per forward pass of all workers, with padding",
+    update_tokens: int = Field(
+        8192, ge=1, le=10**9, description="language model: tokens per update of all workers, with padding"
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="float type of the forward pass; auto: bf16 on GPUs that have it"
@@ -179,6 +185,11 @@ class Training(ConfigSection):
     )
     stages: tuple[Stage, ...] = Field((), description="stages of progressive training before the full model")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of initialisation, batches and augmentation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_keys(cls, tree: Any) -> Any:
+        return with_update_keys(tree) if isinstance(tree, Mapping) else tree
 
     @model_validator(mode="after")
     def _stages_end_before_training(self) -> Training:

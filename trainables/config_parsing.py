@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.config import Config
 from trainables.errors import InputError
+from trainables.former_keys import FORMER_TYPES, former_key_notice
 
 FORMER_VALUES = {"model.sinusoids": "concatenated"}
 """Keys whose default is another than what was done before they existed, and the value that stands for that.
@@ -102,4 +104,6 @@ def load_config(path: Path) -> Config:
     document.check()
     if not isinstance(document.tree, Mapping):
         raise InputError(f"{path}: a configuration is a mapping of sections", f"Start from: {', '.join(known_keys())}.")
+    for key in FORMER_TYPES.keys() & dict(flatten(document.tree)).keys():
+        warnings.warn(f"{path}, line {document.line(key)}: {former_key_notice(key)}", FutureWarning, stacklevel=2)
     return parse_config(document.tree, str(path))

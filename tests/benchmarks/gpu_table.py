@@ -80,7 +80,7 @@ def measured(config: Config, corpus: Corpus, device: torch.device, compiled: boo
     validation = (now(device) - start) * VALIDATION_SECONDS / float(trainer.task.amounts.sum())
     hop = corpus.recipe.frames_per_second
     return (
-        f"| {config.training.batch_seconds:g} s | {'compiled' if compiled else 'as they are'} | {rate:,.0f} s "
+        f"| {config.training.update_seconds:g} s | {'compiled' if compiled else 'as they are'} | {rate:,.0f} s "
         f"| {EPOCH_SECONDS / rate:.1f} s | {validation:.1f} s | {1 - audio * hop / padded:.1%} | {memory:.1f} GB |"
     )
 
@@ -112,7 +112,7 @@ def main() -> None:
             if time.perf_counter() - begin > options.limit:
                 print(f"\nAfter {options.limit:g} s no more rows were begun.")
                 break
-            changed = config.training.model_copy(update={"batch_seconds": seconds, "accumulation": 1})
+            changed = config.training.model_copy(update={"update_seconds": seconds, "pass_seconds": seconds})
             row = measured(
                 config.model_copy(update={"training": changed}), corpus, device, choice == "always", options.updates
             )

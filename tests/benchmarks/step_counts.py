@@ -27,9 +27,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
-from trainables.config import Config
+from trainables.config import PASS_SECONDS, Config
 from trainables.data.augmentation import drawn_lengths, possible_lengths
-from trainables.data.batch_plan import BatchPlan, placed
+from trainables.data.batch_plan import BatchPlan, batches_per_update, placed
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Trainer
 from trainables.training.tasks.recognition import VALIDATION_SECONDS
@@ -138,26 +138,27 @@ def compiled_counts(trainer: Trainer, passes: int = 3) -> dict[str, Any]:
 
 
 def plan_counts(config: Config, lengths: Lengths) -> dict[str, Any]:
-    """Different shapes (B, T, U) of an epoch's batches, and the share of their frames that is padding."""
+    """Different shapes (B, T, U) of an epoch's updates, each in one pass, and the share of padding in their frames."""
     speed = config.data.speed_perturbation
     expected = possible_lengths(lengths.frames, speed)
-    plan = BatchPlan(lengths.frames, config.training.batch_seconds * FRAMES_PER_SECOND, expected=expected)
+    budget = config.training.update_seconds * FRAMES_PER_SECOND
+    batches = batches_per_update(lengths.frames, budget, PASS_SECONDS * FRAMES_PER_SECOND)
+    plan = BatchPlan(lengths.frames, budget / batches, expected=expected)
     plan = plan.at(drawn_lengths(lengths.frames, speed, (0, 1)))
     batches = placed(plan.epoch(1), lengths.tokens + 1, rank=0, world=1, device=torch.device("cpu"))
     shapes = {(len(batch.indices), batch.edge, batch.tokens) for batch in batches}
     return {"passes": len(batches), "shapes": len(shapes), "padded_share": plan.padding_share()}
 
 
-def decode_steps(config: Config, lengths: Lengths) -> int:
+def decode_steps(lengths: Lengths) -> int:
     """Decoding steps of a validation whose hypotheses are as long as the references."""
-    seconds = max(config.training.batch_seconds, VALIDATION_SECONDS[True])
-    plan = BatchPlan(lengths.frames, seconds * FRAMES_PER_SECOND)
+    plan = BatchPlan(lengths.frames, VALIDATION_SECONDS[True] * FRAMES_PER_SECOND)
     return sum(int(lengths.tokens[rows].max()) + 1 for rows, _ in plan.epoch())
 
 
 def counts(config: Config, corpus: Corpus, scale: float = 1.0) -> dict[str, Any]:
     """All counts; `scale` is the share of LibriSpeech's utterances whose lengths are planned."""
-    small = {"precision": "bf16", "batch_seconds": 30.0, "epochs": 1, "accumulation": 1}
+    small = {"precision": "bf16", "update_seconds": 30.0, "pass_seconds": 30.0, "epochs": 1}
     tree = config.model_dump()
     tree["model"] |= NARROW
     tree["training"] |= small
@@ -166,7 +167,7 @@ def counts(config: Config, corpus: Corpus, scale: float = 1.0) -> dict[str, Any]
         **pass_counts(trainer),
         **compiled_counts(trainer),
         **plan_counts(config, TRAIN_CLEAN_100.lengths(scale)),
-        "decode_steps": decode_steps(config, DEV_CLEAN.lengths(scale)),
+        "decode_steps": decode_steps(DEV_CLEAN.lengths(scale)),
     }
 
 

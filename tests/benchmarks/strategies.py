@@ -81,7 +81,7 @@ def trained(config: Config, corpus: Path, folder: Path | None = None) -> list[di
 def language_model(space: str, corpus: Path, folder: Path) -> None:
     """One that fits the decoder of the base."""
     if not folder.is_dir():
-        leaves = {"model.kind": "language_model", "optimizer.lr": 3e-3, "training.batch_tokens": 1024}
+        leaves = {"model.kind": "language_model", "optimizer.lr": 3e-3, "training.update_tokens": 1024}
         history = trained(configuration(space, 15, 0, leaves), corpus, folder)
         print(f"language model: {history[-1]['val_character_perplexity']:.3f} a character", flush=True)
 

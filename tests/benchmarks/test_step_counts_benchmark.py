@@ -50,7 +50,7 @@ def test_a_streamed_pass_waits_for_nothing_and_launches_one_kernel_more(
 
 def test_a_validation_takes_few_decoding_steps(config: Config) -> None:
     """A twentieth of the 6,634 of batches of 180 s that are padded to the edges of buckets."""
-    assert decode_steps(config, DEV_CLEAN.lengths()) <= 330
+    assert decode_steps(DEV_CLEAN.lengths()) <= 330
 
 
 def test_kernels_uploads_and_waits_are_counted() -> None:

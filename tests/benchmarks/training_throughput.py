@@ -3,11 +3,11 @@
     python tests/benchmarks/training_throughput.py --data CORPUS [--repeat 20]
     python tests/benchmarks/training_throughput.py --synthetic-hours 100 --space hw4p2
 
-Ours is the training loop itself, cut to a few updates: length-bucketed batches of `training.batch_seconds`. The
+Ours is the training loop itself, cut to a few updates: length-bucketed updates of `training.update_seconds`. The
 reference is what one writes without it: utterances drawn at random, 16 a batch, padded to the longest by a DataLoader;
 a network of torch.nn's own layers with the same parameters; cross-entropy and CTC; AdamW and gradient clipping. Both
 run in the same precision, alternate in rounds, and load, pad and normalise within the measured time. The reference
-has neither SpecAugment nor layer drop nor accumulation, also where the configuration has them.
+has neither SpecAugment nor layer drop, also where the configuration has them, and takes an update in one pass.
 
 Shapes: B batch, T frames, S subsampled frames, U tokens, F mel bins, D model width, V vocabulary.
 """
@@ -286,8 +286,8 @@ def configuration(options: argparse.Namespace) -> Config:
     elif options.space is not None:
         config = load_space(options.space).config({})
     training: dict[str, Any] = {"epochs": 1000}  # an epoch here is a few updates: the schedule must not end
-    if options.batch_seconds is not None:
-        training["batch_seconds"] = options.batch_seconds
+    if options.update_seconds is not None:
+        training["update_seconds"] = options.update_seconds
     if options.precision is not None:
         training["precision"] = options.precision
     changes: dict[str, Any] = {"training": config.training.model_copy(update=training)}
@@ -307,7 +307,7 @@ def parse_options() -> argparse.Namespace:
     shape.add_argument("--config", type=Path, help="a configuration; default: the course's starter shape")
     shape.add_argument("--space", help="the base configuration of a search space, such as hw4p2")
     parser.add_argument("--tokenizer", help="instead of the configuration's: char, or bpe:5000, or unigram:1000")
-    parser.add_argument("--batch-seconds", type=float, help="instead of the configuration's")
+    parser.add_argument("--update-seconds", type=float, help="instead of the configuration's")
     parser.add_argument("--precision", choices=["auto", "float32", "bf16"], help="instead of the configuration's")
     parser.add_argument("--updates", type=int, help="updates a round (default: 2 on a CPU, 50 on a GPU)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turns (default: 5)")

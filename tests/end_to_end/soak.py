@@ -32,7 +32,7 @@ from asr_platform.tuning.doctor import SOUND, Doctor, Finding
 SPACE = """
 base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
+  training: {update_seconds: 4.0}
 vary:
   optimizer.lr: {choice: [1.0e-2, 5.0e-3, 2.0e-3, 1.0e-9, 1.0e+30]}
   model.dropout: {float: [0, 0.1]} # no two trials are the same

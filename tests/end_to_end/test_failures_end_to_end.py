@@ -15,7 +15,7 @@ from command import PATIENCE, Platform, wait_for
 SPACE = """
 base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
+  training: {update_seconds: 4.0}
 vary:
   optimizer.lr: {choice: [1.0e-3, 1.0e+30, 1.0e-2]}
 start:

@@ -24,7 +24,7 @@ BASE = {
     "model": SMALL_MODEL,
     "loss": {"label_smoothing": 0.0},
     "optimizer": {"lr": 4e-3},
-    "training": {"batch_seconds": 4.0},
+    "training": {"update_seconds": 4.0},
 }
 VARY = {"optimizer.lr": {"log": [3e-3, 5e-3]}}
 TONE_SECONDS = 0.08

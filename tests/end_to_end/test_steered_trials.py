@@ -11,7 +11,7 @@ from command import PATIENCE, Platform, wait_for
 from test_sweep_interrupted import curves
 
 SPACE = (
-    tiny.SPACE.replace("batch_seconds: 4.0", "batch_seconds: 1.0")  # many updates with few sentences
+    tiny.SPACE.replace("update_seconds: 4.0", "update_seconds: 1.0")  # many updates with few sentences
     + """trials: 1
 epochs: 3
 asha: {grace: 3, promotion: null}

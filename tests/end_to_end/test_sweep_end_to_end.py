@@ -33,7 +33,7 @@ SPACE = """
 base:
   model: {d_model: 32, heads: 2, decoder_layers: 1, feed_forward: 48, conv_channels: 16, dropout: 0.0}
   loss: {ctc_weight: 0.3, label_smoothing: 0.0}
-  training: {batch_seconds: 4.0}
+  training: {update_seconds: 4.0}
 vary:
   optimizer.lr: {choice: [1.0e-2, 1.0e-9, 1.0e+30]}
   model.encoder_layers: {int: [1, 2]}

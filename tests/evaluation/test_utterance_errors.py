@@ -66,7 +66,7 @@ def test_a_model_directory_keeps_them(tiny_corpus: Corpus, tmp_path: Path) -> No
 
 
 def test_a_language_model_has_none(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    tree = {"model": {**tiny.TREE["model"], "kind": "language_model"}, "training": {"epochs": 1, "batch_tokens": 100}}
+    tree = {"model": {**tiny.TREE["model"], "kind": "language_model"}, "training": {"epochs": 1, "update_tokens": 100}}
     trainer = Trainer(parse_config(tree, "test"), tiny_corpus, CPU)
     trainer.history.append(trainer.epoch(1))
     trainer.save(tmp_path / "checkpoint")

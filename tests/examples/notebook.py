@@ -16,7 +16,7 @@ from asr_platform import Sweep, load_model
 space = {
     "base": {
         "model": {"d_model": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "conv_channels": 16},
-        "training": {"batch_seconds": 4.0},
+        "training": {"update_seconds": 4.0},
     },
     "vary": {"model.feed_forward": {"int": [32, 64]}, "optimizer.lr": {"log": [1.0e-3, 1.0e-2]}},
     "trials": 8,

@@ -24,7 +24,7 @@ from trainables.training.loop import Metrics, Trainer, train
 LANGUAGE: dict[str, Any] = {
     "model.kind": "language_model",
     "training.epochs": 12,
-    "training.batch_tokens": 64,
+    "training.update_tokens": 64,
     "optimizer.lr": 1e-2,
 }
 

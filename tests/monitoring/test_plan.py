@@ -43,8 +43,8 @@ def space(**keys: Any) -> Space:
     return parse_space(yaml.safe_dump({"base": base, "vary": vary, "epochs": 4, "trials": 5, **keys}), "space.yaml")
 
 
-def workload(flops: float, batches: int = 10, kind: str = "encoder_decoder") -> Workload:
-    return Workload(tiny.config({"model.kind": kind}), batches, flops)
+def workload(flops: float, updates: int = 10, kind: str = "encoder_decoder") -> Workload:
+    return Workload(tiny.config({"model.kind": kind}), updates, flops)
 
 
 def settings(epochs: int, **asha: Any) -> Settings:

@@ -12,7 +12,7 @@ Store = Literal["memory", "sqlite", "mlflow"]
 SPACE = """
 base:
   model: {{d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}}
-  training: {{batch_seconds: 4.0}}
+  training: {{update_seconds: 4.0}}
 vary:
   model.dropout: {{float: [0, 0.2]}}
 start: [{{model.dropout: 0.0}}, {{model.dropout: 0.05}}, {{model.dropout: 0.1}}, {{model.dropout: 0.15}}]

@@ -68,6 +68,48 @@ def test_keys_are_read_under_their_former_names_with_a_warning() -> None:
     ]
 
 
+FORMER_UPDATES = """
+base:
+  training: {batch_seconds: 180, accumulation: 12}
+vary:
+  training.accumulation: {choice: [6, 12]}
+  training.ema: {choice: [0, 0.9], when: {training.accumulation: 6}}
+start: [{training.accumulation: 6, training.ema: 0.9}, {}]
+"""
+
+
+def test_a_space_over_former_keys_is_read_with_a_warning() -> None:
+    """Its proposals have them, and its configurations the keys of today."""
+    with pytest.warns(FutureWarning) as warned:
+        space = parse_space(FORMER_UPDATES, "my.yaml")
+    told = [str(one.message).partition(";")[0] for one in warned]
+    assert told == [
+        "my.yaml, line 3: training.batch_seconds is called training.update_seconds now",
+        "my.yaml, line 3: training.accumulation is a part of training.update_seconds now",
+        "my.yaml, line 5: training.accumulation is a part of training.update_seconds now",
+    ]
+    configs = [space.config(values).training for values in ({}, *space.start)]
+    assert [one.update_seconds for one in configs] == [2160, 1080, 2160]
+    assert {one.pass_seconds for one in configs} == {180} and configs[1].ema == 0.9
+    assert space.propose(Drawn(0)).keys() >= {"training.accumulation"}
+
+
+VARIED = "training.ema: {choice: [0, 0.9], when: {training.accumulation: 6}}"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("{batch_seconds: 180, accumulation: 12}", "{update_seconds: 60}"), "line 5: vary.training.accumulation: "),
+        ((VARIED, "training.update_seconds: {int: [1, 2]}"), "line 3: base.training.batch_seconds: "),
+    ],
+)
+def test_former_keys_beside_those_of_today_are_refused(change: tuple[str, str], expected: str) -> None:
+    assert change[0] in FORMER_UPDATES
+    found = mistakes(FORMER_UPDATES.partition("start")[0].replace(*change))
+    assert any(expected in line and "cannot stand beside training.update_seconds" in line for line in found)
+
+
 @pytest.mark.parametrize("number", ["5e-4", "5E-4", "0.0005", "5.0e-4", ".5e-3", "+5e-4", "5.e-4", "0_5e-4"])
 def test_numbers_may_be_written_in_any_way(number: str) -> None:
     space = parse_space(f"base: {{optimizer: {{lr: {number}}}}}", "my.yaml")

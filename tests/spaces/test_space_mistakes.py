@@ -37,7 +37,7 @@ base:
   modle: {dropout: 0.1}
   training:
     epochs: 3
-    batch_seconds: much
+    update_seconds: much
   optimizer:
     betas: [0.9, x]
 vary:
@@ -71,7 +71,7 @@ EXPECTED = [
     (2, "base.model", "heads must divide d_model, but got heads=4, d_model=250"),
     (3, "base.modle", "unknown key; the keys here are data, features"),
     (5, "base.training.epochs", "belongs at the top level"),
-    (6, "base.training.batch_seconds", "'much'"),
+    (6, "base.training.update_seconds", "'much'"),
     (8, "base.optimizer.betas.1", "'x'"),
     (10, "vary.model.depth", "unknown key; the keys here are model.d_model, model.heads"),
     (11, "vary.depth", "the sections are data, features"),
@@ -262,7 +262,7 @@ def test_aliases_that_multiply_are_refused_before_they_are_built(levels: int, me
 
 
 def test_aliases_may_be_used() -> None:
-    text = "base: {training: &t {batch_seconds: 20, ema: 0.5}}\nseed: &n 3\nkeep: *n\n"
+    text = "base: {training: &t {update_seconds: 20, ema: 0.5}}\nseed: &n 3\nkeep: *n\n"
     assert parse_space(text, "my.yaml").settings.keep == 3
 
 

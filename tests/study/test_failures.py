@@ -154,7 +154,7 @@ def test_why_a_sweep_stops_names_trials_cause_and_remedy() -> None:
     streak, trials = Streak(), [records.trial(number, "failed", reason="MemoryError: ") for number in (4, 6, 7)]
     *_, text = [streak.add(trial, trials) for trial in trials]
     assert text.startswith("the same failure ended trials 4, 6, 7 one after the other: out of memory: that of")
-    assert "; try a lower training.batch_seconds" in text
+    assert "; try a lower training.pass_seconds" in text
 
 
 def test_of_several_errors_the_one_with_the_most_specific_cause_counts() -> None:

@@ -128,6 +128,16 @@ def test_a_sweep_goes_on_with_another_kind_of_model() -> None:
         check_widening(trials, origin, records.space(both.replace("{editor", "{decoder_layers: 3, editor")))
 
 
+def test_a_sweep_over_former_keys_goes_on_with_those_of_today() -> None:
+    text = "base: {training: {batch_seconds: 30}}\nvary: {training.accumulation: {choice: [1, 2]}}\n"
+    today = "vary: {training.update_seconds: {choice: [30, 60, 90]}}\n"
+    trials = {0: {"training.accumulation": 1}, 1: {"training.accumulation": 2}}
+    found = check_widening(trials, records.space(text), records.space(today))
+    assert found == {0: {"training.update_seconds": 30}, 1: {"training.update_seconds": 60}}
+    with pytest.raises(InputError, match=r"trial 1: training\.update_seconds: 60"):
+        check_widening(trials, records.space(text), records.space(today.replace("60, ", "")))
+
+
 def test_a_sweep_of_other_length_than_its_file_says_goes_on_with_its_own() -> None:
     """Started with --epochs 2, it is resumed with a file that says 9 as before."""
     ledger = Ledger.create(InMemoryStorage(), "small", {**records.ABOUT, "space": NARROW, "epochs": 2})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from tiny import Recorder
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record, recorded_space, wider_space
 from search_spaces.space import DEFAULTS
+from trainables.checksums import CHECKSUMS
 from trainables.config_parsing import FORMER_VALUES, flatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+from trainables.former_keys import REPLACING
+from trainables.inference.model_files import CONFIG
 from trainables.training.loop import train
 
 WIDER = records.SPACE.replace("choice: [32, 64, 128]", "choice: [32, 64, 128, 256]")
@@ -99,3 +104,27 @@ def test_a_checkpoint_of_one_layout_is_not_continued_with_another(tiny_corpus: C
     folder = tiny.written_before(tmp_path / "epoch_1")
     with pytest.raises(InputError, match=r"model\.sinusoids is concatenated there and interleaved here"):
         train(tiny.config({"training.epochs": 2}), tiny_corpus, Recorder(), checkpoint=folder)
+
+
+def test_a_sweep_over_former_keys_goes_on_as_it_began(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    """Its ledger and checkpoints have the audio of a pass, and a number of passes."""
+    base = {section: {**keys} for section, keys in tiny.TREE.items()}
+    base["training"] = {"batch_seconds": 2.0, "precision": "float32"}
+    vary = {"training.accumulation": {"choice": [1, 3]}}
+    about = records.ledger_in(tmp_path, space=yaml.safe_dump({"base": base, "vary": vary, "epochs": 2}), epochs=2).about
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = recorded_space(about).config({"training.accumulation": 3})
+    assert (config.training.update_seconds, config.training.pass_seconds) == (6.0, 2.0)
+    whole, resumed = Recorder(), Recorder()
+    train(config, tiny_corpus, whole)
+    train(config, tiny_corpus, Recorder(tmp_path), until=1)
+    path = tmp_path / "epoch_1" / CONFIG
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    for key in REPLACING:
+        del tree["config"]["training"][key.removeprefix("training.")]
+    tree["config"]["training"] |= {"batch_seconds": 2.0, "batch_tokens": 8192, "accumulation": 3}
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    (path.parent / CHECKSUMS).unlink()
+    train(config, tiny_corpus, resumed, checkpoint=path.parent)
+    assert resumed.comparable() == whole.comparable()[1:]

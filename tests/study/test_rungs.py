@@ -231,11 +231,11 @@ def test_rungs_may_lie_at_hours() -> None:
 
 
 def test_updates_are_the_bases_in_hours_of_audio() -> None:
-    """So a trial that accumulates twice as much is judged after as much audio as the others."""
-    text = "base: {training: {batch_seconds: 90, accumulation: 4}}\nasha: {unit: updates, grace: 20}\n"
+    """So a trial whose updates are twice as large is judged after as much audio as the others."""
+    text = "base: {training: {update_seconds: 360}}\nasha: {unit: updates, grace: 20}\n"
     space = records.SPACE.replace("asha: {grace: 3, promotion: null, reduction: 3}\n", text)
     asha = records.space(space).comparable_settings.asha
-    assert (asha.unit, asha.grace) == ("hours", 20 * 4 * 90 / 3600)
+    assert (asha.unit, asha.grace) == ("hours", 20 * 360 / 3600)
     assert records.space().comparable_settings == records.space().settings
 
 
@@ -254,7 +254,7 @@ def test_a_trial_is_judged_at_most_once_at_each_rung(hours: float, epochs: int, 
 
 
 def test_trials_of_other_lengths_in_updates_meet_at_half() -> None:
-    """With stages, or where accumulation varies, half of a trial is at another number of updates in each."""
+    """With stages, or where the audio of an update varies, half of a trial is at another number of updates in each."""
     found = Rungs(rungs(50, 2, 8, unit="updates", plateau=0.6))
     for number, factor in enumerate((1, 3)):
         for epoch in range(1, 5):

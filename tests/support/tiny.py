@@ -55,13 +55,13 @@ TREE: dict[str, Any] = {
         "dropout": 0.0,
     },
     "loss": {"label_smoothing": 0.0, "ctc_weight": 0.3},
-    "training": {"epochs": 3, "batch_seconds": 4.0, "precision": "float32"},
+    "training": {"epochs": 3, "update_seconds": 4.0, "precision": "float32"},
 }
 # Beginning of a search space of such runs, which differ in the learning rate alone.
 SPACE = """
 base:
   model: {d_model: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, feed_forward: 48, conv_channels: 16}
-  training: {batch_seconds: 4.0}
+  training: {update_seconds: 4.0}
 vary:
   optimizer.lr: {log: [1.0e-3, 1.0e-2]}
 """

@@ -89,7 +89,7 @@ def test_metrics_are_grouped_and_have_the_epoch_as_their_step(tracker: Tracker) 
     assert groups == {"train", "val", "system", "asr"}
 
 
-LANGUAGE_MODEL = {"model.kind": "language_model", "training.batch_tokens": 64}
+LANGUAGE_MODEL = {"model.kind": "language_model", "training.update_tokens": 64}
 
 
 @pytest.mark.parametrize(

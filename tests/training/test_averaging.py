@@ -30,7 +30,7 @@ SHORT: dict[str, Any] = {
     "model.encoder_layers": 1,
     "model.decoder_layers": 1,
     "training.epochs": 4,
-    "training.batch_seconds": 2.0,
+    "training.update_seconds": 2.0,
     "optimizer.lr": 1e-2,
 }
 CASES: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def stepped(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
 
 def test_the_running_average_is_its_definition(tiny_corpus: Corpus) -> None:
     decay = 0.6
-    trainer = Trainer(tiny.config({**SHORT, "training.ema": decay, "training.batch_seconds": 1.0}), tiny_corpus, CPU)
+    trainer = Trainer(tiny.config({**SHORT, "training.ema": decay, "training.update_seconds": 1.0}), tiny_corpus, CPU)
     expected, *steps = stepped(trainer)
     assert len(steps) > 8  # so that the decay has risen to its final value
     for number, step in enumerate(steps):

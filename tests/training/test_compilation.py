@@ -64,7 +64,7 @@ def test_compiled_layers_compute_the_same_without_graph_breaks(guided: bool, dro
 def test_a_pass_of_one_utterance_is_not_compiled(tiny_corpus: Corpus) -> None:
     torch._dynamo.reset()
     graphs = CompileCounterWithBackend("eager")
-    trainer = Trainer(tiny.config({"training.batch_seconds": 4.0}), tiny_corpus, CPU)
+    trainer = Trainer(tiny.config({"training.update_seconds": 4.0}), tiny_corpus, CPU)
     sums = torch.zeros(len(trainer.task.SUMS), dtype=torch.float64)
     trainer.task.start_epoch(1, [])
     batch = next(batch for update in trainer.updates_of(1) for batch in update if len(batch.indices) > 1)

@@ -28,8 +28,8 @@ EXACT = ("epoch", "learning_rate", "infeasible_ctc", "own_drafts")
 MASKS = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("specaugment", "augmentation"))}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "accumulated": {**MASKS, "training.accumulation": 3, "training.batch_seconds": 2.0},
-    "one_utterance_batches": {"training.batch_seconds": 0.1, "training.epochs": 1},
+    "accumulated": {**MASKS, "training.update_seconds": 6.0, "training.pass_seconds": 1.0},
+    "one_utterance_batches": {"training.update_seconds": 0.1, "training.epochs": 1},
     # The set of trained parameters changes twice, and some are trained again.
     "stages": {
         "training.stages": [
@@ -39,7 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "guided": {
         "loss.attention_weight": 2.0,
-        "training.accumulation": 2,
+        "training.update_seconds": 8.0,
+        "training.pass_seconds": 2.0,
         "training.stages": [{"decoder_layers": 1}],
     },
     "averages": {"training.ema": 0.9, "training.average": 2},
@@ -55,12 +56,17 @@ CASES: dict[str, dict[str, Any]] = {
         **MASKS,
         "drafts.threshold": 1.0,
         "drafts.corrupted_share": 0.5,
-        "training.accumulation": 2,
+        "training.update_seconds": 8.0,
     },
     # With a batch norm, whose statistics are those of all workers; utterances that only fill a batch are none of them.
-    "editor_of_a_conformer": {**tiny.EDITING, **tiny.CONFORMER, "drafts.threshold": 1.0, "training.batch_seconds": 2.0},
+    "editor_of_a_conformer": {
+        **tiny.EDITING,
+        **tiny.CONFORMER,
+        "drafts.threshold": 1.0,
+        "training.update_seconds": 2.0,
+    },
     # So few batches that one worker may have none to validate.
-    "language_model": {"model.kind": "language_model", "training.batch_tokens": 4096},
+    "language_model": {"model.kind": "language_model", "training.update_tokens": 4096},
 }
 
 
@@ -88,7 +94,7 @@ def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
 
 
 # Dropout is drawn by each worker on its own.
-INTERRUPTED = tiny.config({"training.epochs": 2, "training.batch_seconds": 6.0, "model.dropout": 0.1})
+INTERRUPTED = tiny.config({"training.epochs": 2, "training.update_seconds": 6.0, "model.dropout": 0.1})
 
 
 def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
@@ -167,7 +173,7 @@ def test_some_batches_divide_and_some_do_not(tiny_corpus: Corpus) -> None:
     """Batches with an odd number of items are needed to test the fillers that even out the workers' shares."""
     remainders = set()
     for leaves in CASES.values():
-        budget = tiny.config(leaves).training.batch_seconds * tiny_corpus.recipe.frames_per_second
+        budget = tiny.config(leaves).training.update_seconds * tiny_corpus.recipe.frames_per_second
         batches = BatchPlan(tiny_corpus.training_split().frames, budget).epoch(1)
         remainders |= {len(indices) % WORLD for indices, _ in batches}
     assert remainders == set(range(WORLD))

@@ -20,7 +20,8 @@ from trainables.data.device.placement import limit_share
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search
 from trainables.models.attention import attend_to_valid
-from trainables.training.loop import Metrics, train
+from trainables.training.loop import Metrics, Trainer, train
+from trainables.training.tasks.passes import kept_bytes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -187,3 +188,12 @@ def test_searches_on_the_gpu_equal_those_on_the_cpu(method: str) -> None:
         search = Search(Decoding.model_validate({"method": method, "length_penalty": 0.5, "repeat_penalty": 1.2}))
         found.append(search(model, encoded, torch.tensor([12, 7, 9, 4], device=device)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", ["encoder_decoder", "transcript_editor", "language_model"])
+def test_passes_are_as_large_as_the_free_memory_allows(kind: str, tiny_corpus: Corpus) -> None:
+    trainer = Trainer(tiny.config({"model.kind": kind}), tiny_corpus, torch.device("cuda"))
+    trainer.task.start_epoch(1, [])
+    free, kept = torch.cuda.mem_get_info()[0], kept_bytes(trainer.task, trainer.plan_of(1))
+    assert 0.1 * free < trainer.pass_budget * kept < free
+    assert all(len(update) == trainer.task.batches_per_update for update in trainer.updates_of(1))

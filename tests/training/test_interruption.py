@@ -15,19 +15,19 @@ from trainables.data.corpus import Corpus
 from trainables.training.interruption import Interrupted
 from trainables.training.loop import train
 
-SHORT = {"training.epochs": 2, "training.batch_seconds": 6.0, "optimizer.lr": 1e-2}
+SHORT = {"training.epochs": 2, "training.update_seconds": 6.0, "optimizer.lr": 1e-2}
 CASES: dict[str, dict[str, Any]] = {
     "all_that_is_random": {**tiny.RANDOM, **SHORT},
     "averages": {
         **SHORT,
         "training.ema": 0.9,
-        "training.batch_seconds": 3.0,
+        "training.update_seconds": 6.0,
+        "training.pass_seconds": 3.0,
         "training.average": 2,
-        "training.accumulation": 2,
     },
     "batch_norm": {**tiny.CONFORMER, **SHORT, "model.dropout": 0.1},
     "editor": {**tiny.EDITING, **SHORT, "drafts.threshold": 1.0, "drafts.corrupted_share": 0.5, "model.dropout": 0.1},
-    "language_model": {**SHORT, "model.kind": "language_model", "training.batch_tokens": 200, "model.dropout": 0.1},
+    "language_model": {**SHORT, "model.kind": "language_model", "training.update_tokens": 200, "model.dropout": 0.1},
 }
 
 

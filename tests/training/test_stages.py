@@ -151,7 +151,7 @@ def test_only_what_a_phase_trains_changes(tiny_corpus: Corpus) -> None:
 
 def test_the_schedule_spans_all_stages(tiny_corpus: Corpus) -> None:
     """An epoch of half the utterances has fewer updates, and the very last update has the lowest learning rate."""
-    leaves = {**STAGED, "training.batch_seconds": 1.0, "optimizer.final_lr": 0.1}
+    leaves = {**STAGED, "training.update_seconds": 1.0, "optimizer.final_lr": 0.1}
     trainer = Trainer(tiny.config(leaves), tiny_corpus, CPU)
     made = [len(list(trainer.updates_of(epoch))) for epoch in range(1, 6)]
     assert made == trainer.updates

@@ -96,21 +96,6 @@ def test_a_finished_run_is_not_trained_further(tiny_corpus: Corpus, tmp_path: Pa
     assert again.history == []
 
 
-def test_accumulating_half_batches_equals_whole_batches(tiny_corpus: Corpus) -> None:
-    """The split fits into one batch; masks are on, since they do not depend on the batches."""
-    frames = tiny_corpus.training_split().frames
-    everything = int(frames.max()) * len(frames) * tiny.RECIPE.hop_seconds
-    masks = {key: value for key, value in tiny.RANDOM.items() if key.startswith(("specaugment", "augmentation"))}
-    whole, halves = Recorder(), Recorder()
-    leaves = {**masks, "training.batch_seconds": everything + 0.01, "optimizer.lr": 1e-3}
-    train(tiny.config(leaves), tiny_corpus, whole)
-    halved = {"training.batch_seconds": everything / 2 + 0.01, "training.accumulation": 2}
-    train(tiny.config({**leaves, **halved}), tiny_corpus, halves)
-    for one, other in zip(whole.history, halves.history, strict=True):
-        for name in (*LOSSES, "gradient_norm"):
-            assert other[name] == pytest.approx(one[name], rel=1e-4), name
-
-
 def test_the_seed_decides_and_nothing_else(tiny_corpus: Corpus) -> None:
     runs: list[list[Metrics]] = []
     for seed in (0, 0, 1):

@@ -20,7 +20,7 @@ from trainables.inference.recognizer import SPARE_RATE, SPARE_TOKENS
 from trainables.models.editing.slots import TokenRows
 from trainables.models.speech_transformer import make_model
 from trainables.training.loop import Trainer
-from trainables.training.profile import BatchCost, TimedTrainer, parts_of, profile
+from trainables.training.profile import TimedTrainer, UpdateCost, parts_of, profile
 from trainables.training.tasks import RecognitionTask, recognition
 from trainables.training.workload import Workload, Workloads, forward_flops
 
@@ -66,11 +66,11 @@ def test_the_operations_of_an_editor_are_those_of_an_editing_step(leaves: dict[s
     "leaves",
     [
         {},
-        {"data.speed_perturbation": 0.2, "training.batch_seconds": 2.0},
-        {"model.kind": "language_model", "training.batch_tokens": 32},
+        {"data.speed_perturbation": 0.2, "training.update_seconds": 2.0},
+        {"model.kind": "language_model", "training.update_tokens": 32},
     ],
 )
-def test_the_batches_of_an_epoch_are_the_trainers(leaves: dict[str, Any], tiny_corpus: Corpus) -> None:
+def test_the_updates_of_an_epoch_are_the_trainers(leaves: dict[str, Any], tiny_corpus: Corpus) -> None:
     config = tiny.config(leaves)
     split = tiny_corpus.training_split()
 
@@ -80,24 +80,24 @@ def test_the_batches_of_an_epoch_are_the_trainers(leaves: dict[str, Any], tiny_c
         )
 
     (plan,) = Trainer(config, tiny_corpus, CPU).plans.values()
-    assert of(1).batches == of(2).batches == plan.batches > 1
+    assert of(1).updates == of(2).updates == plan.batches > 1
     assert of(1).flops == pytest.approx(2 * of(2).flops)
 
 
 @pytest.mark.parametrize("kind", ["encoder_decoder", "transcript_editor", "language_model"])
 def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
     found = profile(tiny.config({"model.kind": kind}), tiny_corpus.path, 1, 1, False)
-    assert min(found.start, found.batch, found.validation, found.checkpoint) > 0
+    assert min(found.start, found.update, found.validation, found.checkpoint) > 0
     assert 10**8 < found.memory < 10**11
     assert found.gpu_memory == 0
     assert 3 * found.model_bytes == pytest.approx(found.checkpoint_bytes, abs=HEADERS), "weights and AdamW's two copies"
 
 
-def test_workers_share_a_batch(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_share_an_update(tiny_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TimedTrainer] = []
-    monkeypatch.setattr(TimedTrainer, "batch", lambda trainer: seen.append(trainer) or BatchCost(1.0, 1.0, 1, 1))
+    monkeypatch.setattr(TimedTrainer, "update", lambda trainer: seen.append(trainer) or UpdateCost(1.0, 1.0, 1, 1))
     for workers in (1, 2):
-        profile(tiny.config({"training.batch_seconds": 4.0}), tiny_corpus.path, workers, 1, False)
+        profile(tiny.config({"training.update_seconds": 4.0}), tiny_corpus.path, workers, 1, False)
     one, two = (next(iter(trainer.plans.values())).budget for trainer in seen)
     assert one == 2 * two
 
@@ -107,29 +107,28 @@ def test_a_long_epoch_and_a_long_validation_are_run_in_part(
 ) -> None:
     """Two updates at least, for the first one is not timed."""
     monkeypatch.setattr(recognition, "VALIDATION_SECONDS", {True: 2.0, False: 2.0})
-    leaves = {"training.batch_seconds": 2.0, "training.accumulation": 2}
+    leaves = {"training.update_seconds": 4.0, "training.pass_seconds": 2.0}
     trainer = TimedTrainer(tiny.config(leaves), tiny_corpus, CPU, seconds=1e-6)
     assert trainer.updates[0] > 2
     found = trainer.timed_updates()
-    assert [batches for _, batches, _ in trainer.marks] == [0, 2, 4]
-    _, (second, _, before), (third, _, after) = trainer.marks
-    assert (found.seconds, found.frames) == ((third - second) / 2, (after - before) / 2)
+    _, (second, before), (third, after) = trainer.marks
+    assert (found.seconds, found.frames) == (third - second, after - before)
     trainer.validation_seconds()
     assert trainer.task.examples is not None
     assert 0 < len(trainer.task.examples.transcripts) < len(tiny_corpus.validation_split().ids)
 
 
-LARGE = {"training.batch_seconds": 30.0, "training.accumulation": 8}  # a batch of the whole tiny corpus
+LARGE = {"training.update_seconds": 30.0}  # an update of the whole tiny corpus
 
 
 @pytest.mark.parametrize(("seconds", "in_part"), [(1e-6, True), (600.0, False)])
 def test_of_a_long_update_a_part_is_run_and_scaled_up(seconds: float, in_part: bool, tiny_corpus: Corpus) -> None:
     trainer = TimedTrainer(tiny.config(LARGE), tiny_corpus, CPU, seconds)
     (plan,) = trainer.plans.values()
-    batch = trainer.batch()
-    assert (trainer.part < 1) == in_part and batch.frames == np.mean([size * edge for size, edge in plan.shapes])
-    run = trainer.marks[-1][2] / trainer.marks[-1][1]
-    assert (run < batch.frames) == in_part and list(trainer.plans.values()) == [plan]
+    update = trainer.update()
+    assert (trainer.part < 1) == in_part and update.frames == np.mean([size * edge for size, edge in plan.shapes])
+    run = trainer.marks[-1][1] / (len(trainer.marks) - 1)
+    assert (run < update.frames) == in_part and list(trainer.plans.values()) == [plan]
     trainer.validation_seconds()
     assert trainer.task.examples is not None
     assert (len(trainer.task.examples.transcripts) < len(tiny_corpus.validation_split().ids)) == in_part
@@ -137,20 +136,21 @@ def test_of_a_long_update_a_part_is_run_and_scaled_up(seconds: float, in_part: b
 
 @given(
     longest=st.integers(1, 3000), more=st.floats(1, 500), slope=st.integers(0, 10**6), fixed=st.integers(0, 10**9),
-    rate=st.floats(1e-6, 1),
+    rate=st.floats(1e-6, 1), in_pass=st.floats(1, 10**6),
 )  # fmt: skip
 def test_a_scaled_part_is_the_whole_where_time_and_memory_grow_with_the_audio(
-    longest: int, more: float, slope: int, fixed: int, rate: float
+    longest: int, more: float, slope: int, fixed: int, rate: float, in_pass: float
 ) -> None:
+    """Memory with the audio of a pass, which is that of the update or less."""
     frames = float(round(longest * more))
     first, *parts = parts_of(frames, longest)
     assert first == parts[0] and parts[-1] == 1 / 2 and all(2 * one == two for one, two in pairwise(parts))
     assert first == 1 / 2 or first * frames >= longest > first * frames / 2
 
-    def of(size: float) -> BatchCost:
-        return BatchCost(size, size * rate, int(fixed + slope * size), 0)
+    def of(size: float) -> UpdateCost:
+        return UpdateCost(size, size * rate, int(fixed + slope * min(size, in_pass)), 0)
 
-    found, whole = of(first * frames).scaled(frames, of(0.0)), of(frames)
+    found, whole = of(first * frames).scaled(frames, of(0.0), in_pass), of(frames)
     assert found == pytest.approx(whole, rel=1e-3, abs=1 / first)
 
 

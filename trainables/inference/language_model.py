@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.config import PASS_TOKENS
 from trainables.data.batch_plan import BatchPlan, Rows
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer
@@ -70,7 +71,7 @@ class TextModel(TrainedModel):
     def perplexities(self, texts: Sequence[str]) -> dict[str, float]:
         """Perplexity per token and per character of texts (see `perplexities`)."""
         data = DeviceTexts(texts, self.tokenizer, self.device)
-        plan = BatchPlan(data.token_counts + 1, self.config.training.batch_tokens)
+        plan = BatchPlan(data.token_counts + 1, min(self.config.training.update_tokens, PASS_TOKENS))
         nats, tokens = self.log_losses(data, plan.epoch()).tolist()
         return perplexities(nats, tokens, texts)
 

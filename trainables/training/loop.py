@@ -8,12 +8,11 @@ On notice it ends after an update; a run that goes on from there gives the resul
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,20 @@ from trainables.config import Config, Loss
 from trainables.data.augmentation import drawn_lengths, generator, possible_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, placed
 from trainables.data.corpus import Corpus
-from trainables.errors import DivergedError
+from trainables.errors import check_finite
 from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
+from trainables.output import say
 from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
 from trainables.training.interruption import EpochState, Interrupted, Notice, Notices
-from trainables.training.optimizer import build_optimizer
+from trainables.training.optimizer import added_to_gradients, build_optimizer
 from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
 from trainables.training.stages import Phase, enter, phase_of, subset, trained_names
 from trainables.training.tasks import TASKS, Task
+from trainables.training.tasks.passes import fitting_budget, in_passes
 
 Metrics = dict[str, Any]
 Save = Callable[[Path], None]
@@ -199,7 +200,9 @@ class Trainer:
             rate = learning_rate(config.optimizer, first + update - 1, total, validation_losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            self.accumulate_gradients(batches, loss, sums)
+            if not self.fits(batches, loss, sums):
+                self.unfinished = EpochState.gather(update - 1, time.perf_counter() - start, last, sums, self.world)
+                return self.train_epoch(epoch)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -239,24 +242,50 @@ class Trainer:
         return plan.at(drawn_lengths(self.task.lengths, self.task.speed, key))
 
     def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
-        """Yields the batches of each update of the epoch."""
-        tokens = self.task.target_tokens
-        batches = placed(self.plan_of(epoch).epoch(epoch), tokens, self.rank, self.world, self.device)
-        size = self.config.training.accumulation
-        for start in range(0, len(batches), size):
-            yield batches[start : start + size]
+        """Yields the passes of each update of the epoch."""
+        task, plan = self.task, self.plan_of(epoch)
+        updates = in_passes(plan.epoch(epoch), task.batches_per_update, self.pass_budget, self.world)
+        batches = iter(placed([*chain(*updates)], task.target_tokens, self.rank, self.world, self.device))
+        for update in updates:
+            yield list(islice(batches, len(update)))
 
     @cached_property
     def updates(self) -> list[int]:
         """Number of optimizer updates in each epoch."""
         epochs = range(1, len(self.phases) + 1)
-        return [math.ceil(self.plan_of(epoch).batches / self.config.training.accumulation) for epoch in epochs]
+        return [-(-self.plan_of(epoch).batches // self.task.batches_per_update) for epoch in epochs]
+
+    @cached_property
+    def pass_budget(self) -> float:
+        """Padded length, in frames or tokens, that a worker's share of a pass may hold; needs a task in an epoch."""
+        return self.task.pass_budget or fitting_budget(self.task, self.plan_of(1), self.world)
+
+    def fits(self, batches: list[PassBatch], loss: Loss, totals: Tensor) -> bool:
+        """Accumulates the gradients of an update; false if memory is too small, and passes are halved from now on.
+
+        Raises the error where the size of a pass is given or one utterance, or where other workers wait for this one.
+        """
+        sums = torch.zeros_like(totals)
+        try:
+            self.accumulate_gradients(batches, loss, sums)
+        except torch.OutOfMemoryError:
+            alone = all(len(batch.indices) == 1 for batch in batches)
+            if self.config.training.pass_seconds != "auto" or alone or self.world > 1:
+                raise
+        else:
+            totals += sums
+            return True
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self.pass_budget = max(len(batch.indices) * batch.edge for batch in batches) / 2
+        say("the GPU's memory is too small for a pass: passes are half as large from now on")
+        return False
 
     def accumulate_gradients(self, batches: list[PassBatch], loss_config: Loss, totals: Tensor) -> None:
         """Adds up the gradients of one update's mean loss per token.
 
         Args:
-            batches: all batches of the update.
+            batches: all passes of the update.
             totals: sums of the epoch in the order of `Task.SUMS`; this worker's sums are added.
         """
         tokens = sum(int(self.task.target_tokens[batch.indices].sum()) for batch in batches)
@@ -264,30 +293,10 @@ class Trainer:
             with self.synchronize(place == len(batches) - 1):
                 with uncompiled(self.compiled and len(batch.rows.indices) == 1):
                     loss, sums = self.task.losses(self.parallel, loss_config, batch)
-                # DDP takes the mean over workers; the loss is a sum over them.
-                with self.added_to_gradients():
+                # DDP takes the mean over workers, the loss is a sum over them; and it adds up gradients itself.
+                with added_to_gradients(() if self.world > 1 else list(self.model.parameters())):
                     loss.backward(torch.full_like(loss, self.world / tokens))
             totals += sums
-
-    @contextlib.contextmanager
-    def added_to_gradients(self) -> Iterator[None]:
-        """Adds the gradients of a backward pass to those before, all in one kernel; torch takes one a parameter.
-
-        DDP adds up gradients itself, where it exchanges them.
-        """
-        if self.world > 1:
-            yield
-            return
-        before = [(parameter, parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
-        for parameter, _ in before:
-            parameter.grad = None
-        yield
-        sums: list[Tensor] = []
-        for parameter, gradient in before:
-            sums.append(torch.zeros_like(gradient) if parameter.grad is None else parameter.grad)
-            parameter.grad = sums[-1]
-        if sums:
-            torch._foreach_add_(sums, [gradient for _, gradient in before])
 
     def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""
@@ -338,12 +347,3 @@ class Trainer:
         self.history, self.unfinished = checkpoint.history, checkpoint.unfinished
         self.task.examples = checkpoint.examples
         self.averages.restore(checkpoint.averages, self.history)
-
-
-def check_finite(name: str, value: float, epoch: int) -> None:
-    """Raises `DivergedError` for a value that is NaN or infinite."""
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"the {name} became {value} in epoch {epoch}: try a lower optimizer.lr, a longer optimizer.warmup "
-            "or a smaller training.clip_norm"
-        )

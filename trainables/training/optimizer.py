@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import Optimizer, ParameterGroup
 from trainables.errors import InputError
@@ -104,3 +105,18 @@ def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
             distance = layers[stack] - int(match[2]) if match else layers[stack] + 1
         scales[name] = decay**distance
     return scales
+
+
+@contextmanager
+def added_to_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Context in which a backward pass adds to the gradients of all `parameters` in one kernel, not one for each."""
+    before = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    for parameter, _ in before:
+        parameter.grad = None
+    yield
+    sums: list[Tensor] = []
+    for parameter, gradient in before:
+        sums.append(torch.zeros_like(gradient) if parameter.grad is None else parameter.grad)
+        parameter.grad = sums[-1]
+    if sums:
+        torch._foreach_add_(sums, [gradient for _, gradient in before])

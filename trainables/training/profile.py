@@ -1,8 +1,8 @@
-"""Profiling of a configuration: time of a batch, a validation and a checkpoint, peak memory, size of a checkpoint.
+"""Profiling of a configuration: time of an update, a validation and a checkpoint, peak memory, size of a checkpoint.
 
 The training loop itself is run, for seconds instead of epochs. Where an update would take longer than that, as those of
-large models do on a CPU, a part of a batch is run, and its time and memory are scaled up. Each profile needs a process
-of its own, since peak memory is counted from the start of the process.
+large models do on a CPU, a part of it is run, and its time and memory are scaled up. Each profile needs a process of
+its own, since peak memory is counted from the start of the process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainables.training.loop import Trainer
 from trainables.training.resource_usage import peak_memory
 from trainables.training.tasks import RecognitionTask
 
-SECONDS = 5.0  # of training; more changes the mean time of a batch little
+SECONDS = 5.0  # of training; more changes the mean time of an update little
 UPDATES = 2  # at least, for the first one is not timed
 FORWARD = 1 / 3  # of the time of a pass: a backward pass takes twice as long
 
@@ -40,8 +40,8 @@ class Profile:
     """Seconds and bytes measured in one worker.
 
     Args:
-        start: seconds from the start of the process to the first batch.
-        batch: seconds of a forward and a backward pass, with a share of the update.
+        start: seconds from the start of the process to the first update.
+        update: seconds of an update.
         validation: seconds of the whole validation split, with hypotheses about as long as the references.
         checkpoint: seconds to write a checkpoint.
         checkpoint_bytes: size of a checkpoint.
@@ -51,7 +51,7 @@ class Profile:
     """
 
     start: float
-    batch: float
+    update: float
     validation: float
     checkpoint: float
     checkpoint_bytes: int
@@ -68,18 +68,18 @@ def profile(
     device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     trainer = TimedTrainer(config, Corpus.open(corpus), device, seconds)
     trainer.plans = {share: replace(plan, budget=plan.budget / workers) for share, plan in trainer.plans.items()}
-    start, batch, validation = process_age(), trainer.batch(), trainer.validation_seconds()
+    start, update, validation = process_age(), trainer.update(), trainer.validation_seconds()
     with tempfile.TemporaryDirectory() as folder:
         begin = trainer.now()
         trainer.save(Path(folder) / "checkpoint")
         checkpoint, sizes = trainer.now() - begin, {path: path.stat().st_size for path in Path(folder).rglob("*.*")}
     weights = sum(size for path, size in sizes.items() if path.name == WEIGHTS)
-    memory, gpu_memory = map(max, trainer.memory(), batch[2:])
-    return Profile(start, batch.seconds, validation, checkpoint, sum(sizes.values()), weights, memory, gpu_memory)
+    memory, gpu_memory = map(max, trainer.memory(), update[2:])
+    return Profile(start, update.seconds, validation, checkpoint, sum(sizes.values()), weights, memory, gpu_memory)
 
 
-class BatchCost(NamedTuple):
-    """A forward and a backward pass, with its share of the update.
+class UpdateCost(NamedTuple):
+    """An update, or one of a part of its utterances.
 
     Attributes:
         frames: padded lengths of its utterances together; for a language model, in tokens.
@@ -93,73 +93,81 @@ class BatchCost(NamedTuple):
     memory: int
     gpu_memory: int
 
-    def scaled(self, frames: float, smaller: BatchCost) -> BatchCost:
-        """A batch of other `frames`: seconds in proportion, memory on the line through this one and a `smaller` one."""
-        more = (frames - self.frames) / (self.frames - smaller.frames)
+    def scaled(self, frames: float, smaller: UpdateCost, most: float) -> UpdateCost:
+        """An update of more `frames`, given a `smaller` one than this, and the `most` frames in a pass.
+
+        Seconds grow in proportion; memory grows on the line through the two, as far as passes do.
+        """
+        more = (min(frames, most) - min(self.frames, most)) / (self.frames - smaller.frames)
         memory = [there + int(more * (there - before)) for there, before in zip(self[2:], smaller[2:], strict=True)]
-        return BatchCost(frames, self.seconds * frames / self.frames, *memory)
+        return UpdateCost(frames, self.seconds * frames / self.frames, *memory)
 
 
 class TimedTrainer(Trainer):
-    """A trainer that leaves an epoch after about `seconds`, and runs a part of a batch where updates take longer.
+    """A trainer that leaves an epoch after about `seconds`, and runs a part of an update where updates take longer.
 
     Attributes:
-        part: the part of a batch that is run.
-        marks: before the first and after each update: time, batches and frames so far.
+        part: the part of an update that is run.
+        marks: before the first and after each update: time, and frames so far.
     """
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device, seconds: float = SECONDS) -> None:
         super().__init__(config, corpus, device)
         self.seconds, self.part = seconds, 1.0
-        self.marks: list[tuple[float, int, int]] = []
+        self.marks: list[tuple[float, int]] = []
 
-    def batch(self) -> BatchCost:
-        """The mean batch of the last epoch's phase, in which the whole model trains."""
+    def update(self) -> UpdateCost:
+        """The mean update of the last epoch's phase, in which the whole model trains."""
         self.enter(self.phases[-1])
         shapes = self.plan_of(len(self.phases)).shapes
-        frames = sum(size * edge for size, edge in shapes) / len(shapes)
+        frames = self.task.batches_per_update * sum(size * edge for size, edge in shapes) / len(shapes)
         state = 3 * sum(parameter.nbytes for parameter in self.model.parameters())  # gradients and AdamW's two averages
         memory, reserved = self.memory()
-        tried = [BatchCost(0.0, 0.0, memory, reserved + state) if reserved else BatchCost(0.0, 0.0, memory + state, 0)]
-        whole, began = self.plans, self.now()
+        tried = [UpdateCost(0.0, 0.0, memory, reserved + state) if reserved else UpdateCost(0, 0.0, memory + state, 0)]
+        whole, per_update, began = self.plans, self.task.batches_per_update, self.now()
+        self.task.batches_per_update = 1  # a part of an update is one batch
         for self.part in parts_of(frames, longest=shapes[0][1]):
-            self.plans = {share: replace(plan, budget=plan.budget * self.part) for share, plan in whole.items()}
+            factor = per_update * self.part
+            self.plans = {share: replace(plan, budget=plan.budget * factor) for share, plan in whole.items()}
             tried.append(self.timed_updates())
-            update = tried[-1].seconds * frames / tried[-1].frames * self.config.training.accumulation
-            if UPDATES * update < self.seconds:
-                self.plans, self.part = whole, 1.0
-                return self.timed_updates()
-            if 2 * tried[-1].seconds > self.seconds - (self.now() - began):
+            short = UPDATES * tried[-1].seconds * frames / tried[-1].frames < self.seconds
+            if short or 2 * tried[-1].seconds > self.seconds - (self.now() - began):
                 break
-        self.plans = whole
-        return tried[-1].scaled(frames, [batch for batch in tried if 2 * batch.frames <= tried[-1].frames][-1])
+        self.plans, self.task.batches_per_update = whole, per_update
+        if short:
+            self.part = 1.0
+            return self.timed_updates()
+        smaller = [one for one in tried if 2 * one.frames <= tried[-1].frames][-1]
+        return tried[-1].scaled(frames, smaller, min(self.pass_budget, next(iter(whole.values())).budget))
 
-    def timed_updates(self) -> BatchCost:
-        """Trains on one part of a batch, or on batches until the time is over; of these, the first update is left out,
-        since it allocates memory and chooses kernels."""
-        self.marks = [(self.now(), 0, 0)]
+    def timed_updates(self) -> UpdateCost:
+        """Trains on one part of an update, or on updates until the time is over; of these, the first is left out, since
+        it allocates memory and chooses kernels."""
+        self.marks = [(self.now(), 0)]
         with contextlib.suppress(DivergedError):  # it takes as long
             self.train_epoch(len(self.phases))
-        (start, before, from_frame), *_, (end, after, to_frame) = self.marks[1:] if len(self.marks) > 2 else self.marks
-        batches = after - before
-        return BatchCost((to_frame - from_frame) / batches, (end - start) / batches, *self.memory())
+        timed = self.marks[1:] if len(self.marks) > 2 else self.marks
+        (start, before), *_, (end, after) = timed
+        updates = len(timed) - 1
+        return UpdateCost((after - before) / updates, (end - start) / updates, *self.memory())
 
     def updates_of(self, epoch: int) -> Iterator[list[PassBatch]]:
         for update in super().updates_of(epoch):
-            batches = update if self.part == 1 else update[:1]
-            yield batches
-            (start, *_), (_, before, frames) = self.marks[0], self.marks[-1]
-            frames += sum(len(batch.indices) * batch.edge for batch in batches)
-            self.marks.append((self.now(), before + len(batches), frames))
+            yield update
+            (start, _), (_, frames) = self.marks[0], self.marks[-1]
+            frames += sum(len(batch.indices) * batch.edge for batch in update)
+            self.marks.append((self.now(), frames))
             if self.part < 1 or (self.marks[-1][0] - start > self.seconds and len(self.marks) > UPDATES):
                 return
 
     def validation_seconds(self) -> float:
         """Seconds of a validation, scaled up from about one batch of utterances of all lengths, or a part of it."""
-        task = self.task
-        plan = task.validation_plan
+        task, plan = self.task, self.task.validation_plan
+        budget = next(iter(self.plans.values())).budget * self.task.batches_per_update
+        passes = max(1.0, budget / self.pass_budget)
+        share = min(1.0, self.part * passes / FORWARD)
         order = np.argsort(-plan.frames, kind="stable")
-        members = order[:: math.ceil(len(plan.epoch()) / min(1.0, self.part / FORWARD))]
+        members = order[:: math.ceil(len(plan.epoch()) / share)]
         task.validation_plan = part = replace(plan, members=members)
         if isinstance(task, RecognitionTask):
             data = task.validation_data
@@ -171,7 +179,7 @@ class TimedTrainer(Trainer):
         start = self.now()
         with contextlib.suppress(DivergedError):
             self.validate()
-        scale = len(order) / len(members) if self.part < FORWARD else len(plan.epoch()) / len(part.epoch())
+        scale = len(order) / len(members) if share < 1 else len(plan.epoch()) / len(part.epoch())
         return (self.now() - start) * scale
 
     def memory(self) -> tuple[int, int]:
@@ -186,7 +194,7 @@ class TimedTrainer(Trainer):
 
 
 def parts_of(frames: float, longest: int) -> list[float]:
-    """Parts of a batch to try, each twice the one before: from that which holds the longest utterance to a half.
+    """Parts of an update to try, each twice the one before: from that which holds the longest utterance to a half.
 
     The first one is there twice, since its first run allocates memory and chooses kernels.
     """

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.config import Config
+from trainables.config import PASS_SECONDS, PASS_TOKENS, Config
 from trainables.config import Tokenizer as TokenizerConfig
 from trainables.data.augmentation import possible_lengths
-from trainables.data.batch_plan import BatchPlan
+from trainables.data.batch_plan import BatchPlan, batches_per_update
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.token_batches import read_texts
 from trainables.data.text.tokenizer import Tokenizer, Vocabulary
@@ -35,18 +35,13 @@ class Workload:
     """Amount of computation in one epoch of a configuration.
 
     Args:
-        batches: number of batches of all workers, each of which is one forward pass.
-        flops: floating-point operations of the forward pass of one batch on one worker.
+        updates: number of optimizer updates.
+        flops: floating-point operations of the forward passes of one update on one worker.
     """
 
     config: Config
-    batches: int
+    updates: int
     flops: float
-
-    @property
-    def updates(self) -> int:
-        """Number of optimizer updates in an epoch."""
-        return math.ceil(self.batches / self.config.training.accumulation)
 
 
 class Workloads:
@@ -54,7 +49,7 @@ class Workloads:
 
     Args:
         split: the training split.
-        workers: number of workers that share each batch.
+        workers: number of workers that share each update.
     """
 
     def __init__(
@@ -68,15 +63,17 @@ class Workloads:
         tokens_N = self.token_counts(config.tokenizer, config.data.text)
         if config.model.is_recogniser:
             lengths_N, speed = self.split.frames, config.data.speed_perturbation
-            budget = config.training.batch_seconds * self.recipe.frames_per_second
+            rate = self.recipe.frames_per_second
+            budget, small = config.training.update_seconds * rate, PASS_SECONDS * rate
         else:
-            lengths_N, speed, budget = tokens_N, 0.0, float(config.training.batch_tokens)
-        plan = BatchPlan(lengths_N, budget, expected=possible_lengths(lengths_N, speed))
+            lengths_N, speed, budget, small = tokens_N, 0.0, float(config.training.update_tokens), PASS_TOKENS
+        batches = batches_per_update(lengths_N, budget, small)
+        plan = BatchPlan(lengths_N, budget / batches, expected=possible_lengths(lengths_N, speed))
         length, tokens = int(lengths_N.mean()), int(tokens_N.mean())
         vocabulary = self.tokenizer_of(config.tokenizer).vocabulary
         bins = config.features.num_feats or self.recipe.bins
         of_one = forward_flops(config, vocabulary, (1, length, bins), (1, tokens))
-        return Workload(config, plan.batches, of_one * budget / self.workers / length)
+        return Workload(config, math.ceil(plan.batches / batches), of_one * budget / self.workers / length)
 
     def _token_counts(self, config: TokenizerConfig, text: str | None) -> np.ndarray:
         """Number of tokens of each training text, EOS included, (N,)."""

@@ -76,14 +76,14 @@ def profile_each(
         except (BrokenProcessPool, RuntimeError) as error:  # out of memory, most of all
             raise InputError(
                 f"a profile failed: {' '.join(str(error).split())[:LONGEST_REASON]}",
-                "Lower training.batch_seconds or the budget; --no-profile leaves it out.",
+                "Lower training.pass_seconds or the budget; --no-profile leaves it out.",
             ) from None
 
 
 def trial_cost(
     workload: Workload, profiles: Sequence[tuple[Workload, Profile]], settings: Settings, workers: int
 ) -> TrialCost:
-    """Expected wall time of a trial, interpolated between profiles by the floating-point operations of a batch.
+    """Expected wall time of a trial, interpolated between profiles by the floating-point operations of an update.
 
     Between profiles of its own kind of model: a decoder writes token by token, and takes longer in validation.
 
@@ -99,7 +99,7 @@ def trial_cost(
         known = [getattr(found, name) for _, found in alike]
         return float(np.interp(workload.flops, [flops for flops, _ in alike], known))
 
-    epoch = workload.batches * figure("batch") + figure("validation") / workers + figure("checkpoint")
+    epoch = workload.updates * figure("update") + figure("validation") / workers + figure("checkpoint")
     return TrialCost(
         STARTS_OF_A_TRIAL * figure("start"), np.full(settings.epochs, epoch), workload.config.optimizer.warmup
     )

@@ -41,16 +41,16 @@ RESUME = "to go on from its checkpoint: platform sweep --resume NAME"
 KNOWN = {
     r"(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": Cause(
         "out of memory: that of the GPU",
-        "a lower training.batch_seconds (with more training.accumulation), a smaller model, or fewer trials a GPU: "
+        "a lower training.pass_seconds (what is learnt stays the same), a smaller model, or fewer trials a GPU: "
         "--gpus-per-worker 1",
     ),
     r"low on memory|NODE_OUT_OF_MEMORY|memory usage threshold": Cause(
         "out of memory: Ray ended a worker because its machine was nearly full",
-        "fewer trials at once (--max-concurrent), a lower training.batch_seconds, or end what else runs there",
+        "fewer trials at once (--max-concurrent), a lower training.pass_seconds, or end what else runs there",
     ),
     r"^\w*MemoryError\b|DefaultCPUAllocator|Cannot allocate memory|bad_alloc": Cause(
         "out of memory: that of the machine",
-        "a lower training.batch_seconds, a smaller model, or fewer trials at once: --max-concurrent",
+        "a lower training.pass_seconds, a smaller model, or fewer trials at once: --max-concurrent",
     ),
     r"^DivergedError\b": Cause(
         DIVERGED,

@@ -18,9 +18,11 @@ from search_spaces.distributions import as_text
 from search_spaces.kinds import KIND, has_meaning
 from search_spaces.samplers import SAMPLERS
 from search_spaces.space import STRUCTURED, Space
+from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
+from trainables.former_keys import REPLACING
 
 MOST_PROBLEMS = 5  # in one message
 
@@ -37,6 +39,8 @@ def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str
 
 
 def _value(key: str, params: Mapping[str, Any], origin: Space) -> Any:
+    if key in REPLACING:
+        return _leaves(origin, params)[key]  # whose space may have the former keys
     value = origin.value(key, params)
     return as_text(value) if key in STRUCTURED and key not in params else value
 
@@ -69,7 +73,7 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
             problems.append(f"trial {number}: {error}")
             continue
         then, now = _leaves(origin, params), _leaves(space, values[number])
-        changed = [key for key in now if then[key] != now[key] and has_meaning(key, now[KIND])]
+        changed = [key for key in now if then[key] != now[key] and _is_learnt(key, now[KIND])]
         problems += [f"trial {number}: {key} was {then[key]!r}, not {now[key]!r}" for key in changed]
     if problems:
         more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
@@ -78,6 +82,12 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
             "Keep what they had among what varies, or start a new sweep.",
         )
     return values
+
+
+def _is_learnt(key: str, kind: str) -> bool:
+    """Whether what a kind of model learns depends on a key."""
+    without = ("training.pass_seconds", *(["training.update_tokens"] if kind in RECOGNISERS else []))
+    return has_meaning(key, kind) and key not in without
 
 
 def _leaves(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_timing_is_off_where_nothing_asks_for_it(data: DeviceSplit) -> None:
 
 
 def trainer(corpus: Corpus, leaves: dict[str, Any]) -> Trainer:
-    return Trainer(tiny.config({"training.batch_seconds": 1.5, **leaves}), corpus, CPU)
+    return Trainer(tiny.config({"training.update_seconds": 1.5, **leaves}), corpus, CPU)
 
 
 def test_a_batch_has_room_for_the_speeds_of_its_epoch(tiny_corpus: Corpus) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.config import Config, Loss
-from trainables.data.batch_plan import BatchPlan, PassBatch
+from trainables.config import PASS_TOKENS, Config, Loss
+from trainables.data.batch_plan import BatchPlan, PassBatch, batches_per_update
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts, read_texts
 from trainables.data.text.tokenizer import corpus_tokenizer
@@ -46,8 +46,11 @@ class LanguageTask(Task):
         texts = corpus.validation_split(config.data).texts or []
         self.validation_data = DeviceTexts(texts, tokenizer, device, corpus.path)
         self.lengths = self.amounts = self.target_tokens = self.train_data.token_counts + 1  # with EOS
-        self.budget = float(config.training.batch_tokens)
-        self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, self.budget)
+        update = config.training.update_tokens
+        self.batches_per_update = batches_per_update(self.lengths, update, PASS_TOKENS)
+        self.budget = update / self.batches_per_update
+        self.pass_budget = None if device.type == "cuda" else PASS_TOKENS
+        self.validation_plan = BatchPlan(self.validation_data.token_counts + 1, min(update, PASS_TOKENS))
 
     def losses(self, model: nn.Module, config: Loss, planned: PassBatch) -> BatchLoss:
         batch = self.train_data.gather(planned.rows, planned.edge)

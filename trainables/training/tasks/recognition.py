@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Config, Loss
+from trainables.config import PASS_SECONDS, Config, Loss
 from trainables.data.augmentation import drawn_lengths
-from trainables.data.batch_plan import BatchPlan, PassBatch, Rows
+from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, batches_per_update
 from trainables.data.batching import Batch, DeviceSplit
 from trainables.data.corpus import Corpus, Split
 from trainables.data.text.tokenizer import corpus_tokenizer
@@ -59,10 +59,16 @@ class RecognitionTask(Task):
         self.trained.tokens_per_frame = float(np.quantile(rates, FAST_SPEECH))
         self.trained.usual_seconds = float(np.quantile(self.amounts, USUAL_LENGTH))
         self.lengths, self.speed = train_split.frames, config.data.speed_perturbation
-        self.budget = config.training.batch_seconds * corpus.recipe.frames_per_second
+        rate, gpu, seconds = corpus.recipe.frames_per_second, device.type == "cuda", config.training.pass_seconds
+        if seconds == "auto" and not gpu:
+            seconds = PASS_SECONDS
+        update = config.training.update_seconds * rate
+        self.batches_per_update = batches_per_update(self.lengths, update, PASS_SECONDS * rate)
+        self.budget = update / self.batches_per_update
+        self.pass_budget = None if seconds == "auto" else seconds * rate
         # Without a backward pass there is room for more, and a batch takes as many decoding steps as its longest text.
-        seconds = max(config.training.batch_seconds, VALIDATION_SECONDS[device.type == "cuda"])
-        self.validation_plan = BatchPlan(validation_split.frames, seconds * corpus.recipe.frames_per_second)
+        least = VALIDATION_SECONDS[gpu] * rate
+        self.validation_plan = BatchPlan(validation_split.frames, max(self.pass_budget or 0.0, least))
         if config.pretrained.model is not None:
             source, bins = load_initial_model(config.pretrained.model), corpus.kept_bins(config.features.num_feats)
             fitting = fitting_weights(source, config.pretrained.model, config.model, tokenizer, bins)

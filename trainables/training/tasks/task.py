@@ -44,6 +44,8 @@ class Task(ABC):
         lengths: (N,) of the training items, in frames or tokens, unperturbed.
         speed: speed perturbation of the items, `data.speed_perturbation`.
         budget: padded length that a batch of all workers may hold.
+        batches_per_update: number of batches that make an update.
+        pass_budget: padded length that a worker's share of a pass may hold; None: to be found from the GPU's memory.
         target_tokens: (N,) with EOS, by which an update's loss is divided.
         amounts: (N,) of data in the items, in seconds of audio or tokens.
         validation_plan: the batches of the validation split.
@@ -58,6 +60,8 @@ class Task(ABC):
     lengths: np.ndarray
     speed: float = 0.0
     budget: float
+    batches_per_update: int
+    pass_budget: float | None
     target_tokens: np.ndarray
     amounts: np.ndarray
     validation_plan: BatchPlan

@@ -55,7 +55,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     if plan.growth:
         print_growth(console, plan.growth)
     for name, profile in (("cheapest", expense.cheapest), ("most expensive", expense.most_expensive)):
-        say(console, f"{name} configuration: {profile.batch:.2f} s a batch, {profile.validation:.1f} s a validation")
+        say(console, f"{name} configuration: {profile.update:.2f} s an update, {profile.validation:.1f} s a validation")
 
 
 def print_growth(console: Console, scales: Sequence[Scale]) -> None:
