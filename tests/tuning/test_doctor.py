@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
+from asr_platform.study.steering.notes import write_note
 from asr_platform.tracking.metrics import LoggedMetric, logged_metrics
 from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import register_best_model
@@ -149,6 +150,10 @@ def a_model_that_is_no_champion(patient: Patient) -> None:
     patient.client.delete_registered_model_alias(NAME, "champion")
 
 
+def a_note_that_mlflow_lacks(patient: Patient) -> None:
+    write_note(patient.home, patient.ledger, 0, "the best")
+
+
 def a_strange_folder(patient: Patient) -> None:
     (patient.home.sweep(NAME) / "trials" / "trial-0099" / "checkpoint_1").mkdir(parents=True)
 
@@ -194,6 +199,7 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_worker_that_went_on: "trial 1: checkpoint_2 is not its best checkpoint",
     },
     {
+        a_note_that_mlflow_lacks: "trial 0: MLflow lacks its note",
         another_value: "trial 1: MLflow has asr/wer_percent of other epochs, or twice",
         the_sweeps_run_deleted: "has no MLflow run",
         a_model_that_is_no_champion: "MLflow's registry does not have its best model as small",

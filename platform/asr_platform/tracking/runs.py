@@ -1,6 +1,6 @@
 """Runs in MLflow: a run for the sweep, and nested in it a run for each trial.
 
-Only the sweep's driver writes, from the ledger. Data that was read or written is cached and not read again.
+Only the sweep's driver writes, from the ledger, except for notes (`notes.py`). Data that was read or written is cached and not read again.
 """
 
 from __future__ import annotations

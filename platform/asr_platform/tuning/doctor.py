@@ -21,6 +21,7 @@ from asr_platform.study.ledger_copies import keep_copy
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.metrics import METRICS, metric_histories
+from asr_platform.tracking.notes import lacks_note
 from asr_platform.tracking.registry import BestModel, Registry
 from asr_platform.tracking.runs import INTERRUPTED, STATUS, Run, Tracker, experiment_of
 from asr_platform.tracking.store import FAILURES, one_line
@@ -307,6 +308,8 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
             return
     if missing:
         yield Finding("mlflow", f"MLflow lacks {len(missing)} of its {trial.epochs} epochs", trial.number)
+    if lacks_note(trial):
+        yield Finding("mlflow", "MLflow lacks its note", trial.number)
     closed = trial.state == "running" and run.status == INTERRUPTED
     if run.status != STATUS[trial.state] and not closed:
         yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)
