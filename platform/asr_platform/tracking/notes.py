@@ -15,8 +15,8 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.steering.notes import note_of, version_of, write_note
-from asr_platform.tracking.runs import DESCRIPTION, as_texts
-from asr_platform.tracking.store import FAILURES, is_deleted, one_line, open_client
+from asr_platform.tracking.runs import DESCRIPTION
+from asr_platform.tracking.store import FAILURES, as_texts, is_deleted, one_line, open_client
 
 SHOWN = "mlflow_note"  # fact about a trial: `version` of the note that the description of the run `run` has, as `text`
 
