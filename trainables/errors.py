@@ -3,6 +3,8 @@
 The command line prints an InputError as two lines on standard error and exits with code 2.
 """
 
+import math
+
 
 class InputError(ValueError):
     """Bad input: a file, a key or a value that the user can correct.
@@ -27,3 +29,12 @@ class DamagedError(InputError):
 
 class DivergedError(RuntimeError):
     """A loss or a metric that is not a finite number."""
+
+
+def check_finite(name: str, value: float, epoch: int) -> None:
+    """Raises `DivergedError` for a value that is NaN or infinite."""
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"the {name} became {value} in epoch {epoch}: try a lower optimizer.lr, a longer optimizer.warmup "
+            "or a smaller training.clip_norm"
+        )
