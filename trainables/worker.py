@@ -88,10 +88,10 @@ def _stored(log: Path, storage: str | None) -> Iterator[Callable[[], None]]:
 def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     import torch
 
-    from trainables.data.device.placement import limit_share
+    from trainables.data.device.placement import default_device, limit_share
     from trainables.storage.corpus_cache import local_corpus
     from trainables.training.interruption import Interrupted
-    from trainables.training.loop import default_device, train
+    from trainables.training.loop import train
 
     remote = Remote(settings["storage"]) if settings.get("storage") else None
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)

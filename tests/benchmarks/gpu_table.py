@@ -24,7 +24,8 @@ from search_spaces.reader import load_space
 from trainables.config import Config
 from trainables.data.corpus import Corpus
 from trainables.data.device import DeviceMemory
-from trainables.training.loop import Trainer, default_device
+from trainables.data.device.placement import default_device
+from trainables.training.loop import Trainer
 
 EPOCH_SECONDS, VALIDATION_SECONDS = 100.6 * 3600, 5.4 * 3600  # of train-clean-100, and of dev-clean
 WARM_UP = 4  # updates before the clock starts: kernels are chosen, and layers compiled

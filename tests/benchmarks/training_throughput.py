@@ -39,10 +39,11 @@ from trainables.config_parsing import load_config
 from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.device.placement import default_device
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS
 from trainables.models.positions import sinusoids
 from trainables.models.subsampling import KERNEL
-from trainables.training.loop import Trainer, default_device
+from trainables.training.loop import Trainer
 
 REFERENCE_BATCH = 16  # utterances
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from asr_platform.inference.evaluate import load
+from asr_platform.inference.parallel import load
 from asr_platform.inference.recordings import Recording
 from asr_platform.inference.transcribe import transcribe
 from trainables.data.audio import read_audio

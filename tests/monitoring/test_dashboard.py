@@ -51,7 +51,9 @@ def asks(home: Home, path: str, method: str = "GET", body: Any = None, host: str
     }  # fmt: skip
     setup_testing_defaults(environment)
     statuses: list[str] = []
-    answer = b"".join(application(home)(environment, lambda status, headers, error=None: statuses.append(status)))
+    answer = b"".join(
+        application(home, pytest.fail)(environment, lambda status, headers, error=None: statuses.append(status))
+    )
     return int(statuses[0].split()[0]), json.loads(answer) if answer else None
 
 
@@ -155,7 +157,7 @@ def test_pictures_are_artifacts_drawn_when_they_are_opened(ledger: Ledger, tmp_p
 def shows_a_picture(home: Home, path: str) -> bool:
     environment: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "HTTP_HOST": "127.0.0.1:5000"}
     setup_testing_defaults(environment)
-    content = b"".join(application(home)(environment, lambda status, headers, error=None: None))
+    content = b"".join(application(home, pytest.fail)(environment, lambda status, headers, error=None: None))
     return content.startswith(b"\x89PNG")
 
 

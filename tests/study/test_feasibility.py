@@ -18,8 +18,9 @@ from search_spaces.space import Space
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
+from trainables.data.device.placement import default_device
 from trainables.errors import InputError
-from trainables.training.loop import Trainer, default_device
+from trainables.training.loop import Trainer
 
 VARY = {"optimizer.lr": {"log": [1e-4, 1e-2]}}
 

@@ -10,8 +10,9 @@ from typing import Any
 import tiny
 
 from trainables.data.corpus import Corpus
+from trainables.data.device.placement import default_device
 from trainables.inference.model_files import CONFIG
-from trainables.training.loop import Trainer, default_device
+from trainables.training.loop import Trainer
 
 SPLITS = {"train-clean-100": tiny.SENTENCES * 2, "dev-clean": tiny.SENTENCES[:3], "test-clean": tiny.SENTENCES[:2]}
 

@@ -8,12 +8,12 @@ import babbler
 import pytest
 import records
 from found import Found
-from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
 
 from asr_platform.storage.home import Home
-from asr_platform.study.ledger import TrialStatus
-from asr_platform.tracking.metrics import METRICS
-from asr_platform.tracking.runs import Run, Tracker
+from asr_platform.study.ledger import TrialRecord, TrialStatus
+from asr_platform.tracking.metrics import METRICS, metric_histories
+from asr_platform.tracking.runs import MODEL_ID, Run, Tracker
 
 CER = METRICS["val_cer"]
 
@@ -26,6 +26,12 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 def models(tracker: Tracker, run: Run) -> list[LoggedModel]:
     """The models of a run, as MLflow has them."""
     return list(tracker.client.search_logged_models([tracker.experiment], f"source_run_id='{run.id}'"))
+
+
+def histories(tracker: Tracker, run: Run, trial: TrialRecord) -> list[Metric]:
+    """All metrics that a run has, in the order of names."""
+    names = sorted(metric_histories(trial.curve))
+    return [metric for name in names for metric in tracker.client.get_metric_history(run.id, name)]
 
 
 def begun(tracker: Tracker) -> Run:
@@ -52,6 +58,28 @@ def test_a_model_has_the_values_and_metrics_of_its_trial(tracker: Tracker, state
     assert (output.model_id, output.step) == (model.model_id, 2)
     history = tracker.client.get_metric_history(run.id, CER.name)
     assert [(one.step, one.value) for one in history] == [(1, 90), (2, 50), (3, 70)], "each is logged once"
+
+
+def test_a_model_has_the_epoch_that_a_killed_driver_has_logged_for_the_run_alone(tracker: Tracker) -> None:
+    """MLflow stores the metrics of a run and those of its model in two transactions; the second one is missing."""
+    run, trial = begun(tracker), records.trial(0, "running", [0.9, 0.5])
+    tracker.catch_up(run, records.trial(0, "running", [0.9]))
+    model_id = run.tags.pop(MODEL_ID)
+    tracker.catch_up(run, trial)
+    assert tracker.model_lacks(run, CER.name) == set(), "it is not known to have a model"
+    run.tags[MODEL_ID] = model_id
+    assert tracker.model_lacks(run, CER.name) == {2}
+    before = histories(tracker, run, trial)
+
+    tracker.known.clear()
+    again = tracker.run(run.id)
+    assert again is not None
+    tracker.catch_up(again, trial)
+    (model,) = models(tracker, run)
+    found = {(one.key, one.step): (one.value, one.timestamp) for one in model.metrics or []}
+    assert histories(tracker, run, trial) == before, "the run has each metric once, as before"
+    assert found == {(one.key, one.step): (one.value, one.timestamp) for one in before}
+    assert len(found) == len(before) and tracker.model_lacks(again, CER.name) == set()
 
 
 def test_a_trial_without_an_epoch_has_no_model_in_the_end(tracker: Tracker) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus
 from trainables.training import interruption
 from trainables.training.interruption import Interrupted
-from trainables.training.loop import Metrics, Save, train
+from trainables.training.loop import Metrics, Save, Trainer, train
+from trainables.training.tasks import recognition
 
 WORLD = 2
 EDITING = ("train_editing", "train_copying", "train_drafting", "train_spelling")
@@ -94,25 +96,37 @@ def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
 
 
 # Dropout is drawn by each worker on its own.
-INTERRUPTED = tiny.config({"training.epochs": 2, "training.update_seconds": 6.0, "model.dropout": 0.1})
+INTERRUPTED = tiny.config({"training.epochs": 2, "training.update_seconds": 3.0, "model.dropout": 0.1})
 
 
 def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
-    """The metrics of a run whose second worker is given notice after the second update."""
+    """The metrics of a run whose second worker is given notice after the second update, and then in the validation.
+
+    The three batches of validation are shared by two workers, one of which has one batch less.
+    """
     found: list[Metrics] = []
 
     def report(metrics: Metrics, save: Save | None) -> None:
         found.append(metrics)
 
-    interruption.EXCHANGE_INTERVAL = 0.0
-    answers = iter([False, False, dist.get_rank() == 1])
-    with pytest.raises(Interrupted) as interrupted:
-        train(INTERRUPTED, corpus, report, device=torch.device("cpu"), notice=lambda: next(answers))
-    assert (interrupted.value.save is not None) == (dist.get_rank() == 0)
-    if interrupted.value.save is not None:
-        interrupted.value.save(checkpoint)
-    dist.barrier()
-    train(INTERRUPTED, corpus, report, device=torch.device("cpu"), checkpoint=checkpoint)
+    interruption.EXCHANGE_INTERVAL, device = 0.0, torch.device("cpu")
+    trainer = Trainer(INTERRUPTED, corpus, device)
+    updates, batches = trainer.updates[0], len(trainer.task.validation_plan.epoch())
+    assert updates > 2 and batches == 3
+    latest = None
+    for asked, done in ((2, 2), (1 + updates - 2 + 1, updates)):  # before the epoch, after updates, before a batch
+        answers = iter([*[False] * asked, dist.get_rank() == 1])
+        with pytest.raises(Interrupted) as interrupted:
+            train(INTERRUPTED, corpus, report, device=device, checkpoint=latest, notice=partial(next, answers))
+        assert interrupted.value.updates == done
+        assert (interrupted.value.save is not None) == (dist.get_rank() == 0)
+        latest = checkpoint.with_name(f"{checkpoint.name}-{done}")
+        if interrupted.value.save is not None:
+            interrupted.value.save(latest)
+            if done == 2:
+                interrupted.value.save(checkpoint)
+        dist.barrier()
+    train(INTERRUPTED, corpus, report, device=device, checkpoint=latest)
     return found
 
 
@@ -138,6 +152,7 @@ def work(rank: int, folder: Path, corpus: Path) -> None:
     hashes: dict[str, str] = {}
     found = histories(Corpus.open(corpus), folder, hashes)
     assert is_soon_interrupted(Corpus.open(corpus))
+    recognition.VALIDATION_SECONDS = {False: 0.0, True: 0.0}
     found["interrupted"] = interrupted_history(Corpus.open(corpus), folder / "unfinished")
     found["straight"] = []
     train(INTERRUPTED, Corpus.open(corpus), lambda metrics, save: found["straight"].append(metrics))

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from asr_platform.cli.main import cli
 from asr_platform.storage.home import Home
 from asr_platform.study.recorded_space import recorded_space
+from asr_platform.study.steering.notes import write_note
 from asr_platform.tracking.metrics import LoggedMetric, logged_metrics
 from asr_platform.tracking.runs import Tracker, experiment_of
 from asr_platform.tuning.best_model import register_best_model
@@ -149,6 +150,18 @@ def a_model_that_is_no_champion(patient: Patient) -> None:
     patient.client.delete_registered_model_alias(NAME, "champion")
 
 
+def a_model_without_its_last_epoch(patient: Patient) -> None:
+    """A driver was killed between MLflow's two transactions, in which an epoch's metrics are stored."""
+    with closing(sqlite3.connect(patient.home.path / "mlflow.db")) as database:
+        where = f"run_id = '{patient.run(0)}' AND metric_step = 2"
+        assert database.execute(f"DELETE FROM logged_model_metrics WHERE {where}").rowcount > 0
+        database.commit()
+
+
+def a_note_that_mlflow_lacks(patient: Patient) -> None:
+    write_note(patient.home, patient.ledger, 2, "by hand")
+
+
 def a_strange_folder(patient: Patient) -> None:
     (patient.home.sweep(NAME) / "trials" / "trial-0099" / "checkpoint_1").mkdir(parents=True)
 
@@ -194,6 +207,8 @@ ROUNDS: list[dict[Callable[[Patient], None], str]] = [
         a_worker_that_went_on: "trial 1: checkpoint_2 is not its best checkpoint",
     },
     {
+        a_model_without_its_last_epoch: "trial 0: MLflow's model lacks 1 of its 2 epochs",
+        a_note_that_mlflow_lacks: "trial 2: MLflow lacks its note",
         another_value: "trial 1: MLflow has asr/wer_percent of other epochs, or twice",
         the_sweeps_run_deleted: "has no MLflow run",
         a_model_that_is_no_champion: "MLflow's registry does not have its best model as small",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trainables.data.features import SAMPLE_RATE, FeatureRecipe, Frames, Samples
 from trainables.data.utterance import from_samples
 from trainables.decoding import Search, Word
-from trainables.inference.recognizer import Alternative, Recognizer
+from trainables.inference.recognizer import Alternative, Recognizer, TimedText
 from trainables.inference.segmentation import Piece, join_words, speech_pieces
 
 MIN_PIECE_SECONDS, MAX_PIECE_SECONDS = 1.0, 30.0  # bounds of the default length of a piece
@@ -28,6 +28,11 @@ class CutRecording:
     seconds: float
     pieces: list[Piece]
     features: list[Frames]
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether the words of its pieces need times, by which they are joined."""
+        return len(self.pieces) > 1
 
 
 class PieceTexts(NamedTuple):
@@ -80,16 +85,25 @@ def transcribe_cuts(
         search: a search made by `recognizer.search`; None: the search of the configuration.
         nbest: number of best hypotheses of each piece, for a beam search; 0: none.
     """
-    timed = timed or any(len(recording.pieces) > 1 for recording in recordings)  # times join the words of pieces
+    timed = timed or any(recording.needs_times for recording in recordings)
     features = [frames for recording in recordings for frames in recording.features]
     found = iter(recognizer.transcribe_timed(features, search, timed, nbest=nbest))
     for recording in recordings:
-        parts = [(piece, next(found)) for piece in recording.pieces]
-        words = join_words([(piece, part.words) for piece, part in parts])
-        text = parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words)
-        best = [
-            PieceTexts(piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE, part.alternatives)
-            for piece, part in parts
-            if nbest
-        ]
-        yield RecordingText(text, words, best)
+        yield joined(recording, found, nbest)
+
+
+def joined(recording: CutRecording, found: Iterator[TimedText], nbest: int = 0) -> RecordingText:
+    """Text of a recording from the texts of its pieces, which are taken from `found`.
+
+    Args:
+        nbest: number of best hypotheses that each piece was searched for; 0: none.
+    """
+    parts = [(piece, next(found)) for piece in recording.pieces]
+    words = join_words([(piece, part.words) for piece, part in parts])
+    text = parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words)
+    best = [
+        PieceTexts(piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE, part.alternatives)
+        for piece, part in parts
+        if nbest
+    ]
+    return RecordingText(text, words, best)

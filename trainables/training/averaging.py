@@ -115,6 +115,7 @@ class WeightAverages:
             self.running = self._copy()
             self._put(_part(tensors, RUNNING), self.running)
         epochs = {int(key.split(".")[1]) for key in tensors if key.startswith(BEST)} if self.count > 1 else set()
+        epochs = {epoch for epoch in epochs if epoch <= len(history)}  # another one was interrupted in its validation
         self.best = {epoch: _part(tensors, f"{BEST}{epoch}.") for epoch in epochs}
         rows = {epoch: history[epoch - 1] for epoch in epochs}
         self.scores = {epoch: row.get(single(objective(row)), objective_value(row)) for epoch, row in rows.items()}

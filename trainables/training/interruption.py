@@ -1,7 +1,8 @@
-"""The end of a run between two updates of an epoch, on notice, and what is kept of the unfinished epoch.
+"""The end of a run between two updates or in the validation of an epoch, on notice, and what is kept of the epoch.
 
 The order of batches and the augmentation follow from (seed, epoch). What an update changes besides the weights, the
-optimizer and the averages is an `EpochState`, with which a later run goes on as if there had been no interruption.
+optimizer and the averages is an `EpochState`, with which a later run goes on as if there had been no interruption;
+after the last update, it goes on with validation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RandomStates = dict[str, Tensor]
 
 
 class Interrupted(Exception):
-    """Training has ended on notice: before an epoch, or after an update of an unfinished one.
+    """Training has ended on notice: before an epoch, or after an update of one, the last included.
 
     Attributes:
         updates: number of updates of the unfinished epoch; 0 if the last checkpoint has everything.
@@ -113,7 +114,7 @@ class Notices:
         self.exchanged = time.perf_counter()
 
     def given(self) -> bool:
-        """Whether any worker has been given notice; all workers must call it together, after each update."""
+        """Whether any worker has been given notice; all workers must call it together."""
         if self.own is None or self.world == 1:
             return self.own is not None and self.own()
         self.calls += 1

@@ -2,13 +2,12 @@
 
 `train` runs in a notebook, in a benchmark and in each Ray Train worker alike; it knows torch and nothing of its caller.
 With torch.distributed initialised, all workers train on the same global batches. After each epoch it calls `report`.
-On notice it ends after an update; a run that goes on from there gives the results of an uninterrupted one.
+On notice it ends between updates or in validation; a run that goes on from there gives an uninterrupted one's results.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -25,6 +24,7 @@ from trainables.config import Config, Loss
 from trainables.data.augmentation import drawn_lengths, generator, possible_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, placed
 from trainables.data.corpus import Corpus
+from trainables.data.device.placement import default_device
 from trainables.errors import check_finite
 from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
@@ -68,7 +68,7 @@ def train(
             None: all epochs of the checkpoint are known.
         until: epoch to stop after; resuming from its checkpoint gives the results of an uninterrupted run.
         device: default: this worker's GPU, or the CPU.
-        notice: asked before each epoch and after each update whether to end there; one worker's answer is enough.
+        notice: asked before epochs, after updates and before validation batches whether to end; of one worker or more.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
@@ -82,13 +82,6 @@ def train(
     return trainer.task.trained
 
 
-def default_device() -> torch.device:
-    """This worker's GPU, by the rank that launchers put into `LOCAL_RANK`, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
 class Trainer:
     """A training run: its state, and the steps that change it.
 
@@ -97,7 +90,7 @@ class Trainer:
         phases: settings of each epoch.
         plans: batch plan for each share of the training data (`Phase.data`), with all utterances at their own speed.
         history: metrics of each finished epoch.
-        unfinished: state of the epoch after those of the history, until it is trained further.
+        unfinished: state of the epoch after those of the history, until it is trained further or has been validated.
     """
 
     def __init__(self, config: Config, corpus: Corpus, device: torch.device, notice: Notice | None = None) -> None:
@@ -168,6 +161,7 @@ class Trainer:
         if self.task.pretrained_share:
             metrics["pretrained_share"] = self.task.pretrained_share
         metrics |= self.validate_averages(epoch)
+        self.unfinished = None
         return {
             "epoch": epoch,
             **metrics,
@@ -195,25 +189,29 @@ class Trainer:
         self.parallel.train()
         self.task.start_epoch(epoch, self.history)
         done, seconds, sums, last = self.begin_updates(epoch)
-        start = time.perf_counter() - seconds
-        for update, batches in enumerate(islice(self.updates_of(epoch), done, None), start=done + 1):
-            rate = learning_rate(config.optimizer, first + update - 1, total, validation_losses)
+        start, interrupted = time.perf_counter() - seconds, False
+        for batches in islice(self.updates_of(epoch), done, None):
+            done += 1
+            rate = learning_rate(config.optimizer, first + done - 1, total, validation_losses)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
             if not self.fits(batches, loss, sums):
-                self.unfinished = EpochState.gather(update - 1, time.perf_counter() - start, last, sums, self.world)
+                self.unfinished = EpochState.gather(done - 1, time.perf_counter() - start, last, sums, self.world)
                 return self.train_epoch(epoch)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.training.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.averages.update(first + update - 1)
+            self.averages.update(first + done - 1)
             self.usage.sample()
             last = {"gradient_norm": norm, "learning_rate": rate}
-            if update % UPDATES_BETWEEN_CHECKS == 0:
+            if done % UPDATES_BETWEEN_CHECKS == 0:
                 check_finite("gradient norm", norm.item(), epoch)
-            if self.notices.given():
-                self.unfinished = EpochState.gather(update, time.perf_counter() - start, last, sums, self.world)
-                raise Interrupted(update, self.saver())
+            if interrupted := self.notices.given():
+                break
+        if self.notices.own:
+            self.unfinished = EpochState.gather(done, time.perf_counter() - start, last, sums, self.world)
+        if interrupted:
+            raise Interrupted(done, self.saver())
         if self.world > 1:
             dist.all_reduce(sums)
         metrics = {
@@ -312,8 +310,7 @@ class Trainer:
         """
         with self.averages.applied():
             metrics = self.validate()
-        name = objective(metrics)
-        value = metrics[name]
+        value = metrics[name := objective(metrics)]
         if self.phases[epoch - 1].number is None:  # in a stage, layers may be missing
             self.averages.consider(epoch, value)
         if self.averages.ends_with_mean(epoch):
@@ -322,11 +319,16 @@ class Trainer:
         return metrics
 
     def validate(self) -> Metrics:
-        """Metrics of the model's current weights on the whole validation split."""
+        """Metrics of the model's current weights on the whole validation split; may raise `Interrupted`."""
         self.model.eval()
-        epoch = len(self.history) + 1
+        epoch, notices = len(self.history) + 1, Notices(self.notices.own, self.world, self.device)
+
+        def heed() -> None:
+            if notices.given():
+                raise Interrupted(self.unfinished.updates if self.unfinished else 0, self.saver())
+
         with uncompiled(self.compiled):
-            metrics = self.task.validate(epoch, self.rank, self.world)
+            metrics = self.task.validate(epoch, self.rank, self.world, heed)
         check_finite("validation loss", metrics["val_loss"], epoch)
         return metrics
 
@@ -337,13 +339,11 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Writes a checkpoint, whose model directory has the weights that were validated last."""
         with self.averages.applied(self.averages.ends_with_mean(len(self.history))) as trained:
-            averages = self.averages.tensors(trained)
-            state = self.history, averages, self.task.examples, self.unfinished
+            state = self.history, self.averages.tensors(trained), self.task.examples, self.unfinished
             save_checkpoint(folder, self.task.trained, self.optimizer, *state)
 
     def resume(self, folder: Path) -> None:
         """Restores the state from the checkpoint in `folder`; if it is damaged, from the latest whole one before."""
-        checkpoint = load_latest(folder, self.task.trained, self.optimizer)
-        self.history, self.unfinished = checkpoint.history, checkpoint.unfinished
-        self.task.examples = checkpoint.examples
-        self.averages.restore(checkpoint.averages, self.history)
+        latest = load_latest(folder, self.task.trained, self.optimizer)
+        self.history, averages, self.task.examples, self.unfinished = latest
+        self.averages.restore(averages, self.history)

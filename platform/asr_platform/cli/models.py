@@ -16,12 +16,16 @@ from asr_platform.cli.options import DATA, OPTIONAL_DATA, Command, json_option, 
 from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
 from asr_platform.inference.formats import FORMATS
 from search_spaces.rules import RuleSetName
-from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY
+from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY, MOST_WORKERS
 from trainables.config import Decoding
 from trainables.errors import InputError
 
 EXPORTS = ("onnx", "transformers")
 MODEL_IS = "MODEL is a model directory, models:/NAME@champion or models:/NAME/3 of MLflow's registry, or runs:/ID."
+JOBS = click.option(
+    "--jobs", metavar="N", type=click.IntRange(1, MOST_WORKERS),
+    help="Processes that transcribe; default: one for each CPU where there is enough audio, 1 on a GPU.",
+)  # fmt: skip
 
 
 def decoding_options(command: Command) -> Command:
@@ -50,10 +54,12 @@ def decoding_changes(given: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--robustness", is_flag=True, help="Score audio with noise, in a room, at other speeds, through a telephone."
 )
+@JOBS
 @json_option("A JSON object (--compare, --robustness: a list); rates are fractions.")
 def evaluate(
-    model: Path, data: Path, split: str, compare: bool, robustness: bool, as_json: bool, **decoding: Any
-) -> None:
+    model: Path, data: Path, split: str, compare: bool, robustness: bool, jobs: int | None, as_json: bool,
+    **decoding: Any,
+) -> None:  # fmt: skip
     """Scores MODEL on a split: CER and WER, or perplexity.
 
     CER and WER have 95% bootstrap intervals, and are broken down by speaker, the worst first, and by length. Decoding
@@ -69,6 +75,8 @@ def evaluate(
     from asr_platform.inference.evaluate import compare_methods, evaluate_model
 
     changes = decoding_changes(decoding)
+    if jobs and (compare or robustness):
+        raise InputError("--compare and --robustness transcribe in one process", "Leave out --jobs.")
     if compare:
         if "method" in changes:
             raise InputError("--compare runs every method", "Leave out --method.")
@@ -89,7 +97,7 @@ def evaluate(
         else:
             print_conditions(Console(), found)
         return
-    scores = evaluate_model(model, data, split, changes)
+    scores = evaluate_model(model, data, split, changes, jobs)
     if as_json:
         click.echo(json.dumps(scores))
         return
@@ -143,10 +151,11 @@ def tune_decoding(
               help="Longer recordings are cut at silences; default: as MODEL was trained, 30 at most.")  # fmt: skip
 @click.option("--nbest", metavar="N", type=click.IntRange(1, LARGEST_BEAM),
               help="Best hypotheses of each piece, in JSON; for a search with a beam of N at least.")  # fmt: skip
+@JOBS
 @decoding_options
 def transcribe(
     model: Path, paths: tuple[str, ...], format: str | None, out: str | None, piece_seconds: float | None,
-    nbest: int | None,
+    nbest: int | None, jobs: int | None,
     **decoding: Any,
 ) -> None:  # fmt: skip
     """Prints what is said in recordings of any length.
@@ -172,7 +181,8 @@ def transcribe(
 
     suffix = Path(out or "").suffix[1:]
     chosen = format or (suffix if suffix in FORMATS else "txt")
-    for line in transcribe_to(model, paths, chosen, out, piece_seconds, decoding_changes(decoding), nbest or 0):
+    changes = decoding_changes(decoding)
+    for line in transcribe_to(model, paths, chosen, out, piece_seconds, changes, nbest or 0, jobs):
         click.echo(line)
 
 

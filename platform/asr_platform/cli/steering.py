@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,9 @@ def unpause(home: Path, name: str, trial: int) -> None:
 def note(home: Path, name: str, trial: int, text: str) -> None:
     """Writes TEXT as the note on a trial of the sweep NAME.
 
-    The leaderboard, the status, the report and Optuna Dashboard (`platform watch`) show it, where it can be written as
-    well. A new note replaces the old one; an empty TEXT removes it. The trial may have ended, and no driver needs to
-    run.
+    The leaderboard, the status, the report, the description of the trial's MLflow run and Optuna Dashboard (`platform
+    watch`) show it; in the last it can be written as well. A new note replaces the old one; an empty TEXT removes it.
+    The trial may have ended, and no driver needs to run.
 
     \b
     For example:
@@ -87,11 +88,12 @@ def note(home: Path, name: str, trial: int, text: str) -> None:
     """
     from asr_platform.storage.home import Home
     from asr_platform.study.ledger import Ledger
-    from asr_platform.study.steering.notes import note_of, write_note
+    from asr_platform.study.steering.notes import note_of
+    from asr_platform.tracking.notes import annotate
 
     place = Home.existing(home)
     ledger = Ledger.open(place.studies, name)
-    write_note(place, ledger, trial, text)
+    annotate(place, ledger, trial, text, partial(click.echo, err=True))
     found = note_of(ledger.trial(trial))
     click.echo(f"trial {trial}: {found}" if found else f"trial {trial} has no note")
 

@@ -15,7 +15,7 @@ import torch
 
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, edits
 from asr_platform.analysis.kept_scores import Score, keep_scores
-from asr_platform.tracking.resolving import registered_language_model
+from asr_platform.inference.parallel import Transcriber, Utterances, device, load, processes_for
 from trainables.config import Config, Decoding
 from trainables.data.corpus import Corpus, Split
 from trainables.data.features import FeatureRecipe
@@ -38,17 +38,8 @@ WARM_UP = 4  # utterances transcribed before times are measured
 ALONE, ROUNDS = 8, 3  # utterances that are also transcribed one by one, and how often; the shortest time counts
 
 
-def load(model: Path) -> Recognizer:
-    """Loads the recogniser of a model directory, on the GPU if there is one."""
-    return Recognizer.load(model, _device(), registered_language_model(model))
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def evaluate_model(
-    model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({})
+    model: Path, data: Path, split: str, decoding: Mapping[str, Any] = MappingProxyType({}), jobs: int | None = 1
 ) -> dict[str, Any]:
     """CER and WER (fractions) of a recogniser on a split, or perplexities of a language model, and the split's size.
 
@@ -62,6 +53,7 @@ def evaluate_model(
 
     Args:
         decoding: decoding options that replace those of the model.
+        jobs: number of processes that transcribe, with equal results; None: as the CPUs and the split's length suggest.
 
     Raises:
         InputError: the split has no texts, corpus and model have different feature recipes, or `decoding` does not fit
@@ -71,7 +63,10 @@ def evaluate_model(
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = open_scored(model, data, split)
     options = decoding_with(recognizer.config, decoding)
-    errors = _errors(recognizer, utterances, recognizer.search(options))
+    transcriber = Transcriber(recognizer, recognizer.search(options), model)
+    jobs = jobs or processes_for(float(utterances.seconds.sum()))
+    (texts,) = transcriber.transcribe([Utterances(frames_of(utterances))], jobs)
+    errors = _errors_in(recognizer, utterances, [found.text for found in texts])
     score = Score.of(errors, Corpus.open(data).hash, in_words(options))
     keep_scores(model, [score])
     return _scores(errors, score) | _breakdown(errors, utterances, recognizer.recipe)
@@ -156,7 +151,10 @@ def utterance_errors(model: Path, data: Path, split: str) -> UtteranceErrors:
 
 def _errors(recognizer: Recognizer, utterances: Split, search: Search | None = None) -> UtteranceErrors:
     """Errors in each utterance of a split; `search` is None for the model's own."""
-    hypotheses = recognizer.transcribe(frames_of(utterances), search)
+    return _errors_in(recognizer, utterances, recognizer.transcribe(frames_of(utterances), search))
+
+
+def _errors_in(recognizer: Recognizer, utterances: Split, hypotheses: list[str]) -> UtteranceErrors:
     references = references_of(recognizer, utterances)
     return UtteranceErrors.of(utterances.name, None, utterances.ids, references, hypotheses, utterances.speakers)
 
@@ -192,7 +190,7 @@ def _perplexities(model: Path, data: Path, split: str, decoding: Mapping[str, An
     texts = Corpus.open(data).split(split).texts
     if texts is None:
         raise InputError(f"{data}: split {split} has no texts to score against", "Choose a split with transcripts.")
-    text_model = TextModel.load(model, _device())
+    text_model = TextModel.load(model, device())
     texts = text_model.text.apply(texts)
     found = text_model.perplexities(texts)
     return {**found, "texts": len(texts), "characters": sum(map(len, texts))}

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr_platform.inference.evaluate import compare_methods, evaluate_model, load, write_submission
+from asr_platform.inference.evaluate import compare_methods, evaluate_model, write_submission
 from asr_platform.inference.formats import Transcript, as_tree
+from asr_platform.inference.parallel import load
 from asr_platform.inference.recordings import Recording
 from asr_platform.inference.transcribe import transcribe
 from asr_platform.storage.paths import where_runs_live

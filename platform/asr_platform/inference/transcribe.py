@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from asr_platform.inference.evaluate import load
 from asr_platform.inference.formats import FORMATS, Transcript, TranscriptFormat
+from asr_platform.inference.parallel import Transcriber, Utterances, load, processes_for
 from asr_platform.inference.recordings import Recording, find_recordings
 from trainables.data.audio import read_audio
 from trainables.data.features import FeatureRecipe
@@ -19,7 +21,7 @@ from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.folders import written_whole
 from trainables.inference.decoding_options import check_nbest, decoding_with
-from trainables.inference.long_form import CutRecording, cut, longest_piece, transcribe_cuts
+from trainables.inference.long_form import CutRecording, cut, joined, longest_piece
 from trainables.inference.recognizer import Recognizer
 from trainables.inference.segmentation import Piece
 
@@ -31,7 +33,7 @@ SECONDS_AT_ONCE = 1800.0
 
 def transcribe(
     recognizer: Recognizer, recordings: Sequence[Recording], timed: bool = False, piece_seconds: float | None = None,
-    search: Search | None = None, nbest: int = 0,
+    search: Search | None = None, nbest: int = 0, model: Path | None = None, jobs: int | None = 1,
 ) -> Iterator[Transcript]:  # fmt: skip
     """Yields the transcripts of recordings, in order; all files are checked before the first is transcribed.
 
@@ -43,6 +45,8 @@ def transcribe(
             most.
         search: a search made by `recognizer.search`; None: the search of the model's decoding options.
         nbest: number of best hypotheses of each piece of a recording; 0: none.
+        model: model directory, from which other processes load the recogniser.
+        jobs: number of processes that transcribe; None: as the CPUs and the recordings' lengths suggest.
 
     Raises:
         InputError: a file cannot be read, or its features do not fit the model; or `timed` is true, but the model was
@@ -56,9 +60,22 @@ def transcribe(
             f"Use the format txt, or train with a {recognizer.ctc_weight} above 0.",
         )
     _check(recordings, recognizer.recipe)
-    for group in _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer)):
-        found = transcribe_cuts(recognizer, [recording for _, recording in group], timed, search, nbest)
-        for (name, recording), (text, words, pieces) in zip(group, found, strict=True):
+    groups = _groups(recordings, recognizer.recipe, piece_seconds or longest_piece(recognizer))
+    first = next(groups, [])
+    if jobs is None:
+        jobs = processes_for(sum(one.seconds for _, one in first) * len(recordings) / max(1, len(first)))
+    ahead: deque[list[tuple[str, CutRecording]]] = deque()
+
+    def utterances() -> Iterator[Utterances]:
+        for group in chain([first], groups):
+            ahead.append(group)
+            features = [frames for _, recording in group for frames in recording.features]
+            yield Utterances(features, timed or any(recording.needs_times for _, recording in group))
+
+    for texts in Transcriber(recognizer, search or recognizer.search(), model, nbest).transcribe(utterances(), jobs):
+        found = iter(texts)
+        for name, recording in ahead.popleft():
+            text, words, pieces = joined(recording, found, nbest)
             yield Transcript(name, recording.seconds, text, words if timed else [], pieces)
 
 
@@ -98,7 +115,7 @@ def _cut(recording: Recording, recipe: FeatureRecipe, longest: float) -> CutReco
 
 def transcribe_to(
     model: Path, paths: Sequence[str], format: str, out: str | None, piece_seconds: float | None = None,
-    decoding: Mapping[str, Any] = MappingProxyType({}), nbest: int = 0,
+    decoding: Mapping[str, Any] = MappingProxyType({}), nbest: int = 0, jobs: int | None = 1,
 ) -> Iterator[str]:  # fmt: skip
     """Transcribes the recordings that `paths` name (see `find_recordings`), and yields the lines to print.
 
@@ -109,6 +126,7 @@ def transcribe_to(
     Args:
         decoding: decoding options that replace those of the model.
         nbest: number of best hypotheses, for the format json.
+        jobs: number of processes that transcribe; None: as the CPUs and the recordings' lengths suggest.
 
     Raises:
         InputError: from `find_recordings` and `transcribe`; `decoding` does not fit the model; or `out` cannot hold
@@ -131,7 +149,7 @@ def transcribe_to(
     _check_targets(targets, recordings)
     recognizer = load(model)
     search = recognizer.search(decoding_with(recognizer.config, decoding))
-    transcripts = transcribe(recognizer, recordings, chosen.timed, piece_seconds, search, nbest)
+    transcripts = transcribe(recognizer, recordings, chosen.timed, piece_seconds, search, nbest, model, jobs)
     if folder is not None:
         yield from _write_each(transcripts, targets, chosen)
         return

@@ -28,7 +28,8 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import distributions_of
-from asr_platform.study.steering.notes import note_of, version_of, write_note
+from asr_platform.study.steering.notes import note_of, version_of
+from asr_platform.tracking.notes import annotate
 from asr_platform.tracking.server import free_port, interrupted_by
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
@@ -58,7 +59,7 @@ def watch(home: Home, name: str | None, host: str, port: int | None, say: Callab
     """
     ledger = latest(home.studies, name)
     chosen = free_port(host, port)
-    with make_server(host, chosen, application(home, host), _Server, _Quiet) as server:
+    with make_server(host, chosen, application(home, say, host), _Server, _Quiet) as server:
         say(f"{ledger.name}: http://{host}:{chosen}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
         with interrupted_by():
             try:
@@ -68,16 +69,17 @@ def watch(home: Home, name: str | None, host: str, port: int | None, say: Callab
     return 0
 
 
-def application(home: Home, host: str = "127.0.0.1") -> Application:
+def application(home: Home, say: Callable[[str], None], host: str = "127.0.0.1") -> Application:
     """Optuna Dashboard over a home's ledger, as a WSGI application that changes notes alone.
 
     Args:
+        say: takes a line for the user, such as that MLflow lacks a note.
         host: address that is listened on; on a loopback address, requests to other names of the host are refused, so
             that no page of the internet reaches the ledger by a name of its own (DNS rebinding).
     """
     from optuna_dashboard import wsgi
 
-    storage = Pages(home)
+    storage = Pages(home, say)
     pages: Application = wsgi(storage, Pictures(storage.ledger_of))
 
     def guarded(environment: Environment, start: Start) -> Iterable[bytes]:
@@ -137,8 +139,8 @@ class Pages(BaseStorage):
     set_trial_system_attr: Any = _refused
     set_trial_user_attr: Any = _refused
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, home: Home, say: Callable[[str], None]) -> None:
+        self.home, self.say = home, say
         self.storage, self.file = open_storage(home.studies)
 
     def get_study_directions(self, study_id: int) -> list[optuna.study.StudyDirection]:
@@ -190,7 +192,7 @@ class Pages(BaseStorage):
         if version != known["version"] + 1:
             return _answer(start, "409 Conflict", {"reason": CHANGED, "note": known})
         try:
-            write_note(self.home, ledger, number, text, version)
+            annotate(self.home, ledger, number, text, self.say, version)
         except InputError as error:
             return _answer(start, "400 Bad Request", {"reason": f"{error.problem}. {error.remedy}"})
         return _answer(start, "204 No Content", {})

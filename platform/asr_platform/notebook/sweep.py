@@ -35,7 +35,6 @@ from asr_platform.storage.paths import where_runs_live
 from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering import asking
-from asr_platform.study.steering.notes import write_note
 from asr_platform.study.steering.requests import Request, outcome
 from trainables.config_parsing import flatten
 from trainables.data.corpus import Corpus
@@ -154,7 +153,9 @@ class Sweep:
 
     def note(self, trial: int, text: str) -> None:
         """Writes the note on a trial of any state, as `platform note` does; an empty text removes it."""
-        write_note(self.home, self._ledger, trial, text)
+        from asr_platform.tracking.notes import annotate
+
+        annotate(self.home, self._ledger, trial, text, print)
 
     def add(self, values: Mapping[str, Any]) -> str:
         """Asks for a trial with these values by key, as `platform add` does; returns what became of it, in words."""

@@ -1,6 +1,7 @@
 """Runs in MLflow: a run for the sweep, and nested in it a run for each trial.
 
-Only the sweep's driver writes, from the ledger. Data that was read or written is cached and not read again.
+Only the sweep's driver writes, from the ledger, except for notes (`notes.py`). Data that was read or written is cached
+and not read again.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from asr_platform.compat.mlflow import DATASET_CONTEXT, EXPERIMENT_KIND, EXTERNAL
 from asr_platform.storage.database import make_database
 from asr_platform.storage.home import Store
 from asr_platform.study.ledger import TrialRecord
-from asr_platform.tracking.metrics import METRICS, LoggedMetric, best_metrics, logged_metrics
-from asr_platform.tracking.store import is_missing, open_client, paged
+from asr_platform.tracking.metrics import METRICS, LoggedMetric, best_metrics, logged_metrics, metric_histories
+from asr_platform.tracking.store import as_texts, is_missing, open_client, paged
 from trainables.evaluation.metrics import objective
 
 if TYPE_CHECKING:
@@ -110,6 +111,13 @@ class Tracker:
         """The values logged for a metric, as (step, value) pairs in the order of steps."""
         return sorted((metric.step, metric.value) for metric in self.client.get_metric_history(run_id, name))
 
+    def model_lacks(self, run: Run, name: str) -> set[int]:
+        """Epochs with a metric of a run that its model lacks: MLflow stores a run's metrics first, then its model's."""
+        if not (model := self._model(run)):
+            return set()
+        known = {metric.step for metric in model.metrics or [] if metric.key == name}
+        return {epoch for epoch, _ in self.history(run.id, name)} - known
+
     def _search(self, condition: str) -> list[Run]:
         order = ["attributes.start_time ASC"]
         return [_run(found) for found in paged(self.client.search_runs, [self.experiment], condition, order_by=order)]
@@ -177,16 +185,20 @@ class Tracker:
 
     def end_model(self, run: Run, trial: TrialRecord) -> None:
         """Ends the model of a trial's run, if it has one, as trained up to the trial's best epoch, or as failed."""
-        if not (model_id := run.tags.get(MODEL_ID)):
+        if not (model := self._model(run)):
             return
+        self.client.finalize_logged_model(model.model_id, "READY" if trial.best else "FAILED")
+        if trial.best:
+            link_model(self.client, run.id, model.model_id, trial.best["epoch"])
+
+    def _model(self, run: Run) -> LoggedModel | None:
+        """The model of a trial's run; None if it has none, or somebody has removed it."""
         try:
-            self.client.finalize_logged_model(model_id, "READY" if trial.best else "FAILED")
+            return self.client.get_logged_model(run.tags[MODEL_ID]) if MODEL_ID in run.tags else None
         except MlflowException as error:
             if not is_missing(error):
                 raise
-            return  # somebody has removed it
-        if trial.best:
-            link_model(self.client, run.id, model_id, trial.best["epoch"])
+            return None
 
     def _restore_experiment(self) -> None:
         """Restores the experiment if it is deleted; runs that `discard` has deleted stay deleted."""
@@ -243,7 +255,16 @@ class Tracker:
         if run.epochs is None and trial.curve:
             ranking = METRICS[objective(trial.curve[0])].name
             run.epochs = {epoch for epoch, _ in self.history(run.id, ranking)}
+            if lacking := self.model_lacks(run, ranking):
+                self._complete_model(run, set(metric_histories(trial.curve)), lacking)
         return set() if run.epochs is None else run.epochs
+
+    def _complete_model(self, run: Run, names: set[str], epochs: set[int]) -> None:
+        """Logs metrics that a run has again, for its model; with the times that they have, the run keeps them once."""
+        logged = [metric for name in names for metric in self.client.get_metric_history(run.id, name)]
+        found = [Metric(one.key, one.value, one.timestamp, one.step, model_id=run.tags[MODEL_ID]) for one in logged]
+        for epoch in sorted(epochs):
+            self.client.log_batch(run.id, metrics=[metric for metric in found if metric.step == epoch])
 
     def end_sweep(self, run: Run, status: str, best: TrialRecord | None, reason: str = "") -> None:
         """Ends a sweep's run with the metrics of the best trial.
@@ -315,21 +336,13 @@ def datasets_of(corpus: Corpus, splits: Mapping[str, str]) -> list[DatasetInput]
     for use, name in splits.items():
         summary = corpus.summary(name)
         profile = {
-            "utterances": summary.utterances,
-            "hours": round(summary.seconds / 3600, 3),
-            "characters": summary.characters,
-            "frames": summary.frames,
-            "corpus_hash": corpus.hash,
-        }
+            "utterances": summary.utterances, "hours": round(summary.seconds / 3600, 3), "frames": summary.frames,
+            "characters": summary.characters, "corpus_hash": corpus.hash,
+        }  # fmt: skip
         digest = corpus.hash[:16]  # MLflow takes at most 36 characters
         dataset = Dataset(f"{corpus.source}/{name}", digest, "local", source, profile=json.dumps(profile))
         found.append(DatasetInput(dataset, [InputTag(DATASET_CONTEXT, use)]))
     return found
-
-
-def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as valid UTF-8 texts; undecodable bytes of file names are written as the escape \\udcXX."""
-    return {key: str(value).encode(errors="backslashreplace").decode() for key, value in values.items()}
 
 
 def _run(run: Any) -> Run:

@@ -1,8 +1,8 @@
-"""Opening an MLflow store, and the errors of one that fails."""
+"""Opening an MLflow store, the errors of one that fails, and texts that it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,6 +62,11 @@ def paged(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterat
         token = page.token or None
         if token is None:
             return
+
+
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as valid UTF-8 texts; undecodable bytes of file names are written as the escape \\udcXX."""
+    return {key: str(value).encode(errors="backslashreplace").decode() for key, value in values.items()}
 
 
 def is_deleted(error: BaseException) -> bool:

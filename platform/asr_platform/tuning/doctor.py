@@ -21,6 +21,7 @@ from asr_platform.study.ledger_copies import keep_copy
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.metrics import METRICS, metric_histories
+from asr_platform.tracking.notes import lacks_note
 from asr_platform.tracking.registry import BestModel, Registry
 from asr_platform.tracking.runs import INTERRUPTED, STATUS, Run, Tracker, experiment_of
 from asr_platform.tracking.store import FAILURES, one_line
@@ -293,12 +294,13 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
         yield Finding("discard", f"its MLflow run is named {run.name}", trial.number, run.id)
         return
     missing: set[int] = set()
+    unfinished: set[int] = set()
     expected = metric_histories(trial.curve)
     for name in sorted(expected, key=lambda name: name not in RANKING):
         logged = tracker.history(run.id, name)
         lacking = {epoch for epoch, _ in set(expected[name]) - set(logged)}
         if name in RANKING:
-            missing = lacking
+            missing, unfinished = lacking, tracker.model_lacks(run, name)
         elif lacking != missing & {epoch for epoch, _ in expected[name]}:
             yield Finding("discard", f"MLflow has epochs without {name}", trial.number, run.id)
             return
@@ -307,6 +309,10 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
             return
     if missing:
         yield Finding("mlflow", f"MLflow lacks {len(missing)} of its {trial.epochs} epochs", trial.number)
+    if unfinished:
+        yield Finding("mlflow", f"MLflow's model lacks {len(unfinished)} of its {trial.epochs} epochs", trial.number)
+    if lacks_note(trial):
+        yield Finding("mlflow", "MLflow lacks its note", trial.number)
     closed = trial.state == "running" and run.status == INTERRUPTED
     if run.status != STATUS[trial.state] and not closed:
         yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)

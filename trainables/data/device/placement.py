@@ -1,7 +1,8 @@
-"""Whether a split's features lie in a GPU's memory or are streamed into it, decided by the memory that there is."""
+"""A worker's device and its memory, which decides whether features lie there or are streamed into it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +43,21 @@ class DeviceMemory:
         return cls(total, free, torch.cuda.memory_reserved(device), share)
 
     @property
+    def left(self) -> int:
+        """Bytes that this process can still take: what is left of its share, or of the GPU."""
+        return max(0, min(self.free, int(self.total * self.share) - self.own))
+
+    @property
     def room(self) -> int:
-        """Bytes that features may take: what is left of the process's share, or of the GPU, but for the reserve."""
-        limit = int(self.total * self.share)
-        return max(0, min(self.free, limit - self.own) - int(limit * RESERVE))
+        """Bytes that features may take: what is left, but for the reserve."""
+        return max(0, self.left - int(int(self.total * self.share) * RESERVE))
+
+
+def default_device() -> torch.device:
+    """This worker's GPU, by the rank that launchers put into `LOCAL_RANK`, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("cpu")
 
 
 def limit_share(device: torch.device, gpus: float) -> None:

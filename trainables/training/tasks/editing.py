@@ -7,7 +7,7 @@ longest token, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -105,9 +105,9 @@ class EditingTask(RecognitionTask):
         return EditorLosses(**parts).total(self.config.loss).item()
 
     @torch.no_grad()
-    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+    def validate(self, epoch: int, rank: int, world: int, heed: Callable[[], None]) -> dict[str, Any]:
         """Loss, CER and WER after the configured steps, CER of the draft and after one step, real-time factors."""
-        return {**super().validate(epoch, rank, world), "real_time_factor_alone": self._factor_alone()}
+        return {**super().validate(epoch, rank, world, heed), "real_time_factor_alone": self._factor_alone()}
 
     def _validate_batch(self, indices: np.ndarray, edge: int) -> tuple[Tensor, float, list[list[str]]]:
         network, decode = self.network, self.trained.tokenizer.decode

@@ -5,7 +5,7 @@ Shapes: B batch, U tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.inference.language_model import TextModel, perplexities
 from trainables.models.losses import cross_entropy_sums
 from trainables.models.speech_transformer import LanguageModel
-from trainables.training.tasks.task import BatchLoss, Task, gathered
+from trainables.training.tasks.task import BatchLoss, Task, gathered, shared
 
 
 class LanguageTask(Task):
@@ -65,9 +65,9 @@ class LanguageTask(Task):
     def progress(self, amounts: Sequence[float], seconds: float) -> dict[str, Any]:
         return {"tokens": sum(amounts), "tokens_per_second": amounts[-1] / seconds}
 
-    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+    def validate(self, epoch: int, rank: int, world: int, heed: Callable[[], None]) -> dict[str, Any]:
         """Cross-entropy without smoothing, and perplexity per token and per character, ends of texts included."""
-        totals = self.trained.log_losses(self.validation_data, self.validation_plan.epoch()[rank::world])
+        totals = self.trained.log_losses(self.validation_data, shared(self.validation_plan.epoch(), rank, world, heed))
         gathered(totals, [], world)
         nats, tokens = totals.tolist()
         found = perplexities(nats, tokens, self.validation_data.texts)

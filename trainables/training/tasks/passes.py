@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainables.data.batch_plan import BatchPlan, Integers, placed
+from trainables.data.device.placement import DeviceMemory
 from trainables.training.tasks.task import Task
 
 MEMORY_SHARE = 0.5  # of the free memory; the rest is for gradients of activations, fragments and other trials
@@ -49,10 +50,11 @@ def fitting_budget(task: Task, plan: BatchPlan, world: int) -> float:
         task: a task in an epoch; its model is in the GPU's memory, the optimizer's state not yet.
         plan: a plan of any epoch.
     """
-    free = torch.cuda.mem_get_info(task.device)[0]
+    memory = DeviceMemory.of(task.device)
+    assert memory is not None, "a CPU's passes have a budget of their own"
     unused = torch.cuda.memory_reserved(task.device) - torch.cuda.memory_allocated(task.device)
     state = STATE * sum(weight.nbytes for weight in task.trained.model.parameters())
-    most = MEMORY_SHARE * (free + unused - state) / kept_bytes(task, plan)
+    most = MEMORY_SHARE * (memory.left + unused - state) / kept_bytes(task, plan)
     budget = torch.tensor(max(0.0, most), dtype=torch.float64, device=task.device)
     if world > 1:
         dist.all_reduce(budget, dist.ReduceOp.MIN)

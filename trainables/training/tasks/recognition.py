@@ -6,7 +6,7 @@ Shapes: B batch, S encoder states (subsampled frames), U tokens, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ from trainables.inference.recognizer import Recognizer
 from trainables.models.losses import CTCLengths, LossSums, loss_sums
 from trainables.models.speech_transformer import Predictions, SpeechTransformer, make_speech_model
 from trainables.training.pretrained import KEY, check_pretrained, copy_weights, fitting_weights, load_initial_model
-from trainables.training.tasks.task import BatchLoss, Task, gathered
+from trainables.training.tasks.task import BatchLoss, Task, gathered, shared
 
 FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
 VALIDATION_SECONDS = {False: 240.0, True: 6000.0}  # of audio in a batch of validation, at least; True: on a GPU
@@ -131,11 +131,11 @@ class RecognitionTask(Task):
         return {"audio_hours": sum(amounts) / 3600, "audio_seconds_per_second": amounts[-1] / seconds}
 
     @torch.no_grad()
-    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
+    def validate(self, epoch: int, rank: int, world: int, heed: Callable[[], None]) -> dict[str, Any]:
         """Loss, CER and WER and real-time factor of the configured decoding, and CER of greedy CTC."""
         totals = torch.zeros(len(self.SUMS) + 1, device=self.device, dtype=torch.float64)
         found: list[tuple[int, list[str]]] = []
-        for indices, edge in self.validation_plan.epoch()[rank::world]:
+        for indices, edge in shared(self.validation_plan.epoch(), rank, world, heed):
             sums, seconds, texts = self._validate_batch(indices, edge)
             totals[:-1] += sums
             totals[-1] += seconds

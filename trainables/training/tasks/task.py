@@ -8,7 +8,7 @@ Shapes: N items of the training split, B batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -99,8 +99,24 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def validate(self, epoch: int, rank: int, world: int) -> dict[str, Any]:
-        """Metrics of the whole validation split, among them `val_loss`; the workers share its batches."""
+    def validate(self, epoch: int, rank: int, world: int, heed: Callable[[], None]) -> dict[str, Any]:
+        """Metrics of the whole validation split, among them `val_loss`; the workers share its batches.
+
+        Args:
+            heed: called before batches, equally often on each worker (`shared`); may raise `Interrupted`.
+        """
+
+
+def shared(
+    batches: Sequence[tuple[np.ndarray, int]], rank: int, world: int, heed: Callable[[], None]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the batches of one of `world` workers; before each of its own, calls `heed`, equally often on each worker.
+
+    After the last batch, nothing is left to interrupt: the epoch's checkpoint follows.
+    """
+    for start in range(0, len(batches), world):
+        heed()
+        yield from batches[start + rank : start + rank + 1]
 
 
 def gathered(totals: torch.Tensor, found: list[Any], world: int) -> list[Any]:

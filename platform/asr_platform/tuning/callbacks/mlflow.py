@@ -23,6 +23,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
 from asr_platform.study.run_record import MLFLOW_VIEW
+from asr_platform.tracking.notes import lacks_note, show_note
 from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
@@ -69,6 +70,7 @@ class MLflowCallback(Callback):
 
         def compare(tracker: Tracker, sweep_run: Run) -> None:
             lacking[:] = tracker.lacking(sweep_run.id, trials)
+            lacking.extend(trial.number for trial in trials if trial.number not in lacking and lacks_note(trial))
 
         self.attempt(compare)
         self.log_trials(*lacking)
@@ -207,9 +209,12 @@ class MLflowCallback(Callback):
             run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
             tracker.start_model(run, trial.params, config.model.kind)
             self.ledger.describe(number, "mlflow_run_id", run.id)
+            trial = self.ledger.trial(number)
         if trial.state != "running" and run.status == "RUNNING":
             self._log_plots(tracker, run, trial)
         tracker.catch_up(run, trial, lambda: self._interval(trial))
+        if lacks_note(trial):
+            show_note(tracker.client, self.ledger, trial)
 
     def _interval(self, trial: TrialRecord) -> dict[str, str]:
         """Tag with the confidence interval of a trial's CER; empty if the trial's errors are not recorded."""
