@@ -11,8 +11,10 @@ sweep: $(CORPUS)/corpus.json  ## a small real sweep on synthetic speech
 	$(BIN)/platform sweep synthetic --data $(CORPUS)
 	@echo "The command platform is in $(BIN): source $(BIN)/activate"
 
-# In the files' own order: pytest-xdist would leave those with the fewest tests, which take longest, to the end.
+# In the files' own order: pytest-xdist would leave those with the fewest tests, which take longest, to the end. Tests
+# start hundreds of processes, each of which would compile the packages anew where PYTHONDONTWRITEBYTECODE is set.
 test: $(INSTALLED)  ## every test
+	-$(BIN)/python -m compileall -qq platform trainables search_spaces
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)  ## kills a real sweep at 100 random moments and audits it

@@ -28,8 +28,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # A busy machine is no failure.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
-# Tensors as small as the tests' are slower with threads, and sums in another order round otherwise.
+# Tensors as small as the tests' are slower with threads, and sums in another order round otherwise. So it is in the
+# processes that tests start, where threads that outnumber the free cores also burn them as they wait for each other.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background is deaf to Ctrl-C, and so would be all that a test starts there and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ready import Ready
+from ready import Ready, end_process, exhaust_memory
 
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
@@ -173,21 +173,10 @@ def test_ordered_map_passes_an_error_on() -> None:
         list(results)
 
 
-def end_process(number: float) -> float:
-    """Ends this process as the system does where memory runs out."""
-    if number == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
 def test_a_worker_that_is_killed_is_explained() -> None:
     results = ordered_map(end_process, range(100), 2)
     with pytest.raises(InputError, match=r"(?s)a worker process was killed.*memory.*fewer than --jobs 2"):
         list(results)
-
-
-def exhaust_memory(number: int) -> int:
-    return int(np.zeros(2**50 if number == 5 else 1)[0])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

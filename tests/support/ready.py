@@ -1,7 +1,9 @@
-"""A source without audio, in a module of its own: worker processes load it, and it should be quick to load."""
+"""What worker processes do in tests, in a module of its own: they load it, and it should be quick to load."""
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +14,22 @@ from trainables.data.utterance import Featurised
 
 @dataclass(frozen=True)
 class Ready:
-    """Frames that all hold one value."""
+    """A source without audio, whose frames all hold one value."""
 
     value: float = 0.0
     frames: int = 4
 
     def features(self, recipe: FeatureRecipe) -> Featurised:
         return np.full((self.frames, recipe.bins), self.value, np.float32), self.frames * recipe.hop_seconds
+
+
+def end_process(number: float) -> float:
+    """Returns a number; at 5, ends this process as the system does where memory runs out."""
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def exhaust_memory(number: int) -> int:
+    """Returns 0; at 5, asks for a petabyte."""
+    return int(np.zeros(2**50 if number == 5 else 1)[0])
