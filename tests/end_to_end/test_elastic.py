@@ -64,8 +64,9 @@ def test_a_training_shrinks_on_sigterm_to_its_node_and_grows_and_its_curve_is_th
             nodes.terminate(leaving)
             out = printed_until(process, rf"node {leaving} .* is about to be taken away")
         wait_for(lambda: workers(platform) == [2, 1], process)
-        with paused(platform, NAME, 0):
+        with paused(platform, NAME, 0):  # until it can grow: what it trained meanwhile would be trained below once more
             nodes.join(4)
+            out += printed_until(process, "joined by node")
         wait_for(lambda: workers(platform) == [2, 1, 2], process)
         process.send_signal(signal.SIGINT)
         out += printed_until(process, "go on with: platform sweep --resume")

@@ -32,6 +32,8 @@ class RealNodes:
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # paths of sockets must be short
         self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
         self.variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = str(NOTICE)
+        # A killed node refuses its health checks at once, five in a row; a slow one may answer as late as ever.
+        self.variables["RAY_health_check_period_ms"] = "500"  # default 3000
         self.address = f"127.0.0.1:{unused_port()}"
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
@@ -86,7 +88,8 @@ class RealNodes:
     def _start(self, name: str, *words: str | Path, prefix: Sequence[str | Path] = ()) -> None:
         """Starts a node, again and again: a raylet crashes if its agent has not begun within 15 s (Ray 2.60)."""
         printed = self.folder / f"{name}.txt"
-        command = [*prefix, RAY, "start", *words, "--block", "--object-store-memory", "80000000"]
+        memory, logs = ["--object-store-memory", "80000000"], ["--include-log-monitor", "false"]  # no driver reads them
+        command = [*prefix, RAY, "start", *words, "--block", *memory, *logs]
         for _ in range(TRIES):
             with printed.open("w") as file:
                 self.processes[name] = subprocess.Popen(
