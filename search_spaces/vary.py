@@ -33,7 +33,7 @@ OPTIONS = {"choice": ["when"], "int": ["step", "when"], "float": ["step", "when"
 FIXED = {
     "data.folds": "trials are compared on the same speakers; platform confirm trains every fold",
     "training.epochs": "early stopping compares trials of one length; set the top-level epochs",
-    "training.pass_seconds": "what a trial learns does not depend on it; vary training.update_seconds",
+    "training.pass_seconds": "it is for the memory of devices; vary training.update_seconds",
 }
 """Keys that a sweep's trials share, and why."""
 FITTED = ("model.d_model", "model.feed_forward", "model.editor.d_model", "model.editor.feed_forward")

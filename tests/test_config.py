@@ -193,11 +193,11 @@ FORMER: dict[str, dict[str, Any]] = {
     "others_beside_them": {"batch_seconds": 2.5, "ema": 0.9},
 }
 NOW: dict[str, dict[str, Any]] = {
-    "a_batch": {"update_seconds": 90, "pass_seconds": 90},
-    "batches": {"update_seconds": 2160, "pass_seconds": 180, "update_tokens": 12 * 8192},
-    "batches_by_default": {"update_seconds": 600, "pass_seconds": 200, "update_tokens": 3 * 8192},
-    "tokens": {"update_seconds": 400, "pass_seconds": 200, "update_tokens": 2048},
-    "others_beside_them": {"update_seconds": 2.5, "pass_seconds": 2.5, "ema": 0.9},
+    "a_batch": {"update_seconds": 90},
+    "batches": {"update_seconds": 2160, "update_tokens": 12 * 8192},
+    "batches_by_default": {"update_seconds": 600, "update_tokens": 3 * 8192},
+    "tokens": {"update_seconds": 400, "update_tokens": 2048},
+    "others_beside_them": {"update_seconds": 2.5, "ema": 0.9},
 }
 
 

@@ -1,7 +1,7 @@
 """Former keys of the section `training`, which are still read in this version.
 
 An update was once given as the audio of a forward pass and a number of passes. Files, models and sweeps of that time
-are read as if they gave the audio of an update, and of a pass.
+are read as if they gave the audio of an update.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ REPLACING = ("training.update_seconds", "training.pass_seconds", "training.updat
 def with_update_keys(training: Mapping[str, Any]) -> dict[str, Any]:
     """The section `training` with keys of today in place of former ones.
 
-    `update_seconds` is `batch_seconds` times `accumulation`, `pass_seconds` is `batch_seconds`, and `update_tokens` is
-    `batch_tokens` times `accumulation`. What is no number becomes the value of the key of today, which refuses it.
+    `update_seconds` is `batch_seconds` times `accumulation`, and `update_tokens` is `batch_tokens` times
+    `accumulation`. Passes are as large as memory allows: `batch_seconds` was the audio of a pass of all workers, whose
+    number is not known here. What is no number becomes the value of the key of today, which refuses it.
 
     Raises:
         ValueError: keys of today stand beside former ones.
@@ -43,7 +44,6 @@ def with_update_keys(training: Mapping[str, Any]) -> dict[str, Any]:
     of_key = {key.removeprefix("training."): value for key, value in FORMER_DEFAULTS.items()} | former
     if "batch_seconds" in former or "accumulation" in former:
         found["update_seconds"] = _product(of_key["batch_seconds"], of_key["accumulation"])
-        found["pass_seconds"] = of_key["batch_seconds"]
     if "batch_tokens" in former or "accumulation" in former:
         found["update_tokens"] = _product(of_key["batch_tokens"], of_key["accumulation"])
     return found

@@ -114,6 +114,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     results = options.work / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    rows = [row for row in rows if SCORES.keys() <= row["errors"].keys()]  # others are of an earlier version
     runs = [Run(base, speaker, seed, options.recordings, options.work, options.train, options.test)
             for seed in options.seeds for speaker in speakers for base in options.bases]  # fmt: skip
     known = [row["key"] for row in rows]

@@ -29,7 +29,7 @@ def started(*command: str, **variables: str) -> str:
 
 def test_training_is_compared_with_a_plain_loop(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(f"model: {SMALL}\n")
-    sizes = ["--synthetic-hours", "0.1", "--updates", "1", "--rounds", "1", "--batch-seconds", "60", "--threads", "1"]
+    sizes = ["--synthetic-hours", "0.1", "--updates", "1", "--rounds", "1", "--update-seconds", "60", "--threads", "1"]
     about = ["--config", str(tmp_path / "tiny.yaml"), *sizes]
     found = started(sys.executable, str(HERE / "training_throughput.py"), *about)
     assert "ours:" in found and "reference:" in found and "ratio:" in found

@@ -104,7 +104,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "all_that_is_random": {
         **tiny.RANDOM, "data.speed_perturbation": 0.1, "specaugment.time_warp": 3, "augmentation.babble_share": 0.5,
-        "training.accumulation": 2,
+        "training.pass_seconds": 2.0,
     },
     "a_share_of_the_data": {"training.stages": [{"data": 0.5}]},
     "editor": {**tiny.EDITING, "drafts.threshold": 1.0},

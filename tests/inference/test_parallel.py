@@ -46,7 +46,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_groups_keep_their_texts(made: Made) -> None:
     """With words, times and hypotheses; groups without utterances keep their places, too."""
-    recognizer, frames = made.recognizer, frames_of(made.corpus.split("train"))
+    recognizer, split = made.recognizer, made.corpus.split("train")
+    frames = frames_of(split)
     search = recognizer.search(Decoding.model_validate(BEAM))
     groups = [
         Utterances([]),
@@ -63,6 +64,7 @@ def test_groups_keep_their_texts(made: Made) -> None:
     assert len({found.text for texts in alone for found in texts}) == len(frames)
     assert all(found.words and len(found.alternatives) == 2 for found in alone[1])
     assert not alone[3][0].words
+    assert not split.features.is_shared(), "the whole split would have been copied into shared memory"
 
 
 def test_groups_are_given_as_soon_as_they_are_transcribed(made: Made) -> None:

@@ -90,7 +90,7 @@ def test_a_space_over_former_keys_is_read_with_a_warning() -> None:
     ]
     configs = [space.config(values).training for values in ({}, *space.start)]
     assert [one.update_seconds for one in configs] == [2160, 1080, 2160]
-    assert {one.pass_seconds for one in configs} == {180} and configs[1].ema == 0.9
+    assert {one.pass_seconds for one in configs} == {"auto"} and configs[1].ema == 0.9
     assert space.propose(Drawn(0)).keys() >= {"training.accumulation"}
 
 

@@ -138,6 +138,13 @@ def test_a_sweep_over_former_keys_goes_on_with_those_of_today() -> None:
         check_widening(trials, records.space(text), records.space(today.replace("60, ", "")))
 
 
+def test_a_sweep_is_not_restated_by_former_keys_that_it_does_not_have() -> None:
+    today = "vary: {training.update_seconds: {choice: [30, 60, 90]}}\n"
+    former = "vary: {training.accumulation: {choice: [1, 2]}}\n"
+    with pytest.raises(InputError, match=r"trial 0: training\.accumulation: a former key"):
+        check_widening({0: {"training.update_seconds": 30}}, records.space(today), records.space(former))
+
+
 def test_a_sweep_of_other_length_than_its_file_says_goes_on_with_its_own() -> None:
     """Started with --epochs 2, it is resumed with a file that says 9 as before."""
     ledger = Ledger.create(InMemoryStorage(), "small", {**records.ABOUT, "space": NARROW, "epochs": 2})
@@ -175,6 +182,19 @@ def earlier(folder: Path, name: str, epochs: int = 9, corpus_hash: str = "same",
 
 def nine_epochs(text: str) -> Space:
     return records.space(f"{text}\nepochs: 9\n")
+
+
+def test_trials_with_former_keys_start_a_sweep_with_those_of_today(tmp_path: Path) -> None:
+    text = "base: {training: {batch_seconds: 30}}\nvary: {training.accumulation: {choice: [1, 2]}}\n"
+    ledger = records.ledger_in(tmp_path, "former", space=text)
+    for passes in (1, 2):
+        trial = ledger.add(records.space(text), {"training.accumulation": passes}, records.counting(1000), {})
+        ledger.record(trial.number, records.row(1, 0.5))
+        ledger.finish(trial.number, "complete")
+    today = records.space("vary: {training.update_seconds: {choice: [30, 90]}}\n")
+    known, lines = earlier_trials(records.storage_in(tmp_path), ["former"], today, "same")
+    assert [trial["params"] for trial in known] == [{"training.update_seconds": 30}]
+    assert "1 of 2 trials fit (1: training.update_seconds: 60" in lines[0]
 
 
 def test_what_fits_is_copied_and_the_rest_is_explained(tmp_path: Path) -> None:

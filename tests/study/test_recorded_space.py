@@ -106,8 +106,8 @@ def test_a_checkpoint_of_one_layout_is_not_continued_with_another(tiny_corpus: C
         train(tiny.config({"training.epochs": 2}), tiny_corpus, Recorder(), checkpoint=folder)
 
 
-def test_a_sweep_over_former_keys_goes_on_as_it_began(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    """Its ledger and checkpoints have the audio of a pass, and a number of passes."""
+def test_ledgers_and_checkpoints_with_former_keys_are_those_of_today(tiny_corpus: Corpus, tmp_path: Path) -> None:
+    """They have the audio of a pass, and a number of passes; the trial goes on with updates of as much audio."""
     base = {section: {**keys} for section, keys in tiny.TREE.items()}
     base["training"] = {"batch_seconds": 2.0, "precision": "float32"}
     vary = {"training.accumulation": {"choice": [1, 3]}}
@@ -115,7 +115,7 @@ def test_a_sweep_over_former_keys_goes_on_as_it_began(tiny_corpus: Corpus, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = recorded_space(about).config({"training.accumulation": 3})
-    assert (config.training.update_seconds, config.training.pass_seconds) == (6.0, 2.0)
+    assert (config.training.update_seconds, config.training.pass_seconds) == (6.0, "auto")
     whole, resumed = Recorder(), Recorder()
     train(config, tiny_corpus, whole)
     train(config, tiny_corpus, Recorder(tmp_path), until=1)

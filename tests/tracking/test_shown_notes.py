@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import records
@@ -13,7 +14,7 @@ from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering.notes import LONGEST, note_of, write_note
-from asr_platform.tracking.notes import annotate, lacks_note, with_note
+from asr_platform.tracking.notes import SHOWN, annotate, lacks_note, with_note
 from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.store import open_client
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -133,13 +134,29 @@ def test_a_new_run_of_the_trial_has_the_note(sweep: Noted) -> None:
     assert sweep.run != deleted and sweep.description == f"{sweep.own}\n\n**Note:** second"
 
 
-@pytest.mark.parametrize("length", [0, MAX_TAG_VAL_LENGTH - 5, MAX_TAG_VAL_LENGTH])
+def test_a_note_that_a_kill_left_in_mlflow_alone_is_replaced(sweep: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    describe = Ledger.describe
+
+    def killed(ledger: Ledger, number: int, key: str, value: Any) -> None:
+        if key == SHOWN and "next" not in value:
+            raise KeyboardInterrupt
+        describe(ledger, number, key, value)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Ledger, "describe", killed)
+        sweep.annotate("first")
+    assert sweep.description.endswith("first")
+    sweep.annotate("second")
+    assert sweep.description == f"{sweep.own}\n\n**Note:** second"
+
+
+@pytest.mark.parametrize("length", [0, MAX_TAG_VAL_LENGTH - 40, MAX_TAG_VAL_LENGTH - 5, MAX_TAG_VAL_LENGTH])
 def test_a_long_note_gives_way_to_what_is_there(length: int) -> None:
-    found, shown = with_note("m" * length, "x" * LONGEST, "")
-    assert len(found) == MAX_TAG_VAL_LENGTH and found == "m" * length + shown
-    assert not shown or shown.endswith("…")
-    assert with_note(found, "", shown) == ("m" * length, "")
+    found, shown = with_note("m" * length, "x" * LONGEST)
+    assert len(found) <= MAX_TAG_VAL_LENGTH and found == "m" * length + shown
+    assert shown.endswith("…") if length < MAX_TAG_VAL_LENGTH - 20 else not shown
+    assert with_note(found, "", [shown]) == ("m" * length, "")
 
 
 def test_bytes_that_are_no_text_are_shown_as_escapes() -> None:
-    assert with_note("", "\udcff", "")[0] == "\n\n**Note:** \\udcff"
+    assert with_note("", "\udcff")[0] == "\n\n**Note:** \\udcff"

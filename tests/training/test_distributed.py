@@ -15,12 +15,12 @@ import tiny
 import torch
 import torch.distributed as dist
 
-from trainables.data.batch_plan import BatchPlan
 from trainables.data.corpus import Corpus
 from trainables.training import interruption
 from trainables.training.interruption import Interrupted
 from trainables.training.loop import Metrics, Save, Trainer, train
 from trainables.training.tasks import recognition
+from trainables.training.tasks.passes import in_passes
 
 WORLD = 2
 EDITING = ("train_editing", "train_copying", "train_drafting", "train_spelling")
@@ -96,7 +96,9 @@ def chosen(metrics: Metrics, names: tuple[str, ...]) -> Metrics:
 
 
 # Dropout is drawn by each worker on its own.
-INTERRUPTED = tiny.config({"training.epochs": 2, "training.update_seconds": 3.0, "model.dropout": 0.1})
+INTERRUPTED = tiny.config(
+    {"training.epochs": 2, "training.update_seconds": 3.0, "training.pass_seconds": 3.0, "model.dropout": 0.1}
+)
 
 
 def interrupted_history(corpus: Corpus, checkpoint: Path) -> list[Metrics]:
@@ -188,9 +190,9 @@ def test_some_batches_divide_and_some_do_not(tiny_corpus: Corpus) -> None:
     """Batches with an odd number of items are needed to test the fillers that even out the workers' shares."""
     remainders = set()
     for leaves in CASES.values():
-        budget = tiny.config(leaves).training.update_seconds * tiny_corpus.recipe.frames_per_second
-        batches = BatchPlan(tiny_corpus.training_split().frames, budget).epoch(1)
-        remainders |= {len(indices) % WORLD for indices, _ in batches}
+        trainer = Trainer(tiny.config(leaves), tiny_corpus, torch.device("cpu"))
+        passes = in_passes(trainer.plans[1.0].epoch(1), trainer.task.batches_per_update, trainer.pass_budget, WORLD)
+        remainders |= {len(indices) % WORLD for update in passes for indices, _ in update}
     assert remainders == set(range(WORLD))
 
 

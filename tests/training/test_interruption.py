@@ -16,7 +16,12 @@ from trainables.training.interruption import Interrupted
 from trainables.training.loop import train
 from trainables.training.tasks import recognition
 
-SHORT = {"training.epochs": 2, "training.update_seconds": 6.0, "optimizer.lr": 1e-2}
+SHORT = {
+    "training.epochs": 2,
+    "training.update_seconds": 6.0,
+    "training.pass_seconds": 6.0,  # of a batch of validation, too
+    "optimizer.lr": 1e-2,
+}
 CASES: dict[str, dict[str, Any]] = {
     "all_that_is_random": {**tiny.RANDOM, **SHORT},
     "averages": {

@@ -86,7 +86,7 @@ def test_the_updates_of_an_epoch_are_the_trainers(leaves: dict[str, Any], tiny_c
 
 @pytest.mark.parametrize("kind", ["encoder_decoder", "transcript_editor", "language_model"])
 def test_a_profile_of_everything(kind: str, tiny_corpus: Corpus) -> None:
-    found = profile(tiny.config({"model.kind": kind}), tiny_corpus.path, 1, 1, False)
+    found = profile(tiny.config({"model.kind": kind}), tiny_corpus.path, 1, 1, 0)
     assert min(found.start, found.update, found.validation, found.checkpoint) > 0
     assert 10**8 < found.memory < 10**11
     assert found.gpu_memory == 0
@@ -97,7 +97,7 @@ def test_workers_share_an_update(tiny_corpus: Corpus, monkeypatch: pytest.Monkey
     seen: list[TimedTrainer] = []
     monkeypatch.setattr(TimedTrainer, "update", lambda trainer: seen.append(trainer) or UpdateCost(1.0, 1.0, 1, 1))
     for workers in (1, 2):
-        profile(tiny.config({"training.update_seconds": 4.0}), tiny_corpus.path, workers, 1, False)
+        profile(tiny.config({"training.update_seconds": 4.0}), tiny_corpus.path, workers, 1, 0)
     one, two = (next(iter(trainer.plans.values())).budget for trainer in seen)
     assert one == 2 * two
 

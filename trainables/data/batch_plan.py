@@ -122,19 +122,19 @@ class BatchPlan:
         return 1 - float(self._sorted_frames.sum()) / sum(size * edge for size, edge in self.shapes)
 
 
-def batches_per_update(frames: Integers, budget: float, small: float) -> int:
+def batches_per_update(frames: Integers, budget: float, undivided: float) -> int:
     """Number of batches that make an update.
 
-    One, if an epoch has updates enough for all buckets. Else an update is made of several batches, each of a bucket of
-    its own: with few batches there are few buckets, and much is padded.
+    One, if an epoch has updates enough for all buckets. Else an update is made of several batches, each of one bucket:
+    with few batches there are few buckets, and much is padded.
 
     Args:
         frames: lengths (N,) of the utterances.
         budget: padded length that an update may hold.
-        small: padded length of a batch that is divided no further.
+        undivided: padded length of a batch that is divided no further.
     """
     wanted = math.ceil(MAX_BUCKETS * BATCHES_PER_BUCKET * budget / frames.sum())
-    return min(wanted, math.ceil(budget / small))
+    return min(wanted, math.ceil(budget / undivided))
 
 
 def bucket_edges(lengths: Integers, count: int) -> Integers:

@@ -28,7 +28,7 @@ from trainables.data.text.tokenizer import Tokenizer
 from trainables.masking import largest, length_mask, positions
 
 SMALLEST_STD = 1e-2  # dB or nepers: a bin with a smaller deviation is constant, up to rounding
-WINDOW, FIRST_WINDOW = 600, 100  # frames whose mean is subtracted, as in Kaldi's `apply-cmvn-sliding`; in the beginning
+WINDOW, FIRST_WINDOW = 600, 100  # frames whose mean is subtracted, after Kaldi's `apply-cmvn-sliding`; at the start
 
 
 @dataclass(frozen=True)

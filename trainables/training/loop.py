@@ -33,7 +33,7 @@ from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
 from trainables.training.interruption import EpochState, Interrupted, Notice, Notices
-from trainables.training.optimizer import added_to_gradients, build_optimizer
+from trainables.training.optimizer import added_to_gradients, build_optimizer, set_rate
 from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
 from trainables.training.stages import Phase, enter, phase_of, subset, trained_names
@@ -176,6 +176,8 @@ class Trainer:
     def enter(self, phase: Phase) -> None:
         """Sets the model's dropout, active layers and frozen parameters for a phase; DDP is wrapped anew if needed."""
         changed = enter(phase, self.model, self.trained_names[phase])
+        if changed:
+            self.__dict__.pop("pass_budget", None)  # another model keeps other memory
         if self.world > 1 and (changed or self.parallel is self.model):
             self.parallel = self.model  # drops the old wrapper, with its hooks on the parameters, before the new one
             self.parallel = DistributedDataParallel(self.model)
@@ -193,8 +195,7 @@ class Trainer:
         for batches in islice(self.updates_of(epoch), done, None):
             done += 1
             rate = learning_rate(config.optimizer, first + done - 1, total, validation_losses)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["lr_scale"]
+            set_rate(self.optimizer, rate)
             if not self.fits(batches, loss, sums):
                 self.unfinished = EpochState.gather(done - 1, time.perf_counter() - start, last, sums, self.world)
                 return self.train_epoch(epoch)
@@ -256,7 +257,7 @@ class Trainer:
     @cached_property
     def pass_budget(self) -> float:
         """Padded length, in frames or tokens, that a worker's share of a pass may hold; needs a task in an epoch."""
-        return self.task.pass_budget or fitting_budget(self.task, self.plan_of(1), self.world)
+        return self.task.pass_budget or fitting_budget(self.task, self.plan_of(1), self.world, self.optimizer)
 
     def fits(self, batches: list[PassBatch], loss: Loss, totals: Tensor) -> bool:
         """Accumulates the gradients of an update; false if memory is too small, and passes are halved from now on.

@@ -53,6 +53,12 @@ def build_optimizer(
     return kind(listed, lr=config.lr, betas=config.betas, eps=1e-9, fused=True)
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate that the schedule gives; each group has a multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
 def matching_names(pattern: str, names: Sequence[str], key: str) -> list[str]:
     """Parameter names that match a pattern such as `encoder.layers.0.*`: * is any text, dots included, ? a character.
 

@@ -22,6 +22,7 @@ import torch
 from trainables.config import Config
 from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
+from trainables.data.device.placement import limit_share
 from trainables.data.text.tokenizer import EOS
 from trainables.errors import DivergedError
 from trainables.inference.model_files import WEIGHTS
@@ -61,11 +62,17 @@ class Profile:
 
 
 def profile(
-    config: Config, corpus: Path, workers: int, threads: int, gpu: bool, seconds: float = SECONDS
+    config: Config, corpus: Path, workers: int, threads: int, gpus: float, seconds: float = SECONDS
 ) -> Profile:  # fmt: skip
-    """Trains and validates for about `seconds` each, as one of a trial's `workers` would; `threads` are torch's."""
+    """Trains and validates for about `seconds` each, as one of a trial's `workers` would.
+
+    Args:
+        threads: torch's.
+        gpus: GPUs of a worker; of one that has a fraction of a GPU, this process takes no more memory than that.
+    """
     torch.set_num_threads(threads)
-    device = torch.device("cuda", 0) if gpu else torch.device("cpu")
+    device = torch.device("cuda", 0) if gpus else torch.device("cpu")
+    limit_share(device, gpus)
     trainer = TimedTrainer(config, Corpus.open(corpus), device, seconds)
     trainer.plans = {share: replace(plan, budget=plan.budget / workers) for share, plan in trainer.plans.items()}
     start, update, validation = process_age(), trainer.update(), trainer.validation_seconds()

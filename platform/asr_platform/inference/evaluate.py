@@ -60,6 +60,8 @@ def evaluate_model(
             the model.
     """
     if (model / CONFIG).is_file() and not read_info(model).config.model.is_recogniser:
+        if jobs and jobs > 1:
+            raise InputError(f"{model}: a language model is scored in one process", "Leave out --jobs.")
         return _perplexities(model, data, split, decoding)
     recognizer, utterances = open_scored(model, data, split)
     options = decoding_with(recognizer.config, decoding)

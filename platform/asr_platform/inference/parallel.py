@@ -1,6 +1,7 @@
 """Transcription by several processes of a machine without a GPU.
 
-Utterances are put into the same batches whatever the number of processes, so that their texts are the same.
+Utterances are put into the same batches whatever the number of processes, so that their texts are the same, up to the
+rounding of another number of threads.
 """
 
 from __future__ import annotations
@@ -73,12 +74,15 @@ class Transcriber:
             InputError: memory ran out, or the system killed a process.
         """
         waiting: deque[_Group] = deque()
+        jobs = 1 if self.model is None else jobs
 
         def batches() -> Iterator[Utterances]:
             for utterances in groups:
                 waiting.append(_Group.of(utterances))
                 for indices in tuple(waiting[-1].batches):
-                    yield Utterances([utterances.features[index] for index in indices], utterances.timed)
+                    # As arrays: to send a tensor, torch would move the whole split it is a part of to shared memory.
+                    features = [np.asarray(utterances.features[index]) for index in indices]
+                    yield Utterances(features, utterances.timed)
 
         for texts in ordered_map(self._function(jobs), batches(), jobs):
             yield from _whole(waiting)  # groups without an utterance
@@ -87,7 +91,7 @@ class Transcriber:
         yield from _whole(waiting)
 
     def _function(self, jobs: int) -> Callable[[Utterances], list[TimedText]]:
-        if jobs == 1 or self.model is None:
+        if jobs == 1 or self.model is None:  # the same question twice, for the type checker
             return partial(_texts, self.recognizer, self.search, self.nbest)
         threads, decoding = max(1, available_cpus() // jobs), self.search.config.model_dump_json()
         return partial(_transcribe, self.model, decoding, self.nbest, threads)

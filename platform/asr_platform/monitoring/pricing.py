@@ -68,7 +68,9 @@ def profile_each(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(at_once, mp_context=spawn, max_tasks_per_child=1) as pool:
         jobs = [
-            pool.submit(profile, one.config, corpus.path.resolve(), workers.count, workers.threads, gpu, seconds)
+            pool.submit(
+                profile, one.config, corpus.path.resolve(), workers.count, workers.threads, workers.gpus, seconds
+            )
             for one in workloads
         ]
         try:

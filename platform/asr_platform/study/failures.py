@@ -41,7 +41,7 @@ RESUME = "to go on from its checkpoint: platform sweep --resume NAME"
 KNOWN = {
     r"(CUDA|HIP) out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": Cause(
         "out of memory: that of the GPU",
-        "a lower training.pass_seconds (what is learnt stays the same), a smaller model, or fewer trials a GPU: "
+        "a lower training.pass_seconds (an update stays the same), a smaller model, or fewer trials a GPU: "
         "--gpus-per-worker 1",
     ),
     r"low on memory|NODE_OUT_OF_MEMORY|memory usage threshold": Cause(

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from asr_platform.study.ledger import Ledger, Storage
+from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import NotComparableError, check_objectives, observe, values_in
 from asr_platform.study.trials.reading import FITTED
 from search_spaces.distributions import as_text
@@ -22,7 +23,7 @@ from trainables.config_model import RECOGNISERS
 from trainables.config_parsing import flatten
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
-from trainables.former_keys import REPLACING
+from trainables.former_keys import FORMER_TYPES, REPLACING
 
 MOST_PROBLEMS = 5  # in one message
 
@@ -41,6 +42,8 @@ def restated(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str
 def _value(key: str, params: Mapping[str, Any], origin: Space) -> Any:
     if key in REPLACING:
         return _leaves(origin, params)[key]  # whose space may have the former keys
+    if key in FORMER_TYPES and key not in params and key not in origin.base:
+        raise NotComparableError(f"{key}: a former key, which the trial does not have")
     value = origin.value(key, params)
     return as_text(value) if key in STRUCTURED and key not in params else value
 
@@ -73,7 +76,7 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
             problems.append(f"trial {number}: {error}")
             continue
         then, now = _leaves(origin, params), _leaves(space, values[number])
-        changed = [key for key in now if then[key] != now[key] and _is_learnt(key, now[KIND])]
+        changed = [key for key in now if then[key] != now[key] and _is_learnt(key, now)]
         problems += [f"trial {number}: {key} was {then[key]!r}, not {now[key]!r}" for key in changed]
     if problems:
         more = [f"and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
@@ -84,10 +87,22 @@ def check_widening(trials: Mapping[int, Mapping[str, Any]], origin: Space, space
     return values
 
 
-def _is_learnt(key: str, kind: str) -> bool:
-    """Whether what a kind of model learns depends on a key."""
-    without = ("training.pass_seconds", *(["training.update_tokens"] if kind in RECOGNISERS else []))
-    return has_meaning(key, kind) and key not in without
+def _is_learnt(key: str, leaves: Mapping[str, Any]) -> bool:
+    """Whether what is learnt depends on a key of a configuration, but for rounding and the draws of dropout."""
+    kind = leaves[KIND]
+    if key == "training.pass_seconds":  # see `tasks/passes.py`
+        normed = leaves["model.encoder_block"] == "conformer" and leaves["model.conv_norm"] == "batch"
+        return normed or kind == "transcript_editor"
+    return has_meaning(key, kind) and not (key == "training.update_tokens" and kind in RECOGNISERS)
+
+
+def _with_keys_of_today(params: Mapping[str, Any], origin: Space, space: Space) -> dict[str, Any]:
+    """Values of a trial of `origin` with the keys in `space` that replace former ones."""
+    leaves = _leaves(origin, params)
+    return {
+        **{key: value for key, value in params.items() if key not in FORMER_TYPES},
+        **{key: leaves[key] for key in REPLACING if key in space.vary},
+    }
 
 
 def _leaves(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +139,10 @@ def _observations(ledger: Ledger, space: Space, corpus_hash: str) -> tuple[list[
         if record.state not in ("complete", "pruned") or record.best is None:
             continue
         solved = [key for key in trial.user_attrs.get(FITTED, {}) if key not in space.vary]
-        seen = observe(trial, {key: value for key, value in record.params.items() if key not in solved})
+        params = {key: value for key, value in record.params.items() if key not in solved}
+        if params.keys() & FORMER_TYPES.keys():
+            params = _with_keys_of_today(params, recorded_space(ledger.about), space)
+        seen = observe(trial, params)
         try:
             if objective(record.best) != ranked_by:
                 raise NotComparableError(f"ranked by {OBJECTIVES[objective(record.best)]}")

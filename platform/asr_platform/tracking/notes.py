@@ -6,7 +6,7 @@ is read before it is written, and all that is replaced is the former note as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -18,7 +18,10 @@ from asr_platform.study.steering.notes import note_of, version_of, write_note
 from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.store import FAILURES, as_texts, is_deleted, one_line, open_client
 
-SHOWN = "mlflow_note"  # fact about a trial: `version` of the note that the description of the run `run` has, as `text`
+SHOWN = "mlflow_note"
+"""Fact about a trial: `version` of the note that the description of the run `run` has, its `text` there, and the `next`
+one that is being written."""
+HEADING = "\n\n**Note:** "
 
 
 def annotate(
@@ -54,17 +57,20 @@ def lacks_note(trial: TrialRecord) -> bool:
 def show_note(client: MlflowClient, ledger: Ledger, trial: TrialRecord) -> None:
     """Shows the note of a trial, which has a run, in the run's description; a deleted run is left as it is.
 
-    A kill between the write to MLflow and the one to the ledger has the step repeated, which changes nothing.
+    What is going to be written is recorded first: a kill after it leaves nothing in MLflow that would not be replaced.
 
     Raises:
         MlflowException: the store cannot be read or written.
     """
     run, shown = str(trial.about["mlflow_run_id"]), trial.about.get(SHOWN, {})
-    former = shown["text"] if shown.get("run") == run else ""
+    if shown.get("run") != run:
+        shown = {"run": run, "version": 0, "text": ""}
+    former = [shown.get("next", ""), shown["text"]]
     try:
         found = client.get_run(run).data.tags.get(DESCRIPTION, "")
         description, text = with_note(found, note_of(trial), former)
         if description != found:
+            ledger.describe(trial.number, SHOWN, {**shown, "next": text})
             client.set_tag(run, DESCRIPTION, description)
     except MlflowException as error:
         if not is_deleted(error):
@@ -73,19 +79,26 @@ def show_note(client: MlflowClient, ledger: Ledger, trial: TrialRecord) -> None:
     ledger.describe(trial.number, SHOWN, {"run": run, "version": version_of(trial), "text": text})
 
 
-def with_note(description: str, note: str, former: str) -> tuple[str, str]:
+def with_note(description: str, note: str, former: Sequence[str] = ()) -> tuple[str, str]:
     """A run's description (Markdown) with a note at its end, and the part of it that shows the note.
 
+    A note for which the store has no room, beside what a user wrote, is cut, or not shown at all.
+
     Args:
-        former: part that showed the former note; it is removed, unless a user has edited it.
+        former: parts that showed former notes; the last place of each is removed, unless a user has edited it.
     """
-    rest = description.replace(former, "") if former else description
+    rest = description
+    for part in filter(None, former):
+        before, _, after = rest.rpartition(part)
+        rest = before + after
     if not note:
         return rest, ""
-    text = as_texts({"note": f"\n\n**Note:** {note}"})["note"]
+    text = as_texts({"note": f"{HEADING}{note}"})["note"]
     if text in rest:
         return rest, text
     room = MAX_TAG_VAL_LENGTH - len(rest)
+    if room < len(HEADING) + 2:
+        return rest, ""
     if len(text) > room:
-        text = text[: max(room - 1, 0)] + "…"[:room]
+        text = text[: room - 1] + "…"
     return rest + text, text

@@ -159,7 +159,7 @@ def fitted(trainer: Trainer) -> list[Metrics]:
     return rows
 
 
-def test_passes_that_do_not_fit_are_halved_and_nothing_else_changes(
+def test_passes_that_do_not_fit_are_halved_and_updates_stay_the_same(
     tiny_corpus: Corpus, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny.config({**MASKS, **SECONDS, "training.epochs": 2, "data.speed_perturbation": 0.1})

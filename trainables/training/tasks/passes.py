@@ -18,17 +18,20 @@ from torch import Tensor
 
 from trainables.data.batch_plan import BatchPlan, Integers, placed
 from trainables.data.device.placement import DeviceMemory
+from trainables.output import say
 from trainables.training.tasks.task import Task
 
 MEMORY_SHARE = 0.5  # of the free memory; the rest is for gradients of activations, fragments and other trials
 PROBED = 2  # utterances in the pass whose tensors are counted
-STATE = 3  # of the size of the weights: their gradients, and AdamW's two averages
+GRADIENTS, AVERAGES = 1, 2  # of the size of the weights: what an update needs beside them, the latter for AdamW
 
 
 def in_passes(
     batches: Sequence[tuple[Integers, int]], per_update: int, budget: float, world: int
 ) -> list[list[tuple[Integers, int]]]:  # fmt: skip
-    """The passes of each update: as few for each of its batches as possible, of nearly equal size.
+    """The passes of each update: as few for each of its batches as possible, whose sizes differ by one at most.
+
+    So the batches of a bucket have one shape if they are not split, and two if they are.
 
     Args:
         batches: utterances and padded length of each batch of an epoch (`BatchPlan.epoch`).
@@ -43,21 +46,25 @@ def in_passes(
     return [[*chain(*found[start : start + per_update])] for start in range(0, len(found), per_update)]
 
 
-def fitting_budget(task: Task, plan: BatchPlan, world: int) -> float:
+def fitting_budget(task: Task, plan: BatchPlan, world: int, optimizer: torch.optim.Optimizer) -> float:
     """Padded length that a worker's share of a pass may hold in the GPU's free memory, the same for all workers.
 
     Args:
-        task: a task in an epoch; its model is in the GPU's memory, the optimizer's state not yet.
+        task: a task in an epoch; its model is in the GPU's memory.
         plan: a plan of any epoch.
+        optimizer: it has no state before the first update of a run.
     """
     memory = DeviceMemory.of(task.device)
     assert memory is not None, "a CPU's passes have a budget of their own"
     unused = torch.cuda.memory_reserved(task.device) - torch.cuda.memory_allocated(task.device)
-    state = STATE * sum(weight.nbytes for weight in task.trained.model.parameters())
+    state = (GRADIENTS if optimizer.state else GRADIENTS + AVERAGES) * sum(
+        weight.nbytes for weight in task.trained.model.parameters()
+    )
     most = MEMORY_SHARE * (memory.left + unused - state) / kept_bytes(task, plan)
     budget = torch.tensor(max(0.0, most), dtype=torch.float64, device=task.device)
     if world > 1:
         dist.all_reduce(budget, dist.ReduceOp.MIN)
+    say(f"passes of up to {budget.item():,.0f} padded frames (of a language model, tokens) fit on the GPU")
     return budget.item()
 
 

@@ -18,6 +18,7 @@ from trainables.data.augmentation import drawn_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, batches_per_update
 from trainables.data.batching import Batch, DeviceSplit
 from trainables.data.corpus import Corpus, Split
+from trainables.data.device.placement import DeviceMemory
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError
 from trainables.evaluation.examples import Attention, collect, decoder_attention, median_utterance
@@ -30,7 +31,7 @@ from trainables.training.pretrained import KEY, check_pretrained, copy_weights, 
 from trainables.training.tasks.task import BatchLoss, Task, gathered, shared
 
 FAST_SPEECH = 0.999  # quantile of tokens a frame that bounds hypotheses: the fastest may be a mistake in the data
-VALIDATION_SECONDS = {False: 240.0, True: 6000.0}  # of audio in a batch of validation, at least; True: on a GPU
+VALIDATION_SECONDS = {False: 240.0, True: 6000.0}  # of audio in a batch of validation, at least; True: on a whole GPU
 USUAL_LENGTH = 0.9  # quantile of durations up to which a model is said to be trained
 
 
@@ -67,7 +68,8 @@ class RecognitionTask(Task):
         self.budget = update / self.batches_per_update
         self.pass_budget = None if seconds == "auto" else seconds * rate
         # Without a backward pass there is room for more, and a batch takes as many decoding steps as its longest text.
-        least = VALIDATION_SECONDS[gpu] * rate
+        memory = DeviceMemory.of(device)
+        least = VALIDATION_SECONDS[gpu] * rate * (memory.share if memory else 1.0)
         self.validation_plan = BatchPlan(validation_split.frames, max(self.pass_budget or 0.0, least))
         if config.pretrained.model is not None:
             source, bins = load_initial_model(config.pretrained.model), corpus.kept_bins(config.features.num_feats)
