@@ -50,7 +50,7 @@ def with_update_keys(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def former_key_notice(key: str) -> str:
-    """What a reader is told of a former key such as `training.accumulation`, in a file of theirs."""
+    """Warning for whoever has a former key, such as `training.accumulation`, in a file: what it is called now."""
     section, name = key.split(".")
     what = "is a part of" if name == "accumulation" else "is called"
     return f"{key} {what} {section}.{REPLACED[name]} now; this is the last version to read both"

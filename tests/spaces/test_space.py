@@ -79,7 +79,7 @@ start: [{training.accumulation: 6, training.ema: 0.9}, {}]
 
 
 def test_a_space_over_former_keys_is_read_with_a_warning() -> None:
-    """Its proposals have them, and its configurations the keys of today."""
+    """Proposals of the space have the former keys, and its configurations those of today."""
     with pytest.warns(FutureWarning) as warned:
         space = parse_space(FORMER_UPDATES, "my.yaml")
     told = [str(one.message).partition(";")[0] for one in warned]

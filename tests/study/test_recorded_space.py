@@ -107,7 +107,7 @@ def test_a_checkpoint_of_one_layout_is_not_continued_with_another(tiny_corpus: C
 
 
 def test_ledgers_and_checkpoints_with_former_keys_are_those_of_today(tiny_corpus: Corpus, tmp_path: Path) -> None:
-    """They have the audio of a pass, and a number of passes; the trial goes on with updates of as much audio."""
+    """Former keys give the audio of a pass and a number of passes; a trial goes on with updates of as much audio."""
     base = {section: {**keys} for section, keys in tiny.TREE.items()}
     base["training"] = {"batch_seconds": 2.0, "precision": "float32"}
     vary = {"training.accumulation": {"choice": [1, 3]}}
