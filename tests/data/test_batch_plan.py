@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-import tracemalloc
 from collections import Counter
 from collections.abc import Iterable
 
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from effort import measured
 from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_lengths import FRAMES_PER_SECOND, TRAIN_CLEAN_100
@@ -127,23 +126,13 @@ def test_lengths_of_librispeech_take_few_shapes_and_little_padding(seconds: int)
 def test_the_lengths_of_960_hours_are_planned_without_a_loop_over_them() -> None:
     """Memory stays within a few copies of the lengths, and Python sees batches, not utterances."""
     frames, tokens = TRAIN_CLEAN_100.lengths(281_241 / TRAIN_CLEAN_100.utterances)
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    tracemalloc.start()
-    sys.setprofile(count)
-    plan = BatchPlan(frames, 720 * FRAMES_PER_SECOND, expected=possible_lengths(frames, 0.1))
-    plan = plan.at(drawn_lengths(frames, 0.1, (0, 1)))
-    batches = placed(plan.epoch(1), tokens + 1, rank=0, world=1, device=torch.device("cpu"))
-    sys.setprofile(None)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with measured() as effort:
+        plan = BatchPlan(frames, 720 * FRAMES_PER_SECOND, expected=possible_lengths(frames, 0.1))
+        plan = plan.at(drawn_lengths(frames, 0.1, (0, 1)))
+        batches = placed(plan.epoch(1), tokens + 1, rank=0, world=1, device=torch.device("cpu"))
     assert len(frames) == 281_241 and len(batches) < len(frames) / 50
-    assert calls < 100 * len(batches)  # events of calls and returns, those into numpy among them
-    assert peak < 20 * frames.nbytes
+    assert effort.events < 100 * len(batches)  # events of calls and returns, those into numpy among them
+    assert effort.peak < 20 * frames.nbytes
 
 
 def test_a_worker_s_rows_are_its_share_of_each_batch() -> None:

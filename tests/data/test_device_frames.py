@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
-import tracemalloc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import tiny
 import torch
+from effort import measured
 from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_lengths import FRAMES_PER_SECOND, TRAIN_CLEAN_100
@@ -199,24 +198,12 @@ def test_an_utterance_that_was_never_staged_cannot_be_gathered() -> None:
 
 def events_and_peak(streamed: StreamedFrames, found: list[PassBatch]) -> tuple[float, int]:
     """Calls and returns of Python in both threads for each pass that is staged and gathered; peak memory of numpy."""
-    events = 0
-
-    def count(*_: object) -> None:
-        nonlocal events
-        events += 1
-
-    tracemalloc.start()
-    threading.setprofile(count)
-    sys.setprofile(count)
-    for planned in found:
-        streamed.stage(planned.rows.indices, planned.following)
-        lengths_B, offsets_B = streamed.extents_N2[planned.rows.index_B].unbind(1)
-        gather_rows(streamed.flat, offsets_B, lengths_B, planned.edge)
-    sys.setprofile(None)
-    threading.setprofile(None)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return events / len(found), peak
+    with measured() as effort:
+        for planned in found:
+            streamed.stage(planned.rows.indices, planned.following)
+            lengths_B, offsets_B = streamed.extents_N2[planned.rows.index_B].unbind(1)
+            gather_rows(streamed.flat, offsets_B, lengths_B, planned.edge)
+    return effort.events / len(found), effort.peak
 
 
 def test_passes_of_960_hours_are_streamed_without_a_loop_over_their_utterances() -> None:

@@ -82,7 +82,7 @@ class CurveModel:
         return self._of_trials(self._expected(self.values[-1]))
 
     def _expected(self, last: np.ndarray) -> list[np.ndarray]:
-        """What is expected at each value of each level (POINTS, ...), given what each value of the last level gives."""
+        """Expectations by level and value there, (POINTS, ...), of what a value at the last level is worth (`last`)."""
         found = [last]
         for chances_GG in reversed(self.transitions):
             found.insert(0, chances_GG @ found[0])
