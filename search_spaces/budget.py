@@ -13,8 +13,8 @@ from search_spaces.counting import count_parameters
 from search_spaces.distributions import Fit
 from search_spaces.space import Proposal, Space
 from trainables.bounds import LARGEST_WIDTH
-from trainables.config import Config, Tokenizer
-from trainables.config_model import SMALLEST_FLEX_HEAD
+from trainables.config.model import SMALLEST_FLEX_HEAD
+from trainables.config.tree import Config, Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 

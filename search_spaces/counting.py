@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from trainables.config import Config
-from trainables.config_model import Model
+from trainables.config.model import Model
+from trainables.config.tree import Config
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.encoder import Encoder
 from trainables.models.speech_transformer import make_model, stacks

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from search_spaces.distributions import Choice, Variable
-from trainables.config import DECODING_NOT_OF_EDITORS, DECODING_OF_EDITORS
-from trainables.config_model import RECOGNISERS
+from trainables.config.model import RECOGNISERS
+from trainables.config.tree import DECODING_NOT_OF_EDITORS, DECODING_OF_EDITORS
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

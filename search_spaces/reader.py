@@ -17,11 +17,11 @@ from search_spaces.rules import Facts, violations
 from search_spaces.settings import RENAMED, Settings
 from search_spaces.space import DEFAULTS, STRUCTURED, TYPES, Space, plain
 from search_spaces.vary import FIXED, check_condition, is_fit, read_distribution, read_fit, read_when, why_not_varied
-from trainables.config import Config
-from trainables.config_parsing import flatten, problems, unflatten
+from trainables.config.former_keys import FORMER_TYPES, REPLACING, former_key_notice
+from trainables.config.parsing import flatten, problems, unflatten
+from trainables.config.tree import Config
 from trainables.document import Document
 from trainables.errors import InputError
-from trainables.former_keys import FORMER_TYPES, REPLACING, former_key_notice
 
 SHIPPED = Path(__file__).parent / "shipped"
 PATHS = (

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from trainables.config import Config, Pretrained
-from trainables.config_data import Data
-from trainables.config_model import ConfigSection
+from trainables.config.data import Data
+from trainables.config.model import ConfigSection
+from trainables.config.tree import Config, Pretrained
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from search_spaces.settings import Settings
 from search_spaces.space import TYPES
 from search_spaces.vary import FITTED, FIXED, OPTIONS, fitting_kinds
-from trainables.config import Config
+from trainables.config.tree import Config
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCALAR = {"type": ["string", "number", "boolean", "null"]}

@@ -8,7 +8,7 @@ import yaml
 
 from search_spaces.reader import parse_space
 from search_spaces.space import Space
-from trainables.config import Config
+from trainables.config.tree import Config
 
 SMALL, LARGE = "hour", "speech"
 """Shipped spaces: small models for little speech or CPUs, and models that fill the budget for a GPU."""

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from search_spaces.rules import RULES, RuleSetName
 from search_spaces.samplers import SAMPLERS, SamplerName
 from trainables.bounds import LARGEST_SEED, MOST_EPOCHS, MOST_TRIALS
-from trainables.config_model import ConfigSection
+from trainables.config.model import ConfigSection
 
 GRACE_SHARE = 0.2  # grace period as a share of a full trial, by default
 LATE_SHARE = 0.5  # share of a full trial after which rungs prune trials on the plateau, and a trial waits at the latest

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from search_spaces.distributions import Choice, Distribution, Fit, Suggest, Variable, as_text, from_text, is_structured
 from search_spaces.kinds import KIND, has_meaning, kinds_of
 from search_spaces.settings import Limits, Settings
-from trainables.config import Config
-from trainables.config_model import RECOGNISERS
-from trainables.config_parsing import flatten, parse_config, unflatten
-from trainables.former_keys import FORMER_DEFAULTS
+from trainables.config.former_keys import FORMER_DEFAULTS
+from trainables.config.model import RECOGNISERS
+from trainables.config.parsing import flatten, parse_config, unflatten
+from trainables.config.tree import Config
 
 DEFAULTS = dict(flatten(Config().model_dump()))
 """Every key of a configuration that a space may set or vary, such as `model.dropout`, with its default."""

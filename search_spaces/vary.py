@@ -24,7 +24,7 @@ from search_spaces.distributions import (
     is_whole,
     plain_types,
 )
-from trainables.config_parsing import known_keys
+from trainables.config.parsing import known_keys
 
 LARGEST_WHOLE = 10**15  # samplers calculate with 64 bits
 MOST_STEPS = 10**6  # of a range of real numbers

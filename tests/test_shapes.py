@@ -8,14 +8,14 @@ import sys
 import torch
 from torch import nn
 
-from trainables.config import Model
+from trainables.config.tree import Model
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 from trainables.shapes import shapes_only
 
 BUILD = """
 import sys
-from trainables.config import Model
+from trainables.config.tree import Model
 from trainables.shapes import shapes_only
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model

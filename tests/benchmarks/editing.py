@@ -28,8 +28,8 @@ import numpy as np
 
 from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space
-from trainables.config import Config
-from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.config.parsing import flatten, parse_config, unflatten
+from trainables.config.tree import Config
 
 # The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
 DIGITS = str(Path(__file__).parents[1] / "assets" / "former_digits.yaml")
@@ -132,7 +132,7 @@ def decode(corpus: Path, folders: dict[str, list[Path]]) -> dict[str, dict[str, 
     """For each row: errors (seeds, utterances), reference lengths, and real-time factors in batches and one by one."""
     import torch
 
-    from trainables.config import Decoding
+    from trainables.config.tree import Decoding
     from trainables.data.corpus import Corpus
     from trainables.evaluation.utterance_errors import UtteranceErrors
     from trainables.inference.recognizer import Recognizer

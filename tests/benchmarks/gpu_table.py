@@ -21,7 +21,7 @@ from noise_corpus import noise_corpus
 from step_counts import NARROW
 
 from search_spaces.reader import load_space
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.data.device import DeviceMemory
 from trainables.data.device.placement import default_device

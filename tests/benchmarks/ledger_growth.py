@@ -42,7 +42,7 @@ from asr_platform.tuning.callbacks.retention import Retention
 from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import Proposal
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_files import ERRORS

@@ -20,7 +20,7 @@ from search_spaces import counting
 from search_spaces.budget import complete
 from search_spaces.reader import SHIPPED, parse_space
 from search_spaces.space import Proposal, Space
-from trainables.config import Config, Tokenizer
+from trainables.config.tree import Config, Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 

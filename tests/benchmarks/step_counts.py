@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
-from trainables.config import PASS_SECONDS, Config
+from trainables.config.tree import PASS_SECONDS, Config
 from trainables.data.augmentation import drawn_lengths, possible_lengths
 from trainables.data.batch_plan import BatchPlan, batches_per_update, placed
 from trainables.data.corpus import Corpus

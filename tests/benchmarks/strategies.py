@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.reader import load_space
-from trainables.config import Config
-from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.config.parsing import flatten, parse_config, unflatten
+from trainables.config.tree import Config
 
 # The base of the space digits before voices and noise that it has not heard counted: figures on record rest on it.
 DIGITS = str(Path(__file__).parents[1] / "assets" / "former_digits.yaml")

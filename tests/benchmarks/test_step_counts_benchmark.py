@@ -12,7 +12,7 @@ from noise_corpus import noise_corpus
 from step_counts import Kernels, Uploads, counts, decode_steps, pass_counts
 
 from search_spaces.reader import load_space
-from trainables.config import Config, Tokenizer
+from trainables.config.tree import Config, Tokenizer
 from trainables.data.corpus import Corpus
 from trainables.data.device import DeviceMemory
 from trainables.training.loop import Trainer

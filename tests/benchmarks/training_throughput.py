@@ -33,9 +33,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from search_spaces.reader import load_space
-from trainables.config import Config, Model, Tokenizer
-from trainables.config_model import STRIDES
-from trainables.config_parsing import load_config
+from trainables.config.model import STRIDES
+from trainables.config.parsing import load_config
+from trainables.config.tree import Config, Model, Tokenizer
 from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter

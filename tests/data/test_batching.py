@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Tokenizer as TokenizerConfig
-from trainables.config_data import Features, SpecAugment
+from trainables.config.data import Features, SpecAugment
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.batch_plan import Rows
 from trainables.data.batching import FIRST_WINDOW, WINDOW, DeviceSplit, Normalizer, sliding_means
 from trainables.data.corpus import Corpus

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.preprocessing import StandardScaler
 
-from trainables.config_data import Data
+from trainables.config.data import Data
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter, RunningStatistics
 from trainables.data.features import FeatureRecipe

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from librispeech_lengths import FRAMES_PER_SECOND, TRAIN_CLEAN_100
 
-from trainables.config_data import Augmentation, Features, SpecAugment
+from trainables.config.data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import drawn_lengths, possible_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, placed
 from trainables.data.batching import DeviceSplit, Normalizer

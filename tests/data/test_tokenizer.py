@@ -15,7 +15,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.text.tokenizer import BLANK, EOS, PAD, SOS, UNK, Tokenizer, cached_tokenizer
 from trainables.errors import InputError
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import EOS, FOLDER, PAD, SOS, Tokenizer

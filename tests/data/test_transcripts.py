@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ready import Ready
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
 from trainables.data.prepare import prepare

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import Path, Rules, Table, letters
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.text.tokenizer import EOS, SOS, Tokenizer
 from trainables.decoding import beam_search
 from trainables.decoding.hotwords import Hotwords, HotwordScorer

@@ -27,8 +27,8 @@ from asr_platform.cli.main import cli
 from asr_platform.storage.home import LOG
 from asr_platform.study.failures import KNOWN
 from search_spaces.reader import parse_space
-from trainables.config import Config, Tokenizer, Training
-from trainables.config_model import Model
+from trainables.config.model import Model
+from trainables.config.tree import Config, Tokenizer, Training
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.inference.recognizer import Recognizer
 

@@ -21,9 +21,9 @@ from safetensors import safe_open
 
 from asr_platform.analysis.bootstrap import difference
 from asr_platform.tracking.resolving import resolve_model
-from trainables.config import Config
-from trainables.config_model import RECOGNISERS
-from trainables.config_parsing import flatten
+from trainables.config.model import RECOGNISERS
+from trainables.config.parsing import flatten
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.evaluation.utterance_errors import UtteranceErrors
 from trainables.inference.model_directory import read_decoding

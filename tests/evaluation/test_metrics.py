@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 

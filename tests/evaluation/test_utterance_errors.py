@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config_parsing import parse_config
+from trainables.config.parsing import parse_config
 from trainables.data.corpus import Corpus
 from trainables.evaluation.metrics import character_error_rate, word_error_rate
 from trainables.evaluation.utterance_errors import UtteranceErrors

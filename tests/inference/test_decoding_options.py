@@ -19,7 +19,7 @@ from asr_platform.cli.main import cli
 from asr_platform.inference.evaluate import evaluate_model, write_submission
 from asr_platform.inference.transcribe import transcribe_to
 from asr_platform.tracking.packaging import decoding_params
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.errors import DamagedError, InputError
 from trainables.evaluation.metrics import character_error_rate

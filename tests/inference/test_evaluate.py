@@ -24,7 +24,7 @@ from asr_platform.inference.evaluate import (
     write_submission,
 )
 from trainables.checksums import CHECKSUMS
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe

@@ -16,7 +16,7 @@ from recorded import RATE, tones
 from tiny import Learned
 
 from asr_platform import load_model
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.recognizer import Recognizer

@@ -16,7 +16,7 @@ from asr_platform.inference import transcribe as transcription
 from asr_platform.inference.evaluate import evaluate_model, frames_of
 from asr_platform.inference.parallel import SECONDS_PER_JOB, Transcriber, Utterances, processes_for
 from asr_platform.inference.transcribe import transcribe_to
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.inference.recognizer import Recognizer
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tiny import Learned
 
 from trainables.checksums import CHECKSUMS
-from trainables.config_parsing import FORMER_VALUES
+from trainables.config.parsing import FORMER_VALUES
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import character_error_rate

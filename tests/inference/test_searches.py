@@ -12,7 +12,7 @@ import tiny
 import torch
 from tiny import Learned
 
-from trainables.config import Decoding, Tokenizer
+from trainables.config.tree import Decoding, Tokenizer
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import Tokenizer as TrainedTokenizer
 from trainables.decoding.decode import Search

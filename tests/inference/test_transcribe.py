@@ -21,7 +21,7 @@ from asr_platform.inference.formats import FORMATS, Transcript
 from asr_platform.inference.recordings import find_recordings
 from asr_platform.inference.subtitles import text_of
 from asr_platform.inference.transcribe import transcribe, transcribe_to
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.data.audio import read_audio
 from trainables.data.features import FeatureRecipe, Samples
 from trainables.errors import InputError

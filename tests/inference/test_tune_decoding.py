@@ -23,7 +23,7 @@ from asr_platform.inference.decoding_study import FIRST, MOST_STEPS, PROBED, WOR
 from asr_platform.inference.evaluate import evaluate_model
 from asr_platform.inference.tune_decoding import tune_decoding
 from asr_platform.tracking.model_card import CARD
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.decoding_options import DECODING

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.data.batching import Batch
 from trainables.data.text.tokenizer import BLANK, EOS
 from trainables.models.losses import CTCLengths, LossSums, ctc_frames_needed, loss_sums

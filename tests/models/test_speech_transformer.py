@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config import Model
-from trainables.config_model import STRIDES
+from trainables.config.model import STRIDES
+from trainables.config.tree import Model
 from trainables.data.text.tokenizer import SOS
 from trainables.models.attention import SelfAttention
 from trainables.models.speech_transformer import SpeechTransformer

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trainables.config_model import ANY_FACTOR, STRIDES
+from trainables.config.model import ANY_FACTOR, STRIDES
 from trainables.masking import length_mask
 from trainables.models.subsampling import (
     StackedLSTM,

@@ -19,7 +19,7 @@ from asr_platform.study.allocation.rungs import Rungs
 from asr_platform.study.samplers import Observation, distributions_of, observe, propose
 from search_spaces.samplers import SamplerName
 from search_spaces.space import Proposal
-from trainables.config import Config
+from trainables.config.tree import Config
 
 ANY = Proposal(Config(), 1)  # every configuration of a table can be a trial
 OURS, RAY = "ours", "ray"

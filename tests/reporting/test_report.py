@@ -24,7 +24,7 @@ from asr_platform.reporting.report import SECTIONS, report_page, write_report
 from asr_platform.reporting.report_data import ReportData
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import TrialStatus
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.errors import InputError
 from trainables.inference.model_files import ERRORS
 

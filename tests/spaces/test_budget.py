@@ -14,7 +14,7 @@ from search_spaces.budget import check_budget, extreme, remembered
 from search_spaces.counting import count_parameters
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal
-from trainables.config import Config, Model, Tokenizer
+from trainables.config.tree import Config, Model, Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from search_spaces.counting import count_parameters
 from search_spaces.reader import load_space, shipped
-from trainables.config import Config, Model
-from trainables.config_model import ANY_FACTOR, STRIDES, Editor, MidHead, Pooling, Projector, Slots
+from trainables.config.model import ANY_FACTOR, STRIDES, Editor, MidHead, Pooling, Projector, Slots
+from trainables.config.tree import Config, Model
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.speech_transformer import make_model
 

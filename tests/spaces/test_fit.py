@@ -18,7 +18,7 @@ from search_spaces.distributions import Fit
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
 from search_spaces.vary import FITTED
-from trainables.config import Config, Tokenizer
+from trainables.config.tree import Config, Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 

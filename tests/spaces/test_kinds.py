@@ -12,8 +12,8 @@ from search_spaces.budget import FILLED, check_budget
 from search_spaces.kinds import KIND, NOT_OF_EDITORS, OF_EDITORS
 from search_spaces.reader import parse_space
 from search_spaces.space import DEFAULTS, Space
-from trainables.config import Tokenizer
-from trainables.config_model import RECOGNISERS
+from trainables.config.model import RECOGNISERS
+from trainables.config.tree import Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.errors import InputError
 

@@ -10,7 +10,7 @@ from proposals import NUM_FEATS, feasible
 
 from search_spaces.budget import FILLED, check_budget
 from search_spaces.reader import SHIPPED, load_space, shipped
-from trainables.config import Tokenizer
+from trainables.config.tree import Tokenizer
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.training.pretrained import DECODER_KEYS
 

@@ -23,9 +23,9 @@ from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import FIXED, is_space, load_space, parse_space, shipped
 from search_spaces.settings import Asha, Settings
 from search_spaces.space import DEFAULTS, TYPES
-from trainables.config import Config, ParameterGroup
-from trainables.config_model import RECOGNISERS
-from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.config.model import RECOGNISERS
+from trainables.config.parsing import flatten, parse_config, unflatten
+from trainables.config.tree import Config, ParameterGroup
 from trainables.errors import InputError
 
 

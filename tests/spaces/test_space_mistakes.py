@@ -15,8 +15,8 @@ from reading import GOOD, mistakes
 from search_spaces.reader import is_space, parse_space
 from search_spaces.settings import Settings
 from search_spaces.space import DEFAULTS
-from trainables.config import Config
-from trainables.config_parsing import load_config
+from trainables.config.parsing import load_config
+from trainables.config.tree import Config
 from trainables.errors import InputError
 
 

@@ -14,7 +14,7 @@ from proposals import Drawn
 
 from search_spaces.reader import parse_space
 from search_spaces.space import STRUCTURED, Space
-from trainables.config_parsing import unflatten
+from trainables.config.parsing import unflatten
 from trainables.errors import InputError
 
 SPACE = """

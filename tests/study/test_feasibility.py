@@ -15,7 +15,7 @@ import yaml
 from asr_platform.study.feasibility import Feasibility
 from search_spaces.reader import parse_space
 from search_spaces.space import Space
-from trainables.config_parsing import flatten
+from trainables.config.parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.device.placement import default_device

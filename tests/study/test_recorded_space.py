@@ -16,10 +16,10 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.recorded_space import RECORDED_DEFAULTS, defaults_to_record, recorded_space, wider_space
 from search_spaces.space import DEFAULTS
 from trainables.checksums import CHECKSUMS
-from trainables.config_parsing import FORMER_VALUES, flatten
+from trainables.config.former_keys import REPLACING
+from trainables.config.parsing import FORMER_VALUES, flatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
-from trainables.former_keys import REPLACING
 from trainables.inference.model_files import CONFIG
 from trainables.training.loop import train
 

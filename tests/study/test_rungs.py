@@ -20,7 +20,7 @@ from asr_platform.study.allocation.rungs import HALF, Rungs
 from asr_platform.study.ledger import TrialRecord, TrialStatus
 from asr_platform.tuning.loop.scheduler import RungStopper
 from search_spaces.settings import Asha, Settings
-from trainables.config import Config, Optimizer
+from trainables.config.tree import Config, Optimizer
 
 RUNGS = [(1, 2), (2, 2), (3, 3), (1, 4), (2, 1.5), (1, 2.5), (5, 3)]  # grace and reduction
 

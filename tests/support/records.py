@@ -15,7 +15,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord, TrialStatus
 from asr_platform.study.samplers import Observation, observe
 from search_spaces.reader import parse_space
 from search_spaces.space import Proposal, Space
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.evaluation.utterance_errors import UtteranceErrors
 
 SPACE = """

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from trainables.checksums import CHECKSUMS
-from trainables.config import Config, Model
-from trainables.config_parsing import FORMER_VALUES, flatten, parse_config, unflatten
+from trainables.config.parsing import FORMER_VALUES, flatten, parse_config, unflatten
+from trainables.config.tree import Config, Model
 from trainables.data.corpus import Corpus
 from trainables.data.corpus_writer import CorpusWriter
 from trainables.data.features import FeatureRecipe

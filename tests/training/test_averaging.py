@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import Recorder, assert_same_weights
 
 from trainables.checksums import CHECKSUMS
-from trainables.config import Config, Training
+from trainables.config.tree import Config, Training
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.model_directory import TrainedModel

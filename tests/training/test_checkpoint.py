@@ -234,7 +234,7 @@ import pickle, sys
 from pathlib import Path
 import torch
 from trainables.training.checkpoint import load_checkpoint
-from trainables.config import Optimizer
+from trainables.config.tree import Optimizer
 from trainables.training.optimizer import build_optimizer
 from trainables.inference.recognizer import Recognizer
 

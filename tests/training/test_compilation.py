@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-from trainables.config import Training
+from trainables.config.tree import Training
 from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Corpus
 from trainables.models.speech_transformer import SpeechTransformer

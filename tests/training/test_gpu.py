@@ -10,8 +10,8 @@ import pytest
 import tiny
 import torch
 
-from trainables.config import Decoding
-from trainables.config_data import Features, SpecAugment
+from trainables.config.data import Features, SpecAugment
+from trainables.config.tree import Decoding
 from trainables.data.batch_plan import Rows
 from trainables.data.batching import Batch, DeviceSplit, Normalizer
 from trainables.data.corpus import Corpus

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from trainables.config import Optimizer
+from trainables.config.tree import Optimizer
 from trainables.errors import InputError
 from trainables.training.optimizer import build_optimizer, layer_scales
 

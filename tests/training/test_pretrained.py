@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny import Recorder, assert_same_weights
 
 from trainables.checksums import CHECKSUMS
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.text.tokenizer import corpus_tokenizer
 from trainables.errors import InputError

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from trainables.config import Optimizer
+from trainables.config.tree import Optimizer
 from trainables.data.corpus import Corpus
 from trainables.training.loop import train
 from trainables.training.schedules import ONE_CYCLE_START, learning_rate

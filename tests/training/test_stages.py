@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Recorder, assert_same_weights
 
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel

@@ -14,7 +14,7 @@ import tiny
 import torch
 from tiny import Learned, Recorder, assert_same_weights
 
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import DivergedError, InputError
 from trainables.inference.recognizer import Recognizer

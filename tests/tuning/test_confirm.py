@@ -27,7 +27,7 @@ from asr_platform.tuning.cluster import Options
 from asr_platform.tuning.confirm import Confirmation, candidates, confirm, confirmation_space, folds_of, results
 from search_spaces.reader import load_space, shipped
 from search_spaces.space import Space
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 

@@ -31,7 +31,7 @@ from asr_platform.tuning.loop.watch import Watch
 from asr_platform.tuning.nodes.membership import Nodes
 from asr_platform.tuning.trial import INTERRUPTED
 from search_spaces.settings import Limits
-from trainables.config import Config, Training
+from trainables.config.tree import Config, Training
 from trainables.data.corpus import Corpus
 
 LOST = f"ActorDiedError: {ActorDiedError.BASE_ERROR_MSG}"

@@ -11,7 +11,7 @@ import yaml
 
 from asr_platform.storage.home import Home
 from asr_platform.tuning.single import UNLIMITED, single
-from trainables.config_parsing import parse_config
+from trainables.config.parsing import parse_config
 from trainables.errors import InputError
 
 SPACE = records.SPACE + "budget: 123456\nrules: hw4p2\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainables.config_data import Augmentation, Features, SpecAugment
+from trainables.config.data import Augmentation, Features, SpecAugment
 from trainables.data.augmentation import EpochAcoustics, EpochMasks, EpochTiming, Timing
 from trainables.data.augmentation.noise import Noise
 from trainables.data.batch_plan import Integers, Rows

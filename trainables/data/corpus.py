@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from trainables.config_data import Data
+from trainables.config.data import Data
 from trainables.data.features import FeatureRecipe
 from trainables.data.folds import Fold
 from trainables.data.splitting import DevSplit

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.decoding.ctc import ctc_beam, ctc_greedy
 from trainables.decoding.edit import edit
 from trainables.decoding.greedy import greedy

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainables.config import DECODING_NOT_OF_EDITORS, DECODING_OF_EDITORS, Config, Decoding
-from trainables.config_parsing import parse_config
+from trainables.config.parsing import parse_config
+from trainables.config.tree import DECODING_NOT_OF_EDITORS, DECODING_OF_EDITORS, Config, Decoding
 from trainables.errors import InputError
 
 DECODING = "decoding.json"

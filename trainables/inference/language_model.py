@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import PASS_TOKENS
+from trainables.config.tree import PASS_TOKENS
 from trainables.data.batch_plan import BatchPlan, Rows
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import Tokenizer

@@ -26,8 +26,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from trainables.checksums import copy_checksums, record_checksums, verify_checksums
-from trainables.config import Config
-from trainables.config_parsing import problems, with_former_values
+from trainables.config.parsing import problems, with_former_values
+from trainables.config.tree import Config
 from trainables.data.text.normalization import TextRule
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.errors import DamagedError, DivergedError, InputError

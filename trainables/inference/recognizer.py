@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.batch_plan import in_batches
 from trainables.data.batching import Normalizer
 from trainables.data.features import FeatureRecipe

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from trainables.config_parsing import problems
+from trainables.config.parsing import problems
 from trainables.decoding import Search
 from trainables.errors import InputError
 from trainables.inference.recognizer import BATCH_FRAMES, Recognizer, TimedText

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from trainables.config_model import Blocks
+from trainables.config.model import Blocks
 from trainables.masking import autocasts, score_mask
 from trainables.models.layers import FusedLinear, make_norm
 from trainables.models.positions import Rotation

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.masking import length_mask
 from trainables.models.attention import Context, SelfAttention
 from trainables.models.kernels.dropout import NOTHING, Draws

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.masking import length_mask, matmul_dtype, score_mask
 from trainables.models.attention import Attend, CrossAttention, KeyValueCache, SelfAttention, causal, rotated
 from trainables.models.kernels.dropout import NOTHING, Draws, draw_dropout

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.masking import matmul_dtype
 from trainables.models.attention import Context, SelfAttention, attend_to_valid
 from trainables.models.conformer import ConformerLayer

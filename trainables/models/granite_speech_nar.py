@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainables.config import Loss
-from trainables.config_model import Model
-from trainables.config_parsing import parse_config
+from trainables.config.model import Model
+from trainables.config.parsing import parse_config
+from trainables.config.tree import Loss
 from trainables.errors import InputError
 from trainables.models.editing.granite_names import PARAMETER_NAMES
 from trainables.models.editing.losses import editor_losses

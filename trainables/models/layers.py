@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Blocks
+from trainables.config.model import Blocks
 from trainables.models.kernels.dropout import dropped_product, dropped_sum
 
 NORM_EPSILON = 1e-5  # default

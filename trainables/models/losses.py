@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.data.batching import Batch
 from trainables.data.text.tokenizer import BLANK, PAD
 

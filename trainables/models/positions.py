@@ -2,7 +2,7 @@
 
 Sinusoids are added to the input (`position_table`), rotations turn queries and keys (`make_rotation`), relative
 positions add a bias to the scores, the same in all layers (`make_bias`) or each layer's own (`make_distances`). A new
-kind is a name in `config_model.py` and a branch in one of these.
+kind is a name in `config/model.py` and a branch in one of these.
 
 Shapes: B batch, S positions, R = 2S - 1 distances, D model width, H heads, E = D / H head width.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Blocks, Model
+from trainables.config.model import Blocks, Model
 from trainables.models.layers import OwnDropout
 
 LONGEST_WAVE = 10_000.0

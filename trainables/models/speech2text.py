@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config_model import Model
-from trainables.config_parsing import parse_config
+from trainables.config.model import Model
+from trainables.config.parsing import parse_config
 from trainables.errors import InputError
 from trainables.models.subsampling import KERNEL
 from trainables.shapes import check_weights

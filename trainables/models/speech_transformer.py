@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.data.text.tokenizer import Vocabulary
 from trainables.models.decoder import Decoder
 from trainables.models.editing.transcript_editor import TranscriptEditor

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import STRIDES, Model
+from trainables.config.model import STRIDES, Model
 from trainables.masking import length_mask
 from trainables.models.layers import make_norm
 
@@ -24,7 +24,7 @@ KERNEL = 5
 
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
-    """Subsampling module for `model.reduction`. A new kind needs a name in `config_model.py` and an entry here."""
+    """Subsampling module for `model.reduction`. A new kind needs a name in `config/model.py` and an entry here."""
     channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
     first, second = STRIDES.get(factor, (factor, 1))  # others go with kinds of one step
     kinds: dict[str, Callable[[], nn.Module]] = {

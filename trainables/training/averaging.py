@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Training
+from trainables.config.tree import Training
 from trainables.evaluation.metrics import objective, objective_value
 
 Weights = dict[str, Tensor]

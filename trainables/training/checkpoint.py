@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables.checksums import record_checksums, verify_checksums
-from trainables.config_parsing import flatten
+from trainables.config.parsing import flatten
 from trainables.errors import DamagedError, InputError
 from trainables.evaluation.examples import ATTENTION, EXAMPLES, Examples
 from trainables.folders import previous, replaced

@@ -13,7 +13,7 @@ import torch
 import torch.fx.experimental._config
 from torch import nn
 
-from trainables.config import Training
+from trainables.config.tree import Training
 from trainables.models.speech_transformer import stacks
 from trainables.output import say
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.config import Config, Loss
+from trainables.config.tree import Config, Loss
 from trainables.data.augmentation import drawn_lengths, generator, possible_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, placed
 from trainables.data.corpus import Corpus

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Optimizer, ParameterGroup
+from trainables.config.tree import Optimizer, ParameterGroup
 from trainables.errors import InputError
 
 LAYER = re.compile(r"(encoder\.|decoder\.|editor\.|)layers\.(\d+)\.")  # a stack's prefix, the number of the layer

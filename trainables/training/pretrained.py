@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainables.config_model import Blocks, Editor, Model
+from trainables.config.model import Blocks, Editor, Model
 from trainables.data.text.tokenizer import SPECIAL_IDS, Tokenizer, Vocabulary
 from trainables.errors import InputError
 from trainables.inference.language_model import TextModel, check_tokenizers

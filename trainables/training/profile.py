@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.batch_plan import PassBatch
 from trainables.data.corpus import Corpus
 from trainables.data.device.placement import limit_share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from trainables.config import Optimizer
+from trainables.config.tree import Optimizer
 
 ONE_CYCLE_START = 1 / 25  # of the peak: the default of torch's OneCycleLR and of fastai
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from torch import nn
 
-from trainables.config import Config, Stage
+from trainables.config.tree import Config, Stage
 from trainables.errors import InputError
 from trainables.models.speech_transformer import stacks
 from trainables.training.optimizer import LAYER, groups_by_name, matching_names

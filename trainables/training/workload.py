@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.config import PASS_SECONDS, PASS_TOKENS, Config
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import PASS_SECONDS, PASS_TOKENS, Config
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.augmentation import possible_lengths
 from trainables.data.batch_plan import BatchPlan, batches_per_update
 from trainables.data.corpus import Corpus, Split

@@ -17,7 +17,7 @@ from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finit
 from asr_platform.inference.formats import FORMATS
 from search_spaces.rules import RuleSetName
 from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY, MOST_WORKERS
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.errors import InputError
 
 EXPORTS = ("onnx", "transformers")

@@ -20,7 +20,7 @@ from asr_platform.cli.parameters import FOLDER, MODEL, Finite
 from asr_platform.storage.store_address import checked_uri, named_uri
 from search_spaces.settings import Limits, refuse_words
 from trainables.bounds import MOST_EPOCHS, MOST_SEEDS, MOST_TRIALS, MOST_WORKERS
-from trainables.config_model import ConfigSection
+from trainables.config.model import ConfigSection
 from trainables.errors import InputError
 
 if TYPE_CHECKING:

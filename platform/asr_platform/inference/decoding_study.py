@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from torch import Tensor
 
 from asr_platform.inference.evaluate import frames_of, references_of
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Split
 from trainables.decoding import Search
 from trainables.evaluation.utterance_errors import UtteranceErrors

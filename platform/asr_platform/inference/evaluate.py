@@ -16,7 +16,7 @@ import torch
 from asr_platform.analysis.error_breakdown import LengthGroup, NoiseGroup, by_length, by_noise, by_speaker, edits
 from asr_platform.analysis.kept_scores import Score, keep_scores
 from asr_platform.inference.parallel import Transcriber, Utterances, device, load, processes_for
-from trainables.config import Config, Decoding
+from trainables.config.tree import Config, Decoding
 from trainables.data.corpus import Corpus, Split
 from trainables.data.features import FeatureRecipe
 from trainables.data.inspection.signals import signal_to_noise

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from asr_platform.tracking.resolving import registered_language_model
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.batch_plan import in_batches
 from trainables.data.workers import available_cpus, ordered_map
 from trainables.decoding import Search

@@ -8,7 +8,7 @@ from pathlib import Path
 from asr_platform.inference.evaluate import SUBMISSION_COLUMNS
 from asr_platform.tracking.resolving import registered_language_model
 from search_spaces.rules import Facts, Finding, RuleSetName, findings
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.inference.model_directory import TrainedModel, read_checked_info, read_info, stored_parameters

@@ -14,7 +14,7 @@ from asr_platform.inference.decoding_study import Study
 from asr_platform.inference.evaluate import open_scored
 from asr_platform.tracking.model_card import CARD, with_decoding
 from trainables.bounds import LONGEST_STUDY
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors

@@ -16,7 +16,7 @@ from asr_platform.monitoring.simulation import TrialCost
 from asr_platform.study.failures import LONGEST_REASON
 from asr_platform.tuning import cluster
 from search_spaces.settings import Settings
-from trainables.config import Config
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.training.profile import Profile, profile

@@ -17,7 +17,7 @@ from asr_platform.cli.options import WIDE, Caps, Continuation, Ending, Epochs, G
 from asr_platform.storage.home import Home
 from search_spaces.reader import load_space, parse_space
 from search_spaces.space import Space
-from trainables.config_parsing import problems
+from trainables.config.parsing import problems
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 

@@ -36,7 +36,7 @@ from asr_platform.storage.store_address import checked_uri
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering import asking
 from asr_platform.study.steering.requests import Request, outcome
-from trainables.config_parsing import flatten
+from trainables.config.parsing import flatten
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 

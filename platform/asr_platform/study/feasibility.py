@@ -16,8 +16,8 @@ from asr_platform.study.samplers import propose
 from search_spaces.budget import OverBudgetError, check_budget, complete, remembered
 from search_spaces.rules import REMEDY, Facts, check_rules, violations
 from search_spaces.space import Proposal, Space
-from trainables.config import Config
-from trainables.config_model import Model
+from trainables.config.model import Model
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.data.inspection.speakers import heard_voices
 from trainables.data.text.token_batches import read_texts

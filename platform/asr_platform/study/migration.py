@@ -19,11 +19,11 @@ from search_spaces.distributions import as_text
 from search_spaces.kinds import KIND, has_meaning
 from search_spaces.samplers import SAMPLERS
 from search_spaces.space import STRUCTURED, Space
-from trainables.config_model import RECOGNISERS
-from trainables.config_parsing import flatten
+from trainables.config.former_keys import FORMER_TYPES, REPLACING
+from trainables.config.model import RECOGNISERS
+from trainables.config.parsing import flatten
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
-from trainables.former_keys import FORMER_TYPES, REPLACING
 
 MOST_PROBLEMS = 5  # in one message
 

@@ -15,7 +15,7 @@ from typing import Any
 from search_spaces.reader import parse_space
 from search_spaces.settings import Asha, Limits
 from search_spaces.space import DEFAULTS, INITIAL_MODEL, Space
-from trainables.config_parsing import FORMER_VALUES
+from trainables.config.parsing import FORMER_VALUES
 
 RECORDED_DEFAULTS = "defaults"  # key in the facts from the start of a sweep
 MEASURED = "measured"  # key of the seconds of a start and an epoch, and the first promotion chosen from them

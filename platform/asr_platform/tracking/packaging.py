@@ -16,7 +16,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import trainables
 from asr_platform.tracking.resolving import LANGUAGE_MODEL, MLMODEL, MODEL
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.features import SAMPLE_RATE
 from trainables.errors import InputError
 from trainables.inference.model_directory import read_info

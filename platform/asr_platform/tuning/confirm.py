@@ -30,8 +30,8 @@ from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import DEFAULTS, STRUCTURED, Space
-from trainables.config import Config
-from trainables.config_parsing import flatten, parse_config, unflatten
+from trainables.config.parsing import flatten, parse_config, unflatten
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value

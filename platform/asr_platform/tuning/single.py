@@ -14,8 +14,8 @@ from search_spaces.kinds import KIND, has_meaning
 from search_spaces.reader import is_space, load_space, parse_space
 from search_spaces.settings import Settings
 from search_spaces.space import DEFAULTS, Space
-from trainables.config import Config
-from trainables.config_parsing import flatten, load_config
+from trainables.config.parsing import flatten, load_config
+from trainables.config.tree import Config
 from trainables.errors import InputError
 
 UNLIMITED = 10**12  # parameters

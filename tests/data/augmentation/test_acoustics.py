@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainables.config_data import Augmentation
+from trainables.config.data import Augmentation
 from trainables.data.augmentation import EpochAcoustics
 from trainables.data.augmentation.acoustics import reverberant, vocal_tract_warps, warped
 from trainables.data.augmentation.noise import Noise, recorded_noise

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config_data import SpecAugment
+from trainables.config.data import SpecAugment
 from trainables.data.augmentation import EpochMasks, generator
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config_data import Features
+from trainables.config.data import Features
 from trainables.data.augmentation import EpochTiming, stretched
 from trainables.data.batch_plan import Rows
 from trainables.data.batching import DeviceSplit, Normalizer, gather_between

@@ -10,8 +10,8 @@ import tiny
 import torch
 from pydantic.fields import FieldInfo
 
-from trainables.config_data import Features
-from trainables.config_model import Editor, MidHead, Model, Pooling, Projector
+from trainables.config.data import Features
+from trainables.config.model import Editor, MidHead, Model, Pooling, Projector
 from trainables.data.corpus import Corpus
 from trainables.inference.export import DECODER, EDITOR, ENCODER, PROJECTOR
 from trainables.inference.export.graphs import (

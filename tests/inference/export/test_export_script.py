@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from tiny import Learned
 
 from asr_platform.cli.main import cli
-from trainables.config import Decoding
-from trainables.config import Tokenizer as TokenizerConfig
-from trainables.config_model import RECOGNISERS
+from trainables.config.model import RECOGNISERS
+from trainables.config.tree import Decoding
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import BLANK, EOS, Tokenizer

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.text.tokenizer import BLANK, EOS, SOS
 from trainables.decoding import Search
 from trainables.decoding.search import Hypothesis

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainables.config_model import MidHead as MidHeadConfig
-from trainables.config_model import Pooling as PoolingConfig
+from trainables.config.model import MidHead as MidHeadConfig
+from trainables.config.model import Pooling as PoolingConfig
 from trainables.models.editing.draft import MID_BLANK, MidHead, Pooling
 from trainables.models.layers import OwnDropout
 

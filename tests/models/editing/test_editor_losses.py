@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.models.editing.draft import MID_BLANK
 from trainables.models.editing.losses import EditorLosses, editor_losses
 from trainables.models.editing.slots import TokenRows, interleave

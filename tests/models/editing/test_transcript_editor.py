@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainables.config_model import STRIDES
+from trainables.config.model import STRIDES
 from trainables.data.text.tokenizer import BLANK, SPECIAL_IDS
 from trainables.models.editing.editor import unflattened
 from trainables.models.editing.slots import TokenRows

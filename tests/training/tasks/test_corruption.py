@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from trainables.config import Drafts
+from trainables.config.tree import Drafts
 from trainables.data.batch_plan import Rows
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts

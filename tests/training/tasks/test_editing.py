@@ -12,7 +12,7 @@ import tiny
 import torch
 from tiny import Recorder, assert_same_weights
 
-from trainables.config import Config, Decoding
+from trainables.config.tree import Config, Decoding
 from trainables.data.batch_plan import PassBatch, Rows
 from trainables.data.corpus import Corpus
 from trainables.evaluation.metrics import character_error_rate

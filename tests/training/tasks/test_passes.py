@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.data.batch_plan import BATCHES_PER_BUCKET, MAX_BUCKETS, BatchPlan, PassBatch, batches_per_update
 from trainables.data.corpus import Corpus
 from trainables.training.loop import Metrics, Trainer

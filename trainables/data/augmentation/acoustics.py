@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config_data import Augmentation
+from trainables.config.data import Augmentation
 from trainables.data.augmentation.draws import generator
 from trainables.data.augmentation.noise import Noise
 from trainables.data.device.frames import Integers

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config_data import Augmentation
+from trainables.config.data import Augmentation
 from trainables.data.device.frames import DeviceFrames, Integers
 from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.data.importers.tools.paths import AUDIO_SUFFIXES

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.config_data import SpecAugment
+from trainables.config.data import SpecAugment
 from trainables.data.augmentation.draws import generator
 from trainables.masking import positions
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sentencepiece
 
-from trainables.config import Tokenizer as TokenizerConfig
+from trainables.config.tree import Tokenizer as TokenizerConfig
 from trainables.data.text.transcripts import RESERVED, SPACE, unusable
 from trainables.errors import InputError
 from trainables.folders import replaced_file

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.inference.export import export, missing_in_script
 from trainables.inference.export.speech2text import export_speech2text, missing_in_generate
 from trainables.inference.recognizer import Recognizer

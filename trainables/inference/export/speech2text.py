@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from trainables.config import Decoding
+from trainables.config.tree import Decoding
 from trainables.data.corpus_writer import check_free
 from trainables.data.text.tokenizer import EOS, PAD, SOS
 from trainables.decoding.tokens import SUPPRESSED_TOKENS

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import MidHead as MidHeadConfig
-from trainables.config_model import Pooling as PoolingConfig
+from trainables.config.model import MidHead as MidHeadConfig
+from trainables.config.model import Pooling as PoolingConfig
 from trainables.masking import length_mask
 from trainables.models.layers import OwnDropout
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.masking import length_mask, score_mask
 from trainables.models.attention import Attend, compiled_flex, rotated
 from trainables.models.decoder import Decoder
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
 
 
 class Editor(Decoder):
-    """The editor: the language model of its shape (`config_model.Editor.language_model`) without the causal mask."""
+    """The editor: the language model of its shape (`Editor.language_model`) without the causal mask."""
 
     def __init__(self, config: Model, vocab_size: int) -> None:
         super().__init__(config.editor.language_model(), vocab_size, cross_attention=False)

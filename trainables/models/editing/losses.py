@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.config import Loss
+from trainables.config.tree import Loss
 from trainables.masking import length_mask
 from trainables.models.editing.draft import MID_BLANK
 from trainables.models.editing.editor import unflattened

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.config_model import Model
-from trainables.config_model import Projector as ProjectorConfig
+from trainables.config.model import Model
+from trainables.config.model import Projector as ProjectorConfig
 from trainables.masking import length_mask
 from trainables.models.attention import join_heads, split_heads
 from trainables.models.layers import FusedLinear

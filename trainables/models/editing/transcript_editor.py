@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainables.config_model import Model
+from trainables.config.model import Model
 from trainables.data.text.tokenizer import BLANK, SPECIAL_IDS
 from trainables.models.editing.draft import MidHead, Pooling
 from trainables.models.editing.editor import Editor, unflattened

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainables.config import Drafts
+from trainables.config.tree import Drafts
 from trainables.data.augmentation import generator
 from trainables.data.text.token_batches import DeviceTexts
 from trainables.data.text.tokenizer import SPECIAL_IDS

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from trainables.config import Config, Loss
+from trainables.config.tree import Config, Loss
 from trainables.data.batch_plan import PassBatch
 from trainables.data.batching import Batch
 from trainables.data.corpus import Corpus

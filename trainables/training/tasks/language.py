@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.config import PASS_TOKENS, Config, Loss
+from trainables.config.tree import PASS_TOKENS, Config, Loss
 from trainables.data.batch_plan import BatchPlan, PassBatch, batches_per_update
 from trainables.data.corpus import Corpus
 from trainables.data.text.token_batches import DeviceTexts, read_texts

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import PASS_SECONDS, Config, Loss
+from trainables.config.tree import PASS_SECONDS, Config, Loss
 from trainables.data.augmentation import drawn_lengths
 from trainables.data.batch_plan import BatchPlan, PassBatch, Rows, batches_per_update
 from trainables.data.batching import Batch, DeviceSplit

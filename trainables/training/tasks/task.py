@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainables.config import Config, Loss
+from trainables.config.tree import Config, Loss
 from trainables.data.batch_plan import BatchPlan, PassBatch
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples

@@ -28,8 +28,8 @@ from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tr
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
 from search_spaces.space import Space
-from trainables.config import Config
-from trainables.config_parsing import flatten
+from trainables.config.parsing import flatten
+from trainables.config.tree import Config
 from trainables.data.corpus import Corpus
 from trainables.evaluation.examples import Examples
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainables.bounds import LARGEST_WIDTH
-from trainables.config_model import ConfigSection, Share
+from trainables.config.model import ConfigSection, Share
 
 
 class Data(ConfigSection):

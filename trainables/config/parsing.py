@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.config import Config
+from trainables.config.former_keys import FORMER_TYPES, former_key_notice
+from trainables.config.tree import Config
 from trainables.errors import InputError
-from trainables.former_keys import FORMER_TYPES, former_key_notice
 
 FORMER_VALUES = {"model.sinusoids": "concatenated"}
 """Keys whose default is another than what was done before they existed, and the value that stands for that.

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from trainables.config import Config
-from trainables.config_parsing import flatten, known_keys, load_config, parse_config, unflatten
+from trainables.config.parsing import flatten, known_keys, load_config, parse_config, unflatten
+from trainables.config.tree import Config
 from trainables.errors import InputError
 
 keys = st.text("abcdefgh_", min_size=1, max_size=6)

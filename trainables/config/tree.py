@@ -2,7 +2,7 @@
 
 The tree defines the configuration file, the keys that a search space may vary (`model.dropout`), the logged
 parameters, and the reference in `docs/configuration.md`. Invalid values are refused when the tree is built, before
-anything is loaded. `config_parsing.py` reads it from files.
+anything is loaded. `parsing.py` reads it from files.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
-from trainables.config_data import Augmentation, Data, Features, SpecAugment
-from trainables.config_model import ConfigSection, Epochs, Layers, Model, Probability, Share
-from trainables.former_keys import with_update_keys
+from trainables.config.data import Augmentation, Data, Features, SpecAugment
+from trainables.config.former_keys import with_update_keys
+from trainables.config.model import ConfigSection, Epochs, Layers, Model, Probability, Share
 
 PASS_SECONDS = 200.0  # of audio in a pass on a CPU, at most: larger ones take more memory, and as long
 PASS_TOKENS = 32768  # in a pass of a language model outside of a GPU's training, at most
