@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ready import Ready, end_process, exhaust_memory
+from ready import Ready, Unreadable, end_process, exhaust_memory, refuse
 
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
@@ -171,6 +171,61 @@ def test_ordered_map_passes_an_error_on() -> None:
     assert next(results) == 2
     with pytest.raises(ValueError, match="math domain"):
         list(results)
+
+
+def test_an_error_of_a_worker_says_where_it_was_raised() -> None:
+    results = ordered_map(refuse, range(100), 2)
+    with pytest.raises(RuntimeError, match="KeywordError: 5 is too large") as raised:
+        list(results)
+    assert "in refuse" in raised.value.__notes__[0]
+
+
+def test_an_item_that_cannot_be_read_ends_its_worker() -> None:
+    with pytest.raises(InputError, match="a worker process was killed"):
+        list(ordered_map(str, [1, Unreadable(), *range(100)], 2))
+
+
+# Interrupts this process at lines of Python spread over a map, in the libraries as well.
+INTERRUPTED = """
+import multiprocessing, os, signal, sys
+from math import sqrt
+from trainables.data.workers import ordered_map
+
+class Interrupt:
+    def __init__(self, line): self.line, self.lines = line, 0
+    def __call__(self, frame, event, argument):
+        self.lines += 1
+        if self.lines == self.line:
+            os.kill(os.getpid(), signal.SIGINT)
+        return self
+
+def lines(line):
+    interrupt, seen = Interrupt(line), []
+    try:
+        sys.settrace(interrupt)
+        for result in ordered_map(sqrt, range(40), 2):
+            seen.append(result)
+        assert line == 0 and seen == [sqrt(number) for number in range(40)]
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    assert not multiprocessing.active_children(), line
+    return interrupt.lines
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if this was started in the background
+    whole = lines(0)
+    for share in range(1, 20):
+        lines(whole * share // 30)  # another run may take fewer lines
+"""
+
+
+def test_an_interrupt_at_any_line_ends_the_workers(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(program)], env=environment, check=True, timeout=120)
 
 
 def test_a_worker_that_is_killed_is_explained() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -33,3 +34,24 @@ def end_process(number: float) -> float:
 def exhaust_memory(number: int) -> int:
     """Returns 0; at 5, asks for a petabyte."""
     return int(np.zeros(2**50 if number == 5 else 1)[0])
+
+
+class KeywordError(Exception):
+    """An error that pickle cannot build again."""
+
+    def __init__(self, *, number: int) -> None:
+        super().__init__(f"{number} is too large")
+
+
+def refuse(number: int) -> int:
+    """Returns a number; from 5 on, raises an error that pickle cannot build again."""
+    if number >= 5:
+        raise KeywordError(number=number)
+    return number
+
+
+class Unreadable:
+    """An item that can be sent, and not be read."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return math.sqrt, (-1,)

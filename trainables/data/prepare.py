@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,19 +73,19 @@ def prepare(
         good = [utterance for index, utterance in enumerate(utterances) if index not in mistakes]
         utterances, made = with_dev(good, dev)
         jobs = min(jobs or available_cpus(), 1 + len(utterances) // UTTERANCES_PER_JOB)
-        results = ordered_map(partial(featurise, recipe=recipe), utterances, jobs)
-        for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), start=1):
-            with bad.collecting(utterance.origin):
-                if isinstance(result, InputError):
-                    raise result
-                features, seconds = result
-                words = None if utterance.text is None else normalized(utterance.text)
-                recordings = utterance.source.recordings if isinstance(utterance.source, AudioSource) else ()
-                writer.add(utterance.split, utterance.id, words, seconds, features, utterance.speaker, recordings)
-            if bad.enough:
-                break
-            if progress:
-                progress(done, len(utterances))
+        with closing(ordered_map(partial(featurise, recipe=recipe), utterances, jobs)) as results:
+            for done, (utterance, result) in enumerate(zip(utterances, results, strict=True), start=1):
+                with bad.collecting(utterance.origin):
+                    if isinstance(result, InputError):
+                        raise result
+                    features, seconds = result
+                    words = None if utterance.text is None else normalized(utterance.text)
+                    recordings = utterance.source.recordings if isinstance(utterance.source, AudioSource) else ()
+                    writer.add(utterance.split, utterance.id, words, seconds, features, utterance.speaker, recordings)
+                if bad.enough:
+                    break
+                if progress:
+                    progress(done, len(utterances))
         bad.check(remedy)
         return writer.finish(bad.problems, Preparation(text=text, changes=changes, dev=made))
 

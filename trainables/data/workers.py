@@ -1,7 +1,9 @@
 """`map` over worker processes, in order, with a bounded number of items in flight.
 
-Not joblib: with `return_as="generator"` it takes new items when workers finish, not when results are consumed, so its
-memory is not bounded.
+Each worker has a pipe, and this process has neither threads nor locks for them: whatever a signal interrupts here, all
+that is left to do is to end the workers. Not `concurrent.futures`: an exception of a signal handler can leave one of
+its locks taken, and its shutdown then waits for ever. Not joblib: with `return_as="generator"` it takes new items when
+workers finish, not when results are consumed, so its memory is not bounded.
 """
 
 from __future__ import annotations
@@ -9,23 +11,28 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import count, islice
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from trainables.errors import InputError
 
 IN_FLIGHT_PER_JOB = 4  # enough to keep workers busy, few enough to stay small
+AT_A_WORKER = 2  # items: one that it works at, and one that waits there
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result]:
     """Results of `function` in the order of `items`, computed by `jobs` worker processes; 1: by this process.
 
     The workers end with the iterator, with an exception, with Ctrl-C and with this process.
@@ -34,8 +41,8 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
         InputError: memory ran out, or the system killed a worker.
     """
     try:
-        yield from map(function, items) if jobs == 1 else _pool_map(function, items, jobs)
-    except BrokenProcessPool:
+        yield from map(function, items) if jobs == 1 else _map_by_workers(function, items, jobs)
+    except _WorkerEndedError:
         raise InputError(
             f"a worker process was killed: with {jobs} of them, memory may have run out",
             f"Set fewer than --jobs {jobs}, or give more memory.",
@@ -47,27 +54,116 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], jobs:
         ) from None
 
 
-def _pool_map(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    context = multiprocessing.get_context("spawn")  # a fork could copy locks that other threads hold
-    with _interrupts_blocked():  # multiprocessing's resource tracker starts here
-        pool = ProcessPoolExecutor(jobs, context, _start_worker)
-    with pool:
-        waiting: deque[Future[Result]] = deque()
+def available_cpus() -> int:
+    """CPUs that this process may use: fewer than the machine has in many containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _WorkerEndedError(Exception):
+    """A worker ended by itself."""
+
+
+class _Outcome(NamedTuple):
+    """What the function returned for an item, or the error that it raised."""
+
+    value: Any
+    error: Exception | None = None
+
+
+class _Worker(Generic[Item]):
+    """A process that applies a function to the items that come through its pipe, in order."""
+
+    def __init__(self, function: Callable[[Item], Any]) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork could copy locks that other threads hold
+        self.connection, other = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(function, other), daemon=True)
+        self.process.start()
+        other.close()  # the worker has this end: what the system closes with the worker ends the pipe
+        self.numbers: list[int] = []  # of the items that it has, in order
+
+    def give(self, number: int, item: Item) -> None:
+        """Sends an item; the worker reads while it works, so that this waits for no other item."""
         try:
-            for item in items:
-                with _interrupts_blocked():  # the pool starts its workers as work comes in
-                    waiting.append(pool.submit(function, item))
-                if len(waiting) >= jobs * IN_FLIGHT_PER_JOB:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            self.connection.send(item)
+        except OSError:
+            raise _WorkerEndedError from None
+        self.numbers.append(number)
+
+    def take(self) -> tuple[int, _Outcome]:
+        """The number of its first item and the outcome, once there is one."""
+        try:
+            outcome = self.connection.recv()
+        except (EOFError, OSError):
+            raise _WorkerEndedError from None
+        return self.numbers.pop(0), outcome
+
+    def end(self) -> None:
+        """Ends the process, whatever it works at."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+class _Workers(Generic[Item]):
+    """Worker processes, started as items come."""
+
+    def __init__(self, function: Callable[[Item], Any], most: int) -> None:
+        self.function, self.most, self.started = function, most, list[_Worker[Item]]()
+
+    def items(self) -> int:
+        """Number of items that the workers have."""
+        return sum(len(worker.numbers) for worker in self.started)
+
+    def give(self, number: int, item: Item) -> None:
+        """Gives an item to the worker with the fewest, or to a new one if all have some and there may be more."""
+        if len(self.started) < self.most and all(worker.numbers for worker in self.started):
+            resource_tracker.ensure_running()  # else it starts with the process, and unblocks interrupts
+            with _interrupts_blocked():
+                self.started.append(_Worker(self.function))
+        min(self.started, key=lambda worker: len(worker.numbers)).give(number, item)
+
+    def take(self, timeout: float | None) -> Iterator[tuple[int, _Outcome]]:
+        """Yields the number of an item and its outcome for each worker that has one ready.
+
+        Args:
+            timeout: seconds to wait for the first; None: without limit.
+        """
+        busy = [worker for worker in self.started if worker.numbers]
+        ready = wait([worker.connection for worker in busy], timeout) if busy else []
+        for worker in busy:
+            if worker.connection in ready:
+                yield worker.take()
+
+    def end(self) -> None:
+        for worker in self.started:
+            worker.end()
+
+
+def _map_by_workers(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+    workers, remaining, outcomes = _Workers(function, jobs), enumerate(items), dict[int, _Outcome]()
+    try:
+        for due in count():
+            while True:
+                at_once = min(jobs * AT_A_WORKER, jobs * IN_FLIGHT_PER_JOB - len(outcomes))
+                for number, item in islice(remaining, max(0, at_once - workers.items())):
+                    workers.give(number, item)
+                # Taken even if the one that is due is there: workers wait to be rid of them.
+                outcomes.update(workers.take(0.0 if due in outcomes else None))
+                if due in outcomes:
+                    break
+                if not workers.items():
+                    return
+            outcome = outcomes.pop(due)
+            if outcome.error is not None:
+                raise outcome.error
+            yield outcome.value
+    finally:
+        workers.end()
 
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Blocks SIGINT and SIGHUP: processes started inside inherit this, so that only this process handles them."""
+    """Blocks SIGINT and SIGHUP: they wait, and processes started inside never see them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
@@ -75,18 +171,40 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _work(function: Callable[[Any], Any], connection: Connection) -> None:
+    """Sends what `function` makes of each item that comes, until the pipe ends."""
+    items: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_read, args=(connection, items), daemon=True).start()
+    while True:
+        connection.send(_outcome(function, items.get()))
 
 
-def _end_with_parent() -> None:
-    """Waits until the parent process has ended, then ends this worker."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+def _read(connection: Connection, items: SimpleQueue[Any]) -> None:
+    """Reads items while this worker works, and ends it with the pipe, which ends with the other process."""
+    try:
+        while True:
+            items.put(connection.recv())
+    except (EOFError, OSError):
+        pass
+    except Exception:  # an item that cannot be read
+        traceback.print_exc()
+    finally:
         os._exit(1)
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use: fewer than the machine has in many containers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _outcome(function: Callable[[Item], Any], item: Item) -> _Outcome:
+    try:
+        return _Outcome(function(item))
+    except Exception as error:
+        sent = _sendable(error)
+        sent.add_note(f"In a worker process:\n{traceback.format_exc()}")
+        return _Outcome(None, sent)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one with its text if it cannot be pickled or built again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
