@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -150,45 +149,25 @@ def plan(
     found = [proposal for proposal in drawn if proposal is not None]
     sizes = np.quantile([one.parameters for one in found], list(QUANTILES.values()), method="nearest")
     workloads = Workloads(corpus, feasibility.split, feasibility.tokenizer, workers.count)
-    usual = workloads(found[0].config)
     hours = float(feasibility.split.seconds.sum()) / HOUR
-    length = {"epochs": 1.0, "updates": float(usual.updates), "hours": hours}[settings.asha.unit]
-    costs, profiles = [TrialCost(0.0, np.ones(settings.epochs))], None
+    length = {"epochs": 1.0, "updates": float(workloads(found[0].config).updates), "hours": hours}[settings.asha.unit]
+    same = [TrialCost(0.0, np.ones(settings.epochs))]
+    sweeps, profiles = Sweeps(settings, same, count, length, space.is_recogniser), None
     if profiled:
         priced = price([one.config for one in found], workloads)
         profiles = profile_each(ends_of_kinds(priced), corpus, workers, concurrency)
         costs = [trial_cost(workload, profiles, settings, workers.count) for workload in priced]
-
-    driver = DRIVER_SECONDS if profiled else 0.0
-
-    def simulated(concurrency: int, sweeps: int = SIMULATIONS) -> Iterator[Simulation]:
-        random = np.random.default_rng(settings.seed)
-        drawn = ([costs[place] for place in random.choice(len(costs), count)] for _ in range(sweeps))
-        one = partial(
-            simulate,
-            settings=settings,
-            concurrency=concurrency,
-            random=random,
-            epoch_length=length,
-            plateau=space.is_recogniser,
-            driver=driver,
-        )
-        return map(one, drawn)
-
-    simulations, scales = ready(simulated(concurrency), LEAST_SIMULATIONS, SIMULATING_SECONDS), list[Scale]()
+        sweeps = replace(sweeps, costs=costs, driver=DRIVER_SECONDS)
+    simulations, scales = ready(sweeps.simulated(concurrency), LEAST_SIMULATIONS, SIMULATING_SECONDS), list[Scale]()
     if nodes and profiles:
         scales = growth(
             len(machine.nodes),
             nodes.price,
             count,
             lambda nodes: machine.with_nodes(nodes).concurrency(workers, options),
-            lambda concurrency: simulated(concurrency, SIMULATIONS_OF_A_SCALE),
+            lambda concurrency: sweeps.simulated(concurrency, SIMULATIONS_OF_A_SCALE),
             STARTS_OF_A_SWEEP * profiles[0][1].start,
         )
-    reached = {
-        epoch: np.mean([np.count_nonzero(one.lengths >= epoch) for one in simulations])
-        for epoch in sorted({*settings.promotions, *rungs(settings, length), settings.epochs})
-    }
     return Plan(
         space=space.source,
         proposals=len(drawn),
@@ -196,12 +175,53 @@ def plan(
         parameters=dict(zip(QUANTILES, map(int, sizes), strict=True)),
         trials=count,
         epochs=settings.epochs,
-        rungs=[Rung(epoch, float(mean)) for epoch, mean in reached.items()],
+        rungs=reached(settings, length, simulations),
         concurrency=concurrency,
         workers=workers.count,
         expense=expense(profiles, simulations, settings, workers.count, concurrency) if profiles else None,
         growth=scales,
     )
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Sweeps whose trials are drawn from proposals.
+
+    Args:
+        costs: of each proposal.
+        count: number of trials of a sweep.
+        epoch_length: length of an epoch in the unit of `asha.unit`.
+        plateau, driver: see `simulate`.
+    """
+
+    settings: Settings
+    costs: list[TrialCost]
+    count: int
+    epoch_length: float
+    plateau: bool
+    driver: float = 0.0
+
+    def simulated(self, concurrency: int, sweeps: int = SIMULATIONS) -> Iterator[Simulation]:
+        """Simulates so many sweeps, one as each is asked for; the same ones at every call."""
+        random = np.random.default_rng(self.settings.seed)
+        for _ in range(sweeps):
+            costs = [self.costs[place] for place in random.choice(len(self.costs), self.count)]
+            yield simulate(
+                costs,
+                settings=self.settings,
+                concurrency=concurrency,
+                random=random,
+                epoch_length=self.epoch_length,
+                plateau=self.plateau,
+                driver=self.driver,
+            )
+
+
+def reached(settings: Settings, epoch_length: float, simulations: Sequence[Simulation]) -> list[Rung]:
+    """The mean number of trials that come to each epoch after which trials may be pruned, and to the last one."""
+    epochs = sorted({*settings.promotions, *rungs(settings, epoch_length), settings.epochs})
+    counts = [[np.count_nonzero(one.lengths >= epoch) for one in simulations] for epoch in epochs]
+    return [Rung(epoch, float(np.mean(count))) for epoch, count in zip(epochs, counts, strict=True)]
 
 
 def check_nodes(nodes: Nodes, profiled: bool) -> None:
