@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from asr_platform.compat.mlflow import ENVIRONMENT
-from asr_platform.storage.database import database_file, make_database, sqlite_address
-from asr_platform.storage.home import Home, Store
+from asr_platform.storage.database import make_database, sqlite_address
+from asr_platform.storage.home import STORE, Home, Store
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking.store import check_readable
@@ -40,8 +40,7 @@ def open_pages(
     if store.is_server:
         chosen, address, ending = 0, store.uri.rstrip("/"), ""
     else:
-        database = database_file(store.uri)
-        if database is None or database.is_file():  # MLflow's server makes one that is missing
+        if store.uri != home.tracking or (home.path / STORE).is_file():  # only the home's own is made if it is missing
             check_readable(store.uri)
         chosen = free_port(host, port)
         address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"

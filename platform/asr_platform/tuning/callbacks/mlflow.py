@@ -16,6 +16,7 @@ from typing import Any
 
 from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.recorded_errors import RecordedErrors
+from asr_platform.analysis.text import short_value
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, trial_name
@@ -204,7 +205,7 @@ class MLflowCallback(Callback):
             tags = {
                 "kind": "trial", "sweep": self.ledger.name, "state": "running",
                 "corpus_hash": self.ledger.about["corpus_hash"], **provenance(),
-                DESCRIPTION: ", ".join(f"{key} **{value}**" for key, value in trial.params.items()),
+                DESCRIPTION: ", ".join(f"{key} **{short_value(value)}**" for key, value in trial.params.items()),
             }  # fmt: skip
             run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
             tracker.start_model(run, trial.params, config.model.kind)
