@@ -51,10 +51,13 @@ def _unusable(uri: str) -> str:
     """
     path = database_file(uri)
     try:
-        if path is None or (path.is_file() and connect(path).close() is None):
+        if path is None:
             return ""
-        lacking = "there is no such file" if path.parent.is_dir() else f"there is no folder {path.parent}"
-        return f"{path}: {lacking}; mount its disk or put it back"
+        if not path.is_file():
+            lacking = "there is no such file" if path.parent.is_dir() else f"there is no folder {path.parent}"
+            return f"{path}: {lacking}; mount its disk or put it back"
+        connect(path).close()
+        return ""
     except (OSError, sqlite3.Error) as error:
         return f"{path}: {error}; give yourself access to the file and its folder"
 
