@@ -132,6 +132,7 @@ def decoding_section(own: OwnDecoding, confidence: Confidence | None) -> str:
             "",
             f"The best of {found.searches} searches on {found.utterances_text}, by which they were chosen: on other "
             "speech the difference may be smaller.",
+            *(["", f"On a split by which they were not chosen: {found.test}."] if found.test else []),
         ]
     if confidence is not None:
         lines += [
