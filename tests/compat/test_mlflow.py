@@ -55,6 +55,13 @@ def test_the_folder_of_a_database_is_made_by_the_function_that_is_replaced(monke
     assert "_make_parent_dirs_if_sqlite(db_uri)" in inspect.getsource(utils.create_sqlalchemy_engine_with_retry)
 
 
+def test_attempts_to_connect_are_counted_by_the_number_that_is_replaced() -> None:
+    """With MLflow's own number, a command waits two minutes for a database that is away."""
+    compat.configure()
+    assert utils.MAX_RETRY_COUNT == compat.CONNECTION_ATTEMPTS
+    assert "attempts < MAX_RETRY_COUNT" in inspect.getsource(utils.create_sqlalchemy_engine_with_retry)
+
+
 def test_requirements_are_compared_by_the_function_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "warn_dependency_requirement_mismatches"
     monkeypatch.setattr(environment, name, getattr(environment, name))

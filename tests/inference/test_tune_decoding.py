@@ -19,6 +19,7 @@ from tiny import Learned
 
 from asr_platform import load_model
 from asr_platform.inference import decoding_study
+from asr_platform.inference import tune_decoding as module
 from asr_platform.inference.decoding_study import FIRST, MOST_STEPS, PROBED, WORSE, Study, surely_worse
 from asr_platform.inference.evaluate import evaluate_model
 from asr_platform.inference.tune_decoding import tune_decoding
@@ -64,6 +65,34 @@ def test_the_figures_are_those_of_evaluation(corpus: Corpus, model: Path) -> Non
     assert found.difference.value == pytest.approx(found.tuning.tuned.cer - greedy)
     rates = [float(line.split("%")[0]) for line in lines]
     assert rates == sorted(rates, reverse=True) and lines[-1].startswith(f"{found.tuning.tuned.cer:7.2%}  method=")
+
+
+def test_the_gain_is_confirmed_on_a_test_split(
+    corpus: Corpus, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the figures of evaluation, on as many utterances as are allowed; never on the split of the tuning itself."""
+    assert tune_decoding(model, corpus.path).tuning.test is None, "it has no transcripts"
+    transcribed = babbler.write_corpus(tmp_path / "transcribed", transcribed=True)
+    model = tmp_path / "again"
+    babbler.save_model(transcribed, model)
+    (model / CARD).write_text(CARD_TEXT)
+    found = tune_decoding(model, transcribed.path).tuning.test
+    assert (
+        found is not None
+        and (found.split, found.of) == ("test", len(babbler.TEST_IDS))
+        and found.utterances == found.of
+    )
+    assert found.greedy.cer == evaluate_model(model, transcribed.path, "test", {"method": "greedy"})["cer"]
+    assert found.tuned.cer == evaluate_model(model, transcribed.path, "test")["cer"]
+    low, high = found.difference
+    assert low <= found.tuned.cer - found.greedy.cer <= high
+    assert f"not chosen: {found}.\n" in (model / CARD).read_text()
+    monkeypatch.setattr(module, "PROBED", 1)
+    monkeypatch.setattr(module, "MOST_CONFIRMING", 2)
+    part = tune_decoding(model, transcribed.path).tuning.test
+    assert part is not None and part.utterances == 2 and f"on 2 of {found.of} utterances of test" in str(part)
+    assert tune_decoding(model, transcribed.path, "test").tuning.test is None
+    assert tune_decoding(model, transcribed.path, stop=lambda: True).tuning.test is None
 
 
 def test_the_options_are_the_models_own_from_then_on(corpus: Corpus, model: Path) -> None:

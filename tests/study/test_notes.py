@@ -44,7 +44,7 @@ def test_a_trial_of_any_state_has_one_and_a_new_one_replaces_it(ledger: Ledger, 
 @pytest.mark.parametrize(("number", "text", "problem"), [
     (2, "late", "no trial 2 in the sweep small"),
     (-1, "early", "no trial -1 in the sweep small"),
-    (0, "x" * (LONGEST + 1), "a note of 10,001 characters"),
+    (0, "x" * (LONGEST + 1), "a note of 5,001 characters"),
 ])  # fmt: skip
 def test_what_is_refused_changes_nothing(number: int, text: str, problem: str, ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:

@@ -21,8 +21,8 @@ SENTENCES = ['A, B "C"', "B A, C", '"CAB," A']
 TEST_IDS = ["b-0002", "a-0010", "c-0001", "a-0001", "b-0001"]
 
 
-def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE) -> Corpus:
-    """Splits to train on and to validate on, and one without texts."""
+def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE, transcribed: bool = False) -> Corpus:
+    """Splits to train on and to validate on, and one to test on, without texts unless it is `transcribed`."""
     random = np.random.default_rng(0)
     with CorpusWriter(folder, recipe, "tiny") as writer:
         for split, ids in {"train": "abcdef", "dev": "abc", "test": TEST_IDS}.items():
@@ -30,7 +30,7 @@ def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE) -> Corpus:
                 text = SENTENCES[number % len(SENTENCES)]
                 features = tiny.utterance(text + "ABCDE"[number % 5] * number, random, recipe.bins)
                 seconds = len(features) * recipe.hop_seconds
-                writer.add(split, id, None if split == "test" else text, seconds, features)
+                writer.add(split, id, text if transcribed or split != "test" else None, seconds, features)
         return writer.finish()
 
 

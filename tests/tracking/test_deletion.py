@@ -12,7 +12,7 @@ import records
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
-from asr_platform.storage.database import make_tables
+from asr_platform.storage.database import make_database, make_tables
 from asr_platform.storage.home import STUDIES, Home, RunningError, Store
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking import deletion
@@ -67,6 +67,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger and an MLflow store without a row; their tables take long to make."""
     folder = tmp_path_factory.mktemp("databases")
     make_tables(folder / STUDIES)
+    make_database(Home(folder).tracking)
     open_client(Home(folder).tracking).search_experiments()
     return folder
 

@@ -1,4 +1,4 @@
-"""The note on a trial is in the description of its MLflow run, and what a user has written there stays."""
+"""The note on a trial and the description of its MLflow run are one text, whoever writes it where."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import records
 import tiny
+from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
-from asr_platform.study.steering.notes import LONGEST, note_of, write_note
-from asr_platform.tracking.notes import SHOWN, annotate, lacks_note, with_note
+from asr_platform.study.steering.notes import LONGEST, note_of, set_note, write_note
+from asr_platform.tracking.notes import SHOWN, annotate, lacks_note, read_notes
 from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.store import open_client
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
+from asr_platform.tuning.doctor import Doctor
 from trainables.data.corpus import Corpus
 
 
@@ -48,6 +50,10 @@ class Noted:
     def description(self) -> str:
         return str(self.client.get_run(self.run).data.tags[DESCRIPTION])
 
+    @property
+    def note(self) -> str:
+        return note_of(self.ledger.trial(0))
+
     def edit(self, text: str) -> None:
         """A user edits the description in MLflow's pages."""
         self.client.set_tag(self.run, DESCRIPTION, text)
@@ -62,8 +68,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Noted:
 
 @pytest.fixture(autouse=True)
 def without_note(sweep: Noted) -> None:
-    sweep.annotate("")
     sweep.edit(sweep.own)
+    sweep.start_driver()
+    sweep.annotate("")
+    assert (sweep.note, sweep.description) == ("", sweep.own)
 
 
 def test_a_note_is_shown_at_once_and_a_new_one_replaces_it(sweep: Noted) -> None:
@@ -75,22 +83,78 @@ def test_a_note_is_shown_at_once_and_a_new_one_replaces_it(sweep: Noted) -> None
     assert sweep.description == sweep.own
 
 
-def test_what_a_user_has_written_stays(sweep: Noted) -> None:
-    sweep.annotate("first")
-    sweep.edit(f"Mine.\n{sweep.description}\nMine, too.")
+def test_what_a_user_has_written_there_is_the_note(sweep: Noted) -> None:
+    sweep.edit(f"Mine.\n{sweep.own}\nMine, too.")
+    sweep.start_driver()
+    assert sweep.note == "Mine.\n\nMine, too."
+    assert sweep.description == f"Mine.\n{sweep.own}\nMine, too.", "it stays as it is there"
     sweep.annotate("second")
-    assert sweep.description == f"Mine.\n{sweep.own}\nMine, too.\n\n**Note:** second"
-    sweep.edit("**Note:** second, edited here")
-    sweep.annotate("third")
-    assert sweep.description == "**Note:** second, edited here\n\n**Note:** third"
-    assert note_of(sweep.ledger.trial(0)) == "third"
-
-
-def test_a_note_that_a_user_has_removed_there_is_not_added_again(sweep: Noted) -> None:
-    sweep.annotate("first")
+    assert sweep.description == f"{sweep.own}\n\n**Note:** second"
+    sweep.edit(f"{sweep.own}\n\n**Note:** second, edited\r\nthere")
+    sweep.start_driver()
+    assert sweep.note == "second, edited\nthere"
     sweep.edit("")
     sweep.start_driver()
-    assert sweep.description == ""
+    assert (sweep.note, sweep.description) == ("", "")
+
+
+def test_after_changes_in_both_places_the_note_has_both(sweep: Noted) -> None:
+    sweep.annotate("first\nof all")
+    sweep.edit(f"{sweep.own}\n\n**Note:** first\nof all\nsee the plot")
+    sweep.annotate("second")
+    assert sweep.note == "second\n\nsee the plot"
+    assert sweep.description == f"{sweep.own}\n\n**Note:** second\n\nsee the plot"
+    write_note(sweep.home, sweep.ledger, 0, "third")
+    sweep.edit("")
+    sweep.start_driver()
+    assert (sweep.note, sweep.description) == ("third", "**Note:** third"), "what is new outlives a removal"
+
+
+def test_notes_of_all_trials_are_read_in_one_search(sweep: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.annotate("first")
+    asked: list[str] = []
+    for name in ("get_run", "search_runs", "set_tag"):
+        method = getattr(MlflowClient, name)
+        monkeypatch.setattr(
+            MlflowClient,
+            name,
+            lambda *words, _method=method, **named: (asked.append(_method.__name__), _method(*words, **named))[1],
+        )
+    read_notes(sweep.home, sweep.ledger, pytest.fail)
+    assert asked == ["get_run", "search_runs"], "the sweep's run, and those of the trials"
+    sweep.edit("edited")
+    asked.clear()
+    read_notes(sweep.home, sweep.ledger, pytest.fail)
+    assert asked == ["get_run", "search_runs", "get_run"] and sweep.note == "edited"
+
+
+def test_a_store_that_is_away_is_named(sweep: Noted) -> None:
+    said: list[str] = []
+    sweep.ledger.note("options", {"tracking_uri": "http://127.0.0.1:9"})
+    read_notes(sweep.home, sweep.ledger, said.append)
+    sweep.ledger.note("options", {})
+    (line,) = said
+    assert line.startswith("MLflow cannot be read") and "notes" in line
+
+
+def test_the_doctor_brings_it_into_the_ledger(sweep: Noted) -> None:
+    sweep.edit("mine")
+    doctor = Doctor(sweep.home, sweep.ledger.name)
+    (found,) = [finding for finding in doctor.audit() if finding.kind == "note"]
+    assert (found.trial, found.sound) == (0, True)
+    doctor.repair([found])
+    assert sweep.note == "mine" and not [finding for finding in doctor.audit() if finding.kind == "note"]
+
+
+def test_values_that_are_written_otherwise_are_not_the_note(sweep: Noted) -> None:
+    """Earlier versions wrote all digits, and a space that grew has more keys than the description."""
+    first = next(iter(sweep.ledger.trial(0).params))
+    sweep.edit(f"{first} **0.00123456789**")
+    sweep.start_driver()
+    assert sweep.note == ""
+    sweep.edit(f"{first} is **good**")
+    sweep.start_driver()
+    assert sweep.note == f"{first} is **good**"
 
 
 def test_the_next_driver_adds_a_note_that_mlflow_lacks(sweep: Noted) -> None:
@@ -150,13 +214,45 @@ def test_a_note_that_a_kill_left_in_mlflow_alone_is_replaced(sweep: Noted, monke
     assert sweep.description == f"{sweep.own}\n\n**Note:** second"
 
 
-@pytest.mark.parametrize("length", [0, MAX_TAG_VAL_LENGTH - 40, MAX_TAG_VAL_LENGTH - 5, MAX_TAG_VAL_LENGTH])
-def test_a_long_note_gives_way_to_what_is_there(length: int) -> None:
-    found, shown = with_note("m" * length, "x" * LONGEST)
-    assert len(found) <= MAX_TAG_VAL_LENGTH and found == "m" * length + shown
-    assert shown.endswith("…") if length < MAX_TAG_VAL_LENGTH - 20 else not shown
-    assert with_note(found, "", [shown]) == ("m" * length, "")
+@pytest.mark.parametrize("step", range(4))
+def test_a_kill_loses_nothing_and_repeats_nothing(sweep: Noted, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both places were changed; the writer is killed before each of its writes in turn."""
+    sweep.annotate("first")
+    write_note(sweep.home, sweep.ledger, 0, "second")
+    sweep.edit(f"{sweep.own}\n\n**Note:** first\nsee the plot")
+    before = iter(range(step + 1))
+
+    def mortal(write: Callable[..., Any]) -> Callable[..., Any]:
+        def written(*words: Any, **named: Any) -> Any:
+            if next(before, None) == step:
+                raise KeyboardInterrupt
+            return write(*words, **named)
+
+        return written
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Ledger, "describe", mortal(Ledger.describe))
+        patched.setattr(MlflowClient, "set_tag", mortal(MlflowClient.set_tag))
+        sweep.start_driver()
+    sweep.start_driver()
+    assert sweep.note == "second\n\nsee the plot"
+    assert sweep.description == f"{sweep.own}\n\n**Note:** second\n\nsee the plot"
+    sweep.annotate("third")
+    assert sweep.description == f"{sweep.own}\n\n**Note:** third"
 
 
-def test_bytes_that_are_no_text_are_shown_as_escapes() -> None:
-    assert with_note("", "\udcff")[0] == "\n\n**Note:** \\udcff"
+def test_a_note_of_an_earlier_version_that_mlflow_has_no_room_for_is_cut_there_alone(sweep: Noted) -> None:
+    sweep.annotate("x" * LONGEST)
+    assert sweep.description.endswith("x" * LONGEST)
+    set_note(sweep.ledger, 0, "y" * MAX_TAG_VAL_LENGTH, 1000)
+    for _ in range(2):
+        sweep.start_driver()
+        assert len(sweep.description) == MAX_TAG_VAL_LENGTH and sweep.description.endswith("y…")
+        assert sweep.note == "y" * MAX_TAG_VAL_LENGTH
+
+
+def test_bytes_that_are_no_text_are_shown_as_escapes(sweep: Noted) -> None:
+    sweep.annotate("\udcff")
+    assert sweep.description == f"{sweep.own}\n\n**Note:** \\udcff"
+    sweep.start_driver()
+    assert sweep.note == "\udcff"

@@ -25,8 +25,11 @@ from mlflow.tracking import MlflowClient
 from place import Ended, Run
 
 from asr_platform.storage.home import Home
+from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
+from asr_platform.study.steering.notes import note_of
 from asr_platform.tracking import server as pages
+from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.server import free_port
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
@@ -199,17 +202,23 @@ def test_the_champion_has_its_card(served: Served, visitor: Browser, pictures: P
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served: Served) -> None:
-    """The signal goes to the command alone, as from systemd or a closed terminal; nothing listens afterwards."""
-    port = unused_port()
+    """The signal goes to the command alone, as from systemd or a closed terminal; nothing listens afterwards.
+
+    What was written on the pages is a note then.
+    """
+    ledger, port = Ledger.open(served.home.studies, shown.NAME), unused_port()
     process, server = ui(served.home, port), []
     try:
         wait_for(lambda: page(port) is not None, process)
         server = children(process.pid)
         assert server
+        run = ledger.trial(0).about["mlflow_run_id"]
+        MlflowClient(f"http://127.0.0.1:{port}").set_tag(run, DESCRIPTION, f"until {number.name}")
         process.send_signal(number)
         out = process.communicate(timeout=PATIENCE)[0]
         assert (process.returncode, "Traceback" in out) == (0, False), out
         assert page(port) is None
+        assert note_of(ledger.trial(0)) == f"until {number.name}"
         for pid in (process.pid, *server):
             with pytest.raises(ProcessLookupError):
                 os.killpg(pid, 0)

@@ -19,6 +19,7 @@ import tiny
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from asr_platform.analysis.text import short_value
 from asr_platform.reporting import plots
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
@@ -169,8 +170,10 @@ def test_a_trial_tells_its_interval_and_what_it_varied(sweep: Sweep) -> None:
     sweep.epoch(number, 2, 0.5)
     tags = sweep.runs()["trial-0000"].data.tags
     assert tags["interval"] == "12.50–87.50%"
-    for key, value in sweep.ledger.trial(number).params.items():
-        assert f"{key} **{value}**" in tags["mlflow.note.content"]
+    params = sweep.ledger.trial(number).params
+    assert tags["mlflow.note.content"] == ", ".join(f"{key} **{short_value(value)}**" for key, value in params.items())
+    logged = sweep.runs()["trial-0000"].data.params
+    assert {key: logged[key] for key in params} == {key: str(value) for key, value in params.items()}, "all digits"
     assert tags["sweep"] == "small"
 
 

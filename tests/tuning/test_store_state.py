@@ -9,12 +9,17 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from command import OTHERS, PLATFORM
+from mlflow.exceptions import MlflowException
 from test_doctor import NAME, Patient
 
+from asr_platform.cli.main import cli
 from asr_platform.study.recorded_space import recorded_space
+from asr_platform.tracking.store import open_client
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from asr_platform.tuning.doctor import Doctor
+from trainables.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +104,26 @@ def test_a_file_that_is_no_database_is_named(patient: Patient, tmp_path: Path) -
     ended = command(patient, "ui", "--tracking-uri", f"sqlite:///{file}")
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
     assert ended.stderr.startswith(f"platform: sqlite:///{file}: cannot be read: ")
+
+
+@pytest.mark.parametrize("words", [
+    "note small 0 late", "ui small", "evaluate models:/small@champion --data {corpus} --split dev",
+    "delete small --yes", "doctor small", "doctor small --repair",
+])  # fmt: skip
+def test_a_store_whose_folder_cannot_be_is_named_with_a_remedy(words: str, patient: Patient, tmp_path: Path) -> None:
+    """MLflow itself repeats its attempts to connect for two minutes."""
+    file = tmp_path / "file"
+    file.touch()
+    patient.ledger.note("options", {"tracking_uri": f"sqlite:///{file}/m.db"})
+    arguments = words.format(corpus=patient.corpus.path).split()
+    ended = CliRunner().invoke(cli, ["--home", str(patient.home.path), *arguments])
+    patient.ledger.note("options", {})
+    assert isinstance(ended.exception, InputError | SystemExit | None), ended.exception
+    assert str(file) in f"{ended.output} {ended.exception}"
+
+
+def test_a_store_whose_disk_is_not_mounted_is_not_begun_anew(patient: Patient, tmp_path: Path) -> None:
+    for folder, lacking in ((tmp_path, "there is no such file"), (tmp_path / "disk", f"there is no folder {tmp_path}")):
+        with pytest.raises(MlflowException, match=f"^{folder}/m.db: {lacking}.*; mount its disk or put it back$"):
+            open_client(f"sqlite:///{folder}/m.db")
+    assert not list(tmp_path.iterdir())

@@ -37,7 +37,7 @@ NO_LANGUAGE_MODEL = {"language_model": None, "lm_weight": 0.0}
 
 
 class Measured(BaseModel):
-    """CER of a search over the utterances that it was tuned on, and its 95% bootstrap interval; fractions."""
+    """CER of a search, and its 95% bootstrap interval; fractions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -49,24 +49,19 @@ class Measured(BaseModel):
         return f"{self.cer:.2%} ({100 * low:.2f}–{high:.2%})"
 
 
-class Tuning(BaseModel):
-    """How the options of a `decoding.json` were found.
+class Comparison(BaseModel):
+    """Greedy search and tuned options on the same utterances of a split.
 
     Attributes:
-        corpus_hash: content hash of the corpus.
         utterances: number of utterances of the split that were searched.
         of: number of utterances of the split.
-        searches: number of searches that were compared.
-        greedy, tuned: greedy search, and the options found, on the same utterances.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    corpus_hash: str
     split: str
     utterances: int = Field(ge=1)
     of: int = Field(ge=1)
-    searches: int = Field(ge=1)
     greedy: Measured
     tuned: Measured
 
@@ -75,6 +70,35 @@ class Tuning(BaseModel):
         """The utterances in words, such as `150 utterances of dev` or `400 of 2,703 utterances of dev-clean`."""
         part = "" if self.utterances == self.of else f"{self.utterances:,} of "
         return f"{part}{self.of:,} utterances of {self.split}"
+
+
+class Confirmation(Comparison):
+    """How tuned options do on a split that they were not chosen by.
+
+    Attributes:
+        difference: 95% interval of the CER with the options minus the CER of greedy search (paired bootstrap).
+    """
+
+    difference: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.difference
+        change = f"{self.tuned.cer - self.greedy.cer:+.2%} ({100 * low:+.2f} to {high:+.2%})"
+        return f"greedy {self.greedy}, tuned {self.tuned}, difference {change}, on {self.utterances_text}"
+
+
+class Tuning(Comparison):
+    """How the options of a `decoding.json` were found.
+
+    Attributes:
+        corpus_hash: content hash of the corpus.
+        searches: number of searches that were compared.
+        test: the options on a test split; None: the corpus has none with transcripts, or the time was over.
+    """
+
+    corpus_hash: str
+    searches: int = Field(ge=1)
+    test: Confirmation | None = None
 
 
 def in_words(decoding: Decoding) -> str:

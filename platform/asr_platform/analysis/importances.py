@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.analysis.text import short_value
 from asr_platform.study.ledger import Ledger
 
 FEWEST = 8  # finished trials: with fewer, chance explains as much as any parameter
@@ -54,7 +55,7 @@ def importances(ledger: Ledger) -> Importances:
         if len(having) < len(trials):
             not_judged[key] = f"it applies to {len(having)} of {len(trials)} finished trials"
         elif len({trial.params[key] for trial in having}) == 1:
-            not_judged[key] = f"it was {having[0].params[key]} in every finished trial"
+            not_judged[key] = f"it was {short_value(having[0].params[key])} in every finished trial"
         elif distribution is None:
             not_judged[key] = "it varied in different ways"
         else:

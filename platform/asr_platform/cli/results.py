@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,15 @@ def report(home: Path, name: str | None, out: Path | None) -> None:
     For example:
       platform report digits-1
     """
+    from asr_platform.analysis.leaderboard import latest
     from asr_platform.reporting.report import write_report
     from asr_platform.storage.home import Home
+    from asr_platform.tracking.notes import read_notes
 
-    path = write_report(Home.existing(home), name, out, platform())
+    place = Home.existing(home)
+    ledger = latest(place.studies, name)
+    read_notes(place, ledger, partial(click.echo, err=True))
+    path = write_report(place, ledger.name, out, platform())
     click.echo(f"{path}: open it in a browser")
 
 
@@ -185,6 +191,8 @@ def ui(home: Path, name: str | None, host: str, port: int | None, tracking_uri: 
 
     Without NAME, for the latest sweep. Two addresses are printed: of the sweep's trials, best first, and of all of
     MLflow. If the store is a server already, nothing is started, and only the addresses are printed.
+
+    What is written there into the description of a trial's run becomes the note on the trial when the command ends.
 
     \b
     For example:

@@ -79,8 +79,8 @@ def note(home: Path, name: str, trial: int, text: str) -> None:
     """Writes TEXT as the note on a trial of the sweep NAME.
 
     The leaderboard, the status, the report, the description of the trial's MLflow run and Optuna Dashboard (`platform
-    watch`) show it; in the last it can be written as well. A new note replaces the old one; an empty TEXT removes it.
-    The trial may have ended, and no driver needs to run.
+    watch`) show it; in the last two it can be written as well. A new note replaces the old one; an empty TEXT removes
+    it. The trial may have ended, and no driver needs to run.
 
     \b
     For example:

@@ -285,6 +285,7 @@ def _decoding(model: Path | None) -> list[str]:
     found = own.tuning
     return [
         f"decoding:        greedy {found.greedy}, tuned {found.tuned}, on {found.utterances_text}",
+        *([f"                 {found.test}"] if found.test else []),
         f"                 {in_words(own.decoding)}",
     ]
 

@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run, within the live table
 }
 """Variables that MLflow reads at each use."""
+CONNECTION_ATTEMPTS = 3  # to a database, 0.1 and 0.3 s apart; 10 by default, with 102 s between them altogether
 
 
 def configure() -> None:
@@ -50,6 +51,7 @@ def configure() -> None:
         os.environ.setdefault(variable, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # no line for each migration of a database's tables
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # errors of a database are raised as well
     import mlflow.utils.environment
     from mlflow.store.db import utils
     from mlflow.telemetry import set_telemetry_client
@@ -59,6 +61,7 @@ def configure() -> None:
     # MLflow makes the folder of a SQLite file by the text of its address: for `q%2541`, which means `q%41`, a second
     # folder. Whoever opens a store has made the folder already.
     utils._make_parent_dirs_if_sqlite = lambda uri: None
+    utils.MAX_RETRY_COUNT = CONNECTION_ATTEMPTS
     # Saving a model would compare its requirements with this environment, for which MLflow reads the metadata of every
     # installed package: more than a second. They are taken from this environment (tracking/packaging.py).
     mlflow.utils.environment.warn_dependency_requirement_mismatches = lambda requirements: None

@@ -105,6 +105,7 @@ class Study:
     Attributes:
         found: all searches by their options; None for one that was given up.
         utterances: number of utterances that are searched.
+        audio: their length in seconds.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Study:
         self.language_model = recognizer.language_model(self.folder) if self.folder else None
         self.found: dict[Decoding, Searched | None] = {}
         self.batches: list[Batch] = []
+        self.audio = 0.0
         self.deadline = math.inf
 
     @torch.no_grad()
@@ -136,6 +138,17 @@ class Study:
                 self.search(decoding)
             self.optimize()
         return greedy, self.best or greedy
+
+    @torch.no_grad()
+    def compare(self, chosen: Sequence[int], decodings: Sequence[Decoding], seconds: float) -> list[Searched]:
+        """Searches the chosen utterances of the split with each of these options.
+
+        Raises:
+            OutOfTimeError: it takes longer than `seconds`, or the study was stopped.
+        """
+        self.deadline = time.monotonic() + seconds
+        self.batches = self.encode(chosen)
+        return [self.search(decoding) for decoding in decodings]
 
     @property
     def utterances(self) -> int:
@@ -161,6 +174,7 @@ class Study:
 
     def encode(self, chosen: Sequence[int]) -> list[Batch]:
         """Encodes the chosen utterances of the split; the batches are in a random order."""
+        self.audio = float(self.split.seconds[chosen].sum())
         features = [frames_of(self.split)[index] for index in chosen]
         size = min(BATCH_FRAMES, max(1, sum(map(len, features)) // BATCHES))
         texts, found = references_of(self.recognizer, self.split), []

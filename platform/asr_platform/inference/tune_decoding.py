@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asr_platform.analysis.bootstrap import Difference, difference, error_interval
+from asr_platform.analysis.kept_scores import is_test
 from asr_platform.inference.calibration import calibrate
-from asr_platform.inference.decoding_study import Study
+from asr_platform.inference.decoding_study import PROBED, OutOfTimeError, Searched, Study
 from asr_platform.inference.evaluate import open_scored
 from asr_platform.tracking.model_card import CARD, with_decoding
 from trainables.bounds import LONGEST_STUDY
@@ -18,12 +21,13 @@ from trainables.config.tree import Decoding
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 from trainables.evaluation.utterance_errors import UtteranceErrors
-from trainables.inference.decoding_options import Measured, OwnDecoding, Tuning
+from trainables.inference.decoding_options import Confirmation, Measured, OwnDecoding, Tuning
 from trainables.inference.model_directory import read_info, write_decoding
 from trainables.inference.model_files import CONFIDENCE
 from trainables.inference.words import Confidence, write_confidence
 
 MINUTES = 5.0  # default length of a study
+MOST_CONFIRMING, CONFIRMING_SECONDS = 500, 20.0  # most utterances of a test split, and about the time for them
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def tune_decoding(
     """Searches the decoding options of a recogniser for the lowest CER on a split, and stores them in its directory.
 
     With the options found, the confidence of words is calibrated on the same utterances. The split should be one that
-    the model was not trained on. If the model has a card, the figures are added to it.
+    the model was not trained on. Greedy search and the options found are then compared on the corpus's test split, if
+    it has one. If the model has a card, the figures are added to it.
 
     Args:
         split: default: the validation split of the model's configuration.
@@ -91,6 +96,7 @@ def tune_decoding(
         searches=len(study.found),
         greedy=_measured(greedy.errors),
         tuned=_measured(best.errors),
+        test=_confirmed(study, greedy, best, corpus),
     )
     own = OwnDecoding(decoding=best.decoding, tuning=tuning)
     write_decoding(model, own)
@@ -103,6 +109,36 @@ def tune_decoding(
         (model / CARD).write_text(card, encoding="utf-8")
     seconds = time.monotonic() - begin
     return TunedDecoding(best.decoding, tuning, confidence, difference(best.errors, greedy.errors), seconds)
+
+
+def _confirmed(study: Study, greedy: Searched, best: Searched, corpus: Corpus) -> Confirmation | None:
+    """Compares greedy search and the best options on a test split, by which nothing was chosen.
+
+    Searched are the first utterances of a seeded permutation, for which the time is enough at the speed of the study.
+
+    Returns:
+        None without another split with transcripts whose name is that of a test split, and if the time was over.
+    """
+    others = (name for name in corpus.splits if is_test(name) and name != study.split.name)
+    split = next((found for name in others if (found := corpus.split(name)).texts and len(found)), None)
+    if split is None:
+        return None
+    test = Study(study.recognizer, split, Path(study.folder) if study.folder else None, stop=study.stop)
+    order = np.random.default_rng(0).permutation(len(split))[:MOST_CONFIRMING]
+    seconds = np.cumsum(split.seconds[order]) * (greedy.seconds + best.seconds) / study.audio
+    chosen = sorted(order[: max(PROBED, int((seconds <= CONFIRMING_SECONDS).sum()))].tolist())
+    try:
+        before, after = test.compare(chosen, (greedy.decoding, best.decoding), 3 * CONFIRMING_SECONDS)
+    except OutOfTimeError:
+        return None
+    return Confirmation(
+        split=split.name,
+        utterances=test.utterances,
+        of=len(split),
+        greedy=_measured(before.errors),
+        tuned=_measured(after.errors),
+        difference=tuple(difference(after.errors, before.errors).interval),
+    )
 
 
 def _measured(errors: UtteranceErrors) -> Measured:

@@ -29,7 +29,7 @@ from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import distributions_of
 from asr_platform.study.steering.notes import note_of, version_of
-from asr_platform.tracking.notes import annotate
+from asr_platform.tracking.notes import annotate, read_notes
 from asr_platform.tracking.server import free_port, interrupted_by
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
@@ -59,6 +59,7 @@ def watch(home: Home, name: str | None, host: str, port: int | None, say: Callab
     """
     ledger = latest(home.studies, name)
     chosen = free_port(host, port)
+    read_notes(home, ledger, say)
     with make_server(host, chosen, application(home, say, host), _Server, _Quiet) as server:
         say(f"{ledger.name}: http://{host}:{chosen}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
         with interrupted_by():

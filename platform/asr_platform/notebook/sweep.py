@@ -227,7 +227,9 @@ class Sweep:
             out: default: NAME.html in the current folder.
         """
         from asr_platform.reporting.report import write_report
+        from asr_platform.tracking.notes import read_notes
 
+        read_notes(self.home, self._ledger, print)
         return write_report(self.home, self.name, Path(out) if out else None, command_of(self.home))
 
     def doctor(self, *, repair: bool = False, tracking_uri: str | None = None) -> pandas.DataFrame:

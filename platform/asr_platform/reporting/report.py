@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,10 @@ from asr_platform.reporting.report_data import ReportData, keys_of, value_of
 from asr_platform.reporting.transcripts import aligned_words
 from asr_platform.reporting.worst_transcripts import worst_transcripts
 from asr_platform.storage.home import Home
+from trainables.errors import InputError
 from trainables.folders import written_whole
+from trainables.inference.decoding_options import Tuning
+from trainables.inference.model_directory import read_decoding
 
 PAPER_WIDTH = 680  # CSS pixels of a figure on paper: A4 or Letter without margins
 PAPER_HEIGHTS = [200, 430, 0.5]  # least and most CSS pixels of a figure on paper, and its share of that on a screen
@@ -93,6 +97,7 @@ def report_page(data: ReportData) -> str:
     """The report as an HTML page that needs no other file and no network."""
     return rendered(
         "report.html.jinja",
+        tuning=_tuning(data.model),
         data=data,
         sections=SECTIONS,
         method=METHOD,
@@ -108,3 +113,11 @@ def report_page(data: ReportData) -> str:
         paper_width=PAPER_WIDTH,
         paper_heights=PAPER_HEIGHTS,
     )
+
+
+def _tuning(model: str | None) -> Tuning | None:
+    """How the decoding options of a model directory were found; None if they were not tuned."""
+    with suppress(InputError):  # a damaged directory, which the doctor names
+        own = read_decoding(Path(model)) if model else None
+        return own.tuning if own else None
+    return None

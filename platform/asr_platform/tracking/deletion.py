@@ -18,8 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from asr_platform.storage.database import database_file
-from asr_platform.storage.home import Home
+from asr_platform.storage.home import STORE, Home
 from asr_platform.storage.paths import folder_size
 from asr_platform.storage.relocation import local_folder
 from asr_platform.study.ledger import Ledger
@@ -60,9 +59,8 @@ class Deletion:
         """
         ledger = Ledger.open(home.studies, name)
         store = home.store(ledger.about)
-        path = None if store.is_server else database_file(store.uri)
         found = cls(home, ledger, None, ledger.id)
-        if path is not None and not path.is_file():  # nothing was ever logged
+        if store.uri == home.tracking and not (home.path / STORE).is_file():  # nothing logged, or deleted
             return found
         try:
             found.client = open_client(store.uri)

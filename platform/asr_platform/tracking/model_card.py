@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from asr_platform.analysis.bootstrap import METHOD, CerInterval, error_interval
 from asr_platform.analysis.kept_scores import Score
 from asr_platform.analysis.learning import nothing_learned
-from asr_platform.analysis.text import enumerated_trials
+from asr_platform.analysis.text import enumerated_trials, short_value
 from asr_platform.study.ledger import TrialRecord
 from search_spaces.rules import Facts, findings
 from search_spaces.space import Space
@@ -113,6 +113,7 @@ def _template() -> Template:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     environment.filters |= {"percent": "{:.2%}".format, "cell": lambda text: text.replace("|", "&#124;")}
+    environment.filters["short_value"] = short_value
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
@@ -131,6 +132,7 @@ def decoding_section(own: OwnDecoding, confidence: Confidence | None) -> str:
             "",
             f"The best of {found.searches} searches on {found.utterances_text}, by which they were chosen: on other "
             "speech the difference may be smaller.",
+            *(["", f"On a split by which they were not chosen: {found.test}."] if found.test else []),
         ]
     if confidence is not None:
         lines += [

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from asr_platform.storage.database import database_file
-from asr_platform.storage.home import STORE, Home, Store
+from asr_platform.storage.home import STORE, Home
 from asr_platform.storage.store_address import named_uri
 from trainables.errors import InputError
 from trainables.folders import replaced
@@ -102,9 +101,6 @@ def _find(home: Home, store: str, model: str) -> Path:
     from asr_platform.tracking.store import FAILURES, one_line, open_client
     from trainables.inference.model_files import CONFIG
 
-    database = None if Store(store, home.artifacts).is_server else database_file(store)
-    if database is not None and not database.is_file():  # MLflow would make one
-        raise InputError(f"{model}: {store}: there is no such file", "Give the model's directory, or MLflow's address.")
     try:
         client = open_client(store)
     except FAILURES as error:

@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from asr_platform.compat.mlflow import ENVIRONMENT
-from asr_platform.storage.database import database_file, make_database, sqlite_address
-from asr_platform.storage.home import Home, Store
+from asr_platform.storage.database import make_database, sqlite_address
+from asr_platform.storage.home import STORE, Home, Store
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
+from asr_platform.tracking.notes import read_notes
 from asr_platform.tracking.store import check_readable
 from trainables.errors import InputError
 
@@ -28,7 +29,8 @@ def open_pages(
 ) -> int:
     """Prints the addresses of a sweep's trials (default: the latest sweep) and of MLflow's UI; returns an exit code.
 
-    If the store is a database, the UI is served until Ctrl-C.
+    If the store is a database, the UI is served until Ctrl-C; then notes that users have written there come into the
+    ledger.
 
     Raises:
         InputError: there is no such sweep, MLflow cannot read the database, or no port is free.
@@ -40,8 +42,7 @@ def open_pages(
     if store.is_server:
         chosen, address, ending = 0, store.uri.rstrip("/"), ""
     else:
-        database = database_file(store.uri)
-        if database is None or database.is_file():  # MLflow's server makes one that is missing
+        if store.uri != home.tracking or (home.path / STORE).is_file():  # only the home's own is made if it is missing
             check_readable(store.uri)
         chosen = free_port(host, port)
         address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"
@@ -49,7 +50,14 @@ def open_pages(
     first, *others = [*view, f"MLflow: {address}"]
     for line in (first + ending, *others):
         say(line)
-    return 0 if store.is_server else serve(store, host, chosen, say)
+    if store.is_server:
+        return 0
+    code = serve(store, host, chosen, say)
+    for one in names:
+        ledger = Ledger.open(home.studies, one)
+        if home.store(ledger.about) == store:
+            read_notes(home, ledger, say)
+    return code
 
 
 def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:

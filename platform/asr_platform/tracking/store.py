@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from asr_platform.compat.mlflow import NOT_ACTIVE, OTHER_SCHEMA, configure
+from asr_platform.storage.database import connect, database_file
 from trainables.errors import InputError
 
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
@@ -22,12 +24,15 @@ UPLOAD_TIMEOUT = 600  # seconds that a server may take to store a model
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Client of the MLflow store at `uri`.
+    """Client of the MLflow store at `uri`; a SQLite file must exist (`make_database` makes one).
 
     Raises:
-        MlflowException: the database has tables of another MLflow version; the message says what to do.
+        MlflowException: the SQLite file is missing or cannot be opened, or the database has tables of another MLflow
+            version; the message says what to do.
     """
     configure()
+    if problem := _unusable(uri):
+        raise MlflowException(problem)
     try:
         return MlflowClient(uri)
     except MlflowException as error:
@@ -37,6 +42,24 @@ def open_client(uri: str) -> MlflowClient:
         f"the database is of another version than MLflow {mlflow.__version__}; back it up, then run: "
         f"mlflow db upgrade {uri} (where that fails, it is of a newer MLflow: install that)"
     )
+
+
+def _unusable(uri: str) -> str:
+    """Why the SQLite file of a store cannot be opened; empty if it can be, and for other kinds of stores.
+
+    MLflow would make a missing file, in the folder of a disk that is not mounted, say, and find no run there.
+    """
+    path = database_file(uri)
+    try:
+        if path is None:
+            return ""
+        if not path.is_file():
+            lacking = "there is no such file" if path.parent.is_dir() else f"there is no folder {path.parent}"
+            return f"{path}: {lacking}; mount its disk or put it back"
+        connect(path).close()
+        return ""
+    except (OSError, sqlite3.Error) as error:
+        return f"{path}: {error}; give yourself access to the file and its folder"
 
 
 def check_readable(uri: str) -> None:

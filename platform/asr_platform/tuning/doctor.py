@@ -21,9 +21,9 @@ from asr_platform.study.ledger_copies import keep_copy
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.metrics import METRICS, metric_histories
-from asr_platform.tracking.notes import lacks_note
+from asr_platform.tracking.notes import is_edited, lacks_note
 from asr_platform.tracking.registry import BestModel, Registry
-from asr_platform.tracking.runs import INTERRUPTED, STATUS, Run, Tracker, experiment_of
+from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, STATUS, Run, Tracker, experiment_of
 from asr_platform.tracking.store import FAILURES, one_line
 from asr_platform.tuning.best_model import best_of, make_best_model, register_best_model
 from asr_platform.tuning.callbacks.mirror import Mirror
@@ -48,10 +48,11 @@ REMEDIES = {
     "late": "--repair removes it, or --resume",
     "model": "--repair copies it from the best trial",
     "registry": "--repair registers it",
+    "note": "--repair adds it, or --resume",
 }
 """Kinds of findings, with what can be done about each."""
-SOUND = ("interrupted", "late")
-"""Kinds of findings of a sound sweep: one that has not ended, or whose stopped worker wrote a last checkpoint."""
+SOUND = ("interrupted", "late", "note")
+"""Kinds of findings of a sound sweep: it has not ended, a stopped worker wrote a last checkpoint, or a user a note."""
 RANKING = {METRICS[key].name for key in OBJECTIVES}  # names in MLflow of the metrics that rank epochs
 
 
@@ -158,7 +159,7 @@ class Doctor:
         if kinds & {"model", "registry"}:
             model = make_best_model(self.home, self.ledger, self.space, self.corpus, done.append)
             done += [f"copied the best model to {model}"] if model else []
-        if model or kinds & {"mlflow", "discard"}:
+        if model or kinds & {"mlflow", "discard", "note"}:
             done += self._log(model)
         if kinds & {"disk", "late"}:
             self.retention.apply()
@@ -313,6 +314,8 @@ def _check_run(tracker: Tracker, run: Run, trial: TrialRecord) -> Iterator[Findi
         yield Finding("mlflow", f"MLflow's model lacks {len(unfinished)} of its {trial.epochs} epochs", trial.number)
     if lacks_note(trial):
         yield Finding("mlflow", "MLflow lacks its note", trial.number)
+    elif is_edited(trial, run.tags.get(DESCRIPTION, "")):
+        yield Finding("note", "the ledger lacks what MLflow has as its note", trial.number)
     closed = trial.state == "running" and run.status == INTERRUPTED
     if run.status != STATUS[trial.state] and not closed:
         yield Finding("mlflow", f"{trial.state}, but its MLflow run is {run.status}", trial.number)

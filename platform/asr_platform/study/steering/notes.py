@@ -1,8 +1,8 @@
 """Notes on trials: text that anybody may write at any time, whether a driver runs or not.
 
-Unlike a request (`requests.py`), a note asks nothing of the driver, which never writes one. So it is one attribute of
-the sweep's study, written at once, and a kill leaves the old note or the new one. It belongs to the trial's number:
-Optuna's ids change when the ledger is restored from its copies.
+Unlike a request (`requests.py`), a note asks nothing of the driver. So it is one attribute of the sweep's study,
+written at once, and a kill leaves the old note or the new one. It belongs to the trial's number: Optuna's ids change
+when the ledger is restored from its copies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asr_platform.study.ledger_copies import keep_copy
 from trainables.errors import InputError
 
 NOTE = "note"  # fact about a trial: `text` and `version`, the number of times that it was written
-LONGEST = 10_000  # characters
+LONGEST = 5_000  # characters; a run's description in MLflow takes 8,000, with the trial's values
 
 
 def note_of(trial: TrialRecord) -> str:
@@ -44,10 +44,20 @@ def write_note(home: Home, ledger: Ledger, number: int, text: str, version: int 
     if len(text) > LONGEST:
         raise InputError(f"a note of {len(text):,} characters", f"Shorten it to {LONGEST:,}.")
     following = version_of(trials[number]) + 1 if version is None else version
-    ledger.describe(number, NOTE, {"text": text.strip(), "version": following})
+    set_note(ledger, number, text.strip(), following)
+    copy_notes(home, ledger.name)
+
+
+def set_note(ledger: Ledger, number: int, text: str, version: int) -> None:
+    """Replaces the note on a trial in the ledger alone."""
+    ledger.describe(number, NOTE, {"text": text, "version": version})
+
+
+def copy_notes(home: Home, name: str) -> None:
+    """Updates the sweep's copy of the ledger, if no driver runs."""
     try:
-        with home.lock(ledger.name, "note"):
-            keep_copy(home, ledger.name)
+        with home.lock(name, "note"):
+            keep_copy(home, name)
     except RunningError:
         pass  # its driver keeps a copy at its next event
 

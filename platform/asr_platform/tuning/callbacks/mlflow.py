@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from asr_platform.analysis.bootstrap import error_interval
 from asr_platform.analysis.recorded_errors import RecordedErrors
+from asr_platform.analysis.text import short_value
 from asr_platform.reporting.plots import PLOTS, draw_sweep, draw_trial
 from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home, trial_name
@@ -23,7 +24,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
 from asr_platform.study.run_record import MLFLOW_VIEW
-from asr_platform.tracking.notes import lacks_note, show_note
+from asr_platform.tracking.notes import lacks_note, sync_note, sync_notes
 from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
@@ -36,6 +37,7 @@ from trainables.evaluation.examples import Examples
 NOTE = "mlflow_note"  # key of the ledger: the description of the sweep's run as it was last set
 SLOW = 1.0  # seconds; a store that takes longer to fail is not used for a while
 PAUSE = 20  # that while, as a multiple of the failed call's time: at most a twentieth of the driver's time is lost
+NOTES_INTERVAL = 60.0  # seconds between searches for notes that users have written in MLflow, while trials are trained
 Step = Callable[[Tracker, Run], None]  # writes to the store; gets the sweep's run as well
 
 
@@ -62,7 +64,7 @@ class MLflowCallback(Callback):
         self.away = False
         self.missed: set[int] = set()
         self.recorded = False  # whether the run's record has been logged
-        self.paused_until = 0.0
+        self.paused_until = self.notes_due = 0.0
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         """Logs the data that runs lack; of runs that lack nothing, the store is asked once for all."""
@@ -70,7 +72,7 @@ class MLflowCallback(Callback):
 
         def compare(tracker: Tracker, sweep_run: Run) -> None:
             lacking[:] = tracker.lacking(sweep_run.id, trials)
-            lacking.extend(trial.number for trial in trials if trial.number not in lacking and lacks_note(trial))
+            self._sync_notes(tracker, tracker.known.values())
 
         self.attempt(compare)
         self.log_trials(*lacking)
@@ -81,13 +83,19 @@ class MLflowCallback(Callback):
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
         self.log_trials(trial.number)
+        if time.monotonic() >= self.notes_due:
+            self.attempt(self._read_notes)
 
     def on_trial_end(self, trial: TrialRecord) -> None:
         self.log_trials(trial.number)
 
     def log_all(self) -> None:
-        """Logs the data that the runs of all trials lack, and the files that record the latest run of the sweep."""
+        """Logs the data that the runs of all trials lack, and the files that record the latest run of the sweep.
+
+        Notes that users have written in MLflow come into the ledger.
+        """
         self.log_trials(*(trial.number for trial in self.ledger.trials()))
+        self.attempt(self._read_notes)
         self.attempt(self._log_record)
 
     def log_trials(self, *numbers: int) -> None:
@@ -111,6 +119,7 @@ class MLflowCallback(Callback):
         self.paused_until = 0.0
         with suppress(LedgerError):  # noting the id of a new run fails where the ledger's disk is full
             self.log_trials(*(trial.number for trial in self.ledger.trials() if "mlflow_run_id" not in trial.about))
+            self.attempt(self._read_notes)
         trials = self.ledger.trials()
         steps: list[Step] = [] if self.recorded else [self._log_record]
         steps += [partial(self._interrupt, trial=trial) for trial in trials if trial.state == "running"]
@@ -204,7 +213,7 @@ class MLflowCallback(Callback):
             tags = {
                 "kind": "trial", "sweep": self.ledger.name, "state": "running",
                 "corpus_hash": self.ledger.about["corpus_hash"], **provenance(),
-                DESCRIPTION: ", ".join(f"{key} **{value}**" for key, value in trial.params.items()),
+                DESCRIPTION: ", ".join(f"{key} **{short_value(value)}**" for key, value in trial.params.items()),
             }  # fmt: skip
             run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
             tracker.start_model(run, trial.params, config.model.kind)
@@ -214,7 +223,16 @@ class MLflowCallback(Callback):
             self._log_plots(tracker, run, trial)
         tracker.catch_up(run, trial, lambda: self._interval(trial))
         if lacks_note(trial):
-            show_note(tracker.client, self.ledger, trial)
+            sync_note(tracker.client, self.ledger, trial)
+
+    def _read_notes(self, tracker: Tracker, sweep_run: Run) -> None:
+        start = time.monotonic()
+        self._sync_notes(tracker, tracker.children(sweep_run.id))
+        now = time.monotonic()
+        self.notes_due = now + max(NOTES_INTERVAL, PAUSE * (now - start))
+
+    def _sync_notes(self, tracker: Tracker, runs: Iterable[Run]) -> None:
+        sync_notes(tracker.client, self.ledger, {run.id: run.tags for run in runs})
 
     def _interval(self, trial: TrialRecord) -> dict[str, str]:
         """Tag with the confidence interval of a trial's CER; empty if the trial's errors are not recorded."""
