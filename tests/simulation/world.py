@@ -7,7 +7,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -44,7 +44,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.ledger_copies import restore
 from asr_platform.study.steering import requests
 from asr_platform.tracking import runs as tracking
-from asr_platform.tuning import best_model, sweep, sweep_run
+from asr_platform.tuning import best_model, doctor, sweep, sweep_run
 from asr_platform.tuning.callbacks import meter
 from asr_platform.tuning.callbacks import mlflow as mlflow_callback
 from asr_platform.tuning.cluster import Cluster, Node, Options
@@ -55,6 +55,8 @@ from search_spaces.reader import parse_space
 from search_spaces.settings import Limits
 from search_spaces.space import Space
 from trainables.errors import InputError
+from trainables.inference.model_directory import ModelInfo, read_info
+from trainables.inference.model_files import CONFIG
 from trainables.training.tasks import build_recognizer
 
 NAME = "simulated"
@@ -93,6 +95,13 @@ class Templates:
         configure()
         MlflowClient(f"sqlite:///{folder / STORE}").search_experiments()
         self.feasibility = cache(self._feasibility)
+        self.info = read_info(self.model)
+
+    def read_info(self, folder: Path) -> ModelInfo:
+        """Content of `config.json` of a model directory; that of the common file is known."""
+        path = folder / CONFIG
+        common = path.is_file() and path.samefile(self.model / CONFIG)
+        return self.info if common else read_info(folder)
 
     def _feasibility(self, shape: Shape) -> Feasibility:
         return Feasibility(parse_space(shape.space, "simulated.yaml", self.folder), self.corpus)
@@ -167,7 +176,9 @@ class World:
     def open(self) -> Ledger | None:
         """The ledger; None before it is made."""
         storage, _ = open_storage(self.home.studies)
-        return Ledger.open(storage, NAME) if NAME in Ledger.names(storage) else None
+        with suppress(InputError):
+            return Ledger.open(storage, NAME)
+        return None
 
     def _drive(self, number: int, fault: Fault | None, interrupt_at: int | None) -> None:
         """One driver's life."""
@@ -255,8 +266,8 @@ class World:
         """What is not the project's own, or takes long and is nobody's state, is replaced.
 
         That is: time; Ray's placement groups; pictures, for which an empty file stands; and what is always the same,
-        which is asked once: what git, pip and Optuna's migrations say of this installation, and what a space's text
-        means.
+        which is asked once: what git, pip and Optuna's migrations say of this installation, what a space's text means,
+        and what the model's `config.json` says, to which the checkpoints' are links.
         """
         with pytest.MonkeyPatch.context() as patch:
             for module in (meter, mlflow_callback, requests, run_on_record, steering, tracking, watch):
@@ -265,6 +276,7 @@ class World:
             patch.setattr(provenance, "_git", _git)
             patch.setattr(provenance, "distributions", lambda: _distributions)
             patch.setattr(recorded_space, "parse_space", _parse)
+            patch.setattr(doctor, "read_info", self.templates.read_info)
             patch.setattr(VersionManager, "get_head_version", lambda manager: self.templates.optuna_version)
             for module in (best_model, mlflow_callback):
                 patch.setattr(module, "draw_trial", _draw)
@@ -283,8 +295,8 @@ class World:
     # What must hold
 
     def audit(self) -> list[Finding]:
-        doctor = Doctor if self.schedule.store == "mlflow" else QuickDoctor
-        findings = doctor(self.home, NAME).audit()
+        auditor = Doctor if self.schedule.store == "mlflow" else QuickDoctor
+        findings = auditor(self.home, NAME).audit()
         return findings if self.schedule.store == "mlflow" else [one for one in findings if AWAY not in one.text]
 
     def _check_between(self) -> None:
@@ -373,4 +385,7 @@ _git = cache(provenance._git)
 _parse = cache(parse_space)
 
 
-_distributions = [SimpleNamespace(metadata=one.metadata) for one in provenance.distributions()]
+_distributions = [
+    SimpleNamespace(metadata={key: one.metadata[key] for key in ("Name", "Version")})
+    for one in provenance.distributions()
+]

@@ -76,7 +76,7 @@ def template(database: servers.Postgres) -> str:
 @pytest.fixture(params=["sqlite", "journal", "memory", "postgresql"])
 def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Callable[[], Open]:
     """Makes empty storages of one kind, each as a function that opens it as a new process would."""
-    made = 0
+    made, opened = 0, list[RDBStorage]()
     postgresql = request.param == "postgresql"
     server = request.getfixturevalue("database") if postgresql else None
     template = request.getfixturevalue("template") if postgresql else ""
@@ -84,6 +84,8 @@ def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Calla
     def make() -> Open:
         nonlocal made
         made += 1
+        while opened:  # a server has room for a hundred connections
+            opened.pop().engine.dispose()
         path = tmp_path / f"{made}.db"
         known = {"skip_compatibility_check": True, "skip_table_creation": True}
         if request.param == "sqlite":
@@ -91,7 +93,12 @@ def empty(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Calla
             return lambda: RDBStorage(f"sqlite:///{path}", **known)
         if server:
             address = server.create(f"contract_{uuid.uuid4().hex}", template)
-            return lambda: RDBStorage(address, {"poolclass": NullPool}, **known)
+
+            def open_postgresql() -> BaseStorage:
+                opened.append(RDBStorage(address, **known))
+                return opened[-1]
+
+            return open_postgresql
         if request.param == "journal":
             return lambda: JournalStorage(JournalFileBackend(str(path)))
         kept = InMemoryStorage()

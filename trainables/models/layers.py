@@ -148,7 +148,7 @@ def initialize(model: nn.Module) -> None:
     A fused projection is initialised as the separate matrices that it is made of. A model on torch's meta device has
     nothing to fill: building one to count its parameters would take half as long again.
     """
-    if all(parameter.is_meta for parameter in model.parameters()):
+    if next(model.parameters()).is_meta:
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, overload
 
 from asr_platform.study.spending import epoch_seconds
@@ -151,4 +151,4 @@ def _best_place(values: Sequence[float]) -> int:
 
 def _exists(checkpoint: str | None) -> bool:
     """Whether a checkpoint exists; True for checkpoints on remote storage."""
-    return checkpoint is not None and ("://" in checkpoint or Path(checkpoint).is_dir())
+    return checkpoint is not None and ("://" in checkpoint or os.path.isdir(checkpoint))
