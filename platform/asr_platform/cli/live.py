@@ -132,8 +132,8 @@ class LiveDisplay(Display):
 
     def _best_so_far(self) -> str:
         """The best epoch of all trials, such as ` (best 2.12%, trial 3)`; empty before the sweep is shown."""
-        trials = self.ledger.trials() if self.ledger else []
-        best = min(trials, key=lambda trial: (trial.lowest, trial.number), default=None)
+        begun = [trial for trial in (self.ledger.trials() if self.ledger else []) if trial.epochs]
+        best = min(begun, key=lambda trial: (trial.lowest, trial.number), default=None)
         return f" (best {objective_text(best.best)}, trial {best.number})" if best and best.best else ""
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:

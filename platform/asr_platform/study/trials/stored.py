@@ -37,9 +37,9 @@ class StoredTrials:
     """The trials of a study as Optuna's records, which have the metrics of their best epoch alone.
 
     An epoch counts once it has both metrics and a value, which is written last. The metrics of all epochs are most of a
-    study: those that records lack are read when they are asked for, of one trial alone, and of all trials once those of
-    a second one are. A trial is read again only if its state or its number of values has changed: epochs that count
-    never change.
+    study: those that records lack are read when they are asked for, of one trial, but the second time of all trials:
+    who asks for two usually asks for all. A trial is read again only if its state or its number of values has changed:
+    epochs that count never change.
     """
 
     def __init__(self, study: Study) -> None:
@@ -49,7 +49,7 @@ class StoredTrials:
         self._values: dict[int, int | None] = {}  # number of values by id of the trial; None: it has ended
         self._latest = -1  # id up to which all trials are known
         self._texts: dict[int, dict[int, str]] = defaultdict(dict)  # like `Texts`
-        self._are_read = False  # whether metrics beside those of best epochs were asked for
+        self._readings = 0  # of metrics that records lack
         self._lock = threading.RLock()
 
     def all(self) -> list[FrozenTrial]:
@@ -96,10 +96,12 @@ class StoredTrials:
         with self._lock:
             texts = self._texts[trial._trial_id]
             if any(epoch not in texts for epoch in epochs):
-                ids = None if self._are_read else [trial._trial_id]
-                self._are_read = True
+                self._readings += 1
+                ids = None if self._readings == 2 else [trial._trial_id]
+                counting = {one._trial_id: one.intermediate_values for one in [*self._trials.values(), trial]}
                 for trial_id, found in self._source.texts(self._id, EPOCH, ids).items():
-                    self._texts[trial_id].update(found)
+                    known = counting.get(trial_id, {})  # metrics that do not count yet may be written again
+                    self._texts[trial_id].update({epoch: text for epoch, text in found.items() if epoch in known})
             return [decoded(texts[epoch]) for epoch in epochs]
 
     def half_recorded(self) -> dict[int, dict[int, str]]:
