@@ -457,7 +457,7 @@ def test_the_side_by_side_table_says_that_there_are_more() -> None:
 
 def test_columns_of_keys_with_the_same_last_part_have_names_of_their_own() -> None:
     keys = ["model.kind", "tokenizer.kind", "model.d_model", "model.editor.d_model", "optimizer.lr"]
-    table = ranking_table([records.trial(0, "complete", [0.1])], keys, {}, ("val_cer",))
+    table = ranking_table([records.trial(0, "complete", [0.1])], keys, {}, ("val_cer",), width=0)  # a column for each
     names = [str(column.header).replace("\n", " ") for column in table.columns]
     assert names[-5:] == ["model kind", "tokenizer kind", "model d model", "editor d model", "lr"]
 

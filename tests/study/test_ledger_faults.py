@@ -53,7 +53,7 @@ def opened(address: str) -> PatientStorage:
 
 
 def live(storage: PatientStorage) -> None:
-    """Writes everything that drivers, and those who ask them, write."""
+    """Writes everything that drivers, and those who ask them, write, and reads it."""
     ledger, space = Ledger.create(storage, "small", {**records.ABOUT, "trials": 3}), records.space()
     ledger.note("limits", {"hours": 1.0})
     first, second = (ledger.propose(space, records.parameters_of) for _ in range(2))
@@ -68,6 +68,9 @@ def live(storage: PatientStorage) -> None:
     ledger.describe(third.number, "mlflow_run_id", "run")
     request = requests.write(ledger, "pause", {"trial": 2})
     requests.answer(ledger, request, "trial 2 has ended: failed")
+    for trial in Ledger.open(storage, "small").trials():
+        assert len(list(trial.curve)) == trial.epochs
+    assert len(ledger.whole()) == 3
     optuna.create_study(storage=storage, study_name="half")  # of a driver that was killed
     Ledger.create(storage, "half", records.ABOUT)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import records
@@ -11,13 +13,20 @@ import records
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.trials.record import Curve, TrialRecord
 
+
+def curve_of(rows: list[dict[str, Any]], located: Callable[[str], str]) -> Curve:
+    texts = {row["epoch"]: json.dumps(row) for row in rows}
+    values = {row["epoch"]: row["val_cer"] for row in rows}
+    return Curve(values, lambda epochs: [texts[epoch] for epoch in epochs], located)
+
+
 CERS = [[], [0.5], [0.5, 0.25, 0.75], [0.5, 0.25, 0.25, 0.5], [1.5, 0.0, float("inf")]]
 
 
 @pytest.mark.parametrize("cers", CERS)
 def test_a_curve_tells_the_same_decoded_or_not(cers: list[float], tmp_path: Path) -> None:
     rows = records.curve(cers)
-    late = Curve([json.dumps(row) for row in rows], cers, lambda path: f"{tmp_path}{path}")
+    late = curve_of(rows, lambda path: f"{tmp_path}{path}")
     for row in rows:
         row["checkpoint"] = f"{tmp_path}{row['checkpoint']}"
     assert late == rows and rows == late and list(late) == rows and len(late) == len(rows)
@@ -39,7 +48,7 @@ def test_a_curve_tells_the_same_decoded_or_not(cers: list[float], tmp_path: Path
 
 
 def test_what_is_changed_in_a_row_that_was_asked_for_stays() -> None:
-    curve = Curve([json.dumps(row) for row in records.curve([0.5, 0.4])], [0.5, 0.4], str)
+    curve = curve_of(records.curve([0.5, 0.4]), str)
     curve[-1]["checkpoint"] = None
     assert curve[1]["checkpoint"] is None and [row["checkpoint"] for row in curve] == ["/checkpoints/1", None]
 

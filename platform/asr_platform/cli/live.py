@@ -114,8 +114,10 @@ class LiveDisplay(Display):
         self.line(f"trial {trial.number} started: {trial.about['parameters']:,} parameters {varied}")
 
     def on_epoch_end(self, trial: TrialRecord) -> None:
-        row = trial.curve[-1]
         self.latest[trial.number] = time.monotonic()
+        if self.console.is_terminal:
+            return
+        row = trial.curve[-1]
         self.line(
             f"trial {trial.number} epoch {row['epoch']}/{self.epochs}: "
             f"{OBJECTIVES[objective(row)]} {objective_text(row)}{self._best_so_far()}"
@@ -130,7 +132,8 @@ class LiveDisplay(Display):
 
     def _best_so_far(self) -> str:
         """The best epoch of all trials, such as ` (best 2.12%, trial 3)`; empty before the sweep is shown."""
-        best = next((one for one in ranked(self.ledger.trials() if self.ledger else []) if one.best), None)
+        begun = [trial for trial in (self.ledger.trials() if self.ledger else []) if trial.epochs]
+        best = min(begun, key=lambda trial: (trial.lowest, trial.number), default=None)
         return f" (best {objective_text(best.best)}, trial {best.number})" if best and best.best else ""
 
     def on_worker_lost(self, trial: TrialRecord, reason: str, retried: bool) -> None:

@@ -28,6 +28,7 @@ REPEATABLE = (
     "get_study_system_attrs", "get_all_studies", "get_trial", "get_all_trials", "_get_trials", "get_trial_param",
     "get_trial_user_attrs", "get_trial_system_attrs", "get_trial_id_from_study_id_trial_number", "get_best_trial",
     "_get_best_trial_id", "_get_stale_trial_ids", "attributes", "names",
+    "attributes_text", "progress", "without_metrics", "texts", "texts_at", "set_step",
 )  # fmt: skip
 
 

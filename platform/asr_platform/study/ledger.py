@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.compat.optuna_storage import study_attributes, study_names
+from asr_platform.compat.optuna_storage import set_step, study_attributes, study_names, study_text
 from asr_platform.storage.database import SharedLedger, decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
@@ -31,7 +31,6 @@ from asr_platform.study.samplers import (
     propose,
 )
 from asr_platform.study.trials.reading import (
-    EPOCH,
     FITTED,
     OF_TRIAL,
     REASON,
@@ -46,6 +45,7 @@ from asr_platform.study.trials.record import PAUSED as PAUSED
 from asr_platform.study.trials.record import REMOVED as REMOVED
 from asr_platform.study.trials.record import TrialRecord as TrialRecord
 from asr_platform.study.trials.record import TrialStatus as TrialStatus
+from asr_platform.study.trials.stored import EPOCH, StoredTrials
 from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
@@ -77,9 +77,10 @@ class Ledger:
 
     def __init__(self, study: optuna.Study, file: Path | None = None, home: Path | None = None) -> None:
         self.study, self.file, self.home = study, file, home or (file.parent if file else None)
-        self._reader = RecordReader(self._located)
-        self._notes: dict[str, Any] = {}  # on trials, as `trials` has read them last
-        self._facts: Facts = {}  # the same by trial
+        self._stored = StoredTrials(study)
+        self._reader = RecordReader(self._metrics, self._located)
+        self._notes: dict[str, tuple[str | None, dict[str, Any]]] = {}  # as read last, by prefix, and their text
+        self._facts: tuple[dict[str, Any], Facts] = {}, {}  # notes on trials, and the same by trial
 
     @classmethod
     def create(cls, storage: Storage, name: str, about: Mapping[str, Any]) -> Ledger:
@@ -101,7 +102,7 @@ class Ledger:
         )
         begun = {"id": uuid.uuid4().hex, **about}
         if CORPUS in begun:
-            begun[CORPUS] = ledger._stored(begun[CORPUS])
+            begun[CORPUS] = ledger._relative(begun[CORPUS])
         ledger.study.set_user_attr(ABOUT, begun)  # in one write, so that a kill leaves all facts or none
         return ledger
 
@@ -167,6 +168,14 @@ class Ledger:
         with decoding(self.file):
             return study_attributes(self.study, prefix)
 
+    def _kept_notes(self, prefix: str) -> dict[str, Any]:
+        """Facts whose keys begin with `prefix`, decoded again only if one has changed; they must not be changed."""
+        text = study_text(self.study, prefix)
+        known = self._notes.get(prefix)
+        if known is None or text is None or text != known[0]:
+            known = self._notes[prefix] = text, self.notes(prefix)
+        return known[1]
+
     def note(self, key: str, value: Any) -> None:
         """Records a fact about the sweep."""
         self.study.set_user_attr(key, value)
@@ -179,10 +188,10 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """All trials of the sweep, ordered by number."""
-        frozen, notes = self.frozen(), self.notes(OF_TRIAL)
-        if notes != self._notes:
-            self._notes, self._facts = notes, by_trial(notes)
-        return self._records(frozen, self._facts)
+        frozen, notes = self.frozen(), self._kept_notes(OF_TRIAL)
+        if notes != self._facts[0]:
+            self._facts = notes, by_trial(notes)
+        return self._records(frozen, self._facts[1])
 
     def trial(self, number: int) -> TrialRecord:
         """The trial with this number."""
@@ -236,10 +245,10 @@ class Ledger:
         known = self._frozen(number)
         if epoch in known.intermediate_values:
             return False
-        stored = {**row, CHECKPOINT: self._stored(row[CHECKPOINT])} if CHECKPOINT in row else dict(row)
-        storage = self.study._storage
-        storage.set_trial_user_attr(known._trial_id, f"{EPOCH}{epoch}", json.dumps(stored))
-        storage.set_trial_intermediate_value(known._trial_id, epoch, objective_value(row))
+        stored = {**row, CHECKPOINT: self._relative(row[CHECKPOINT])} if CHECKPOINT in row else dict(row)
+        text, value = json.dumps(stored), objective_value(row)
+        set_step(self.study, known._trial_id, epoch, value, f"{EPOCH}{epoch}", text)
+        self._stored.add_epoch(number, epoch, value, text)
         return True
 
     def finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
@@ -251,25 +260,37 @@ class Ledger:
 
     def complete_trials(self, epochs: int) -> None:
         """Completes what a killed driver has written by half: epochs, and running trials that have `epochs` epochs."""
-        for frozen in (frozen for frozen in self.frozen() if frozen.state == TrialState.RUNNING):
-            rows = {int(key[6:]): text for key, text in frozen.user_attrs.items() if key.startswith(EPOCH)}
-            for epoch in sorted(rows.keys() - frozen.intermediate_values.keys()):
+        with decoding(self.file):
+            half_recorded = self._stored.half_recorded()
+        for trial_id, rows in half_recorded.items():
+            for epoch in sorted(rows):
                 value = objective_value(json.loads(rows[epoch]))
-                self.study._storage.set_trial_intermediate_value(frozen._trial_id, epoch, value)
+                self.study._storage.set_trial_intermediate_value(trial_id, epoch, value)
         for trial in self.trials():
             if trial.state == "running" and trial.epochs >= epochs:
                 self.finish(trial.number, "complete")
 
     def frozen(self) -> list[FrozenTrial]:
-        """All trials as Optuna's records, ordered by number; the records must not be changed."""
+        """All trials as Optuna's records, ordered by number; they must not be changed.
+
+        Of the metrics of epochs, they have those of the best epoch alone (`whole` has all).
+        """
+        with decoding(self.file):
+            return self._stored.all()
+
+    def whole(self) -> list[FrozenTrial]:
+        """All trials as Optuna's records, ordered by number, with everything that is recorded of them."""
         with decoding(self.file):
             return self.study.get_trials(deepcopy=False)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        """The trial with this number as Optuna's record; other trials are not read."""
-        storage = self.study._storage
+        """The trial with this number as Optuna's record, like those of `frozen`; other trials are not read."""
         with decoding(self.file):
-            return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+            return self._stored.one(number)
+
+    def _metrics(self, trial: FrozenTrial, epochs: Sequence[int]) -> list[str]:
+        with decoding(self.file):
+            return self._stored.metrics(trial, epochs)
 
     def _records(self, trials: list[FrozenTrial], facts: Facts) -> list[TrialRecord]:
         with decoding(self.file):
@@ -277,9 +298,9 @@ class Ledger:
 
     def _widened(self) -> dict[str, dict[str, Any]]:
         """Values of earlier trials in a wider space, by number."""
-        return dict(self.notes(WIDENED).get(WIDENED, {}).get("params", {}))
+        return dict(self._kept_notes(WIDENED).get(WIDENED, {}).get("params", {}))
 
-    def _stored(self, path: str | None) -> str | None:
+    def _relative(self, path: str | None) -> str | None:
         """Converts a path for the ledger: paths in the home or on its storage become relative to the home."""
         if path is None or self.home is None or "://" in path:
             return path

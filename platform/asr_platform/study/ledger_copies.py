@@ -129,7 +129,7 @@ def is_sound(home: Home) -> bool:
         if home.begun:
             for name in Ledger.names(home.studies):
                 ledger = Ledger.open(home.studies, name)
-                _ = ledger.about, ledger.trials()
+                _ = ledger.about, ledger.trials(), ledger.whole()
     except DamagedLedgerError:
         return False
     return True
@@ -161,7 +161,7 @@ def _readable(source: Path) -> Iterator[tuple[str, int]]:
         with suppress(LedgerError, UnicodeError):
             opened, file = open_storage(sqlite_address(source))
             ledger = Ledger(optuna.load_study(storage=opened, study_name=name), file)
-            if ledger.about and ledger.trials() is not None:
+            if ledger.about and ledger.trials() is not None and ledger.whole() is not None:
                 yield name, study
 
 

@@ -84,13 +84,15 @@ METRICS: Mapping[str, Metric] = {
 """Metrics of an epoch by their key in its report."""
 
 
-def logged_metrics(curve: Sequence[Mapping[str, Any]]) -> Iterator[LoggedMetric]:
+def logged_metrics(curve: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None = None) -> Iterator[LoggedMetric]:
     """All metrics of a trial's epochs as (name, epoch, value), in the order of logging.
 
     MLflow's page that compares runs begins with the metric that was logged first, so metrics named by `Metric.best`
     come before the others. A key that is not in METRICS is logged under its own name.
+
+    Args:
+        best: metrics of the best epoch before these; None if there is none.
     """
-    best: Mapping[str, Any] | None = None
     for row in curve:
         epoch = int(row["epoch"])
         if best is None or objective_value(row) <= objective_value(best):

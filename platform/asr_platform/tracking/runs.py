@@ -235,13 +235,13 @@ class Tracker:
         Args:
             tags: returns further tags; called only if there is something to log.
         """
-        metrics = list(logged_metrics(trial.curve))
         logged = self._logged_epochs(run, trial)
-        missing = sorted({epoch for _, epoch, _ in metrics} - logged)
+        missing = [epoch for epoch in trial.recorded if epoch not in logged]
         if not missing and run.status == STATUS[trial.state]:
             return
         # Tags come first: a driver that is killed before the epochs are logged finds that there is something to log.
         self.tag(run, {**tags(), "state": trial.state, **({"stopped": trial.reason} if trial.reason else {})})
+        metrics = list(logged_metrics(*trial.since(missing[0]))) if missing else []
         for start in range(0, len(missing), EPOCHS_AT_ONCE):
             batch = missing[start : start + EPOCHS_AT_ONCE]
             self.log(run, [metric for metric in metrics if metric[1] in batch])

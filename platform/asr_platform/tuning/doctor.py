@@ -129,7 +129,7 @@ class Doctor:
 
     def audit(self) -> list[Finding]:
         """All findings: mistakes, and whether the sweep has been interrupted."""
-        trials, frozen = self.ledger.trials(), self.ledger.frozen()
+        trials, frozen = self.ledger.trials(), self.ledger.whole()
         findings = [finding for pair in zip(trials, frozen, strict=True) for finding in self._check_record(*pair)]
         findings += [*self._check_progress(trials), *self._check_corpus(trials)]
         try:

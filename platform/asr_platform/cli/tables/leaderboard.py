@@ -15,6 +15,7 @@ from asr_platform.analysis.bootstrap import METHOD, CerInterval
 from asr_platform.analysis.leaderboard import NO_INTERVALS, columns, entries, ranked, ranking_name
 from asr_platform.analysis.text import one_line, short_value
 from asr_platform.cli.printing import say
+from asr_platform.cli.tables.layout import Cells, table_of
 from asr_platform.study.failures import diagnose
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.steering.notes import NOTE, note_of
@@ -53,37 +54,29 @@ def trial_table(
         waiting: numbers of unfinished trials that no worker trains.
         since: seconds since the last epoch or the start of trials in training, by number.
     """
-    table = Table(box=SIMPLE)
     timed = width >= WIDE
     keys = _differing(trials, width - OTHERS) if timed else []
     wide, narrow = width >= NARROW, width < NARROWER
-    sizes, ctc = ([] if narrow else ["parameters"]), (["CTC CER"] if wide else [])
-    times = ["this epoch", "minutes"] if timed else []
-    for heading in ("trial", "epoch", *times, *sizes, ranking_name(trials), *ctc):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    bests = [trial.best or {} for trial in trials]
+    states = ["paused" if one.paused else "waiting" if one.number in waiting else one.state for one in trials]
+    progress = [f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs) for trial in trials]
+    columns = [Cells("trial", [Text(str(trial.number)) for trial in trials]), Cells("epoch", list(map(Text, progress)))]
+    if timed:
+        times = [_times(trial, since.get(trial.number)) for trial in trials]
+        columns.append(Cells("this epoch", [Text(share) for share, _ in times]))
+        columns.append(Cells("minutes", [Text(minutes) for _, minutes in times]))
     if not narrow:
-        table.add_column("what stopped it")
-    if noted := wide and any(map(note_of, trials)):
-        table.add_column(NOTE)
-    for key in keys:
-        table.add_column(_heading(key, keys), justify="right", no_wrap=True)
-    for trial in trials:
-        best = trial.best or {}
-        state = "paused" if trial.paused else "waiting" if trial.number in waiting else trial.state
-        table.add_row(
-            str(trial.number),
-            f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs),
-            *(_times(trial, since.get(trial.number)) if timed else []),
-            *([] if narrow else [f"{trial.about.get('parameters', 0):,}"]),
-            objective_text(best) if best else "",
-            *([_percent(best.get("val_ctc_cer"))] if wide else []),
-            Text(state, style=COLOURS[state]),
-            *([] if narrow else [Text(_why(trial), no_wrap=True, overflow="ellipsis")]),
-            *([Text(one_line(note_of(trial)), no_wrap=True, overflow="ellipsis")] if noted else []),
-            *(_value(trial, key) for key in keys),
-        )
-    return table
+        columns.append(Cells("parameters", [Text(f"{trial.about.get('parameters', 0):,}") for trial in trials]))
+    columns.append(Cells(ranking_name(trials), [Text(objective_text(best) if best else "") for best in bests]))
+    if wide:
+        columns.append(Cells("CTC CER", [Text(_percent(best.get("val_ctc_cer"))) for best in bests]))
+    columns.append(Cells("state", [Text(state, style=COLOURS[state]) for state in states], "left"))
+    if not narrow:
+        columns.append(Cells("what stopped it", [Text(_why(trial)) for trial in trials], "left", shrinks=True))
+    if wide and any(map(note_of, trials)):
+        columns.append(Cells(NOTE, [Text(one_line(note_of(trial))) for trial in trials], "left", shrinks=True))
+    columns += [Cells(_heading(key, keys), [_value(trial, key) for trial in trials]) for key in keys]
+    return table_of(columns, width)
 
 
 def _times(trial: TrialRecord, since: float | None) -> tuple[str, str]:
@@ -130,7 +123,7 @@ def print_leaderboard(
         console.print(whole)
     else:
         for count in range(len(EXPENDABLE) + 1):
-            table = ranking_table(ranking, [], intervals, objectives, EXPENDABLE[:count])
+            table = ranking_table(ranking, [], intervals, objectives, EXPENDABLE[:count], console.width)
             if _width(console, table) <= console.width:
                 break
         console.print(table)
@@ -147,12 +140,13 @@ def print_leaderboard(
 
 def ranking_table(
     ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, CerInterval], objectives: Sequence[str],
-    left_out: Collection[str] = (),
+    left_out: Collection[str] = (), width: int = UNBOUNDED,
 ) -> Table:  # fmt: skip
     """A table of trials, best first, with the leaderboard's columns and a column for each of the `keys`.
 
     Args:
         left_out: keys of leaderboard columns to leave out.
+        width: width of the terminal in columns.
     """
     absent = {*left_out, *([] if intervals else ["val_cer_interval"])}
     shown = [column for column in columns(ranking, objectives) if column.heading and column.key not in absent]
@@ -164,20 +158,14 @@ def ranking_table(
         caption += "\n= not significantly different from the best (paired bootstrap, 95%)"
     if any(entry.on_front for entry in board):
         caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
-    table = Table(box=SIMPLE, caption=caption, caption_justify="left")
-    table.add_column("rank", justify="right", no_wrap=True)
+    found = [Cells("rank", [Text(entry.marked_rank) for entry in board])]
     for column in shown:
-        table.add_column(column.heading, justify="left" if column.key in ("state", NOTE) else "right", no_wrap=True)
-    for key in keys:
-        table.add_column(_heading(key, keys), justify="right", no_wrap=True)
-    rows = []
-    for entry in board:
-        style = {"state": COLOURS[entry.trial.state]}
-        cells = (Text(column.cell(entry), style=style.get(column.key, "")) for column in shown)
-        rows.append([Text(entry.marked_rank), *cells, *(_value(entry.trial, key) for key in keys)])
-    if rows:  # in one row, which Rich lays out several times as fast as thousands
-        table.add_row(*(Text("\n").join(column) for column in zip(*rows, strict=True)))
-    return table
+        left = column.key in ("state", NOTE)
+        styles = [COLOURS[entry.trial.state] if column.key == "state" else "" for entry in board]
+        cells = [Text(column.cell(entry), style=style) for entry, style in zip(board, styles, strict=True)]
+        found.append(Cells(column.heading, cells, "left" if left else "right"))
+    found += [Cells(_heading(key, keys), [_value(entry.trial, key) for entry in board]) for key in keys]
+    return table_of(found, width, caption)
 
 
 def _heading(key: str, keys: Sequence[str]) -> str:

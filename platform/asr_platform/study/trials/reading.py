@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_platform.study.samplers import NEXT_CHOICES
 from asr_platform.study.trials.record import Curve, TrialRecord, TrialStatus
+from asr_platform.study.trials.stored import EPOCH
 
 STATES: dict[TrialState, TrialStatus] = {
     TrialState.RUNNING: "running",
@@ -19,7 +21,6 @@ STATES: dict[TrialState, TrialStatus] = {
 }
 OF_TRIAL = "trial:"  # prefix of a study's notes that are facts about a trial; its number follows
 FITTED = "fitted"  # key of the width that fills the budget, which the sampler does not propose
-EPOCH = "epoch:"  # prefix of a trial's attributes that are the metrics of an epoch; its number follows
 REASON = "reason"
 Facts = dict[int, dict[str, Any]]  # facts about trials by number
 
@@ -34,14 +35,17 @@ class _Kept(NamedTuple):
 
 
 class RecordReader:
-    """Makes records; those of ended trials are kept until a fact about the trial changes.
+    """Makes records, and keeps them until the trial or a fact about it changes.
 
     Args:
+        metrics: returns the metrics of epochs of a trial, each in JSON.
         located: returns the absolute path for a recorded path of a checkpoint.
     """
 
-    def __init__(self, located: Callable[[str], str]) -> None:
-        self.located = located
+    def __init__(
+        self, metrics: Callable[[FrozenTrial, Sequence[int]], list[str]], located: Callable[[str], str]
+    ) -> None:
+        self.metrics, self.located = metrics, located
         self._kept: dict[int, _Kept] = {}
 
     def records(
@@ -58,22 +62,17 @@ class RecordReader:
         kept = self._kept.get(trial.number)
         if kept and kept.trial is trial and kept.facts == facts and kept.widened == widened:
             return kept.record
-        record = _record(trial, facts, _values(trial, widened), self.located)
-        if trial.state.is_finished():
-            self._kept[trial.number] = _Kept(trial, facts, widened, record)
+        record = self._record(trial, facts, _values(trial, widened))
+        self._kept[trial.number] = _Kept(trial, facts, widened, record)
         return record
 
-
-def _record(
-    trial: FrozenTrial, facts: Mapping[str, Any], params: dict[str, Any], located: Callable[[str], str]
-) -> TrialRecord:
-    attributes, values = trial.user_attrs, trial.intermediate_values
-    # An epoch counts once its value is reported, the last step of `Ledger.record`.
-    epochs = [epoch for epoch in sorted(values) if f"{EPOCH}{epoch}" in attributes]
-    texts = [attributes[f"{EPOCH}{epoch}"] for epoch in epochs]
-    curve = Curve(texts, [values[epoch] for epoch in epochs], located)
-    own = {key: fact for key, fact in attributes.items() if key not in (REASON, FITTED) and not key.startswith(EPOCH)}
-    return TrialRecord(trial.number, STATES[trial.state], params, curve, {**own, **facts}, attributes.get(REASON, ""))
+    def _record(self, trial: FrozenTrial, facts: Mapping[str, Any], params: dict[str, Any]) -> TrialRecord:
+        curve = Curve(trial.intermediate_values, partial(self.metrics, trial), self.located)
+        attributes, others = trial.user_attrs, (REASON, FITTED)
+        own = {key: fact for key, fact in attributes.items() if key not in others and not key.startswith(EPOCH)}
+        return TrialRecord(
+            trial.number, STATES[trial.state], params, curve, {**own, **facts}, attributes.get(REASON, "")
+        )
 
 
 def params_in(trial: FrozenTrial, widened: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

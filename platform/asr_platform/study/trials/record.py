@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -20,36 +20,40 @@ PAUSED = "paused"  # fact about an unfinished trial: whether it is paused on req
 
 
 class Curve(Sequence[dict[str, Any]]):
-    """Metrics of a trial's epochs in order, decoded when they are read: of thousands of trials, most never are.
+    """Metrics of a trial's epochs in order, read and decoded when used: of thousands of trials, most never are.
 
     Args:
-        texts: the metrics of each epoch as JSON.
         values: the objective of each epoch.
+        read: returns the metrics of epochs in JSON.
         located: returns the absolute path for a recorded path of a checkpoint.
     """
 
-    def __init__(self, texts: Sequence[str], values: Sequence[float], located: Callable[[str], str]) -> None:
-        self.texts, self.values, self.located = texts, values, located
+    def __init__(
+        self, values: Mapping[int, float], read: Callable[[Sequence[int]], list[str]], located: Callable[[str], str]
+    ) -> None:
+        self.epochs = sorted(values)
+        self.values = [values[epoch] for epoch in self.epochs]
+        self.read, self.located = read, located
         self._rows: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.epochs)
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
     @overload
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            return [self[place] for place in places]
-        if places not in self._rows:
-            self._rows[places] = self._decoded(places)
-        return self._rows[places]
+        if isinstance(index, slice):
+            return self._decoded(self.epochs[index])
+        epoch = self.epochs[index]
+        if epoch not in self._rows:
+            self._rows[epoch] = self._decoded([epoch])[0]
+        return self._rows[epoch]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The metrics of all epochs; they are not kept, since of thousands of trials they would fill the memory."""
-        return map(self._decoded, range(len(self)))
+        return iter(self._decoded(self.epochs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -57,10 +61,12 @@ class Curve(Sequence[dict[str, Any]]):
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def _decoded(self, place: int) -> dict[str, Any]:
-        if place in self._rows:
-            return self._rows[place]
-        row: dict[str, Any] = json.loads(self.texts[place])
+    def _decoded(self, epochs: Sequence[int]) -> list[dict[str, Any]]:
+        texts = zip(epochs, self.read(epochs), strict=True)
+        return [self._rows.get(epoch) or self._row(text) for epoch, text in texts]
+
+    def _row(self, text: str) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(text)
         if row.get(CHECKPOINT):
             row[CHECKPOINT] = self.located(row[CHECKPOINT])
         return row
@@ -68,7 +74,7 @@ class Curve(Sequence[dict[str, Any]]):
     @cached_property
     def seconds(self) -> float:
         """Wall time in seconds of training and validation in all epochs."""
-        return sum(map(epoch_seconds, map(json.loads, self.texts)))
+        return sum(map(epoch_seconds, map(json.loads, self.read(self.epochs))))
 
     @cached_property
     def best_place(self) -> int:
@@ -100,10 +106,20 @@ class TrialRecord:
         """Metrics of the best epoch (of equal ones the last, as in Ray Train); None before the first epoch."""
         return self.curve[self._best_place] if self.curve else None
 
-    @property
+    @cached_property
     def lowest(self) -> float:
         """The objective of the best epoch, by which trials are ranked; infinite before the first epoch."""
         return self._values[self._best_place] if self.curve else math.inf
+
+    @property
+    def recorded(self) -> Sequence[int]:
+        """Numbers of the epochs in order."""
+        return self.curve.epochs if isinstance(self.curve, Curve) else [row["epoch"] for row in self.curve]
+
+    def since(self, epoch: int) -> tuple[Sequence[dict[str, Any]], dict[str, Any] | None]:
+        """Metrics of the epochs from `epoch` on, and of the best one before them (None: there is none)."""
+        place = self.recorded.index(epoch)
+        return self.curve[place:], self.curve[_best_place(self._values[:place])] if place else None
 
     @property
     def best_first(self) -> Iterator[dict[str, Any]]:
@@ -147,6 +163,12 @@ class TrialRecord:
 
 def _best_place(values: Sequence[float]) -> int:
     return min(range(len(values) - 1, -1, -1), key=values.__getitem__)
+
+
+def best_epoch(values: Mapping[int, float]) -> int | None:
+    """The epoch with the lowest objective, of equal ones the last; None before the first epoch."""
+    epochs = sorted(values)
+    return epochs[_best_place([values[epoch] for epoch in epochs])] if epochs else None
 
 
 def _exists(checkpoint: str | None) -> bool:
