@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_platform.study.allocation.learning_curves import POINTS, CurveModel
-from asr_platform.study.allocation.promotions import LOWEST_VALUE, NEGLIGIBLE, Promotions
+from asr_platform.study.allocation.promotions import FIRST_TRIALS, LOWEST_VALUE, NEGLIGIBLE, Promotions
 from search_spaces.settings import Asha, Settings
 
 LEVELS = 5
@@ -154,7 +154,7 @@ def test_a_trial_that_diverged_is_no_rival() -> None:
 
 
 def test_a_trial_far_ahead_goes_on_and_one_far_behind_does_not() -> None:
-    ahead = promotions([[0.9], [0.9], [0.85], [0.2], [0.95], [0.9]])
+    ahead = promotions([[0.9], [0.9], [0.85], [0.2], [0.95], [0.9], [0.92], [0.88]])
     assert ahead.promoted(9) == 3 == ahead.most_promising()
     whole = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.09]
     worse = [[value * (1 + rank / 20) for value in whole] for rank in range(1, 6)]
@@ -169,8 +169,18 @@ def test_where_nothing_is_told_apart_early_trials_go_on_to_where_it_is() -> None
     ends = [[0.6, 0.2, 0.1, 0.1], [1.0, 0.9, 0.9, 0.9], [0.5, 0.15, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]]
     late = [[*plateau, *end] for end in ends]
     early = [[value / 3 for value in (1.0, 0.9, 0.85, 0.8, 0.8, 0.8, 0.8)]] * 4
-    assert promotions([*late, [1.0, 1.0], [1.0]], start=1.0).promoted(9) in (4, 5)
-    assert promotions([*early, [1.0, 1.0], [1.0]], start=1.0).promoted(9) is None
+    waiting = [[1.0, 1.0], [1.0], [1.0], [1.0]]
+    assert promotions([*late, *waiting], start=1.0).promoted(9) in (4, 5, 6, 7)
+    assert promotions([*early, *waiting], start=1.0).promoted(9) is None
+
+
+@pytest.mark.parametrize("trials", [1, FIRST_TRIALS - 1])
+def test_no_trial_goes_on_before_the_first_trials_have_begun(trials: int) -> None:
+    """However far ahead one of a few is, it may be a poor one; with no new trial left it goes on all the same."""
+    few = promotions([[0.2], *[[0.9]] * (trials - 1)])
+    assert few.promoted(1) is None and few.next(lambda: 99, 1) == 99
+    assert few.promoted(0) == few.next(lambda: None, 0) == 0, "no new trial is left"
+    assert promotions([[0.2], *[[0.9]] * (FIRST_TRIALS - 1)]).promoted(1) == 0
 
 
 def test_a_longer_start_is_paid_at_every_stage() -> None:

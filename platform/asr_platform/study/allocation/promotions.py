@@ -1,7 +1,8 @@
 """Promotions: which waiting trial continues, and when a new one begins instead.
 
 Trials wait at the epochs of `Settings.promotions`. What goes next is what has the highest chance per second of becoming
-the best of the sweep (`learning_curves.py`). After a restart, promotions are rebuilt from the recorded epochs.
+the best of the sweep (`learning_curves.py`), after the first few trials, which begin before any goes on. After a
+restart, promotions are rebuilt from the recorded epochs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from search_spaces.settings import Settings
 
 LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
 NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial and its starts
+FIRST_TRIALS = 8  # that reach the first epoch of promotion before any goes on: a few say little of what others reach
 START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
 
 
@@ -91,9 +93,13 @@ class Promotions:
     def promoted(self, left: int) -> int | None:
         """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one.
 
+        None as well while new trials are left and fewer than `FIRST_TRIALS` have reached the first epoch of promotion.
+
         Args:
             left: number of new trials that are left.
         """
+        if left and len(self.curves) < FIRST_TRIALS:
+            return None
         number, is_ahead = self._ahead(left)
         return number if is_ahead else None
 
