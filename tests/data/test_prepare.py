@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ready import Ready, Unreadable, end_process, exhaust_memory, refuse
+from ready import Ready, Unreadable, end_process, exhaust_memory, refuse, unpicklable
 
 from trainables.data.corpus import Corpus
 from trainables.data.features import FeatureRecipe
@@ -185,27 +186,29 @@ def test_an_item_that_cannot_be_read_ends_its_worker() -> None:
         list(ordered_map(str, [1, Unreadable(), *range(100)], 2))
 
 
-# Interrupts this process at lines of Python spread over a map, in the libraries as well.
+# Interrupts this process at lines of Python spread over a map, in the libraries as well. Items and results are larger
+# than what a pipe holds.
 INTERRUPTED = """
 import multiprocessing, os, signal, sys
-from math import sqrt
 from trainables.data.workers import ordered_map
+
+ITEMS = [bytes([number]) * 200_000 for number in range(97, 123)]
 
 class Interrupt:
     def __init__(self, line): self.line, self.lines = line, 0
     def __call__(self, frame, event, argument):
         self.lines += 1
         if self.lines == self.line:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), kind)
         return self
 
 def lines(line):
     interrupt, seen = Interrupt(line), []
     try:
         sys.settrace(interrupt)
-        for result in ordered_map(sqrt, range(40), 2):
+        for result in ordered_map(bytes.upper, ITEMS, 2):
             seen.append(result)
-        assert line == 0 and seen == [sqrt(number) for number in range(40)]
+        assert line == 0 and seen == [item.upper() for item in ITEMS], line
     except KeyboardInterrupt:
         pass
     finally:
@@ -214,18 +217,27 @@ def lines(line):
     return interrupt.lines
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if this was started in the background
+    kind = signal.Signals(int(sys.argv[1]))
+    signal.signal(kind, signal.SIG_IGN)  # as under some supervisors; workers inherit it
+    lines(0)
+    signal.signal(kind, signal.default_int_handler)
     whole = lines(0)
     for share in range(1, 20):
         lines(whole * share // 30)  # another run may take fewer lines
 """
 
 
-def test_an_interrupt_at_any_line_ends_the_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_line_ends_the_workers(tmp_path: Path, kind: signal.Signals) -> None:
     program = tmp_path / "program.py"
     program.write_text(INTERRUPTED)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, str(program)], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, str(program), str(int(kind))], env=environment, check=True, timeout=120)
+
+
+def test_a_result_that_cannot_be_sent_is_an_error() -> None:
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="pickle"):
+        list(ordered_map(unpicklable, range(100), 2))
 
 
 def test_a_worker_that_is_killed_is_explained() -> None:

@@ -55,3 +55,8 @@ class Unreadable:
 
     def __reduce__(self) -> tuple[object, ...]:
         return math.sqrt, (-1,)
+
+
+def unpicklable(number: int) -> object:
+    """Returns a function that pickle cannot write."""
+    return lambda: number

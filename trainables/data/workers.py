@@ -15,7 +15,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -78,11 +78,11 @@ class _Worker(Generic[Item]):
         self.connection, other = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(function, other), daemon=True)
         self.process.start()
-        other.close()  # the worker has this end: what the system closes with the worker ends the pipe
+        other.close()  # the worker has the only one, so that the pipe ends with the worker
         self.numbers: list[int] = []  # of the items that it has, in order
 
     def give(self, number: int, item: Item) -> None:
-        """Sends an item; the worker reads while it works, so that this waits for no other item."""
+        """Sends an item; the worker reads while it works, so that this waits for its start, and for no other item."""
         try:
             self.connection.send(item)
         except OSError:
@@ -98,14 +98,14 @@ class _Worker(Generic[Item]):
         return self.numbers.pop(0), outcome
 
     def end(self) -> None:
-        """Ends the process, whatever it works at."""
-        self.process.terminate()
+        """Ends the process, whatever it works at and whatever signals it ignores."""
+        self.process.kill()
         self.process.join()
         self.connection.close()
 
 
 class _Workers(Generic[Item]):
-    """Worker processes, started as items come."""
+    """Worker processes, as many as there have been items at once."""
 
     def __init__(self, function: Callable[[Item], Any], most: int) -> None:
         self.function, self.most, self.started = function, most, list[_Worker[Item]]()
@@ -114,13 +114,14 @@ class _Workers(Generic[Item]):
         """Number of items that the workers have."""
         return sum(len(worker.numbers) for worker in self.started)
 
-    def give(self, number: int, item: Item) -> None:
-        """Gives an item to the worker with the fewest, or to a new one if all have some and there may be more."""
-        if len(self.started) < self.most and all(worker.numbers for worker in self.started):
-            resource_tracker.ensure_running()  # else it starts with the process, and unblocks interrupts
-            with _interrupts_blocked():
+    def give(self, numbered: Sequence[tuple[int, Item]]) -> None:
+        """Gives each item, with its number, to the worker with the fewest."""
+        resource_tracker.ensure_running()  # else it starts with the first process, and unblocks signals
+        while len(self.started) < min(self.most, self.items() + len(numbered)):  # all before one is waited for
+            with _signals_blocked():
                 self.started.append(_Worker(self.function))
-        min(self.started, key=lambda worker: len(worker.numbers)).give(number, item)
+        for number, item in numbered:
+            min(self.started, key=lambda worker: len(worker.numbers)).give(number, item)
 
     def take(self, timeout: float | None) -> Iterator[tuple[int, _Outcome]]:
         """Yields the number of an item and its outcome for each worker that has one ready.
@@ -145,8 +146,7 @@ def _map_by_workers(function: Callable[[Item], Result], items: Iterable[Item], j
         for due in count():
             while True:
                 at_once = min(jobs * AT_A_WORKER, jobs * IN_FLIGHT_PER_JOB - len(outcomes))
-                for number, item in islice(remaining, max(0, at_once - workers.items())):
-                    workers.give(number, item)
+                workers.give(list(islice(remaining, max(0, at_once - workers.items()))))
                 # Taken even if the one that is due is there: workers wait to be rid of them.
                 outcomes.update(workers.take(0.0 if due in outcomes else None))
                 if due in outcomes:
@@ -162,9 +162,9 @@ def _map_by_workers(function: Callable[[Item], Result], items: Iterable[Item], j
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Blocks SIGINT and SIGHUP: they wait, and processes started inside never see them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+def _signals_blocked() -> Iterator[None]:
+    """Blocks signals that end this process: they wait, and processes started inside never see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
@@ -176,7 +176,13 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
     items: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_read, args=(connection, items), daemon=True).start()
     while True:
-        connection.send(_outcome(function, items.get()))
+        outcome = _outcome(function, items.get())
+        try:
+            connection.send(outcome)
+        except OSError:
+            return  # the other process has ended
+        except Exception as error:  # it cannot be pickled
+            connection.send(_Outcome(None, _sendable(error)))
 
 
 def _read(connection: Connection, items: SimpleQueue[Any]) -> None:

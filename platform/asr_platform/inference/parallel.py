@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -84,10 +85,11 @@ class Transcriber:
                     features = [np.asarray(utterances.features[index]) for index in indices]
                     yield Utterances(features, utterances.timed)
 
-        for texts in ordered_map(self._function(jobs), batches(), jobs):
-            yield from _whole(waiting)  # groups without an utterance
-            waiting[0].add(texts)
-            yield from _whole(waiting)
+        with closing(ordered_map(self._function(jobs), batches(), jobs)) as found:
+            for texts in found:
+                yield from _whole(waiting)  # groups without an utterance
+                waiting[0].add(texts)
+                yield from _whole(waiting)
         yield from _whole(waiting)
 
     def _function(self, jobs: int) -> Callable[[Utterances], list[TimedText]]:
