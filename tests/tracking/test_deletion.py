@@ -108,6 +108,17 @@ def test_versions_of_another_home_stay(home: Home) -> None:
     assert kept.tags["ledger"] == "another's" != ours
 
 
+def test_a_store_that_is_lost_keeps_a_sweep_only_if_it_has_runs_there(home: Home, tmp_path: Path) -> None:
+    lost = {"tracking_uri": f"sqlite:///{tmp_path}/lost/m.db"}
+    sweep(home, "small").note("options", lost)
+    with pytest.raises(InputError, match=r"(?s)there is no folder.*lost for good, platform doctor small begins"):
+        Deletion.of(home, "small")
+    assert not (tmp_path / "lost").exists()
+    records.ledger_in(home.path, "unlogged", corpus="/corpus", options=lost)
+    Deletion.of(home, "unlogged").delete()
+    assert "unlogged" not in Ledger.names(home.studies)
+
+
 def test_a_sweep_that_runs_is_not_deleted(home: Home) -> None:
     before = left(home)
     with home.lock("other"), pytest.raises(RunningError, match="sweep other is running"):

@@ -38,9 +38,10 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is not installed
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 by default, minutes; one is needed for a connection closed meanwhile
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "PGCONNECT_TIMEOUT": "10",  # seconds for a server that is silent; the system's is two minutes
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run, within the live table
 }
-"""Variables that MLflow reads at each use."""
+"""Variables that MLflow and its driver of PostgreSQL read at each use."""
 CONNECTION_ATTEMPTS = 3  # to a database, 0.1 and 0.3 s apart; 10 by default, with 102 s between them altogether
 
 

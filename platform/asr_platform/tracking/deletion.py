@@ -18,6 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from asr_platform.storage.database import database_file
 from asr_platform.storage.home import STORE, Home
 from asr_platform.storage.paths import folder_size
 from asr_platform.storage.relocation import local_folder
@@ -66,8 +67,12 @@ class Deletion:
             found.client = open_client(store.uri)
             found._find(found.client)
         except FAILURES as error:
+            if "mlflow_run_id" not in ledger.about:  # no run was begun
+                return cls(home, ledger, None, ledger.id)
+            start = "Start its server, then try again."
+            begin = f"If it is lost for good, platform doctor {name} begins an empty one."
             raise InputError(
-                f"{store.uri}: MLflow cannot be read: {one_line(error)}", "Start its server, then try again."
+                f"{store.uri}: MLflow cannot be read: {one_line(error)}", begin if database_file(store.uri) else start
             ) from None
         return found
 
