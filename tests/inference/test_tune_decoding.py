@@ -88,7 +88,7 @@ def test_the_gain_is_confirmed_on_a_test_split(
     assert low <= found.tuned.cer - found.greedy.cer <= high
     assert f"not chosen: {found}.\n" in (model / CARD).read_text()
     monkeypatch.setattr(module, "PROBED", 1)
-    monkeypatch.setattr(module, "MOST_CONFIRMING", 2)
+    monkeypatch.setattr(module, "MOST_COMPARED", 2)
     part = tune_decoding(model, transcribed.path).tuning.test
     assert part is not None and part.utterances == 2 and f"on 2 of {found.of} utterances of test" in str(part)
     assert tune_decoding(model, transcribed.path, "test").tuning.test is None

@@ -62,6 +62,19 @@ def test_what_stands_in_the_way_is_said(found: Found, tmp_path: Path) -> None:
     assert not (model / DECODING).exists()
 
 
+def test_a_comparison_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has its tuned options all the same."""
+    monkeypatch.setattr(decoding_study, "MOST_SEARCHES", 2)
+    corpus = babbler.write_corpus(tmp_path / "corpus", transcribed=True)
+    (corpus.path / "test.arrow").write_bytes(b"damaged")
+    found = Found(tmp_path / "mlruns", corpus)
+    found.trial(wrong=0)
+    model = made(found)
+    assert read_decoding(model) is not None
+    assert found.said[-1].startswith("the tuned decoding options are not compared on a test split: ")
+    assert "test.arrow: unreadable" in found.said[-1]
+
+
 def test_a_model_that_has_learned_nothing_is_not_tuned(found: Found) -> None:
     found.trial(wrong=len(found.corpus.split("dev").ids), lost=1.0)
     model = made(found)

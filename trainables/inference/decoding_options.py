@@ -72,7 +72,7 @@ class Comparison(BaseModel):
         return f"{part}{self.of:,} utterances of {self.split}"
 
 
-class Confirmation(Comparison):
+class HeldOutComparison(Comparison):
     """How tuned options do on a split that they were not chosen by.
 
     Attributes:
@@ -93,12 +93,12 @@ class Tuning(Comparison):
     Attributes:
         corpus_hash: content hash of the corpus.
         searches: number of searches that were compared.
-        test: the options on a test split; None: the corpus has none with transcripts, or the time was over.
+        test: the options on a test split; None: the corpus has none with transcripts, or they could not be compared.
     """
 
     corpus_hash: str
     searches: int = Field(ge=1)
-    test: Confirmation | None = None
+    test: HeldOutComparison | None = None
 
 
 def in_words(decoding: Decoding) -> str:

@@ -93,6 +93,9 @@ def surely_worse(rates: Sequence[float], best: Sequence[float]) -> bool:
 class OutOfTimeError(Exception):
     """A study must end now."""
 
+    def __init__(self) -> None:
+        super().__init__("the time is over")
+
 
 class Study:
     """A study of one recogniser on one split.
@@ -106,6 +109,7 @@ class Study:
         found: all searches by their options; None for one that was given up.
         utterances: number of utterances that are searched.
         audio: their length in seconds.
+        encoding: seconds that it took to encode them.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Study:
         self.language_model = recognizer.language_model(self.folder) if self.folder else None
         self.found: dict[Decoding, Searched | None] = {}
         self.batches: list[Batch] = []
-        self.audio = 0.0
+        self.audio = self.encoding = 0.0
         self.deadline = math.inf
 
     @torch.no_grad()
@@ -173,7 +177,12 @@ class Study:
         return sorted(order[: max(len(probed), fitting)].tolist())
 
     def encode(self, chosen: Sequence[int]) -> list[Batch]:
-        """Encodes the chosen utterances of the split; the batches are in a random order."""
+        """Encodes the chosen utterances of the split; the batches are in a random order.
+
+        Raises:
+            OutOfTimeError: the deadline has passed, or the study was stopped.
+        """
+        begin = time.monotonic()
         self.audio = float(self.split.seconds[chosen].sum())
         features = [frames_of(self.split)[index] for index in chosen]
         size = min(BATCH_FRAMES, max(1, sum(map(len, features)) // BATCHES))
@@ -182,6 +191,8 @@ class Study:
             indices = [chosen[place] for place in places]
             ids, references = [self.split.ids[index] for index in indices], [texts[index] for index in indices]
             found.append(Batch(ids, references, encoded, frames_B))
+            self.check_time()
+        self.encoding = time.monotonic() - begin
         return [found[place] for place in np.random.default_rng(0).permutation(len(found))]
 
     def baselines(self) -> list[Decoding]:
@@ -260,8 +271,7 @@ class Study:
         search, texts, rates, begin = self.ready(decoding), [], [], time.monotonic()
         best = self.best.rates if self.best else []
         for number, batch in enumerate(self.batches):
-            if self.deadline < math.inf and (time.monotonic() > self.deadline or self.stop()):
-                raise OutOfTimeError
+            self.check_time()
             with self.recognizer.autocast():
                 found = self.recognizer.decode(search, batch.encoded, batch.frames_B)
             texts += found
@@ -272,6 +282,15 @@ class Study:
                     self.found[decoding] = None
                     raise optuna.TrialPruned
         return self.record(decoding, texts, rates, time.monotonic() - begin)
+
+    def check_time(self) -> None:
+        """Ends what has a deadline once that has passed or the study was stopped.
+
+        Raises:
+            OutOfTimeError: it has.
+        """
+        if self.deadline < math.inf and (time.monotonic() > self.deadline or self.stop()):
+            raise OutOfTimeError
 
     @property
     def best(self) -> Searched | None:

@@ -94,9 +94,11 @@ def tune_best_model(
         return
     say(f"tuning the decoding options of the best model, for {MINUTES:g} minutes at most")
     try:
-        tune_decoding(model, corpus.path, minutes=MINUTES, stop=stop)
-    except (InputError, OSError, RuntimeError) as error:  # RuntimeError: torch is out of memory
-        say(f"the decoding options are not tuned: {error}")
+        found = tune_decoding(model, corpus.path, minutes=MINUTES, stop=stop)
+        if found.not_compared:
+            say(f"the tuned decoding options are not compared on a test split: {found.not_compared}")
+    except (InputError, OSError, RuntimeError, MemoryError) as error:  # RuntimeError: torch is out of memory
+        say(f"the decoding options are not tuned: {str(error) or type(error).__name__}")
 
 
 def register_best_model(

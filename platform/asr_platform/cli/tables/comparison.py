@@ -104,6 +104,8 @@ def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
     say(console, f"basis:    {tuning.searches} searches in {found.seconds:.0f} s, on {tuning.utterances_text}")
     if tuning.test:
         say(console, f"test:     {tuning.test}")
+    if found.not_compared:
+        say(console, f"test:     not compared: {found.not_compared}")
     say(console, f"options:  {in_words(found.decoding)}")
     if (sure := found.confidence) is not None:
         words = f"{sure.words:,} words of which {sure.wrong:,} were wrong"
