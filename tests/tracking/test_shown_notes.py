@@ -11,11 +11,12 @@ import records
 import tiny
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+from sqlalchemy import event
 
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering.notes import LONGEST, note_of, set_note, write_note
-from asr_platform.tracking.notes import SHOWN, annotate, lacks_note, read_notes
+from asr_platform.tracking.notes import SHOWN, annotate, is_edited, lacks_note, read_notes, split_description
 from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.store import open_client
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
@@ -134,7 +135,20 @@ def test_a_store_that_is_away_is_named(sweep: Noted) -> None:
     read_notes(sweep.home, sweep.ledger, said.append)
     sweep.ledger.note("options", {})
     (line,) = said
-    assert line.startswith("MLflow cannot be read") and "notes" in line
+    assert line.startswith("notes that were written in MLflow may be missing (API request to http://127.0.0.1:9/")
+
+
+def test_a_ledger_that_cannot_be_written_is_named(sweep: Noted) -> None:
+    said: list[str] = []
+    sweep.edit("mine")
+    read_only = Ledger.open(sweep.home.studies, sweep.ledger.name)
+    engine = read_only.study._storage._backend.engine  # type: ignore[attr-defined]
+    event.listen(engine, "engine_connect", lambda opened: opened.exec_driver_sql("PRAGMA query_only = ON"))
+    read_notes(sweep.home, read_only, said.append)
+    (line,) = said
+    assert "may be missing" in line and "readonly database" in line and sweep.note == ""
+    read_notes(sweep.home, sweep.ledger, pytest.fail)
+    assert sweep.note == "mine"
 
 
 def test_the_doctor_brings_it_into_the_ledger(sweep: Noted) -> None:
@@ -146,15 +160,37 @@ def test_the_doctor_brings_it_into_the_ledger(sweep: Noted) -> None:
     assert sweep.note == "mine" and not [finding for finding in doctor.audit() if finding.kind == "note"]
 
 
-def test_values_that_are_written_otherwise_are_not_the_note(sweep: Noted) -> None:
-    """Earlier versions wrote all digits, and a space that grew has more keys than the description."""
-    first = next(iter(sweep.ledger.trial(0).params))
-    sweep.edit(f"{first} **0.00123456789**")
+@pytest.mark.parametrize("earlier", [False, True])
+def test_values_of_keys_that_the_space_no_longer_varies_are_not_the_note(sweep: Noted, earlier: bool) -> None:
+    params = sweep.ledger.trial(0).params
+    if earlier:  # then the text of the values was not recorded
+        sweep.ledger.describe(0, SHOWN, {})
+    sweep.ledger.widen(records.space(), Path("/"), {0: dict(list(params.items())[:1])})
     sweep.start_driver()
     assert sweep.note == ""
-    sweep.edit(f"{first} is **good**")
+    sweep.edit(f"{sweep.own}\n\nmine")
     sweep.start_driver()
-    assert sweep.note == f"{first} is **good**"
+    sweep.ledger.widen(records.space(), Path("/"), {0: params})
+    assert sweep.note == "mine"
+
+
+OWN = "optimizer.lr **0.001**, model.kind **ctc**"
+
+
+@pytest.mark.parametrize(("description", "values", "note"), [
+    (f"{OWN}\r\n\r\n**Note:** a\r\nb", OWN, "a\nb"),
+    (f"{OWN}\n\n**Note:** ", OWN, ""),
+    (f"{OWN}\n\n**Note:**\nmine", OWN, "mine"),
+    (f"{OWN} is **Note:** mine", OWN, "is **Note:** mine"),
+    (f"above\n{OWN}\nbelow", OWN, "above\n\nbelow"),
+    (f"as {OWN}", "", f"as {OWN}"),
+    (f"**Note:** {OWN} diverges", "", f"{OWN} diverges"),
+    ("optimizer.lr **0.1**", "", "optimizer.lr **0.1**"),
+])  # fmt: skip
+def test_values_begin_the_description_or_are_a_line(description: str, values: str, note: str) -> None:
+    assert split_description(description, OWN) == (values, note)
+    if description != note:  # where the values are not recorded, other ones are values, too
+        assert split_description(description, None) == (values, note)
 
 
 def test_the_next_driver_adds_a_note_that_mlflow_lacks(sweep: Noted) -> None:
@@ -198,7 +234,10 @@ def test_a_new_run_of_the_trial_has_the_note(sweep: Noted) -> None:
     assert sweep.run != deleted and sweep.description == f"{sweep.own}\n\n**Note:** second"
 
 
-def test_a_note_that_a_kill_left_in_mlflow_alone_is_replaced(sweep: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["second", ""])
+def test_a_note_that_a_kill_left_in_mlflow_alone_is_replaced(
+    sweep: Noted, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     describe = Ledger.describe
 
     def killed(ledger: Ledger, number: int, key: str, value: Any) -> None:
@@ -210,8 +249,8 @@ def test_a_note_that_a_kill_left_in_mlflow_alone_is_replaced(sweep: Noted, monke
         patched.setattr(Ledger, "describe", killed)
         sweep.annotate("first")
     assert sweep.description.endswith("first")
-    sweep.annotate("second")
-    assert sweep.description == f"{sweep.own}\n\n**Note:** second"
+    sweep.annotate(text)
+    assert sweep.description == (f"{sweep.own}\n\n**Note:** {text}" if text else sweep.own)
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -241,18 +280,66 @@ def test_a_kill_loses_nothing_and_repeats_nothing(sweep: Noted, step: int, monke
     assert sweep.description == f"{sweep.own}\n\n**Note:** third"
 
 
-def test_a_note_of_an_earlier_version_that_mlflow_has_no_room_for_is_cut_there_alone(sweep: Noted) -> None:
-    sweep.annotate("x" * LONGEST)
-    assert sweep.description.endswith("x" * LONGEST)
-    set_note(sweep.ledger, 0, "y" * MAX_TAG_VAL_LENGTH, 1000)
+@pytest.mark.parametrize(("text", "ending"), [
+    ("a\r\nb", "**Note:** a\r\nb"),
+    ("\udcff", "**Note:** \\udcff"),
+    ("x" * LONGEST, "x" * LONGEST),
+    ("y" * MAX_TAG_VAL_LENGTH, "y…"),  # a note of an earlier version
+])  # fmt: skip
+def test_a_text_that_mlflow_has_otherwise_is_not_edited(sweep: Noted, text: str, ending: str) -> None:
+    set_note(sweep.ledger, 0, text, 1000)
     for _ in range(2):
         sweep.start_driver()
-        assert len(sweep.description) == MAX_TAG_VAL_LENGTH and sweep.description.endswith("y…")
-        assert sweep.note == "y" * MAX_TAG_VAL_LENGTH
+        trial = sweep.ledger.trial(0)
+        assert not lacks_note(trial) and not is_edited(trial, sweep.description)
+        assert sweep.note == text and sweep.description.endswith(ending)
+    sweep.annotate("new")
+    assert (sweep.note, sweep.description) == ("new", f"{sweep.own}\n\n**Note:** new")
 
 
-def test_bytes_that_are_no_text_are_shown_as_escapes(sweep: Noted) -> None:
-    sweep.annotate("\udcff")
-    assert sweep.description == f"{sweep.own}\n\n**Note:** \\udcff"
+def test_texts_are_compared_and_not_versions(sweep: Noted) -> None:
+    """Two writers that do not know of each other give their notes the same version."""
+    for text in ("first", "second"):
+        set_note(sweep.ledger, 0, text, 7)
+        sweep.start_driver()
+        assert sweep.description == f"{sweep.own}\n\n**Note:** {text}"
+
+
+def test_a_note_that_is_written_while_mlflow_is_read_is_kept(sweep: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.edit(f"{sweep.own}\n\nmine")
+    get_run = MlflowClient.get_run
+
+    def overtaken(client: MlflowClient, run: str) -> Any:
+        found = get_run(client, run)
+        if run == sweep.run:
+            write_note(sweep.home, sweep.ledger, 0, "by another")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "get_run", overtaken)
+        read_notes(sweep.home, sweep.ledger, pytest.fail)
+    assert sweep.note == "by another\n\nmine"
+    assert sweep.description == f"{sweep.own}\n\n**Note:** by another\n\nmine"
+
+
+@pytest.mark.parametrize("heading", ["", "\n\n**Note:** "])
+def test_what_earlier_versions_recorded_is_read(sweep: Noted, heading: str) -> None:
+    sweep.annotate("first")
+    earlier = {"run": sweep.run, "version": 3, "text": f"{heading}first"}
+    sweep.ledger.describe(0, SHOWN, earlier)
+    trial = sweep.ledger.trial(0)
+    assert not lacks_note(trial) and not is_edited(trial, sweep.description)
+    sweep.edit(f"{sweep.own}\n\n**Note:** mine")
     sweep.start_driver()
-    assert sweep.note == "\udcff"
+    assert sweep.note == "mine"
+    sweep.ledger.describe(0, SHOWN, {**earlier, "next": f"{heading}mine"})
+    sweep.annotate("second")
+    assert (sweep.note, sweep.description) == ("second", f"{sweep.own}\n\n**Note:** second")
+
+
+def test_lines_that_were_added_are_kept_as_they_are(sweep: Noted) -> None:
+    sweep.annotate("a\n\nb")
+    write_note(sweep.home, sweep.ledger, 0, "ours")
+    sweep.edit(f"{sweep.own}\n\n**Note:** a\n\nb\na\n\n  c\nb")
+    sweep.start_driver()
+    assert sweep.note == "ours\n\na\n\n  c\nb"

@@ -29,8 +29,10 @@ from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.study.steering.notes import note_of
 from asr_platform.tracking import server as pages
+from asr_platform.tracking.deletion import Deletion
 from asr_platform.tracking.runs import DESCRIPTION
 from asr_platform.tracking.server import free_port
+from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
 
@@ -227,6 +229,30 @@ def test_a_signal_ends_the_pages_and_their_server(number: signal.Signals, served
         for pid in server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+
+
+def test_notes_are_those_of_the_sweeps_that_exist_when_the_pages_end(tmp_path: Path, tiny_corpus: Corpus) -> None:
+    home, port = Home.at(tmp_path / "mlruns"), unused_port()
+
+    def begin(name: str) -> Ledger:
+        ledger = records.ledger_in(home.path, name, corpus=str(tiny_corpus.path), corpus_hash=tiny_corpus.hash)
+        records.add(ledger, "running")
+        MLflowCallback(home, ledger, records.space(), tiny_corpus, pytest.fail).on_sweep_start(ledger.trials())
+        return ledger
+
+    begin("deleted")
+    process = ui(home, port)
+    try:
+        wait_for(lambda: page(port) is not None, process)
+        Deletion.of(home, "deleted").delete()
+        later = begin("later")
+        MlflowClient(home.tracking).set_tag(later.trial(0).about["mlflow_run_id"], DESCRIPTION, "mine")
+        process.send_signal(signal.SIGINT)
+        out = process.communicate(timeout=PATIENCE)[0]
+        assert (process.returncode, note_of(later.trial(0))) == (0, "mine"), out
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_the_server_sends_no_telemetry(served: Served) -> None:

@@ -2,23 +2,26 @@
 
 The driver begins a description with the trial's values, and the note is all the rest of it. What has changed in one
 place since the two were last equal goes to the other place. If both have changed, the note becomes the ledger's text,
-followed by the lines that MLflow's has in addition. So a text that a user wrote in either place is lost only if a user
-replaces or removes it there or in the other place, after it had reached that.
+followed by the lines that were added in MLflow. So a text that a user wrote in either place is lost only if a user
+replaces or removes it there or in the other place, after it had reached that, or if another process or page writes at
+the same moment, between the reading and the writing of a text: then one of the two texts can be lost.
 
-A driver reads all descriptions in one search of runs: as it starts, about once a minute, and as it ends. `read_notes`
-does so for other commands.
+A driver reads all descriptions in one search of runs: as it starts, at the end of an epoch, but at most once a minute,
+and as it ends. `read_notes` does so for other commands.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
+from asr_platform.storage.database import LedgerError
 from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.steering.notes import copy_notes, note_of, set_note, version_of, write_note
@@ -26,9 +29,11 @@ from asr_platform.tracking.runs import DESCRIPTION, PARENT
 from asr_platform.tracking.store import FAILURES, as_texts, is_deleted, one_line, open_client, paged
 
 SHOWN = "mlflow_note"
-"""Fact about a trial: when ledger and MLflow were last equal, the run `run` had the note `text`, and the ledger had it
-with `version`; `next` is a text that may have been written to MLflow since."""
+"""Fact about a trial: when ledger and MLflow were last equal, the ledger had the note `note`, and the run `run` the
+description `description`. `values` is the text of the values that the driver wrote there; `next` is a description that
+may have been written since."""
 HEADING = "**Note:** "
+VALUE = r"[a-z0-9_]+(?:\.[a-z0-9_]+)+ \*\*[^*\n]*\*\*"  # in descriptions of earlier versions: a key and its value
 
 
 def annotate(
@@ -60,10 +65,10 @@ def read_notes(home: Home, ledger: Ledger, say: Callable[[str], None]) -> None:
     """Brings the notes in MLflow and in the ledger of a sweep to the same texts.
 
     Args:
-        say: takes a line for the user if MLflow cannot be read or written.
+        say: takes a line for the user if MLflow cannot be read or written, or the ledger cannot be written.
 
     Raises:
-        LedgerError: the ledger cannot be written.
+        LedgerError: the ledger cannot be read.
     """
     about = ledger.about
     if not (parent := about.get("mlflow_run_id")):
@@ -74,8 +79,8 @@ def read_notes(home: Home, ledger: Ledger, say: Callable[[str], None]) -> None:
         found = client.get_run(parent).info
         runs = paged(client.search_runs, [found.experiment_id], f"tags.`{PARENT}` = '{parent}'")
         sync_notes(client, ledger, {run.info.run_id: run.data.tags for run in runs})
-    except FAILURES as error:
-        say(f"MLflow cannot be read ({one_line(error)}); notes that were written there may be missing")
+    except (*FAILURES, LedgerError) as error:
+        say(f"notes that were written in MLflow may be missing ({one_line(error)})")
     if [note_of(trial) for trial in ledger.trials()] != before:
         copy_notes(home, ledger.name)
 
@@ -88,6 +93,7 @@ def sync_notes(client: MlflowClient, ledger: Ledger, runs: Mapping[str, Mapping[
 
     Raises:
         MlflowException: the store cannot be read or written.
+        LedgerError: the ledger cannot be read or written.
     """
     for trial in ledger.trials():
         tags = runs.get(trial.about.get("mlflow_run_id", ""))
@@ -96,14 +102,17 @@ def sync_notes(client: MlflowClient, ledger: Ledger, runs: Mapping[str, Mapping[
 
 
 def lacks_note(trial: TrialRecord) -> bool:
-    """Whether the run of a trial lacks the trial's latest note, or has one that was removed; False without a run."""
-    return bool(trial.about.get("mlflow_run_id")) and version_of(trial) != _shown(trial)["version"]
+    """Whether the run of a trial may lack the trial's latest note, or have a removed one; False without a run."""
+    shown = last_equal(trial)
+    return bool(shown["run"]) and (note_of(trial) != shown["note"] or "next" in shown)
 
 
 def is_edited(trial: TrialRecord, description: str) -> bool:
     """Whether a user has changed the note in the description of a trial's run since ledger and MLflow were equal."""
-    shown = _shown(trial)
-    return _parted(description, trial)[1] not in (shown["text"], shown.get("next"))
+    shown = last_equal(trial)
+    known = [shown[key] for key in ("description", "next") if key in shown]
+    theirs, *written = [split_description(text, shown["values"])[1] for text in (description, *known)]
+    return theirs not in written
 
 
 def sync_note(client: MlflowClient, ledger: Ledger, trial: TrialRecord) -> None:
@@ -114,31 +123,50 @@ def sync_note(client: MlflowClient, ledger: Ledger, trial: TrialRecord) -> None:
 
     Raises:
         MlflowException: the store cannot be read or written.
+        LedgerError: the ledger cannot be read or written.
     """
-    shown = _shown(trial)
+    shown = last_equal(trial)
+    run, values = shown["run"], shown["values"]
     try:
-        description = client.get_run(shown["run"]).data.tags.get(DESCRIPTION, "")
-        values, theirs = _parted(description, trial)
-        ours = note_of(trial)
-        note = ours
+        description = client.get_run(run).data.tags.get(DESCRIPTION, "")
+        found, theirs = split_description(description, values)
+        latest = ledger.trial(trial.number)  # another process may have written a note since `trial` was read
+        note = ours = note_of(latest)
         if is_edited(trial, description):
-            latest = version_of(trial) == shown["version"] and ours == shown["text"]
-            note = theirs if latest else _merged(ours, theirs, shown["text"])
-        if version_of(ledger.trial(trial.number)) != version_of(trial):
-            return  # a user writes at this moment: the next search for notes has both texts
+            former = split_description(shown["description"], values)[1]
+            note = theirs if ours == shown["note"] else _merged(ours, theirs, former)
         if note != ours:
-            set_note(ledger, trial.number, note, version_of(trial) + 1)
-        if note != theirs:
-            description = with_note(values, note)
-            ledger.describe(trial.number, SHOWN, {**shown, "next": _parted(description, trial)[1]})
-            client.set_tag(shown["run"], DESCRIPTION, description)
+            set_note(ledger, trial.number, note, version_of(latest) + 1)
+        following = with_note(found, note)
+        if split_description(following, values)[1] != theirs:
+            ledger.describe(trial.number, SHOWN, {**shown, "next": following})
+            client.set_tag(run, DESCRIPTION, following)
+            description = following
     except MlflowException as error:
         if not is_deleted(error):
             raise
         return
-    version = version_of(trial) + (note != ours)
-    text = _parted(description, trial)[1]
-    ledger.describe(trial.number, SHOWN, {"run": shown["run"], "version": version, "text": text})
+    record_equal(ledger, trial.number, run, found or values, note, description)
+
+
+def record_equal(ledger: Ledger, number: int, run: str, values: str | None, note: str, description: str) -> None:
+    """Records in the ledger that a trial's note and the description of its run are equal.
+
+    Args:
+        run: id of the run.
+        values: text of the trial's values, as the driver has written it; None if it is not known.
+        note: the note in the ledger; the description may have it cut or with escapes.
+    """
+    ledger.describe(number, SHOWN, {"run": run, "values": values, "note": note, "description": description})
+
+
+def last_equal(trial: TrialRecord) -> dict[str, Any]:
+    """The fact SHOWN about a trial's present run, also where nothing was recorded about it yet."""
+    run, shown = trial.about.get("mlflow_run_id"), trial.about.get(SHOWN, {})
+    if shown.get("run") != run:
+        shown = {}
+    text = shown.get("text", "")  # earlier versions recorded the note in MLflow alone
+    return {"run": run, "values": None, "note": split_description(text, "")[1], "description": text, **shown}
 
 
 def with_note(values: str, note: str) -> str:
@@ -148,28 +176,27 @@ def with_note(values: str, note: str) -> str:
     return description if len(description) <= MAX_TAG_VAL_LENGTH else f"{description[: MAX_TAG_VAL_LENGTH - 1]}…"
 
 
+def split_description(description: str, values: str | None) -> tuple[str, str]:
+    """The values of a trial in the description of its run, and the note, which is the rest without its heading.
+
+    Args:
+        values: the text of the values, if it is known; otherwise, keys of a configuration with values are taken for
+            them. They begin the description or are a line of it; elsewhere, they are words of the note.
+    """
+    text = description.replace("\r\n", "\n")
+    own = f"{VALUE}(?:, {VALUE})*" if values is None else re.escape(values)
+    found = re.search(rf"\A(?:{own})|^(?:{own})$", text, re.MULTILINE)
+    start, end = found.span() if found else (0, 0)
+    rest = "\n\n".join(filter(None, (text[:start].strip(), text[end:].strip())))
+    return text[start:end], re.sub(r"^\*\*Note:\*\*\s*", "", rest, count=1, flags=re.MULTILINE).strip()
+
+
 def _merged(ours: str, theirs: str, former: str) -> str:
-    """The ledger's note, followed by the lines that MLflow's has, but neither the ledger's nor the former one."""
-    known = {line.strip() for line in f"{ours}\n{former}".split("\n")}
-    added = "\n".join(line for line in theirs.split("\n") if line.strip() not in known)
-    return "\n\n".join(filter(None, (ours, added.strip())))
-
-
-def _parted(description: str, trial: TrialRecord) -> tuple[str, str]:
-    """The values of a trial in the description of its run, and the note, which is the rest without its heading."""
-    keys = "|".join(map(re.escape, trial.params)) or r"\0"
-    value = rf"(?:{keys}) \*\*.*?\*\*"
-    found = re.search(rf"{value}(?:, {value})*", description)
-    values = found[0] if found else ""
-    before, _, after = description.replace("\r\n", "\n").partition(values) if values else ("", "", description)
-    rest = "\n\n".join(filter(None, (before.strip(), after.strip())))
-    return values, rest.replace(HEADING, "", 1).strip()
-
-
-def _shown(trial: TrialRecord) -> dict[str, Any]:
-    """The fact SHOWN about a trial's present run, also where nothing was shown there yet."""
-    run, shown = trial.about.get("mlflow_run_id"), trial.about.get(SHOWN, {})
-    if shown.get("run") != run:
-        return {"run": run, "version": 0, "text": ""}
-    texts = {key: shown[key].strip().removeprefix(HEADING) for key in ("text", "next") if key in shown}
-    return {**shown, **texts}  # earlier versions recorded the heading as well
+    """The ledger's note, followed by the lines that MLflow's has in addition to the former one."""
+    before, after = former.split("\n") if former else [], theirs.split("\n")
+    changes = SequenceMatcher(None, before, after).get_opcodes()  # `ndiff` needs minutes where all lines differ
+    lines = [line for kind, _, _, start, end in changes if kind != "equal" for line in after[start:end]]
+    added = "\n".join(lines).strip("\n")
+    if ours == theirs or f"\n{ours}".endswith(f"\n{added}"):  # another writer, or one that was killed, has added them
+        return ours
+    return "\n\n".join(filter(None, (ours, added)))

@@ -53,10 +53,11 @@ def open_pages(
     if store.is_server:
         return 0
     code = serve(store, host, chosen, say)
-    for one in names:
-        ledger = Ledger.open(home.studies, one)
-        if home.store(ledger.about) == store:
-            read_notes(home, ledger, say)
+    for each in Ledger.names(home.studies):
+        with suppress(InputError):  # the sweep has just been deleted
+            ledger = Ledger.open(home.studies, each)
+            if home.store(ledger.about) == store:
+                read_notes(home, ledger, say)
     return code
 
 

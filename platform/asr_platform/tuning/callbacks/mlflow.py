@@ -24,7 +24,7 @@ from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.provenance import RECORD, provenance
 from asr_platform.study.run_record import MLFLOW_VIEW
-from asr_platform.tracking.notes import lacks_note, sync_note, sync_notes
+from asr_platform.tracking.notes import lacks_note, record_equal, sync_note, sync_notes
 from asr_platform.tracking.runs import DESCRIPTION, INTERRUPTED, LEDGER, Run, Tracker, datasets_of, experiment_of
 from asr_platform.tracking.shared_view import charts_of, share_view
 from asr_platform.tracking.store import FAILURES, is_deleted, one_line
@@ -37,7 +37,7 @@ from trainables.evaluation.examples import Examples
 NOTE = "mlflow_note"  # key of the ledger: the description of the sweep's run as it was last set
 SLOW = 1.0  # seconds; a store that takes longer to fail is not used for a while
 PAUSE = 20  # that while, as a multiple of the failed call's time: at most a twentieth of the driver's time is lost
-NOTES_INTERVAL = 60.0  # seconds between searches for notes that users have written in MLflow, while trials are trained
+NOTES_INTERVAL = 60.0  # seconds at least between searches for notes in MLflow, which are made at ends of epochs
 Step = Callable[[Tracker, Run], None]  # writes to the store; gets the sweep's run as well
 
 
@@ -210,13 +210,16 @@ class MLflowCallback(Callback):
         if run is None:
             config = self.space.config(trial.params)
             params = {**dict(flatten(config.model_dump(mode="json"))), "parameters": trial.about["parameters"]}
+            values = ", ".join(f"{key} **{short_value(value)}**" for key, value in trial.params.items())
             tags = {
                 "kind": "trial", "sweep": self.ledger.name, "state": "running",
                 "corpus_hash": self.ledger.about["corpus_hash"], **provenance(),
-                DESCRIPTION: ", ".join(f"{key} **{short_value(value)}**" for key, value in trial.params.items()),
+                DESCRIPTION: values,
             }  # fmt: skip
             run = tracker.start(trial_name(number), params, tags, sweep_run.id, self._datasets(config))
             tracker.start_model(run, trial.params, config.model.kind)
+            known = values in run.tags.get(DESCRIPTION, "")  # else a driver of an earlier version has begun the run
+            record_equal(self.ledger, number, run.id, values if known else None, "", values)
             self.ledger.describe(number, "mlflow_run_id", run.id)
             trial = self.ledger.trial(number)
         if trial.state != "running" and run.status == "RUNNING":
