@@ -176,11 +176,12 @@ def test_where_nothing_is_told_apart_early_trials_go_on_to_where_it_is() -> None
 
 @pytest.mark.parametrize("trials", [1, FIRST_TRIALS - 1])
 def test_no_trial_goes_on_before_the_first_trials_have_begun(trials: int) -> None:
-    """However far ahead one of a few is, it may be a poor one; with no new trial left it goes on all the same."""
+    """However far ahead one of a few is, it may be a poor one; with few new trials left it goes on all the same."""
     few = promotions([[0.2], *[[0.9]] * (trials - 1)])
-    assert few.promoted(1) is None and few.next(lambda: 99, 1) == 99
+    assert few.promoted(FIRST_TRIALS) is None and few.next(lambda: 99, FIRST_TRIALS) == 99
+    assert few.promoted(FIRST_TRIALS - 1) == 0
     assert few.promoted(0) == few.next(lambda: None, 0) == 0, "no new trial is left"
-    assert promotions([[0.2], *[[0.9]] * (FIRST_TRIALS - 1)]).promoted(1) == 0
+    assert promotions([[0.2], *[[0.9]] * (FIRST_TRIALS - 1)]).promoted(FIRST_TRIALS) == 0
 
 
 def test_a_longer_start_is_paid_at_every_stage() -> None:

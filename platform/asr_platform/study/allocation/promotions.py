@@ -18,7 +18,8 @@ from search_spaces.settings import Settings
 
 LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
 NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial and its starts
-FIRST_TRIALS = 8  # that reach the first epoch of promotion before any goes on: a few say little of what others reach
+# Reach the first epoch of promotion before any goes on, if as many are left: a few say little of what others reach.
+FIRST_TRIALS = 8
 START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
 
 
@@ -93,12 +94,12 @@ class Promotions:
     def promoted(self, left: int) -> int | None:
         """Number of the waiting trial with the highest chance per second, unless a new trial has a higher one.
 
-        None as well while new trials are left and fewer than `FIRST_TRIALS` have reached the first epoch of promotion.
+        None as well while fewer than `FIRST_TRIALS` have reached the first epoch of promotion, and as many are left.
 
         Args:
             left: number of new trials that are left.
         """
-        if left and len(self.curves) < FIRST_TRIALS:
+        if len(self.curves) < FIRST_TRIALS <= left:
             return None
         number, is_ahead = self._ahead(left)
         return number if is_ahead else None
