@@ -64,7 +64,7 @@ class _WorkerEndedError(Exception):
 
 
 class _Outcome(NamedTuple):
-    """What the function returned for an item, or the error that it raised."""
+    """Outcome of a function for one item: the value that it returned, or the error that it raised."""
 
     value: Any
     error: Exception | None = None
@@ -116,8 +116,8 @@ class _Workers(Generic[Item]):
 
     def give(self, numbered: Sequence[tuple[int, Item]]) -> None:
         """Gives each item, with its number, to the worker with the fewest."""
-        resource_tracker.ensure_running()  # else it starts with the first process, and unblocks signals
         while len(self.started) < min(self.most, self.items() + len(numbered)):  # all before one is waited for
+            resource_tracker.ensure_running()  # else it starts with the first process, and unblocks signals
             with _signals_blocked():
                 self.started.append(_Worker(self.function))
         for number, item in numbered:

@@ -20,7 +20,7 @@ Texts = Mapping[int, Mapping[int, str]]  # metrics of epochs as a database has t
 
 
 class Source(Protocol):
-    """What is read of a study: `BulkStorage` has these methods, with the ids of studies."""
+    """Reads parts of a study from its storage: `BulkStorage`, or `_Whole` for storages that read whole trials only."""
 
     def progress(
         self, study_id: int, ids: Collection[int], after: int | None
