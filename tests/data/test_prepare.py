@@ -197,8 +197,8 @@ ITEMS = [bytes([number]) * 200_000 for number in range(97, 123)]
 class Interrupt:
     def __init__(self, line): self.line, self.lines = line, 0
     def __call__(self, frame, event, argument):
-        self.lines += 1
-        if self.lines == self.line:
+        self.lines += event == "line"  # what is raised when a frame is left skips its `finally`
+        if event == "line" and self.lines == self.line:
             os.kill(os.getpid(), kind)
         return self
 

@@ -117,7 +117,8 @@ class _Workers(Generic[Item]):
     def give(self, numbered: Sequence[tuple[int, Item]]) -> None:
         """Gives each item, with its number, to the worker with the fewest."""
         while len(self.started) < min(self.most, self.items() + len(numbered)):  # all before one is waited for
-            resource_tracker.ensure_running()  # else it starts with the first process, and unblocks signals
+            with _signals_blocked():  # an exception between its lines could leave the tracker's lock taken
+                resource_tracker.ensure_running()  # else it starts with the first process, and unblocks signals
             with _signals_blocked():
                 self.started.append(_Worker(self.function))
         for number, item in numbered:
