@@ -95,7 +95,9 @@ class ParameterGroup(ConfigSection):
 class Optimizer(ConfigSection):
     """Optimizer and learning rate schedule."""
 
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimizer")
+    name: Literal["adamw", "adam", "sgd", "muon"] = Field(
+        "adamw", description="optimizer; muon: of the matrices of layers, with adamw for all other parameters"
+    )
     lr: float = Field(4e-4, gt=0, description="peak learning rate")
     betas: tuple[Probability, Probability] = Field(
         (0.9, 0.98), description="decay of Adam's two running averages; sgd: momentum first"
