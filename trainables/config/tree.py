@@ -10,9 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
+from trainables.bounds import (
+    FASTEST_SPEED,
+    LARGEST_BEAM,
+    LARGEST_SEED,
+    MOST_EPOCHS,
+    MOST_SPEEDS,
+    MOST_TOKENS,
+    SLOWEST_SPEED,
+)
 from trainables.config.data import Augmentation, Data, Features, SpecAugment
 from trainables.config.former_keys import with_update_keys
 from trainables.config.model import ConfigSection, Epochs, Layers, Model, Probability, Share
@@ -219,6 +227,10 @@ DECODING_NOT_OF_EDITORS = (
 `beam` has one: its draft can be searched with ctc_beam."""
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
 class Decoding(ConfigSection):
     """Decoding method in validation, evaluation and transcription."""
 
@@ -237,6 +249,11 @@ class Decoding(ConfigSection):
     language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
     editing_steps: int = Field(1, ge=1, le=100, description="transcript editor: passes of the editor, with greedy")
     lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
+    speeds: str = Field(
+        "1",
+        description="multiples of an utterance's speed, separated by commas: it is searched at each, and the text that "
+        "the model is surest of is kept; in evaluation and transcription, not in the validations of a training",
+    )
     hotwords: str = Field("", description="words and phrases to favour in a beam search, separated by commas")
     hotword_weight: float = Field(
         1.0, ge=0, le=100, description="added to a hypothesis' log-probability for each token of a hotword in it"
@@ -251,6 +268,24 @@ class Decoding(ConfigSection):
         if self.hotwords and self.method not in ("beam", "joint"):
             raise ValueError(f"hotwords have no meaning with method={self.method}: use joint or beam")
         return self
+
+    @field_validator("speeds")
+    @classmethod
+    def _are_speeds(cls, speeds: str) -> str:
+        try:
+            found = _numbers(speeds)
+        except ValueError:
+            raise ValueError(f"{speeds!r} must be numbers separated by commas, such as 0.8, 1, 1.25") from None
+        if not 1 <= len(found) <= MOST_SPEEDS or not all(SLOWEST_SPEED <= one <= FASTEST_SPEED for one in found):
+            raise ValueError(
+                f"{speeds!r} must be 1 to {MOST_SPEEDS} numbers from {SLOWEST_SPEED:g} to {FASTEST_SPEED:g}"
+            )
+        return speeds
+
+    @property
+    def speed_factors(self) -> tuple[float, ...]:
+        """The multiples of an utterance's speed one by one."""
+        return _numbers(self.speeds)
 
     @property
     def hotword_phrases(self) -> list[str]:
