@@ -10,20 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from trainables.bounds import (
-    FASTEST_SPEED,
-    LARGEST_BEAM,
-    LARGEST_SEED,
-    MOST_EPOCHS,
-    MOST_SPEEDS,
-    MOST_TOKENS,
-    SLOWEST_SPEED,
-)
+from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
 from trainables.config.data import Augmentation, Data, Features, SpecAugment
 from trainables.config.former_keys import with_update_keys
 from trainables.config.model import ConfigSection, Epochs, Layers, Model, Probability, Share
+from trainables.config.speeds import checked_speeds, numbers
 
 PASS_SECONDS = 200.0  # of audio in a pass on a CPU, at most: larger ones take more memory, and as long
 PASS_TOKENS = 32768  # in a pass of a language model outside of a GPU's training, at most
@@ -227,10 +220,6 @@ DECODING_NOT_OF_EDITORS = (
 `beam` has one: its draft can be searched with ctc_beam."""
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
 class Decoding(ConfigSection):
     """Decoding method in validation, evaluation and transcription."""
 
@@ -249,7 +238,7 @@ class Decoding(ConfigSection):
     language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
     editing_steps: int = Field(1, ge=1, le=100, description="transcript editor: passes of the editor, with greedy")
     lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
-    speeds: str = Field(
+    speeds: Annotated[str, AfterValidator(checked_speeds)] = Field(
         "1",
         description="multiples of an utterance's speed, separated by commas: it is searched at each, and the text that "
         "the model is surest of is kept; in evaluation and transcription, not in the validations of a training",
@@ -269,23 +258,10 @@ class Decoding(ConfigSection):
             raise ValueError(f"hotwords have no meaning with method={self.method}: use joint or beam")
         return self
 
-    @field_validator("speeds")
-    @classmethod
-    def _are_speeds(cls, speeds: str) -> str:
-        try:
-            found = _numbers(speeds)
-        except ValueError:
-            raise ValueError(f"{speeds!r} must be numbers separated by commas, such as 0.8, 1, 1.25") from None
-        if not 1 <= len(found) <= MOST_SPEEDS or not all(SLOWEST_SPEED <= one <= FASTEST_SPEED for one in found):
-            raise ValueError(
-                f"{speeds!r} must be 1 to {MOST_SPEEDS} numbers from {SLOWEST_SPEED:g} to {FASTEST_SPEED:g}"
-            )
-        return speeds
-
     @property
     def speed_factors(self) -> tuple[float, ...]:
         """The multiples of an utterance's speed one by one."""
-        return _numbers(self.speeds)
+        return numbers(self.speeds)
 
     @property
     def hotword_phrases(self) -> list[str]:
