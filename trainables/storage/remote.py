@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import dirname
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -27,7 +27,7 @@ from pyarrow import fs
 from trainables.errors import InputError
 
 S3_ATTEMPTS = 10  # of a request, with growing pauses: 90 s in all where nobody answers, 2 s with pyarrow's default of 3
-S3_TIMEOUT = 20.0  # seconds without a byte from or to a server; with all attempts, a silent one costs five minutes
+S3_TIMEOUT = 20.0  # seconds without a byte from or to a server; with all attempts, a silent one costs six minutes
 SLOW_SECONDS = 20.0  # after which it is said what takes so long
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # pyarrow (25) reads the second, in `from_uri` alone
 FULL_SECONDS, FULL_INTERVAL = 90.0, 5.0  # how long room on a full storage is waited for, and between attempts
@@ -114,9 +114,12 @@ class Remote:
 
     @cached_property
     def _opened(self) -> tuple[fs.FileSystem, str]:
+        parts = urlsplit(self.address, allow_fragments=False)
         with self._explained():
+            if parts.scheme == "s3":  # `from_uri` asks AWS for the bucket's region, deaf to Ctrl-C for minutes
+                return S3(self.address), parts.netloc + unquote(parts.path).rstrip("/")
             opened, path = fs.FileSystem.from_uri(self.address)
-            return S3(self.address) if opened.type_name == "s3" else opened, path.rstrip("/")
+            return opened, path.rstrip("/")
 
     @property
     def filesystem(self) -> fs.FileSystem:

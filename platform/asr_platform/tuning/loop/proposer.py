@@ -41,6 +41,7 @@ class Proposer(NotPickled, Searcher):
         self.place = place
         self.space = feasibility.space
         self.exhausted = False  # the space has no further proposal
+        self.closed = False  # no trial begins or goes on any more
         self.finished = False  # Tune was told that no further trial will come, and asks no more
         self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
         self.workers: dict[int, int] = {}  # of the trials in training, by number
@@ -64,6 +65,8 @@ class Proposer(NotPickled, Searcher):
 
         Interrupted trials come first, then promoted or new ones, and at last other trials that wait.
         """
+        if self.closed:
+            return None
         place = self.place([*self.workers.values()], self.beginning)
         if place is None and self.training:
             return None
