@@ -70,7 +70,6 @@ class Sweep:
             ledger=ledger,
             retry=self.retried.append,
             finished=False,
-            closed=False,
             workers={},
             training={},
             beginning=lambda: 0,
@@ -189,11 +188,11 @@ def test_a_run_whose_machines_will_be_gone_stops_once_its_trials_have_saved_what
     training = sweep.recorder.proposer.training
     training.update({"run of trial 0": 0, "run of trial 1": 1})
     sweep.recorder.on_step_end(1, [])
-    assert not told and not sweep.recorder.proposer.closed
+    assert not told and not sweep.recorder.proposer.closed()
     sweep.interrupt.leaving = True
     for run in [*training]:
         sweep.recorder.on_step_end(1, [])
-        assert told == ["run of trial 0", "run of trial 1"] and sweep.recorder.proposer.closed
+        assert told == ["run of trial 0", "run of trial 1"] and sweep.recorder.proposer.closed()
         assert not sweep.interrupt.requested, "others have not ended yet"
         sweep.completes(training.pop(run), interrupted=True)
     sweep.recorder.on_step_end(1, [])

@@ -16,7 +16,7 @@ DEPARTURE_SECONDS = 90.0  # for checkpoints; deploy/slurm.sh has two minutes for
 class Departure:
     """Follows `Interrupt.leaving`: gives notice to all trials in training, and stops the run when none is left.
 
-    Where workers watch for no notices, on a cluster that was started here, the run is stopped at once.
+    Where workers watch for no notices (`Nodes.noticed`), the run is stopped at once.
 
     Args:
         say: prints a line for the user.
@@ -33,7 +33,6 @@ class Departure:
         training = self.proposer.training if self.nodes.noticed else {}
         if self.deadline is None:
             self.deadline = time.monotonic() + DEPARTURE_SECONDS
-            self.proposer.closed = True
             self.say(f"notice that the machines will be gone: {len(training)} trials save what they have")
             for run in training:
                 give_notice(run)

@@ -108,6 +108,7 @@ class Recorder(NotPickled, tune.Callback):
         self.losses: dict[int, list[Loss]] = {}  # by number of the trial
         self.growing: set[int] = set()  # numbers of the trials that were given notice, to go on with more workers
         self.streak = Streak()
+        proposer.closed = lambda: interrupt.requested or interrupt.leaving
         self.departure = Departure(interrupt, proposer, nodes, watch.say)
 
     @_stops_on_ledger_error
