@@ -93,6 +93,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     from trainables.training.interruption import Interrupted
     from trainables.training.loop import train
 
+    notice = settings["watch"]() if settings["watch"] else None
     remote = Remote(settings["storage"]) if settings.get("storage") else None
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
 
@@ -116,7 +117,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
                 reported_epochs=settings["reported_epochs"],
                 until=settings["until"],
                 device=device,
-                notice=settings["watch"]() if settings["watch"] else None,
+                notice=notice,
             )
         except Interrupted as interrupted:
             if interrupted.updates:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import babbler
 import pytest
+from curve_tables import DIGITS
 
 from trainables.data.features import FeatureRecipe
 from trainables.data.importers.fsdd import fsdd_utterances
@@ -87,6 +89,16 @@ def digits(speech_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "corpus"
     prepare(fsdd_utterances(speech_data / "fsdd", train=20, dev=5), FeatureRecipe(), folder, "fsdd", jobs=1)
     return folder
+
+
+def test_chances_are_compared_with_outcomes() -> None:
+    """In a sweep of eight, each trial that has begun and not finished has one; none of these diverges."""
+    sizes = ["--table", str(DIGITS), "--seeds", "1", "--sizes", "8"]
+    found = started(sys.executable, str(HERE / "chance_calibration.py"), *sizes).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found if line.startswith("| 8 |")]
+    waiting = {int(row[2]): sum(map(int, re.findall(r"\((\d+)\)", " ".join(row)))) for row in rows}
+    assert waiting.keys() <= {1, 2, 3, 5} and waiting[5] == 3
+    assert all(0 < number <= 8 - finished for finished, number in waiting.items())
 
 
 def test_the_table_of_a_gpu_is_made_without_one() -> None:

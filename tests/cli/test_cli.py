@@ -276,7 +276,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
     assert f"platform evaluate 'my models/small' --data {corpus.path} --split dev\n" in ended.out
-    assert "compare trials:  platform ui\n" in ended.out
+    assert "compare trials:  platform ui\n" in ended.out and "tune-decoding" not in ended.out
     assert "in the registry: models:/small@champion\n" in ended.out
     assert "trial 1 failed: diverged: the loss is no longer a number; try " in ended.out
     ended = close(
@@ -293,6 +293,7 @@ def test_the_end_of_a_sweep_says_where_to_look_next(place: Path, monkeypatch: py
     ended = close(dataclasses.replace(whole, state="capped", reason=cap))
     assert ended.code == 0
     assert "model:           my models/small\n" in ended.out
+    assert f"tune decoding:   platform tune-decoding 'my models/small' --data {corpus.path}\n" in ended.out
     assert f"stopped: {cap}; with more of them, go on: platform sweep --resume small\n" in ended.out
     ended = close(dataclasses.replace(whole, state="failed", reason="the node is gone"))
     assert "stopped: the node is gone\ngo on with: platform sweep --resume small\n" in ended.out and ended.code == 1

@@ -186,6 +186,40 @@ def test_a_wide_terminal_has_times_and_the_keys_that_differ() -> None:
     assert "50%" not in cells(narrow, "0")[:3] and "96" not in " ".join(narrow)
 
 
+def test_only_unfinished_trials_wait() -> None:
+    """Also where a trial waited when it was stopped: the live table and the leaderboard say the state of its end."""
+    trials = [records.trial(number, state, [0.5]) for number, state in enumerate(STATES)]
+    trials.append(records.trial(4, "running", [0.5], paused=True))
+    states = ["complete", "pruned", "failed", "waiting", "paused"]
+    everything = set(range(5))
+    table = rendered(console(100), trial_table(trials, 9, 100, everything))
+    assert [cells(table, str(number))[5] for number in range(5)] == states
+    target = console(100)
+    print_leaderboard(target, trials, waiting=everything)
+    board = text_of(target).splitlines()
+    assert [cells(board, str(number + 1))[-1] for number in range(5)] == states
+    assert [row["state"] for row in rows(trials, waiting=everything)] == states
+    assert [row["state"] for row in rows(trials)] == [*states[:3], "running", "paused"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_long_notes_take_the_room_of_nothing_else(width: int) -> None:
+    """A leaderboard without room for a column of notes has them below, and the live table has reasons beside them."""
+    note = "its loss falls more slowly than that of trial 3, which has the same shape"
+    reason = "stopped on request after epoch 2 of 70"
+    space = load_space("hour")
+    trials = trials_of(space)
+    trials[4] = records.trial(4, "pruned", [0.5], trials[4].params, reason, note={"text": note, "version": 1})
+    intervals = {4: CerInterval(ConfidenceInterval(0.4, 0.6), False)}
+    target = console(width)
+    print_leaderboard(target, trials, intervals)
+    board = text_of(target)
+    assert max(len(line) for line in board.splitlines() if " failed: " not in line) <= width
+    assert note[: 39 if width == 80 else 20] in board and "40.00–60.00%" in board and "pruned" in board
+    table = " ".join(rendered(console(width), trial_table(trials, 70, width)))
+    assert reason[:15] in table and (note[:16] in table or width < 100)
+
+
 def test_a_wide_terminal_shows_as_many_keys_as_fit() -> None:
     for name in shipped():
         lines = rendered(console(160), trial_table(trials_of(load_space(name)), 70, 160))

@@ -7,10 +7,13 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import reduce
 from importlib.metadata import version
 from operator import getitem
@@ -110,7 +113,8 @@ def test_manifests_have_the_fields_that_the_operator_knows(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(tree)
-    for path, key, value in mistakes(tree):
+    own = [(("metadata",), "name", "1-digits"), (("spec",), "authOptions", {}), (("metadata",), "name", "a" * 48)]
+    for path, key, value in [*own, *mistakes(tree)]:
         changed = copy.deepcopy(tree)
         reduce(getitem, path, changed)[key] = value
         with pytest.raises(jsonschema.ValidationError):
@@ -187,21 +191,28 @@ def test_a_job_that_is_run_again_goes_on(tmp_path: Path, resumed: int, code: int
     assert (tmp_path / "calls").read_text().splitlines() == calls
 
 
-def test_the_slurm_job_starts_ray_and_runs_the_sweep(tmp_path: Path) -> None:
-    """Slurm's programs are stood in for, and so is Ray's, whose `ray stop` at the end would end all Ray here."""
+def slurm_job(folder: Path, platform: str) -> dict[str, str]:
+    """The environment of a job in which the scripts' programs are stood in for, `platform` by this script.
+
+    Ray's own `ray stop` at the end would end all Ray here.
+    """
     environment = programs(
-        tmp_path,
-        platform=STUB.replace("platform $*", "platform $* on $RAY_ADDRESS"),
+        folder,
+        platform=platform,
         srun='#!/bin/sh\n[ "$1" = --kill-on-bad-exit=1 ] || exit 9\nshift\nexec "$@"\n',
         scontrol='#!/bin/sh\necho "scontrol $*" >> "$CALLS"\necho node1\necho node2\n',
         ray='#!/bin/sh\necho "ray $*" >> "$CALLS"\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n',
     )
-    job = {
+    return environment | {
         "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_ID": "7",
         "SLURM_SUBMIT_DIR": str(REPOSITORY), "RESUMED": "0",
     }  # fmt: skip
+
+
+def test_the_slurm_job_starts_ray_and_runs_the_sweep(tmp_path: Path) -> None:
+    job = slurm_job(tmp_path, STUB.replace("platform $*", "platform $* on $RAY_ADDRESS"))
     words = ["bash", DEPLOY / "slurm.sh"]
-    subprocess.run([*words, "one", "digits"], env={**environment, **job}, check=True)
+    subprocess.run([*words, "one", "digits"], env=job, check=True)
     nodes, ray, sweep = (tmp_path / "calls").read_text().splitlines()
     assert nodes == "scontrol show hostnames node[1-2]"
     assert sweep == "platform sweep --resume one on node1:6379"
@@ -211,5 +222,27 @@ def test_the_slurm_job_starts_ray_and_runs_the_sweep(tmp_path: Path) -> None:
     assert (parsed["address"], parsed["min_nodes"]) == ("node1:6379", 2)
     known = {option for parameter in start.params for option in parameter.opts}
     assert parsed["ray_args_and_entrypoint"] == ("--num-cpus", "8") and "--num-cpus" in known
-    refused = subprocess.run([*words, "one"], env={**environment, **job}, capture_output=True)
+    refused = subprocess.run([*words, "one"], env=job, capture_output=True)
     assert refused.returncode != 0 and b"give a name and a space" in refused.stderr
+
+
+LEAVING = """#!/bin/sh
+trap 'echo saved >> "$CALLS"; exit 130' USR1
+echo "platform $*" >> "$CALLS"
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_slurm_job_that_will_end_lets_the_sweep_save_before_it_is_queued_again(tmp_path: Path) -> None:
+    job, calls = slurm_job(tmp_path, LEAVING), tmp_path / "calls"
+    with subprocess.Popen(["bash", DEPLOY / "slurm.sh", "one", "digits"], env=job, start_new_session=True) as process:
+        try:
+            while "platform" not in calls.read_text():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGUSR1)  # to the script alone (--signal=B:USR1)
+            process.wait(60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert calls.read_text().splitlines()[-3:] == ["platform sweep --resume one", "saved", "scontrol requeue 7"]

@@ -68,7 +68,7 @@ def test_a_training_shrinks_on_sigterm_to_its_node_and_grows_and_its_curve_is_th
             nodes.join(4)
             out += printed_until(process, "joined by node")
         wait_for(lambda: workers(platform) == [2, 1, 2], process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGUSR1)  # as Slurm does before the end of a job
         out += printed_until(process, "go on with: platform sweep --resume")
         process.wait(PATIENCE)
     finally:
@@ -76,6 +76,7 @@ def test_a_training_shrinks_on_sigterm_to_its_node_and_grows_and_its_curve_is_th
     assert process.returncode == 130, out
     assert re.search(r"trial 0 is interrupted after epoch \d+, and goes on elsewhere", out), out
     assert re.search(r"trial 0 is interrupted after epoch \d+, and goes on with more workers", out), out
+    assert re.search(r"trial 0 is interrupted after epoch \d+, and goes on with --resume", out), out
     (trial,) = Ledger.open(Home.existing(platform.home).studies, NAME).trials()
     assert {row["workers"] for row in trial.curve} == {1, 2}
     losses = [row["train_loss"] for row in trial.curve]

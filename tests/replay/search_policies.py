@@ -111,6 +111,8 @@ class Ours(Policy):
     def ended(self, curve: Curve, epoch: int, outcome: Outcome) -> None:
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self.progress[curve.number] = epoch, states.get(outcome, TrialState.RUNNING)
+        if outcome == "complete":  # after a last epoch `decide` is not called
+            self.promotions.record(curve.number, curve.epochs[-1])
         if outcome in ("pruned", "failed"):
             self.promotions.ended |= {curve.number}
 

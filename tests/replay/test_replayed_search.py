@@ -268,6 +268,17 @@ def test_who_waits_goes_on_or_is_given_up(seed: int, workers: int, digits: tuple
     assert run.end.training < one.table.seconds
 
 
+def test_ours_learns_how_trials_end(digits: tuple[Table, Answers]) -> None:
+    """Chances rest on the last epochs of finished trials, too, as they do in a sweep."""
+    table, answers = digits
+    one = Case(table.subset(0, 8), answers, 0)
+    policy = Remembering(one)
+    replay(one, policy)
+    complete = {number for number, (_, outcome) in policy.last.items() if outcome == "complete"}
+    ends = {number for number, curve in policy.promotions.curves.items() if table.epochs in curve}
+    assert complete == ends != set()
+
+
 class Remembering(Ours):
     """Remembers how each trial ended."""
 

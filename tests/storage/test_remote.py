@@ -110,6 +110,16 @@ def test_a_server_that_stays_away_is_told_with_its_address(monkeypatch: pytest.M
     assert str(again) == str(error.value)
 
 
+def test_nobody_is_asked_where_a_bucket_is_if_the_region_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow would ask AWS, which no test can reach, deaf to Ctrl-C."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    storage = Remote("s3://speech/my%20runs/?scheme=https")
+    assert storage.path("a/b") == "speech/my runs/a/b" and storage.path() == "speech/my runs"
+    assert storage.filesystem.region == "eu-west-1"
+
+
 def test_a_bucket_that_is_not_there_is_told(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in servers.environment(s3_port).items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ import s3_faults
 import servers
 
 from trainables.storage import remote
-from trainables.storage.remote import Remote, StorageFullError
+from trainables.storage.remote import Remote, StorageError, StorageFullError
 
 SMALLEST = 16  # KiB of the small file system
 
@@ -115,6 +115,33 @@ def test_files_of_a_slow_s3_are_copied_at_once(
     assert not proxy.together
     assert {path.name: path.stat().st_size for path in (tmp_path / "copy").iterdir()} == files
     assert not capfd.readouterr().err
+
+
+def test_s3_that_falls_silent_is_told_and_asked_again(
+    proxy: s3_faults.S3Proxy, checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(remote, "S3_TIMEOUT", 1.0)  # the shortest that there is
+    monkeypatch.setattr(remote, "SLOW_SECONDS", 0.2)
+    storage = Remote(f"s3://{servers.BUCKET}/{tmp_path.name}")
+    proxy.silent = 3
+    storage.store_folder(checkpoint, "it")
+    assert storage.files("it") == {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    assert f"{storage.address}: writing it/" in capfd.readouterr().err
+
+
+def test_s3_that_stays_silent_is_an_error(
+    proxy: s3_faults.S3Proxy, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"S3_TIMEOUT": 1.0, "S3_ATTEMPTS": 2}.items():
+        monkeypatch.setattr(remote, name, value)
+    storage = Remote(f"s3://{servers.BUCKET}/{tmp_path.name}")
+    proxy.silent = 1000
+    with pytest.raises(StorageError, match=f"{storage.address}: ") as error:
+        storage.check()
+    assert "--storage" in error.value.remedy
+    with pytest.raises(StorageError):
+        storage.store(checkpoint / "0.json", "a")
 
 
 def test_room_in_a_shared_folder_is_waited_for(

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from asr_platform.compat.patient_storage import REPEATABLE, PatientStorage
 from asr_platform.storage import postgresql
+from asr_platform.storage import silence as ledger_silence
 from asr_platform.storage.database import LedgerError, SharedLedger, open_storage
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.steering import requests
@@ -201,6 +202,43 @@ def test_a_disk_that_stays_full_is_told_and_what_was_recorded_stays(
     again = Ledger.open(opened(empty), "small")
     assert again.trial(trial.number).epochs == 1
     assert again.record(trial.number, records.row(2, 0.4))
+
+
+@contextmanager
+def silence(address: str) -> Iterator[Callable[[], None]]:
+    """Context in which PostgreSQL takes requests and answers none that reads epochs; yields a function that ends it."""
+    with psycopg.connect(address) as connection:
+        connection.execute("LOCK TABLE trial_user_attributes IN ACCESS EXCLUSIVE MODE")
+        yield connection.rollback
+
+
+def test_a_ledger_that_falls_silent_is_given_up_and_asked_again(
+    empty: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.create(opened(empty), "small", records.ABOUT)
+    trial = ledger.propose(records.space(), records.parameters_of)
+    monkeypatch.setattr(ledger_silence, "TELL_SECONDS", 0.1)
+    monkeypatch.setattr(ledger_silence, "SILENT_SECONDS", 0.5)
+    with silence(empty) as end:
+        monkeypatch.setattr(postgresql.time, "sleep", lambda seconds: end())
+        assert ledger.record(trial.number, records.row(1, 0.5))
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"{empty}: no answer yet; waiting for up to 0 s"
+    assert f"{empty}: no answer for 0 s; trying again for 120 s" in lines
+    assert Ledger.open(opened(empty), "small").trial(trial.number).epochs == 1
+
+
+def test_a_ledger_that_stays_silent_is_told(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.create(opened(empty), "small", records.ABOUT)
+    trial = ledger.propose(records.space(), records.parameters_of)
+    monkeypatch.setattr(ledger_silence, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(postgresql, "WAIT_SECONDS", 0.0)
+    with silence(empty) as end:
+        with pytest.raises(LedgerError, match=r"no answer for .*") as error:
+            ledger.record(trial.number, records.row(1, 0.5))
+        assert "--resume" in error.value.remedy
+        end()
+    assert ledger.record(trial.number, records.row(1, 0.5)), "the ledger is as it was"
 
 
 def test_a_slow_ledger_is_waited_for_in_silence(

@@ -1,9 +1,11 @@
 """Schemas of the manifests in deploy/, for jsonschema: what KubeRay's `ray.io/v1` and Kubernetes' core API know.
 
-Written by hand from the operator's API (ray-operator/apis/ray/v1) and Kubernetes' reference. All fields of RayJobSpec,
-RayClusterSpec and the groups are here; of pods, those that the manifests use. Every other key is refused, as
-`kubectl apply` with strict validation does. This is no copy of the operator's own schema (a CRD of a megabyte, nearly
-all of it pods): it cannot notice that a later operator drops a field.
+Written by hand, and compared field by field with the operator's Go types, from which its own schema is generated (a
+CRD of a megabyte, nearly all of it pods): `rayjob_types.go` and `raycluster_types.go` in ray-operator/apis/ray/v1, as
+of version 1.3 (commits f6ef3f7 and 3275ee0) and of 2026 (with `networkPolicy`, `tlsOptions` and `priority`), and with
+the rules of its `validation.go`. Here are the fields of RayJobSpec, RayClusterSpec and the groups that both know, so
+`deletionPolicy` (now `deletionStrategy`), `authOptions`, and `labels` and `resources` of groups are missing; and of
+pods those that the manifests use. Every other key is refused, as `kubectl apply` with strict validation does.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ Schema = dict[str, Any]
 STRING, BOOLEAN, NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 TEXTS: Schema = {"type": "object", "additionalProperties": STRING}  # numbers and truth values must be quoted
-NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+NAME: Schema = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
+# The operator makes names of services and pods of it: a label of RFC 1035, which begins with a letter.
+OWN_NAME: Schema = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+MANAGER: Schema = {"enum": ["ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"]}
 QUANTITY: Schema = {"anyOf": [COUNT, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?$"}]}
 ANY: Schema = {"type": "object"}  # what the manifests do not use
 
@@ -47,7 +52,7 @@ VOLUME = fields(
     persistentVolumeClaim=fields("claimName", claimName=NAME, readOnly=BOOLEAN),
     emptyDir=fields(sizeLimit=QUANTITY),
 )
-METADATA = fields(name=NAME, labels=TEXTS, annotations=TEXTS)
+METADATA = fields(name=OWN_NAME, labels=TEXTS, annotations=TEXTS)
 POD_SPEC = fields(
     "containers",
     containers=many(CONTAINER),
@@ -70,6 +75,8 @@ WORKERS = fields(
     minReplicas=COUNT,
     maxReplicas=COUNT,
     numOfHosts=COUNT,
+    idleTimeoutSeconds=COUNT,
+    suspend=BOOLEAN,
     rayStartParams=TEXTS,
     template=POD,
     scaleStrategy=ANY,
@@ -80,6 +87,8 @@ CLUSTER = fields(
     enableInTreeAutoscaling=BOOLEAN,
     autoscalerOptions=ANY,
     headServiceAnnotations=TEXTS,
+    gcsFaultToleranceOptions=ANY,
+    managedBy=MANAGER,
     suspend=BOOLEAN,
     headGroupSpec=HEAD,
     workerGroupSpecs=many(WORKERS),
@@ -100,18 +109,16 @@ JOB = fields(
     activeDeadlineSeconds={**COUNT, "minimum": 1},
     shutdownAfterJobFinishes=BOOLEAN,
     ttlSecondsAfterFinished=COUNT,
-    deletionStrategy=ANY,
+    clusterSelector=TEXTS,
     suspend=BOOLEAN,
-    managedBy=STRING,
+    managedBy=MANAGER,
     rayClusterSpec=CLUSTER,
 )
-# The operator refuses a time to live for a cluster that is not shut down.
-JOB["dependentSchemas"] = {
-    "ttlSecondsAfterFinished": {
-        "properties": {"shutdownAfterJobFinishes": {"const": True}},
-        "required": ["shutdownAfterJobFinishes"],
-    }
-}
+# The operator refuses a time to live, and a suspension, of a cluster that is not shut down.
+SHUT_DOWN: Schema = {
+    "properties": {"shutdownAfterJobFinishes": {"const": True}}, "required": ["shutdownAfterJobFinishes"],
+}  # fmt: skip
+JOB["dependentSchemas"] = {"ttlSecondsAfterFinished": SHUT_DOWN, "suspend": SHUT_DOWN}
 
 
 def _resource(kind: str, spec: Schema) -> Schema:

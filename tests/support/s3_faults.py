@@ -19,11 +19,13 @@ class S3Proxy:
         refusal: status and code with which writes are refused.
         left: how many more are refused.
         together: how many requests must wait for an answer before the first is answered; then 0.
+        silent: how many more requests are never answered, though their connections stay open.
     """
 
     def __init__(self, port: int) -> None:
         self.refusal, self.left = (507, "InsufficientStorage"), 0
-        self.together, self._open = 0, 0
+        self.together, self._open, self.silent = 0, 0, 0
+        self._closed = threading.Event()
         self._changed = threading.Condition()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, port))
         self.server.daemon_threads = True
@@ -42,7 +44,14 @@ class S3Proxy:
         with self._changed:
             self._open -= 1
 
+    def falls_silent(self) -> bool:
+        """Whether a request is to stay without an answer; returns when the proxy is closed."""
+        with self._changed:
+            silent, self.silent = self.silent > 0, max(0, self.silent - 1)
+        return silent and self._closed.wait()
+
     def close(self) -> None:
+        self._closed.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -54,6 +63,9 @@ def _handler(proxy: S3Proxy, port: int) -> type[BaseHTTPRequestHandler]:
         def pass_on(self) -> None:
             with proxy.request():
                 content = self.content()
+                if proxy.falls_silent():
+                    self.close_connection = True
+                    return
                 if proxy.left and self.command in ("PUT", "POST"):
                     proxy.left -= 1
                     status, code = proxy.refusal

@@ -57,12 +57,12 @@ class Served:
 
     @property
     def address(self) -> str:
-        return self.lines[1].split()[1]
+        return self.lines[2].split()[1]
 
     @property
     def view(self) -> str:
         """Address of the sweep's view."""
-        return self.lines[0].split()[1]
+        return self.lines[1].split()[1]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Corpus) -> Ite
     process = ui(home, port)
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert lines[0].startswith(f"{shown.NAME}: http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=")
-        assert lines[0].endswith("   (Ctrl-C ends it)\n") and lines[1] == f"MLflow: http://127.0.0.1:{port}\n"
-        wait_for(lambda: page(port) is not None, process)
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert page(port) is not None, "an address that has been printed answers"
+        assert lines[0] == "MLflow's server starts ...\n"
+        assert lines[1].startswith(f"{shown.NAME}: http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=")
+        assert lines[1].endswith("   (Ctrl-C ends it)\n") and lines[2] == f"MLflow: http://127.0.0.1:{port}\n"
         yield Served(home, process, lines)
     finally:
         process.terminate()

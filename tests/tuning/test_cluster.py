@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 
+import grpc
 import pytest
 import records
 import tiny
@@ -318,6 +321,27 @@ def test_another_server_at_an_address_is_refused_at_once(webhook: Webhook) -> No
     address = webhook.url.removeprefix("http://").split("/")[0]
     with pytest.raises(InputError, match=f"--address {address}: not Ray's head"):
         check_address(address)
+
+
+@pytest.mark.parametrize(("service", "known"), [("NodeInfoGcsService", True), ("RayletDriver", False)])
+def test_the_head_is_told_from_other_servers_of_ray(service: str, known: bool) -> None:
+    """The head has the call that is asked; the server of Ray's client, and the nodes', speak gRPC as well."""
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(f"ray.rpc.{service}", {"GetClusterId": handler})]
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with nullcontext() if known else pytest.raises(InputError, match=f"--address {address}: not Ray's head"):
+            check_address(address)
+    finally:
+        server.stop(None)
 
 
 def test_folders_of_clusters_whose_drivers_have_ended_are_removed(tmp_path: Path) -> None:

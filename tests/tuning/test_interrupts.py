@@ -10,7 +10,7 @@ import threading
 import pytest
 from command import PLATFORM
 
-from asr_platform.tuning.interrupts import SIGNALS, stop_on_signals
+from asr_platform.tuning.interrupts import NOTICE, SIGNALS, stop_on_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -31,6 +31,20 @@ def test_the_first_signal_acts_before_there_is_anything_to_stop(number: int) -> 
     """While a cluster is joined, or its nodes are waited for."""
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
         os.kill(os.getpid(), number)
+
+
+def test_a_notice_stops_nothing_by_itself_but_what_has_not_begun() -> None:
+    before = signal.getsignal(NOTICE)
+    with stop_on_signals() as interrupt:
+        interrupt.is_patient = True
+        os.kill(os.getpid(), NOTICE)
+        os.kill(os.getpid(), NOTICE)
+        assert interrupt.leaving and not interrupt.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.state == "stopped"
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        os.kill(os.getpid(), NOTICE)
+    assert signal.getsignal(NOTICE) == before
 
 
 def test_the_first_reason_counts() -> None:

@@ -127,6 +127,16 @@ def test_nothing_is_finished_while_a_trial_is_in_training(tiny_corpus: Corpus) -
     assert {hands.step(0.4)[0] for _ in range(2)} <= {0, 1}
 
 
+def test_no_trial_begins_after_a_signal(tiny_corpus: Corpus) -> None:
+    hands = Hands(records.ledger_in_memory(2), tiny_corpus, records.SPACE)
+    name, told = hands.ask()
+    hands.proposer.closed = lambda: True
+    assert hands.ask()[1] is None and not hands.proposer.finished, "a trial is in training"
+    hands.proposer.on_trial_complete(name)
+    hands.proposer.retry(told["number"])  # interrupted
+    assert hands.ask()[1] == Searcher.FINISHED and len(hands.ledger.trials()) == 1
+
+
 def test_a_single_trial_waits_for_nobody(tiny_corpus: Corpus) -> None:
     hands = Hands(records.ledger_in_memory(1), tiny_corpus, WAITING)
     assert hands.step(0.5) == (0, 0, EPOCHS)

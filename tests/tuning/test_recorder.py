@@ -67,7 +67,13 @@ class Sweep:
         meter = Meter(ledger, Limits(), 1, Retention(ledger, folder, 3))
         stopper = RungStopper(records.space().settings, [])
         proposer: Any = SimpleNamespace(
-            ledger=ledger, retry=self.retried.append, finished=False, workers={}, beginning=lambda: 0
+            ledger=ledger,
+            retry=self.retried.append,
+            finished=False,
+            workers={},
+            training={},
+            beginning=lambda: 0,
+            promotions=SimpleNamespace(given_up={}),
         )
         feasible: Any = records.parameters_of
         steering = Steering(ledger, feasible, meter, RunRecord(ledger, 1, 1, "", ""))
@@ -172,6 +178,43 @@ def test_an_elastic_trial_is_given_notice_once_where_more_workers_save_more_than
     assert sweep.steps.moved_trials == [(0, "with more workers")]
     sweep.reports(0, 9)
     assert told == ["run of trial 0"], "nothing is left to train"
+
+
+def test_a_run_whose_machines_will_be_gone_stops_once_its_trials_have_saved_what_they_have(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("asr_platform.tuning.loop.departure.give_notice", told.append)
+    training = sweep.recorder.proposer.training
+    training.update({"run of trial 0": 0, "run of trial 1": 1})
+    sweep.recorder.on_step_end(1, [])
+    assert not told and not sweep.recorder.proposer.closed()
+    sweep.interrupt.leaving = True
+    for run in [*training]:
+        sweep.recorder.on_step_end(1, [])
+        assert told == ["run of trial 0", "run of trial 1"] and sweep.recorder.proposer.closed()
+        assert not sweep.interrupt.requested, "others have not ended yet"
+        sweep.completes(training.pop(run), interrupted=True)
+    sweep.recorder.on_step_end(1, [])
+    assert sweep.interrupt.state == "stopped" and sweep.states() == ["running"] * 3
+    assert sweep.steps.moved_trials == [(0, "with --resume"), (1, "with --resume")]
+
+
+@pytest.mark.parametrize("reason", ["nobody watches", "too late"])
+def test_a_run_whose_machines_will_be_gone_waits_no_longer_than_it_may(
+    reason: str, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_platform.tuning.loop.departure.give_notice", lambda run: None)
+    sweep.recorder.proposer.training["run of trial 0"] = 0
+    sweep.interrupt.leaving = True
+    if reason == "too late":
+        sweep.recorder.on_step_end(1, [])
+        assert not sweep.interrupt.requested
+        sweep.recorder.departure.deadline = 0.0
+    else:
+        sweep.nodes.cluster = Cluster([Node(1.0)])
+    sweep.recorder.on_step_end(1, [])
+    assert sweep.interrupt.state == "stopped"
 
 
 def test_a_trial_that_fails_instead_of_growing_lets_the_next_one_grow(sweep: Sweep) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import unused_port
@@ -15,6 +17,7 @@ from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.loop import watch as watches
 from asr_platform.tuning.loop.watch import Watch
+from asr_platform.tuning.nodes import groups
 
 
 class Watched:
@@ -88,3 +91,37 @@ def test_silence_is_said_with_what_everybody_waits_for(tmp_path: Path) -> None:
     assert watched.watch.next_message == 0.6
     watched.watch.note_event(epoch_seconds=10)
     assert watched.watch.next_message == 30
+
+
+def test_only_trials_whose_workers_have_not_begun_wait_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a worker on another machine may be there alone; then its flag tells."""
+    settings = {"workers": 1, "resources": {"CPU": 1.0}}
+    here, elsewhere, waiting = (Trial("trial", config={"number": number, **settings}, stub=True) for number in range(3))
+    monkeypatch.setattr("asr_platform.tuning.loop.watch.has_begun", lambda run: run == elsewhere.trial_id)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        watch = Watched(tmp_path, server.getsockname()[1]).watch
+    watch.trials = [here, elsewhere, waiting]
+    for number in range(3):
+        watch.note_start(number)
+    log = tmp_path / "trials/trial-0000/log.txt"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    os.utime(log, (time.time() + 1,) * 2)  # the clock of files is coarse
+    assert watch.waiting() == ["trial 2 waits for room: 1 worker of 1 CPU"]
+
+
+def test_a_trial_that_waits_is_named_once_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, said, now = ["trial 2 waits for room"], list[str](), 0.0
+    monkeypatch.setattr(groups.time, "monotonic", lambda: now)
+    monkeypatch.setattr(groups.ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "job"))
+    keeper = groups.PlacementGroupKeeper("http://127.0.0.1:1", lambda: lines, said.append)
+    for now, pending in ((0.0, ["a"]), (groups.PATIENCE, ["a"]), (groups.PATIENCE + 1, ["a"]), (99.0, ["a"])):
+        keeper._tell_waiting(pending)
+        assert said == lines * (now > groups.PATIENCE)
+    keeper._tell_waiting([])
+    keeper._tell_waiting(["b"])
+    now += groups.PATIENCE + 1
+    keeper._tell_waiting(["b"])
+    assert said == lines * 2, "another time that it waits"

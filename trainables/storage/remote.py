@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from posixpath import dirname
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -26,7 +27,8 @@ from pyarrow import fs
 from trainables.errors import InputError
 
 S3_ATTEMPTS = 10  # of a request, with growing pauses: 90 s in all where nobody answers, 2 s with pyarrow's default of 3
-S3_TIMEOUT = 60.0  # seconds for an answer
+S3_TIMEOUT = 20.0  # seconds without a byte from or to a server; with all attempts, a silent one costs six minutes
+SLOW_SECONDS = 20.0  # after which it is said what takes so long
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # pyarrow (25) reads the second, in `from_uri` alone
 FULL_SECONDS, FULL_INTERVAL = 90.0, 5.0  # how long room on a full storage is waited for, and between attempts
 # MinIO, Ceph and others (Amazon's and Google's are never full); a file system without room, or over a quota
@@ -105,16 +107,19 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._told_full = False
+        self._told_full = self._told_slow = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remote, (self.address,)
 
     @cached_property
     def _opened(self) -> tuple[fs.FileSystem, str]:
+        parts = urlsplit(self.address, allow_fragments=False)
         with self._explained():
+            if parts.scheme == "s3":  # `from_uri` asks AWS for the bucket's region, deaf to Ctrl-C for minutes
+                return S3(self.address), parts.netloc + unquote(parts.path).rstrip("/")
             opened, path = fs.FileSystem.from_uri(self.address)
-            return S3(self.address) if opened.type_name == "s3" else opened, path.rstrip("/")
+            return opened, path.rstrip("/")
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -136,7 +141,7 @@ class Remote:
         Raises:
             StorageError: files cannot be written there.
         """
-        with self._explained():
+        with self._explained(), self._told("an answer"):
             probe = self.path(f".writable-{uuid.uuid4().hex}")
             if self.is_folder:
                 self.filesystem.create_dir(self.path())
@@ -146,7 +151,7 @@ class Remote:
     def files(self, folder: str = "") -> dict[str, int]:
         """Sizes in bytes of all files below a folder by their paths relative to the folder; empty if it is missing."""
         root = self.path(folder)
-        with self._explained():
+        with self._explained(), self._told("a list of files"):
             found = self.filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
             return {one.path[len(root) + 1 :]: one.size for one in found if one.type == fs.FileType.File}
 
@@ -159,7 +164,7 @@ class Remote:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            with partial.open("wb") as file:
+            with partial.open("wb") as file, self._told(f"reading {name}"):
                 for chunk in self._chunks(name):
                     file.write(chunk)
             os.replace(partial, target)
@@ -213,7 +218,7 @@ class Remote:
     def _store(self, file: Path, name: str) -> None:
         path = self.path(name)
         written = f"{path}.{uuid.uuid4().hex}.partial" if self.is_folder else path
-        with file.open("rb") as content, self._explained():
+        with file.open("rb") as content, self._explained(), self._told(f"writing {name}"):
             if self.is_folder:
                 self.filesystem.create_dir(dirname(path))
             try:
@@ -248,6 +253,25 @@ class Remote:
         """Deletes a folder with all its files; a missing one is no error."""
         with self._explained(), suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path(folder))
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Context that says on stderr what has taken `SLOW_SECONDS` and is not over, until something was fast again."""
+
+        def tell() -> None:
+            if not self._told_slow:
+                self._told_slow = True
+                print(f"{self.address}: {what} takes more than {SLOW_SECONDS:.0f} s", file=sys.stderr, flush=True)
+
+        timer = threading.Timer(SLOW_SECONDS, tell)
+        timer.daemon = True
+        timer.start()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._told_slow &= time.monotonic() - began >= SLOW_SECONDS
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -65,10 +65,15 @@ class Column:
         return "" if value is None else self.text(value)
 
 
-def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer",)) -> list[Column]:
+def columns(
+    trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer",), waiting: Collection[int] = frozenset()
+) -> list[Column]:
     """Columns of the leaderboard: columns of tables and JSON in this order, then columns of JSON only.
 
     In JSON, rates are fractions. Metrics are from each trial's best epoch. Tables have notes if a trial has one.
+
+    Args:
+        waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
     """
     ranking = ranking_metric(trials)
     found = [
@@ -82,7 +87,7 @@ def columns(trials: Sequence[TrialRecord], objectives: Sequence[str] = ("val_cer
         found.append(Column("real_time_factor", _metric("real_time_factor"), "real-time\nfactor", "{:.4f}".format))
     found += [
         Column("epochs", lambda entry: entry.trial.epochs, "epochs"),
-        Column("state", lambda entry: entry.trial.state, "state"),
+        Column("state", lambda entry: entry.trial.shown_state(entry.trial.number not in waiting), "state"),
         Column(NOTE, lambda entry: note_of(entry.trial) or None, NOTE if any(map(note_of, trials)) else "", one_line),
         # Whether the trial does not differ significantly from the best; for the best, whether any other does not.
         Column("tied", lambda entry: entry.cer.tied if entry.cer else None),
@@ -120,9 +125,14 @@ def rows(
     trials: Sequence[TrialRecord],
     intervals: Mapping[int, CerInterval] = NO_INTERVALS,
     objectives: Sequence[str] = ("val_cer",),
+    waiting: Collection[int] = frozenset(),
 ) -> list[dict[str, Any]]:
-    """The leaderboard as JSON: one object a trial, best first, with the keys of `columns`."""
-    shown = columns(trials, objectives)
+    """The leaderboard as JSON: one object a trial, best first, with the keys of `columns`.
+
+    Args:
+        waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
+    """
+    shown = columns(trials, objectives, waiting)
     return [{column.key: column.value(entry) for column in shown} for entry in entries(trials, intervals, objectives)]
 
 

@@ -47,16 +47,18 @@ def leaderboard(home: Path, name: str | None, as_json: bool) -> None:
     from asr_platform.analysis.leaderboard import latest, rows
     from asr_platform.analysis.recorded_errors import RecordedErrors
     from asr_platform.cli.tables.leaderboard import print_leaderboard
+    from asr_platform.monitoring.status import waiting
     from asr_platform.storage.home import Home
 
     place = Home.existing(home)
     ledger = latest(place.studies, name)
     trials = ledger.trials()
     intervals = RecordedErrors(place.sweep(ledger.name)).cer_intervals(trials)
+    untrained = waiting(place, ledger, trials)
     if as_json:
-        click.echo(json.dumps(rows(trials, intervals, ledger.objectives), indent=2))
+        click.echo(json.dumps(rows(trials, intervals, ledger.objectives, untrained), indent=2))
     else:
-        print_leaderboard(console(), trials, intervals, ledger.objectives)
+        print_leaderboard(console(), trials, intervals, ledger.objectives, untrained)
 
 
 @click.command()

@@ -237,7 +237,8 @@ def _close(outcome: Outcome) -> None:
     from asr_platform.cli.tables.leaderboard import print_leaderboard
 
     out = lasting(console())
-    print_leaderboard(out, outcome.trials, outcome.intervals, outcome.objectives)
+    untrained = range(len(outcome.trials))
+    print_leaderboard(out, outcome.trials, outcome.intervals, outcome.objectives, untrained)
     model = os.path.relpath(outcome.model) if outcome.model else None
     go_on = f"{platform()} sweep --resume {outcome.name}"
     if outcome.state == "stopped":
@@ -251,7 +252,7 @@ def _close(outcome: Outcome) -> None:
             f"see it:          {os.path.join(model, 'plots')}",
             f"score it:        platform evaluate {shlex.quote(model)} {data}",
             _use(outcome, shlex.quote(model)),
-            *_decoding(outcome.model),
+            *(_decoding(outcome.model) or _untuned(outcome, shlex.quote(model))),
             f"why it is best:  {platform()} report {outcome.name}",
             f"compare trials:  {platform()} ui",
             _registered(outcome),
@@ -290,6 +291,13 @@ def _decoding(model: Path | None) -> list[str]:
     ]
 
 
+def _untuned(outcome: Outcome, model: str) -> list[str]:
+    """How to tune the decoding of the best recogniser of a sweep that ended early; a finished sweep has done so."""
+    if outcome.state == "finished" or not _recognises(outcome):
+        return []
+    return [f"tune decoding:   platform tune-decoding {model} --data {shlex.quote(str(outcome.corpus.path))}"]
+
+
 def _registered(outcome: Outcome) -> str:
     if outcome.registered:
         return f"in the registry: {outcome.registered}"
@@ -297,8 +305,13 @@ def _registered(outcome: Outcome) -> str:
 
 
 def _use(outcome: Outcome, model: str) -> str:
-    from trainables.evaluation.metrics import objective
-
-    if any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials):
+    if _recognises(outcome):
         return f"transcribe:      platform transcribe {model} FILE.wav"
     return f"let it help:     platform evaluate RECOGNISER --language-model {model} --lm-weight 0.3 ..."
+
+
+def _recognises(outcome: Outcome) -> bool:
+    """Whether the models of a sweep are recognisers, not language models."""
+    from trainables.evaluation.metrics import objective
+
+    return any(trial.best and objective(trial.best) == "val_cer" for trial in outcome.trials)

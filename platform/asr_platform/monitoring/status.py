@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ class Status:
 
     def _state_of(self, trial: TrialRecord) -> str:
         """State of an unfinished trial."""
-        return "paused" if trial.paused else "running" if trial.number in self.training else "waiting"
+        return trial.shown_state(trial.number in self.training)
 
     def as_tree(self) -> dict[str, Any]:
         """The status as a JSON object; error rates are fractions, times are in seconds."""
@@ -161,6 +161,11 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
         process=int(holder.removeprefix(SWEEP)) if holder else None,
         dashboard=run["dashboard"] if own else "",
     )
+
+
+def waiting(home: Home, ledger: Ledger, trials: Sequence[TrialRecord]) -> frozenset[int]:
+    """Numbers of the unfinished trials that no worker trains now, paused ones among them."""
+    return frozenset(trial.number for trial in trials if trial.state == "running") - training(home, ledger)
 
 
 def training(home: Home, ledger: Ledger) -> frozenset[int]:

@@ -17,6 +17,7 @@ import pandas
 from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
 from asr_platform.cli.options import Caps, Continuation, Repetitions, SweepSize, store_of_new
+from asr_platform.monitoring.status import waiting
 from asr_platform.notebook.inputs import (
     AnySpace,
     NewSweep,
@@ -327,7 +328,7 @@ class Sweep:
         ledger = self._ledger
         trials = ledger.trials()
         intervals = RecordedErrors(self.home.sweep(self.name)).cer_intervals(trials)
-        return leaderboard.rows(trials, intervals, ledger.objectives)
+        return leaderboard.rows(trials, intervals, ledger.objectives, waiting(self.home, ledger, trials))
 
     @classmethod
     def _ran(cls, home: Home, outcome: Outcome) -> Self:

@@ -217,7 +217,7 @@ class ReportData:
 
     @property
     def _shown(self) -> list[Column]:
-        found = columns(self.trials, self.objectives)
+        found = columns(self.trials, self.objectives, () if self.running else range(len(self.trials)))
         return [column for column in found if column.heading and column.key != NOTE]  # which is there as a whole
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from asr_platform.storage.database import LedgerError
+from asr_platform.storage.silence import connect_with
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -43,7 +44,8 @@ def connection(url: URL, **options: Any) -> Any:
     words, named = dialect().create_connect_args(url)
     known = {"connect_timeout": TIMEOUT, "options": SERVER_OPTIONS, **CLIENT_OPTIONS}
     try:
-        return driver.connect(*words, **{**known, **named, **options})
+        connect = connect_with(driver, url.render_as_string(hide_password=True))
+        return connect(*words, **{**known, **named, **options})
     except driver.Error as error:
         raise unreachable(url, error) from error
 

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ from trainables.errors import InputError
 
 FIRST_PORT, PORTS_TRIED = 5000, 100
 STOPPING_SECONDS = 10.0  # until the server is killed
+POLLING_SECONDS = 0.2  # between looks whether the server accepts connections
+LAST_LINES = 20  # of what a server that failed has printed
 
 
 def open_pages(
@@ -48,11 +52,12 @@ def open_pages(
         address, ending = f"http://{host}:{chosen}", "   (Ctrl-C ends it)"
     view = [f"{sweep}: {address}{about[MLFLOW_VIEW]}"] if about.get(MLFLOW_VIEW) and store == home.store(about) else []
     first, *others = [*view, f"MLflow: {address}"]
-    for line in (first + ending, *others):
-        say(line)
+    lines = [first + ending, *others]
     if store.is_server:
+        say("\n".join(lines))
         return 0
-    code = serve(store, host, chosen, say)
+    say("MLflow's server starts ...")
+    code = serve(store, host, chosen, say, "\n".join(lines))
     for each in Ledger.names(home.studies):
         with suppress(InputError):  # the sweep has just been deleted
             ledger = Ledger.open(home.studies, each)
@@ -61,10 +66,13 @@ def open_pages(
     return code
 
 
-def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int:
+def serve(store: Store, host: str, port: int, say: Callable[[str], None], ready: str) -> int:
     """Serves MLflow's UI for a database until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
 
-    The server's processes have ended when this returns.
+    The server's processes have ended when this returns. What they print is said only if they fail.
+
+    Args:
+        ready: said once the server accepts connections.
     """
     # MLflow makes the folder of a SQLite file by the text of its address (compat/mlflow.py): a file in the working
     # directory needs none.
@@ -77,16 +85,31 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> int
     ]  # fmt: skip
     # Jobs evaluate language models: several more processes, slow to start, which print as they end.
     environment = {**ENVIRONMENT, **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with interrupted_by():
-        server = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
+    with tempfile.TemporaryFile() as printed, interrupted_by():
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, start_new_session=True, stdout=printed, stderr=subprocess.STDOUT
+        )
         try:
+            while server.poll() is None and not _accepts(host, port):
+                time.sleep(POLLING_SECONDS)
+            if server.poll() is None:
+                say(ready)
             code = server.wait()
         except KeyboardInterrupt:
             return 0
         finally:
             _stop(server)
-    say(f"MLflow's server ended with exit code {code}")
+        printed.seek(0)
+        lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    say("\n".join([*lines, f"MLflow's server ended with exit code {code}"]))
     return code
+
+
+def _accepts(host: str, port: int) -> bool:
+    """Whether a server accepts connections at an address; 0.0.0.0 and :: are all addresses of this machine."""
+    with suppress(OSError), socket.create_connection((host, port), POLLING_SECONDS):
+        return True
+    return False
 
 
 @contextmanager

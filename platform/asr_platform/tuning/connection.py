@@ -38,6 +38,9 @@ CONNECT_TIMEOUT = 2.0  # seconds
 # Client preface of an HTTP/2 connection (RFC 9113, section 3.4), and type of the frame that answers it. Ray itself
 # would wait for minutes if another kind of server listened.
 HTTP2_PREFACE, SETTINGS_FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
+# A call that Ray's head alone knows. Its other servers speak gRPC too (10001 is that of Ray's client), and `ray.init`
+# asks them for most of a minute.
+HEAD_METHOD = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 LONGEST_ERROR = 300  # characters of Ray's own message
 
 
@@ -233,5 +236,19 @@ def check_address(address: str | None) -> None:
         raise InputError(
             f"{named}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
         ) from None
-    if not encrypted and answer[3:] != SETTINGS_FRAME:
-        raise InputError(f"{named}: not Ray's head", "ray status, on the head, says where that listens.")
+    if not encrypted and (answer[3:] != SETTINGS_FRAME or not _is_head(address)):
+        raise InputError(
+            f"{named}: not Ray's head", "ray status, on the head, says where that listens: mostly at port 6379."
+        )
+
+
+def _is_head(address: str) -> bool:
+    """Whether a gRPC server is Ray's head; True if it gives no answer within `ADDRESS_TIMEOUT`, or wants a token."""
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:  # as Ray's own
+        try:
+            channel.unary_unary(HEAD_METHOD)(b"", timeout=ADDRESS_TIMEOUT)
+        except grpc.RpcError as error:
+            return bool(error.code() is not grpc.StatusCode.UNIMPLEMENTED)
+    return True

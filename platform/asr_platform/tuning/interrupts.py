@@ -20,6 +20,7 @@ from asr_platform.study.run_record import RunState
 
 # Ctrl-C; the signal of Slurm, containers and systemd; the signal of a closed terminal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTICE = signal.SIGUSR1  # as Slurm's --signal gives it minutes before a job ends
 
 
 class NotPickled:
@@ -34,12 +35,14 @@ class Interrupt(NotPickled, tune.Stopper):
 
     Attributes:
         is_patient: whether the first signal lets a run stop cleanly; before there is one, it ends the command at once.
+        leaving: whether there was a notice: the machines will be gone in a minute or two. Trials then save a checkpoint
+            of their unfinished epochs before the run is stopped (`loop/departure.py`).
         state: `stopped` by a signal, `capped` by a spending limit, `paused`, or `failed`; `finished` without a request.
         reason: spending limit or failure in words.
     """
 
     def __init__(self) -> None:
-        self.is_patient = False
+        self.is_patient = self.leaving = False
         self.state: RunState = "finished"
         self.reason = ""
 
@@ -62,7 +65,7 @@ class Interrupt(NotPickled, tune.Stopper):
 def stop_on_signals() -> Iterator[Interrupt]:
     """Yields an interrupt that the first Ctrl-C, SIGTERM or SIGHUP stops; the second raises KeyboardInterrupt.
 
-    The first one does so too until the interrupt is patient.
+    The first one does so too until the interrupt is patient, and so does SIGUSR1, a notice (`Interrupt.leaving`).
 
     Ignored signals (nohup) stay ignored. Signals are only handled if the block is in the main thread.
     """
@@ -78,10 +81,16 @@ def stop_on_signals() -> Iterator[Interrupt]:
         if next(signals) > 1 or not interrupt.is_patient:
             raise KeyboardInterrupt
 
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    def heed(number: int, frame: FrameType | None) -> None:
+        interrupt.leaving = True
+        if not interrupt.is_patient:
+            interrupt.stop("stopped")
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, NOTICE)}
     handled = [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]
     for number in handled:
-        signal.signal(number, handle)
+        signal.signal(number, heed if number == NOTICE else handle)
     try:
         yield interrupt
     finally:

@@ -60,7 +60,8 @@ def signal_table(splits: Sequence[SplitFacts]) -> Table:
     table = _table("split", "silence", "at floor", "range", "of\nutterances", "clipped", "not found", "of\nutterances")
     table.caption = (
         "silence: frames over 40 dB below the loudest of the utterance; at floor: frames as in digital silence; range: "
-        "loud frames (95%) above quiet ones (5%), the median; clipped: at full scale for several samples in a row"
+        "loud frames (95%) above quiet ones (5%), the median; clipped: at full scale for several samples in a row; "
+        "not found: without an audio file where it was, of the utterances whose audio was looked at"
     )
     for one in splits:
         loud, audio = one.loudness, one.audio

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -30,6 +30,8 @@ COLOURS = {
     "failed": "red",
 }
 WIDE, OTHERS = 160, 110  # columns of a terminal that has room for searched keys, and those of all other cells
+NOTES = 20  # columns of a wide terminal that searched keys leave to notes
+SHORTEST_NOTE = 12  # columns that a note is cut to before a leaderboard leaves out notes
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = (NOTE, "val_cer_interval", "parameters", "epochs", "state")  # left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
@@ -40,7 +42,7 @@ def trial_table(
     epochs: int | None,
     width: int,
     waiting: Collection[int] = frozenset(),
-    since: Mapping[int, float] = MappingProxyType({}),
+    since: Mapping[int, float] | None = None,
 ) -> Table:
     """A table of trials in the order given, one row for each.
 
@@ -51,19 +53,20 @@ def trial_table(
     Args:
         epochs: length of a full trial.
         width: width of the terminal in columns.
-        waiting: numbers of unfinished trials that no worker trains.
-        since: seconds since the last epoch or the start of trials in training, by number.
+        waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
+        since: seconds since the last epoch or the start of trials in training, by number; None if that is not known.
     """
-    timed = width >= WIDE
-    keys = _differing(trials, width - OTHERS) if timed else []
+    timed, noted = width >= WIDE, any(map(note_of, trials))
+    keys = _differing(trials, width - OTHERS - NOTES * noted) if timed else []
     wide, narrow = width >= NARROW, width < NARROWER
     bests = [trial.best or {} for trial in trials]
-    states = ["paused" if one.paused else "waiting" if one.number in waiting else one.state for one in trials]
+    states = [one.shown_state(one.number not in waiting) for one in trials]
     progress = [f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs) for trial in trials]
     columns = [Cells("trial", [Text(str(trial.number)) for trial in trials]), Cells("epoch", list(map(Text, progress)))]
     if timed:
-        times = [_times(trial, since.get(trial.number)) for trial in trials]
-        columns.append(Cells("this epoch", [Text(share) for share, _ in times]))
+        times = [_times(trial, (since or {}).get(trial.number)) for trial in trials]
+        if since is not None:
+            columns.append(Cells("this epoch", [Text(share) for share, _ in times]))
         columns.append(Cells("minutes", [Text(minutes) for _, minutes in times]))
     if not narrow:
         columns.append(Cells("parameters", [Text(f"{trial.about.get('parameters', 0):,}") for trial in trials]))
@@ -73,7 +76,7 @@ def trial_table(
     columns.append(Cells("state", [Text(state, style=COLOURS[state]) for state in states], "left"))
     if not narrow:
         columns.append(Cells("what stopped it", [Text(_why(trial)) for trial in trials], "left", shrinks=True))
-    if wide and any(map(note_of, trials)):
+    if wide and noted:
         columns.append(Cells(NOTE, [Text(one_line(note_of(trial))) for trial in trials], "left", shrinks=True))
     columns += [Cells(_heading(key, keys), [_value(trial, key) for trial in trials]) for key in keys]
     return table_of(columns, width)
@@ -110,23 +113,32 @@ def print_leaderboard(
     trials: list[TrialRecord],
     intervals: Mapping[int, CerInterval] = NO_INTERVALS,
     objectives: Sequence[str] = ("val_cer",),
+    waiting: Collection[int] = frozenset(),
 ) -> None:
     """Prints the ranking of trials with their values, and the causes of failures.
 
     If the console is too narrow for a column for each key, a second table shows the best trials' values; if it is
-    narrower still, columns in `EXPENDABLE` are left out.
+    narrower still, notes are cut, and then columns in `EXPENDABLE` are left out. Notes are then lines of their own.
+
+    Args:
+        waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
     """
     ranking = ranked(trials)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    whole = ranking_table(ranking, keys, intervals, objectives)
+    whole = ranking_table(ranking, keys, intervals, objectives, waiting)
     if _width(console, whole) <= console.width:
         console.print(whole)
     else:
+        longest = max((cell_len(one_line(note_of(trial))) for trial in trials), default=0)
         for count in range(len(EXPENDABLE) + 1):
-            table = ranking_table(ranking, [], intervals, objectives, EXPENDABLE[:count], console.width)
-            if _width(console, table) <= console.width:
+            table = ranking_table(ranking, [], intervals, objectives, waiting, EXPENDABLE[:count], console.width)
+            cut = max(0, longest - SHORTEST_NOTE) if count == 0 else 0
+            if _width(console, table) - cut <= console.width:
                 break
         console.print(table)
+        for trial in trials if count > EXPENDABLE.index(NOTE) else ():
+            if text := one_line(note_of(trial)):
+                say(console, f"note on {trial.number}: {text}")
         console.print(side_by_side(console, ranking, keys))
     failures: dict[str, list[TrialRecord]] = {}
     for trial in trials:
@@ -140,16 +152,17 @@ def print_leaderboard(
 
 def ranking_table(
     ranking: list[TrialRecord], keys: list[str], intervals: Mapping[int, CerInterval], objectives: Sequence[str],
-    left_out: Collection[str] = (), width: int = UNBOUNDED,
+    waiting: Collection[int] = frozenset(), left_out: Collection[str] = (), width: int = UNBOUNDED,
 ) -> Table:  # fmt: skip
     """A table of trials, best first, with the leaderboard's columns and a column for each of the `keys`.
 
     Args:
+        waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
         left_out: keys of leaderboard columns to leave out.
         width: width of the terminal in columns.
     """
     absent = {*left_out, *([] if intervals else ["val_cer_interval"])}
-    shown = [column for column in columns(ranking, objectives) if column.heading and column.key not in absent]
+    shown = [column for column in columns(ranking, objectives, waiting) if column.heading and column.key not in absent]
     board = entries(ranking, intervals, objectives)
     caption = f"{ranking_name(ranking)} of each trial's best epoch"
     if "val_cer_interval" not in absent:
@@ -160,10 +173,10 @@ def ranking_table(
         caption += f"\n* no other trial is as good in {' and '.join(objectives)} and better in one of them"
     found = [Cells("rank", [Text(entry.marked_rank) for entry in board])]
     for column in shown:
+        texts = [column.cell(entry) for entry in board]
+        cells = [Text(text, style=COLOURS[text] if column.key == "state" else "") for text in texts]
         left = column.key in ("state", NOTE)
-        styles = [COLOURS[entry.trial.state] if column.key == "state" else "" for entry in board]
-        cells = [Text(column.cell(entry), style=style) for entry, style in zip(board, styles, strict=True)]
-        found.append(Cells(column.heading, cells, "left" if left else "right"))
+        found.append(Cells(column.heading, cells, "left" if left else "right", shrinks=column.key == NOTE))
     found += [Cells(_heading(key, keys), [_value(entry.trial, key) for entry in board]) for key in keys]
     return table_of(found, width, caption)
 

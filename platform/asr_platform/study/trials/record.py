@@ -151,6 +151,14 @@ class TrialRecord:
         """Whether the trial is unfinished, and is not trained until somebody asks for it."""
         return self.state == "running" and bool(self.about.get(PAUSED))
 
+    def shown_state(self, trained: bool = True) -> str:
+        """State for users: that in which the trial ended, or `paused`, `running` or `waiting`.
+
+        Args:
+            trained: whether a worker trains the trial now, if it is unfinished.
+        """
+        return "paused" if self.paused else "waiting" if self.state == "running" and not trained else self.state
+
     @property
     def _values(self) -> Sequence[float]:
         """The objective of each epoch."""

@@ -27,6 +27,7 @@ from asr_platform.study.steering.acts import STOPPED_ON_REQUEST, added_for
 from asr_platform.study.steering.requests import Request
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.interrupts import Interrupt, NotPickled
+from asr_platform.tuning.loop.departure import Departure
 from asr_platform.tuning.loop.failure_reasons import reason_in
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
@@ -107,6 +108,8 @@ class Recorder(NotPickled, tune.Callback):
         self.losses: dict[int, list[Loss]] = {}  # by number of the trial
         self.growing: set[int] = set()  # numbers of the trials that were given notice, to go on with more workers
         self.streak = Streak()
+        proposer.closed = lambda: interrupt.requested or interrupt.leaving
+        self.departure = Departure(interrupt, proposer, nodes, watch.say)
 
     @_stops_on_ledger_error
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -121,6 +124,7 @@ class Recorder(NotPickled, tune.Callback):
                 self._follow(request, trials)
         if cap := self.meter.reached():
             self.interrupt.stop("capped", cap)
+        self.departure.step()
 
     @_stops_on_ledger_error
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -206,7 +210,7 @@ class Recorder(NotPickled, tune.Callback):
         """Gives an elastic trial notice after an epoch if it would end earlier with the room that nobody uses."""
         number, sizes = trial.config["number"], self.proposer.workers
         # One at a time: the room that is free now is there for one of them.
-        if not self.nodes.options.elastic or self.growing or number not in sizes:
+        if not self.nodes.options.elastic or self.growing or self.interrupt.leaving or number not in sizes:
             return
         others = [size for other, size in sizes.items() if other != number]
         more = self.nodes.grown(others, sizes[number], self.proposer.beginning)
@@ -218,7 +222,8 @@ class Recorder(NotPickled, tune.Callback):
     def _move(self, trial: TrialRecord, grows: bool) -> None:
         """Has a trial go on that has saved all it had and ended, since it was given notice."""
         self.proposer.retry(trial.number)
-        self._call("on_trial_moved", trial, "with more workers" if grows else "elsewhere")
+        how = "with --resume" if self.interrupt.leaving else "with more workers" if grows else "elsewhere"
+        self._call("on_trial_moved", trial, how)
 
     def _lose(self, number: int, reason: str) -> None:
         """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished.

@@ -41,6 +41,7 @@ class Proposer(NotPickled, Searcher):
         self.place = place
         self.space = feasibility.space
         self.exhausted = False  # the space has no further proposal
+        self.closed: Callable[[], bool] = lambda: False  # whether no trial may begin or go on any more
         self.finished = False  # Tune was told that no further trial will come, and asks no more
         self.training: dict[str, int] = {}  # numbers of the trials in training, by Tune's ids
         self.workers: dict[int, int] = {}  # of the trials in training, by number
@@ -64,6 +65,11 @@ class Proposer(NotPickled, Searcher):
 
         Interrupted trials come first, then promoted or new ones, and at last other trials that wait.
         """
+        if self.closed() and self.training:
+            return None
+        if self.closed():  # else Ray Tune would ask again for ten minutes, and do nothing else
+            self.finished = True
+            return str(Searcher.FINISHED)
         place = self.place([*self.workers.values()], self.beginning)
         if place is None and self.training:
             return None

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ray.tune.experiment import Trial
@@ -23,6 +24,7 @@ from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.cluster import Address
 from asr_platform.tuning.connection import accepts
 from asr_platform.tuning.interrupts import Interrupt
+from asr_platform.tuning.nodes.notices import has_begun
 
 CHECK_INTERVAL = 1.0  # seconds
 GONE_AFTER = 12.0  # seconds without an answer, after which a part of the cluster is gone
@@ -71,15 +73,19 @@ class Watch:
     def waiting(self) -> list[str]:
         """Lines on the trials that have been started and whose workers have not begun."""
         unfinished = [trial for trial in self.trials if not trial.is_finished()]
-        return [self._wish(trial) for trial in unfinished if not self._has_begun(trial.config["number"])]
+        return [self._wish(trial) for trial in unfinished if not self._has_begun(trial)]
 
-    def _has_begun(self, number: int) -> bool:
-        """Whether the workers of a trial have begun since it was started: they write to its log at once."""
+    def _has_begun(self, trial: Trial) -> bool:
+        """Whether the workers of a trial have begun since it was started: they write to its log at once.
+
+        With a storage, the log of a worker on another machine is not here before the first epoch.
+        """
+        number = trial.config["number"]
         log = self.folder / TRIALS / trial_name(number) / LOG
-        try:
-            return log.stat().st_mtime >= self.started.get(number, math.inf)
-        except OSError:
-            return False
+        with suppress(OSError):
+            if log.stat().st_mtime >= self.started.get(number, math.inf):
+                return True
+        return has_begun(trial.trial_id)
 
     def run(self, loop: Callable[[], None]) -> None:
         """Runs the event loop until it returns or a part of the cluster is gone.

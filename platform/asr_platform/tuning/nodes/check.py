@@ -40,6 +40,11 @@ def unfit(folder: str, holder: str, corpus: str, corpus_hash: str, storage: str 
             Remote(storage).check()
         except StorageError as error:
             return f"it cannot use the storage: {error.problem}"
+        try:  # where the processes of a trial keep their logs until they are on the storage
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            return f"it cannot make the folder of the home: {error}; choose a --home that every node can make"
         return ""
     try:
         if (Path(folder) / LOCK).read_text() != holder:

@@ -58,6 +58,11 @@ class Nodes:
         return self._workers
 
     @property
+    def noticed(self) -> bool:
+        """Whether the workers of trials watch for notices."""
+        return self.cluster.joined or self.options.elastic
+
+    @property
     def concurrency(self) -> int:
         """Number of trials that run at once."""
         return self.cluster.concurrency(self.workers, self.options)
@@ -106,7 +111,7 @@ class Nodes:
         ids = ",".join(node.id for node in self.cluster.nodes)
         return {
             "nodes": {NODE_ID: f"in({ids})"} if self.cluster.joined else None,
-            "noticed": self.cluster.joined or self.options.elastic,
+            "noticed": self.noticed,
             "workers": workers.count,
             "threads": workers.threads,
             "resources": workers.resources,

@@ -13,6 +13,7 @@ import ray
 from asr_platform.compat.ray import draining_nodes, has_flag, set_flag
 
 CHECK_INTERVAL = 2.0  # seconds
+BEGUN = " has begun"  # after the name of a run: the flag of its workers
 
 
 def give_notice(run: str) -> None:
@@ -24,13 +25,22 @@ def give_notice(run: str) -> None:
     set_flag(run)
 
 
+def has_begun(run: str) -> bool:
+    """Whether a worker of the run has begun to watch for notices, on whatever node; False if the head is away."""
+    with suppress(Exception):
+        return has_flag(run + BEGUN)
+    return False
+
+
 def watch(run: str, node: str) -> Callable[[], bool]:
-    """Begins to watch for notices in a worker; returns a function that tells whether there was one.
+    """Begins to watch for notices in a worker, and notes that; returns a function that tells whether there was one.
 
     Args:
         run: name of the trial's run.
         node: id of the node of the trial's own process, with which its workers end.
     """
+    with suppress(Exception):
+        set_flag(run + BEGUN)
     nodes, told = {node, ray.get_runtime_context().get_node_id()}, threading.Event()
 
     def check() -> None:
