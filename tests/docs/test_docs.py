@@ -96,7 +96,8 @@ def reference() -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the corpora, the sweep, the models and the recordings that the pages speak of."""
     place = tmp_path_factory.mktemp("docs")
-    corpus = babbler.write_corpus(place / "corpora" / "digits")
+    spoken = [*babbler.SENTENCES, "SEVEN, NINE NINE"]  # the hotwords of the pages
+    corpus = babbler.write_corpus(place / "corpora" / "digits", sentences=spoken)
     shutil.copytree(corpus.path, place / "corpora" / "mine")
     for name in ("mine-1", "hw4p2-1", "digits-1"):
         sweep = Found(place / "mlruns", corpus, name)

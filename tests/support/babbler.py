@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ SENTENCES = ['A, B "C"', "B A, C", '"CAB," A']
 TEST_IDS = ["b-0002", "a-0010", "c-0001", "a-0001", "b-0001"]
 
 
-def write_corpus(folder: Path, recipe: FeatureRecipe = tiny.RECIPE, transcribed: bool = False) -> Corpus:
+def write_corpus(
+    folder: Path,
+    recipe: FeatureRecipe = tiny.RECIPE,
+    transcribed: bool = False,
+    sentences: Sequence[str] = SENTENCES,
+) -> Corpus:
     """Splits to train on and to validate on, and one to test on, without texts unless it is `transcribed`."""
     random = np.random.default_rng(0)
     with CorpusWriter(folder, recipe, "tiny") as writer:
         for split, ids in {"train": "abcdef", "dev": "abc", "test": TEST_IDS}.items():
             for number, id in enumerate(ids):
-                text = SENTENCES[number % len(SENTENCES)]
+                text = sentences[number % len(sentences)]
                 features = tiny.utterance(text + "ABCDE"[number % 5] * number, random, recipe.bins)
                 seconds = len(features) * recipe.hop_seconds
                 writer.add(split, id, text if transcribed or split != "test" else None, seconds, features)

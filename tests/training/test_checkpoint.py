@@ -61,7 +61,7 @@ def full_disk(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
 def test_a_round_trip_restores_weights_optimizer_and_history(name: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
     before = fresh(tiny_corpus, {"optimizer.name": name})
     before.history.append(before.epoch(1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from torch import nn
 
 from trainables.config.tree import Optimizer
 from trainables.errors import InputError
@@ -14,7 +16,7 @@ from trainables.training.optimizer import build_optimizer, layer_scales
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
 def test_matrices_decay_and_biases_norms_and_embeddings_do_not(name: str, tied: bool) -> None:
     model = tiny.model(tied_embeddings=tied, encoder_positions="transformer_xl")
     config = Optimizer.model_validate({"name": name, "weight_decay": 0.3})
@@ -26,7 +28,7 @@ def test_matrices_decay_and_biases_norms_and_embeddings_do_not(name: str, tied: 
         assert decay[id(parameter)] == (0.0 if spared else 0.3), key
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
 def test_every_optimizer_takes_a_step_down(name: str) -> None:
     layer = torch.nn.Linear(4, 1, bias=False)
     optimizer = build_optimizer(Optimizer.model_validate({"name": name, "lr": 1e-2}), layer)
@@ -39,6 +41,53 @@ def test_every_optimizer_takes_a_step_down(name: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_muon_is_that_of_torch_for_matrices_of_layers_and_adamw_for_the_rest(wide: bool) -> None:
+    """Ours is exact to a few percent of an update: torch's steps are of bfloat16 on a CPU too."""
+    torch.manual_seed(0)
+    stack = nn.Module()
+    stack.layers = nn.ModuleList([nn.Linear(8, 24 if wide else 4), nn.Linear(24 if wide else 4, 8), nn.Linear(8, 24)])
+    stack.output = nn.Linear(24, 3)
+    ours = nn.ModuleDict({"encoder": stack})
+    theirs = copy.deepcopy(ours)
+    matrices = [layer.weight for layer in theirs["encoder"].layers]
+    others = [parameter for parameter in theirs.parameters() if all(parameter is not one for one in matrices)]
+    config = Optimizer(name="muon", lr=1e-2, weight_decay=0.1, betas=(0.9, 0.98))
+    optimizers = [
+        build_optimizer(config, ours),
+        torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([
+            {"params": [one for one in others if one.dim() > 1], "weight_decay": 0.1},
+            {"params": [one for one in others if one.dim() == 1], "weight_decay": 0.0},
+        ], lr=1e-2, betas=(0.9, 0.98), eps=1e-9),
+    ]  # fmt: skip
+    before = [parameter.detach().clone() for parameter in theirs.parameters()]
+    for _ in range(4):
+        for parameter, same in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            same.grad = parameter.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for parameter, same, first in zip(ours.parameters(), theirs.parameters(), before, strict=True):
+        if any(same is one for one in matrices):
+            assert (parameter - same).norm() < 0.03 * (same - first).norm()
+        else:
+            torch.testing.assert_close(parameter, same)
+
+
+def test_muon_leaves_what_has_no_gradient_as_it_is() -> None:
+    """Layers that a stage of a training leaves out have none."""
+    model = tiny.model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(Optimizer(name="muon", lr=1e-2), model)
+    for name, parameter in model.named_parameters():
+        if name.startswith("decoder."):
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
 
 
 def scales(model: torch.nn.Module, config: Optimizer, **kwargs: Any) -> dict[str, float]:

@@ -52,7 +52,7 @@ def test_metrics_say_what_was_done(learned: Learned, tiny_corpus: Corpus) -> Non
     assert all(isinstance(value, int | float) for value in row.values())
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tiny_corpus: Corpus, tmp_path: Path) -> None:
     """Metrics and weights are equal bit by bit, with everything in training that is random."""
     config = tiny.config({**tiny.RANDOM, "training.epochs": 4, "optimizer.lr": 1e-2, "optimizer.name": name})

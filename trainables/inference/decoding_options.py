@@ -20,16 +20,16 @@ from trainables.errors import InputError
 
 DECODING = "decoding.json"
 SEARCHED: dict[str, tuple[str, ...]] = {
-    "greedy": ("repeat_penalty", "language_model", "lm_weight", "editing_steps"),
+    "greedy": ("repeat_penalty", "language_model", "lm_weight", "editing_steps", "speeds"),
     "beam": (
         "beam", "temperature", "repeat_penalty", "length_penalty", "language_model", "lm_weight", "hotwords",
-        "hotword_weight",
+        "hotword_weight", "speeds",
     ),
-    "ctc": (),
-    "ctc_beam": ("beam",),
+    "ctc": ("speeds",),
+    "ctc_beam": ("beam", "speeds"),
     "joint": (
         "beam", "temperature", "repeat_penalty", "length_penalty", "ctc_weight", "candidates", "language_model",
-        "lm_weight", "hotwords", "hotword_weight",
+        "lm_weight", "hotwords", "hotword_weight", "speeds",
     ),
 }  # fmt: skip
 """Options that each method uses, those of all kinds of model."""

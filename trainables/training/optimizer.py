@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,14 @@ from trainables.errors import InputError
 LAYER = re.compile(r"(encoder\.|decoder\.|editor\.|)layers\.(\d+)\.")  # a stack's prefix, the number of the layer
 ABOVE_THE_LAYERS = ("norm.", "output.")  # parts of a stack; its other parts (embeddings, subsampling) are below
 NO_GROUP = ParameterGroup(pattern="*")
+MOMENTUM = 0.95  # of Muon
 NAMES_SHOWN = 8  # in the message about a pattern that matches none
 
 
 def build_optimizer(
     config: Optimizer, model: nn.Module, scales: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD with weight decay on matrices only: not on biases, norms and embeddings.
+    """The optimizer that `config` names, with weight decay on matrices only: not on biases, norms and embeddings.
 
     Each of torch's parameter groups has an `lr_scale`, by which the schedule's rate is to be multiplied: the product of
     the scales of the parameter's group, of its layer, and in `scales`.
@@ -38,19 +40,99 @@ def build_optimizer(
     parameters = dict(model.named_parameters())
     by_layer = layer_scales(list(parameters), config.layer_decay)
     by_pattern = groups_by_name(list(parameters), config.groups)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         group = by_pattern.get(name, NO_GROUP)
+        matrix = parameter.dim() > 1 and not name.endswith("bias") and id(parameter) not in embeddings
         decay = config.weight_decay if group.weight_decay is None else group.weight_decay
-        if parameter.dim() <= 1 or name.endswith("bias") or id(parameter) in embeddings:
-            decay = 0.0
         scale = group.lr_scale * by_layer[name] * (scales or {}).get(name, 1.0)
-        groups.setdefault((scale, decay), []).append(parameter)
-    listed = [{"params": found, "lr_scale": scale, "weight_decay": decay} for (scale, decay), found in groups.items()]
+        orthogonal = config.name == "muon" and matrix and parameter.dim() == 2 and LAYER.match(name) is not None
+        groups.setdefault((scale, decay if matrix else 0.0, orthogonal), []).append(parameter)
+    listed = [
+        {"params": found, "lr_scale": scale, "weight_decay": decay, "orthogonal": orthogonal}
+        for (scale, decay, orthogonal), found in groups.items()
+    ]
     if config.name == "sgd":
         return torch.optim.SGD(listed, lr=config.lr, momentum=config.betas[0])
+    if config.name == "muon":
+        return Muon(listed, lr=config.lr, betas=config.betas, eps=1e-9, fused=True)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(listed, lr=config.lr, betas=config.betas, eps=1e-9, fused=True)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices of layers, AdamW for all other parameters.
+
+    Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest
+    matrix with orthogonal rows or columns, so that an update changes all directions alike. It is scaled to the mean
+    square of AdamW's updates (Liu et al., 2025, arXiv 2502.16982): rates and weight decay that suit AdamW suit it.
+    `torch.optim.Muon` computes the same for one matrix after the other, and holds no other parameters; here matrices of
+    equal shape are one batch, which saves launches on a GPU.
+
+    Args:
+        groups: torch's parameter groups, each with `orthogonal`: whether it has matrices for Muon.
+        others: keywords of AdamW.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **others: Any) -> None:
+        super().__init__(groups, {"lr": others["lr"], "weight_decay": 0.0})
+        self.others = others
+        self._share_with_adamw()
+
+    def _share_with_adamw(self) -> None:
+        """Makes the AdamW that shares this optimizer's other groups, and its state."""
+        self.adamw = torch.optim.AdamW([group for group in self.param_groups if not group["orthogonal"]], **self.others)
+        self.adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)  # replaces groups and state
+        self._share_with_adamw()
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever given
+        """Updates all parameters that have a gradient."""
+        self.adamw.step()
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                self._update_matrices(group)
+
+    def _update_matrices(self, group: dict[str, Any]) -> None:
+        matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+        gradients = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            if not self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's momentum
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for matrix, update in zip(matrices, ahead, strict=True):
+            tall = matrix.size(0) > matrix.size(1)
+            wide, change = (matrix.mT, update.mT) if tall else (matrix, update)
+            by_shape.setdefault(wide.shape, []).append((wide, change))
+        for shape, found in by_shape.items():
+            views, updates = zip(*found, strict=True)
+            changes = orthogonal(torch.stack(updates)).to(views[0].dtype)
+            torch._foreach_add_(views, changes.unbind(), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Nearly orthogonal matrices near the given ones: five Newton-Schulz steps, as in `torch.optim.Muon`.
+
+    Args:
+        matrices: (N, rows, columns), not more rows than columns.
+
+    Returns:
+        (N, rows, columns), with singular values of about 0.7 to 1.2; of bfloat16 on a GPU, where that is faster.
+    """
+    found = matrices.bfloat16() if matrices.is_cuda else matrices
+    found = found / torch.linalg.matrix_norm(found, keepdim=True).clamp(min=1e-7)  # no singular value is above 1
+    for _ in range(5):
+        products = found @ found.mT
+        polynomial = torch.baddbmm(products, products, products, beta=-4.7750, alpha=2.0315)
+        found = torch.baddbmm(found, polynomial, found, beta=3.4445)
+    return found
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
