@@ -50,6 +50,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "time warp 10": {"specaugment.time_warp": 10},
     "guided attention": {"loss.attention_weight": 1.0},
     "no guided attention": {"loss.attention_weight": 0.0},
+    "adamw": {"optimizer.name": "adamw"},
     "muon": {"optimizer.name": "muon"},
     "muon at 5e-3": {"optimizer.name": "muon", "optimizer.lr": 5e-3},
     "moving average 0.99": {"training.ema": 0.99},
