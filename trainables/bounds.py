@@ -12,6 +12,4 @@ MOST_SEEDS = 1_000
 LONGEST_PIECE = 86_400.0  # seconds of audio transcribed at once
 LONGEST_STUDY = 10_080.0  # minutes of tuning the decoding options of a model
 LARGEST_BEAM = 1_000  # hypotheses per utterance
-MOST_SPEEDS = 8  # at which an utterance is searched
-SLOWEST_SPEED, FASTEST_SPEED = 0.5, 2.0
 LARGEST_SEED = 2**32 - 1  # the largest that NumPy takes

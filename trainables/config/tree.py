@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from trainables.bounds import LARGEST_BEAM, LARGEST_SEED, MOST_EPOCHS, MOST_TOKENS
 from trainables.config.data import Augmentation, Data, Features, SpecAugment
 from trainables.config.former_keys import with_update_keys
 from trainables.config.model import ConfigSection, Epochs, Layers, Model, Probability, Share
-from trainables.config.speeds import checked_speeds, numbers
 
 PASS_SECONDS = 200.0  # of audio in a pass on a CPU, at most: larger ones take more memory, and as long
 PASS_TOKENS = 32768  # in a pass of a language model outside of a GPU's training, at most
@@ -240,11 +239,6 @@ class Decoding(ConfigSection):
     language_model: str | None = Field(None, description="model directory of a language model for shallow fusion")
     editing_steps: int = Field(1, ge=1, le=100, description="transcript editor: passes of the editor, with greedy")
     lm_weight: float = Field(0.0, ge=0, le=1e6, description="weight of the language model's score in shallow fusion")
-    speeds: Annotated[str, AfterValidator(checked_speeds)] = Field(
-        "1",
-        description="multiples of an utterance's speed, separated by commas: it is searched at each, and the text that "
-        "the model is surest of is kept; in evaluation and transcription, not in the validations of a training",
-    )
     hotwords: str = Field("", description="words and phrases to favour in a beam search, separated by commas")
     hotword_weight: float = Field(
         1.0, ge=0, le=100, description="added to a hypothesis' log-probability for each token of a hotword in it"
@@ -259,11 +253,6 @@ class Decoding(ConfigSection):
         if self.hotwords and self.method not in ("beam", "joint"):
             raise ValueError(f"hotwords have no meaning with method={self.method}: use joint or beam")
         return self
-
-    @property
-    def speed_factors(self) -> tuple[float, ...]:
-        """The multiples of an utterance's speed one by one."""
-        return numbers(self.speeds)
 
     @property
     def hotword_phrases(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Evidence of words and texts: how sure the heads of a model are of the tokens of a text.
+"""Evidence of words: how sure the heads of a model are of the tokens of a text.
 
 Shapes: B utterances, S states with CTC logits, U tokens, V vocabulary, E heads (CTC, and the decoder if there is one).
 """
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from trainables.data.text.tokenizer import BLANK, EOS, SOS
+from trainables.data.text.tokenizer import EOS, SOS
 from trainables.decoding.alignment import Span
-from trainables.masking import length_mask
 from trainables.models.speech_transformer import Encoded, SpeechModel, SpeechTransformer
 
 LEAST = math.log(1e-6)  # log-probability that stands for all smaller ones
@@ -50,42 +49,6 @@ def word_evidence(
         [scores_UE[first : last + 1].amin(0).tolist() for first, last in row]
         for scores_UE, row in zip(scores_BUE, places, strict=True)
     ]
-
-
-@torch.inference_mode()
-def text_evidence(
-    model: SpeechModel, encoded: Encoded, tokens: Sequence[Sequence[int]], by_ctc: bool = True
-) -> list[float]:
-    """How sure a model is of each text: the sum over its heads of the mean log-probability of a token.
-
-    The CTC head gives the probability of the whole text, the decoder that of each token after those before, EOS
-    included. A text that the states are too few for, or an empty one, has `LEAST` by CTC.
-
-    Args:
-        encoded: from `model.encode`.
-        tokens: tokens of each text.
-        by_ctc: false for a model whose CTC head was not trained.
-    """
-    found_B = torch.zeros(len(tokens))
-    if isinstance(model, SpeechTransformer):
-        device = encoded[0].device
-        tokens_BU = pad_sequence([torch.tensor([*row, EOS]) for row in tokens], batch_first=True).to(device)
-        counts_B = torch.tensor([len(row) + 1 for row in tokens], device=device)
-        scores_BU = _by_decoder(model, encoded, tokens_BU) * length_mask(counts_B, tokens_BU.shape[1])
-        found_B = found_B + (scores_BU.sum(1) / counts_B).cpu()
-    if by_ctc:
-        logits_BSV, state_lengths_B = model.ctc_logits(encoded)
-        counts_B = torch.tensor([len(row) for row in tokens])
-        losses_B = torch.nn.functional.ctc_loss(
-            logits_BSV.float().log_softmax(-1).transpose(0, 1).cpu(),
-            torch.tensor([token for row in tokens for token in row], dtype=torch.long),
-            state_lengths_B.cpu(),
-            counts_B,
-            blank=BLANK,
-            reduction="none",
-        )
-        found_B = found_B + (-losses_B / counts_B.clamp(min=1)).masked_fill(counts_B == 0, LEAST).clamp(min=LEAST)
-    return found_B.tolist()
 
 
 def _by_ctc(ctc_logits_BSV: Tensor, tokens_BU: Tensor, spans: Sequence[Sequence[Span]]) -> Tensor:

@@ -20,16 +20,16 @@ from trainables.errors import InputError
 
 DECODING = "decoding.json"
 SEARCHED: dict[str, tuple[str, ...]] = {
-    "greedy": ("repeat_penalty", "language_model", "lm_weight", "editing_steps", "speeds"),
+    "greedy": ("repeat_penalty", "language_model", "lm_weight", "editing_steps"),
     "beam": (
         "beam", "temperature", "repeat_penalty", "length_penalty", "language_model", "lm_weight", "hotwords",
-        "hotword_weight", "speeds",
+        "hotword_weight",
     ),
-    "ctc": ("speeds",),
-    "ctc_beam": ("beam", "speeds"),
+    "ctc": (),
+    "ctc_beam": ("beam",),
     "joint": (
         "beam", "temperature", "repeat_penalty", "length_penalty", "ctc_weight", "candidates", "language_model",
-        "lm_weight", "hotwords", "hotword_weight", "speeds",
+        "lm_weight", "hotwords", "hotword_weight",
     ),
 }  # fmt: skip
 """Options that each method uses, those of all kinds of model."""

@@ -19,13 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from trainables.config.tree import Decoding
-from trainables.data.augmentation.specaugment import at_speed
 from trainables.data.batch_plan import in_batches
 from trainables.data.batching import Normalizer
 from trainables.data.features import FeatureRecipe
 from trainables.data.text.tokenizer import Tokenizer
 from trainables.decoding import Search, Word, ctc_greedy
-from trainables.decoding.evidence import text_evidence
 from trainables.decoding.hotwords import Hotwords
 from trainables.errors import DamagedError
 from trainables.inference.language_model import check_tokenizers, load_language_model
@@ -73,13 +71,6 @@ class TimedText(NamedTuple):
     text: str
     words: list[Word]
     alternatives: Sequence[Alternative] = ()
-
-
-class SearchedText(NamedTuple):
-    """What a search found in an utterance, and how sure the model is of it (see `text_evidence`)."""
-
-    spoken: TimedText
-    evidence: float = 0.0
 
 
 class FeatureStatistics(BaseModel):
@@ -228,19 +219,7 @@ class Recognizer(TrainedModel):
             batch_frames: the largest number of frames, padding included, that are encoded at once.
         """
         search = search or self.search()
-        speeds = search.config.speed_factors
-        if len(speeds) == 1:
-            return [text.spoken for text in self._at_speed(speeds[0], features, search, timed, batch_frames, nbest)]
-        rows = [self._at_speed(speed, features, search, timed, batch_frames, nbest, True) for speed in speeds]
-        return [max(row, key=lambda text: text.evidence).spoken for row in zip(*rows, strict=True)]
-
-    def _at_speed(
-        self, speed: float, features: Sequence[np.ndarray | Tensor], search: Search, timed: bool, batch_frames: int,
-        nbest: int, with_evidence: bool = False,
-    ) -> list[SearchedText]:  # fmt: skip
-        """Texts of utterances played at a multiple of their speed; other arguments as in `transcribe_timed`."""
-        found = [SearchedText(TimedText("", []))] * len(features)
-        features = [at_speed(torch.as_tensor(item), speed) for item in features]
+        found = [TimedText("", [])] * len(features)
         for indices, encoded, lengths_B in self.encode(features, batch_frames):
             with self.autocast():
                 best: list[list[Alternative]] = [[] for _ in indices]
@@ -250,13 +229,8 @@ class Recognizer(TrainedModel):
                 else:
                     texts = self.decode(search, encoded, lengths_B)
             words = words_of(self, texts, encoded) if timed else [[] for _ in texts]
-            evidence = [0.0] * len(texts)
-            if with_evidence:
-                with self.autocast():
-                    evidence = text_evidence(self.model, encoded, self.tokenizer.encode(texts), self.has_times)
-            for index, text, row, alternatives, sure in zip(indices, texts, words, best, evidence, strict=True):
-                own = [word._replace(start=speed * word.start, end=speed * word.end) for word in row]
-                found[index] = SearchedText(TimedText(text, own, alternatives), sure)
+            for index, text, row, alternatives in zip(indices, texts, words, best, strict=True):
+                found[index] = TimedText(text, row, alternatives)
         return found
 
     def encode(

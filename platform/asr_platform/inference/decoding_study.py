@@ -241,13 +241,11 @@ class Study:
         return values
 
     def options(self, values: Mapping[str, Any]) -> Decoding:
-        """Default options with these values, and the model's own speeds, and hotwords where the method uses them.
+        """Default options with these values, and the model's own hotwords where the method uses them.
 
-        A study's searches are at the utterances' own speed, whatever the speeds. Without a language model, `lm_weight`
-        is left out.
+        Without a language model, `lm_weight` is left out.
         """
         own = self.recognizer.config.decoding
-        values = {"speeds": own.speeds, **values}
         if "hotwords" in SEARCHED[values["method"]]:
             values = {"hotwords": own.hotwords, "hotword_weight": own.hotword_weight, **values}
         fused = self.language_model is not None and values.get("lm_weight")

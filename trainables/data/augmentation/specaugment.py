@@ -125,20 +125,6 @@ def stretched(lengths_B: Tensor, rate: Tensor | float) -> Tensor:
     return (lengths_B.double() / rate).round().long().clamp(min=1)
 
 
-def at_speed(features_TF: Tensor, speed: float) -> Tensor:
-    """Features of an utterance at a multiple of its speed, (T / speed, F), as speed perturbation changes them."""
-    if speed == 1:
-        return features_TF
-    lengths_1 = torch.tensor([len(features_TF)])
-    new_1 = stretched(lengths_1, speed)
-    last_1, new_last_1 = (lengths_1 - 1).double(), (new_1 - 1).double()
-    timing = Timing(new_1, torch.stack([last_1, new_last_1, new_last_1.clamp(min=1)], 1))
-    _, position_1T = timing.resample(torch.zeros(1, dtype=torch.long), int(new_1))
-    before_T, after_T = position_1T[0].long(), position_1T[0].ceil().long()
-    share_T1 = (position_1T[0] - before_T)[:, None].float()
-    return torch.lerp(features_TF[before_T].float(), features_TF[after_T].float(), share_T1)
-
-
 class EpochMasks:
     """SpecAugment's frequency and time masks of every utterance of a split in one epoch.
 

@@ -114,7 +114,6 @@ def missing_in_script(decoding: Decoding) -> list[str]:
     missing = {
         "the language model": decoding.lm_weight > 0,
         "hotwords": bool(decoding.hotword_phrases),
-        "speeds": decoding.speed_factors != (1.0,),
     }
     return [name for name, asked in missing.items() if asked]
 

@@ -107,7 +107,6 @@ def missing_in_generate(decoding: Decoding) -> list[str]:
         f"method {decoding.method}": decoding.method not in SEARCHES,
         "the language model": decoding.lm_weight > 0,
         "hotwords": bool(decoding.hotword_phrases),
-        "speeds": decoding.speed_factors != (1.0,),
         "a temperature in beam search": decoding.temperature != 1 and decoding.method != "greedy",
     }
     return [name for name, asked in missing.items() if asked]
