@@ -120,6 +120,19 @@ def test_nobody_is_asked_where_a_bucket_is_if_the_region_is_known(monkeypatch: p
     assert storage.filesystem.region == "eu-west-1"
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("s3://speech/runs?endpoint_overide=http://10.0.0.1:9000", "unknown parameter endpoint_overide; there are"),
+        ("s3:///runs?region=eu-west-1", "no bucket is named"),
+    ],
+)
+def test_a_mistake_in_an_address_is_told(address: str, problem: str) -> None:
+    """A file on the wrong server would be found by nobody."""
+    with pytest.raises(StorageError, match=problem):
+        Remote(address).path()
+
+
 def test_a_bucket_that_is_not_there_is_told(s3_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in servers.environment(s3_port).items():
         monkeypatch.setenv(name, value)

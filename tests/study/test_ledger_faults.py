@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faults
@@ -220,7 +222,7 @@ def test_a_ledger_that_falls_silent_is_given_up_and_asked_again(
     monkeypatch.setattr(ledger_silence, "TELL_SECONDS", 0.1)
     monkeypatch.setattr(ledger_silence, "SILENT_SECONDS", 0.5)
     with silence(empty) as end:
-        monkeypatch.setattr(postgresql.time, "sleep", lambda seconds: end())
+        monkeypatch.setattr(postgresql, "time", SimpleNamespace(sleep=lambda seconds: end(), monotonic=time.monotonic))
         assert ledger.record(trial.number, records.row(1, 0.5))
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == f"{empty}: no answer yet; waiting for up to 0 s"
@@ -231,9 +233,9 @@ def test_a_ledger_that_falls_silent_is_given_up_and_asked_again(
 def test_a_ledger_that_stays_silent_is_told(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger.create(opened(empty), "small", records.ABOUT)
     trial = ledger.propose(records.space(), records.parameters_of)
-    monkeypatch.setattr(ledger_silence, "SILENT_SECONDS", 0.2)
-    monkeypatch.setattr(postgresql, "WAIT_SECONDS", 0.0)
-    with silence(empty) as end:
+    with monkeypatch.context() as patched, silence(empty) as end:
+        patched.setattr(ledger_silence, "SILENT_SECONDS", 0.2)
+        patched.setattr(postgresql, "WAIT_SECONDS", 0.0)
         with pytest.raises(LedgerError, match=r"no answer for .*") as error:
             ledger.record(trial.number, records.row(1, 0.5))
         assert "--resume" in error.value.remedy

@@ -77,11 +77,12 @@ def test_muon_is_that_of_torch_for_matrices_of_layers_and_adamw_for_the_rest(wid
             torch.testing.assert_close(parameter, same)
 
 
-def test_muon_leaves_what_has_no_gradient_as_it_is() -> None:
-    """Layers that a stage of a training leaves out have none."""
+@pytest.mark.parametrize("groups", [[], [{"pattern": "encoder.*", "lr_scale": 0.1}]])
+def test_muon_leaves_what_has_no_gradient_as_it_is(groups: list[dict[str, Any]]) -> None:
+    """Frozen layers have none, and may be all of a group."""
     model = tiny.model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = build_optimizer(Optimizer(name="muon", lr=1e-2), model)
+    optimizer = build_optimizer(Optimizer.model_validate({"name": "muon", "lr": 1e-2, "groups": groups}), model)
     for name, parameter in model.named_parameters():
         if name.startswith("decoder."):
             parameter.grad = torch.ones_like(parameter)

@@ -27,8 +27,9 @@ from pyarrow import fs
 from trainables.errors import InputError
 
 S3_ATTEMPTS = 10  # of a request, with growing pauses: 90 s in all where nobody answers, 2 s with pyarrow's default of 3
-S3_TIMEOUT = 20.0  # seconds without a byte from or to a server; with all attempts, a silent one costs six minutes
+S3_TIMEOUT = 20.0  # seconds without a byte from or to a server; all attempts at a silent one take some minutes
 SLOW_SECONDS = 20.0  # after which it is said what takes so long
+S3_PARAMETERS = ("region", "scheme", "endpoint_override")  # of an address
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # pyarrow (25) reads the second, in `from_uri` alone
 FULL_SECONDS, FULL_INTERVAL = 90.0, 5.0  # how long room on a full storage is waited for, and between attempts
 # MinIO, Ceph and others (Amazon's and Google's are never full); a file system without room, or over a quota
@@ -66,10 +67,11 @@ class S3(fs.S3FileSystem):
     """
 
     def __init__(self, address: str) -> None:
-        known = dict(parse_qsl(urlsplit(address).query))
-        options: dict[str, str] = {
-            name: known[name] for name in ("region", "scheme", "endpoint_override") if name in known
-        }
+        options: dict[str, str] = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
+        if unknown := sorted(options.keys() - set(S3_PARAMETERS)):
+            raise StorageError(address, f"unknown parameter {unknown[0]}; there are {', '.join(S3_PARAMETERS)}")
+        if not urlsplit(address).netloc:
+            raise StorageError(address, "no bucket is named")
         if "endpoint_override" not in options and (endpoint := _first_of(ENDPOINTS)):
             options["endpoint_override"] = endpoint
         if "region" not in options and (region := _region(address, options)):

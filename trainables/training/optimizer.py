@@ -98,6 +98,8 @@ class Muon(torch.optim.Optimizer):
 
     def _update_matrices(self, group: dict[str, Any]) -> None:
         matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+        if not matrices:  # all are frozen
+            return
         gradients = [matrix.grad for matrix in matrices]
         for matrix in matrices:
             if not self.state[matrix]:

@@ -210,7 +210,9 @@ class SweepRun:
             interrupt.stop("paused", f"all other trials have ended, and these are paused: {', '.join(paused)}")
         state, reason = interrupt.state, interrupt.reason
         if model and best and state == "finished" and self.sweep.options.tune_decoding:
-            tune_best_model(model, best, self.sweep.corpus, display.say, lambda: interrupt.requested)
+            tune_best_model(
+                model, best, self.sweep.corpus, display.say, lambda: interrupt.requested or interrupt.leaving
+            )
         steps: tuple[Callable[[], object], ...] = (
             self.meter.note,
             partial(ledger.note, STOPPED, reason if state == "capped" else ""),
