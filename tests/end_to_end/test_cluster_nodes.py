@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
-from command import PATIENCE, Platform, wait_for
-from ray_nodes import RealNodes, private_mounts
+from command import OTHERS, PATIENCE, PLATFORM, Platform, wait_for
+from ray_nodes import RAY, RealNodes, private_mounts
 from test_sweep_interrupted import curves, paused
 
 SPACE = (
@@ -73,6 +74,29 @@ def test_nodes_come_and_go_and_every_trial_is_whole(nodes: RealNodes, tmp_path: 
     assert [row["state"] for row in platform.leaderboard(NAME)] == ["complete"] * 3
     begun = re.findall(r"begins, after epoch (\d+)", log_of(platform, lost))
     assert len(begun) >= 2 and int(begun[-1]) >= max(before[lost]), "it went on from its checkpoint"
+
+
+def test_a_sweep_runs_as_a_job_of_the_cluster(nodes: RealNodes, tmp_path: Path) -> None:
+    """Its driver is on the head, which has no CPU, and is told the cluster by RAY_ADDRESS."""
+    nodes.join(5)
+    corpus = tiny.write_corpus(tmp_path / "corpus", {"train": tiny.SENTENCES, "dev": tiny.SENTENCES})
+    (tmp_path / "space.yaml").write_text(SPACE)
+    platform = Platform(tmp_path, nodes.variables)
+    words = ["sweep", tmp_path / "space.yaml", "--data", corpus.path, "--name", "job", "--trials", "1", "--epochs", "2"]
+    command = [RAY, "job", "submit", "--address", f"http://{nodes.dashboard}", "--", PLATFORM, "--home", platform.home]
+    done = run(nodes, *command, *words, "--no-tune-decoding")
+    while "No available agent" in done.stderr:  # the head's has not begun
+        done = run(nodes, *command, *words, "--no-tune-decoding")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray: a cluster" in done.stdout or "joined" in done.stdout, done.stdout
+    assert [row["state"] for row in platform.leaderboard("job")] == ["complete"]
+
+
+def run(nodes: RealNodes, *words: object) -> subprocess.CompletedProcess[str]:
+    variables = {**OTHERS, **nodes.variables}
+    return subprocess.run(
+        [*map(str, words)], env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def in_the_middle(platform: Platform, nodes: RealNodes, name: str) -> int | None:

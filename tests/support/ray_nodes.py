@@ -26,6 +26,7 @@ class RealNodes:
 
     Attributes:
         variables: environment variables with which a driver can join.
+        dashboard: address of Ray's dashboard, where jobs are submitted.
     """
 
     def __init__(self) -> None:
@@ -34,12 +35,12 @@ class RealNodes:
         self.variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = str(NOTICE)
         # A killed node refuses its health checks at once, five in a row; a slow one may answer as late as ever.
         self.variables["RAY_health_check_period_ms"] = "500"  # default 3000
-        self.address = f"127.0.0.1:{unused_port()}"
+        self.address, self.dashboard = (f"127.0.0.1:{unused_port()}" for _ in range(2))
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Self:
-        port = self.address.rpartition(":")[2]
-        dashboard = ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(unused_port())]
+        port, dashboard_port = (address.rpartition(":")[2] for address in (self.address, self.dashboard))
+        dashboard = ["--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard_port]
         try:
             self._start("head", "--head", "--port", port, "--num-cpus", "0", "--temp-dir", self.folder, *dashboard)
         except BaseException:

@@ -82,8 +82,9 @@ def local() -> Iterator[Callable[[], None]]:
 
 def _join(address: str) -> Cluster:
     check_address(address)
-    modules = [import_module(name) for name in PACKAGES]
-    join = partial(_init, f"at {address}", address=address, runtime_env={"py_modules": modules})
+    # As folders: Ray copies the environment of a driver that is a job (`ray job submit`), and no module can be copied.
+    folders = [import_module(name).__path__[0] for name in PACKAGES]
+    join = partial(_init, f"at {address}", address=address, runtime_env={"py_modules": folders})
     return _described(_in_thread(join), joined=True)
 
 
