@@ -41,6 +41,8 @@ class RealNodes:
     def __enter__(self) -> Self:
         port, dashboard_port = (address.rpartition(":")[2] for address in (self.address, self.dashboard))
         dashboard = ["--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard_port]
+        # Jobs are given to the head's agent, whose usual port may be that of another cluster on this machine.
+        dashboard += ["--dashboard-agent-listen-port", str(unused_port())]
         try:
             self._start("head", "--head", "--port", port, "--num-cpus", "0", "--temp-dir", self.folder, *dashboard)
         except BaseException:

@@ -18,7 +18,7 @@ worker = pytest.importorskip("trainables.worker", exc_type=ModuleNotFoundError, 
 
 
 def settings(folder: Path, corpus_hash: str) -> dict[str, Any]:
-    return {"config": tiny.config({}), "corpus": str(folder), "corpus_hash": corpus_hash}
+    return {"config": tiny.config({}), "corpus": str(folder), "corpus_hash": corpus_hash, "watch": None}
 
 
 def test_another_corpus_in_the_place_of_the_sweeps_is_refused(tmp_path: Path) -> None:

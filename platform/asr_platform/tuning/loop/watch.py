@@ -129,8 +129,9 @@ class Watch:
     def _report_silence(self) -> None:
         minutes = (time.monotonic() - self.last_event) / 60
         self.next_message *= 2
+        activities = self._activities()  # before anything is said, which may end what is told here
         self.say(f"nothing has happened for {minutes:.0f} min:")
-        for line in self._activities():
+        for line in activities:
             self.say(f"  {line}")
 
     def _activities(self) -> list[str]:
