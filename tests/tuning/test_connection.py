@@ -98,7 +98,7 @@ def test_the_head_is_told_from_other_servers_of_ray(service: str, known: bool) -
 
 
 def test_folders_of_clusters_whose_drivers_have_ended_are_removed(tmp_path: Path) -> None:
-    """Those that `ray start` made have no owner, and stay."""
+    """Folders of clusters that `ray start` made have no owner, and stay."""
     ended = subprocess.Popen(["true"])
     ended.wait()
     here = this_process().rpartition("-")[0]
