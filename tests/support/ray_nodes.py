@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import psutil
@@ -24,14 +25,19 @@ RAY = Path(sys.executable).parent / "ray"
 class RealNodes:
     """A cluster made with `ray start`: a head without CPUs, and the nodes that join it; all end with the block.
 
+    Each node has a cache of its own, as each machine has.
+
+    Args:
+        variables: further environment variables of all nodes, such as a storage's keys.
+
     Attributes:
         variables: environment variables with which a driver can join.
         dashboard: address of Ray's dashboard, where jobs are submitted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))  # paths of sockets must be short
-        self.variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
+        self.variables = {**variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex()}
         self.variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = str(NOTICE)
         # A killed node refuses its health checks at once, five in a row; a slow one may answer as late as ever.
         self.variables["RAY_health_check_period_ms"] = "500"  # default 3000
@@ -69,6 +75,10 @@ class RealNodes:
         self._start(name, "--address", self.address, "--node-ip-address", name, "--num-cpus", "1", prefix=prefix)
         return name
 
+    def cache(self, name: str) -> Path:
+        """Folder in which a node keeps what it fetches from a storage."""
+        return self.folder / f"{name}-cache"
+
     def has(self, name: str, process: int) -> bool:
         """Whether a process is one of the node's."""
         with suppress(psutil.NoSuchProcess):
@@ -93,12 +103,12 @@ class RealNodes:
         printed = self.folder / f"{name}.txt"
         memory, logs = ["--object-store-memory", "80000000"], ["--include-log-monitor", "false"]  # no driver reads them
         command = [*prefix, RAY, "start", *words, "--block", *memory, *logs]
+        variables = {**OTHERS, **self.variables, "ASR_PLATFORM_CACHE": str(self.cache(name))}
         for _ in range(TRIES):
             with printed.open("w") as file:
                 self.processes[name] = subprocess.Popen(
-                    command, env={**OTHERS, **self.variables}, stdout=file, stderr=file, text=True,
-                    start_new_session=True,
-                )  # fmt: skip
+                    command, env=variables, stdout=file, stderr=file, text=True, start_new_session=True
+                )
             while self.processes[name].poll() is None:
                 if "Ray runtime started" in printed.read_text():
                     return
