@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -60,22 +60,23 @@ class CurveModel:
     """
 
     def __init__(self, curves: Sequence[Sequence[float]], levels: int, ended: Iterable[int] = ()) -> None:
-        self.curves = curves
-        self.goes_on_N = np.array([len(curve) < levels for curve in curves])
+        lengths_N, self.last_N = np.array([len(curve) for curve in curves]), np.array([curve[-1] for curve in curves])
+        values_NL = np.full((len(curves), levels), np.nan)
+        values_NL[np.arange(levels) < lengths_N[:, None]] = [*chain.from_iterable(curves)]
+        self.first_N, self.goes_on_N = values_NL[:, 0], lengths_N < levels
         self.goes_on_N[list(ended)] = False
         self.grids: list[Grid] = []
         lowest = math.inf
         for level in range(levels):
-            values = np.array([curve[level] for curve in curves if len(curve) > level])
+            values = values_NL[lengths_N > level, level]
             lowest = float(values.min(initial=lowest))  # trials that have come less far may bring it along
             self.grids.append(_grid(values, lowest, self.grids[-1] if self.grids else None))
         self.values = [grid.values_G for grid in self.grids]
-        lengths_N, last_N = np.array([len(curve) for curve in curves]), np.array([curve[-1] for curve in curves])
-        self.at_level = [(at := np.flatnonzero(lengths_N == level + 1), last_N[at]) for level in range(levels)]
+        self.at_level = [(at := np.flatnonzero(lengths_N == level + 1), self.last_N[at]) for level in range(levels)]
         self.transitions = []
         for level, (before, after) in enumerate(pairwise(self.grids)):
-            pairs = tuple((curve[level], curve[level + 1]) for curve in curves if len(curve) > level + 1)
-            self.transitions.append(_transition(before, after, pairs))
+            pairs_N2 = values_NL[lengths_N > level + 1, level : level + 2]
+            self.transitions.append(_transition(before, after, pairs_N2.tobytes()))
 
     def expected_finals(self) -> np.ndarray:
         """Expected value of each trial (N,) at the last level, if it goes on."""
@@ -90,7 +91,7 @@ class CurveModel:
 
     def _of_trials(self, by_level: Sequence[np.ndarray]) -> np.ndarray:
         """Entries (N,) of `by_level`, of shape (POINTS,) at each level, for the trials' levels and values there."""
-        found_N = np.empty(len(self.curves))
+        found_N = np.empty(len(self.last_N))
         for (numbers, values), points_G, entries_G in zip(self.at_level, self.values, by_level, strict=True):
             if len(numbers):
                 found_N[numbers] = np.interp(values, points_G, entries_G)
@@ -121,7 +122,7 @@ class CurveModel:
     def best(self) -> float:
         """The lowest value that any trial has reached, or is expected to reach if it may go on."""
         expected = self.expected_finals()[self.goes_on_N]
-        return min(*(curve[-1] for curve in self.curves), float(expected.min(initial=math.inf)))
+        return min(float(self.last_N.min()), float(expected.min(initial=math.inf)))
 
     def lowest_to_come(self, left: int) -> float:
         """Median of the lowest value at the end of all trials and of `left` new ones; at most the `best`.
@@ -143,33 +144,33 @@ class CurveModel:
     def _first_values(self) -> np.ndarray:
         """Chances (POINTS,) of a new trial's values at the first level."""
         first = self.grids[0]
-        values_N = np.minimum([curve[0] for curve in self.curves], first.highest)
+        values_N = np.minimum(self.first_N, first.highest)
         width = max(NEW_SMOOTHING * first.spread, 0.7 * first.step)
         chances_G = _bell(self.values[0] - values_N[:, None], width, 1.0).sum(axis=0)
         return np.asarray(chances_G / chances_G.sum())
 
 
 @lru_cache(maxsize=256)  # an epoch of one trial changes few of them
-def _transition(before: Grid, after: Grid, pairs: tuple[tuple[float, float], ...]) -> np.ndarray:
+def _transition(before: Grid, after: Grid, pairs: bytes) -> np.ndarray:
     """Chances (POINTS, POINTS) of the values at the next level, given each value at a level.
 
     Args:
-        pairs: values at both levels of each trial (N) that has reached the next one.
+        pairs: values (N, 2) at both levels of each trial that has reached the next one: the bytes, which can be hashed.
     """
     before_G, after_G, spread = before.values_G, after.values_G, before.spread
-    pairs_N2 = np.array(pairs).reshape(-1, 2)
+    pairs_N2 = np.frombuffer(pairs).reshape(-1, 2)
     x_N, y_N = np.minimum(pairs_N2[:, 0], before_G[-1]), np.minimum(pairs_N2[:, 1], after_G[-1])
     gain_N, wide = y_N - x_N, UNSEEN_DEVIATION * spread
     deviation, slope, expected_G = wide, 0.0, before_G - UNSEEN_GAIN * spread
-    if len(pairs):
+    if pairs:
         centred_N = x_N - x_N.mean()
         slope = centred_N @ gain_N / (centred_N @ centred_N + (wide / SLOPE_DEVIATION) ** 2)
         residual_N = gain_N - gain_N.mean() - slope * centred_N
         squares = UNSEEN_TRIALS * wide**2 + residual_N @ residual_N
-        deviation = math.sqrt(squares / (UNSEEN_TRIALS + len(pairs)))
+        deviation = math.sqrt(squares / (UNSEEN_TRIALS + len(pairs_N2)))
         expected_G = before_G + gain_N.mean() + slope * (before_G - x_N.mean())
     chances_GG = UNSEEN_TRIALS * _bell(after_G - expected_G[:, None], deviation, after.step)
-    if len(pairs):
+    if pairs:
         distance_GN = before_G[:, None] - x_N
         weight_GN = _bell(distance_GN, NEIGHBOURHOOD * spread, NEIGHBOURHOOD * spread)
         own_GN = np.clip(y_N + (1 + slope) * distance_GN, after_G[0], after_G[-1])

@@ -152,7 +152,7 @@ class Promotions:
         """The trials that have reached an epoch of promotion, by number, and the model of their curves."""
         numbers = sorted(self.curves)
         if self._known is None or self._known[1] != self.ended:
-            curves = [[value for _, value in sorted(self.curves[number].items())] for number in numbers]
+            curves = [[*self.curves[number].values()] for number in numbers]  # recorded in order
             ended = [index for index, number in enumerate(numbers) if number in self.ended]
             self._known = CurveModel(curves, len(self.levels), ended), self.ended
         return numbers, self._known[0]
