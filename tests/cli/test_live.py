@@ -272,7 +272,7 @@ from pathlib import Path
 import records
 from asr_platform.cli import main as cli
 from asr_platform.cli import sweeps
-from asr_platform.cli import options as cli_shared
+from asr_platform.cli.options import shared as cli_shared
 from asr_platform.tuning.sweep_run import Outcome
 
 @cli.cli.command("watched")
