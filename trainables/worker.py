@@ -89,10 +89,12 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     import torch
 
     from trainables.data.device.placement import default_device, limit_share
+    from trainables.progress import PROGRESS, ProgressFile
     from trainables.storage.corpus_cache import local_corpus
     from trainables.training.interruption import Interrupted
     from trainables.training.loop import train
 
+    rank = ray.train.get_context().get_world_rank()
     notice = settings["watch"]() if settings["watch"] else None
     remote = Remote(settings["storage"]) if settings.get("storage") else None
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
@@ -118,6 +120,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
                 until=settings["until"],
                 device=device,
                 notice=notice,
+                progress=(lambda progress: None) if rank else ProgressFile(Path(settings["log"]).with_name(PROGRESS)),
             )
         except Interrupted as interrupted:
             if interrupted.updates:
