@@ -94,7 +94,6 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     from trainables.training.interruption import Interrupted
     from trainables.training.loop import train
 
-    rank = ray.train.get_context().get_world_rank()
     notice = settings["watch"]() if settings["watch"] else None
     remote = Remote(settings["storage"]) if settings.get("storage") else None
     corpus = local_corpus(Path(settings["corpus"]), settings["corpus_hash"], remote)
@@ -108,6 +107,8 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     gpus = settings["resources"].get("GPU", 0.0)
     device = default_device() if gpus else torch.device("cpu")
     limit_share(device, gpus)
+    first = ray.train.get_context().get_world_rank() == 0
+    progress = ProgressFile(Path(settings["log"]).with_name(PROGRESS)) if first else None
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else nullcontext(settings["lost_checkpoint"]) as folder:
         try:
@@ -120,7 +121,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
                 until=settings["until"],
                 device=device,
                 notice=notice,
-                progress=(lambda progress: None) if rank else ProgressFile(Path(settings["log"]).with_name(PROGRESS)),
+                progress=progress,
             )
         except Interrupted as interrupted:
             if interrupted.updates:

@@ -57,7 +57,7 @@ def train(
     until: int | None = None,
     device: torch.device | None = None,
     notice: Notice | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> TrainedModel:
     """Trains to the configuration's last epoch and returns the model.
 
@@ -78,7 +78,7 @@ def train(
         Interrupted: `notice` was true.
     """
     trainer = Trainer(config, corpus, device or default_device(), notice)
-    trainer.progress = progress
+    trainer.progress = progress or trainer.progress
     if checkpoint is not None:
         trainer.resume(checkpoint)
     trainer.fit(report, reported_epochs, until)
