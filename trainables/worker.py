@@ -89,6 +89,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     import torch
 
     from trainables.data.device.placement import default_device, limit_share
+    from trainables.progress import PROGRESS, ProgressFile
     from trainables.storage.corpus_cache import local_corpus
     from trainables.training.interruption import Interrupted
     from trainables.training.loop import train
@@ -106,6 +107,8 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
     gpus = settings["resources"].get("GPU", 0.0)
     device = default_device() if gpus else torch.device("cpu")
     limit_share(device, gpus)
+    first = ray.train.get_context().get_world_rank() == 0
+    progress = ProgressFile(Path(settings["log"]).with_name(PROGRESS)) if first else None
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else nullcontext(settings["lost_checkpoint"]) as folder:
         try:
@@ -118,6 +121,7 @@ def _train(settings: dict[str, Any], store_log: Callable[[], None]) -> bool:
                 until=settings["until"],
                 device=device,
                 notice=notice,
+                progress=progress,
             )
         except Interrupted as interrupted:
             if interrupted.updates:

@@ -17,4 +17,5 @@ def test_a_row_for_each_step_and_command() -> None:
     assert done.returncode == 0, done.stderr
     for step in ("open", "read first", "record an epoch", "live table", "MLflow", "copy", "retention"):
         assert f" {step} " in done.stdout
-    assert "platform leaderboard" in done.stdout
+    for command in ("leaderboard", "status", "compare"):
+        assert f"platform {command}" in done.stdout

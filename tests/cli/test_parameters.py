@@ -8,7 +8,7 @@ import click
 import pytest
 
 from asr_platform.cli.main import cli
-from asr_platform.cli.parameters import Finite
+from asr_platform.cli.options.parameters import Finite
 
 # Looked up among the trials that there are.
 COUNTLESS = {(command, "trial") for command in ("logs", "stop", "pause", "unpause", "note")}

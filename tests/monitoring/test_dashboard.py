@@ -78,6 +78,9 @@ def test_trials_are_told_in_the_words_of_a_reader(ledger: Ledger, tmp_path: Path
     for trial, record in zip(trials, ledger.trials(), strict=True):
         shown = {one["name"]: one["param_external_value"] for one in trial["params"]}
         assert shown == {key: str(value) for key, value in record.params.items()}
+    # The page has another place for the values of waiting trials.
+    enqueued = [{one["name"]: one["param_external_value"] for one in trial["fixed_params"]} for trial in trials]
+    assert enqueued == [{}] * 4 + [{key: str(value) for key, value in ledger.trial(4).params.items()}]
     space = [one["name"] for one in told["union_search_space"]]
     assert len(space) == len(set(space)), "a key whose choices have changed is there once"
     assert {one["key"] for one in told["user_attrs"]}.isdisjoint(ledger.study.user_attrs)
@@ -171,7 +174,9 @@ def address(ledger: Ledger, tmp_path: Path) -> Iterator[str]:
     port = unused_port()
     words = [str(PLATFORM), "--home", str(tmp_path), "watch", "small", "--port", str(port)]
     with ServerProcess(words, f"http://127.0.0.1:{port}/") as server:
-        yield server.printed().split()[1]
+        started, ready = server.printed().splitlines()
+        assert started == "Optuna Dashboard starts ..."
+        yield ready.split()[1]
 
 
 def test_the_pages_in_a_browser(address: str, browser: Browser, pictures: Path) -> None:
@@ -182,3 +187,8 @@ def test_the_pages_in_a_browser(address: str, browser: Browser, pictures: Path) 
         assert browser.console() == []
         assert all(url.startswith("http://127.0.0.1:") for url in browser.requests())
         browser.screenshot(pictures / f"dashboard{page.replace('/', '-')}.png")
+    waiting = "[...document.querySelectorAll('[role=button]')].find(one => one.innerText.includes('Waiting'))"
+    browser.wait(waiting)
+    browser.run(f"{waiting}.click()")
+    browser.wait("document.body.innerText.includes('model.dropout')")
+    browser.screenshot(pictures / "dashboard-waiting.png")

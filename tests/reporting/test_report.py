@@ -23,7 +23,7 @@ from asr_platform.cli.main import cli
 from asr_platform.reporting.report import SECTIONS, report_page, write_report
 from asr_platform.reporting.report_data import ReportData
 from asr_platform.storage.home import Home
-from asr_platform.study.ledger import TrialStatus
+from asr_platform.study.ledger import Ledger, TrialStatus
 from trainables.config.tree import Config
 from trainables.errors import InputError
 from trainables.inference.model_files import ERRORS
@@ -90,15 +90,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return reported.furnish(tmp_path_factory.mktemp("reported"))
 
 
+def gather(home: Home, name: str) -> ReportData:
+    return ReportData.gather(home, Ledger.open(home.studies, name))
+
+
 @pytest.fixture(scope="module")
 def pages(home: Home) -> dict[str, Page]:
     names = ("whole", "empty", "failed", "alone", "language", "capped")
-    return {name: Page(report_page(ReportData.gather(home, name))) for name in names}
+    return {name: Page(report_page(gather(home, name))) for name in names}
 
 
 @pytest.fixture(scope="module")
 def whole(home: Home) -> ReportData:
-    return ReportData.gather(home, "whole")
+    return gather(home, "whole")
 
 
 def leaderboard(home: Home, name: str) -> list[dict[str, object]]:
@@ -226,7 +230,7 @@ def test_it_says_how_far_the_sweep_has_come(home: Home, pages: dict[str, Page]) 
     assert "It stopped because 2 of 2 hours (--max-hours) are spent." in capped
     assert "platform sweep --resume capped" in capped
     with home.lock("capped"):
-        running = Page(report_page(ReportData.gather(home, "capped"))).texts[""]
+        running = Page(report_page(gather(home, "capped"))).texts[""]
     assert "The sweep is running: 1 of 13 trials has ended" in running and "--resume" not in running
 
 
@@ -275,13 +279,11 @@ def test_what_is_gone_is_said_to_be_gone(pages: dict[str, Page]) -> None:
 
 
 def test_a_corpus_of_the_same_place_may_be_another(home: Home) -> None:
-    found = ReportData.gather(home, "whole")
+    found = gather(home, "whole")
     ledger = reported.sweep(
         home, "other-corpus", reported.ALONE, [], corpus=found.about["corpus"], corpus_hash="0" * 64
     )
-    assert (
-        "another corpus by now" in Page(report_page(ReportData.gather(home, ledger.study.study_name))).texts["searched"]
-    )
+    assert "another corpus by now" in Page(report_page(gather(home, ledger.study.study_name))).texts["searched"]
 
 
 def test_what_was_searched_is_all_there(pages: dict[str, Page]) -> None:
@@ -319,16 +321,16 @@ def test_it_says_how_to_get_the_same_again(home: Home, pages: dict[str, Page]) -
 
 def test_the_attention_is_that_of_the_best_model(home: Home) -> None:
     """That beside the model, where it is the best trial's, else drawn from what its checkpoint keeps."""
-    drawn = ReportData.gather(home, "whole")
+    drawn = gather(home, "whole")
     assert len(drawn.attention) == 2 and drawn.model == drawn.trials[0].model
     model = home.model("whole")
     (model / "plots").mkdir(parents=True)
     (model / "plots" / "cross_attention.png").write_bytes(b"a picture")
     assert drawn.errors is not None
     replace(drawn.errors, epoch=3).save(model / ERRORS)
-    assert ReportData.gather(home, "whole").attention == drawn.attention, "the model is an earlier epoch's"
+    assert gather(home, "whole").attention == drawn.attention, "the model is an earlier epoch's"
     drawn.errors.save(model / ERRORS)
-    found = ReportData.gather(home, "whole")
+    found = gather(home, "whole")
     assert found.attention == [(b"a picture", drawn.attention[0][1])] and found.model == str(model)
 
 
@@ -367,9 +369,9 @@ def test_what_cannot_be_written_leaves_nothing(
 
 def test_a_page_that_fails_leaves_the_one_before(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    page = write_report(home, "alone", None)
+    page = write_report(home, Ledger.open(home.studies, "alone"), None)
     before = page.read_text()
     monkeypatch.setattr("asr_platform.reporting.report.report_page", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_report(home, "alone", None)
+        write_report(home, Ledger.open(home.studies, "alone"), None)
     assert os.listdir(tmp_path) == ["alone.html"] and page.read_text() == before

@@ -10,6 +10,7 @@ import reported
 from browser import Browser
 
 from asr_platform.reporting.report import PAPER_WIDTH, SECTIONS, write_report
+from asr_platform.study.ledger import Ledger
 
 MOST_PAGES = 8  # of a sweep of some dozen trials, printed
 A4 = 688  # CSS pixels between the margins
@@ -33,7 +34,8 @@ return [...document.querySelectorAll(".plotly-graph-div")].map(one => {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reported")
-    return write_report(reported.furnish(folder), "whole", folder / "whole.html")
+    home = reported.furnish(folder)
+    return write_report(home, Ledger.open(home.studies, "whole"), folder / "whole.html")
 
 
 def figures(browser: Browser) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from asr_platform import load_model
 from asr_platform.cli.main import cli
-from asr_platform.cli.parameters import ModelDirectory
+from asr_platform.cli.options.parameters import ModelDirectory
 from asr_platform.storage.home import Home
 from asr_platform.study.run_record import STOPPED
 from asr_platform.tracking.registry import MOST_CHARACTERS, BestModel, Registered, Registry, undefeated

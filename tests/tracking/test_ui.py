@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -28,13 +27,10 @@ from asr_platform.storage.home import Home
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.study.steering.notes import note_of
-from asr_platform.tracking import server as pages
 from asr_platform.tracking.deletion import Deletion
 from asr_platform.tracking.runs import DESCRIPTION
-from asr_platform.tracking.server import free_port
 from asr_platform.tuning.callbacks.mlflow import MLflowCallback
 from trainables.data.corpus import Corpus
-from trainables.errors import InputError
 
 HEADINGS = ["asr/best_cer_percent", "interval", "parameters", "stopped"]
 ROWS = "[...document.querySelectorAll('.ag-center-cols-container [role=row]')]"
@@ -260,7 +256,7 @@ def test_the_server_sends_no_telemetry(served: Served) -> None:
     """Also where it is started from Python, whose environment is left as it is."""
     known = {name: value for name, value in OTHERS.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")}
     code = "import sys; from pathlib import Path; from asr_platform.storage.home import Home\n"
-    code += "from asr_platform.tracking.server import open_pages, free_port\n"
+    code += "from asr_platform.storage.ports import free_port; from asr_platform.tracking.server import open_pages\n"
     code += "open_pages(Home.existing(Path(sys.argv[1])), None, None, '127.0.0.1', free_port('127.0.0.1', None), print)"
     process = subprocess.Popen([sys.executable, "-c", code, str(served.home.path)], start_new_session=True, env=known)
     try:
@@ -285,43 +281,3 @@ def test_where_the_store_is_a_server_its_address_is_told(run: Run, place: Path) 
     records.ledger_in(place / "mlruns", "elsewhere", **about)
     expected = f"elsewhere: {server[:-1]}{about[MLFLOW_VIEW]}\nMLflow: {server[:-1]}\n"
     assert run("ui") == run("ui", "elsewhere") == Ended(0, expected, "")
-
-
-# Ports
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """A port of 127.0.0.1 on which a server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-def test_a_free_port_is_given_back(taken: int) -> None:
-    port = unused_port()
-    assert free_port("127.0.0.1", port) == port
-
-
-def test_without_a_wish_the_first_free_port_is_taken(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "FIRST_PORT", taken)
-    assert taken < free_port("127.0.0.1", None) < taken + pages.PORTS_TRIED
-
-
-def test_a_taken_port_is_refused(taken: int) -> None:
-    with pytest.raises(InputError, match=f"port {taken} of 127.0.0.1: Address already in use") as error:
-        free_port("127.0.0.1", taken)
-    assert "--port" in error.value.remedy
-
-
-def test_no_free_port_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "FIRST_PORT", taken)
-    monkeypatch.setattr(pages, "PORTS_TRIED", 1)
-    with pytest.raises(InputError, match=f"no free port on 127.0.0.1 from {taken} on"):
-        free_port("127.0.0.1", None)
-
-
-def test_a_host_of_another_machine_is_refused() -> None:
-    """192.0.2.0/24 is reserved for documentation: no machine has such an address."""
-    with pytest.raises(InputError, match=r"port 5000 of 192\.0\.2\.1: Cannot assign requested address") as error:
-        free_port("192.0.2.1", 5000)
-    assert "--host" in error.value.remedy

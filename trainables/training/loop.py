@@ -7,7 +7,6 @@ On notice it ends between updates or in validation; a run that goes on from ther
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -29,11 +28,12 @@ from trainables.errors import check_finite
 from trainables.evaluation.metrics import objective
 from trainables.inference.model_directory import TrainedModel
 from trainables.output import say
+from trainables.progress import Progress
 from trainables.training.averaging import WeightAverages, single
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.compilation import compile_layers, uncompiled, wants_compilation
 from trainables.training.interruption import EpochState, Interrupted, Notice, Notices
-from trainables.training.optimizer import added_to_gradients, build_optimizer, set_rate
+from trainables.training.optimizer import added_to_gradients, build_optimizer, set_rate, synchronized
 from trainables.training.resource_usage import ResourceUsage
 from trainables.training.schedules import learning_rate
 from trainables.training.stages import Phase, enter, phase_of, subset, trained_names
@@ -57,6 +57,7 @@ def train(
     until: int | None = None,
     device: torch.device | None = None,
     notice: Notice | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> TrainedModel:
     """Trains to the configuration's last epoch and returns the model.
 
@@ -69,6 +70,7 @@ def train(
         until: epoch to stop after; resuming from its checkpoint gives the results of an uninterrupted run.
         device: default: this worker's GPU, or the CPU.
         notice: asked before epochs, after updates and before validation batches whether to end; of one worker or more.
+        progress: called before each update.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
@@ -76,6 +78,7 @@ def train(
         Interrupted: `notice` was true.
     """
     trainer = Trainer(config, corpus, device or default_device(), notice)
+    trainer.progress = progress or trainer.progress
     if checkpoint is not None:
         trainer.resume(checkpoint)
     trainer.fit(report, reported_epochs, until)
@@ -123,6 +126,7 @@ class Trainer:
         self.history: list[Metrics] = []
         self.unfinished: EpochState | None = None
         self.notices = Notices(notice, self.world, device)
+        self.progress: Callable[[Progress], None] = lambda progress: None
 
     @property
     def model(self) -> nn.Module:
@@ -193,6 +197,7 @@ class Trainer:
         done, seconds, sums, last = self.begin_updates(epoch)
         start, interrupted = time.perf_counter() - seconds, False
         for batches in islice(self.updates_of(epoch), done, None):
+            self.progress(Progress(epoch, done, self.updates[epoch - 1]))
             done += 1
             rate = learning_rate(config.optimizer, first + done - 1, total, validation_losses)
             set_rate(self.optimizer, rate)
@@ -289,19 +294,13 @@ class Trainer:
         """
         tokens = sum(int(self.task.target_tokens[batch.indices].sum()) for batch in batches)
         for place, batch in enumerate(batches):
-            with self.synchronize(place == len(batches) - 1):
+            with synchronized(self.parallel, place == len(batches) - 1):
                 with uncompiled(self.compiled and len(batch.rows.indices) == 1):
                     loss, sums = self.task.losses(self.parallel, loss_config, batch)
                 # DDP takes the mean over workers, the loss is a sum over them; and it adds up gradients itself.
                 with added_to_gradients(() if self.world > 1 else list(self.model.parameters())):
                     loss.backward(torch.full_like(loss, self.world / tokens))
             totals += sums
-
-    def synchronize(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""
-        if last or not isinstance(self.parallel, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.parallel.no_sync()
 
     def validate_averages(self, epoch: int) -> Metrics:
         """Metrics of the averaged weights, or of the trained weights without averaging, on the validation split.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from trainables.config.tree import Optimizer, ParameterGroup
 from trainables.errors import InputError
@@ -195,6 +196,13 @@ def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
             distance = layers[stack] - int(match[2]) if match else layers[stack] + 1
         scales[name] = decay**distance
     return scales
+
+
+def synchronized(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Context in which gradients are synchronised across workers only if `last`, the last batch of an update."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
 
 
 @contextmanager

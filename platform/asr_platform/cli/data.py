@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asr_platform.cli.options import Command, json_option
-from asr_platform.cli.parameters import FILE, FILE_OR_FOLDER, FOLDER, Finite, Keys, Speakers
+from asr_platform.cli.options.parameters import FILE, FILE_OR_FOLDER, FOLDER, Finite, Keys, Speakers
+from asr_platform.cli.options.shared import Command, json_option
 from asr_platform.cli.printing import progress_bar
 from asr_platform.cli.tables.corpus import facts, print_tables
 from trainables.bounds import LARGEST_SEED, MOST_UTTERANCES, MOST_WORKERS

@@ -1,6 +1,9 @@
-"""Help of `platform` itself: an introduction, and the commands by purpose."""
+"""Help of `platform` itself: an introduction, and the commands by purpose; and how a command is found by its name."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from importlib import import_module
 
 import click
 
@@ -26,6 +29,40 @@ SECTIONS = {
     "Use": ["evaluate", "tune-decoding", "transcribe", "export", "submit", "check"],
     "This command": ["completion"],
 }
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """Commands by name. The module of a command is imported when the command is first asked for.
+
+    Args:
+        modules: names of the commands' functions, by module. A function's name is that of its command with `_` for `-`,
+            and with `_` at the end where it would hide a function of Python.
+    """
+
+    def __init__(self, modules: Mapping[str, Sequence[str]]) -> None:
+        places = [(module, function) for module, functions in modules.items() for function in functions]
+        self._found: dict[str, click.Command | tuple[str, str]] = {
+            place[1].rstrip("_").replace("_", "-"): place for place in places
+        }
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = self._found[name]
+        if isinstance(found, tuple):
+            module, function = found
+            found = self._found[name] = getattr(import_module(module), function)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 class Introduction(click.Group):

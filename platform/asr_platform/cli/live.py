@@ -24,6 +24,7 @@ from asr_platform.study.ledger import Ledger, TrialRecord
 from asr_platform.study.run_record import RUN
 from trainables.evaluation.metrics import OBJECTIVES, objective, objective_text
 from trainables.output import ERR, output_in
+from trainables.progress import PROGRESS, read_progress
 
 LINES_AROUND_TABLE = 11
 DRIVER_LOG = "driver.log"  # in the sweep's folder: output of the driver's process while the live table is shown
@@ -98,8 +99,14 @@ class LiveDisplay(Display):
         footer += f"Time left: {in_words(left)}. Ctrl-C stops cleanly."
         now = time.monotonic()
         since = {number: now - self.latest[number] for number in trained if number in self.latest}
-        table = trial_table(shown, self.epochs, self.console.width, self.waiting, since)
+        shares = {trial.number: share for trial in running if (share := self._share(trial)) is not None}
+        table = trial_table(shown, self.epochs, self.console.width, self.waiting, since, shares)
         return Group(Text(self.header), table, Text(footer, style="dim"))
+
+    def _share(self, trial: TrialRecord) -> float | None:
+        """Share of the updates of a trial's present epoch that is done; None if its worker's file is not here."""
+        found = read_progress(self.folder / TRIALS / trial_name(trial.number) / PROGRESS)
+        return found.share if found and found.epoch == trial.epochs + 1 else None  # else of an epoch before
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         self.waiting = {trial.number for trial in trials if trial.state == "running"}

@@ -12,16 +12,9 @@ from typing import Any
 
 import click
 
-from asr_platform.cli.completion import completion
-from asr_platform.cli.data import prepare
-from asr_platform.cli.help import INTRODUCTION, Introduction
-from asr_platform.cli.models import check, evaluate, export, submit, transcribe, tune_decoding
-from asr_platform.cli.monitoring import doctor, inspect_, logs, status, watch
-from asr_platform.cli.options import INTERRUPTED
-from asr_platform.cli.parameters import FOLDER
-from asr_platform.cli.results import compare, confirm, importances, leaderboard, report, ui
-from asr_platform.cli.steering import add, change, delete, note, pause, stop, unpause
-from asr_platform.cli.sweeps import plan, schema, sweep, train
+from asr_platform.cli.help import INTRODUCTION, Commands, Introduction
+from asr_platform.cli.options.parameters import FOLDER
+from asr_platform.cli.options.shared import INTERRUPTED
 from asr_platform.compat import mlflow
 from asr_platform.compat.environment import ENVIRONMENT, set_environment
 from asr_platform.storage.addresses import LEDGER, STORAGE, VARIABLES, chosen_for
@@ -36,10 +29,23 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "Correct the path."),
 }
 
-# Commands import their functions when they run, so that `platform --help` does not import torch and Ray.
+# Modules of commands are imported when a command is asked for, and a command imports its functions when it runs: so
+# `platform leaderboard` waits for nothing that it does not need.
+COMMANDS = Commands({
+    "asr_platform.cli.data": ["prepare"],
+    "asr_platform.cli.sweeps": ["schema", "plan", "sweep", "train"],
+    "asr_platform.cli.monitoring": ["inspect_", "status", "logs", "watch", "doctor"],
+    "asr_platform.cli.steering": ["stop", "pause", "unpause", "note", "add", "change", "delete"],
+    "asr_platform.cli.results": ["leaderboard", "compare", "importances", "report", "ui"],
+    "asr_platform.cli.confirming": ["confirm"],
+    "asr_platform.cli.models": ["evaluate", "tune_decoding", "transcribe", "export", "submit", "check"],
+    "asr_platform.cli.completion": ["completion"],
+})  # fmt: skip
 
 
-@click.group(cls=Introduction, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Introduction, commands=COMMANDS, help=INTRODUCTION, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("--home", type=FOLDER, default=Path("mlruns"), envvar="ASR_PLATFORM_HOME", show_default=True,
               show_envvar=True, help="Where sweeps, models and the MLflow store are kept.")  # fmt: skip
 @click.option("--storage", metavar="URI", envvar=VARIABLES[STORAGE], show_envvar=True,
@@ -51,15 +57,6 @@ REMEDIES = {
 def cli(context: click.Context, home: Path, storage: str | None, ledger: str | None) -> None:
     context.obj = home
     context.with_resource(chosen_for(storage, ledger))
-
-
-COMMANDS = (
-    prepare, inspect_, schema, plan, sweep, train, status, logs, watch, stop, pause, unpause, note, add, change, delete,
-    leaderboard, compare, confirm, importances, report, ui, doctor, evaluate, tune_decoding, transcribe, export, submit,
-    check, completion,
-)  # fmt: skip
-for _command in COMMANDS:
-    cli.add_command(_command)
 
 
 def main() -> None:

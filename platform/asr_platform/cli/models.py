@@ -12,8 +12,9 @@ from typing import Any, get_args
 import click
 from rich.console import Console
 
-from asr_platform.cli.options import DATA, OPTIONAL_DATA, Command, json_option, options
-from asr_platform.cli.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
+from asr_platform.cli.options.parameters import FILE, FOLDER, MODEL, PATH_OR_NAME, Finite
+from asr_platform.cli.options.settings import options
+from asr_platform.cli.options.shared import DATA, OPTIONAL_DATA, Command, json_option
 from asr_platform.inference.formats import FORMATS
 from search_spaces.rules import RuleSetName
 from trainables.bounds import LARGEST_BEAM, LONGEST_PIECE, LONGEST_STUDY, MOST_WORKERS

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from asr_platform.cli.completion import trial_numbers
-from asr_platform.cli.options import SWEEP, SWEEP_OR_LATEST, console, json_option, platform
-from asr_platform.cli.parameters import FILE, FOLDER
+from asr_platform.cli.options.parameters import FILE, FOLDER
+from asr_platform.cli.options.shared import SWEEP, SWEEP_OR_LATEST, console, json_option, platform
 from asr_platform.cli.printing import progress_bar, say
 
 
@@ -79,16 +79,22 @@ def watch(home: Path, name: str | None, host: str, port: int | None) -> None:
     """Serves Optuna Dashboard for the sweep NAME until Ctrl-C.
 
     Without NAME, for the latest sweep. The pages follow the sweep as it runs: learning curves, importances, the trials
-    with notes that can be written there. The address is printed.
+    with notes that can be written there. The address is printed once it answers.
 
     \b
     For example:
       platform watch digits-1
     """
-    from asr_platform.monitoring.dashboard import watch as serve
+    from asr_platform.analysis.leaderboard import latest
     from asr_platform.storage.home import Home
+    from asr_platform.storage.ports import free_port
 
-    sys.exit(serve(Home.existing(home), name, host, port, click.echo))
+    place = Home.existing(home)
+    ledger, chosen = latest(place.studies, name), free_port(host, port)
+    click.echo("Optuna Dashboard starts ...")  # its import and MLflow's take seconds
+    from asr_platform.monitoring.dashboard import watch as serve
+
+    sys.exit(serve(place, ledger, host, chosen, click.echo))
 
 
 UNSOUND = 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from trainables.output import LastingOutput
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 def lasting(console: Console) -> Console:
@@ -41,6 +43,8 @@ def progress_bar(task: str, count: ProgressColumn | None = None) -> Iterator[Cal
     Yields:
         A function that takes the amount that is done, and the total amount (0 if unknown).
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console()
     columns = (TextColumn(task), BarColumn(), count or MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

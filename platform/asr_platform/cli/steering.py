@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from asr_platform.cli.completion import trial_numbers
-from asr_platform.cli.options import SWEEP, Caps, Continuation, options, platform
-from asr_platform.cli.parameters import VALUE
+from asr_platform.cli.options.parameters import VALUE
+from asr_platform.cli.options.settings import Caps, Continuation, options
+from asr_platform.cli.options.shared import SWEEP, platform
 from asr_platform.storage.home import SWEEP as RUNS
 from trainables.errors import InputError
 

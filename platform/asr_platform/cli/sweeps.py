@@ -14,25 +14,21 @@ import click
 from rich.console import Console
 
 from asr_platform.cli.completion import spaces, sweep_names
-from asr_platform.cli.options import (
+from asr_platform.cli.options.parameters import PATH_OR_NAME, Finite
+from asr_platform.cli.options.settings import Caps, Continuation, Ending, SweepSize, options
+from asr_platform.cli.options.shared import (
     DATA,
     INIT_FROM,
     INTERRUPTED,
     NOTIFY,
     OPTIONAL_DATA,
     TRACKING_URI,
-    Caps,
-    Continuation,
-    Ending,
-    SweepSize,
     console,
     follow,
     json_option,
-    options,
     platform,
     store_of_new,
 )
-from asr_platform.cli.parameters import PATH_OR_NAME, Finite
 from trainables.bounds import HIGHEST_PRICE, MOST_WORKERS
 from trainables.errors import InputError
 

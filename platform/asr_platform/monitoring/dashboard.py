@@ -19,7 +19,6 @@ from optuna.storages import BaseStorage
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.analysis.leaderboard import latest
 from asr_platform.compat.optuna import dashboard_note, is_dashboard_note, note_in_dashboard
 from asr_platform.monitoring.pictures import Pictures, pictures_of
 from asr_platform.monitoring.status import training
@@ -30,7 +29,7 @@ from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import distributions_of
 from asr_platform.study.steering.notes import note_of, version_of
 from asr_platform.tracking.notes import annotate, read_notes
-from asr_platform.tracking.server import free_port, interrupted_by
+from asr_platform.tracking.server import interrupted_by
 from trainables.errors import InputError
 from trainables.evaluation.metrics import OBJECTIVES, objective
 
@@ -38,6 +37,7 @@ NOTE_ON_TRIAL = re.compile(r"/api/studies/(?P<study>\d+)/(?P<trial>\d+)/note")
 CHANGED = "The text you are editing has changed. Please copy your edits and refresh the page."
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 READING = ("GET", "HEAD")
+FIXED_PARAMS = "fixed_params"  # the attribute of `Study.enqueue_trial`, which the pages show of a waiting trial
 METRIC_NAMES = "study:metric_names"  # the attribute that Optuna's `Study.set_metric_names` sets
 MANAGED = "Optuna Dashboard only shows this sweep; steer it with platform stop, pause, unpause, add and change."
 
@@ -46,22 +46,16 @@ Start = Callable[..., Any]
 Application = Callable[[Environment, Start], Iterable[bytes]]
 
 
-def watch(home: Home, name: str | None, host: str, port: int | None, say: Callable[[str], None]) -> int:
-    """Serves Optuna Dashboard for a sweep (default: the latest) until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
+def watch(home: Home, ledger: Ledger, host: str, port: int, say: Callable[[str], None]) -> int:
+    """Serves Optuna Dashboard for a sweep until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
 
     Args:
-        host: address to listen on.
-        port: default: the first free one from 5000 on.
-        say: prints a line for the user: the address of the sweep's page.
-
-    Raises:
-        InputError: there is no such sweep, or no port is free.
+        host, port: address to listen on, which is free (`storage/ports.py`).
+        say: prints a line for the user: the address of the sweep's page, once it answers.
     """
-    ledger = latest(home.studies, name)
-    chosen = free_port(host, port)
     read_notes(home, ledger, say)
-    with make_server(host, chosen, application(home, say, host), _Server, _Quiet) as server:
-        say(f"{ledger.name}: http://{host}:{chosen}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
+    with make_server(host, port, application(home, say, host), _Server, _Quiet) as server:
+        say(f"{ledger.name}: http://{host}:{port}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
         with interrupted_by():
             try:
                 server.serve_forever()
@@ -267,7 +261,7 @@ def _shown(trial: FrozenTrial, record: TrialRecord, known: dict[str, BaseDistrib
         params=dict(record.params),
         distributions=distributions,
         user_attrs={key: fact for key, fact in facts.items() if fact is not None},
-        system_attrs=trial.system_attrs,
+        system_attrs=trial.system_attrs | ({FIXED_PARAMS: dict(record.params)} if state == TrialState.WAITING else {}),
         intermediate_values={epoch: _scaled(value, scale) for epoch, value in trial.intermediate_values.items()},
         trial_id=trial._trial_id,
     )

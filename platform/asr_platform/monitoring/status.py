@@ -24,7 +24,6 @@ from asr_platform.study.run_record import RUN, SPENT, STOPPED, last_heartbeat
 from asr_platform.study.spending import Cap, caps, device_seconds
 from asr_platform.study.steering.notes import note_of
 from asr_platform.study.steering.requests import pending
-from search_spaces.settings import Limits
 from trainables.evaluation.metrics import objective, objective_value
 
 State = Literal["running", "finished", "capped", "paused", "stopped", "failed", "died"]
@@ -143,9 +142,9 @@ def status(home: Home, name: str, storage: optuna.storages.BaseStorage | None = 
     run: Mapping[str, Any] = about.get(RUN, {})
     own = holder == f"{SWEEP} {run.get('process')}"  # a driver that has just begun has not recorded its run yet
     workers = int(run.get("workers", 1))
-    limits = Limits.model_validate(about.get("limits") or {})
+    limits: Mapping[str, float | None] = about.get("limits") or {}
     devices = sum(device_seconds(trial.curve, workers) for trial in trials)
-    disk = folder_size(home.sweep(name)) if limits.disk_gb else 0.0
+    disk = folder_size(home.sweep(name)) if limits.get("disk_gb") else 0.0
     return Status(
         name=name,
         state=state,

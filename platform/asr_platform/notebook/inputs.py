@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from asr_platform.cli.live import LiveDisplay
-from asr_platform.cli.options import WIDE, Caps, Continuation, Ending, Epochs, Gpus, SweepSize, Workers
+from asr_platform.cli.options.settings import Caps, Continuation, Ending, Epochs, Gpus, SweepSize, Workers
+from asr_platform.cli.options.shared import WIDE
 from asr_platform.storage.home import Home
 from search_spaces.reader import load_space, parse_space
 from search_spaces.space import Space

@@ -16,7 +16,8 @@ import pandas
 
 from asr_platform.analysis import importances, leaderboard
 from asr_platform.analysis.recorded_errors import RecordedErrors
-from asr_platform.cli.options import Caps, Continuation, Repetitions, SweepSize, store_of_new
+from asr_platform.cli.options.settings import Caps, Continuation, Repetitions, SweepSize
+from asr_platform.cli.options.shared import store_of_new
 from asr_platform.monitoring.status import waiting
 from asr_platform.notebook.inputs import (
     AnySpace,
@@ -231,7 +232,7 @@ class Sweep:
         from asr_platform.tracking.notes import read_notes
 
         read_notes(self.home, self._ledger, print)
-        return write_report(self.home, self.name, Path(out) if out else None, command_of(self.home))
+        return write_report(self.home, self._ledger, Path(out) if out else None, command_of(self.home))
 
     def doctor(self, *, repair: bool = False, tracking_uri: str | None = None) -> pandas.DataFrame:
         """Audits the sweep, as `platform doctor` does: a row for each finding, `sound` where nothing is wrong.
@@ -254,8 +255,9 @@ class Sweep:
             port: default: the first free one from 5000 on. The page's address is printed.
         """
         from asr_platform.monitoring.dashboard import watch
+        from asr_platform.storage.ports import free_port
 
-        watch(self.home, self.name, host, port, print)
+        watch(self.home, self._ledger, host, free_port(host, port), print)
 
     def ui(self, *, host: str = "127.0.0.1", port: int | None = None, tracking_uri: str | None = None) -> None:
         """Serves MLflow's UI for the sweep, as `platform ui` does, until the kernel is interrupted.

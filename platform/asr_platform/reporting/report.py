@@ -16,7 +16,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from asr_platform.analysis.bootstrap import METHOD
-from asr_platform.analysis.leaderboard import latest
 from asr_platform.analysis.learning import REMEDIES, nothing_learned
 from asr_platform.reporting.error_figures import (
     errors_by_condition,
@@ -32,6 +31,7 @@ from asr_platform.reporting.report_data import ReportData, keys_of, value_of
 from asr_platform.reporting.transcripts import aligned_words
 from asr_platform.reporting.worst_transcripts import worst_transcripts
 from asr_platform.storage.home import Home
+from asr_platform.study.ledger import Ledger
 from trainables.errors import InputError
 from trainables.folders import written_whole
 from trainables.inference.decoding_options import Tuning
@@ -75,21 +75,19 @@ SECTIONS = [
 ]
 
 
-def write_report(home: Home, name: str | None, out: Path | None, command: str = "platform") -> Path:
+def write_report(home: Home, ledger: Ledger, out: Path | None, command: str = "platform") -> Path:
     """Writes the report of a sweep and returns its path; an error leaves no partial file.
 
     Args:
-        name: name of the sweep; None for the latest.
-        out: path of the report; None for `NAME.html` in the current folder.
+        out: path of the report; None for the sweep's `NAME.html` in the current folder.
         command: the command in hints, such as `platform --home runs`.
 
     Raises:
-        InputError: there is no such sweep, or the file cannot be written.
+        InputError: the file cannot be written.
     """
-    name = latest(home.studies, name).name
-    path = out or Path(f"{name}.html")
+    path = out or Path(f"{ledger.name}.html")
     with written_whole(path) as file:  # fails early if the file cannot be written
-        file.write(report_page(ReportData.gather(home, name, command)))
+        file.write(report_page(ReportData.gather(home, ledger, command)))
     return path
 
 

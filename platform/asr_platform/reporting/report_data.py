@@ -80,13 +80,9 @@ class ReportData:
     attention: list[tuple[bytes, str]]
 
     @classmethod
-    def gather(cls, home: Home, name: str, command: str = "platform") -> ReportData:
-        """Reads the data of a sweep; deleted files give None or empty values.
-
-        Raises:
-            InputError: there is no such sweep.
-        """
-        ledger = Ledger.open(home.studies, name)
+    def gather(cls, home: Home, ledger: Ledger, command: str = "platform") -> ReportData:
+        """Reads the data of a sweep; deleted files give None or empty values."""
+        name = ledger.name
         about, trials = ledger.about, ranked(ledger.trials())
         recorded = RecordedErrors(home.sweep(name))
         best = next((trial for trial in trials if trial.best), None)

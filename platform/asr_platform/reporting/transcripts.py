@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import jiwer
 
 from asr_platform.analysis.text import counted
-from asr_platform.reporting.page import rendered
 from trainables.data.text.transcripts import normalized
 from trainables.evaluation.metrics import Alignment, align_characters
 
@@ -23,6 +22,8 @@ LEGEND = "S substitution, I insertion, D deletion, * nothing"
 
 def html_page(examples: Examples) -> str:
     """The examples as one HTML page without links: every kind of error has its own colour and line."""
+    from asr_platform.reporting.page import rendered  # Jinja, for which a terminal need not wait
+
     title = _title(examples)
     return rendered(
         "examples.html.jinja", title=title, examples=examples, summary=_summary, aligned_words=aligned_words,

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,15 +21,6 @@ from asr_platform.compat.optuna_storage import set_step, study_attributes, study
 from asr_platform.storage.database import SharedLedger, decoding, open_storage
 from asr_platform.storage.home import name_taken
 from asr_platform.storage.relocation import moved_along
-from asr_platform.study.samplers import (
-    SAMPLER_NOTES,
-    Feasible,
-    Observation,
-    distributions_of,
-    observe,
-    parameter_name,
-    propose,
-)
 from asr_platform.study.trials.reading import (
     FITTED,
     OF_TRIAL,
@@ -46,10 +37,13 @@ from asr_platform.study.trials.record import REMOVED as REMOVED
 from asr_platform.study.trials.record import TrialRecord as TrialRecord
 from asr_platform.study.trials.record import TrialStatus as TrialStatus
 from asr_platform.study.trials.stored import EPOCH, StoredTrials
-from search_spaces.space import Proposal, Space
 from trainables.errors import InputError
 from trainables.evaluation.metrics import objective_value
 from trainables.folders import cached_corpus
+
+if TYPE_CHECKING:  # spaces are read with pydantic, for which commands that read trials need not wait
+    from asr_platform.study.samplers import Feasible
+    from search_spaces.space import Proposal, Space
 
 OPTUNA_STATES = {name: state for state, name in STATES.items()}
 Storage = str | optuna.storages.BaseStorage | SharedLedger  # an address, or an open storage
@@ -203,6 +197,8 @@ class Ledger:
         Raises:
             InputError: there is no further feasible proposal.
         """
+        from asr_platform.study.samplers import SAMPLER_NOTES, Observation, observe, propose
+
         trials, widened = self.frozen(), self._widened()
         seen = [observe(trial, params_in(trial, widened), space.settings.promotions) for trial in trials]
         # Earlier versions noted a generation in warm-start observations, always 0.
@@ -221,6 +217,8 @@ class Ledger:
     def _begin(
         self, space: Space, values: Mapping[str, Any], proposal: Proposal, facts: Mapping[str, Any]
     ) -> TrialRecord:
+        from asr_platform.study.samplers import distributions_of, parameter_name
+
         trials = self.frozen()
         distributions = {key: each for key, each in distributions_of(space).items() if key in values}
         names = {key: parameter_name(key, each, trials) for key, each in distributions.items()}

@@ -25,6 +25,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from asr_platform.study.trials.reading import NEXT_CHOICES
 from search_spaces.distributions import Choice, Distribution, Float, Int
 from search_spaces.samplers import SAMPLERS
 from search_spaces.settings import Settings
@@ -35,7 +36,6 @@ Feasible = Callable[[dict[str, Any]], Proposal | None]  # None where values cann
 PROPOSALS = 2000  # tried before a space counts as exhausted
 OF_THE_SAMPLER = 30  # of these are proposed by the space's sampler; the others are drawn at random
 LARGEST_GRID = 100_000  # points; each proposal iterates over all points before it
-NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 SAMPLER_NOTES = "sampler_notes"  # in a trial's attributes: `Observation.notes`
 SOME_TIME = datetime(2000, 1, 1)  # Optuna requires a start time, which no sampler reads
 

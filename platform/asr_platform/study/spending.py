@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from search_spaces.settings import Limits
-
 HOUR = 3600  # seconds
 GB = 10**9  # bytes
 
@@ -22,12 +20,18 @@ class Cap(NamedTuple):
         return f"{self.spent:.3g} of {self.most:g} {self.name}"
 
 
-def caps(limits: Limits, wall_seconds: float, device_seconds: float, disk_bytes: float) -> list[Cap]:
-    """All resources that can be capped; each name ends with the option that sets the cap."""
+def caps(
+    limits: Mapping[str, float | None], wall_seconds: float, device_seconds: float, disk_bytes: float
+) -> list[Cap]:
+    """All resources that can be capped; each name ends with the option that sets the cap.
+
+    Args:
+        limits: the fields of `search_spaces.settings.Limits`, as the ledger has them.
+    """
     return [
-        Cap("hours (--max-hours)", wall_seconds / HOUR, limits.hours),
-        Cap("device-hours (--max-device-hours)", device_seconds / HOUR, limits.device_hours),
-        Cap("GB on disk (--max-disk-gb)", disk_bytes / GB, limits.disk_gb),
+        Cap("hours (--max-hours)", wall_seconds / HOUR, limits.get("hours")),
+        Cap("device-hours (--max-device-hours)", device_seconds / HOUR, limits.get("device_hours")),
+        Cap("GB on disk (--max-disk-gb)", disk_bytes / GB, limits.get("disk_gb")),
     ]
 
 

@@ -6,6 +6,10 @@ followed by the lines that were added in MLflow. So a text that a user wrote in 
 replaces or removes it there or in the other place, after it had reached that, or if another process or page writes at
 the same moment, between the reading and the writing of a text: then one of the two texts can be lost.
 
+A description holds 8,000 characters, so a note from there may be longer than `LONGEST`, which is the limit of the other
+ways to write one: the ledger keeps it whole. What a description has no room for is cut, with the mark CUT, and stays in
+the ledger when the description is edited; it goes with the rest of the note when that is removed there.
+
 A driver reads all descriptions in one search of runs: as it starts, at the end of an epoch, but at most once a minute,
 and as it ends. `read_notes` does so for other commands.
 """
@@ -33,6 +37,7 @@ SHOWN = "mlflow_note"
 description `description`. `values` is the text of the values that the driver wrote there; `next` is a description that
 may have been written since."""
 HEADING = "**Note:** "
+CUT = "… (cut here; the whole note: platform leaderboard --json)"  # where MLflow has no room for the rest of a note
 VALUE = r"[a-z0-9_]+(?:\.[a-z0-9_]+)+ \*\*[^*\n]*\*\*"  # in descriptions of earlier versions: a key and its value
 
 
@@ -134,7 +139,8 @@ def sync_note(client: MlflowClient, ledger: Ledger, trial: TrialRecord) -> None:
         note = ours = note_of(latest)
         if is_edited(trial, description):
             former = split_description(shown["description"], values)[1]
-            note = theirs if ours == shown["note"] else _merged(ours, theirs, former)
+            edited, former = _whole(theirs, former, shown["note"])
+            note = edited if ours == shown["note"] else _merged(ours, edited, former)
         if note != ours:
             set_note(ledger, trial.number, note, version_of(latest) + 1)
         following = with_note(found, note)
@@ -173,7 +179,8 @@ def with_note(values: str, note: str) -> str:
     """A run's description (Markdown): a trial's values, and a note, which is cut where MLflow has no room for it."""
     text = as_texts({"note": f"{HEADING}{note}"})["note"] if note else ""
     description = "\n\n".join(filter(None, (values, text)))
-    return description if len(description) <= MAX_TAG_VAL_LENGTH else f"{description[: MAX_TAG_VAL_LENGTH - 1]}…"
+    cut = len(description) > MAX_TAG_VAL_LENGTH
+    return f"{description[: MAX_TAG_VAL_LENGTH - len(CUT)]}{CUT}" if cut else description
 
 
 def split_description(description: str, values: str | None) -> tuple[str, str]:
@@ -189,6 +196,19 @@ def split_description(description: str, values: str | None) -> tuple[str, str]:
     start, end = found.span() if found else (0, 0)
     rest = "\n\n".join(filter(None, (text[:start].strip(), text[end:].strip())))
     return text[start:end], re.sub(r"^\*\*Note:\*\*\s*", "", rest, count=1, flags=re.MULTILINE).strip()
+
+
+def _whole(theirs: str, former: str, note: str) -> tuple[str, str]:
+    """MLflow's note and its former one with what is cut from them.
+
+    Args:
+        note: the note in the ledger when it and MLflow's `former` were equal.
+    """
+    begun = former.removesuffix(CUT)
+    if begun == former or not note.startswith(begun) or not theirs:
+        return theirs, former
+    rest = note[len(begun) :]
+    return theirs.replace(CUT, rest) if CUT in theirs else f"{theirs}\n\n{rest}", note
 
 
 def _merged(ours: str, theirs: str, former: str) -> str:

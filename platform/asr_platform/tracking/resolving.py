@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from asr_platform.storage.home import STORE, Home
 from asr_platform.storage.store_address import named_uri
@@ -185,6 +184,8 @@ def _of_trial(client: MlflowClient, home: Home, run: Run) -> str:
 
 def _local(home: Home, store: str, address: str) -> Path:
     """Path of artifacts on this machine; artifacts on a server or in a bucket are downloaded."""
+    from urllib.request import url2pathname  # with the client of HTTP
+
     from mlflow.artifacts import download_artifacts
 
     parts = urlparse(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,13 +15,13 @@ from pathlib import Path
 from asr_platform.compat.mlflow import ENVIRONMENT
 from asr_platform.storage.database import make_database, sqlite_address
 from asr_platform.storage.home import STORE, Home, Store
+from asr_platform.storage.ports import accepts, free_port
 from asr_platform.study.ledger import Ledger
 from asr_platform.study.run_record import MLFLOW_VIEW
 from asr_platform.tracking.notes import read_notes
 from asr_platform.tracking.store import check_readable
 from trainables.errors import InputError
 
-FIRST_PORT, PORTS_TRIED = 5000, 100
 STOPPING_SECONDS = 10.0  # until the server is killed
 POLLING_SECONDS = 0.2  # between looks whether the server accepts connections
 LAST_LINES = 20  # of what a server that failed has printed
@@ -90,7 +89,7 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None], ready:
             command, cwd=folder, env=environment, start_new_session=True, stdout=printed, stderr=subprocess.STDOUT
         )
         try:
-            while server.poll() is None and not _accepts(host, port):
+            while server.poll() is None and not accepts(host, port, POLLING_SECONDS):
                 time.sleep(POLLING_SECONDS)
             if server.poll() is None:
                 say(ready)
@@ -103,13 +102,6 @@ def serve(store: Store, host: str, port: int, say: Callable[[str], None], ready:
         lines = printed.read().decode(errors="replace").splitlines()[-LAST_LINES:]
     say("\n".join([*lines, f"MLflow's server ended with exit code {code}"]))
     return code
-
-
-def _accepts(host: str, port: int) -> bool:
-    """Whether a server accepts connections at an address; 0.0.0.0 and :: are all addresses of this machine."""
-    with suppress(OSError), socket.create_connection((host, port), POLLING_SECONDS):
-        return True
-    return False
 
 
 @contextmanager
@@ -135,22 +127,3 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-def free_port(host: str, port: int | None) -> int:
-    """A free port: `port`, or if that is None, the first free one from FIRST_PORT on.
-
-    Raises:
-        InputError: the port is taken, no port of PORTS_TRIED is free, or `host` is no address of this machine.
-    """
-    reason = ""
-    for candidate in [port] if port else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-                return candidate
-            except OSError as error:
-                reason = error.strerror or str(error)
-    wanted = f"port {port} of {host}" if port else f"no free port on {host} from {FIRST_PORT} on"
-    raise InputError(f"{wanted}: {reason}", "Say another --port, or --host 127.0.0.1.")

@@ -23,7 +23,8 @@ import ray
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
 from asr_platform.compat.ray import ACCELERATOR_TYPE, LOOPBACK_OPTIONS, draining_nodes, loopback_only, silence_workers
 from asr_platform.compat.ray_workers import SYSTEM_CONFIG
-from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Address, Cluster, Node, chosen_address
+from asr_platform.storage.ports import accepts
+from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Cluster, Node, chosen_address
 from asr_platform.tuning.processes.forking import fork_server
 from trainables.errors import InputError
 from trainables.folders import has_ended, this_process
@@ -170,7 +171,7 @@ def _described(context: Any, joined: bool) -> Cluster:
         "the raylet of this machine": (node["NodeManagerAddress"], node["NodeManagerPort"]),
     }
     # A dashboard on another machine may listen for that machine alone, and cannot be watched from here.
-    if dashboard.hostname and dashboard.port and accepts((dashboard.hostname, dashboard.port)):
+    if dashboard.hostname and dashboard.port and accepts(dashboard.hostname, dashboard.port, CONNECT_TIMEOUT):
         parts["Ray's dashboard"] = (dashboard.hostname, dashboard.port)
     logs = str(Path(context.address_info["session_dir"]) / "logs")
     nodes = [node for node in present_nodes() if not node.gone]
@@ -198,15 +199,6 @@ def _gone(node: Mapping[str, Any], draining: Collection[str]) -> str:
     if not node["Alive"]:
         return f"is lost ({node['DeathReasonMessage'] or 'it was stopped'})"
     return "is about to be taken away" if node["NodeID"] in draining else ""
-
-
-def accepts(address: Address) -> bool:
-    """Whether a connection to this host and port is accepted within `CONNECT_TIMEOUT`."""
-    try:
-        socket.create_connection(address, timeout=CONNECT_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
 
 
 def check_address(address: str | None) -> None:

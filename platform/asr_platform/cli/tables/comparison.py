@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from asr_platform.analysis.bootstrap import METHOD, ConfidenceInterval, Difference
+from asr_platform.analysis.bootstrap import METHOD, RESAMPLES, ConfidenceInterval, Difference
 from asr_platform.analysis.leaderboard import ranking_name
 from asr_platform.cli.printing import say
 from asr_platform.cli.tables.leaderboard import side_by_side
 from asr_platform.reporting.transcripts import LEGEND, aligned_lines
 from asr_platform.study.ledger import TrialRecord
 from trainables.evaluation.metrics import objective, objective_text
-from trainables.inference.decoding_options import DECODING, in_words
 
 if TYPE_CHECKING:
     from asr_platform.analysis.comparison import Comparison, Measure
@@ -33,6 +32,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     for letter, name in zip("AB", found.names, strict=True):
         say(console, f"{letter}  {name}")
     caption = f"{found.a.split}, {len(found.a.ids):,} utterances; intervals: 95%, {METHOD}"
+    caption += f"\nA better in: share of the {RESAMPLES:,} bootstrap samples in which A has the lower rate"
     table = Table("", box=SIMPLE, caption=caption, caption_justify="left")
     for heading in ("CER", "interval", "WER", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -93,6 +93,8 @@ def methods_table(rows: list[dict[str, Any]]) -> Table:
 
 def print_tuning(console: Console, found: TunedDecoding, model: Path) -> None:
     """Prints the CER of greedy search and of the tuned options, with intervals, and the options."""
+    from trainables.inference.decoding_options import DECODING, in_words  # pydantic, which comparisons do without
+
     table = Table("decoding", box=SIMPLE)
     for heading in ("CER", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)

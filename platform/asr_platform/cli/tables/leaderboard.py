@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.cells import cell_len
@@ -35,6 +36,7 @@ SHORTEST_NOTE = 12  # columns that a note is cut to before a leaderboard leaves 
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = (NOTE, "val_cer_interval", "parameters", "epochs", "state")  # left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
+NO_SHARES: Mapping[int, float] = MappingProxyType({})
 
 
 def trial_table(
@@ -43,18 +45,20 @@ def trial_table(
     width: int,
     waiting: Collection[int] = frozenset(),
     since: Mapping[int, float] | None = None,
+    shares: Mapping[int, float] = NO_SHARES,
 ) -> Table:
     """A table of trials in the order given, one row for each.
 
     From `NARROW` columns on, it has the notes on trials, if there are any. From `WIDE` columns on, it has the training
-    time, the share of the present epoch that is over, estimated from the trial's epochs so far, and as many of the keys
-    in which the trials differ as fit.
+    time, the share of the present epoch that is over, and as many of the keys in which the trials differ as fit.
 
     Args:
         epochs: length of a full trial.
         width: width of the terminal in columns.
         waiting: numbers of trials that no worker trains now; of ended trials, they mean nothing.
         since: seconds since the last epoch or the start of trials in training, by number; None if that is not known.
+        shares: shares of the present epoch's updates that are done (0 to 1), by number; for other trials, the share is
+            estimated from `since` and the trial's epochs so far.
     """
     timed, noted = width >= WIDE, any(map(note_of, trials))
     keys = _differing(trials, width - OTHERS - NOTES * noted) if timed else []
@@ -64,7 +68,7 @@ def trial_table(
     progress = [f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs) for trial in trials]
     columns = [Cells("trial", [Text(str(trial.number)) for trial in trials]), Cells("epoch", list(map(Text, progress)))]
     if timed:
-        times = [_times(trial, (since or {}).get(trial.number)) for trial in trials]
+        times = [_times(trial, (since or {}).get(trial.number), shares.get(trial.number)) for trial in trials]
         if since is not None:
             columns.append(Cells("this epoch", [Text(share) for share, _ in times]))
         columns.append(Cells("minutes", [Text(minutes) for _, minutes in times]))
@@ -82,11 +86,12 @@ def trial_table(
     return table_of(columns, width)
 
 
-def _times(trial: TrialRecord, since: float | None) -> tuple[str, str]:
-    """Estimated share of the present epoch that is over, and the minutes of training, of a trial."""
+def _times(trial: TrialRecord, since: float | None, share: float | None) -> tuple[str, str]:
+    """Share of the present epoch that is over, of which validation is the last hundredth, and minutes of training."""
     total = trial.seconds
-    share = min(0.99, since * trial.epochs / total) if since is not None and total > 0 else None
-    return "" if share is None else f"{share:.0%}", f"{(total + (since or 0)) / 60:.1f}"
+    if share is None and since is not None and total > 0:
+        share = since * trial.epochs / total
+    return "" if share is None else f"{min(0.99, share):.0%}", f"{(total + (since or 0)) / 60:.1f}"
 
 
 def _differing(trials: Sequence[TrialRecord], room: int) -> list[str]:

@@ -85,5 +85,5 @@ def _change(ledger: Ledger, request: Request) -> str:
     if limits.model_dump(exclude_none=True):
         ledger.note("limits", recorded_limits(ledger.about).replaced_by(limits).model_dump())
     about = ledger.about
-    bounds = [f"{cap.most:g} {cap.name}" for cap in caps(recorded_limits(about), 0, 0, 0) if cap.most]
+    bounds = [f"{cap.most:g} {cap.name}" for cap in caps(recorded_limits(about).model_dump(), 0, 0, 0) if cap.most]
     return "; ".join([f"{about['trials']} trials, {len(ledger.trials())} of them begun", *bounds])

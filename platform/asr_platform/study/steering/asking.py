@@ -103,7 +103,7 @@ def change(ledger: Ledger, folder: Path, trials: int | None, limits: Limits) -> 
     workers = int(about.get(RUN, {}).get("workers", 1))
     spent = sum(device_seconds(trial.curve, workers) for trial in ledger.trials())
     disk = folder_size(folder) if limits.disk_gb else 0.0
-    for cap in caps(limits, float(about.get(SPENT, 0.0)), spent, disk):
+    for cap in caps(limits.model_dump(), float(about.get(SPENT, 0.0)), spent, disk):
         if cap.most and cap.spent >= cap.most:
             raise InputError(f"{cap.most:g} {cap.name}: {cap.spent:.3g} are spent", "Ask for more than that.")
     return write(ledger, "change", {"trials": trials, "limits": changed})

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_platform.study.samplers import NEXT_CHOICES
 from asr_platform.study.trials.record import Curve, TrialRecord, TrialStatus
 from asr_platform.study.trials.stored import EPOCH
 
@@ -22,6 +21,7 @@ STATES: dict[TrialState, TrialStatus] = {
 OF_TRIAL = "trial:"  # prefix of a study's notes that are facts about a trial; its number follows
 FITTED = "fitted"  # key of the width that fills the budget, which the sampler does not propose
 REASON = "reason"
+NEXT_CHOICES = "#"  # in a study, between a key whose choices have changed and the number of the change
 Facts = dict[int, dict[str, Any]]  # facts about trials by number
 
 

@@ -58,7 +58,7 @@ class Meter(Callback):
 
     def reached(self) -> str:
         """The limit that is reached, in words; empty if none is."""
-        found = caps(self.limits, self.wall_seconds, self.device_seconds, self.disk_bytes)
+        found = caps(self.limits.model_dump(), self.wall_seconds, self.device_seconds, self.disk_bytes)
         return next((f"{cap} are spent" for cap in found if cap.most and cap.spent >= cap.most), "")
 
     def measure(self) -> None:

@@ -19,10 +19,11 @@ from pathlib import Path
 from ray.tune.experiment import Trial
 
 from asr_platform.storage.home import LOG, TRIALS, trial_name
+from asr_platform.storage.ports import accepts
 from asr_platform.storage.trial_logs import last_lines
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.cluster import Address
-from asr_platform.tuning.connection import accepts
+from asr_platform.tuning.connection import CONNECT_TIMEOUT
 from asr_platform.tuning.interrupts import Interrupt
 from asr_platform.tuning.nodes.notices import has_begun
 
@@ -105,7 +106,7 @@ class Watch:
                 self._report_silence()
         # The error may be the first sign of a lost cluster, which is the better explanation.
         while raised and not (gone := self._gone()):
-            if all(map(accepts, self.parts.values())):
+            if all(accepts(*address, CONNECT_TIMEOUT) for address in self.parts.values()):
                 raise raised[0]
             time.sleep(CHECK_INTERVAL)
         if raised:
@@ -122,7 +123,7 @@ class Watch:
         Suspended processes (SIGSTOP) still accept connections, and are not detected here.
         """
         for part, address in self.parts.items():
-            if accepts(address):
+            if accepts(*address, CONNECT_TIMEOUT):
                 self.last_answer[part] = time.monotonic()
         return [part for part, when in self.last_answer.items() if time.monotonic() - when > GONE_AFTER]
 

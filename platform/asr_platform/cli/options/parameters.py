@@ -12,7 +12,6 @@ import click
 from asr_platform.storage.paths import local_path
 from asr_platform.tracking.resolving import IN_MLFLOW, resolve_model
 from trainables.bounds import MOST_UTTERANCES
-from trainables.document import Document
 
 
 class Finite(click.FloatRange):
@@ -64,6 +63,8 @@ class Value(click.ParamType[tuple[str, Any]]):
         key, equals, text = value.partition("=")
         if not (key and equals and text):
             self.fail(f"{value!r} is not KEY=VALUE, such as model.dropout=0.1.", param, ctx)
+        from trainables.document import Document  # YAML
+
         document = Document(text, value)
         document.check()
         return key, document.tree
