@@ -242,6 +242,8 @@ def test_more_nodes_are_of_use_until_trials_or_the_driver_are_short(
     assert max(seconds) <= 10 + simulated(1)[0].wall + 1e-6
     assert driver or all(later <= earlier + 1e-6 for earlier, later in pairwise(seconds))
     assert seconds[-1] >= 10 + max(epochs * driver * trials, epochs) - 1e-6, "the driver acts on one after the other"
+    acted = epochs * trials * driver  # seconds of the driver
+    assert [one.driver_share for one in found] == pytest.approx([acted / (wall - 10) for wall in seconds])
     assert all(one.price == pytest.approx(2 * one.nodes * one.wall_hours) for one in found)
     gains = {one.nodes: later.wall_hours / one.wall_hours for one, later in pairwise(found)}
     enough = enough_nodes(found)

@@ -25,6 +25,8 @@ class Scale:
         wall_hours: mean of simulated sweeps.
         node_hours: hours of all nodes together, for as long as the sweep lasts.
         price: price of the node-hours; None: the price of one is not known.
+        driver_share: share of the trials' time (0 to 1) in which the driver acts on ends of epochs, of one trial after
+            the other. Near 1 it is what limits the sweep.
     """
 
     nodes: int
@@ -32,6 +34,7 @@ class Scale:
     wall_hours: float
     node_hours: float
     price: float | None
+    driver_share: float
 
 
 def growth(
@@ -54,11 +57,14 @@ def growth(
     used = sorted({min(trials, concurrency) for concurrency in places.values()})
     # One sweep on every number of nodes, then the next: so all numbers have been tried on the same sweeps.
     rounds = ready(zip(*map(simulated, used), strict=True), LEAST_ROUNDS, ROUNDS_SECONDS)
-    walls = dict(zip(used, np.mean([[one.wall for one in sweeps] for sweeps in rounds], axis=0), strict=True))
+    figures = [[(one.wall, one.driver / one.wall) for one in sweeps] for sweeps in rounds]
+    means = dict(zip(used, np.mean(figures, axis=0).tolist(), strict=True))
     found = list[Scale]()
     for count, concurrency in places.items():
-        hours = (sweep_seconds + float(walls[min(trials, concurrency)])) / HOUR
-        found.append(Scale(count, concurrency, hours, count * hours, None if price is None else count * hours * price))
+        wall, driver_share = means[min(trials, concurrency)]
+        hours = (sweep_seconds + wall) / HOUR
+        cost = None if price is None else count * hours * price
+        found.append(Scale(count, concurrency, hours, count * hours, cost, driver_share))
     return found
 
 

@@ -36,11 +36,13 @@ class Simulation:
         wall: seconds from the first trial's start to the last trial's end.
         trained: sum of the seconds of all epochs of all trials.
         lengths: number of epochs for which each trial was trained.
+        driver: seconds in which the driver acted on ends of epochs.
     """
 
     wall: float
     trained: float
     lengths: np.ndarray
+    driver: float = 0.0
 
 
 def simulate(
@@ -104,7 +106,7 @@ class _Sweep:
             self._train(wall, number, until)
         costs = zip(self.trials, self.lengths, strict=True)
         trained = sum(float(trial.epochs[:length].sum()) for trial, length in costs)
-        return Simulation(float(wall), trained, self.lengths)
+        return Simulation(float(wall), trained, self.lengths, self.driver * int(self.lengths.sum()))
 
     def _fill(self, now: float) -> bool:
         """Gives every free place a trial, if there is one; returns whether any place has one."""

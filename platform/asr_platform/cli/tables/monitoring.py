@@ -64,11 +64,13 @@ def print_growth(console: Console, scales: Sequence[Scale]) -> None:
 
     priced = scales[0].price is not None
     table = Table(box=SIMPLE)
-    for heading in ("nodes", "trials at once", "wall time", "node-hours", *(["price"] if priced else [])):
+    headings = ["nodes", "trials at once", "wall time", "node-hours", *(["price"] if priced else []), "driver busy"]
+    for heading in headings:
         table.add_column(heading, justify="right")
     for one in scales:
         price = [f"{one.price:,.2f}"] if one.price is not None else []
-        table.add_row(f"{one.nodes:,}", f"{one.concurrency:,}", _time(one.wall_hours), f"{one.node_hours:,.1f}", *price)
+        cells = [f"{one.nodes:,}", f"{one.concurrency:,}", _time(one.wall_hours), f"{one.node_hours:,.1f}", *price]
+        table.add_row(*cells, f"{one.driver_share:.0%}")
     console.print(table)
     if (enough := enough_nodes(scales)) < scales[-1].nodes:
         say(console, f"more nodes than {enough:,} are of little use: twice as many save less than 10% of the time")
