@@ -67,7 +67,7 @@ def draw_dropout(layers: Sequence[nn.Module], x_BSD: Tensor) -> Sequence[Draws]:
 def random_mask(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     """Truth values of a shape, each True with probability `share`; on a CPU, to a 65,536th.
 
-    There, torch draws a floating-point number for each truth value, which takes four times as long as 16 bits do.
+    There, torch draws a floating-point number for each truth value, which takes several times as long.
     """
     if device.type != "cpu":
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(share)
