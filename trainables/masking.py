@@ -53,4 +53,4 @@ def autocasts(device: torch.device) -> bool:
 
 def largest(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:
     """Largest value in the valid frames of each row, (B, 1, 1)."""
-    return x_BTF.masked_fill(~valid_BT1, -torch.inf).amax((1, 2), keepdim=True)
+    return x_BTF.amax(2, keepdim=True).masked_fill(~valid_BT1, -torch.inf).amax(1, keepdim=True)

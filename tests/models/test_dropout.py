@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.models.encoder import EncoderLayer
-from trainables.models.kernels.dropout import GRADIENTS, draw_dropout, dropped_product, dropped_sum
+from trainables.models.kernels.dropout import GRADIENTS, draw_dropout, dropped_product, dropped_sum, random_mask
 from trainables.models.speech_transformer import SpeechTransformer
 
 SHARE, SHAPE = 0.25, (3, 7, 8)
@@ -70,6 +70,17 @@ def test_every_layer_and_place_has_draws_of_its_own() -> None:
     for masks, share in ((kept, 1 - SHARE), (dropped, SHARE)):
         assert all(abs(mask.float().mean().item() - share) < 0.02 for mask in masks)
         assert len({mask.numpy().tobytes() for mask in masks}) == len(masks)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-9, 0.1, 0.5, 0.9, 1 - 1e-9, 1.0])
+def test_masks_are_true_with_their_probability_independently_of_their_neighbours(share: float) -> None:
+    torch.manual_seed(0)
+    mask = random_mask((3, 101, 333), share, torch.device("cpu"))
+    assert mask.shape == (3, 101, 333) and mask.dtype == torch.bool
+    assert abs(mask.float().mean().item() - share) < 0.005
+    for distance in (1, 2, 3, 4, 333):  # four numbers are of one random integer
+        both = mask.flatten()[distance:] & mask.flatten()[:-distance]
+        assert abs(both.float().mean().item() - share**2) < 0.005
 
 
 def test_nothing_is_drawn_where_nothing_is_dropped() -> None:

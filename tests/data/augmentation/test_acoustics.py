@@ -18,6 +18,7 @@ from torch import Tensor
 from trainables.config.data import Augmentation
 from trainables.data.augmentation import EpochAcoustics
 from trainables.data.augmentation.acoustics import reverberant, vocal_tract_warps, warped
+from trainables.data.augmentation.draws import changed_rows
 from trainables.data.augmentation.noise import Noise, recorded_noise
 from trainables.data.device import DeviceFrames
 from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, SAMPLE_RATE, FeatureRecipe
@@ -100,6 +101,19 @@ def test_a_share_of_the_utterances_is_changed(split: Split, key: str, share: flo
         found = split.changed({key: share}, list(range(UTTERANCES)), (0, epoch))
         changed += sum(not torch.allclose(item, split.row(index), atol=1e-4) for index, item in enumerate(found))
     assert changed / (20 * UTTERANCES) == pytest.approx(share, abs=0.12)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6))
+def test_rows_that_are_not_chosen_stay_as_they_are(chosen: list[bool]) -> None:
+    """On a CPU, where a change is computed for some rows alone, as on a GPU, where it is computed for all."""
+    chosen_B = torch.tensor(chosen)
+    x_BTF, shift_B = torch.rand(len(chosen), 4, 3), torch.arange(1, len(chosen) + 1)
+
+    def shifted(x_BTF: Tensor, shift_B: Tensor) -> Tensor:
+        return x_BTF + shift_B[:, None, None]
+
+    expected_BTF = shifted(x_BTF, shift_B).where(chosen_B[:, None, None], x_BTF)
+    assert torch.equal(changed_rows(shifted, chosen_B, x_BTF, shift_B), expected_BTF)
 
 
 def tone(hertz: float) -> np.ndarray:

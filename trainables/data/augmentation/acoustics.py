@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.config.data import Augmentation
-from trainables.data.augmentation.draws import generator
+from trainables.data.augmentation.draws import changed_rows, generator
 from trainables.data.augmentation.noise import Noise
 from trainables.data.device.frames import Integers
 from trainables.data.features import HW4_RANGE, NEPERS_PER_DECIBEL, FeatureRecipe
@@ -71,9 +71,9 @@ class EpochAcoustics:
             seconds_B = SHORTEST_REVERBERATION * longest ** draws_BD[:, SECONDS]
             low, high = DIRECT_TO_REVERBERANT
             ratio_B = (low + (high - low) * draws_BD[:, RATIO]) * NEPERS_PER_DECIBEL
-            changed_BTF = reverberant(x_BTF, SIXTY_DECIBELS / (seconds_B * self.recipe.frames_per_second), ratio_B)
+            decay_B = SIXTY_DECIBELS / (seconds_B * self.recipe.frames_per_second)
             chosen_B = draws_BD[:, REVERBERANT] < config.reverberation_share
-            x_BTF = changed_BTF.where(chosen_B[:, None, None], x_BTF)
+            x_BTF = changed_rows(reverberant, chosen_B, x_BTF, decay_B, ratio_B)
         if self.noise is not None:
             x_BTF = self.noise.mixed(x_BTF, lengths_B, indices_B)
         if config.gain or config.tilt:

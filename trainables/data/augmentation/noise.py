@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainables.config.data import Augmentation
+from trainables.data.augmentation.draws import changed_rows
 from trainables.data.device.frames import DeviceFrames, Integers
 from trainables.data.features import NEPERS_PER_DECIBEL, FeatureRecipe
 from trainables.data.importers.tools.paths import AUDIO_SUFFIXES
@@ -97,31 +98,33 @@ class EpochNoise:
 
     def mixed(self, x_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
         """Log-powers of the utterances `indices_B` with noise, (B, T, F); of some as they are."""
-        config, draws_B5 = self.config, self.draws_N5[indices_B]
-        chosen_B, babble_B, place_B, slope_B, ratio_B = draws_B5.unbind(1)
-        noise_BTF = self._coloured(x_BTF.shape[1], place_B, slope_B)
+        chosen_B = self.draws_N5[indices_B, 0] < self.config.noise_share
+        return changed_rows(self._all_mixed, chosen_B, x_BTF, lengths_B, indices_B)
+
+    def _all_mixed(self, x_BTF: Tensor, lengths_B: Tensor, indices_B: Tensor) -> Tensor:
+        config, frames = self.config, x_BTF.shape[1]
+        _, babble_B, place_B, slope_B, ratio_B = self.draws_N5[indices_B].unbind(1)
+        noise_BTF = self._coloured(frames, place_B, slope_B)
         if self.recorded_N is not None and self.noise.recorded_LF is not None:
-            recorded_BTF = _part(self.noise.recorded_LF, x_BTF.shape[1], place_B)
+            recorded_BTF = _part(self.noise.recorded_LF, frames, place_B)
             noise_BTF = recorded_BTF.where(self.recorded_N[indices_B][:, None, None], noise_BTF)
         if config.babble_share:
-            voices_BTF = self._babble(x_BTF.shape[1], self.others_NK[indices_B])
-            noise_BTF = voices_BTF.where((babble_B < config.babble_share)[:, None, None], noise_BTF)
-        valid_BT1 = length_mask(lengths_B, x_BTF.shape[1])[..., None]
+            noise_BTF = changed_rows(self._babble, babble_B < config.babble_share, noise_BTF, self.others_NK[indices_B])
+        valid_BT1 = length_mask(lengths_B, frames)[..., None]
         ratio_B = config.noise_snr_low + (config.noise_snr_high - config.noise_snr_low) * ratio_B
         speech_B11, level_B11 = (_level(one + self.noise.weights_F, valid_BT1) for one in (x_BTF, noise_BTF))
         shift_B11 = speech_B11 - level_B11 - ratio_B[:, None, None] * NEPERS_PER_DECIBEL
-        noisy_BTF = torch.logaddexp(x_BTF, noise_BTF + shift_B11)
-        return noisy_BTF.where((chosen_B < config.noise_share)[:, None, None], x_BTF)
+        return torch.logaddexp(x_BTF, noise_BTF + shift_B11)
 
     def _coloured(self, frames: int, place_B: Tensor, slope_B: Tensor) -> Tensor:
         low, high = SLOPES
         slope_B = (low + (high - low) * slope_B) * NEPERS_PER_DECIBEL
         return _part(self.noise.bank_LF, frames, place_B) + (slope_B[:, None] * self.noise.octaves_F)[:, None]
 
-    def _babble(self, frames: int, others_BK: Tensor) -> Tensor:
-        """Sum of the powers of other utterances, each repeated to the length of the batch."""
+    def _babble(self, x_BTF: Tensor, others_BK: Tensor) -> Tensor:
+        """Sum of the powers of other utterances, each repeated to the length of the batch; of `x_BTF`, the shape."""
         noise = self.noise
-        time_T = torch.arange(frames, device=others_BK.device)
+        time_T = torch.arange(x_BTF.shape[1], device=others_BK.device)
         found = []
         for other_B in others_BK.unbind(1):
             length_B1, offset_B1 = noise.speech.extents_N2[other_B].split(1, dim=1)
