@@ -17,7 +17,7 @@ from asr_platform.study.allocation.rungs import ranking_value
 from search_spaces.settings import Settings
 
 LOWEST_VALUE = 1e-4  # lower ones count as equal: the logarithm of a CER of 0 is infinite
-NEGLIGIBLE = 0.03  # chance to beat the best, for the time of a full trial and its starts
+NEGLIGIBLE = 0.01  # chance to beat the best, for the time of a full trial and its starts
 # Reach the first epoch of promotion before any goes on, if as many are left: a few say little of what others reach.
 FIRST_TRIALS = 8
 START = 0.2  # epochs that a trial's start takes as long as, before any has been measured
