@@ -32,7 +32,7 @@ def in_new_process(code: str, folder: Path, hash_seed: int = 0) -> subprocess.Po
     """Runs code that finds `ledger`, opened anew, and `records`."""
     begin = (
         f"import sys; sys.path.insert(0, {str(HERE)!r}); import json, records\n"
-        f"from asr_platform.study.ledger import *; "
+        f"from asr_platform.study.ledger import *; from asr_platform.study.samplers import propose; "
         f"ledger = Ledger.open({records.storage_in(folder)!r}, 'small')\n"
     )
     return subprocess.Popen(
