@@ -1,4 +1,4 @@
-"""Progress within an epoch: told by the training loop, kept in a file, and read from it."""
+"""Progress within an epoch: reported by the training loop, kept in a file, and read from it."""
 
 from __future__ import annotations
 
@@ -24,22 +24,25 @@ def test_a_training_tells_of_each_update_in_each_epoch(tiny_corpus: Corpus) -> N
     assert [one[0].epoch for one in epochs] == [1, 2]
     for number, updates in zip(epochs, (rows[0], rows[1] - rows[0]), strict=True):
         assert updates > 1
-        assert [(one.done, one.total) for one in number] == [(done, updates) for done in range(updates)]
-    assert told[0].share == 0 and 0 < told[1].share < 1
+        assert [(one.done, one.total) for one in number] == [(done, updates) for done in range(1, updates + 1)]
+    assert 0 < told[0].share < 1 and epochs[0][-1].share == 1
 
 
 def test_a_file_has_the_latest_progress_of_a_second(tmp_path: Path) -> None:
-    """A new epoch is written at once."""
+    """A new epoch and the end of one are written at once; a process that begins removes what another has left."""
     path = tmp_path / "progress.json"
+    path.write_text('{"epoch": 1, "done": 8, "total": 9}')
     write = ProgressFile(path)
+    assert read_progress(path) is None
     for progress in (Progress(1, 0, 9), Progress(1, 1, 9)):
         write(progress)
         assert read_progress(path) == Progress(1, 0, 9)
     write.written -= 2.0
     write(Progress(1, 5, 9))
     assert read_progress(path) == Progress(1, 5, 9)
-    write(Progress(2, 0, 9))
-    assert read_progress(path) == Progress(2, 0, 9)
+    for progress in (Progress(1, 9, 9), Progress(2, 1, 9)):
+        write(progress)
+        assert read_progress(path) == progress
 
 
 def test_what_is_no_progress_is_none(tmp_path: Path) -> None:

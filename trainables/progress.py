@@ -26,15 +26,20 @@ class Progress(NamedTuple):
 
 
 class ProgressFile:
-    """Writes progress into a file, at most once in `SECONDS_BETWEEN_WRITES` within an epoch."""
+    """Writes progress into a file, at an epoch's beginning and end, and between them every `SECONDS_BETWEEN_WRITES`.
+
+    A file that is there is of a process that has ended, whose unfinished epoch may begin anew: it is removed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.epoch, self.written = path, 0, 0.0
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def __call__(self, progress: Progress) -> None:
         """Takes progress after each update; a file that cannot be written is not worth an error."""
-        now = time.monotonic()
-        if progress.epoch == self.epoch and now - self.written < SECONDS_BETWEEN_WRITES:
+        now, is_over = time.monotonic(), progress.done == progress.total
+        if progress.epoch == self.epoch and not is_over and now - self.written < SECONDS_BETWEEN_WRITES:
             return
         self.epoch, self.written = progress.epoch, now
         with suppress(OSError):

@@ -70,7 +70,7 @@ def train(
         until: epoch to stop after; resuming from its checkpoint gives the results of an uninterrupted run.
         device: default: this worker's GPU, or the CPU.
         notice: asked before epochs, after updates and before validation batches whether to end; of one worker or more.
-        progress: called before each update.
+        progress: called after each update.
 
     Raises:
         InputError: data, configuration and checkpoint do not fit together.
@@ -197,7 +197,6 @@ class Trainer:
         done, seconds, sums, last = self.begin_updates(epoch)
         start, interrupted = time.perf_counter() - seconds, False
         for batches in islice(self.updates_of(epoch), done, None):
-            self.progress(Progress(epoch, done, self.updates[epoch - 1]))
             done += 1
             rate = learning_rate(config.optimizer, first + done - 1, total, validation_losses)
             set_rate(self.optimizer, rate)
@@ -209,6 +208,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.averages.update(first + done - 1)
             self.usage.sample()
+            self.progress(Progress(epoch, done, self.updates[epoch - 1]))
             last = {"gradient_norm": norm, "learning_rate": rate}
             if done % UPDATES_BETWEEN_CHECKS == 0:
                 check_finite("gradient norm", norm.item(), epoch)
