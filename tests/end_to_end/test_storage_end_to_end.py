@@ -57,6 +57,11 @@ class Cluster:
         return self.database.address
 
     @property
+    def addresses(self) -> list[str]:
+        """Options with which another machine takes a sweep up."""
+        return ["--storage", self.storage, "--ledger", self.ledger]
+
+    @property
     def variables(self) -> dict[str, str]:
         return servers.environment(self.s3.port)
 
@@ -106,14 +111,13 @@ def test_a_killed_sweep_is_taken_up_from_another_home(cluster: Cluster, monkeypa
     hidden = cluster.folder if private_mounts() else None
     first = cluster.machine("first")
     corpus = tiny.write_corpus(first.folder / "corpus", {"train": tiny.SENTENCES * 20, "dev": tiny.SENTENCES * 2})
-    addresses = ["--storage", cluster.storage, "--ledger", cluster.ledger]
     with RealNodes(cluster.variables) as nodes:
         lost, stays = (nodes.join(number, hidden=hidden) for number in (6, 7))
         before = _killed(cluster, first, nodes)
         nodes.kill(lost)
         joined = nodes.join(8, hidden=hidden)
         second = cluster.machine("second", **nodes.variables)
-        printed = second.run(*addresses, "sweep", "--resume", "moving", "--address", nodes.address)
+        printed = second.run(*cluster.addresses, "sweep", "--resume", "moving", "--address", nodes.address)
         if hidden:  # else nodes find the driver's copy at its path
             fetched = [nodes.cache(name) / "corpora" / corpus.hash for name in (stays, joined)]
             assert [Corpus.open(folder).hash for folder in fetched] == [corpus.hash] * 2
@@ -136,11 +140,10 @@ def _killed(cluster: Cluster, machine: Platform, nodes: RealNodes) -> list[tuple
     words = ["--storage", storage, "--ledger", cluster.ledger, "sweep", "space.yaml", "--data", "corpus"]
     words += ["--name", "moving", "--tracking-uri", cluster.tracking, "--address", nodes.address]
     driver = Platform(machine.folder, {**machine.variables, **nodes.variables})
-    addresses = ["--storage", cluster.storage, "--ledger", cluster.ledger]
     running = driver.start(*words)
     try:
         wait_for(lambda: cluster.trials(machine, "moving"), running)
-        refused = cluster.machine("impatient").run(*addresses, "sweep", "--resume", "moving", code=2)
+        refused = cluster.machine("impatient").run(*cluster.addresses, "sweep", "--resume", "moving", code=2)
         assert "sweep moving is running (process" in refused
         wait_for(lambda: _two_are_in_the_middle(cluster.trials(machine, "moving")), running)
     finally:

@@ -14,7 +14,7 @@ from rich.text import Text
 from asr_platform.analysis.leaderboard import ranked
 from asr_platform.analysis.text import short_value
 from asr_platform.cli.printing import lasting, near, say
-from asr_platform.cli.tables.leaderboard import trial_table
+from asr_platform.cli.tables.leaderboard import WIDE, trial_table
 from asr_platform.monitoring.time_left import in_words, time_left
 from asr_platform.storage.home import TRIALS, trial_name
 from asr_platform.storage.trial_logs import last_lines
@@ -99,7 +99,8 @@ class LiveDisplay(Display):
         footer += f"Time left: {in_words(left)}. Ctrl-C stops cleanly."
         now = time.monotonic()
         since = {number: now - self.latest[number] for number in trained if number in self.latest}
-        shares = {trial.number: share for trial in running if (share := self._share(trial)) is not None}
+        read = [trial for trial in shown if trial.number in trained] if self.console.width >= WIDE else []
+        shares = {trial.number: share for trial in read if (share := self._share(trial)) is not None}
         table = trial_table(shown, self.epochs, self.console.width, self.waiting, since, shares)
         return Group(Text(self.header), table, Text(footer, style="dim"))
 

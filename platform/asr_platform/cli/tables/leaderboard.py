@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.cells import cell_len
@@ -36,7 +35,6 @@ SHORTEST_NOTE = 12  # columns that a note is cut to before a leaderboard leaves 
 NARROW, NARROWER = 100, 60  # columns of a terminal below which the table of trials leaves out cells
 EXPENDABLE = (NOTE, "val_cer_interval", "parameters", "epochs", "state")  # left out of a narrow leaderboard, in order
 UNBOUNDED = 10_000  # columns
-NO_SHARES: Mapping[int, float] = MappingProxyType({})
 
 
 def trial_table(
@@ -45,7 +43,7 @@ def trial_table(
     width: int,
     waiting: Collection[int] = frozenset(),
     since: Mapping[int, float] | None = None,
-    shares: Mapping[int, float] = NO_SHARES,
+    shares: Mapping[int, float] | None = None,
 ) -> Table:
     """A table of trials in the order given, one row for each.
 
@@ -68,7 +66,7 @@ def trial_table(
     progress = [f"{trial.epochs}/{epochs}" if epochs else str(trial.epochs) for trial in trials]
     columns = [Cells("trial", [Text(str(trial.number)) for trial in trials]), Cells("epoch", list(map(Text, progress)))]
     if timed:
-        times = [_times(trial, (since or {}).get(trial.number), shares.get(trial.number)) for trial in trials]
+        times = [_times(trial, (since or {}).get(trial.number), (shares or {}).get(trial.number)) for trial in trials]
         if since is not None:
             columns.append(Cells("this epoch", [Text(share) for share, _ in times]))
         columns.append(Cells("minutes", [Text(minutes) for _, minutes in times]))
