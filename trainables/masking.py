@@ -1,4 +1,4 @@
-"""Valid positions in padded rows."""
+"""Valid positions in padded rows, and what depends on the device of tensors."""
 
 from __future__ import annotations
 
@@ -54,3 +54,12 @@ def autocasts(device: torch.device) -> bool:
 def largest(x_BTF: Tensor, valid_BT1: Tensor) -> Tensor:
     """Largest value in the valid frames of each row, (B, 1, 1)."""
     return x_BTF.amax(2, keepdim=True).masked_fill(~valid_BT1, -torch.inf).amax(1, keepdim=True)
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Whether a device is the CPU, where work may depend on values at once: on a GPU, the CPU would wait for them.
+
+    What goes another way there asks this function, so that what a GPU is asked for can be counted on a CPU
+    (tests/benchmarks/step_counts.py).
+    """
+    return device.type == "cpu"

@@ -4,8 +4,9 @@
 
 A pass is the gathering of a batch, the forward and the backward pass. It is run on a small corpus of LibriSpeech's
 lengths, in bf16, with a narrow model of as many layers. Every operation below autograd is seen: each one that is no
-view is a kernel of a GPU, and dropout is one as it is there. Shapes, padding and decoding steps are those of generated
-lengths of train-clean-100 and dev-clean. What a kernel does inside, such as CTC's own copies of lengths, is not seen.
+view is a kernel of a GPU, dropout is one as it is there, and where a CPU goes another way, the GPU's is taken. Shapes,
+padding and decoding steps are those of generated lengths of train-clean-100 and dev-clean. What a kernel does inside,
+such as CTC's own copies of lengths, is not seen.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import torch
 from librispeech_lengths import DEV_CLEAN, FRAMES_PER_SECOND, TRAIN_CLEAN_100, Lengths
@@ -28,9 +31,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_spaces.reader import load_space
 from trainables.config.tree import PASS_SECONDS, Config
-from trainables.data.augmentation import drawn_lengths, possible_lengths
+from trainables.data.augmentation import drawn_lengths, draws, possible_lengths
 from trainables.data.batch_plan import BatchPlan, batches_per_update, placed
 from trainables.data.corpus import Corpus
+from trainables.masking import on_cpu
+from trainables.models.kernels import dropout
 from trainables.training.loop import Trainer
 from trainables.training.tasks.recognition import VALIDATION_SECONDS
 
@@ -103,6 +108,15 @@ class Uploads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def gpu_ways() -> Iterator[None]:
+    """Context in which code that goes another way on a CPU goes that of a GPU."""
+    with ExitStack() as stack:
+        for module in (dropout, draws):
+            stack.enter_context(patch.object(module, on_cpu.__name__, lambda device: False))
+        yield
+
+
 def pass_counts(trainer: Trainer) -> dict[str, Any]:
     """Kernels, uploads and waits of one pass, after a first one that makes what stays."""
     epoch = 1
@@ -112,7 +126,7 @@ def pass_counts(trainer: Trainer) -> dict[str, Any]:
     sums = torch.zeros(len(trainer.task.SUMS), dtype=torch.float64)
     update = next(iter(trainer.updates_of(epoch)))[:1]
     trainer.accumulate_gradients(update, trainer.config.loss, sums)
-    with Uploads() as uploads, Kernels() as kernels:
+    with gpu_ways(), Uploads() as uploads, Kernels() as kernels:
         trainer.accumulate_gradients(update, trainer.config.loss, sums)
     return {
         "launches": kernels.launches.total(),

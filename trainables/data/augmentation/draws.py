@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from trainables.masking import on_cpu
+
 
 def generator(*key: int) -> torch.Generator:
     """A CPU random generator seeded by a key such as (seed, epoch)."""
@@ -30,7 +32,7 @@ def changed_rows(change: Callable[..., Tensor], chosen_B: Tensor, x_BTF: Tensor,
         chosen_B: True for the utterances that are changed.
         others: further arguments of `change`, (B, ...) each.
     """
-    if chosen_B.device.type != "cpu":
+    if not on_cpu(chosen_B.device):
         return change(x_BTF, *others).where(chosen_B[:, None, None], x_BTF)
     rows = chosen_B.nonzero().flatten()
     if len(rows) == 0:

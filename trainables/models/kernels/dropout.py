@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.masking import on_cpu
+
 LOW = -1e4  # an activation of it is 0, and so is its slope
 GRADIENTS: dict[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]] = {
     F.gelu: torch.ops.aten.gelu_backward,
@@ -69,7 +71,7 @@ def random_mask(shape: Sequence[int], share: float, device: torch.device) -> Ten
 
     There, torch draws a floating-point number for each truth value, which takes several times as long.
     """
-    if device.type != "cpu":
+    if not on_cpu(device):
         return torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(share)
     count, threshold = math.prod(shape), round(share * 2**16)
     if threshold == 2**16:  # no number of 16 bits is as large
