@@ -9,7 +9,7 @@ import pytest
 from command import unused_port
 
 from asr_platform.storage import ports
-from asr_platform.storage.ports import accepts, free_port
+from asr_platform.storage.ports import accepts, free_port, listen
 from trainables.errors import InputError
 
 
@@ -28,6 +28,13 @@ def test_a_free_port_is_given_back(taken: int) -> None:
 def test_without_a_wish_the_first_free_port_is_taken(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "FIRST_PORT", taken)
     assert taken < free_port("127.0.0.1", None) < taken + ports.PORTS_TRIED
+
+
+def test_a_port_that_is_taken_before_it_is_used_is_passed_over(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers that start together find the same port free; the second gets the next one."""
+    monkeypatch.setattr(ports, "FIRST_PORT", taken)
+    with listen("127.0.0.1", None, lambda port: socket.create_server(("127.0.0.1", port))) as server:
+        assert taken < server.getsockname()[1] < taken + ports.PORTS_TRIED
 
 
 def test_a_taken_port_is_refused(taken: int) -> None:

@@ -27,6 +27,17 @@ def test_a_note_from_there_may_be_longer_than_the_commands(sweep: Noted) -> None
     assert len(sweep.description) == MAX_TAG_VAL_LENGTH and sweep.description.endswith(CUT)
 
 
+def test_what_is_cut_of_a_note_with_other_line_ends_and_bytes_stays(sweep: Noted) -> None:
+    """Windows' line ends, and what an argument of a command had that is no UTF-8, are shown as the ledger has them."""
+    set_note(sweep.ledger, 0, "BEGIN\r\n\udcff " + "".join(f"{number:09}\r\n" for number in range(900)) + "END", 1000)
+    before = sweep.note
+    sweep.start_driver()
+    assert sweep.description.endswith(CUT)
+    sweep.edit(sweep.description.replace("BEGIN", "Begin"))
+    sweep.start_driver()
+    assert sweep.note == before.replace("BEGIN", "Begin") and sweep.note.endswith("END")
+
+
 @pytest.mark.parametrize(("edits", "expected"), [
     ({"BEGIN": "Begin"}, "Begin {middle} END"),
     ({"BEGIN ": "", CUT: f"{CUT}\nmore"}, "{middle} END\nmore"),

@@ -87,14 +87,13 @@ def watch(home: Path, name: str | None, host: str, port: int | None) -> None:
     """
     from asr_platform.analysis.leaderboard import latest
     from asr_platform.storage.home import Home
-    from asr_platform.storage.ports import free_port
 
     place = Home.existing(home)
-    ledger, chosen = latest(place.studies, name), free_port(host, port)
+    ledger = latest(place.studies, name)
     click.echo("Optuna Dashboard starts ...")  # its import and MLflow's take seconds
     from asr_platform.monitoring.dashboard import watch as serve
 
-    sys.exit(serve(place, ledger, host, chosen, click.echo))
+    sys.exit(serve(place, ledger, host, port, click.echo))
 
 
 UNSOUND = 1

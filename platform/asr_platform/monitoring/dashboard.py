@@ -24,6 +24,7 @@ from asr_platform.monitoring.pictures import Pictures, pictures_of
 from asr_platform.monitoring.status import training
 from asr_platform.storage.database import open_storage
 from asr_platform.storage.home import Home
+from asr_platform.storage.ports import listen
 from asr_platform.study.ledger import ABOUT, Ledger, TrialRecord
 from asr_platform.study.recorded_space import recorded_space
 from asr_platform.study.samplers import distributions_of
@@ -46,16 +47,20 @@ Start = Callable[..., Any]
 Application = Callable[[Environment, Start], Iterable[bytes]]
 
 
-def watch(home: Home, ledger: Ledger, host: str, port: int, say: Callable[[str], None]) -> int:
+def watch(home: Home, ledger: Ledger, host: str, port: int | None, say: Callable[[str], None]) -> int:
     """Serves Optuna Dashboard for a sweep until Ctrl-C, SIGTERM or SIGHUP; returns an exit code.
 
     Args:
-        host, port: address to listen on, which is free (`storage/ports.py`).
+        host, port: address to listen on; default: the first free port from `FIRST_PORT` on.
         say: prints a line for the user: the address of the sweep's page, once it answers.
+
+    Raises:
+        InputError: the address cannot be listened on.
     """
-    read_notes(home, ledger, say)
-    with make_server(host, port, application(home, say, host), _Server, _Quiet) as server:
-        say(f"{ledger.name}: http://{host}:{port}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
+    pages = application(home, say, host)
+    with listen(host, port, lambda port: make_server(host, port, pages, _Server, _Quiet)) as server:
+        read_notes(home, ledger, say)
+        say(f"{ledger.name}: http://{host}:{server.server_port}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
         with interrupted_by():
             try:
                 server.serve_forever()

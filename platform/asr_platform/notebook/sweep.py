@@ -255,9 +255,8 @@ class Sweep:
             port: default: the first free one from 5000 on. The page's address is printed.
         """
         from asr_platform.monitoring.dashboard import watch
-        from asr_platform.storage.ports import free_port
 
-        watch(self.home, self._ledger, host, free_port(host, port), print)
+        watch(self.home, self._ledger, host, port, print)
 
     def ui(self, *, host: str = "127.0.0.1", port: int | None = None, tracking_uri: str | None = None) -> None:
         """Serves MLflow's UI for the sweep, as `platform ui` does, until the kernel is interrupted.

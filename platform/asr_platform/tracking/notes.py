@@ -208,7 +208,7 @@ def _whole(theirs: str, former: str, note: str) -> tuple[str, str]:
     if begun == former or not note.startswith(begun) or not theirs:
         return theirs, former
     rest = note[len(begun) :]
-    return theirs.replace(CUT, rest) if CUT in theirs else f"{theirs}\n\n{rest}", note
+    return theirs.replace(CUT, rest, 1) if CUT in theirs else f"{theirs}\n\n{rest}", note
 
 
 def _merged(ours: str, theirs: str, former: str) -> str:

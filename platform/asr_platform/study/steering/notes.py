@@ -49,8 +49,12 @@ def write_note(home: Home, ledger: Ledger, number: int, text: str, version: int 
 
 
 def set_note(ledger: Ledger, number: int, text: str, version: int) -> None:
-    """Replaces the note on a trial in the ledger alone."""
-    ledger.describe(number, NOTE, {"text": text, "version": version})
+    """Replaces the note on a trial in the ledger alone: lines end with a newline, undecodable bytes become escapes.
+
+    So MLflow, where others may edit it, shows the text as it is here.
+    """
+    plain = text.replace("\r\n", "\n").encode(errors="backslashreplace").decode()
+    ledger.describe(number, NOTE, {"text": plain, "version": version})
 
 
 def copy_notes(home: Home, name: str) -> None:
