@@ -27,6 +27,7 @@ from webhook import Webhook
 
 from asr_platform.study.ledger import Ledger
 from trainables.data.corpus import Corpus
+from trainables.progress import PROGRESS
 
 SPACE = (
     tiny.SPACE
@@ -165,6 +166,7 @@ def check_while_it_runs(platform: Platform, driver: int, going: int) -> None:
     assert found["dashboard"].startswith("http://127.0.0.1:") and found["seconds_left"] >= 0
     (row,) = found["unfinished"]
     assert (row["trial"], row["state"]) == (going, "running") and row["epoch"] > 3
+    assert (platform.home / "sweeps" / "stopped" / "trials" / f"trial-{going:04}" / PROGRESS).is_file()
     assert "running" in platform.run("status")
 
 

@@ -42,6 +42,9 @@ def test_files_come_back_as_they_were(opened: Remote, tmp_path: Path) -> None:
     sizes = {"a.json": 2, "empty": 0, "deep/weights": 5_120_000}
     assert opened.files("models/one") == sizes
     assert opened.files("models") == {f"one/{name}": size for name, size in sizes.items()}
+    assert (opened.folders("models"), opened.folders("models/one")) == ({"one"}, {"deep"})
+    assert opened.folders("absent") == set()
+    assert (opened.text("models/one/a.json"), opened.text("models/one/absent")) == ("{}", None)
     opened.fetch_folder("models/one", tmp_path / "copy", [*sizes, "absent"])
     for name in sizes:
         assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()

@@ -12,8 +12,10 @@ import records
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
+from asr_platform.storage.addresses import Addresses
 from asr_platform.storage.database import make_database, make_tables
 from asr_platform.storage.home import STUDIES, Home, RunningError, Store
+from asr_platform.storage.stored_sweeps import OWNER
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking import deletion
 from asr_platform.tracking.deletion import Deletion
@@ -97,6 +99,21 @@ def test_nothing_is_left_and_other_sweeps_stay(home: Home) -> None:
     assert left(home) == before
     with pytest.raises(InputError, match="no sweep named small"):
         Deletion.of(home, "small")
+
+
+@pytest.mark.parametrize("whose", ["own", "another", "of an earlier version"])
+def test_on_a_storage_what_belongs_to_another_ledger_stays(home: Home, tmp_path: Path, whose: str) -> None:
+    home = Home(home.path, Addresses(str(tmp_path / "shared")))
+    ledger = sweep(home, "mine")
+    for path in ("sweeps/mine/trials/trial-0000/log.txt", "models/mine/weights"):
+        (tmp_path / "shared" / path).parent.mkdir(parents=True)
+        (tmp_path / "shared" / path).touch()
+    if whose != "of an earlier version":
+        (tmp_path / "shared" / "sweeps" / "mine" / OWNER).write_text(ledger.id if whose == "own" else "another")
+    Deletion.of(home, "mine").delete()
+    assert (tmp_path / "shared" / "models" / "mine" / "weights").exists() == (whose == "another")
+    assert (tmp_path / "shared" / "sweeps" / "mine").exists() == (whose == "another")
+    assert Ledger.names(home.studies) == ["other"]
 
 
 def test_versions_of_another_home_stay(home: Home) -> None:

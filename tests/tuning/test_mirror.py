@@ -13,12 +13,14 @@ from test_retention import MODEL, SIZE, TRAINING, TRIALS, Sweep
 from asr_platform.compat.ray import CHECKPOINT_LIST
 from asr_platform.storage.addresses import Addresses
 from asr_platform.storage.home import Home, trial_name
+from asr_platform.storage.stored_sweeps import stored_sweeps
 from asr_platform.study.ledger import REMOVED, Ledger
 from asr_platform.study.spending import GB
 from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.mirror import Mirror
 from asr_platform.tuning.callbacks.retention import Retention
 from search_spaces.settings import Limits
+from trainables.errors import InputError
 from trainables.storage.remote import Remote, StorageError
 
 
@@ -43,7 +45,7 @@ class StoredSweep:
             if state != "running":
                 self.ledger.finish(number, state)
         assert self.home.storage
-        self.mirror = Mirror(self.home, "small", self.home.storage)
+        self.mirror = Mirror(self.home, "small", self.home.storage, self.ledger.id)
         self.retention = Retention(self.ledger, self.home.sweep("small"), 2, mirror=self.mirror)
 
     def here(self, number: int) -> set[str]:
@@ -114,6 +116,29 @@ def test_a_checkpoint_on_a_storage_that_is_away_is_not_taken_for_gone(
         assert not any(trial.about.get(REMOVED) for trial in sweep.ledger.trials())
     sweep.retention.apply()
     assert sweep.ledger.trial(1).model
+
+
+def test_a_sweep_of_another_ledger_is_left_alone(sweep: StoredSweep, tmp_path: Path) -> None:
+    """Another home, with a ledger of its own, has begun a sweep of the same name on the same storage."""
+    sweep.mirror.on_sweep_start(sweep.ledger.trials())
+    before = {path for path in sweep.stored.rglob("*") if path.is_file()}
+    other = Home(tmp_path / "other", sweep.home.addresses)
+    theirs = Ledger.create(InMemoryStorage(), "small", records.ABOUT)
+    assert other.storage
+    mirror = Mirror(other, "small", other.storage, theirs.id)
+    for act in (lambda: mirror.on_sweep_start([]), Retention(theirs, other.sweep("small"), 2, mirror=mirror).apply):
+        with pytest.raises(InputError, match="sweep small is on .*shared, and belongs to another ledger"):
+            act()
+    assert {path for path in sweep.stored.rglob("*") if path.is_file()} == before
+    sweep.mirror.claimed = False
+    sweep.mirror.on_sweep_start(sweep.ledger.trials())
+
+
+def test_a_new_sweep_takes_no_name_that_is_on_the_storage(sweep: StoredSweep) -> None:
+    with sweep.home.lock_new(None, "small", lambda: []) as name:
+        assert name == "small-1"
+    assert stored_sweeps(sweep.home.storage) == {"small"}
+    assert stored_sweeps(None) == set()
 
 
 def test_a_cap_on_disk_space_counts_the_storage(sweep: StoredSweep) -> None:

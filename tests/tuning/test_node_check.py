@@ -11,6 +11,8 @@ from asr_platform.storage.home import LOCK
 from asr_platform.tuning.nodes import check
 from asr_platform.tuning.nodes.check import unfit
 from trainables.data.corpus import Corpus
+from trainables.storage.corpus_cache import store_corpus
+from trainables.storage.remote import Remote
 
 HOLDER = "sweep 4711"
 
@@ -49,9 +51,20 @@ def test_what_a_node_cannot_import_is_named(folder: Path, tiny_corpus: Corpus, m
     assert found.startswith("it cannot import no_such_library: ModuleNotFoundError")
 
 
-def test_with_a_storage_a_node_needs_neither_home_nor_corpus_but_room_for_logs(tmp_path: Path) -> None:
-    nowhere, storage = tmp_path / "nowhere", tmp_path / "storage"
-    assert reason(tmp_path / "new" / "sweeps" / "one", nowhere, "hash", storage) == ""
+def test_with_a_storage_a_node_needs_neither_home_nor_corpus_but_room_for_logs(
+    tmp_path: Path, tiny_corpus: Corpus
+) -> None:
+    nowhere, storage, hash = tmp_path / "nowhere", tmp_path / "storage", tiny_corpus.hash
+    store_corpus(Remote(str(storage)), tiny_corpus)
+    assert reason(tmp_path / "new" / "sweeps" / "one", nowhere, hash, storage) == ""
     (tmp_path / "file").write_text("")
-    assert "it cannot make the folder of the home: " in reason(tmp_path / "file" / "sweeps", nowhere, "hash", storage)
-    assert "it cannot use the storage: " in reason(nowhere, nowhere, "hash", tmp_path / "file" / "storage")
+    assert "it cannot make the folder of the home: " in reason(tmp_path / "file" / "sweeps", nowhere, hash, storage)
+    assert unfit(str(nowhere), HOLDER, str(nowhere), hash, "s3://bucket?zone=1").startswith("it cannot use the storage: ")
+
+
+def test_a_storage_that_the_node_has_not_mounted_is_named_and_not_made(tmp_path: Path, tiny_corpus: Corpus) -> None:
+    found = reason(tmp_path / "home" / "sweeps" / "one", tiny_corpus.path, tiny_corpus.hash, tmp_path / "unmounted")
+    assert found == f"{tmp_path / 'unmounted'} is another folder there than on the driver's machine: " + (
+        "the corpus is not in it"
+    )
+    assert not (tmp_path / "unmounted").exists()

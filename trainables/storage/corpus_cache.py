@@ -18,7 +18,7 @@ from trainables.data.corpus_writer import SplitContent, corpus_hash
 from trainables.errors import InputError
 from trainables.folders import cached_corpus, replaced
 from trainables.output import say
-from trainables.storage.remote import Remote
+from trainables.storage.remote import Remote, StorageError
 
 MOST_GB = "ASR_PLATFORM_CACHE_GB"  # variable with the most 10^9 bytes of all copies together
 DEFAULT_GB = 200.0
@@ -28,19 +28,24 @@ _in_use: dict[Path, IO[str]] = {}  # locks of the copies that this process uses,
 
 def store_corpus(storage: Remote, corpus: Corpus) -> bool:
     """Copies a corpus to the storage, its description last; returns False if it is there already."""
-    folder = f"{FOLDER}/{corpus.hash}"
-    if DESCRIPTION_FILE in storage.files(folder):
+    if has_corpus(storage, corpus.hash):
         return False
     for name in (*(f"{split}.arrow" for split in corpus.splits), DESCRIPTION_FILE):
-        storage.store(corpus.path / name, f"{folder}/{name}")
+        storage.store(corpus.path / name, f"{FOLDER}/{corpus.hash}/{name}")
     return True
+
+
+def has_corpus(storage: Remote, hash: str) -> bool:
+    """Whether a corpus is on the storage as a whole."""
+    return DESCRIPTION_FILE in storage.files(f"{FOLDER}/{hash}")
 
 
 def local_corpus(path: Path, hash: str, storage: Remote | None) -> Corpus:
     """The corpus at `path` on this machine; if another or none is there, a copy of the one with the hash.
 
     Raises:
-        InputError: neither this machine nor the storage has it, or what was fetched is damaged.
+        InputError: there is no storage, and this machine does not have it; or what was fetched is damaged.
+        StorageError: neither this machine nor the storage has it, as where a node has not mounted the storage.
     """
     try:
         corpus = Corpus.open(path)
@@ -54,7 +59,7 @@ def local_corpus(path: Path, hash: str, storage: Remote | None) -> Corpus:
     folder = cached_corpus(hash)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder not in _in_use:
-        _in_use[folder] = _locked(folder, lambda: _fetch(storage, hash, folder, missing))
+        _in_use[folder] = _locked(folder, lambda: _fetch(storage, hash, folder))
     with suppress(OSError):
         os.utime(folder)  # used now
     return Corpus.open(folder)
@@ -76,10 +81,10 @@ def _locked(folder: Path, fetch: Callable[[], None]) -> IO[str]:
         raise
 
 
-def _fetch(storage: Remote, hash: str, folder: Path, missing: InputError) -> None:
+def _fetch(storage: Remote, hash: str, folder: Path) -> None:
+    if not has_corpus(storage, hash):
+        raise StorageError(storage.address, f"the corpus {hash[:12]} is not there")
     files = storage.files(f"{FOLDER}/{hash}")
-    if DESCRIPTION_FILE not in files:
-        raise InputError(f"{missing.problem}; nor is it on {storage.address}", missing.remedy)
     make_room(folder.parent, sum(files.values()))
     say(f"fetching the corpus {hash[:12]} ({sum(files.values()) / 1e9:.1f} GB) from {storage.address}")
     with replaced(folder) as partial:

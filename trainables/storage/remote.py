@@ -157,6 +157,20 @@ class Remote:
             found = self.filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
             return {one.path[len(root) + 1 :]: one.size for one in found if one.type == fs.FileType.File}
 
+    def folders(self, folder: str) -> set[str]:
+        """Names of the folders in a folder; empty if it is missing."""
+        selected = fs.FileSelector(self.path(folder), allow_not_found=True)
+        with self._explained(), self._told("a list of folders"):
+            found = self.filesystem.get_file_info(selected)
+            return {one.base_name for one in found if one.type == fs.FileType.Directory}
+
+    def text(self, name: str) -> str | None:
+        """The text of a small file; None if there is none."""
+        try:
+            return b"".join(self._chunks(name)).decode()
+        except FileNotFoundError:
+            return None
+
     def fetch(self, name: str, target: Path) -> None:
         """Copies a file to `target` on this machine, replaced as a whole.
 

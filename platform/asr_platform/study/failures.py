@@ -71,7 +71,7 @@ KNOWN = {
         "the credentials for --storage, and its bucket, then platform sweep --resume NAME",
         "sweep",
     ),
-    r"^StorageError\b|AWS Error|google::cloud": Cause(
+    r"^StorageError\b|AWS Error|google::cloud|Unable to set up cluster storage": Cause(
         "the storage is out of reach",
         f"{RESUME}, once --storage answers",
         "machine",

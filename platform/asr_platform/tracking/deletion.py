@@ -22,6 +22,7 @@ from asr_platform.storage.database import database_file
 from asr_platform.storage.home import STORE, Home
 from asr_platform.storage.paths import folder_size
 from asr_platform.storage.relocation import local_folder
+from asr_platform.storage.stored_sweeps import owner
 from asr_platform.study.ledger import Ledger
 from asr_platform.tracking.runs import ACTIVE, PARENT
 from asr_platform.tracking.store import FAILURES, is_missing, one_line, open_client, paged
@@ -113,7 +114,7 @@ class Deletion:
             self._delete_in_mlflow()
         except FAILURES as error:
             raise InputError(f"MLflow cannot be written: {one_line(error)}", "Repeat the command.") from None
-        if self.home.storage:
+        if self.home.storage and owner(self.home.storage, name) in (None, self.id):
             for folder in (f"sweeps/{name}", f"models/{name}"):
                 self.home.storage.delete_folder(folder)
         _remove([self.home.model(name), self.home.sweep(name)])

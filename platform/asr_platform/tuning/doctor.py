@@ -124,7 +124,7 @@ class Doctor:
         self.ledger = Ledger.open(home.studies, name)
         self.space = recorded_space(self.ledger.about)
         self.corpus = Corpus.open(Path(self.ledger.about["corpus"]))
-        self.mirror = Mirror(home, name, home.storage) if home.storage else None
+        self.mirror = Mirror(home, name, home.storage, self.ledger.id) if home.storage else None
         self.retention = Retention(self.ledger, home.sweep(name), self.space.settings.keep, mirror=self.mirror)
 
     def audit(self) -> list[Finding]:

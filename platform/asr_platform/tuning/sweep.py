@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asr_platform.storage.home import Home, name_taken
+from asr_platform.storage.stored_sweeps import foreign, stored_sweeps
 from asr_platform.study import recorded_space as recorded
 from asr_platform.study.callbacks import Display
 from asr_platform.study.feasibility import Feasibility
@@ -53,6 +54,8 @@ def start(
         home.sweep(name)  # refuses names that cannot be a folder's
         if name in Ledger.names(home.studies):
             raise name_taken(name)
+        if home.storage and name in stored_sweeps(home.storage):
+            raise foreign(home.storage, name)
     if home.addresses.ledger:
         Ledger.names(home.studies)  # raises if it cannot be reached, before what takes long
     earlier, lines = earlier_trials(home.studies, warm_start, space, corpus.hash)
@@ -76,7 +79,7 @@ def start(
         "options": asdict(options),
         PROVENANCE: provenance(),
     }
-    locked = home.lock_new(name, space.name, lambda: Ledger.names(home.studies))
+    locked = home.lock_new(name, space.name, lambda: [*Ledger.names(home.studies), *stored_sweeps(home.storage)])
     if home.storage and store_corpus(home.storage, corpus):
         display.say(f"the corpus is now on {home.storage.address}")
     with locked as own, stop_on_signals() as interrupt, connect(options.address) as cluster:
@@ -107,6 +110,8 @@ def resume(
     with home.lock(name):
         about = ledger.about
         corpus = local_corpus(Path(about["corpus"]), about["corpus_hash"], home.storage)
+        if home.storage:
+            store_corpus(home.storage, corpus)  # deleted there meanwhile, or a storage that is new to the home
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
         check_address(options.address)
         space = recorded.recorded_space(about)

@@ -124,7 +124,7 @@ class SweepRun:
         self.mlflow = MLflowCallback(sweep.home, self.ledger, self.space, sweep.corpus, display.say, cluster.dashboard)
         self.errors = RecordedErrors(self.folder)
         storage = sweep.home.storage
-        self.mirror = [Mirror(sweep.home, sweep.name, storage)] if storage else []
+        self.mirror = [Mirror(sweep.home, sweep.name, storage, self.ledger.id)] if storage else []
         models, is_plotted = self.space.settings.keep, lambda number: number not in self.mlflow.missed
         self.retention = Retention(self.ledger, self.folder, models, is_plotted, *self.mirror)
         self.meter = Meter(self.ledger, recorded.recorded_limits(self.ledger.about), self.workers.count, self.retention)

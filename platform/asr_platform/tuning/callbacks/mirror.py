@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from asr_platform.storage.home import TRIALS, Home, trial_name
+from asr_platform.storage.stored_sweeps import claim
 from asr_platform.study.callbacks import Callback
 from asr_platform.study.ledger import TrialRecord
 from asr_platform.study.provenance import RECORD
@@ -28,14 +29,19 @@ Files = dict[str, int]  # sizes in bytes of a trial's files on the storage, by p
 class Mirror(Callback):
     """Mirrors one sweep.
 
+    Args:
+        ledger: id of the ledger to which the sweep on the storage belongs.
+
     Attributes:
         files: files of each trial on the storage, by the name of its folder, as they were last seen.
+        claimed: whether the sweep on the storage is known to be this ledger's.
     """
 
-    def __init__(self, home: Home, name: str, storage: Remote) -> None:
-        self.home, self.name, self.storage = home, name, storage
+    def __init__(self, home: Home, name: str, storage: Remote, ledger: str) -> None:
+        self.home, self.name, self.storage, self.ledger = home, name, storage, ledger
         self.folder, self.remote = home.sweep(name), f"sweeps/{name}"
         self.files: dict[str, Files] = {}
+        self.claimed = False
 
     def on_sweep_start(self, trials: list[TrialRecord]) -> None:
         """Copies what another home has left on the storage, and stores the record of this run."""
@@ -62,7 +68,11 @@ class Mirror(Callback):
 
         Raises:
             StorageError: the storage cannot be read; what has been mirrored stays.
+            InputError: the sweep on the storage belongs to another ledger.
         """
+        if not self.claimed:  # before anything there is believed to be the sweep's, and so may be deleted
+            claim(self.storage, self.name, self.folder, self.ledger)
+            self.claimed = True
         if numbers is None or len(numbers) >= MANY:
             found: dict[str, Files] = defaultdict(dict)
             for path, size in self.storage.files(f"{self.remote}/{TRIALS}").items():

@@ -15,6 +15,7 @@ from asr_platform.tuning.cluster import Node
 from asr_platform.tuning.loop.failure_reasons import reason_of
 from trainables.data.corpus import Corpus
 from trainables.errors import InputError
+from trainables.storage.corpus_cache import has_corpus
 from trainables.storage.remote import Remote, StorageError
 
 MODULES = ("trainables.training.loop", "asr_platform.tuning.trial")  # what the processes of a trial import
@@ -28,7 +29,8 @@ def unfit(folder: str, holder: str, corpus: str, corpus_hash: str, storage: str 
         folder: folder of the sweep in the home.
         holder: content of the sweep's lock file, which tells its home from another one at the same path.
         corpus: folder of the corpus, which must have the hash `corpus_hash`.
-        storage: address of checkpoints and corpora, with which a node needs neither home nor corpus; or None.
+        storage: address of checkpoints and corpora, with which a node needs neither home nor corpus; or None. The
+            driver has stored the corpus there.
     """
     for module in MODULES:
         try:
@@ -37,6 +39,8 @@ def unfit(folder: str, holder: str, corpus: str, corpus_hash: str, storage: str 
             return f"it cannot import {module}: {type(error).__name__}: {error}"
     if storage is not None:
         try:
+            if not has_corpus(Remote(storage), corpus_hash):  # before a folder is made that was to be mounted
+                return f"{storage} is another folder there than on the driver's machine: the corpus is not in it"
             Remote(storage).check()
         except StorageError as error:
             return f"it cannot use the storage: {error.problem}"
