@@ -15,6 +15,8 @@ from ray._private.runtime_env.context import RuntimeEnvContext
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import _AutoscalingCoordinatorActor
 from ray.exceptions import RayTaskError
 from ray.experimental import internal_kv
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 
 from asr_platform.compat import environment, ray_workers
 from asr_platform.compat import ray as compat
@@ -48,6 +50,11 @@ def test_names_are_there() -> None:
     assert compat.ACCELERATOR_TYPE == ray._raylet.RAY_NODE_ACCELERATOR_TYPE_KEY
     assert callable(state.state.get_draining_nodes)
     assert callable(internal_kv._internal_kv_put) and callable(internal_kv._internal_kv_exists)
+    assert "placement_group_cleaner_callback = PlacementGroupCleanerCallback()" in inspect.getsource(
+        compat.single_worker_trainer()._create_default_callbacks
+    )
+    assert callable(WorkerGroupCallback.after_worker_group_start)
+    assert WorkerGroupState.__dataclass_fields__["placement_group_handle"]
     taken = inspect.signature(_AutoscalingCoordinatorActor.request_resources).parameters
     assert {"requester_id", "resources", "label_selectors", "expire_after_s"} <= {*taken}
 

@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group
 
+from asr_platform.compat.ray import free_placement_group
 from asr_platform.tuning import connection
 from asr_platform.tuning.nodes.groups import PlacementGroupKeeper
 
@@ -37,6 +38,12 @@ def test_placement_groups_without_actors_are_removed(monkeypatch: pytest.MonkeyP
             assert time.monotonic() < deadline, states
             cleaner.check()
         assert _states()[used.id.hex()] == "CREATED"
+        ray.kill(tenant)
+        while (states := _states())[used.id.hex()] != "REMOVED":  # at the first check that knows of its actor's end
+            assert time.monotonic() < deadline, states
+            cleaner.check()
+            assert cleaner.idle_checks.get(used.id.hex(), 0) <= 1
+        free_placement_group(used.id.hex())  # a second time is no error
         connection.check_address(ray.get_runtime_context().gcs_address)  # Ray's head is told from other servers
 
 

@@ -127,7 +127,7 @@ def test_a_sweep_of_another_ledger_is_left_alone(sweep: StoredSweep, tmp_path: P
     assert other.storage
     mirror = Mirror(other, "small", other.storage, theirs.id)
     for act in (lambda: mirror.on_sweep_start([]), Retention(theirs, other.sweep("small"), 2, mirror=mirror).apply):
-        with pytest.raises(InputError, match="sweep small is on .*shared, and belongs to another ledger"):
+        with pytest.raises(InputError, match=r"sweep small is on .*shared, and belongs to another ledger"):
             act()
     assert {path for path in sweep.stored.rglob("*") if path.is_file()} == before
     sweep.mirror.claimed = False

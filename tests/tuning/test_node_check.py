@@ -59,7 +59,8 @@ def test_with_a_storage_a_node_needs_neither_home_nor_corpus_but_room_for_logs(
     assert reason(tmp_path / "new" / "sweeps" / "one", nowhere, hash, storage) == ""
     (tmp_path / "file").write_text("")
     assert "it cannot make the folder of the home: " in reason(tmp_path / "file" / "sweeps", nowhere, hash, storage)
-    assert unfit(str(nowhere), HOLDER, str(nowhere), hash, "s3://bucket?zone=1").startswith("it cannot use the storage: ")
+    found = unfit(str(nowhere), HOLDER, str(nowhere), hash, "s3://bucket?zone=1")
+    assert found.startswith("it cannot use the storage: ")
 
 
 def test_a_storage_that_the_node_has_not_mounted_is_named_and_not_made(tmp_path: Path, tiny_corpus: Corpus) -> None:

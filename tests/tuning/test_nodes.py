@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from command import unused_port
 
 from asr_platform.compat.ray import NODE_ID
 from asr_platform.tuning.cluster import Cluster, Node, NoRoom, Options
-from asr_platform.tuning.nodes import membership
+from asr_platform.tuning.nodes import groups, membership
 from asr_platform.tuning.nodes.groups import abandoned
 from asr_platform.tuning.nodes.membership import Nodes
 
@@ -116,6 +117,15 @@ def test_a_machine_that_is_too_small_is_an_error_at_once() -> None:
     nodes = Nodes(Cluster([ONE]), Options(workers_per_trial=2), lambda node: pytest.fail("checked"), print)
     with pytest.raises(NoRoom):
         nodes.gather()
+
+
+def test_a_dashboard_that_stays_silent_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups.ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "job"))
+    said = list[str]()
+    keeper = groups.PlacementGroupKeeper(f"http://127.0.0.1:{unused_port()}", list, said.append)
+    for _ in range(2 * groups.MOST_FAILURES):
+        keeper.check()
+    assert len(said) == 1 and "does not answer this machine" in said[0] and "--dashboard-host" in said[0]
 
 
 def test_groups_of_killed_drivers_are_found() -> None:

@@ -69,6 +69,15 @@ def test_reports_wait_until_they_are_asked_for(reports: SimpleQueue[Any], tmp_pa
     mailbox.close()
 
 
+def test_the_group_that_was_told_last_is_kept_apart_from_reports(reports: SimpleQueue[Any]) -> None:
+    mailbox = Mailbox(reports)
+    assert mailbox.group == ""
+    for group in ("aa", "bb"):
+        mailbox.sender().tell_group(group)
+    assert mailbox.group == "bb" and reports.empty()
+    mailbox.close()
+
+
 def test_a_sender_in_another_process_that_is_killed_takes_no_other_report_with_it(reports: SimpleQueue[Any]) -> None:
     mailbox = Mailbox(reports)
     program = (

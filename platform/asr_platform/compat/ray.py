@@ -7,7 +7,7 @@ the environment variables are in `environment.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray._private import ray_constants, state, worker
 from ray._private.utils import get_num_cpus
 from ray.experimental import internal_kv
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from asr_platform.compat.environment import LOOPBACK
 
@@ -114,6 +115,39 @@ def single_worker_trainer() -> type[Any]:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     return DataParallelTrainer
+
+
+def without_cleaner(trainer: type[Any]) -> type[Any]:
+    """A Ray Train trainer that starts no process to free the placement group of its run.
+
+    There would be one for each trial, all on the head, which has room for 999 of them, and each asks the dashboard once
+    a second. A trial frees its group itself instead (`tuning/trial.py`), and the driver those of trials that were
+    killed (`tuning/nodes/groups.py`).
+    """
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class Trainer(trainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            every = super()._create_default_callbacks()
+            return [one for one in every if not isinstance(one, PlacementGroupCleanerCallback)]
+
+    return Trainer
+
+
+def group_teller(tell: Callable[[str], None]) -> Any:
+    """A callback of Ray Train's controller that tells the id of the placement group of each group of workers."""
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class Teller(WorkerGroupCallback):
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            tell(worker_group.get_worker_group_state().placement_group_handle.placement_group.id.hex())
+
+    return Teller()
+
+
+def free_placement_group(group: str) -> None:
+    """Frees what a placement group has reserved, by its id, and ends the processes in it; a freed one is no error."""
+    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
 def root_errors(error: BaseException) -> Sequence[BaseException]:

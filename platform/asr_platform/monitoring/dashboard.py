@@ -60,7 +60,8 @@ def watch(home: Home, ledger: Ledger, host: str, port: int | None, say: Callable
     pages = application(home, say, host)
     with listen(host, port, lambda port: make_server(host, port, pages, _Server, _Quiet)) as server:
         read_notes(home, ledger, say)
-        say(f"{ledger.name}: http://{host}:{server.server_port}/dashboard/studies/{ledger.study._study_id}   (Ctrl-C ends it)")
+        page = f"http://{host}:{server.server_port}/dashboard/studies/{ledger.study._study_id}"
+        say(f"{ledger.name}: {page}   (Ctrl-C ends it)")
         with interrupted_by():
             try:
                 server.serve_forever()

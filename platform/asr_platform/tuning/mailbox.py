@@ -1,4 +1,4 @@
-"""Passes reports from a Ray Train controller to the trial that started it, on the same machine.
+"""Passes reports from a Ray Train controller to the trial that started it, on the same machine, and its resources' id.
 
 Reports go through a local socket into a queue without a limit, so neither side waits for the other.
 """
@@ -26,10 +26,14 @@ class Mailbox:
 
     Args:
         reports: queue for the reports; sending returns when the report is in the queue.
+
+    Attributes:
+        group: id of the placement group of the workers that were started last; empty before.
     """
 
     def __init__(self, reports: SimpleQueue[Any]) -> None:
         self.reports, self.key, self.closed = reports, secrets.token_bytes(32), False
+        self.group = ""
         # An abstract address leaves no file behind when the process is killed, as Ray ends trials. Only Linux has them.
         abstract = f"\0asr-{secrets.token_hex(16)}" if sys.platform == "linux" else None
         self.listener = Listener(abstract, "AF_UNIX", authkey=self.key)
@@ -52,7 +56,11 @@ class Mailbox:
         while True:
             try:
                 with self.listener.accept() as connection:
-                    self.reports.put(connection.recv())
+                    match connection.recv():
+                        case str(group):
+                            self.group = group
+                        case report:
+                            self.reports.put(report)
                     connection.send(None)
             except (EOFError, OSError, AuthenticationError):  # closed, a sender was killed, or has another key
                 if self.closed:
@@ -72,6 +80,13 @@ class Sender(UserCallback):
     def after_report(self, run_context: Any, metrics: list[Report], checkpoint: ray.train.Checkpoint | None) -> None:
         if "epoch" not in metrics[0]:
             return  # an unfinished epoch
+        self._send({**metrics[0], "checkpoint": checkpoint.path if checkpoint else None})
+
+    def tell_group(self, group: str) -> None:
+        """Sends the id of the placement group of the workers that have been started."""
+        self._send(group)
+
+    def _send(self, message: Report | str) -> None:
         with Client(self.address, "AF_UNIX", self.key) as connection:
-            connection.send({**metrics[0], "checkpoint": checkpoint.path if checkpoint else None})
+            connection.send(message)
             connection.recv()

@@ -22,10 +22,15 @@ from typing import Any
 import ray
 import ray.train
 from ray import tune
-from ray.train import UserCallback
 
 from asr_platform.compat.environment import set_environment
-from asr_platform.compat.ray import CHECKPOINT_LIST, single_worker_trainer
+from asr_platform.compat.ray import (
+    CHECKPOINT_LIST,
+    free_placement_group,
+    group_teller,
+    single_worker_trainer,
+    without_cleaner,
+)
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.cluster import TRIAL_RESOURCES
 from asr_platform.tuning.mailbox import Mailbox, Report
@@ -73,17 +78,21 @@ class SweepTrial(tune.Trainable):
         return report
 
     def cleanup(self) -> None:
+        """Frees what the workers have reserved, for the next trial: the controller, which would, ends with this one."""
         self.mailbox.close()
+        if self.mailbox.group:
+            free_placement_group(self.mailbox.group)
 
     def _train(self, settings: Settings) -> None:
         try:
-            interrupted = train(settings, type(self).loop, [self.mailbox.sender()])
+            sender = self.mailbox.sender()
+            interrupted = train(settings, type(self).loop, [sender, group_teller(sender.tell_group)])
             self.reports.put({**END, INTERRUPTED: interrupted})
         except BaseException as error:  # raised again by `step`
             self.reports.put(error)
 
 
-def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks: list[UserCallback]) -> bool:
+def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks: list[Any]) -> bool:
     """Trains one configuration with Ray Train workers; returns whether they were interrupted on notice.
 
     The Train run is named after the sweep and the trial, by which Ray Train finds the checkpoints of an interrupted
@@ -95,7 +104,7 @@ def train(settings: Settings, loop: Callable[[Settings], bool | None], callbacks
             the number of best `checkpoints` to keep, whether notices are watched for (`noticed`) and the name of
             the `run` in them, and the settings of the training loop (see `trainables.worker.train_worker`).
         loop: the function that each worker runs.
-        callbacks: called for each report.
+        callbacks: Ray Train's, which it calls in its controller.
     """
     sweep = Path(settings["folder"])
     folder = sweep / TRIALS / trial_name(settings["number"])
@@ -159,5 +168,5 @@ def trainer_class(workers: int) -> Any:
     if workers > 1:
         from ray.train.torch import TorchTrainer
 
-        return TorchTrainer
-    return single_worker_trainer()
+        return without_cleaner(TorchTrainer)
+    return without_cleaner(single_worker_trainer())
