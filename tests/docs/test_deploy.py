@@ -134,6 +134,23 @@ def mistakes(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
             yield from mistakes(value, (*path, key))
 
 
+@pytest.mark.parametrize("name", ["rayjob", "raycluster"])
+def test_the_head_mounts_the_corpus_of_the_command(name: str) -> None:
+    """The one in the manifest, or that which the page says to submit."""
+    tree = yaml.safe_load((DEPLOY / f"{name}.yaml").read_text())
+    cluster = tree["spec"].get("rayClusterSpec", tree["spec"])
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    command = (
+        tree["spec"].get("entrypoint") or page.partition(f"kubectl apply -f deploy/{name}.yaml")[2].partition("```")[0]
+    )
+    corpus = re.search(r"--data (\S+)", command)
+    (head,) = containers(cluster["headGroupSpec"])
+    assert corpus and any(corpus[1].startswith(f"{mount['mountPath']}/") for mount in head["volumeMounts"])
+    most = sum(group["maxReplicas"] for group in cluster["workerGroupSpecs"])
+    asked = re.search(r"--max-concurrent (\d+)", command)
+    assert asked is None or int(asked[1]) <= most, "Ray's autoscaler adds nothing for more"
+
+
 def test_the_job_is_a_command_without_shell() -> None:
     """KubeRay joins the words of an entrypoint again without their quotes."""
     entrypoint = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())["spec"]["entrypoint"]

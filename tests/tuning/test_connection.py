@@ -15,7 +15,7 @@ import tiny
 from command import PLATFORM, unused_port
 from webhook import Webhook
 
-from asr_platform.tuning.cluster import chosen_address, resources
+from asr_platform.tuning.cluster import Options, chosen_address, resources
 from asr_platform.tuning.connection import OWNER, check_address, connect, remove_old_sessions
 from trainables.errors import InputError
 from trainables.folders import this_process
@@ -41,6 +41,31 @@ def test_nobody_at_an_address_is_an_error_at_once() -> None:
     address = f"127.0.0.1:{unused_port()}"
     with pytest.raises(InputError, match=f"--address {address}: nobody answers"), connect(address):
         pass
+
+
+def test_the_address_that_ray_finds_itself_is_checked_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray believes $RAY_ADDRESS, and the file of the last cluster that was started here, which a killed head leaves."""
+    address = f"127.0.0.1:{unused_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=rf"--address auto \({address}\): nobody answers"), connect("auto"):
+        pass
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: set[str]())
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda folder: None)
+    with pytest.raises(InputError, match="--address auto: no Ray cluster runs here"), connect("auto"):
+        pass
+
+
+def test_a_sweep_goes_on_at_the_address_that_is_given_or_where_it_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = f"127.0.0.1:{unused_port()}"
+    options = Options(address=before)
+    assert options.changed(None, None, True).address == before
+    with pytest.raises(InputError, match=r"where the sweep ran before\): nobody answers") as error:
+        check_address(before, of_before=True)
+    assert "--address: HOST:PORT, or local" in error.value.remedy
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert options.changed(None, None, True).address == "10.0.0.1:6379"
+    assert options.changed("local", None, True).address == "local"
 
 
 def test_the_address_is_that_of_rays_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,18 @@ def test_nodes_are_used_while_they_are_there_and_have_passed_their_check(monkeyp
         "node three is about to be taken away: its trials go on elsewhere from their checkpoints; 0 trials at once now",
         "no node has room for a trial of 1 worker of 1 CPU: waiting for nodes",
     ]
-    assert changes == [3, 2, 0] and there.asked == [(1, ({"CPU": 1.0}, {}))], "an autoscaler is asked once a minute"
+    assert changes == [3, 2, 0]
+    one = {"CPU": 1.0}, {}
+    assert there.asked == [(2, one), (4, one)], "an autoscaler is asked for one more, once a minute and as nodes join"
+
+
+def test_no_more_nodes_are_asked_for_than_trials_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Joined(monkeypatch, ONE)
+    there.nodes.gather()
+    assert there.nodes.place([1], lambda: 0) is None and there.asked == []
+    capped = Joined(monkeypatch, ONE, max_concurrent=3)
+    capped.nodes.gather()
+    assert capped.place(1) is None and [count for count, _ in capped.asked] == [3], "the whole cluster, not the rest"
 
 
 def test_a_node_whose_folders_come_late_is_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:

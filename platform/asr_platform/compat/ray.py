@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants, state, worker
+from ray._private import ray_constants, services, state, worker
 from ray._private.utils import get_num_cpus
 from ray.experimental import internal_kv
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
@@ -75,6 +75,17 @@ def loopback_only() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def running_cluster() -> str | None:
+    """The address that Ray takes for `auto`: $RAY_ADDRESS, or the cluster that was started on this machine last.
+
+    Not whether it still runs: `ray.init` waits for most of a minute for one that does not.
+    """
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return None
 
 
 def draining_nodes() -> Collection[str]:

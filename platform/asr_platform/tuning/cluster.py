@@ -56,10 +56,13 @@ class Options:
         return self.max_workers or MOST_WORKERS
 
     def changed(self, address: str | None, tracking_uri: str | None, tune_decoding: bool) -> Options:
-        """The options with what is given; None, and True for `tune_decoding`, leave them as they are."""
+        """The options with what is given; None, and True for `tune_decoding`, leave them as they are.
+
+        $RAY_ADDRESS is given as well: a sweep may be taken up on another cluster than it began on.
+        """
         return replace(
             self,
-            address=address or self.address,
+            address=given_address(address) or self.address,
             tracking_uri=tracking_uri or self.tracking_uri,
             tune_decoding=self.tune_decoding and tune_decoding,
         )
@@ -252,9 +255,14 @@ class Cluster:
         return (", ".join(found) or "no nodes") + with_these
 
 
+def given_address(address: str | None) -> str | None:
+    """`address`, else $RAY_ADDRESS, else None."""
+    return address or os.environ.get(RAY_ADDRESS) or None
+
+
 def chosen_address(address: str | None) -> str | None:
-    """Address of the cluster to join: `address`, else $RAY_ADDRESS; None (for `local`): one is started here."""
-    found = address or os.environ.get(RAY_ADDRESS) or LOCAL
+    """Address of the cluster to join: `given_address`; None (for `local`, too): one is started here."""
+    found = given_address(address)
     return None if found == LOCAL else found
 
 

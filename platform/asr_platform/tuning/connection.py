@@ -21,7 +21,14 @@ from urllib.parse import urlsplit
 import ray
 
 from asr_platform.compat.environment import LOOPBACK, sweep_environment
-from asr_platform.compat.ray import ACCELERATOR_TYPE, LOOPBACK_OPTIONS, draining_nodes, loopback_only, silence_workers
+from asr_platform.compat.ray import (
+    ACCELERATOR_TYPE,
+    LOOPBACK_OPTIONS,
+    draining_nodes,
+    loopback_only,
+    running_cluster,
+    silence_workers,
+)
 from asr_platform.compat.ray_workers import SYSTEM_CONFIG
 from asr_platform.storage.ports import accepts
 from asr_platform.tuning.cluster import LOCAL, RAY_ADDRESS, Cluster, Node, chosen_address
@@ -32,6 +39,7 @@ from trainables.folders import has_ended, this_process
 PACKAGES = ("asr_platform", "search_spaces", "trainables")  # sent to workers on other machines
 DASHBOARD_HOST = "ASR_PLATFORM_DASHBOARD_HOST"  # a property of the machine, hence not an option of sweeps
 OWNER = "asr_platform.pid"  # file in the session folder of a cluster started here: the driver's process
+AUTO = "auto"  # the address that Ray finds itself
 AUTH_MODE = "RAY_AUTH_MODE"  # variable with how Ray proves who it is: token, or disabled
 SHUTDOWN_TIMEOUT = 30  # seconds
 ADDRESS_TIMEOUT = 5  # seconds
@@ -201,16 +209,26 @@ def _gone(node: Mapping[str, Any], draining: Collection[str]) -> str:
     return "is about to be taken away" if node["NodeID"] in draining else ""
 
 
-def check_address(address: str | None) -> None:
+def check_address(address: str | None, of_before: bool = False) -> None:
     """Checks within seconds that a Ray cluster listens at `address` or $RAY_ADDRESS, if one is to be joined.
+
+    Args:
+        of_before: whether the address is the one that a sweep ran on before, and nobody has given it now.
 
     Raises:
         InputError: the address is malformed or for Ray's client (ray://), or no Ray cluster listens there.
     """
     address = chosen_address(address)
-    if address in (None, "auto"):
+    if address is None:
         return
     named = f"{RAY_ADDRESS}={address}" if address == os.environ.get(RAY_ADDRESS) else f"--address {address}"
+    if of_before:
+        named += " (where the sweep ran before)"
+    if address == AUTO:
+        if (address := running_cluster()) is None:
+            raise InputError(f"{named}: no Ray cluster runs here", "ray start --head starts one; or give HOST:PORT.")
+        named += f" ({address})"
+    elsewhere = f" Or give --address: HOST:PORT, or {LOCAL} for this machine." if of_before else ""
     if "://" in address:
         raise InputError(
             f"{named}: a sweep's driver runs within the cluster",
@@ -227,7 +245,7 @@ def check_address(address: str | None) -> None:
             answer = b"" if encrypted else connection.recv(4, socket.MSG_WAITALL)
     except OSError as error:
         raise InputError(
-            f"{named}: nobody answers ({error})", "ray status, on the head, says whether it runs and where."
+            f"{named}: nobody answers ({error})", f"ray status, on the head, says whether it runs and where.{elsewhere}"
         ) from None
     if not encrypted and (answer[3:] != SETTINGS_FRAME or not _is_head(address)):
         raise InputError(

@@ -23,7 +23,7 @@ from asr_platform.study.run_record import SPENT, RunRecord, RunState
 from asr_platform.study.steering.acts import act_on_pending
 from asr_platform.study.steering.requests import pending
 from asr_platform.tuning.callbacks.notify import message, notify
-from asr_platform.tuning.cluster import Cluster, Options
+from asr_platform.tuning.cluster import Cluster, Options, given_address
 from asr_platform.tuning.connection import check_address, connect
 from asr_platform.tuning.interrupts import Interrupt, stop_on_signals
 from asr_platform.tuning.nodes.check import Check
@@ -97,7 +97,7 @@ def resume(
     Args:
         trials: number of trials, the present ones included; default: as before.
         limits: limits that are set here replace the sweep's own.
-        address: address of the Ray cluster; default: as before.
+        address: address of the Ray cluster; default: $RAY_ADDRESS, or as before.
         wider: a space that contains the sweep's space and replaces it.
         tracking_uri: address of the MLflow store; default: as before.
         tune_decoding: False: the decoding options of the best model are not tuned; True: as before.
@@ -113,7 +113,7 @@ def resume(
         if home.storage:
             store_corpus(home.storage, corpus)  # deleted there meanwhile, or a storage that is new to the home
         options = Options(**about["options"]).changed(address, tracking_uri, tune_decoding)
-        check_address(options.address)
+        check_address(options.address, of_before=given_address(address) is None)
         space = recorded.recorded_space(about)
         if pending(ledger):  # older than what is asked for here
             ledger.complete_trials(about["epochs"])

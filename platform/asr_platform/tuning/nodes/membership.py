@@ -104,7 +104,7 @@ class Nodes:
         if workers is None:
             if not self.concurrency:
                 self._wait(f"no node has room for a trial of {self.workers}: waiting for nodes")
-            elif len(training) < (self.options.max_concurrent or 0):
+            elif time.monotonic() >= self.next_request and beginning():
                 self._ask(len(training))
             return None
         self.said = ""
@@ -150,6 +150,7 @@ class Nodes:
                 how = present[node.id].gone if node.id in present else "is lost"
                 self.say(f"node {node.name} {how}: its trials go on elsewhere from their checkpoints; {now}")
         if joined := [name for key, name in used.items() if key not in known]:
+            self.next_request = 0.0
             self.say(f"joined by node {', '.join(joined)}: {now}")
         if self.concurrency != before:
             self.on_change(self.concurrency)
@@ -183,12 +184,16 @@ class Nodes:
         self._ask(0)
 
     def _ask(self, training: int) -> None:
-        """Asks an autoscaler, if there is one, for room for the trials that would run beside those in training."""
-        if time.monotonic() < self.next_request:
+        """Asks an autoscaler, if there is one, for a cluster with room for more trials than those in training.
+
+        That is for all that may run at once, or by default for one more: Ray's autoscaler does nothing for a cluster
+        that is larger than it may be, and tells nobody how large that is.
+        """
+        trials = self.options.max_concurrent or training + 1
+        if time.monotonic() < self.next_request or training >= trials:
             return
         self.next_request = time.monotonic() + REQUEST_INTERVAL
         wanted = self.options.accelerator_type
         known = self._workers or self.wish
         workers = replace(known, count=max(known.count, self.wish.count))
-        trials = max(1, (self.options.max_concurrent or 1) - training)
         ask_autoscaler(trials * workers.count, workers.resources, {ACCELERATOR_TYPE: wanted} if wanted else {})
