@@ -12,17 +12,24 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config.model import ANY_FACTOR, STRIDES
 from trainables.masking import length_mask
 from trainables.models.subsampling import (
+    CoarserBins,
     StackedLSTM,
     StackSubsampling,
     make_subsampling,
     reversed_in_time,
     stacked,
 )
+
+
+class Unchanged(nn.Module):
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        return features_BTF, lengths_B
+
 
 FACTORS = range(1, 13)
 NUM_FEATS, WIDTH = 5, 8
@@ -32,6 +39,8 @@ KINDS: list[dict[str, Any]] = [
     {"reduction": "stack", "stack_norm": "rms"},
     {"reduction": "stack", "stack_bias": True, "frame_norm": "layer"},
     {"reduction": "stack", "stack_norm": "layer", "frame_norm": "rms"},
+    {"reduction": "conv", "bin_reduction": 2},
+    {"reduction": "pool", "bin_reduction": 9},
 ]
 
 
@@ -97,6 +106,14 @@ def test_every_frame_is_heard_and_every_parameter_learns(case: tuple[int, int]) 
     assert not features_BTF.grad[1, -1].any()  # padding
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+@given(st.integers(1, 12), st.integers(2, 12))
+def test_coarser_bins_are_means_of_neighbours(bins: int, factor: int) -> None:
+    features_BTF = torch.randn(2, 3, bins)
+    means_BTF, _ = CoarserBins(factor, Unchanged())(features_BTF, torch.tensor([3, 2]))
+    groups = features_BTF.split(factor, dim=2)
+    torch.testing.assert_close(means_BTF, torch.stack([group.mean(2) for group in groups], 2))
 
 
 def test_stacking_lays_frames_side_by_side_in_order() -> None:

@@ -40,6 +40,7 @@ SIZES = {  # of keys whose type does not tell what is possible
     "context_size": st.none() | st.integers(1, 10),
     "max_distance": st.integers(1, 10),
     "reduction_factor": st.integers(1, 10),
+    "bin_reduction": st.integers(1, 4),
     "input_dropout": st.sampled_from([None, 0.2]),
     "position_dropout": st.sampled_from([0.0, 0.2]),
     "encoder_output": st.none() | st.integers(8, 32),

@@ -55,9 +55,7 @@ class Blocks(ConfigSection):
     activation: Literal["gelu", "relu", "silu"] = Field(
         "gelu", description="activation of the feed-forward sublayers; silu with gated is SwiGLU"
     )
-    gated: bool = Field(
-        False, description="feed-forward with a gate, act(W x) * (V x), one matrix more; with silu: SwiGLU"
-    )
+    gated: bool = Field(False, description="feed-forward with a gate, act(W x) * (V x); with silu: SwiGLU")
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm or RMSNorm")
     norm_epsilon: float = Field(1e-5, gt=0, le=1, description="epsilon of the norms")
     qk_norm: Literal["none", "layer", "rms"] = Field("none", description="norm of each head's queries and keys")
@@ -219,6 +217,7 @@ class Model(Blocks):
     reduction_factor: int = Field(
         2, ge=1, le=100, description="feature frames per encoder frame; any with stack and pool, else 1, 2, 3, 4, 6, 8"
     )
+    bin_reduction: int = Field(1, ge=1, le=100, description="neighbouring mel bins that are averaged before all else")
     conv_channels: Width = Field(256, description="channels between the two convolutions of the subsampling")
     stack_norm: Literal["none", "layer", "rms"] = Field(
         "none", description="norm of the stacked frames with reduction=stack"

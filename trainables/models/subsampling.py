@@ -25,6 +25,9 @@ KERNEL = 5
 
 def make_subsampling(config: Model, num_feats: int) -> nn.Module:
     """Subsampling module for `model.reduction`. A new kind needs a name in `config/model.py` and an entry here."""
+    if config.bin_reduction > 1:
+        coarser = config.model_copy(update={"bin_reduction": 1})
+        return CoarserBins(config.bin_reduction, make_subsampling(coarser, -(-num_feats // config.bin_reduction)))
     channels, d_model, factor = config.conv_channels, config.d_model, config.reduction_factor
     first, second = STRIDES.get(factor, (factor, 1))  # others go with kinds of one step
     kinds: dict[str, Callable[[], nn.Module]] = {
@@ -50,6 +53,26 @@ def stacked(x_BTF: Tensor, lengths_B: Tensor, factor: int) -> Tensor:
     x_BTF = x_BTF * length_mask(lengths_B, x_BTF.shape[1])[..., None]
     x_BTF = F.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % factor))
     return x_BTF.unflatten(1, (-1, factor)).flatten(2)
+
+
+class CoarserBins(nn.Module):
+    """Means of each `factor` neighbouring mel bins, (B, T, F) -> (B, T, ceil(F / factor)), before another module.
+
+    In fewer, wider bins the harmonics of a voice's pitch are no longer told apart, but its formants are. The last bin
+    may be the mean of fewer.
+    """
+
+    def __init__(self, factor: int, subsampling: nn.Module) -> None:
+        super().__init__()
+        self.factor, self.subsampling = factor, subsampling
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        whole = features_BTF.shape[2] // self.factor * self.factor
+        parts = [features_BTF[..., :whole].unflatten(2, (-1, self.factor)).mean(3)] if whole else []
+        if whole < features_BTF.shape[2]:
+            parts.append(features_BTF[..., whole:].mean(2, keepdim=True))
+        states: tuple[Tensor, Tensor] = self.subsampling(torch.cat(parts, 2), lengths_B)
+        return states
 
 
 class TwoSteps(nn.Module):

@@ -33,7 +33,11 @@ pytest.importorskip("onnxscript", reason="torch exports to ONNX with it (a test 
 LAYERS = {"model.encoder_layers": 1, "model.decoder_layers": 2}
 # Together they have every choice that changes a graph; the exporter takes seconds for each.
 ENCODERS: dict[str, dict[str, Any]] = {
-    "conv": {"model.encoder_positions": "rotary", "features.normalization": "cepstral"},
+    "conv": {
+        "model.encoder_positions": "rotary",
+        "features.normalization": "cepstral",
+        "model.bin_reduction": 3,
+    },
     "conv2d": {
         "model.encoder_positions": "relative",
         "model.reduction_factor": 3,
