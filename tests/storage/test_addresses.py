@@ -102,7 +102,11 @@ def test_storages_that_are_none_or_tell_a_secret_are_refused(address: str, probl
         ("mysql://host/x", "--ledger mysql://host/x: no such kind of address"),
         ("sqlite:////x.db", "--ledger sqlite:////x.db: no such kind of address"),
         ("postgresql://me:secret@host/x", "--ledger: a password in the address would be kept in the home"),
-        ("postgresql+no://host/x", "--ledger postgresql+no://host/x"),
+        ("postgresql+no://host/x", "--ledger postgresql+no://host/x: no is not the driver"),
+        (
+            "postgresql+psycopg2://a:secret@host/x",
+            "--ledger postgresql+psycopg2://...@host/x: psycopg2 is not the driver",
+        ),
     ],
 )
 def test_ledgers_that_are_none_or_tell_a_secret_are_refused(address: str, problem: str) -> None:

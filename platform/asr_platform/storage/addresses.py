@@ -117,9 +117,12 @@ def checked_ledger(address: str) -> str:
     Raises:
         InputError: the address is of another kind, contains a password, or needs a driver that is not installed.
     """
-    if urlsplit(address).scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        shown = re.sub(r"//[^/]*@", "//...@", address)
+    kind, _, driver = urlsplit(address).scheme.partition("+")
+    shown = re.sub(r"//[^/]*@", "//...@", address)
+    if kind not in ("postgresql", "postgres"):
         raise InputError(f"{LEDGER} {shown}: no such kind of address", "Give postgresql://USER@HOST/DATABASE.")
+    if driver not in ("", "psycopg"):  # of other drivers, connections to a server that hangs never end
+        raise InputError(f"{LEDGER} {shown}: {driver} is not the driver that is used here", f"Leave +{driver} out.")
     return checked_uri(re.sub("^postgres(?=[:+])", "postgresql", address), LEDGER)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from asr_platform.storage.database import LedgerError
-from asr_platform.storage.silence import connect_with
+from asr_platform.storage.silence import connect
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -44,8 +44,7 @@ def connection(url: URL, **options: Any) -> Any:
     words, named = dialect().create_connect_args(url)
     known = {"connect_timeout": TIMEOUT, "options": SERVER_OPTIONS, **CLIENT_OPTIONS}
     try:
-        connect = connect_with(driver, url.render_as_string(hide_password=True))
-        return connect(*words, **{**known, **named, **options})
+        return connect(url.render_as_string(hide_password=True), *words, **{**known, **named, **options})
     except driver.Error as error:
         raise unreachable(url, error) from error
 
@@ -112,7 +111,7 @@ def explain_errors(engine: Engine, url: URL) -> None:
 def unreachable(url: URL, error: BaseException) -> LedgerError:
     """The error for a database that cannot be reached, broke a connection, or has no room."""
     address, text = url.render_as_string(hide_password=True), " ".join(str(error).split())
-    code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""  # empty: there is no connection
+    code = getattr(error, "sqlstate", None) or ""  # empty: there is no connection
     if code == FULL:
         return TemporaryLedgerError(
             f"{address}: the database's disk is full, free space on it: {text}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import cache
 from typing import Any
 
@@ -16,21 +16,16 @@ TELL_SECONDS = 20.0  # of silence, after which it is said
 SILENT_SECONDS = 120.0  # of silence, after which the connection is given up
 
 
-def connect_with(driver: Any, address: str) -> Callable[..., Any]:
-    """The driver's `connect`; with psycopg (3), its connections give up a database that stays silent.
+def connect(address: str, *words: Any, **options: Any) -> Any:
+    """A connection of psycopg that gives up a database which stays silent.
 
     Args:
         address: of the database, for messages.
+        words, options: as psycopg's `connect` takes them.
     """
-    if driver.__name__ != "psycopg":
-        return driver.connect
-
-    def connect(*words: Any, **options: Any) -> Any:
-        made = _attentive().connect(*words, **options)
-        made.address = address
-        return made
-
-    return connect
+    made = _attentive().connect(*words, **options)
+    made.address = address
+    return made
 
 
 @cache
