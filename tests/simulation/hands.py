@@ -21,7 +21,7 @@ from workers import Message, Speech, Worker, pickled
 
 from asr_platform.tuning.callbacks.background import Background
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.loop.execution import RETRIES, Recorder
+from asr_platform.tuning.loop.execution import Recorder
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 
@@ -139,7 +139,7 @@ class Hands:
         assert recorded == RungStopper(settings, trials).rungs.recorded, "rungs differ from those of the ledger"
         if not self.interrupt.requested:
             left = [trial.number for trial in trials if trial.state == "running" and not trial.paused]
-            assert all(self.recorder.counted_losses(number) > RETRIES for number in left), f"given up: {left}"
+            assert all(self.recorder.is_given_up(number) for number in left), f"given up: {left}"
             assert left or len(trials) >= self.proposer.ledger.about["trials"], "trials are left out"
 
     def let_linger(self) -> None:

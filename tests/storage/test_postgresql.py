@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,14 +77,23 @@ def test_a_driver_that_is_killed_leaves_no_lock(homes: list[Home]) -> None:
         assert driver.stdout and driver.stdout.readline() == "held\n"
         assert there.holder("small") == f"sweep {driver.pid}"
         driver.kill()
+    with taken(there, "small"):
+        pass
+
+
+@contextmanager
+def taken(home: Home, name: str) -> Iterator[None]:
+    """Holds a lock in the block, once the server has noticed the end of its former holder's connection."""
     with ExitStack() as stack:
-        for _ in range(100):  # the server notices the end of the connection a moment later
+        for _ in range(100):
             try:
-                stack.enter_context(there.lock("small"))
-                return
+                stack.enter_context(home.lock(name))
+                break
             except RunningError:
                 threading.Event().wait(0.1)
-    pytest.fail("it is still held")
+        else:
+            pytest.fail("it is still held")
+        yield
 
 
 def test_a_ledger_that_is_away_for_a_while_is_waited_for(
@@ -105,6 +115,32 @@ def test_a_ledger_that_is_away_for_a_while_is_waited_for(
                 break
             threading.Event().wait(0.1)
         assert homes[1].holder("small") == f"sweep {os.getpid()}"
+    proxy.close()
+
+
+def test_a_driver_that_finds_another_in_its_place_ends_without_a_word_to_the_ledger(
+    homes: list[Home], database: servers.Postgres
+) -> None:
+    here, there = homes
+    proxy = servers.Proxy(database.port)
+    code = (
+        "import sys, time; from pathlib import Path; from asr_platform.storage import locks\n"
+        "from asr_platform.storage.home import Home, Addresses\n"
+        "locks.CHECK_INTERVAL = 0.1\n"
+        "try:\n"
+        "    with Home(Path(sys.argv[1]), Addresses(None, sys.argv[2])).lock('small'):\n"
+        "        print('held', flush=True); time.sleep(600)\n"
+        "finally: print('written')"
+    )
+    address = str(here.addresses.ledger).replace(str(database.port), str(proxy.port))
+    words = [sys.executable, "-c", code, here.path, address]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout and driver.stdout.readline() == "held\n"
+        proxy.close()
+        with taken(there, "small"):
+            proxy.start()
+            out, err = driver.communicate(timeout=60)
+        assert (driver.returncode, out) == (1, "") and f"sweep small: sweep {os.getpid()}@" in err
     proxy.close()
 
 

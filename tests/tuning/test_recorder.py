@@ -23,7 +23,7 @@ from asr_platform.tuning.callbacks.meter import Meter
 from asr_platform.tuning.callbacks.retention import Retention
 from asr_platform.tuning.cluster import Cluster, Node, Options
 from asr_platform.tuning.interrupts import Interrupt
-from asr_platform.tuning.loop.execution import RETRIES, Recorder
+from asr_platform.tuning.loop.execution import RETRIES, RETRIES_IN_PLACE, Recorder
 from asr_platform.tuning.loop.proposer import Proposer
 from asr_platform.tuning.loop.scheduler import RungStopper
 from asr_platform.tuning.loop.steering import Steering
@@ -124,11 +124,20 @@ def test_what_the_machine_took_goes_on_twice_and_then_waits(sweep: Sweep) -> Non
 
 def test_what_a_lost_node_took_goes_on_however_often(sweep: Sweep) -> None:
     """Ray knows that a node is lost some time after its processes have failed; until then no trial begins."""
-    for _ in range(RETRIES + 2):
+    losses = RETRIES_IN_PLACE + 2
+    for epoch in range(1, losses + 1):
+        sweep.reports(0, epoch)
         sweep.fails(0, LOST)
         assert sweep.nodes.suspicious_until > time.monotonic()
         sweep.nodes.losses.append(time.monotonic())
-    assert sweep.steps.lost_trials == [(0, True)] * (RETRIES + 2)
+    assert sweep.steps.lost_trials == [(0, True)] * losses
+
+
+def test_a_trial_that_crashes_again_and_again_is_not_excused_by_nodes_that_come_and_go(sweep: Sweep) -> None:
+    for _ in range(RETRIES_IN_PLACE + 1):
+        sweep.fails(0, LOST)
+        sweep.nodes.losses.append(time.monotonic())
+    assert sweep.steps.lost_trials == [(0, True)] * RETRIES_IN_PLACE + [(0, False)]
 
 
 def test_three_trials_that_are_lost_for_good_one_after_the_other_stop_the_sweep(sweep: Sweep) -> None:

@@ -39,13 +39,15 @@ from asr_platform.tuning.trial import INTERRUPTED, SweepTrial
 
 RESTART_SECONDS = 15.0  # that more workers must save a trial to be worth its start anew
 RETRIES = 2  # retries of a trial that lost a process, in one run of a sweep
+RETRIES_IN_PLACE = 5  # retries of a trial that records no epoch in between, whatever it has lost
 
 
 class Loss(NamedTuple):
-    """When a trial that lost a process had been started, and when it lost the process (time.monotonic)."""
+    """When a trial that lost a process had been started, and when it lost the process (time.monotonic), and where."""
 
     since: float
     until: float
+    epochs: int
 
 
 def execute(proposer: Proposer, stopper: RungStopper, recorder: Recorder, interrupt: Interrupt, folder: Path) -> None:
@@ -226,13 +228,10 @@ class Recorder(NotPickled, tune.Callback):
         self._call("on_trial_moved", trial, how)
 
     def _lose(self, number: int, reason: str) -> None:
-        """Retries a trial that lost a process from its checkpoint, up to `RETRIES` times; then it stays unfinished.
-
-        Losses together with a node do not count.
-        """
-        now = time.monotonic()
-        self.losses.setdefault(number, []).append(Loss(self.started.get(number, now), now))
-        retried = self.counted_losses(number) <= RETRIES
+        """Retries a trial that lost a process from its checkpoint, unless it `is_given_up` and so stays unfinished."""
+        now, epochs = time.monotonic(), self.ledger.trial(number).epochs
+        self.losses.setdefault(number, []).append(Loss(self.started.get(number, now), now, epochs))
+        retried = not self.is_given_up(number)
         self.nodes.suspect()
         if retried:
             self.proposer.retry(number)
@@ -243,9 +242,16 @@ class Recorder(NotPickled, tune.Callback):
         if not retried:
             self._stop_on_streak(replace(lost, state="failed", reason=reason))
 
-    def counted_losses(self, number: int) -> int:
-        """Number of processes that a trial has lost, but for those whose nodes were lost."""
-        return sum(not self.nodes.lost_between(*loss) for loss in self.losses.get(number, []))
+    def is_given_up(self, number: int) -> bool:
+        """Whether a trial has lost so many processes that it is not retried.
+
+        Those that were lost together with a node do not count, unless the trial makes no progress: where machines come
+        and go, one is lost at nearly any time, also when a trial crashes by its own fault.
+        """
+        losses = self.losses.get(number, [])
+        counted = sum(not self.nodes.lost_between(loss.since, loss.until) for loss in losses)
+        in_place = sum(loss.epochs == losses[-1].epochs for loss in losses)
+        return counted > RETRIES or in_place > RETRIES_IN_PLACE
 
     def _finish(self, number: int, state: TrialStatus, reason: str = "") -> None:
         self.ledger.finish(number, state, reason)
