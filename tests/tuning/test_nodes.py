@@ -81,6 +81,9 @@ def test_no_more_nodes_are_asked_for_than_trials_are_left(monkeypatch: pytest.Mo
     there = Joined(monkeypatch, ONE)
     there.nodes.gather()
     assert there.nodes.place([1], lambda: 0) is None and there.asked == []
+    alone = Nodes(Cluster([ONE]), Options(), lambda node: pytest.fail("checked"), print)
+    alone.gather()
+    assert alone.place([1], lambda: 5) is None and there.asked == [], "a cluster that was started here never grows"
     capped = Joined(monkeypatch, ONE, max_concurrent=3)
     capped.nodes.gather()
     assert capped.place(1) is None and [count for count, _ in capped.asked] == [3], "the whole cluster, not the rest"

@@ -104,7 +104,7 @@ class Nodes:
         if workers is None:
             if not self.concurrency:
                 self._wait(f"no node has room for a trial of {self.workers}: waiting for nodes")
-            elif time.monotonic() >= self.next_request and beginning():
+            elif self.cluster.joined and time.monotonic() >= self.next_request and beginning():
                 self._ask(len(training))
             return None
         self.said = ""
