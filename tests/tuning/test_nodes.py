@@ -13,6 +13,7 @@ from command import unused_port
 from asr_platform.compat.ray import NODE_ID
 from asr_platform.tuning.cluster import Cluster, Node, NoRoom, Options
 from asr_platform.tuning.nodes import groups, membership
+from asr_platform.tuning.nodes.check import RECHECK_AFTER
 from asr_platform.tuning.nodes.groups import abandoned
 from asr_platform.tuning.nodes.membership import Nodes
 
@@ -21,7 +22,7 @@ class Check:
     """A check whose result is known."""
 
     def __init__(self, reason: str | None) -> None:
-        self.reason, self.began = reason, time.monotonic()
+        self.reason, self.began, self.recheck_after = reason, time.monotonic(), RECHECK_AFTER
 
 
 class Joined:
@@ -95,7 +96,7 @@ def test_a_node_whose_folders_come_late_is_checked_again(monkeypatch: pytest.Mon
     there.nodes.gather()
     there.reasons.clear()
     assert there.place(1) is None
-    monkeypatch.setattr(membership, "RECHECK_AFTER", 0.0)
+    there.nodes.checks["two"].began -= 2 * RECHECK_AFTER
     assert there.place(1) is not None
     assert there.said[1:] == ["joined by node two: 2 trials at once now"]
 

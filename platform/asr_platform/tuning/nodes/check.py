@@ -19,6 +19,8 @@ from trainables.storage.corpus_cache import has_corpus
 from trainables.storage.remote import Remote, StorageError
 
 MODULES = ("trainables.training.loop", "asr_platform.tuning.trial")  # what the processes of a trial import
+RECHECK_AFTER = 60.0  # seconds; a node may join before its shared folders are there
+RECHECK_SILENT_AFTER = 1800.0  # seconds; each check of a node whose folders hang may leave a process there
 TIMEOUT = 180.0  # seconds; the first import of torch on a machine can take one or two minutes
 
 
@@ -70,13 +72,17 @@ class Check:
     Args:
         folder: folder of the sweep, which its driver has locked.
         storage: address of checkpoints and corpora, or None.
+
+    Attributes:
+        began: when it began (time.monotonic).
+        recheck_after: seconds from its beginning until a node that has failed it may be checked again.
     """
 
     def __init__(self, node: Node, folder: Path, corpus: Corpus, storage: str | None = None) -> None:
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
         task = ray.remote(unfit).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         holder, place = (folder / LOCK).read_text(), str(corpus.path.resolve())
-        self.began = time.monotonic()
+        self.began, self.recheck_after = time.monotonic(), RECHECK_AFTER
         self._found: str | None = None
         self._task = task.remote(str(folder.resolve()), holder, place, corpus.hash, storage)
 
@@ -87,7 +93,8 @@ class Check:
             if ray.wait([self._task], timeout=0)[0]:
                 self._found = self._answer()
             elif time.monotonic() - self.began > TIMEOUT:
-                self._found = f"no answer for {TIMEOUT:.0f} s"
+                self._found, self.recheck_after = f"no answer for {TIMEOUT:.0f} s", RECHECK_SILENT_AFTER
+                ray.cancel(self._task, force=True)  # a folder of the network that hangs would keep it for ever
         return self._found
 
     def _answer(self) -> str:

@@ -17,7 +17,7 @@ from asr_platform.tuning.connection import present_nodes
 from asr_platform.tuning.nodes.check import Check
 
 LOOK_INTERVAL = 1.0  # seconds
-RECHECK_AFTER = 60.0  # seconds; a node may join before its shared folders are there
+PATIENCE = 30.0  # seconds of checks, after which it is said which nodes are being checked
 REQUEST_INTERVAL = 60.0  # seconds between requests to an autoscaler, which forgets them after three minutes
 SUSPICION = 25.0  # seconds until Ray knows that a node is lost, whose processes fail at once (15 to 25)
 
@@ -74,8 +74,14 @@ class Nodes:
             NoRoom: no trial fits on a cluster that was started here.
             InputError: `options` are wrong in themselves.
         """
+        began = time.monotonic()
         while True:
             present = self._look()
+            unchecked = [
+                node.name for node in present if node.id in self.checks and self.checks[node.id].reason is None
+            ]
+            if unchecked and time.monotonic() - began > PATIENCE:
+                self._say_once(f"waiting for the check of node {', '.join(unchecked)}")
             if all(check.reason is not None for check in self.checks.values()):
                 try:
                     self._workers = self.cluster.workers(self.options)
@@ -169,7 +175,7 @@ class Nodes:
         if node.gone or node.cpus < 1 or (wanted and node.accelerator != wanted):
             return False
         check = self.checks.get(node.id)
-        if check is None or (check.reason and time.monotonic() - check.began > RECHECK_AFTER):
+        if check is None or (check.reason and time.monotonic() - check.began > check.recheck_after):
             check = self.checks[node.id] = self.begin_check(node)
         if check.reason and node.name not in self.left_out:
             self.left_out[node.name] = f"node {node.name} is left out: {check.reason}"
@@ -178,10 +184,13 @@ class Nodes:
 
     def _wait(self, reason: str) -> None:
         """Says once what is waited for, and asks an autoscaler, if there is one, for it."""
+        self._say_once(reason)
+        self._ask(0)
+
+    def _say_once(self, reason: str) -> None:
         if reason != self.said:
             self.say(reason)
             self.said = reason
-        self._ask(0)
 
     def _ask(self, training: int) -> None:
         """Asks an autoscaler, if there is one, for a cluster with room for more trials than those in training.
