@@ -109,6 +109,10 @@ def test_a_node_that_is_still_being_checked_is_waited_for(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "sleep", lambda seconds: setattr(checks[1], "reason", ""))
     there.nodes.gather()
     assert there.nodes.concurrency == 1 and not there.said
+    checks[1].reason = None
+    monkeypatch.setattr(membership, "PATIENCE", 0.0)
+    there.nodes.gather()
+    assert there.said == ["waiting for the check of node two"]
 
 
 def test_gpus_that_are_to_come_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,12 +77,11 @@ class Nodes:
         began = time.monotonic()
         while True:
             present = self._look()
-            unchecked = [
-                node.name for node in present if node.id in self.checks and self.checks[node.id].reason is None
-            ]
-            if unchecked and time.monotonic() - began > PATIENCE:
-                self._say_once(f"waiting for the check of node {', '.join(unchecked)}")
-            if all(check.reason is not None for check in self.checks.values()):
+            pending = [key for key, check in self.checks.items() if check.reason is None]
+            if pending and time.monotonic() - began > PATIENCE:
+                names = [node.name for node in present if node.id in pending]
+                self._say_once(f"waiting for the check of node {', '.join(names)}")
+            if not pending:
                 try:
                     self._workers = self.cluster.workers(self.options)
                     return
