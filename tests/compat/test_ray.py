@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 from ray.experimental import internal_kv
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 
 from asr_platform.compat import environment, ray_workers
 from asr_platform.compat import ray as compat
@@ -50,9 +51,10 @@ def test_names_are_there() -> None:
     assert compat.ACCELERATOR_TYPE == ray._raylet.RAY_NODE_ACCELERATOR_TYPE_KEY
     assert callable(state.state.get_draining_nodes)
     assert callable(internal_kv._internal_kv_put) and callable(internal_kv._internal_kv_exists)
-    assert "placement_group_cleaner_callback = PlacementGroupCleanerCallback()" in inspect.getsource(
-        compat.single_worker_trainer()._create_default_callbacks
-    )
+    made = inspect.getsource(compat.single_worker_trainer()._create_default_callbacks)
+    assert "PlacementGroupCleanerCallback()" in made and "DatasetsCallback(" in made
+    begun = inspect.getsource(RayTrainWorker.init_train_context)
+    assert 'dataset_shard_provider: Optional["DatasetShardProvider"] = None' in begun
     assert callable(WorkerGroupCallback.after_worker_group_start)
     assert WorkerGroupState.__dataclass_fields__["placement_group_handle"]
     taken = inspect.signature(_AutoscalingCoordinatorActor.request_resources).parameters

@@ -42,8 +42,8 @@ SIMULATIONS, LEAST_SIMULATIONS, SIMULATING_SECONDS = 20, 4, 8.0
 SIMULATIONS_OF_A_SCALE = 5
 QUANTILES = {"min": 0.0, "25%": 0.25, "50%": 0.5, "75%": 0.75, "max": 1.0}
 INTERVAL = (0.05, 0.95)  # quantiles of the simulated wall times
-# Bytes beside the workers: of Ray and the driver, and of the six processes that each trial has without torch. Measured
-# on two cores, with shared pages counted once.
+# Bytes beside the workers: of Ray and the driver, and of the processes that each trial has without torch. Measured on
+# two cores, with shared pages counted once, when these were six; they are four now.
 SWEEP_MEMORY, TRIAL_MEMORY = 1_600_000_000, 550_000_000
 
 

@@ -28,8 +28,8 @@ from asr_platform.compat.ray import (
     CHECKPOINT_LIST,
     free_placement_group,
     group_teller,
+    lean,
     single_worker_trainer,
-    without_cleaner,
 )
 from asr_platform.storage.home import LOG, TRIALS, trial_name
 from asr_platform.tuning.cluster import TRIAL_RESOURCES
@@ -168,5 +168,5 @@ def trainer_class(workers: int) -> Any:
     if workers > 1:
         from ray.train.torch import TorchTrainer
 
-        return without_cleaner(TorchTrainer)
-    return without_cleaner(single_worker_trainer())
+        return lean(TorchTrainer)
+    return lean(single_worker_trainer())
