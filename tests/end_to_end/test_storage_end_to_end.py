@@ -19,6 +19,7 @@ import tiny
 from command import OTHERS, PATIENCE, Platform, ServerProcess, unused_port, wait_for
 from mlflow.tracking import MlflowClient
 from ray_nodes import RealNodes, private_mounts
+from test_sweep_interrupted import log_of, paused
 
 from asr_platform.storage.database import SharedLedger, open_storage
 from asr_platform.study.ledger import Ledger, TrialRecord
@@ -145,7 +146,11 @@ def _killed(cluster: Cluster, machine: Platform, nodes: RealNodes) -> list[tuple
         wait_for(lambda: cluster.trials(machine, "moving"), running)
         refused = cluster.machine("impatient").run(*cluster.addresses, "sweep", "--resume", "moving", code=2)
         assert "sweep moving is running (process" in refused
-        wait_for(lambda: _two_are_in_the_middle(cluster.trials(machine, "moving")), running)
+        wait_for(lambda: _in_the_middle(cluster, machine) != [], running)
+        (first, *_) = _in_the_middle(cluster, machine)
+        wait_for(lambda: log_of(driver, "moving", first).is_file(), running)
+        with paused(driver, "moving", first):  # until the other node, which may begin much later, is as far
+            wait_for(lambda: len(_in_the_middle(cluster, machine)) == 2, running)
     finally:
         driver.stop()
     before = [(trial.number, [*trial.curve]) for trial in cluster.trials(machine, "moving")]
@@ -153,9 +158,10 @@ def _killed(cluster: Cluster, machine: Platform, nodes: RealNodes) -> list[tuple
     return before
 
 
-def _two_are_in_the_middle(trials: list[TrialRecord]) -> bool:
-    """Two trials, and so both nodes, have a checkpoint and more epochs to come."""
-    return sum(trial.state == "running" and trial.epochs >= 2 for trial in trials) == 2
+def _in_the_middle(cluster: Cluster, machine: Platform) -> list[int]:
+    """Numbers of the trials that have a checkpoint and more epochs to come."""
+    trials = cluster.trials(machine, "moving")
+    return [trial.number for trial in trials if trial.state == "running" and 2 <= trial.epochs < 6]
 
 
 def _check_home(machine: Platform, corpus: Corpus) -> None:

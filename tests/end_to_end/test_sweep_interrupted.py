@@ -147,11 +147,14 @@ def test_interrupt_and_resume(platform: Platform, corpus: Corpus, webhook: Webho
     assert platform.run("logs", "stopped", going).count(" begins, after epoch ") >= 2, "one log for all of its runs"
 
 
+def log_of(platform: Platform, name: str, trial: int) -> Path:
+    return platform.home / "sweeps" / name / "trials" / f"trial-{trial:04}" / "log.txt"
+
+
 @contextmanager
 def paused(platform: Platform, name: str, trial: int) -> Iterator[None]:
     """The trial's worker stands still: it ends no epoch while others look on."""
-    log = platform.home / "sweeps" / name / "trials" / f"trial-{trial:04}" / "log.txt"
-    worker = int(re.findall(r"process (\d+) on", log.read_text())[-1])
+    worker = int(re.findall(r"process (\d+) on", log_of(platform, name, trial).read_text())[-1])
     os.kill(worker, signal.SIGSTOP)
     try:
         yield

@@ -87,9 +87,11 @@ def watch(home: Path, name: str | None, host: str, port: int | None) -> None:
     """
     from asr_platform.analysis.leaderboard import latest
     from asr_platform.storage.home import Home
+    from asr_platform.storage.ports import free_port
 
     place = Home.existing(home)
     ledger = latest(place.studies, name)
+    free_port(host, port)  # a mistake is told before anything else is said
     click.echo("Optuna Dashboard starts ...")  # its import and MLflow's take seconds
     from asr_platform.monitoring.dashboard import watch as serve
 

@@ -1,7 +1,7 @@
 """Program that forks Ray's worker processes from one process that has done their imports.
 
-A trial is four processes of Ray. Each would import Ray Train (2 s of CPU time), and the one that trains torch too (3 s).
-The fork server imports all of this once; its children share the memory, and begin at once.
+A trial is four processes of Ray. Each would import Ray Train (2 s of CPU time), and the one that trains torch too, for
+3 s. The fork server imports all of this once; its children share the memory, and begin at once.
 
 Ray starts a worker through a program that sets up its runtime environment. On a cluster started here, `fork_client.py`
 takes its place, and asks the fork server. If that cannot help (it was killed, or the worker needs another Python),
