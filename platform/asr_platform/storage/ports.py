@@ -34,7 +34,7 @@ def free_port(host: str, port: int | None) -> int:
 
 
 def listen(host: str, port: int | None, bind: Callable[[int], T]) -> T:
-    """What `bind` makes of a port, on which it listens: of `port`, or if that is None, of the first free one.
+    """Calls `bind` with `port`, or if that is None with one port after the other until one is free; returns its result.
 
     Args:
         bind: raises OSError if it cannot listen on the port.
